@@ -1,0 +1,100 @@
+//! Why a component could not be read, sorted by what the caller can do about it.
+
+use std::io;
+
+type Source = Box<dyn std::error::Error + Send + Sync>;
+
+/// Why a component could not be backed up or checked.
+#[derive(Debug, thiserror::Error)]
+pub enum ComponentError {
+    /// A setting, a right or a missing program: somebody has to change something.
+    /// The text says what to do.
+    #[error("{what}")]
+    Unusable {
+        /// What is wrong and what to do about it.
+        what: String,
+        /// The cause, when there is one.
+        #[source]
+        source: Option<Source>,
+    },
+
+    /// The source refused the credentials.
+    #[error("{what}: access denied")]
+    Denied {
+        /// What was tried.
+        what: String,
+        /// The cause.
+        #[source]
+        source: Option<Source>,
+    },
+
+    /// The source is not there at the moment: restarting, network, too busy.
+    #[error("{what}: not available")]
+    Unavailable {
+        /// What was tried.
+        what: String,
+        /// The cause.
+        #[source]
+        source: Option<Source>,
+    },
+
+    /// A child process failed.
+    #[error("{program} ended with {status}: {stderr}")]
+    Failed {
+        /// Name of the program.
+        program: &'static str,
+        /// Exit status, for people.
+        status: String,
+        /// The last lines of what it said.
+        stderr: String,
+        /// Whether its words point at a passing fault (server shut down, connection lost).
+        transient: bool,
+    },
+
+    /// The archive is damaged, cut short, or not what it should be.
+    #[error("{what}")]
+    Corrupt {
+        /// What does not hold.
+        what: String,
+        /// The cause, when there is one.
+        #[source]
+        source: Option<Source>,
+    },
+
+    /// Files that the process may not read. Their names are in the text.
+    #[error("{what}")]
+    Unreadable {
+        /// Which files, and how many more.
+        what: String,
+    },
+
+    /// The output refused the bytes: what stands behind it says why.
+    #[error("write archive")]
+    Output(#[source] io::Error),
+
+    /// The source could not be read.
+    #[error("{what}")]
+    Read {
+        /// What was read.
+        what: String,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl ComponentError {
+    /// Whether the same call may succeed later: the one place that retries ask.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Unavailable { .. } | Self::Read { .. } => true,
+            Self::Failed { transient, .. } => *transient,
+            // The caller knows better why its own output failed.
+            Self::Output(_)
+            | Self::Unusable { .. }
+            | Self::Denied { .. }
+            | Self::Corrupt { .. }
+            | Self::Unreadable { .. } => false,
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! What a component says about the data it read: kept in the manifest, compared on verify.
+
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// How many things of each kind a backup holds.
+///
+/// Counted twice by different means: once at the source while it is read, once
+/// in the finished archive. A backup counts only when both agree.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Counts {
+    /// Rows of each table, sorted by schema and name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tables: Vec<TableRows>,
+    /// Entries of a file tree.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub files: Option<FileCounts>,
+    /// Objects of each Weaviate class.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub classes: BTreeMap<String, u64>,
+}
+
+/// The rows of one table as the dump's own snapshot saw them.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TableRows {
+    /// Schema name, unquoted.
+    pub schema: String,
+    /// Table name, unquoted.
+    pub table: String,
+    /// Exact number of rows.
+    pub rows: u64,
+}
+
+/// The entries of a file tree.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileCounts {
+    /// Regular files, hard links to earlier ones not among them.
+    pub files: u64,
+    /// Folders, the root itself not among them.
+    pub directories: u64,
+    /// Symbolic links.
+    pub symlinks: u64,
+    /// Further names of files that were packed under an earlier name.
+    pub hard_links: u64,
+    /// Bytes of contents of the regular files.
+    pub bytes: u64,
+}
+
+/// What a component reports when its data was read to the end.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Facts {
+    /// Bytes read from the source, before compression.
+    pub source_bytes: u64,
+    /// What was counted at the source.
+    pub counts: Counts,
+    /// Versions of the tools and servers involved: `postgres_server`, `pg_dump`, …
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub versions: BTreeMap<String, String>,
+    /// The newest Django migration of each app, when the database has the table.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub migrations: BTreeMap<String, String>,
+    /// Size of the whole database on the server, bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub database_bytes: Option<u64>,
+    /// Things that went otherwise than planned without harming the archive:
+    /// files that changed or vanished while being read. The first of them by name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+    /// How many such things there were in all.
+    #[serde(default)]
+    pub warning_count: u64,
+}
+
+impl Facts {
+    /// At most this many warnings are kept by name; all are counted.
+    pub const WARNINGS_KEPT: usize = 20;
+
+    /// Notes one warning.
+    pub fn warn(&mut self, text: String) {
+        self.warning_count += 1;
+        if self.warnings.len() < Self::WARNINGS_KEPT {
+            self.warnings.push(text);
+        }
+    }
+}
+
+impl Counts {
+    /// Where `found` differs from what `self` promises, one sentence each; empty when they agree.
+    ///
+    /// At most 20 sentences: the first differences are enough to refuse a backup.
+    pub fn differences(&self, found: &Self) -> Vec<String> {
+        const ENOUGH: usize = 20;
+        let mut wrong = Vec::new();
+        let key = |t: &TableRows| (format!("table {}.{}", t.schema, t.table), t.rows);
+        compare(self.tables.iter().map(key), found.tables.iter().map(key), "rows", &mut wrong);
+        let key = |(class, count): (&String, &u64)| (format!("class {class}"), *count);
+        compare(self.classes.iter().map(key), found.classes.iter().map(key), "objects", &mut wrong);
+        if self.files != found.files {
+            wrong.push(format!(
+                "expected {}, found {}",
+                FileCounts::describe(self.files),
+                FileCounts::describe(found.files)
+            ));
+        }
+        wrong.truncate(ENOUGH);
+        wrong
+    }
+}
+
+fn compare(
+    expected: impl Iterator<Item = (String, u64)>,
+    found: impl Iterator<Item = (String, u64)>,
+    unit: &str,
+    wrong: &mut Vec<String>,
+) {
+    let expected: BTreeMap<_, _> = expected.collect();
+    let mut found: BTreeMap<_, _> = found.collect();
+    for (name, want) in expected {
+        match found.remove(&name) {
+            Some(have) if have == want => {}
+            Some(have) => wrong.push(format!("{name}: expected {want} {unit}, found {have}")),
+            None => wrong.push(format!("{name}: expected {want} {unit}, found nothing")),
+        }
+    }
+    wrong.extend(found.into_keys().map(|name| format!("{name}: not expected")));
+}
+
+impl FileCounts {
+    fn describe(counts: Option<Self>) -> String {
+        counts.map_or("no files".to_owned(), |c| {
+            format!(
+                "{} files of {} bytes, {} folders, {} symbolic links, {} hard links",
+                c.files, c.bytes, c.directories, c.symlinks, c.hard_links
+            )
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tables(rows: &[(&str, u64)]) -> Counts {
+        let tables = rows
+            .iter()
+            .map(|(table, rows)| TableRows { schema: "public".into(), table: (*table).into(), rows: *rows })
+            .collect();
+        Counts { tables, ..Counts::default() }
+    }
+
+    #[test]
+    fn equal_counts_do_not_differ_whatever_their_order() {
+        assert!(tables(&[("a", 1), ("b", 2)]).differences(&tables(&[("b", 2), ("a", 1)])).is_empty());
+    }
+
+    #[test]
+    fn each_kind_of_difference_is_named() {
+        let wrong = tables(&[("a", 1), ("b", 2)]).differences(&tables(&[("a", 3), ("c", 0)]));
+        assert_eq!(
+            wrong,
+            [
+                "table public.a: expected 1 rows, found 3",
+                "table public.b: expected 2 rows, found nothing",
+                "table public.c: not expected",
+            ]
+        );
+    }
+}

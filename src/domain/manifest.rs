@@ -1,0 +1,113 @@
+//! The manifest: a backup exists when this does.
+
+use crate::domain::{component::ComponentName, facts::Facts, id::BackupId};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// Everything that is known about one backup. Written last, deleted first.
+///
+/// Unknown fields are ignored when reading, so that an older program can list what a newer one
+/// wrote; a newer [`format`](Self::format) is refused by whoever restores.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// Version of this format: [`Manifest::FORMAT`].
+    pub format: u32,
+    /// Which backup.
+    pub backup_id: BackupId,
+    /// Of what.
+    pub component: ComponentName,
+    /// When reading began; the data is of this instant.
+    pub created_at: Timestamp,
+    /// When the archive was proven and the manifest written.
+    pub finished_at: Timestamp,
+    /// The set of a full backup, or null.
+    pub set_id: Option<String>,
+    /// Free text of whoever ordered it.
+    pub label: Option<String>,
+    /// Never deleted by retention while true.
+    pub pinned: bool,
+    /// The Celery task that made it: a repeated delivery answers from here. Null from the command line.
+    pub task_id: Option<String>,
+    /// Host name of the worker.
+    pub host: String,
+    /// Version of this program.
+    pub program: String,
+    /// How the archive is compressed: `zstd:3`, `gzip:6`, `none`.
+    pub compression: String,
+    /// Whether the archive is encrypted, and how; null: not.
+    pub encryption: Option<String>,
+    /// The archive in each destination.
+    pub objects: Vec<StoredObject>,
+    /// How far it was proven, and when.
+    pub verified: Verified,
+    /// What the component said about its data.
+    pub facts: Facts,
+}
+
+/// One copy of an archive.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredObject {
+    /// `local` or `s3`.
+    pub destination: String,
+    /// Key within the destination.
+    pub key: String,
+    /// Length in bytes.
+    pub bytes: u64,
+    /// SHA-256 of those bytes, lower-case hex.
+    pub sha256: String,
+}
+
+/// The highest level that was proven.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verified {
+    /// How.
+    pub level: VerifyLevel,
+    /// When; null with `none`.
+    pub at: Option<Timestamp>,
+}
+
+/// How far a backup was proven; each level includes those before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum VerifyLevel {
+    /// Not at all.
+    None,
+    /// Bytes and hash hold.
+    Checksum,
+    /// Read to its end, counts compared.
+    Decode,
+    /// Really restored into scratch and compared.
+    Drill,
+}
+
+impl VerifyLevel {
+    /// The word in manifests, listings and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Checksum => "checksum",
+            Self::Decode => "decode",
+            Self::Drill => "drill",
+        }
+    }
+}
+
+impl Manifest {
+    /// The format this program writes.
+    pub const FORMAT: u32 = 1;
+
+    /// Bytes of the archive as stored: of the first copy, since all are equal.
+    pub fn size_bytes(&self) -> u64 {
+        self.objects.first().map_or(0, |object| object.bytes)
+    }
+
+    /// Hash of the archive as stored.
+    pub fn sha256(&self) -> &str {
+        self.objects.first().map_or("", |object| &object.sha256)
+    }
+
+    /// Whether the archive was read to its end and found whole.
+    pub fn is_verified(&self) -> bool {
+        self.verified.level >= VerifyLevel::Decode
+    }
+}

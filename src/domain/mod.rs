@@ -1,0 +1,10 @@
+//! Floor 1, pure: what the program knows, without any I/O.
+
+pub mod command;
+pub mod component;
+pub mod facts;
+pub mod id;
+pub mod manifest;
+pub mod progress;
+pub mod report;
+pub mod retention;

@@ -1,0 +1,89 @@
+//! How far a run has come: written by whoever moves bytes, read by whoever shows it.
+
+use crate::domain::component::ComponentName;
+use serde::{Deserialize, Serialize};
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicU64, Ordering},
+};
+
+/// A shared meter of one run. Clones are the same meter; adding is cheap from any thread.
+#[derive(Debug, Clone, Default)]
+pub struct Meter(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    done: AtomicU64,
+    total: AtomicU64,
+    phase: Mutex<&'static str>,
+}
+
+impl Meter {
+    /// Begins a phase (`dump`, `pack`, `verify`, …) of about `total` bytes; 0 when unknown.
+    pub fn begin(&self, phase: &'static str, total: u64) {
+        self.0.done.store(0, Ordering::Relaxed);
+        self.0.total.store(total, Ordering::Relaxed);
+        if let Ok(mut now) = self.0.phase.lock() {
+            *now = phase;
+        }
+    }
+
+    /// Counts bytes that are through.
+    pub fn add(&self, bytes: u64) {
+        self.0.done.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Corrects the expected total, once a better estimate is there.
+    pub fn expect(&self, total: u64) {
+        self.0.total.store(total, Ordering::Relaxed);
+    }
+
+    /// Bytes done, bytes expected (0: unknown) and the name of the phase.
+    pub fn read(&self) -> (u64, u64, &'static str) {
+        let phase = self.0.phase.lock().map(|phase| *phase).unwrap_or_default();
+        (self.0.done.load(Ordering::Relaxed), self.0.total.load(Ordering::Relaxed), phase)
+    }
+
+    /// The state as the result backend shows it.
+    pub fn snapshot(&self, component: ComponentName) -> Progress {
+        let (done, total, phase) = self.read();
+        // Estimates may be low: 100 % is for the result alone to claim.
+        let percent = if total == 0 { 0.0 } else { (done as f64 / total as f64 * 100.0).min(99.0) };
+        Progress {
+            pending: false,
+            current: done,
+            total: total.max(done),
+            percent: (percent * 10.0).round() / 10.0,
+            description: if phase.is_empty() {
+                format!("{component}: starting")
+            } else {
+                format!("{component}: {phase}")
+            },
+            component,
+            phase: phase.to_owned(),
+            bytes: done,
+        }
+    }
+}
+
+/// The `meta` of a Celery state `PROGRESS`: the keys of celery-progress and our own.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Progress {
+    /// Always false: a task that reports is running.
+    pub pending: bool,
+    /// Bytes done in this phase.
+    pub current: u64,
+    /// Bytes expected in this phase; never below `current`.
+    pub total: u64,
+    /// 0 to 99; the result alone says 100.
+    pub percent: f64,
+    /// One line for people.
+    pub description: String,
+    /// Which component.
+    pub component: ComponentName,
+    /// Name of the phase.
+    pub phase: String,
+    /// The same as `current`.
+    pub bytes: u64,
+}

@@ -1,0 +1,2 @@
+//! rna-backup
+fn main() {}

@@ -1,0 +1,115 @@
+//! Why a store could not do what it was asked, sorted by what the caller can do about it.
+
+use crate::store::key::ObjectKey;
+use std::io;
+
+type Source = Box<dyn std::error::Error + Send + Sync>;
+
+/// Why a store could not do what it was asked.
+///
+/// There is one variant for each thing a caller can *do* about it. `Display` names the operation
+/// and the object and never repeats its `source`: whoever logs the error prints the whole chain.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// There is no such object.
+    #[error("{op} {key}: no such object")]
+    NotFound {
+        /// What was tried.
+        op: &'static str,
+        /// With which object.
+        key: ObjectKey,
+    },
+
+    /// The key is taken; nothing was replaced.
+    #[error("{op} {key}: already exists")]
+    Exists {
+        /// What was tried.
+        op: &'static str,
+        /// With which object.
+        key: ObjectKey,
+    },
+
+    /// Rights are missing: somebody has to change something.
+    #[error("{op} {key}: permission denied")]
+    Denied {
+        /// What was tried.
+        op: &'static str,
+        /// With which object.
+        key: ObjectKey,
+        /// The cause.
+        source: Source,
+    },
+
+    /// The destination is full, or would be left with less than it must keep free.
+    #[error("{op} {key}: not enough space, {free} bytes free and {keep_free} to be kept free")]
+    NoSpace {
+        /// What was tried.
+        op: &'static str,
+        /// With which object.
+        key: ObjectKey,
+        /// Bytes free at that moment.
+        free: u64,
+        /// Bytes that are to stay free.
+        keep_free: u64,
+    },
+
+    /// Anything that may pass: network, server, device.
+    #[error("{op} {key}: store unavailable")]
+    Unavailable {
+        /// What was tried.
+        op: &'static str,
+        /// With which object.
+        key: ObjectKey,
+        /// The cause.
+        source: Source,
+    },
+}
+
+impl StoreError {
+    /// Whether the same call may succeed later: a full disk may be emptied, a server may return.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Unavailable { .. } | Self::NoSpace { .. } => true,
+            Self::NotFound { .. } | Self::Exists { .. } | Self::Denied { .. } => false,
+        }
+    }
+
+    /// Sorts a file system error: the one place where an `io::ErrorKind` is read.
+    pub(crate) fn from_io(op: &'static str, key: &ObjectKey, source: io::Error) -> Self {
+        let key = key.clone();
+        match source.kind() {
+            io::ErrorKind::NotFound => Self::NotFound { op, key },
+            io::ErrorKind::AlreadyExists => Self::Exists { op, key },
+            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+                Self::Denied { op, key, source: source.into() }
+            }
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
+                Self::NoSpace { op, key, free: 0, keep_free: 0 }
+            }
+            _ => Self::Unavailable { op, key, source: source.into() },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::error::Error as _;
+
+    #[test]
+    fn display_leaves_the_cause_to_the_chain() {
+        let key: ObjectKey = "media/a.tar.zst".parse().unwrap();
+        let err = StoreError::from_io("open", &key, io::Error::other("device on fire"));
+        assert_eq!(err.to_string(), "open media/a.tar.zst: store unavailable");
+        assert_eq!(err.source().unwrap().to_string(), "device on fire");
+        assert!(err.is_transient());
+    }
+
+    #[test]
+    fn a_full_disk_is_told_apart_and_may_pass() {
+        const ENOSPC: i32 = 28;
+        let key: ObjectKey = "media/a.tar.zst".parse().unwrap();
+        let err = StoreError::from_io("write", &key, io::Error::from_raw_os_error(ENOSPC));
+        assert!(matches!(err, StoreError::NoSpace { .. }) && err.is_transient());
+    }
+}

@@ -1,0 +1,36 @@
+//! Floor 1: bytes on their way: compressed, hashed, counted, and back again.
+
+pub mod pack;
+pub mod stored;
+pub mod unpack;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use std::io;
+
+/// Where a component writes its data to.
+///
+/// The writer pushes and is pushed back: `write` returns when the bytes are
+/// taken over, so the slowest store sets the pace and memory stays bounded.
+#[async_trait]
+pub trait Output: Send {
+    /// Takes over the next bytes of the archive. Chunks of 64 KiB to 1 MiB are best.
+    ///
+    /// # Errors
+    ///
+    /// The error of whatever stands behind: the run cannot go on.
+    async fn write(&mut self, chunk: Bytes) -> io::Result<()>;
+
+    /// Says of what kind the bytes are that follow, until said otherwise.
+    fn content(&mut self, kind: Content);
+}
+
+/// Whether compressing the bytes that follow is worth the time.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Content {
+    /// Anything that may shrink.
+    #[default]
+    Compressible,
+    /// Already compressed: images, archives, video.
+    Incompressible,
+}

@@ -1,0 +1,99 @@
+//! The floors of `src/lib.rs`, held by a test: a module imports only from below.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// Module and what it may name after `crate::`, from the ground up.
+const FLOORS: &[(&str, &[&str])] = &[
+    ("base", &[]),
+    ("celery", &[]),
+    ("domain", &["base"]),
+    ("stream", &["base"]),
+    ("store", &["base"]),
+    ("component", &["base", "domain", "stream"]),
+    ("catalog", &["base", "domain", "store"]),
+    ("observe", &["base", "domain"]),
+    ("engine", &["base", "domain", "stream", "store", "component", "catalog", "observe"]),
+    ("config", &["base", "domain", "celery", "stream", "store", "component", "engine", "observe", "worker"]),
+    ("worker", &["base", "domain", "celery", "engine", "observe"]),
+    (
+        "app",
+        &[
+            "base",
+            "domain",
+            "celery",
+            "stream",
+            "store",
+            "component",
+            "catalog",
+            "observe",
+            "engine",
+            "worker",
+            "config",
+        ],
+    ),
+    ("cli", &["base", "domain", "engine", "observe", "config", "app"]),
+    ("main", &[]),
+];
+
+/// Files over this length want to be two.
+const LONGEST_FILE: usize = 400;
+
+fn sources(dir: &Path, into: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            sources(&path, into);
+        } else {
+            into.push(path);
+        }
+    }
+}
+
+fn each_source(mut visit: impl FnMut(&Path, &str)) {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    sources(&root, &mut files);
+    for file in files.iter().filter(|f| f.extension().is_some_and(|e| e == "rs")) {
+        visit(file.strip_prefix(&root).unwrap(), &fs::read_to_string(file).unwrap());
+    }
+}
+
+#[test]
+fn imports_point_down() {
+    let mut wrong = Vec::new();
+    each_source(|file, text| {
+        if file == Path::new("lib.rs") {
+            return;
+        }
+        let inside = file.with_extension("");
+        let module = inside.iter().next().unwrap().to_str().unwrap();
+        let (_, allowed) = FLOORS
+            .iter()
+            .find(|(name, _)| *name == module)
+            .unwrap_or_else(|| panic!("give `{module}` a floor"));
+        if text.contains("crate::{") {
+            wrong.push(format!("{}: write one `use crate::module::…` each", file.display()));
+        }
+        for name in text.split("crate::").skip(1) {
+            let name: String = name.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+            if name != module && !allowed.contains(&name.as_str()) {
+                wrong.push(format!("{}: crate::{name}", file.display()));
+            }
+        }
+    });
+    assert!(wrong.is_empty(), "imports that point up or sideways: {wrong:#?}");
+}
+
+#[test]
+fn files_stay_short_enough_to_read() {
+    let mut long = Vec::new();
+    each_source(|file, text| {
+        if text.lines().count() > LONGEST_FILE {
+            long.push(format!("{}: {} lines", file.display(), text.lines().count()));
+        }
+    });
+    assert!(long.is_empty(), "files over {LONGEST_FILE} lines: {long:#?}");
+}

@@ -1,0 +1,9 @@
+//! One binary for all tests with real servers: each further one would link everything again.
+//!
+//! A test starts the servers that it needs, on free ports or sockets in its own folder, and they
+//! end with it.
+
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod architecture;
+mod support;
