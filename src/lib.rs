@@ -1,10 +1,35 @@
-//! rna-backup: a Celery-compatible worker that backs up a Django app's PostgreSQL, Weaviate and
-//! media folder, and restores them safely.
+//! rna-backup takes Celery tasks from a Django app's Redis broker and backs up the app's PostgreSQL
+//! and media folder, so that every backup that counts was proven.
+//!
+//! # The house
+//!
+//! A module imports from lower floors only; `tests/architecture.rs` holds that.
+//!
+//! | floor | module | what lives there |
+//! | --- | --- | --- |
+//! | 4 | [`worker`] | one message from lease to acknowledgement, shutdown |
+//! | 3 | [`engine`] | backup, retention, locks: knows components and stores, not Celery |
+//! | 2 | [`component`] | what can be backed up: PostgreSQL, media |
+//! | 2 | [`store`], [`catalog`] | where archives lie, and which backups exist |
+//! | 2 | [`observe`] | metrics, health, logs |
+//! | 1 | [`celery`] | an island: Celery's wire format on Redis; imports nothing of ours |
+//! | 1 | [`domain`] | pure: commands, manifests, retention, reports |
+//! | 1 | [`stream`] | bytes: compress, hash, count, and back |
+//! | 0 | [`base`] | settings, units, clock |
+//!
+//! Above them stand [`config`] (what can be set), [`app`] (which puts the parts together) and
+//! [`cli`] (the other front door beside the worker).
+//!
+//! # One message
+//!
+//! Redis list → `celery::consumer` (peek, judge, claim by one script) → `celery::message` →
+//! [`domain::command`] → [`engine`] → `worker::outcome` → `celery::result` → acknowledgement.
+//! The result is stored before the acknowledgement, and a backup records the task that made it, so
+//! a crash at any instant repeats, never loses, and is done once in effect.
+//!
+//! # One backup
+//!
+//! `component.backup(out)` → [`stream::pack`] → `store.begin(key)`, and beside it the same bytes decoded
+//! and counted → read back and hashed → commit → manifest, last. **A backup exists when its manifest does.**
 
 pub mod base;
-pub mod catalog;
-pub mod celery;
-pub mod component;
-pub mod domain;
-pub mod store;
-pub mod stream;

@@ -1,2 +1,3 @@
-//! rna-backup
+//! The program, to come.
+
 fn main() {}

@@ -16,8 +16,8 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("catalog", &["base", "domain", "store"]),
     ("observe", &["base", "domain"]),
     ("engine", &["base", "domain", "stream", "store", "component", "catalog", "observe"]),
-    ("config", &["base", "domain", "celery", "stream", "store", "component", "engine", "observe", "worker"]),
-    ("worker", &["base", "domain", "celery", "engine", "observe"]),
+    ("config", &["base", "domain", "celery", "stream", "component", "observe", "worker"]),
+    ("worker", &["base", "domain", "celery", "store", "component", "catalog", "engine", "observe"]),
     (
         "app",
         &[
@@ -34,7 +34,8 @@ const FLOORS: &[(&str, &[&str])] = &[
             "config",
         ],
     ),
-    ("cli", &["base", "domain", "engine", "observe", "config", "app"]),
+    ("preflight", &["base", "domain", "celery", "component", "store", "worker", "config", "app"]),
+    ("cli", &["base", "domain", "catalog", "engine", "observe", "config", "app", "preflight"]),
     ("main", &[]),
 ];
 

@@ -3,7 +3,13 @@
 //! A test starts the servers that it needs, on free ports or sockets in its own folder, and they
 //! end with it.
 
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    missing_docs,
+    missing_debug_implementations
+)]
 
 mod architecture;
 mod support;

@@ -1,1 +1,290 @@
-//! To come.
+//! The settings: read from the environment, checked all at once, never shown.
+
+mod known;
+
+use crate::base::units::{ByteSize, Span};
+use secrecy::SecretString;
+use std::{
+    collections::BTreeMap, ffi::OsString, fmt, fs::File, io::Read as _, path::Path, str::FromStr,
+    time::Duration,
+};
+
+pub use known::{KNOWN, Setting};
+
+/// Reads settings and remembers everything that is wrong with them.
+///
+/// The variables are whatever it is given: tests pass a list, `main` passes
+/// [`std::env::vars_os`], and no test touches the process environment. An empty value means
+/// unset, and space around a value is cut off, except for secrets. Getters return `None` or the
+/// default where a value is wrong, so that reading goes on and all problems come out together.
+pub struct Env {
+    vars: BTreeMap<String, String>,
+    problems: Vec<Problem>,
+    warnings: Vec<Warning>,
+}
+
+/// One setting that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// Name of the setting.
+    pub name: String,
+    /// What is wrong with it; never its value.
+    pub why: String,
+}
+
+/// One setting that looks wrong but does not stop anything.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{name}: {why}")]
+pub struct Warning {
+    /// Name of the setting.
+    pub name: String,
+    /// What looks wrong; never its value.
+    pub why: String,
+}
+
+/// All that is wrong with the configuration, one line each. Never a value: half of them are
+/// secrets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigError {
+    /// What is wrong, in the order of reading.
+    pub problems: Vec<Problem>,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.problems.len() {
+            1 => f.write_str("1 setting needs attention")?,
+            n => write!(f, "{n} settings need attention")?,
+        }
+        self.problems.iter().try_for_each(|p| write!(f, "\n  {}: {}", p.name, p.why))
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+impl fmt::Debug for Env {
+    /// Names alone.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.vars.keys()).finish()
+    }
+}
+
+impl Env {
+    /// Takes the variables as they are.
+    pub fn new<K: Into<String>, V: Into<String>>(vars: impl IntoIterator<Item = (K, V)>) -> Self {
+        let vars: BTreeMap<String, String> =
+            vars.into_iter().map(|(name, value)| (name.into(), value.into())).collect();
+        let mut env = Self { vars, problems: Vec::new(), warnings: Vec::new() };
+        let unknown = env.vars.keys().filter(|name| name.starts_with("BACKUP_") && !known::is_known(name));
+        env.warnings = unknown.map(|name| Warning { name: name.clone(), why: unknown_name(name) }).collect();
+        env
+    }
+
+    /// Takes the variables of a process. Those that are not UTF-8 are left out, unless they are
+    /// settings: then that is a problem.
+    pub fn from_os(vars: impl IntoIterator<Item = (OsString, OsString)>) -> Self {
+        let (mut good, mut bad) = (Vec::new(), Vec::new());
+        for (name, value) in vars {
+            match (name.into_string(), value.into_string()) {
+                (Ok(name), Ok(value)) => good.push((name, value)),
+                (Ok(name), Err(_)) if known::is_known(&name) => bad.push(name),
+                _ => {}
+            }
+        }
+        let mut env = Self::new(good);
+        for name in bad {
+            env.note(&name, "is not UTF-8");
+        }
+        env
+    }
+
+    /// The value of `name`; `None` both when it is unset and when it is wrong, which is noted.
+    pub fn optional<T: FromStr<Err: fmt::Display>>(&mut self, name: &str) -> Option<T> {
+        let parsed = self.value(name)?.parse();
+        parsed.map_err(|err: T::Err| self.note(name, err)).ok()
+    }
+
+    /// The value of `name`, whose absence is noted as a problem.
+    pub fn required<T: FromStr<Err: fmt::Display>>(&mut self, name: &str) -> Option<T> {
+        if !self.is_set(name) {
+            self.note(name, "is required");
+        }
+        self.optional(name)
+    }
+
+    /// The value of `name`, or `default`.
+    pub fn or<T: FromStr<Err: fmt::Display>>(&mut self, name: &str, default: T) -> T {
+        self.optional(name).unwrap_or(default)
+    }
+
+    /// Like [`or`](Self::or) for types whose own errors are for programmers: a wrong value is not
+    /// `kind`, such as "a whole number".
+    pub fn of_kind<T: FromStr>(&mut self, name: &str, kind: &str, default: T) -> T {
+        let Some(parsed) = self.value(name).map(str::parse) else { return default };
+        parsed.unwrap_or_else(|_| {
+            self.note(name, format_args!("is not {kind}"));
+            default
+        })
+    }
+
+    /// A yes or no: `True/False/1/0/yes/no/on/off` in any case.
+    pub fn flag(&mut self, name: &str, default: bool) -> bool {
+        self.or(name, Flag(default)).0
+    }
+
+    /// A length of time such as `30s`.
+    pub fn duration(&mut self, name: &str, default: Duration) -> Duration {
+        self.or(name, Span(default)).0
+    }
+
+    /// A size in bytes such as `1GiB`.
+    pub fn bytes(&mut self, name: &str, default: u64) -> u64 {
+        self.or(name, ByteSize(default)).0
+    }
+
+    /// The items of a comma list, in order; `None` when it is unset. Empty items do not count, and
+    /// a list of nothing else is unset.
+    pub fn list<T: FromStr<Err: fmt::Display>>(&mut self, name: &str) -> Option<Vec<T>> {
+        let text = self.value(name)?.to_owned();
+        let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
+        let mut list = Vec::new();
+        for (at, item) in items.enumerate() {
+            let parsed: Result<T, T::Err> = item.parse();
+            match parsed.map_err(|err| without(item, &err)) {
+                Ok(item) => list.push(item),
+                Err(why) => self.note(name, format_args!("item {}: {why}", at + 1)),
+            }
+        }
+        (!list.is_empty()).then_some(list)
+    }
+
+    /// A secret, from `name` or from the file that `<name>_FILE` names, whose last newline does not
+    /// count. Both at once is a problem, and so is a file that cannot be read.
+    pub fn secret(&mut self, name: &str) -> Option<SecretString> {
+        debug_assert!(known::find(name).is_some_and(|s| s.secret), "{name} is not in KNOWN as a secret");
+        let file = format!("{name}_FILE");
+        let value = self.vars.get(name).filter(|text| !text.is_empty());
+        let path = self.vars.get(&file).map(|path| path.trim()).filter(|path| !path.is_empty());
+        match (value, path) {
+            (None, None) => None,
+            (Some(value), None) => Some(value.clone().into()),
+            (Some(_), Some(_)) => {
+                self.note(name, format_args!("is set, and {file} as well: leave one of them"));
+                None
+            }
+            (None, Some(path)) => match read_secret(Path::new(path)) {
+                Ok(secret) => secret,
+                Err(why) => {
+                    self.note(&file, why);
+                    None
+                }
+            },
+        }
+    }
+
+    /// Whether `name` has a value, right or wrong. Of a secret, the file counts as well.
+    pub fn is_set(&self, name: &str) -> bool {
+        let file = || known::find(name).is_some_and(|s| s.secret) && self.has(&format!("{name}_FILE"));
+        self.has(name) || file()
+    }
+
+    /// Notes a problem with `name`: for what a reader finds out after the parsing. A text that
+    /// repeats the value is replaced.
+    pub fn note(&mut self, name: &str, why: impl fmt::Display) {
+        let problem = Problem { name: name.to_owned(), why: self.without_value(name, why) };
+        if !self.problems.contains(&problem) {
+            self.problems.push(problem);
+        }
+    }
+
+    /// Notes what looks wrong with `name` but stops nothing. A text that repeats the value is
+    /// replaced.
+    pub fn warn(&mut self, name: &str, why: impl fmt::Display) {
+        let warning = Warning { name: name.to_owned(), why: self.without_value(name, why) };
+        if !self.warnings.contains(&warning) {
+            self.warnings.push(warning);
+        }
+    }
+
+    /// The value that was built from the settings, beside what looks wrong.
+    ///
+    /// # Errors
+    ///
+    /// Every problem that was met. Somebody has to change the settings.
+    ///
+    /// # Panics
+    ///
+    /// Without a value *and* without a problem: whoever built it forgot to note one.
+    pub fn finish<T>(self, value: Option<T>) -> Result<(T, Vec<Warning>), ConfigError> {
+        match value {
+            Some(value) if self.problems.is_empty() => Ok((value, self.warnings)),
+            _ => {
+                assert!(!self.problems.is_empty(), "a setting is wrong and nobody noted it");
+                Err(ConfigError { problems: self.problems })
+            }
+        }
+    }
+
+    fn value(&self, name: &str) -> Option<&str> {
+        debug_assert!(known::find(name).is_some(), "{name} is not in KNOWN");
+        self.vars.get(name).map(|text| text.trim()).filter(|text| !text.is_empty())
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.vars.get(name).is_some_and(|text| !text.trim().is_empty())
+    }
+
+    fn without_value(&self, name: &str, why: impl fmt::Display) -> String {
+        without(self.vars.get(name).map_or("", |value| value.trim()), &why)
+    }
+}
+
+/// What is wrong with `value`, without it: parse errors of other crates may quote what they were
+/// given.
+fn without(value: &str, why: &impl fmt::Display) -> String {
+    /// A shorter value is part of some English word, and no secret.
+    const TELLS: usize = 4;
+    let why = why.to_string();
+    if value.len() >= TELLS && why.contains(value) { "is not valid".to_owned() } else { why }
+}
+
+fn unknown_name(name: &str) -> String {
+    known::nearest(name).map_or("is not a known setting".to_owned(), |known| {
+        format!("is not a known setting: did you mean {known}?")
+    })
+}
+
+fn read_secret(path: &Path) -> Result<Option<SecretString>, String> {
+    /// No password or key is longer; whoever names a device gets an error and not all of it.
+    const LONGEST: u64 = 64 * 1024;
+    let mut bytes = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(LONGEST + 1).read_to_end(&mut bytes))
+        .map_err(|err| format!("names a file that cannot be read: {}", err.kind()))?;
+    if bytes.len() as u64 > LONGEST {
+        return Err("names a file of more than 64 KiB".to_owned());
+    }
+    let text = String::from_utf8(bytes).map_err(|_| "names a file that is not UTF-8".to_owned())?;
+    let text = text.strip_suffix('\n').map_or(text.as_str(), |text| text.strip_suffix('\r').unwrap_or(text));
+    Ok((!text.is_empty()).then(|| text.into()))
+}
+
+/// A boolean as Django people write it.
+#[derive(Debug, Clone, Copy)]
+struct Flag(bool);
+
+impl FromStr for Flag {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, &'static str> {
+        let is_one_of = |words: [&str; 4]| words.iter().any(|word| text.eq_ignore_ascii_case(word));
+        match () {
+            () if is_one_of(["true", "1", "yes", "on"]) => Ok(Self(true)),
+            () if is_one_of(["false", "0", "no", "off"]) => Ok(Self(false)),
+            () => Err("is not one of true, false, 1, 0, yes, no, on, off"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

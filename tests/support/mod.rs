@@ -1,1 +1,2 @@
 //! Real servers, started for one test and gone with it.
+

@@ -1,0 +1,111 @@
+//! Every setting there is, so that a misspelled one can be told from one that is read later.
+
+/// One setting: an environment variable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Setting {
+    /// Name of the variable.
+    pub name: &'static str,
+    /// Whether its value is a secret, so that `<name>_FILE` may name a file that holds it.
+    pub secret: bool,
+}
+
+const fn open(name: &'static str) -> Setting {
+    Setting { name, secret: false }
+}
+
+const fn secret(name: &'static str) -> Setting {
+    Setting { name, secret: true }
+}
+
+/// The settings of the public contract, whether anything reads them yet or not.
+///
+/// URLs are secrets, for they hold passwords.
+pub const KNOWN: &[Setting] = &[
+    // Broker and results.
+    secret("REDIS_URL"),
+    secret("CELERY_BROKER_URL"),
+    secret("CELERY_RESULT_BACKEND"),
+    open("BACKUP_QUEUES"),
+    open("BACKUP_CONCURRENCY"),
+    open("BACKUP_WORKER_NAME"),
+    open("BACKUP_MAX_RETRIES"),
+    open("BACKUP_RETRY_DELAY"),
+    open("BACKUP_TIME_LIMIT"),
+    open("BACKUP_VISIBILITY_TIMEOUT"),
+    open("BACKUP_RESULT_EXPIRES"),
+    open("BACKUP_BROKER_KEYPREFIX"),
+    open("BACKUP_RESULT_KEYPREFIX"),
+    open("BACKUP_SENTINEL_MASTER"),
+    open("BACKUP_SHUTDOWN_GRACE"),
+    // PostgreSQL.
+    secret("DATABASE_URL"),
+    open("POSTGRES_DB"),
+    open("POSTGRES_USER"),
+    secret("POSTGRES_PASSWORD"),
+    open("POSTGRES_HOST"),
+    open("POSTGRES_PORT"),
+    open("POSTGRES_SSLMODE"),
+    open("POSTGRES_SSLROOTCERT"),
+    open("BACKUP_PG_BIN_DIR"),
+    open("BACKUP_PG_JOBS"),
+    // Weaviate.
+    secret("WEAVIATE_URL"),
+    secret("WEAVIATE_API_KEY"),
+    open("WEAVIATE_TLS_ENABLED"),
+    open("WEAVIATE_CLIENT_CERT"),
+    open("WEAVIATE_CLIENT_KEY"),
+    open("WEAVIATE_CA_CERT"),
+    open("BACKUP_WEAVIATE_BACKEND"),
+    open("BACKUP_WEAVIATE_DIR"),
+    open("BACKUP_WEAVIATE_TIMEOUT"),
+    secret("BACKUP_WEAVIATE_DRILL_URL"),
+    // Media.
+    open("MEDIA_ROOT"),
+    open("BACKUP_MEDIA_FULL_EVERY"),
+    // What is kept, where, and how.
+    open("BACKUP_COMPONENTS"),
+    open("BACKUP_ROOT"),
+    open("BACKUP_LOCAL"),
+    open("BACKUP_CLEANUP_LOCAL"),
+    open("BACKUP_RETENTION_DAYS"),
+    open("BACKUP_KEEP_LAST"),
+    open("BACKUP_KEEP_WEEKLY"),
+    open("BACKUP_KEEP_MONTHLY"),
+    open("BACKUP_COMPRESSION"),
+    open("BACKUP_AGE_RECIPIENTS"),
+    open("BACKUP_AGE_IDENTITY_FILE"),
+    open("BACKUP_MIN_FREE"),
+    // S3.
+    open("AWS_BACKUP_BUCKET"),
+    secret("AWS_ACCESS_KEY_ID"),
+    secret("AWS_SECRET_ACCESS_KEY"),
+    open("AWS_S3_ENDPOINT"),
+    open("AWS_REGION"),
+    open("BACKUP_S3_PREFIX"),
+    open("BACKUP_S3_SSE"),
+    open("BACKUP_S3_STORAGE_CLASS"),
+    // The program itself.
+    secret("BACKUP_RESTORE_KEY"),
+    open("BACKUP_METRICS_ADDR"),
+    open("BACKUP_LOG_FORMAT"),
+    open("RUST_LOG"),
+];
+
+/// The setting called `name`.
+pub(super) fn find(name: &str) -> Option<&'static Setting> {
+    KNOWN.iter().find(|setting| setting.name == name)
+}
+
+/// Whether `name` is a setting, or the file of a secret one.
+pub(super) fn is_known(name: &str) -> bool {
+    let file = || name.strip_suffix("_FILE").and_then(find).is_some_and(|setting| setting.secret);
+    find(name).is_some() || file()
+}
+
+/// The known name that is most like `name`, when one is like it at all.
+pub(super) fn nearest(name: &str) -> Option<&'static str> {
+    /// Of strsim's 0 to 1: two slips in a name of twelve letters still match.
+    const ALIKE: f64 = 0.8;
+    let alike = KNOWN.iter().map(|s| (strsim::normalized_damerau_levenshtein(name, s.name), s.name));
+    alike.filter(|(how, _)| *how >= ALIKE).max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, known)| known)
+}
