@@ -33,3 +33,4 @@
 //! and counted → read back and hashed → commit → manifest, last. **A backup exists when its manifest does.**
 
 pub mod base;
+pub mod domain;

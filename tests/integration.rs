@@ -12,4 +12,5 @@
 )]
 
 mod architecture;
+mod retention;
 mod support;

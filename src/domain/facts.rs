@@ -8,7 +8,6 @@ use std::collections::BTreeMap;
 /// Counted twice by different means: once at the source while it is read, once
 /// in the finished archive. A backup counts only when both agree.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Counts {
     /// Rows of each table, sorted by schema and name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -23,7 +22,6 @@ pub struct Counts {
 
 /// The rows of one table as the dump's own snapshot saw them.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct TableRows {
     /// Schema name, unquoted.
     pub schema: String,
@@ -35,7 +33,6 @@ pub struct TableRows {
 
 /// The entries of a file tree.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct FileCounts {
     /// Regular files, hard links to earlier ones not among them.
     pub files: u64,
@@ -51,7 +48,6 @@ pub struct FileCounts {
 
 /// What a component reports when its data was read to the end.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Facts {
     /// Bytes read from the source, before compression.
     pub source_bytes: u64,

@@ -16,6 +16,8 @@ pub struct Manifest {
     pub backup_id: BackupId,
     /// Of what.
     pub component: ComponentName,
+    /// What was read: name of the database, path of the media folder. Never a URL with credentials.
+    pub source: String,
     /// When reading began; the data is of this instant.
     pub created_at: Timestamp,
     /// When the archive was proven and the manifest written.

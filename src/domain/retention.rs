@@ -1,1 +1,209 @@
-//! To come.
+//! Which backups may go: a pure function of what there is, the rule, and the time.
+
+use crate::domain::{component::ComponentName, id::BackupId};
+use jiff::{SignedDuration, Timestamp, civil::Date, tz::TimeZone};
+use serde::{Serialize, Serializer};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
+
+/// How long backups are kept. A backup stays when *any* part of the rule keeps it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Policy {
+    /// Backups younger than this many days stay (`BACKUP_RETENTION_DAYS`).
+    pub days: u32,
+    /// The newest so many verified backups stay, whatever their age (`BACKUP_KEEP_LAST`). 0 counts
+    /// as 1: no rule ever takes the last good backup.
+    pub last: u32,
+    /// The newest verified backup of each of the last so many ISO weeks that have one stays.
+    pub weekly: u32,
+    /// The newest verified backup of each of the last so many calendar months that have one stays.
+    pub monthly: u32,
+}
+
+impl Default for Policy {
+    /// The defaults of the settings.
+    fn default() -> Self {
+        Self { days: 7, last: 1, weekly: 0, monthly: 0 }
+    }
+}
+
+/// One backup in one destination, as the rule sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Candidate {
+    /// Which backup.
+    pub id: BackupId,
+    /// When it was begun.
+    pub created: Timestamp,
+    /// What is known of its worth.
+    pub proof: Proof,
+    /// Somebody said that it stays.
+    pub pinned: bool,
+    /// A running restore or verification reads it.
+    pub held: bool,
+}
+
+/// What is known of the worth of a backup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Proof {
+    /// It was read to its end and found whole.
+    Verified,
+    /// It is known to be no good.
+    Failed,
+    /// Its archive is not where it should be. That may pass (a disk that is not mounted), so what
+    /// is known of it is kept.
+    Missing,
+    /// Nobody knows yet, so it is neither counted on nor deleted.
+    Unknown,
+}
+
+/// What the rule says about each backup.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// What may go, the oldest first.
+    pub delete: Vec<BackupId>,
+    /// What stays and why, the newest of each component first.
+    pub keep: Vec<(BackupId, Why)>,
+}
+
+/// Why a backup stays. Of several reasons, the first of this list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Why {
+    /// Somebody pinned it.
+    Pinned,
+    /// A restore or verification reads it.
+    InUse,
+    /// Nobody knows what it is worth.
+    NotVerified,
+    /// Its archive is not where it should be.
+    ArchiveMissing,
+    /// Its time is yet to come: some clock is wrong.
+    FromTheFuture,
+    /// It is one of the newest verified ones; so many are always kept.
+    NewestVerified(u32),
+    /// It is younger than so many days.
+    Young(u32),
+    /// It is the newest of its week.
+    Weekly,
+    /// It is the newest of its month.
+    Monthly,
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = match self {
+            Self::Pinned => "pinned",
+            Self::InUse => "in use",
+            Self::NotVerified => "not verified yet",
+            Self::ArchiveMissing => "archive is missing",
+            Self::FromTheFuture => "from the future",
+            Self::NewestVerified(1) => "newest verified",
+            Self::NewestVerified(n) => return f.pad(&format!("among the newest {n} verified")),
+            Self::Young(1) => "younger than 1 day",
+            Self::Young(days) => return f.pad(&format!("younger than {days} days")),
+            Self::Weekly => "weekly",
+            Self::Monthly => "monthly",
+        };
+        f.pad(text)
+    }
+}
+
+impl Serialize for Why {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl Policy {
+    /// The same rule with another number of days, or itself.
+    #[must_use]
+    pub fn with_days(self, days: Option<u32>) -> Self {
+        Self { days: days.unwrap_or(self.days), ..self }
+    }
+
+    /// Sorts backups of one destination into those that may go and those that stay.
+    ///
+    /// Backups of several components are planned apart from each other. A backup from the future
+    /// stays and counts as no other's successor, so that one wrong clock does not empty a store.
+    /// The plan depends on the order of `candidates` in nothing, and planning again after it was
+    /// carried out deletes nothing more.
+    pub fn plan(&self, candidates: &[Candidate], now: Timestamp) -> Plan {
+        let mut by_component: BTreeMap<ComponentName, Vec<&Candidate>> = BTreeMap::new();
+        for candidate in candidates {
+            by_component.entry(candidate.id.component()).or_default().push(candidate);
+        }
+        let (mut keep, mut delete) = (Vec::new(), Vec::new());
+        for mut of_one in by_component.into_values() {
+            of_one.sort_unstable_by(|a, b| (b.created, &b.id).cmp(&(a.created, &a.id)));
+            let mut slots = Slots::default();
+            for candidate in of_one {
+                match self.why(candidate, now, &mut slots) {
+                    Some(why) => keep.push((candidate.id.clone(), why)),
+                    None => delete.push((candidate.created, candidate.id.clone())),
+                }
+            }
+        }
+        delete.sort_unstable();
+        Plan { delete: delete.into_iter().map(|(_, id)| id).collect(), keep }
+    }
+
+    /// Why the next backup, from the newest to the oldest, stays.
+    fn why(&self, candidate: &Candidate, now: Timestamp, slots: &mut Slots) -> Option<Why> {
+        let last = self.last.max(1);
+        let past = candidate.created <= now;
+        // What is kept for another reason still takes its place: it is there to be restored.
+        let taken = if past && candidate.proof == Proof::Verified {
+            slots.take(candidate.created, last, self.weekly, self.monthly)
+        } else {
+            Taken::default()
+        };
+        let oldest = now.checked_sub(SignedDuration::from_hours(24 * i64::from(self.days)));
+        let young = oldest.map_or(true, |oldest| candidate.created > oldest);
+        [
+            (candidate.pinned, Why::Pinned),
+            (candidate.held, Why::InUse),
+            (candidate.proof == Proof::Unknown, Why::NotVerified),
+            (candidate.proof == Proof::Missing, Why::ArchiveMissing),
+            (!past, Why::FromTheFuture),
+            (taken.last, Why::NewestVerified(last)),
+            (young, Why::Young(self.days)),
+            (taken.week, Why::Weekly),
+            (taken.month, Why::Monthly),
+        ]
+        .into_iter()
+        .find_map(|(holds, why)| holds.then_some(why))
+    }
+}
+
+/// What the verified backups so far, from the newest on, have taken.
+#[derive(Debug, Default)]
+struct Slots {
+    last: u32,
+    weeks: BTreeSet<(i16, i8)>,
+    months: BTreeSet<(i16, i8)>,
+}
+
+#[derive(Debug, Default)]
+struct Taken {
+    last: bool,
+    week: bool,
+    month: bool,
+}
+
+impl Slots {
+    fn take(&mut self, created: Timestamp, last: u32, weekly: u32, monthly: u32) -> Taken {
+        fn first(seen: &mut BTreeSet<(i16, i8)>, of: (i16, i8), limit: u32) -> bool {
+            seen.len() < limit as usize && seen.insert(of)
+        }
+        let day: Date = created.to_zoned(TimeZone::UTC).date();
+        let week = day.iso_week_date();
+        let newest = self.last < last;
+        self.last += u32::from(newest);
+        Taken {
+            last: newest,
+            week: first(&mut self.weeks, (week.year(), week.week()), weekly),
+            month: first(&mut self.months, (day.year(), day.month()), monthly),
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! A backup as `list` and the task `list_backups` show it.
+
+use crate::domain::{component::ComponentName, id::BackupId, manifest::VerifyLevel};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// One backup in a listing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ListedBackup {
+    /// Which backup.
+    pub backup_id: BackupId,
+    /// Of what.
+    pub component: ComponentName,
+    /// When it was begun.
+    pub created_at: Timestamp,
+    /// Free text of whoever ordered it.
+    pub label: Option<String>,
+    /// Never deleted by retention.
+    pub pinned: bool,
+    /// The set of a full backup.
+    pub set_id: Option<String>,
+    /// Bytes of the archive.
+    pub size_bytes: u64,
+    /// Bytes of the data; null for a file of the app's old tasks.
+    pub source_bytes: Option<u64>,
+    /// SHA-256 of the archive, lower-case hex; null for a file of the app's old tasks.
+    pub sha256: Option<String>,
+    /// How far it was proven.
+    pub verified: VerifyLevel,
+    /// The best of its destinations.
+    pub state: BackupState,
+    /// Where its archive is.
+    pub destinations: Vec<ListedCopy>,
+}
+
+/// The archive in one destination.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ListedCopy {
+    /// `local` or `s3`.
+    pub destination: String,
+    /// A path or a URL.
+    pub location: String,
+    /// Bytes that it should have.
+    pub bytes: u64,
+    /// What a look at the destination says.
+    pub state: BackupState,
+}
+
+/// Whether an archive is where its manifest says. The best comes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BackupState {
+    /// There, and of the right length.
+    Ok,
+    /// There, but not what it should be.
+    Failed,
+    /// Not there, or its destination is not configured.
+    Missing,
+}
+
+impl BackupState {
+    /// The word in listings and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Failed => "failed",
+            Self::Missing => "missing",
+        }
+    }
+}

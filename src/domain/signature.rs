@@ -1,0 +1,134 @@
+//! Signed orders: whoever can write to the broker could otherwise delete or overwrite data.
+
+use hmac::{Hmac, KeyInit, Mac};
+use jiff::{SignedDuration, Timestamp};
+use sha2::Sha256;
+
+/// The message header that holds the signature.
+pub const HEADER: &str = "rna_backup_signature";
+
+/// How old a signature may be, and how far in the future: clocks differ.
+const LIFE: SignedDuration = SignedDuration::from_mins(15);
+
+/// What is signed.
+#[derive(Debug, Clone, Copy)]
+pub struct Order<'a> {
+    /// Id of the task.
+    pub task_id: &'a str,
+    /// Its name.
+    pub task: &'a str,
+    /// The serialised body, before base64.
+    pub body: &'a [u8],
+    /// How often it was tried before: a retry carries the signature of the first message.
+    pub retries: u32,
+}
+
+/// Why an order is not obeyed. Nothing was touched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum SignatureError {
+    /// There is none.
+    #[error(
+        "this task must be signed, because BACKUP_RESTORE_KEY is set, and the header {HEADER} is missing"
+    )]
+    Missing,
+    /// It is not of the form `v1:<unix seconds>:<hex>`.
+    #[error("the header {HEADER} is not of the form v1:<unix seconds>:<64 hex digits>")]
+    Malformed,
+    /// It was made too long ago, or in the future.
+    #[error("the signature is older than 15 minutes or from the future: order anew, and compare the clocks")]
+    Stale,
+    /// It is not ours, or the message was changed.
+    #[error("the signature does not fit: is BACKUP_RESTORE_KEY the same on both sides?")]
+    Wrong,
+}
+
+/// Checks `header` = `v1:<unix seconds>:<hex HMAC-SHA256>` over `v1 \n seconds \n task id \n task
+/// name \n body`.
+///
+/// # Errors
+///
+/// [`SignatureError`]: the order must not be obeyed.
+pub fn verify(key: &str, header: Option<&str>, order: &Order, now: Timestamp) -> Result<(), SignatureError> {
+    let header = header.ok_or(SignatureError::Missing)?;
+    let (seconds, signature) = parse(header).ok_or(SignatureError::Malformed)?;
+    // The comparison takes the same time wherever the first difference is.
+    mac(key, seconds, order).verify_slice(&signature).map_err(|_| SignatureError::Wrong)?;
+    let made = Timestamp::from_second(seconds).map_err(|_| SignatureError::Malformed)?;
+    if order.retries == 0 && made.duration_since(now).abs() > LIFE {
+        return Err(SignatureError::Stale);
+    }
+    Ok(())
+}
+
+/// The header that [`verify`] accepts: for tests and for tools that order tasks.
+pub fn sign(key: &str, order: &Order, now: Timestamp) -> String {
+    use std::fmt::Write;
+    let mut header = format!("v1:{}:", now.as_second());
+    for byte in mac(key, now.as_second(), order).finalize().into_bytes() {
+        let _ = write!(header, "{byte:02x}");
+    }
+    header
+}
+
+fn mac(key: &str, seconds: i64, order: &Order) -> Hmac<Sha256> {
+    let mut mac = Hmac::<Sha256>::new_from_slice(key.as_bytes()).expect("HMAC takes keys of any length");
+    mac.update(format!("v1\n{seconds}\n{}\n{}\n", order.task_id, order.task).as_bytes());
+    mac.update(order.body);
+    mac
+}
+
+fn parse(header: &str) -> Option<(i64, [u8; 32])> {
+    let (seconds, hex) = header.strip_prefix("v1:")?.split_once(':')?;
+    if hex.len() != 64 || !hex.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return None;
+    }
+    let mut signature = [0; 32];
+    for (at, byte) in signature.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(&hex[2 * at..2 * at + 2], 16).ok()?;
+    }
+    Some((seconds.parse().ok()?, signature))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ORDER: Order<'_> = Order { task_id: "id-1", task: "t.clean", body: b"[[], {}, {}]", retries: 0 };
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    #[test]
+    fn the_signature_is_that_of_any_other_implementation() {
+        // printf 'v1\n1000\nid-1\nt.clean\n[[], {}, {}]' | openssl dgst -sha256 -hmac key
+        assert_eq!(
+            sign("key", &ORDER, at(1000)),
+            "v1:1000:b6659e3ee28ebeed3e73fc7cbf000b2ab3882aedb53d5eaa80067ab185035cc7"
+        );
+    }
+
+    #[test]
+    fn only_a_fresh_signature_of_this_very_order_is_accepted() {
+        let header = sign("key", &ORDER, at(1000));
+        let check = |order: &Order, now| verify("key", Some(&header), order, at(now));
+        assert_eq!(check(&ORDER, 1000 + 15 * 60), Ok(()));
+        assert_eq!(check(&ORDER, 1001 + 15 * 60), Err(SignatureError::Stale));
+        assert_eq!(check(&ORDER, 0), Err(SignatureError::Stale));
+        assert_eq!(check(&Order { retries: 1, ..ORDER }, 9_999), Ok(()));
+        assert_eq!(check(&Order { task_id: "id-2", ..ORDER }, 1000), Err(SignatureError::Wrong));
+        assert_eq!(check(&Order { body: b"[[0], {}, {}]", ..ORDER }, 1000), Err(SignatureError::Wrong));
+        assert_eq!(verify("other", Some(&header), &ORDER, at(1000)), Err(SignatureError::Wrong));
+        assert_eq!(verify("key", None, &ORDER, at(1000)), Err(SignatureError::Missing));
+        for odd in [
+            "",
+            "v1:",
+            "v2:1000:00",
+            "v1:1000:zz",
+            "v1:x:".to_owned().as_str(),
+            &format!("v1:1:{}", "é".repeat(32)),
+        ] {
+            assert_eq!(verify("key", Some(odd), &ORDER, at(1000)), Err(SignatureError::Malformed), "{odd}");
+        }
+    }
+}
