@@ -34,3 +34,4 @@
 
 pub mod base;
 pub mod domain;
+pub mod stream;

@@ -13,4 +13,5 @@
 
 mod architecture;
 mod retention;
+mod stream;
 mod support;

@@ -1,7 +1,9 @@
 //! Floor 1: bytes on their way: compressed, hashed, counted, and back again.
 
+pub mod compression;
 pub mod pack;
-pub mod stored;
+mod ship;
+mod stored;
 pub mod unpack;
 
 use async_trait::async_trait;

@@ -1,1 +1,119 @@
-//! To come.
+//! From an archive back to a component's bytes, with damage told apart from a failing store.
+
+use crate::stream::compression::Compression;
+use crate::stream::ship::hex;
+use async_compression::tokio::bufread::{GzipDecoder, ZstdDecoder};
+use sha2::{Digest, Sha256};
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+use tokio::io::{AsyncRead, BufReader, ReadBuf};
+
+/// The decompressed bytes of an archive.
+pub type Unpacked<'a> = Box<dyn AsyncRead + Send + Unpin + 'a>;
+
+/// Decompresses an archive of any number of frames or members to its very end.
+///
+/// Reads fail with `InvalidData` when the archive is damaged, cut short or followed by other bytes; any
+/// other error is the one of `archive` itself. One cut no decompressor can see: exactly between two
+/// frames, where a shorter archive ends as well. The length that the manifest promises shows it; compare
+/// with [`Fingerprint`].
+pub fn unpack<'a>(compression: Compression, archive: impl AsyncRead + Send + Unpin + 'a) -> Unpacked<'a> {
+    const BUFFER: usize = 256 * 1024;
+    let archive = BufReader::with_capacity(BUFFER, Source(archive));
+    match compression {
+        Compression::Zstd { .. } => {
+            let mut decoder = ZstdDecoder::new(archive);
+            decoder.multiple_members(true);
+            Box::new(Sorted(decoder))
+        }
+        Compression::Gzip { .. } => {
+            let mut decoder = GzipDecoder::new(archive);
+            decoder.multiple_members(true);
+            Box::new(Sorted(decoder))
+        }
+        Compression::None => Box::new(Sorted(archive)),
+    }
+}
+
+/// Marks the errors of the archive's reader, which pass through the decompressor unseen.
+struct Source<R>(R);
+
+/// The error of the archive's reader, as it was.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+struct SourceError(io::Error);
+
+impl<R: AsyncRead + Unpin> AsyncRead for Source<R> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, into).map_err(|err| io::Error::new(err.kind(), SourceError(err)))
+    }
+}
+
+/// Gives marked errors back as they were; any other is the decompressor's own.
+struct Sorted<R>(R);
+
+impl<R: AsyncRead + Unpin> AsyncRead for Sorted<R> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = into.filled().len();
+        Pin::new(&mut self.0).poll_read(cx, into).map_err(|err| {
+            // The decompressor hands out bytes together with an error, which readers take for a bug.
+            into.set_filled(before);
+            match err.downcast::<SourceError>() {
+                Ok(SourceError(err)) => err,
+                Err(err) => io::Error::new(io::ErrorKind::InvalidData, err),
+            }
+        })
+    }
+}
+
+/// A reader that hashes and counts what passes, so that one reading proves both the bytes and what is
+/// in them.
+#[derive(Debug)]
+pub struct Fingerprint<R> {
+    inner: R,
+    hash: Sha256,
+    bytes: u64,
+}
+
+impl<R> Fingerprint<R> {
+    /// Begins at nothing.
+    pub fn new(inner: R) -> Self {
+        Self { inner, hash: Sha256::new(), bytes: 0 }
+    }
+
+    /// Bytes that passed so far.
+    pub const fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// How many bytes passed, and their SHA-256 in lower-case hex.
+    pub fn finish(self) -> (u64, String) {
+        (self.bytes, hex(&self.hash.finalize()))
+    }
+}
+
+impl<R: AsyncRead + Unpin> AsyncRead for Fingerprint<R> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = into.filled().len();
+        ready!(Pin::new(&mut self.inner).poll_read(cx, into))?;
+        let read = &into.filled()[before..];
+        self.hash.update(read);
+        self.bytes += read.len() as u64;
+        Poll::Ready(Ok(()))
+    }
+}
