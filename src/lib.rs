@@ -34,4 +34,5 @@
 
 pub mod base;
 pub mod domain;
+pub mod store;
 pub mod stream;

@@ -13,5 +13,7 @@
 
 mod architecture;
 mod retention;
+mod store_contract;
+mod store_local;
 mod stream;
 mod support;

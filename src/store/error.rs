@@ -1,5 +1,6 @@
 //! Why a store could not do what it was asked, sorted by what the caller can do about it.
 
+use crate::base::units::ByteSize;
 use crate::store::key::ObjectKey;
 use std::io;
 
@@ -29,8 +30,9 @@ pub enum StoreError {
         key: ObjectKey,
     },
 
-    /// Rights are missing: somebody has to change something.
-    #[error("{op} {key}: permission denied")]
+    /// Refused for good: rights are missing, a link or a folder is in the way. Somebody has to
+    /// change something; the cause says what.
+    #[error("{op} {key}: not allowed")]
     Denied {
         /// What was tried.
         op: &'static str,
@@ -41,7 +43,7 @@ pub enum StoreError {
     },
 
     /// The destination is full, or would be left with less than it must keep free.
-    #[error("{op} {key}: not enough space, {free} bytes free and {keep_free} to be kept free")]
+    #[error("{op} {key}: not enough space, {} free and {} to be kept free", ByteSize(*.free), ByteSize(*.keep_free))]
     NoSpace {
         /// What was tried.
         op: &'static str,
@@ -74,15 +76,18 @@ impl StoreError {
         }
     }
 
-    /// Sorts a file system error: the one place where an `io::ErrorKind` is read.
+    /// Sorts a file system error: the one place where an `io::ErrorKind` is read. Who knows how
+    /// much space is left fills it in.
     pub(crate) fn from_io(op: &'static str, key: &ObjectKey, source: io::Error) -> Self {
         let key = key.clone();
         match source.kind() {
             io::ErrorKind::NotFound => Self::NotFound { op, key },
             io::ErrorKind::AlreadyExists => Self::Exists { op, key },
-            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
-                Self::Denied { op, key, source: source.into() }
-            }
+            io::ErrorKind::PermissionDenied
+            | io::ErrorKind::ReadOnlyFilesystem
+            | io::ErrorKind::IsADirectory
+            | io::ErrorKind::NotADirectory
+            | io::ErrorKind::InvalidFilename => Self::Denied { op, key, source: source.into() },
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
                 Self::NoSpace { op, key, free: 0, keep_free: 0 }
             }

@@ -6,7 +6,8 @@ use std::{fmt, str::FromStr};
 /// `postgres/pg_backup_20261122_020000.dump.zst`.
 ///
 /// A value of this type never escapes its root. It is not empty, not absolute, at most 1024 bytes
-/// (the [S3 limit]), and no segment is empty, `.` or `..`.
+/// (the [S3 limit]), no segment is empty, `.`, `..` or longer than a file name may be, and it
+/// shows nothing on a terminal that is not there.
 ///
 /// [S3 limit]: https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-keys.html
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -15,6 +16,9 @@ pub struct ObjectKey(String);
 impl ObjectKey {
     /// The longest key, in bytes.
     pub const MAX_BYTES: usize = 1024;
+
+    /// The longest segment, in bytes: [`NAME_MAX`](https://man7.org/linux/man-pages/man7/path_resolution.7.html).
+    pub const MAX_SEGMENT_BYTES: usize = 255;
 
     /// The key as text.
     pub fn as_str(&self) -> &str {
@@ -44,8 +48,10 @@ impl FromStr for ObjectKey {
             "is longer than 1024 bytes"
         } else if text.split('/').any(|s| matches!(s, "" | "." | "..")) {
             "has an empty, `.` or `..` segment"
-        } else if text.contains(['\\', '\0']) {
-            "holds a backslash or a NUL"
+        } else if text.split('/').any(|s| s.len() > Self::MAX_SEGMENT_BYTES) {
+            "has a segment of more than 255 bytes"
+        } else if text.contains(|c: char| c == '\\' || c.is_control()) {
+            "holds a backslash or a control character"
         } else {
             return Ok(Self(text.to_owned()));
         };
@@ -69,7 +75,19 @@ pub struct InvalidKey {
 
 #[test]
 fn a_key_never_leaves_its_root() {
-    for text in ["", "/etc/passwd", "a//b", "a/../b", "..", "a/.", "a\\b", "a\0", &"x".repeat(1025)] {
+    for text in [
+        "",
+        "/etc/passwd",
+        "a//b",
+        "a/../b",
+        "..",
+        "a/.",
+        "a\\b",
+        "a\0",
+        "a\n",
+        &"x".repeat(256),
+        &"x/".repeat(513),
+    ] {
         assert!(text.parse::<ObjectKey>().is_err(), "{text:?}");
     }
     let key: ObjectKey = "media/a.tar.zst".parse().unwrap();

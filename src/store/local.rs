@@ -1,1 +1,269 @@
-//! To come.
+//! A folder as a store.
+//!
+//! Files are made in `.partial/` beside the objects and renamed into place when they are whole and
+//! synced, so nothing is visible before that, even after a power cut. They are readable by their
+//! owner alone (0600, folders 0700): a backup holds everything that the app keeps secret. No
+//! symbolic link is followed below the root, and names that begin with a dot are no objects.
+
+mod folder;
+mod partial;
+mod read;
+mod upload;
+
+use crate::store::{Body, ObjectKey, ObjectMeta, Store, StoreError, Upload};
+use async_trait::async_trait;
+use bytes::Bytes;
+use folder::Folder;
+use partial::Partial;
+use std::{
+    fmt, fs, io,
+    ops::Range,
+    os::unix::fs::DirBuilderExt as _,
+    path::{Component, Path, PathBuf},
+    sync::Arc,
+};
+use upload::LocalUpload;
+
+pub use partial::Swept;
+
+/// A destination on a local or mounted file system. Clones are the same store.
+#[derive(Clone)]
+pub struct LocalStore {
+    /// Absolute, as people wrote it.
+    root: Arc<Path>,
+    /// The same without any symbolic link.
+    real_root: Arc<Path>,
+    keep_free: u64,
+}
+
+/// The folder cannot be a store.
+#[derive(Debug, thiserror::Error)]
+#[error("open backup folder {}", root.display())]
+pub struct RootError {
+    root: PathBuf,
+    source: io::Error,
+}
+
+impl LocalStore {
+    /// Opens the folder `root`, which is made when it is missing. Uploads leave at least
+    /// `keep_free` bytes of its file system free.
+    ///
+    /// It need not be writable, for a backup is also restored from a read-only mount:
+    /// [`probe`](Self::probe) finds out. Blocks for a moment: call it at the start.
+    ///
+    /// # Errors
+    ///
+    /// [`RootError`] when it is not a folder, or cannot be made or read.
+    pub fn open(root: impl AsRef<Path>, keep_free: u64) -> Result<Self, RootError> {
+        let root = root.as_ref();
+        let open = || {
+            let root = std::path::absolute(root)?;
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(&root)?;
+            Folder::root(&root)?;
+            Ok(Self { real_root: root.canonicalize()?.into(), root: root.into(), keep_free })
+        };
+        open().map_err(|source| RootError { root: root.to_owned(), source })
+    }
+
+    /// The folder, absolute.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Finds out whether something can be written, by writing it.
+    ///
+    /// # Errors
+    ///
+    /// What [`Store::begin`] would fail with.
+    pub async fn probe(&self) -> Result<(), StoreError> {
+        let upload = self.start(&reserved()).await?;
+        Box::new(upload).abort().await;
+        Ok(())
+    }
+
+    /// Removes what dead runs have left in `.partial/`. Files that a living process, this one
+    /// included, is still writing stay.
+    ///
+    /// # Errors
+    ///
+    /// What the file system says.
+    pub async fn sweep_partial(&self) -> Result<Swept, StoreError> {
+        self.blocking("sweep", &reserved(), |store| partial::sweep(&store.root)).await
+    }
+
+    async fn start(&self, key: &ObjectKey) -> Result<LocalUpload, StoreError> {
+        let create = |store: &Self| {
+            store.check_space()?;
+            Partial::create(&store.root)
+        };
+        let partial = self.blocking("begin", key, create).await?;
+        Ok(LocalUpload::new(self.clone(), key.clone(), partial))
+    }
+
+    /// Fails like a full disk when less is free than is to be kept free.
+    fn check_space(&self) -> io::Result<()> {
+        if self.disk_free()? < self.keep_free {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        Ok(())
+    }
+
+    /// Runs file system calls where they may block, and sorts their error.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        op: &'static str,
+        key: &ObjectKey,
+        call: impl FnOnce(&Self) -> io::Result<T> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let store = self.clone();
+        let done = tokio::task::spawn_blocking(move || call(&store)).await;
+        done.unwrap_or_else(|err| Err(io::Error::other(err))).map_err(|err| self.sort(op, key, err))
+    }
+
+    fn disk_free(&self) -> io::Result<u64> {
+        Folder::root(&self.root)?.disk_free()
+    }
+
+    fn sort(&self, op: &'static str, key: &ObjectKey, err: io::Error) -> StoreError {
+        match StoreError::from_io(op, key, err) {
+            StoreError::NoSpace { op, key, .. } => {
+                let free = self.disk_free().unwrap_or(0);
+                StoreError::NoSpace { op, key, free, keep_free: self.keep_free }
+            }
+            sorted => sorted,
+        }
+    }
+}
+
+impl fmt::Debug for LocalStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "LocalStore({})", self.root.display())
+    }
+}
+
+/// What stands in errors for the folder of files in the making.
+fn reserved() -> ObjectKey {
+    partial::FOLDER.parse().expect("it is a valid key")
+}
+
+fn is_hidden(key: &ObjectKey) -> bool {
+    key.as_str().split('/').any(|segment| segment.starts_with('.'))
+}
+
+/// Refuses to write where no reader would look.
+fn writable(op: &'static str, key: &ObjectKey) -> Result<(), StoreError> {
+    if is_hidden(key) {
+        let source = io::Error::other("names that begin with a dot are reserved");
+        return Err(StoreError::Denied { op, key: key.clone(), source: source.into() });
+    }
+    Ok(())
+}
+
+fn visible(op: &'static str, key: &ObjectKey) -> Result<(), StoreError> {
+    if is_hidden(key) { Err(StoreError::NotFound { op, key: key.clone() }) } else { Ok(()) }
+}
+
+#[async_trait]
+impl Store for LocalStore {
+    fn destination(&self) -> &'static str {
+        "local"
+    }
+
+    fn location(&self, key: &ObjectKey) -> String {
+        self.root.join(key.as_str()).display().to_string()
+    }
+
+    /// Absolute paths, relative ones from the working directory, and relative ones from the root.
+    fn key_at(&self, location: &str) -> Option<ObjectKey> {
+        let path = Path::new(location);
+        let climbs = path.components().any(|part| part == Component::ParentDir);
+        if location.is_empty() || climbs || location.contains("://") {
+            return None;
+        }
+        let inside = |path: &Path| {
+            let key = path.strip_prefix(&self.root).or_else(|_| path.strip_prefix(&self.real_root)).ok()?;
+            key.to_str()?.parse().ok()
+        };
+        let absolute = std::path::absolute(path).ok()?;
+        inside(&absolute)
+            .or_else(|| {
+                // Perhaps reached through a link above the root.
+                let parent = absolute.parent()?.canonicalize().ok()?;
+                inside(&parent.join(absolute.file_name()?))
+            })
+            .or_else(|| {
+                let from_root: PathBuf =
+                    path.components().filter(|part| *part != Component::CurDir).collect();
+                from_root.to_str().filter(|_| path.is_relative())?.parse().ok()
+            })
+    }
+
+    async fn begin(&self, key: &ObjectKey) -> Result<Box<dyn Upload>, StoreError> {
+        writable("begin", key)?;
+        Ok(Box::new(self.start(key).await?))
+    }
+
+    async fn put(&self, key: &ObjectKey, bytes: Bytes) -> Result<(), StoreError> {
+        writable("put", key)?;
+        let target = key.clone();
+        self.blocking("put", key, move |store| {
+            let partial = Partial::create(&store.root)?;
+            io::Write::write_all(&mut &**partial.file(), &bytes)?;
+            let folder = Folder::root(&store.root)?.make_parent(&target)?;
+            partial.replace(&folder, target.file_name())
+        })
+        .await
+    }
+
+    async fn open(&self, key: &ObjectKey, range: Option<Range<u64>>) -> Result<Body, StoreError> {
+        visible("open", key)?;
+        let target = key.clone();
+        let open =
+            move |store: &Self| Folder::root(&store.root)?.parent(&target)?.open_file(target.file_name());
+        let (file, bytes) = self.blocking("open", key, open).await?;
+        let range = range.unwrap_or(0..bytes);
+        Ok(read::stream(Arc::new(file), range.start..range.end.min(bytes)))
+    }
+
+    async fn head(&self, key: &ObjectKey) -> Result<ObjectMeta, StoreError> {
+        visible("head", key)?;
+        let target = key.clone();
+        self.blocking("head", key, move |store| {
+            Folder::root(&store.root)?.parent(&target)?.describe(target.file_name(), target.clone())
+        })
+        .await
+    }
+
+    async fn list(&self, prefix: &ObjectKey) -> Result<Vec<ObjectMeta>, StoreError> {
+        if is_hidden(prefix) {
+            return Ok(Vec::new());
+        }
+        let folder = prefix.clone();
+        let list = move |store: &Self| {
+            let mut found = Vec::new();
+            Folder::root(&store.root)?.prefix(&folder)?.list(&folder, &mut found)?;
+            found.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+            Ok(found)
+        };
+        match self.blocking("list", prefix, list).await {
+            Err(StoreError::NotFound { .. }) => Ok(Vec::new()),
+            found => found,
+        }
+    }
+
+    async fn delete(&self, key: &ObjectKey) -> Result<(), StoreError> {
+        writable("delete", key)?;
+        let target = key.clone();
+        let delete =
+            move |store: &Self| Folder::root(&store.root)?.parent(&target)?.remove_file(target.file_name());
+        match self.blocking("delete", key, delete).await {
+            Err(StoreError::NotFound { .. }) => Ok(()),
+            done => done,
+        }
+    }
+
+    async fn free_bytes(&self) -> Result<Option<u64>, StoreError> {
+        let free = self.blocking("measure", &reserved(), Self::disk_free).await?;
+        Ok(Some(free.saturating_sub(self.keep_free)))
+    }
+}

@@ -12,6 +12,7 @@ use tokio::io::AsyncRead;
 
 pub use error::StoreError;
 pub use key::ObjectKey;
+pub use local::LocalStore;
 
 /// A stream of the bytes of one object.
 pub type Body = Box<dyn AsyncRead + Send + Unpin>;
@@ -36,6 +37,10 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// Where people find an object: a path or a URL.
     fn location(&self, key: &ObjectKey) -> String;
 
+    /// The key of the object at `location`: the inverse of [`location`](Self::location), lenient
+    /// as to how people write it. `None` when it names nothing inside this store.
+    fn key_at(&self, location: &str) -> Option<ObjectKey>;
+
     /// Begins an object that nobody can see before it is committed.
     ///
     /// # Errors
@@ -43,7 +48,18 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// [`StoreError::NoSpace`] when the destination is full, else what the store says.
     async fn begin(&self, key: &ObjectKey) -> Result<Box<dyn Upload>, StoreError>;
 
-    /// Opens an object, or a part of it.
+    /// Writes a small object at once, durably, in place of one that may be there: a reader sees
+    /// the old or the new, whole.
+    ///
+    /// # Errors
+    ///
+    /// What the store says. After [`StoreError::Unavailable`] it is unknown which of the two is
+    /// there.
+    async fn put(&self, key: &ObjectKey, bytes: Bytes) -> Result<(), StoreError>;
+
+    /// Opens an object, or a part of it. A range that goes beyond the end is cut there.
+    ///
+    /// An object that ends too early is an [`UnexpectedEof`](std::io::ErrorKind) while reading.
     ///
     /// # Errors
     ///
@@ -73,7 +89,8 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// What the store says. After [`StoreError::Unavailable`] it is unknown whether it is gone.
     async fn delete(&self, key: &ObjectKey) -> Result<(), StoreError>;
 
-    /// Bytes that can still be written; `None` where there is no such limit.
+    /// Bytes that can still be written: what the destination is to keep free is not among them.
+    /// `None` where there is no such limit.
     ///
     /// # Errors
     ///

@@ -1,0 +1,230 @@
+//! Folders by descriptor: every step down is one `openat` that follows no link, so no link that
+//! somebody plants meanwhile leads out of the root.
+
+use crate::store::{ObjectKey, ObjectMeta};
+use jiff::Timestamp;
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, RenameFlags, Stat};
+use rustix::io::Errno;
+use std::{fs::File, io, os::fd::OwnedFd, path::Path};
+
+const FOLDER_MODE: Mode = Mode::RWXU;
+
+/// An open folder.
+#[derive(Debug)]
+pub(super) struct Folder(OwnedFd);
+
+impl Folder {
+    /// The root itself, whose own path may hold links.
+    pub(super) fn root(path: &Path) -> io::Result<Self> {
+        match rustix::fs::openat(CWD, path, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) {
+            Ok(fd) => Ok(Self(fd)),
+            // Not "no such object": nobody can tell what is in a folder that is not mounted.
+            Err(Errno::NOENT) => Err(io::Error::other(format!("{} is not there", path.display()))),
+            Err(err) => Err(err.into()),
+        }
+    }
+
+    /// The folder called `name` in this one.
+    pub(super) fn enter(&self, name: &str) -> io::Result<Self> {
+        let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        match rustix::fs::openat(&self.0, name, flags, Mode::empty()) {
+            Ok(fd) => Ok(Self(fd)),
+            Err(err @ (Errno::NOTDIR | Errno::LOOP)) => {
+                let stat = rustix::fs::statat(&self.0, name, AtFlags::SYMLINK_NOFOLLOW)?;
+                Err(if is_link(&stat) { link(name) } else { err.into() })
+            }
+            Err(err) => Err(err.into()),
+        }
+    }
+
+    /// The folder that holds `key`.
+    pub(super) fn parent(self, key: &ObjectKey) -> io::Result<Self> {
+        self.descend(above(key))
+    }
+
+    /// The folder that is the prefix `key`.
+    pub(super) fn prefix(self, key: &ObjectKey) -> io::Result<Self> {
+        self.descend(key.as_str().split('/'))
+    }
+
+    /// Below a file there is nothing, as far as a reader is concerned.
+    fn descend<'a>(self, mut names: impl Iterator<Item = &'a str>) -> io::Result<Self> {
+        names.try_fold(self, |folder, name| folder.enter(name)).map_err(|err| match err.kind() {
+            io::ErrorKind::NotADirectory => Errno::NOENT.into(),
+            _ => err,
+        })
+    }
+
+    /// The folder that holds `key`, made durably where it is missing.
+    pub(super) fn make_parent(self, key: &ObjectKey) -> io::Result<Self> {
+        above(key).try_fold(self, |folder, name| folder.enter_or_make(name))
+    }
+
+    /// The folder called `name` in this one, made durably when it is missing.
+    pub(super) fn enter_or_make(&self, name: &str) -> io::Result<Self> {
+        match self.enter(name) {
+            Err(err) if err.kind() == io::ErrorKind::NotFound => {
+                match rustix::fs::mkdirat(&self.0, name, FOLDER_MODE) {
+                    Ok(()) => self.sync()?,
+                    Err(Errno::EXIST) => {}
+                    Err(err) => return Err(err.into()),
+                }
+                self.enter(name)
+            }
+            entered => entered,
+        }
+    }
+
+    /// Opens the file called `name` for reading, and says how long it is.
+    pub(super) fn open_file(&self, name: &str) -> io::Result<(File, u64)> {
+        // Without NONBLOCK a named pipe would hang us.
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = match rustix::fs::openat(&self.0, name, flags, Mode::empty()) {
+            Ok(fd) => File::from(fd),
+            Err(Errno::LOOP) => return Err(link(name)),
+            Err(err) => return Err(err.into()),
+        };
+        let meta = file.metadata()?;
+        if meta.is_file() { Ok((file, meta.len())) } else { Err(Errno::NOENT.into()) }
+    }
+
+    /// Makes a file called `name` that was not there, for reading and writing by its owner alone.
+    pub(super) fn create_file(&self, name: &str) -> io::Result<File> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        Ok(rustix::fs::openat(&self.0, name, flags, Mode::RUSR | Mode::WUSR)?.into())
+    }
+
+    /// Describes the file called `name`, which is the object `key`.
+    pub(super) fn describe(&self, name: &str, key: ObjectKey) -> io::Result<ObjectMeta> {
+        let stat = rustix::fs::statat(&self.0, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::RegularFile => meta(&stat, key),
+            FileType::Symlink => Err(link(name)),
+            _ => Err(Errno::NOENT.into()),
+        }
+    }
+
+    /// Adds every object below this folder, which is the prefix `key`, in no order.
+    pub(super) fn list(&self, key: &ObjectKey, found: &mut Vec<ObjectMeta>) -> io::Result<()> {
+        for name in self.names()? {
+            let Some(key) = (!name.starts_with('.')).then(|| key.join(&name).ok()).flatten() else {
+                continue;
+            };
+            let stat = match rustix::fs::statat(&self.0, &name, AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(stat) => stat,
+                Err(Errno::NOENT) => continue, // deleted since
+                Err(err) => return Err(err.into()),
+            };
+            match FileType::from_raw_mode(stat.st_mode) {
+                FileType::RegularFile => found.push(meta(&stat, key)?),
+                FileType::Directory => match self.enter(&name) {
+                    Ok(folder) => folder.list(&key, found)?,
+                    Err(err) if err.kind() == io::ErrorKind::NotFound => {}
+                    Err(err) => return Err(err),
+                },
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// The names in this folder, in no order. Names that are not UTF-8 are nobody's objects.
+    pub(super) fn names(&self) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in Dir::read_from(&self.0)? {
+            if let Ok(name) = entry?.file_name().to_str()
+                && !matches!(name, "." | "..")
+            {
+                names.push(name.to_owned());
+            }
+        }
+        Ok(names)
+    }
+
+    /// Removes the file called `name`, durably.
+    pub(super) fn remove_file(&self, name: &str) -> io::Result<()> {
+        self.forget_file(name)?;
+        self.sync()
+    }
+
+    /// Removes the file called `name`; after a power cut it may be there again.
+    pub(super) fn forget_file(&self, name: &str) -> io::Result<()> {
+        Ok(rustix::fs::unlinkat(&self.0, name, AtFlags::empty())?)
+    }
+
+    /// Moves the file called `name` to `new_name` in `target`, durably; takes the place of one
+    /// that is there.
+    pub(super) fn replace_file(&self, name: &str, target: &Self, new_name: &str) -> io::Result<()> {
+        rustix::fs::renameat(&self.0, name, &target.0, new_name)?;
+        target.sync()
+    }
+
+    /// Moves the file called `name` to `new_name` in `target`, durably, unless there is one.
+    pub(super) fn place_file(&self, name: &str, target: &Self, new_name: &str) -> io::Result<()> {
+        match rustix::fs::renameat_with(&self.0, name, &target.0, new_name, RenameFlags::NOREPLACE) {
+            Ok(()) => target.sync(),
+            // Not every file system has the flag: NFS and many FUSE ones say EINVAL.
+            Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => self.link_file(name, target, new_name),
+            Err(err) => Err(err.into()),
+        }
+    }
+
+    /// The same by a hard link, which never replaces either.
+    fn link_file(&self, name: &str, target: &Self, new_name: &str) -> io::Result<()> {
+        rustix::fs::linkat(&self.0, name, &target.0, new_name, AtFlags::empty())?;
+        self.forget_file(name)?;
+        target.sync()
+    }
+
+    /// Bytes that this user may still write to the file system.
+    pub(super) fn disk_free(&self) -> io::Result<u64> {
+        let stat = rustix::fs::fstatvfs(&self.0)?;
+        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        Ok(rustix::fs::fsync(&self.0)?)
+    }
+}
+
+/// The segments of `key` above its last.
+fn above(key: &ObjectKey) -> impl Iterator<Item = &str> {
+    let mut segments = key.as_str().split('/');
+    segments.next_back();
+    segments
+}
+
+fn is_link(stat: &Stat) -> bool {
+    FileType::from_raw_mode(stat.st_mode) == FileType::Symlink
+}
+
+fn link(name: &str) -> io::Error {
+    let why = format!("{name} is a symbolic link, and none is followed below the root");
+    io::Error::new(io::ErrorKind::PermissionDenied, why)
+}
+
+fn meta(stat: &Stat, key: ObjectKey) -> io::Result<ObjectMeta> {
+    let nanos = i32::try_from(stat.st_mtime_nsec).unwrap_or(0);
+    let modified = Timestamp::new(stat.st_mtime, nanos).map_err(io::Error::other)?;
+    Ok(ObjectMeta { key, bytes: u64::try_from(stat.st_size).unwrap_or(0), modified })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn placing_by_a_link_never_replaces_and_leaves_one_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = Folder::root(dir.path()).unwrap();
+        fs::write(dir.path().join("new"), "new").unwrap();
+        folder.link_file("new", &folder, "final").unwrap();
+        assert!(!dir.path().join("new").exists());
+
+        fs::write(dir.path().join("newer"), "newer").unwrap();
+        let err = folder.link_file("newer", &folder, "final").unwrap_err();
+        assert_eq!(err.kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(fs::read_to_string(dir.path().join("final")).unwrap(), "new");
+    }
+}

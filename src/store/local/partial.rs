@@ -1,0 +1,117 @@
+//! Files in the making, and what dead runs have left of them.
+
+use crate::store::local::folder::Folder;
+use rustix::fs::{Advice, FlockOperation};
+use rustix::io::Errno;
+use std::{fs::File, io, os::unix::fs::MetadataExt as _, path::Path, sync::Arc};
+use uuid::Uuid;
+
+/// Where files are made, below the root.
+pub(super) const FOLDER: &str = ".partial";
+
+/// A file in the making. It is locked as long as it is open, which tells the living from the dead
+/// even after `kill -9`, and gone when this is dropped.
+#[derive(Debug)]
+pub(super) struct Partial {
+    folder: Folder,
+    name: String,
+    file: Arc<File>,
+    placed: bool,
+}
+
+impl Partial {
+    pub(super) fn create(root: &Path) -> io::Result<Self> {
+        loop {
+            let folder = Folder::root(root)?.enter_or_make(FOLDER)?;
+            // The process id is for people who look into the folder.
+            let name = format!("{}-{}", std::process::id(), Uuid::new_v4().simple());
+            let file = Arc::new(folder.create_file(&name)?);
+            let partial = Self { folder, name, file, placed: false };
+            // A sweep may have come between creating and locking: it locks before it removes.
+            if lock(&partial.file)? != Lock::Taken && partial.file.metadata()?.nlink() > 0 {
+                return Ok(partial);
+            }
+        }
+    }
+
+    pub(super) fn file(&self) -> &Arc<File> {
+        &self.file
+    }
+
+    /// Makes it durable and moves it to `name` in `target`, unless that is there.
+    pub(super) fn place(mut self, target: &Folder, name: &str) -> io::Result<()> {
+        self.file.sync_all()?;
+        self.folder.place_file(&self.name, target, name)?;
+        self.placed();
+        Ok(())
+    }
+
+    /// Makes it durable and moves it to `name` in `target`, in place of what may be there.
+    pub(super) fn replace(mut self, target: &Folder, name: &str) -> io::Result<()> {
+        self.file.sync_all()?;
+        self.folder.replace_file(&self.name, target, name)?;
+        self.placed();
+        Ok(())
+    }
+
+    fn placed(&mut self) {
+        self.placed = true;
+        // Nobody reads it soon: leave the memory to the database beside us. Only a hint.
+        let _ = rustix::fs::fadvise(&self.file, 0, None, Advice::DontNeed);
+    }
+}
+
+impl Drop for Partial {
+    fn drop(&mut self) {
+        if !self.placed {
+            // What stays behind is removed by the next sweep.
+            let _ = self.folder.forget_file(&self.name);
+        }
+    }
+}
+
+/// What a sweep removed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// Number of files.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// Removes the files that nobody has locked.
+pub(super) fn sweep(root: &Path) -> io::Result<Swept> {
+    let folder = match Folder::root(root)?.enter(FOLDER) {
+        Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(Swept::default()),
+        entered => entered?,
+    };
+    let mut swept = Swept::default();
+    for name in folder.names()? {
+        // Finished since, somebody else's, or no file at all: not ours to remove.
+        let Ok((file, bytes)) = folder.open_file(&name) else { continue };
+        // Held until the file is removed: its writer looks again once it has the lock. A name that
+        // is gone by now was finished by a writer that lived a moment ago.
+        if lock(&file)? == Lock::Ours && folder.forget_file(&name).is_ok() {
+            swept.files += 1;
+            swept.bytes += bytes;
+        }
+    }
+    Ok(swept)
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lock {
+    Ours,
+    Taken,
+    /// The file system has no locks: whatever is there has to stay, for nobody knows whose it is.
+    Unsupported,
+}
+
+fn lock(file: &File) -> io::Result<Lock> {
+    match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(Lock::Ours),
+        Err(Errno::WOULDBLOCK) => Ok(Lock::Taken),
+        Err(Errno::NOTSUP | Errno::NOSYS | Errno::NOLCK) => Ok(Lock::Unsupported),
+        Err(err) => Err(err.into()),
+    }
+}

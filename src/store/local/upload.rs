@@ -1,0 +1,130 @@
+//! Writing one object: bytes are gathered, and written by another thread while more come in.
+
+use crate::store::local::{LocalStore, folder::Folder, partial::Partial, read};
+use crate::store::{Body, ObjectKey, StoreError, Upload};
+use async_trait::async_trait;
+use bytes::Bytes;
+use std::{
+    fs::File,
+    io::{self, IoSlice, Write as _},
+    mem,
+};
+use tokio::task::JoinHandle;
+
+/// Written at once. With as much again being gathered, memory stays near 2 MiB.
+const BATCH: usize = 1 << 20;
+
+/// Free space is looked at before every so many bytes.
+const LOOK_EVERY: u64 = 64 << 20;
+
+/// An object on its way to a [`LocalStore`].
+#[derive(Debug)]
+pub(super) struct LocalUpload {
+    store: LocalStore,
+    key: ObjectKey,
+    partial: Partial,
+    gathered: Vec<Bytes>,
+    gathered_bytes: usize,
+    /// The batch that is being written.
+    writing: Option<JoinHandle<io::Result<()>>>,
+    written: u64,
+    look_at: u64,
+}
+
+impl LocalUpload {
+    pub(super) fn new(store: LocalStore, key: ObjectKey, partial: Partial) -> Self {
+        let (gathered, writing) = (Vec::new(), None);
+        Self { store, key, partial, gathered, gathered_bytes: 0, writing, written: 0, look_at: LOOK_EVERY }
+    }
+
+    /// Waits until the batch under way is written.
+    async fn settle(&mut self) -> Result<(), StoreError> {
+        if let Some(writing) = &mut self.writing {
+            let done = writing.await.unwrap_or_else(|err| Err(io::Error::other(err)));
+            self.writing = None;
+            done.map_err(|err| self.store.sort("write", &self.key, err))?;
+        }
+        Ok(())
+    }
+
+    /// Hands over what was gathered, once the batch before it is written.
+    async fn hand_over(&mut self) -> Result<(), StoreError> {
+        self.settle().await?;
+        let batch = mem::take(&mut self.gathered);
+        self.written += mem::take(&mut self.gathered_bytes) as u64;
+        let look = self.written >= self.look_at;
+        if look {
+            self.look_at = self.written + LOOK_EVERY;
+        }
+        let (store, file) = (self.store.clone(), self.partial.file().clone());
+        self.writing = Some(tokio::task::spawn_blocking(move || {
+            if look {
+                store.check_space()?;
+            }
+            write_all(&file, &batch)
+        }));
+        Ok(())
+    }
+
+    async fn finish(&mut self) -> Result<(), StoreError> {
+        if !self.gathered.is_empty() {
+            self.hand_over().await?;
+        }
+        self.settle().await
+    }
+}
+
+#[async_trait]
+impl Upload for LocalUpload {
+    async fn write(&mut self, chunk: Bytes) -> Result<(), StoreError> {
+        if chunk.is_empty() {
+            return Ok(());
+        }
+        self.gathered_bytes += chunk.len();
+        self.gathered.push(chunk);
+        if self.gathered_bytes >= BATCH { self.hand_over().await } else { Ok(()) }
+    }
+
+    async fn read_back(&mut self) -> Result<Body, StoreError> {
+        self.finish().await?;
+        let file = self.partial.file().clone();
+        let sync = move |_: &LocalStore| file.sync_all();
+        self.store.blocking("read back", &self.key, sync).await?;
+        Ok(read::stream(self.partial.file().clone(), 0..self.written))
+    }
+
+    async fn commit(mut self: Box<Self>) -> Result<(), StoreError> {
+        self.finish().await?;
+        let Self { store, key, partial, written, .. } = *self;
+        let target = key.clone();
+        let place = move |store: &LocalStore| {
+            // Whoever went on after an error, or shares the folder with a careless tool.
+            if partial.file().metadata()?.len() != written {
+                return Err(io::Error::other("file is not as long as what was written to it"));
+            }
+            let folder = Folder::root(store.root())?.make_parent(&target)?;
+            partial.place(&folder, target.file_name())
+        };
+        store.blocking("commit", &key, place).await
+    }
+
+    async fn abort(mut self: Box<Self>) {
+        // What it says does not matter any more, but its space is to be free when we return.
+        let _ = self.settle().await;
+        let _ = tokio::task::spawn_blocking(move || drop(self)).await;
+    }
+}
+
+fn write_all(mut file: &File, batch: &[Bytes]) -> io::Result<()> {
+    let mut slices: Vec<_> = batch.iter().map(|chunk| IoSlice::new(chunk)).collect();
+    let mut rest = slices.as_mut_slice();
+    while !rest.is_empty() {
+        match file.write_vectored(rest) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(n) => IoSlice::advance_slices(&mut rest, n),
+            Err(err) if err.kind() == io::ErrorKind::Interrupted => {}
+            Err(err) => return Err(err),
+        }
+    }
+    Ok(())
+}
