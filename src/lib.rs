@@ -33,6 +33,7 @@
 //! and counted → read back and hashed → commit → manifest, last. **A backup exists when its manifest does.**
 
 pub mod base;
+pub mod catalog;
 pub mod domain;
 pub mod store;
 pub mod stream;

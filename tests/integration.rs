@@ -12,6 +12,8 @@
 )]
 
 mod architecture;
+mod catalog;
+mod catalog_find;
 mod retention;
 mod store_contract;
 mod store_local;

@@ -1,0 +1,160 @@
+//! One backup in the catalogue.
+
+pub(super) mod incumbent;
+
+use crate::catalog::document::Document;
+use crate::domain::{
+    component::ComponentName,
+    id::BackupId,
+    listing::{BackupState, ListedBackup, ListedCopy},
+    manifest::{Manifest, VerifyLevel},
+    retention::{Candidate, Proof},
+};
+use crate::store::ObjectKey;
+use jiff::Timestamp;
+use std::sync::Arc;
+
+/// One backup.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    /// Which backup.
+    pub backup_id: BackupId,
+    /// When it was begun. Of a file of the app's old tasks this is what its name says, which was
+    /// in the app's own time zone.
+    pub created_at: Timestamp,
+    /// Who made it.
+    pub origin: Origin,
+    /// Its archive in each destination.
+    pub copies: Vec<StoredCopy>,
+}
+
+/// Who made a backup, and with that what is known of it.
+#[derive(Debug, Clone)]
+pub enum Origin {
+    /// This program.
+    Manifest(Arc<Manifest>),
+    /// A newer version of this program, whose manifest has that format.
+    Newer(u32),
+    /// The app's old tasks, which wrote no manifest.
+    Incumbent,
+}
+
+/// An archive in one destination.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredCopy {
+    /// `local` or `s3`.
+    pub destination: String,
+    /// Key within the destination. Of an old Weaviate backup, its folder.
+    pub key: ObjectKey,
+    /// Where people find it.
+    pub location: String,
+    /// Bytes that it should have.
+    pub bytes: u64,
+    /// What a look at the destination says.
+    pub state: BackupState,
+}
+
+impl Entry {
+    /// The entry of a manifest. `look` says where an object is and how long, when its destination
+    /// is configured and has it.
+    pub(super) fn new(
+        id: &BackupId,
+        document: &Document,
+        look: impl Fn(&str, &ObjectKey) -> Option<(String, Option<u64>)>,
+    ) -> Self {
+        let copies = document.objects().iter().map(|object| {
+            let found = look(&object.destination, &object.key);
+            let (location, bytes) = found.unwrap_or_else(|| (object.key.to_string(), None));
+            let state = match bytes {
+                Some(bytes) if bytes == object.bytes => BackupState::Ok,
+                Some(_) => BackupState::Failed,
+                None => BackupState::Missing,
+            };
+            let (destination, key) = (object.destination.clone(), object.key.clone());
+            StoredCopy { destination, key, location, bytes: object.bytes, state }
+        });
+        let copies = copies.collect();
+        let (created_at, origin) = match document {
+            Document::Ours { manifest, .. } => (manifest.created_at, Origin::Manifest(manifest.clone())),
+            Document::Newer { format, created_at, .. } => (*created_at, Origin::Newer(*format)),
+        };
+        Self { backup_id: id.clone(), created_at, origin, copies }
+    }
+
+    /// Of what it is a backup.
+    pub fn component(&self) -> ComponentName {
+        self.backup_id.component()
+    }
+
+    /// Its manifest, when it has one that this version can read.
+    pub fn manifest(&self) -> Option<&Manifest> {
+        match &self.origin {
+            Origin::Manifest(manifest) => Some(manifest),
+            Origin::Newer(_) | Origin::Incumbent => None,
+        }
+    }
+
+    /// Whether it was read to its end and found whole.
+    pub fn is_verified(&self) -> bool {
+        self.manifest().is_some_and(Manifest::is_verified)
+    }
+
+    /// The best of its destinations.
+    pub fn state(&self) -> BackupState {
+        self.copies.iter().map(|copy| copy.state).min().unwrap_or(BackupState::Missing)
+    }
+
+    /// The backup as retention sees it in one destination; `None` when there is no copy of it there
+    /// or retention must not touch it.
+    pub fn candidate(&self, destination: &str, held: bool) -> Option<Candidate> {
+        let manifest = self.manifest()?;
+        let copy = self.copies.iter().find(|copy| copy.destination == destination)?;
+        let proof = match copy.state {
+            BackupState::Missing => Proof::Missing,
+            BackupState::Failed => Proof::Failed,
+            BackupState::Ok if manifest.is_verified() => Proof::Verified,
+            BackupState::Ok => Proof::Unknown,
+        };
+        let (id, created) = (self.backup_id.clone(), self.created_at);
+        Some(Candidate { id, created, proof, pinned: manifest.pinned, held })
+    }
+
+    /// Whose it is, when it is not ours to delete.
+    pub(super) fn protected(&self) -> Option<&'static str> {
+        match self.origin {
+            Origin::Manifest(_) => None,
+            Origin::Newer(_) => Some("was made by a newer version of this program"),
+            Origin::Incumbent => Some("was not made by this program"),
+        }
+    }
+
+    /// The entry as `list` shows it.
+    pub fn listed(&self) -> ListedBackup {
+        let manifest = self.manifest();
+        ListedBackup {
+            backup_id: self.backup_id.clone(),
+            component: self.component(),
+            created_at: self.created_at,
+            label: manifest.and_then(|m| m.label.clone()),
+            pinned: manifest.is_some_and(|m| m.pinned),
+            set_id: manifest.and_then(|m| m.set_id.clone()),
+            size_bytes: self.copies.first().map_or(0, |copy| copy.bytes),
+            source_bytes: manifest.map(|m| m.facts.source_bytes),
+            sha256: manifest.map(|m| m.sha256().to_owned()),
+            verified: manifest.map_or(VerifyLevel::None, |m| m.verified.level),
+            state: self.state(),
+            destinations: self.copies.iter().map(StoredCopy::listed).collect(),
+        }
+    }
+}
+
+impl StoredCopy {
+    fn listed(&self) -> ListedCopy {
+        ListedCopy {
+            destination: self.destination.clone(),
+            location: self.location.clone(),
+            bytes: self.bytes,
+            state: self.state,
+        }
+    }
+}

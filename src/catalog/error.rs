@@ -1,0 +1,93 @@
+//! Why the catalogue could not do what it was asked.
+
+use crate::domain::id::BackupId;
+use crate::store::StoreError;
+
+/// Why the catalogue could not do what it was asked, by what the caller can do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum CatalogError {
+    /// There is no such backup: name another.
+    #[error("find backup {what}: no such backup")]
+    NotFound {
+        /// What was asked for.
+        what: String,
+    },
+
+    /// The reference is none, or leads where nobody may look.
+    #[error("find backup {what}: {why}")]
+    Refused {
+        /// What was asked for.
+        what: String,
+        /// What is wrong with it.
+        why: String,
+        /// The cause, when there is one.
+        #[source]
+        source: Option<StoreError>,
+    },
+
+    /// The backup is not ours to delete.
+    #[error("delete backup {id}: {why}")]
+    Protected {
+        /// Which backup.
+        id: BackupId,
+        /// Whose it is.
+        why: &'static str,
+    },
+
+    /// A manifest names a destination that is not configured.
+    #[error("write manifest of {id}: destination {destination} is not configured")]
+    UnknownDestination {
+        /// Which backup.
+        id: BackupId,
+        /// Which destination.
+        destination: String,
+    },
+
+    /// A store failed.
+    #[error("{op}")]
+    Store {
+        /// What was tried.
+        op: &'static str,
+        /// The cause.
+        source: StoreError,
+    },
+}
+
+impl CatalogError {
+    /// Whether the same call may succeed later.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Store { source, .. } => source.is_transient(),
+            Self::NotFound { .. }
+            | Self::Refused { .. }
+            | Self::Protected { .. }
+            | Self::UnknownDestination { .. } => false,
+        }
+    }
+
+    pub(super) fn store(op: &'static str) -> impl Fn(StoreError) -> Self {
+        move |source| Self::Store { op, source }
+    }
+
+    pub(super) fn not_found(reference: &str) -> Self {
+        Self::NotFound { what: shown(reference) }
+    }
+
+    pub(super) fn refused(reference: &str, why: impl Into<String>) -> Self {
+        Self::Refused { what: shown(reference), why: why.into(), source: None }
+    }
+
+    pub(super) fn refused_because(reference: &str, why: &str, source: StoreError) -> Self {
+        Self::Refused { what: shown(reference), why: why.to_owned(), source: Some(source) }
+    }
+}
+
+/// A reference comes from a message of anybody: quoted, and not all of it.
+fn shown(reference: &str) -> String {
+    const ENOUGH: usize = 200;
+    let mut text: String = reference.chars().take(ENOUGH).collect();
+    if text.len() < reference.len() {
+        text.push('…');
+    }
+    format!("{text:?}")
+}
