@@ -34,6 +34,7 @@
 
 pub mod base;
 pub mod catalog;
+pub mod celery;
 pub mod domain;
 pub mod store;
 pub mod stream;

@@ -14,6 +14,12 @@
 mod architecture;
 mod catalog;
 mod catalog_find;
+mod celery_lab;
+mod celery_messages;
+mod celery_recovery;
+mod celery_results;
+mod celery_take;
+mod celery_tls;
 mod retention;
 mod store_contract;
 mod store_local;

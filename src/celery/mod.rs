@@ -1,1 +1,53 @@
-//! To come.
+//! What a worker needs to speak Celery over Redis: an island that imports nothing else of this package.
+//!
+//! [`client`] keeps a connection, [`consumer`] takes messages without ever losing one, [`message`]
+//! reads them, [`lease`] settles them, [`sweep`] brings back what dead workers held, [`result`]
+//! stores what `AsyncResult` reads, and [`publish`] sends new tasks and retries.
+//!
+//! A worker in its smallest form:
+//!
+//! ```no_run
+//! use rna_backup::celery::client::{Client, ConnectOptions};
+//! use rna_backup::celery::consumer::{Consumer, Verdict};
+//! use rna_backup::celery::keys::Keys;
+//! use rna_backup::celery::lease::{Instance, Leases};
+//! use rna_backup::celery::result::{Backend, State, TaskResult};
+//! use rna_backup::celery::sweep::Keeper;
+//! use std::time::Duration;
+//! use tokio_util::sync::CancellationToken;
+//!
+//! # async fn run() -> Result<(), rna_backup::celery::CeleryError> {
+//! let client = Client::new(ConnectOptions::parse("redis://localhost:6379/0")?)?;
+//! let leases = Leases::new(client.clone(), Keys::default(), Instance::here("backup@lab"));
+//! let results = Backend::new(client.clone(), "", Duration::from_secs(86_400));
+//! let stop = CancellationToken::new();
+//! tokio::spawn(Keeper::new(leases.clone(), Duration::from_secs(3600)).run(stop.clone()));
+//!
+//! let consumer = Consumer::new(leases, &["backups".to_owned()])?;
+//! let ours = |look: &_| Verdict::take_if(look, |task| task == "celery.ping");
+//! while let Some(delivery) = consumer.next(&ours, &stop).await? {
+//!     let result = match &delivery.content {
+//!         Ok(message) => TaskResult::new(&message.id, State::Success, "pong".into()),
+//!         Err(refusal) => TaskResult::failure(&refusal.id, &refusal.exception, None),
+//!     };
+//!     results.store(&result, &stop).await?;
+//!     delivery.lease.ack(&stop).await?;
+//! }
+//! # Ok(())
+//! # }
+//! ```
+
+pub mod client;
+pub mod consumer;
+pub mod error;
+mod instance;
+mod json;
+pub mod keys;
+pub mod lease;
+pub mod message;
+pub mod publish;
+pub mod repr;
+pub mod result;
+pub mod sweep;
+
+pub use error::CeleryError;

@@ -1,0 +1,326 @@
+//! The take: peek, judge in Rust, claim by one atomic script.
+//!
+//! A queue may be shared with other workers, so nothing is popped before it is known to be ours, and
+//! what is not ours stays in its place.
+
+mod judge;
+mod seen;
+mod take;
+mod wake;
+
+use super::CeleryError;
+use super::client::Backoff;
+use super::lease::{Lease, Leases};
+use super::message::{Envelope, Limits, Message, Refusal};
+use judge::{Entry, Judged};
+use seen::Seen;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::{fmt, time::Duration};
+use take::Peek;
+use tokio::sync::Mutex;
+use tokio_util::sync::CancellationToken;
+use wake::Wake;
+
+pub use judge::Verdict;
+
+/// Without any news the queues are looked at this often all the same.
+const SAFETY_POLL: Duration = Duration::from_secs(5);
+
+/// And this often where the server announces nothing.
+const POLL: Duration = Duration::from_millis(100);
+
+/// Entries read at once: few at first, for on a queue of our own the first is taken; then more, to
+/// get through others' messages.
+const FIRST_WINDOW: usize = 4;
+const LONGEST_WINDOW: usize = 256;
+
+/// How many unreadable entries of a queue are kept.
+const UNREADABLE_KEPT: u32 = 1000;
+
+/// A message that was taken, and what it says.
+#[derive(Debug)]
+pub struct Delivery {
+    /// Settle it when the work is done and the result is stored.
+    pub lease: Lease,
+    /// The queue it came from.
+    pub queue: String,
+    /// The message, or why its contents are refused: store that as FAILURE, then ack.
+    pub content: Result<Message, Refusal>,
+}
+
+/// What a consumer has to say beside deliveries; for logs and metrics.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Notice {
+    /// An entry that nobody can read was moved to `<queue>.unreadable`.
+    Unreadable {
+        /// The queue it lay in.
+        queue: String,
+        /// What is wrong with it.
+        why: &'static str,
+        /// Its length.
+        bytes: usize,
+    },
+    /// The server does not announce changes of the queues (too old, behind a proxy, forbidden): they
+    /// are looked at every 100 ms instead. Said once.
+    Polling {
+        /// What the server said.
+        why: String,
+    },
+    /// Redis was lost; the consumer goes on trying. Said once per loss.
+    Lost {
+        /// What went wrong.
+        why: String,
+    },
+    /// Redis is back after a loss.
+    Back,
+}
+
+/// Takes messages of its queues, one at a time.
+pub struct Consumer {
+    leases: Leases,
+    queues: Vec<String>,
+    /// Index of the queue and key of each list, in the order of service.
+    lists: Vec<(usize, String)>,
+    limits: Limits,
+    wake: Wake,
+    safety_poll: Duration,
+    hear: Box<dyn Fn(Notice) + Send + Sync>,
+    again: AtomicBool,
+    state: Mutex<State>,
+    foreign: std::sync::Mutex<Vec<usize>>,
+}
+
+/// What one call of `next` leaves to the following one.
+#[derive(Debug)]
+struct State {
+    /// Of each list.
+    seen: Vec<Seen>,
+    polling: bool,
+    lost: bool,
+}
+
+impl Consumer {
+    /// A consumer of `queues`, served in this order within each priority. Connects when first used.
+    ///
+    /// # Errors
+    ///
+    /// [`CeleryError::Config`] when a certificate file cannot be read.
+    pub fn new(leases: Leases, queues: &[String]) -> Result<Self, CeleryError> {
+        let lists = leases.keys().lists(queues);
+        let keys = lists.iter().map(|(_, key)| key.clone()).collect();
+        let prefixes: Vec<_> = queues.iter().map(|queue| leases.keys().list(queue, 0)).collect();
+        let seen = lists.iter().map(|_| Seen::default()).collect();
+        Ok(Self {
+            wake: Wake::new(leases.client(), &prefixes, keys)?,
+            leases,
+            queues: queues.to_vec(),
+            foreign: std::sync::Mutex::new(vec![0; queues.len()]),
+            lists,
+            limits: Limits::default(),
+            safety_poll: SAFETY_POLL,
+            hear: Box::new(|_| ()),
+            again: AtomicBool::new(false),
+            state: Mutex::new(State { seen, polling: false, lost: false }),
+        })
+    }
+
+    /// Sets who hears the notices; must not block.
+    #[must_use]
+    pub fn on_notice(mut self, hear: impl Fn(Notice) + Send + Sync + 'static) -> Self {
+        self.hear = Box::new(hear);
+        self
+    }
+
+    /// Sets other limits.
+    #[must_use]
+    pub fn with_limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Sets how often the queues are looked at without any news, 5 s by default.
+    #[must_use]
+    pub fn with_safety_poll(mut self, every: Duration) -> Self {
+        self.safety_poll = every;
+        self
+    }
+
+    /// Waits for a message that `judge` takes. `None` once `stop` fires.
+    ///
+    /// Survives any loss of Redis. Only the waiting ends by `stop`, never a claim under way, so use
+    /// the token rather than dropping the future: a claim that is dropped comes back by the
+    /// [`Keeper`](super::sweep::Keeper). One call at a time: others wait their turn.
+    ///
+    /// # Errors
+    ///
+    /// Only what waiting does not mend: Redis refuses the credentials, the rights, or the type of a key.
+    pub async fn next(
+        &self,
+        judge: &(impl Fn(&Envelope) -> Verdict + Sync),
+        stop: &CancellationToken,
+    ) -> Result<Option<Delivery>, CeleryError> {
+        let mut state = self.state.lock().await;
+        let mut backoff = Backoff::START;
+        while !stop.is_cancelled() {
+            let pause = match self.pass(&mut state.seen, judge).await {
+                Ok(delivery) => {
+                    self.note_link(&mut state);
+                    backoff = Backoff::START;
+                    if delivery.is_some() {
+                        return Ok(delivery);
+                    }
+                    if state.polling { POLL } else { self.safety_poll }
+                }
+                Err(error) if error.is_transient() => {
+                    self.note_loss(&mut state, &error);
+                    backoff.step()
+                }
+                Err(error) => return Err(error),
+            };
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = self.wake.heard(), if !state.lost => {}
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+        Ok(None)
+    }
+
+    /// Looks again at what was judged `Later`: call it when a component becomes free.
+    pub fn reconsider(&self) {
+        self.again.store(true, Ordering::Release);
+        self.wake.shout();
+    }
+
+    /// How many messages of tasks that are not ours lie in each queue, as far as they were seen.
+    pub fn foreign(&self) -> Vec<(String, usize)> {
+        let counts = self.foreign.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        self.queues.iter().cloned().zip(counts.iter().copied()).collect()
+    }
+
+    /// How many messages wait in each queue, of all priorities.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::once`](super::client::Client::once).
+    pub async fn lengths(&self) -> Result<Vec<(String, usize)>, CeleryError> {
+        let mut pipe = redis::pipe();
+        for (_, key) in &self.lists {
+            pipe.llen(key);
+        }
+        let count = |mut link| async move { pipe.query_async(&mut link).await };
+        let lengths: Vec<usize> = self.leases.client().once("count messages", count).await?;
+        let mut sums = vec![0; self.queues.len()];
+        for ((queue, _), length) in self.lists.iter().zip(lengths) {
+            sums[*queue] += length;
+        }
+        Ok(self.queues.iter().cloned().zip(sums).collect())
+    }
+
+    /// One look through all lists, up to the first message that is taken.
+    async fn pass(
+        &self,
+        seen: &mut [Seen],
+        judge: &(impl Fn(&Envelope) -> Verdict + Sync),
+    ) -> Result<Option<Delivery>, CeleryError> {
+        if self.again.swap(false, Ordering::AcqRel) {
+            seen.iter_mut().filter(|seen| seen.later() > 0).for_each(Seen::clear);
+        }
+        let mut window = FIRST_WINDOW;
+        loop {
+            match self.peek(seen, window).await? {
+                Peek::Nothing => break,
+                Peek::Moved { list, oldest } => seen[list].shift(&oldest),
+                Peek::Entries { list, entries } => {
+                    for entry in entries {
+                        match self.settle(list, &mut seen[list], &entry, judge).await? {
+                            Step::Next => {}
+                            Step::LookAgain => break,
+                            Step::Taken(delivery) => return Ok(Some(*delivery)),
+                        }
+                    }
+                    window = (window * 2).min(LONGEST_WINDOW);
+                }
+            }
+        }
+        let mut counts = vec![0; self.queues.len()];
+        for ((queue, _), seen) in self.lists.iter().zip(&*seen) {
+            counts[*queue] += seen.foreign();
+        }
+        *self.foreign.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = counts;
+        Ok(None)
+    }
+
+    /// Does with one entry what it deserves. It is the next one to the left of what was `seen`.
+    async fn settle(
+        &self,
+        list: usize,
+        seen: &mut Seen,
+        entry: &Entry,
+        judge: &(impl Fn(&Envelope) -> Verdict + Sync),
+    ) -> Result<Step, CeleryError> {
+        let queue = &self.queues[self.lists[list].0];
+        let look = match entry.judge(&self.limits, judge) {
+            Judged::Take(look) => look,
+            Judged::Foreign => {
+                seen.push(&entry.digest, false);
+                return Ok(Step::Next);
+            }
+            Judged::Later => {
+                seen.push(&entry.digest, true);
+                return Ok(Step::Next);
+            }
+            Judged::Unreadable(why) => {
+                if !self.set_aside(list, seen.len(), entry).await? {
+                    return Ok(Step::LookAgain);
+                }
+                (self.hear)(Notice::Unreadable { queue: queue.clone(), why, bytes: entry.bytes });
+                return Ok(Step::Next);
+            }
+        };
+        let Some(lease) = self.claim(list, seen.len(), entry, &look).await? else {
+            return Ok(Step::LookAgain);
+        };
+        let content = if entry.is_whole() {
+            Message::parse(&entry.shown, &look, queue, &self.limits)
+        } else {
+            Err(Refusal::too_long(&look, entry.bytes, &self.limits))
+        };
+        Ok(Step::Taken(Box::new(Delivery { lease, queue: queue.clone(), content })))
+    }
+
+    fn note_link(&self, state: &mut State) {
+        if std::mem::take(&mut state.lost) {
+            (self.hear)(Notice::Back);
+        }
+        let refusal = self.wake.link.refusal();
+        let polled = std::mem::replace(&mut state.polling, refusal.is_some());
+        if let Some(why) = refusal.filter(|_| !polled) {
+            (self.hear)(Notice::Polling { why });
+        }
+    }
+
+    fn note_loss(&self, state: &mut State, error: &CeleryError) {
+        if !std::mem::replace(&mut state.lost, true) {
+            let cause = std::error::Error::source(error).map(ToString::to_string);
+            (self.hear)(Notice::Lost { why: cause.unwrap_or_else(|| error.to_string()) });
+        }
+    }
+}
+
+/// What comes after an entry.
+enum Step {
+    Next,
+    /// The list has changed meanwhile.
+    LookAgain,
+    Taken(Box<Delivery>),
+}
+
+impl fmt::Debug for Consumer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Consumer")
+            .field("queues", &self.queues)
+            .field("limits", &self.limits)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,127 @@
+//! The scripts that look at lists and take from them.
+
+use super::super::CeleryError;
+use super::super::json::quoted;
+use super::super::lease::{Claim, Lease};
+use super::super::message::Envelope;
+use super::super::sweep::RECORD_LIFE_MS;
+use super::judge::Entry;
+use super::seen::Seen;
+use super::{Consumer, UNREADABLE_KEPT};
+use bytes::Bytes;
+use redis::{RedisResult, Script, Value, from_redis_value};
+use std::sync::LazyLock;
+use uuid::Uuid;
+
+/// How much is read of an entry that is too long; kombu's headers and properties fit well.
+const TAIL: usize = 64 << 10;
+
+macro_rules! script {
+    ($file:literal) => {
+        LazyLock::new(|| Script::new(concat!(include_str!("../lua/digest.lua"), include_str!($file))))
+    };
+}
+
+static PEEK: LazyLock<Script> = script!("../lua/peek.lua");
+static CLAIM: LazyLock<Script> = script!("../lua/claim.lua");
+static SET_ASIDE: LazyLock<Script> = script!("../lua/set_aside.lua");
+
+/// What a look at all lists shows.
+pub(super) enum Peek {
+    /// Nothing that was not seen before.
+    Nothing,
+    /// What was seen of a list is no longer in its place; its oldest entry has this digest now.
+    Moved { list: usize, oldest: String },
+    /// The first list that has something new, and that, oldest first.
+    Entries { list: usize, entries: Vec<Entry> },
+}
+
+impl Consumer {
+    pub(super) async fn peek(&self, seen: &[Seen], window: usize) -> Result<Peek, CeleryError> {
+        let mut call = PEEK.arg(window);
+        call.arg(self.limits.message_bytes).arg(TAIL.min(self.limits.message_bytes));
+        for ((_, key), seen) in self.lists.iter().zip(seen) {
+            call.key(key).arg(seen.len()).arg(&seen.ends());
+        }
+        let call = &call;
+        let peek = |mut link| async move { Peek::read(call.invoke_async(&mut link).await?) };
+        self.wake.link.once("look at queues", peek).await
+    }
+
+    /// Takes an entry; `None` if it is no longer there.
+    pub(super) async fn claim(
+        &self,
+        list: usize,
+        place: usize,
+        entry: &Entry,
+        look: &Envelope,
+    ) -> Result<Option<Lease>, CeleryError> {
+        let (leases, keys) = (&self.leases, self.leases.keys());
+        let (queue, key) = &self.lists[list];
+        let exchange = quoted(look.exchange.as_deref().unwrap_or_default());
+        let routing_key = quoted(look.routing_key.as_ref().unwrap_or(&self.queues[*queue]));
+        let behind = format!(", {exchange}, {routing_key}]");
+        let claim = Claim {
+            worker: leases.instance().id().to_owned(),
+            list: key.clone(),
+            behind: behind.len(),
+            size: 1 + entry.bytes + behind.len(),
+        };
+        let mut call = CLAIM.key(key);
+        call.key(keys.unacked())
+            .key(keys.unacked_index())
+            .key(keys.leases())
+            .key(keys.worker(&claim.worker))
+            .arg(place)
+            .arg(&entry.digest)
+            .arg(look.delivery_tag.as_deref().unwrap_or_default())
+            .arg(Uuid::new_v4().to_string())
+            .arg(behind)
+            .arg(claim.text())
+            .arg(leases.record())
+            .arg(RECORD_LIFE_MS)
+            .arg(Uuid::new_v4().to_string());
+
+        let _under_way = leases.claims().read().await;
+        let tag: Option<String> = self.wake.link.script("take message", &call).await.inspect_err(|_| {
+            // It may have been taken all the same: then it is ours without our knowing.
+            leases.doubt().notify_one();
+        })?;
+        let raw = entry.is_whole().then(|| entry.shown.clone());
+        Ok(tag.map(|tag| leases.take_in_hand(tag, claim, raw)))
+    }
+
+    /// Moves an unreadable entry to `<queue>.unreadable`; `false` if it is no longer there.
+    pub(super) async fn set_aside(
+        &self,
+        list: usize,
+        place: usize,
+        entry: &Entry,
+    ) -> Result<bool, CeleryError> {
+        let (queue, key) = &self.lists[list];
+        let mut call = SET_ASIDE.key(key);
+        call.key(self.leases.keys().unreadable(&self.queues[*queue]))
+            .arg(place)
+            .arg(&entry.digest)
+            .arg(Uuid::new_v4().to_string())
+            .arg(UNREADABLE_KEPT);
+        self.wake.link.script("set unreadable entry aside", &call).await
+    }
+}
+
+impl Peek {
+    fn read(reply: Option<(usize, String, Option<Vec<Value>>)>) -> RedisResult<Self> {
+        let entry = |value| {
+            let (digest, bytes, shown): (_, _, Vec<u8>) = from_redis_value(value)?;
+            Ok(Entry { digest, bytes, shown: Bytes::from(shown) })
+        };
+        Ok(match reply {
+            None => Self::Nothing,
+            Some((list, oldest, None)) => Self::Moved { list: list - 1, oldest },
+            Some((list, _, Some(entries))) => Self::Entries {
+                list: list - 1,
+                entries: entries.into_iter().map(entry).collect::<RedisResult<_>>()?,
+            },
+        })
+    }
+}

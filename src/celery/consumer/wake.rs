@@ -1,0 +1,80 @@
+//! How a consumer hears that there is something to take, without asking.
+
+use super::super::CeleryError;
+use super::super::client::{Client, Setup};
+use redis::{PushInfo, PushKind, Value};
+use std::sync::Arc;
+use tokio::sync::Notify;
+
+/// A connection on which Redis announces every change of the given lists.
+///
+/// `CLIENT TRACKING` in broadcasting mode sends an invalidation for each change of a key with one of
+/// the prefixes, except for what this connection changes itself.
+/// Source: <https://redis.io/docs/latest/develop/reference/client-side-caching/>.
+#[derive(Debug)]
+pub(super) struct Wake {
+    pub(super) link: Client,
+    changed: Arc<Notify>,
+}
+
+impl Wake {
+    pub(super) fn new(client: &Client, queues: &[String], lists: Vec<String>) -> Result<Self, CeleryError> {
+        let changed = Arc::new(Notify::new());
+        let mut track = redis::cmd("CLIENT");
+        track.arg("TRACKING").arg("ON").arg("BCAST").arg("NOLOOP");
+        for prefix in apart(queues) {
+            track.arg("PREFIX").arg(prefix);
+        }
+        let notify = Arc::clone(&changed);
+        let on_push = move |push: PushInfo| {
+            if concerns(&push, &lists) {
+                notify.notify_one();
+            }
+        };
+        let link = client.with_pushes(Setup { on_push: Arc::new(on_push), command: track })?;
+        Ok(Self { link, changed })
+    }
+
+    /// Returns once a list has changed since the last call, or [`shout`](Self::shout) was called.
+    pub(super) async fn heard(&self) {
+        self.changed.notified().await;
+    }
+
+    pub(super) fn shout(&self) {
+        self.changed.notify_one();
+    }
+}
+
+/// The prefixes without those that begin with another one: Redis refuses overlaps.
+fn apart(prefixes: &[String]) -> Vec<&String> {
+    let shorter = |of: &String, at: usize| {
+        prefixes.iter().enumerate().any(|(other_at, other)| {
+            of.starts_with(other.as_str()) && (other.len() < of.len() || other_at < at)
+        })
+    };
+    prefixes
+        .iter()
+        .enumerate()
+        .filter(|(at, prefix)| !shorter(prefix, *at))
+        .map(|(_, prefix)| prefix)
+        .collect()
+}
+
+/// Whether a push tells of one of the lists, of a flush of everything, or of the connection's end.
+fn concerns(push: &PushInfo, lists: &[String]) -> bool {
+    let ours = |key: &Value| matches!(key, Value::BulkString(key) if lists.iter().any(|list| list.as_bytes() == key));
+    match push.kind {
+        PushKind::Disconnection => true,
+        PushKind::Invalidate => push.data.iter().any(|data| match data {
+            Value::Array(keys) => keys.iter().any(ours),
+            other => matches!(other, Value::Nil) || ours(other),
+        }),
+        _ => false,
+    }
+}
+
+#[test]
+fn a_prefix_that_begins_with_another_is_left_out() {
+    let of = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+    assert_eq!(apart(&of(&["backups", "b", "celery", "backups", "celery"])), ["b", "celery"]);
+}

@@ -1,0 +1,117 @@
+//! Names of the keys in Redis, as kombu's transport and Celery's result backend build them.
+
+/// Priority steps of kombu's Redis transport; 0 is served first.
+///
+/// Source: `Transport.priority_steps` in `kombu/transport/redis.py`.
+pub const PRIORITY_STEPS: [u8; 4] = [0, 3, 6, 9];
+
+/// What stands between a queue's name and its priority step.
+const SEP: &str = "\x06\x16";
+
+/// The greatest step that is not above `priority`; values over 9 count as 9.
+pub fn step(priority: u8) -> u8 {
+    PRIORITY_STEPS.into_iter().rev().find(|step| *step <= priority).unwrap_or(0)
+}
+
+/// The list that holds messages of `queue` at priority `step`, without any prefix.
+fn list_name(queue: &str, step: u8) -> String {
+    if step == 0 { queue.to_owned() } else { format!("{queue}{SEP}{step}") }
+}
+
+/// Key names under the broker's `global_keyprefix`, which stands before every key as it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Keys {
+    prefix: String,
+}
+
+impl Keys {
+    /// Names under `prefix`, which may be empty.
+    pub fn new(prefix: &str) -> Self {
+        Self { prefix: prefix.to_owned() }
+    }
+
+    fn key(&self, name: &str) -> String {
+        format!("{}{name}", self.prefix)
+    }
+
+    /// The list that a message of this priority lies in.
+    pub fn list(&self, queue: &str, priority: u8) -> String {
+        self.key(&list_name(queue, step(priority)))
+    }
+
+    /// All lists of the queues with the index of their queue, in the order in which kombu serves
+    /// them: step by step, within a step in the order given.
+    pub fn lists(&self, queues: &[String]) -> Vec<(usize, String)> {
+        let of_step = |step| queues.iter().enumerate().map(move |(at, queue)| (at, list_name(queue, step)));
+        PRIORITY_STEPS.into_iter().flat_map(of_step).map(|(at, name)| (at, self.key(&name))).collect()
+    }
+
+    /// The list of entries of this queue that nobody can read.
+    pub fn unreadable(&self, queue: &str) -> String {
+        self.key(&format!("{queue}.unreadable"))
+    }
+
+    /// Hash of what was taken and not yet acknowledged, of all consumers.
+    pub fn unacked(&self) -> String {
+        self.key("unacked")
+    }
+
+    /// Sorted set of the delivery tags in `unacked`, by the time they were taken.
+    pub fn unacked_index(&self) -> String {
+        self.key("unacked_index")
+    }
+
+    /// Hash from delivery tag to the worker of ours that holds it.
+    pub fn leases(&self) -> String {
+        self.key("rna-backup:leases")
+    }
+
+    /// The record that shows that a worker of ours is alive.
+    pub fn worker(&self, instance: &str) -> String {
+        self.key(&format!("rna-backup:worker:{instance}"))
+    }
+
+    /// Marks a group of messages as sent.
+    pub fn sent(&self, tag: &str) -> String {
+        self.key(&format!("rna-backup:sent:{tag}"))
+    }
+}
+
+/// The key, and channel, of a task's result under the result backend's own `global_keyprefix`.
+///
+/// Unlike the broker's, this prefix gets a `_` unless it ends in one of `: _ - .`.
+/// Source: `KeyValueStoreBackend._add_global_keyprefix` in `celery/backends/base.py`.
+pub fn result_key(prefix: &str, task_id: &str) -> String {
+    let joint = if prefix.is_empty() || prefix.ends_with([':', '_', '-', '.']) { "" } else { "_" };
+    format!("{prefix}{joint}celery-task-meta-{task_id}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_are_served_step_by_step() {
+        let queues = ["a".to_owned(), "b".to_owned()];
+        let lists: Vec<_> = Keys::new("p:").lists(&queues).into_iter().map(|(_, key)| key).collect();
+        let expected =
+            "p:a p:b p:a\x06\x163 p:b\x06\x163 p:a\x06\x166 p:b\x06\x166 p:a\x06\x169 p:b\x06\x169";
+        assert_eq!(lists.join(" "), expected);
+    }
+
+    #[test]
+    fn a_priority_falls_to_the_step_below_it() {
+        let steps: Vec<_> = [0, 1, 2, 3, 5, 6, 8, 9, 10, 255].map(step).into();
+        assert_eq!(steps, [0, 0, 0, 3, 3, 6, 6, 9, 9, 9]);
+    }
+
+    #[test]
+    fn a_result_prefix_is_joined_as_celery_joins_it() {
+        for (prefix, key) in [("", "celery-task-meta-1"), ("r", "r_celery-task-meta-1")] {
+            assert_eq!(result_key(prefix, "1"), key);
+        }
+        for end in [":", "_", "-", "."] {
+            assert_eq!(result_key(&format!("r{end}"), "1"), format!("r{end}celery-task-meta-1"));
+        }
+    }
+}

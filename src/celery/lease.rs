@@ -1,0 +1,212 @@
+//! What this process has taken and not yet settled.
+
+use super::CeleryError;
+use super::client::Client;
+use super::keys::Keys;
+use super::message;
+use bytes::Bytes;
+use redis::{Script, ScriptInvocation};
+use serde_json::json;
+use std::collections::HashSet;
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use tokio::sync::{Notify, RwLock};
+use tokio_util::sync::CancellationToken;
+
+pub use super::instance::{Instance, Record};
+
+static ACK: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/ack.lua")));
+static RESTORE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/restore.lua")));
+
+/// All leases of this process; cheap to clone, one per process.
+#[derive(Debug, Clone)]
+pub struct Leases(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    client: Client,
+    keys: Keys,
+    instance: Instance,
+    in_hand: Mutex<HashSet<String>>,
+    /// Read while a claim is under way; written by the sweep of our own lost claims.
+    claims: RwLock<()>,
+    doubt: Notify,
+}
+
+impl Leases {
+    /// No lease yet.
+    pub fn new(client: Client, keys: Keys, instance: Instance) -> Self {
+        Self(Arc::new(Shared {
+            client,
+            keys,
+            instance,
+            in_hand: Mutex::default(),
+            claims: RwLock::default(),
+            doubt: Notify::new(),
+        }))
+    }
+
+    /// The delivery tags in hand.
+    pub fn in_hand(&self) -> Vec<String> {
+        self.hand().iter().cloned().collect()
+    }
+
+    /// The connection that leases are settled over.
+    pub fn client(&self) -> &Client {
+        &self.0.client
+    }
+
+    /// Names of the keys.
+    pub fn keys(&self) -> &Keys {
+        &self.0.keys
+    }
+
+    /// Who holds the leases.
+    pub fn instance(&self) -> &Instance {
+        &self.0.instance
+    }
+
+    /// This process's record as it lies in Redis.
+    pub(super) fn record(&self) -> String {
+        serde_json::json!(self.0.instance.record()).to_string()
+    }
+
+    pub(super) fn holds(&self, tag: &str) -> bool {
+        self.hand().contains(tag)
+    }
+
+    /// Held while a claim is under way, until its lease is in hand.
+    pub(super) fn claims(&self) -> &RwLock<()> {
+        &self.0.claims
+    }
+
+    /// Fires when the answer to a claim was lost: a message may be ours without our knowing.
+    pub(super) fn doubt(&self) -> &Notify {
+        &self.0.doubt
+    }
+
+    pub(super) fn take_in_hand(&self, tag: String, claim: Claim, raw: Option<Bytes>) -> Lease {
+        self.hand().insert(tag.clone());
+        Lease { leases: self.clone(), tag, claim, raw }
+    }
+
+    fn hand(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.0.in_hand.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The script that puts a message back at the end of its list that is served next.
+    ///
+    /// `record` is what the holder's record must be: empty for none, `*` for any. `text` is the
+    /// message if it is to be changed.
+    pub(super) fn restore(
+        &self,
+        tag: &str,
+        claim: &Claim,
+        record: &str,
+        text: Option<&str>,
+    ) -> ScriptInvocation<'static> {
+        let keys = self.keys();
+        let mut call = RESTORE.prepare_invoke();
+        call.key(&claim.list)
+            .key(keys.unacked())
+            .key(keys.unacked_index())
+            .key(keys.leases())
+            .key(keys.worker(&claim.worker))
+            .arg(tag)
+            .arg(claim.text())
+            .arg(record)
+            .arg(claim.size)
+            .arg(text.unwrap_or_default())
+            .arg(claim.behind);
+        call
+    }
+}
+
+/// The restore script's reply when the message is somebody else's by now, and when it is done.
+pub(super) const NOT_OURS: u8 = 0;
+pub(super) const RESTORED: u8 = 1;
+
+/// Who took a message from where: the value in the hash of leases.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Claim {
+    pub(super) worker: String,
+    /// The list's key.
+    pub(super) list: String,
+    /// How many bytes follow the message in its entry of `unacked`.
+    pub(super) behind: usize,
+    /// Length of that entry: a message that others put back and took has another one.
+    pub(super) size: usize,
+}
+
+impl Claim {
+    pub(super) fn text(&self) -> String {
+        json!([self.worker, self.list, self.behind, self.size]).to_string()
+    }
+
+    pub(super) fn parse(text: &[u8]) -> Option<Self> {
+        let (worker, list, behind, size) = serde_json::from_slice(text).ok()?;
+        Some(Self { worker, list, behind, size })
+    }
+
+    /// The message in an entry of `unacked`, between `[` and what follows it.
+    pub(super) fn message_in<'a>(&self, entry: &'a [u8]) -> Option<&'a [u8]> {
+        entry.get(1..entry.len().checked_sub(self.behind)?)
+    }
+}
+
+/// A message that is ours until it is settled by [`ack`](Self::ack) or [`give_back`](Self::give_back).
+///
+/// A lease that is dropped instead, say by a panic, is given back by the
+/// [`Keeper`](super::sweep::Keeper) within seconds.
+#[derive(Debug)]
+#[must_use = "a lease that is dropped is delivered again"]
+pub struct Lease {
+    leases: Leases,
+    tag: String,
+    claim: Claim,
+    /// The message; `None` if it is too long to be held.
+    raw: Option<Bytes>,
+}
+
+impl Lease {
+    /// The delivery tag under which the message lies in `unacked`.
+    pub fn tag(&self) -> &str {
+        &self.tag
+    }
+
+    /// Removes the message for good. Repeats until Redis answers or `stop` fires.
+    ///
+    /// # Errors
+    ///
+    /// [`CeleryError::LeaseLost`] when it had passed to another worker; [`CeleryError::Stopped`]; or
+    /// a permanent error of Redis.
+    pub async fn ack(self, stop: &CancellationToken) -> Result<(), CeleryError> {
+        let keys = self.leases.keys();
+        let mut call = ACK.key(keys.unacked());
+        call.key(keys.unacked_index())
+            .key(keys.leases())
+            .arg(&self.tag)
+            .arg(self.claim.text())
+            .arg(self.claim.size);
+        let ours = self.leases.client().script_retrying("acknowledge message", stop, &call).await?;
+        if ours { Ok(()) } else { Err(CeleryError::LeaseLost { tag: self.tag.clone() }) }
+    }
+
+    /// Puts the message back where it came from, to be served next, marked as redelivered.
+    /// Repeats until Redis answers or `stop` fires.
+    ///
+    /// # Errors
+    ///
+    /// As [`ack`](Self::ack).
+    pub async fn give_back(self, stop: &CancellationToken) -> Result<(), CeleryError> {
+        let text = self.raw.as_deref().and_then(message::redelivered);
+        let call = self.leases.restore(&self.tag, &self.claim, "*", text.as_deref());
+        let reply: u8 = self.leases.client().script_retrying("give message back", stop, &call).await?;
+        if reply == NOT_OURS { Err(CeleryError::LeaseLost { tag: self.tag.clone() }) } else { Ok(()) }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.leases.hand().remove(&self.tag);
+    }
+}

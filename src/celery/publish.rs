@@ -1,0 +1,269 @@
+//! Sends task messages: new ones, and those that are tried again.
+
+use super::CeleryError;
+use super::client::Client;
+use super::instance::hostname;
+use super::json::{self, Object, quoted};
+use super::keys::Keys;
+use super::message::Message;
+use super::repr;
+use base64::{Engine, engine::general_purpose::STANDARD};
+use jiff::{Timestamp, tz::Offset};
+use redis::Script;
+use serde_json::{Map, Value, json, value::RawValue};
+use std::{sync::LazyLock, time::Duration};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+/// How long, in seconds, messages are known as sent. Repeats come within seconds.
+const SENT_MARK: u32 = 600;
+
+static PUBLISH: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/publish.lua")));
+
+/// A task message to be sent: protocol 2 in JSON, as `delay()` sends it.
+///
+/// Source of the fields: `AMQP.as_task_v2` in `celery/app/amqp.py`, and `Message` in
+/// `kombu/transport/virtual/base.py`.
+#[derive(Debug, Clone)]
+pub struct Outgoing {
+    id: String,
+    queue: String,
+    priority: u8,
+    tag: String,
+    headers: Object<'static>,
+    properties: Object<'static>,
+    /// Body, content type and encoding of a message that is sent again; else empty.
+    rest: Object<'static>,
+    args: Vec<Value>,
+    kwargs: Map<String, Value>,
+    /// JSON text of callbacks, errbacks, chain and chord.
+    embed: String,
+}
+
+impl Outgoing {
+    /// A call of `task` without arguments to `queue`, with a fresh id, the root of its own tree.
+    pub fn new(task: &str, queue: &str) -> Self {
+        let id = Uuid::new_v4().to_string();
+        let (name, own) = (quoted(task), quoted(&id));
+        let origin = quoted(&format!("gen{}@{}", std::process::id(), hostname()));
+        let mut headers = Object::default();
+        for (key, text) in [
+            ("lang", "\"py\""),
+            ("task", &name),
+            ("id", &own),
+            ("shadow", "null"),
+            ("eta", "null"),
+            ("expires", "null"),
+            ("group", "null"),
+            ("group_index", "null"),
+            ("retries", "0"),
+            ("timelimit", "[null, null]"),
+            ("root_id", &own),
+            ("parent_id", "null"),
+            ("argsrepr", "\"()\""),
+            ("kwargsrepr", "\"{}\""),
+            ("origin", &origin),
+            ("ignore_result", "false"),
+            ("replaced_task_nesting", "0"),
+            ("stamped_headers", "null"),
+            ("stamps", "{}"),
+        ] {
+            headers.set(key, text);
+        }
+        let mut properties = Object::default();
+        for (key, text) in [("correlation_id", &*own), ("reply_to", "\"\""), ("delivery_mode", "2")] {
+            properties.set(key, text);
+        }
+        let new = Self {
+            id,
+            queue: queue.to_owned(),
+            priority: 0,
+            tag: Uuid::new_v4().to_string(),
+            headers,
+            properties,
+            rest: Object::default(),
+            args: Vec::new(),
+            kwargs: Map::new(),
+            embed: r#"{"callbacks": null, "errbacks": null, "chain": null, "chord": null}"#.to_owned(),
+        };
+        new.routed("", queue).priority(0)
+    }
+
+    /// `message` once more, see [`Message::retry`].
+    pub(super) fn again(message: &Message, eta: Option<Timestamp>) -> Self {
+        let tamed = json::tame(&message.raw).map(|tamed| tamed.text).unwrap_or_default();
+        let mut rest = Object::parse(&tamed).unwrap_or_default();
+        let mut again = Self::new(&message.task, &message.queue).with_id(&message.id);
+        if rest.object("headers").get("task").is_some() {
+            again.headers = rest.object("headers").into_owned();
+            again.properties = rest.object("properties").into_owned();
+            rest.remove("headers");
+            rest.remove("properties");
+            again.rest = rest.into_owned();
+        } else {
+            again = again.in_protocol_2(message);
+        }
+        again.headers.set("retries", (u64::from(message.retries) + 1).to_string());
+        again.headers.set("eta", eta.map_or("null".to_owned(), |eta| quoted(&iso(eta))));
+        again.headers.set("parent_id", quoted(&message.id));
+        again.headers.remove("redelivered");
+        again.routed(&message.exchange, &message.routing_key).priority(message.priority)
+    }
+
+    /// A message of protocol 1 is sent again in protocol 2, as Python does.
+    fn in_protocol_2(mut self, message: &Message) -> Self {
+        for key in ["expires", "group", "group_index", "timelimit"] {
+            if let Some(value) = message.header(key) {
+                self.headers.set(key, value.to_string());
+            }
+        }
+        let text = |part: &Option<Box<RawValue>>| part.as_ref().map_or("null", |raw| raw.get()).to_owned();
+        let [callbacks, errbacks, chord] = [&message.callbacks, &message.errbacks, &message.chord].map(text);
+        self.embed = format!(
+            r#"{{"callbacks": {callbacks}, "errbacks": {errbacks}, "chain": null, "chord": {chord}}}"#
+        );
+        self.args(message.args.clone()).kwargs(message.kwargs.clone())
+    }
+
+    /// Sets the task's id; the task is then the root of its tree, so set its place in another after it.
+    #[must_use]
+    pub fn with_id(mut self, id: &str) -> Self {
+        id.clone_into(&mut self.id);
+        self.headers.set("id", quoted(id));
+        self.headers.set("root_id", quoted(id));
+        self.properties.set("correlation_id", quoted(id));
+        self
+    }
+
+    /// Sets the positional arguments.
+    #[must_use]
+    pub fn args(mut self, args: Vec<Value>) -> Self {
+        self.headers.set("argsrepr", quoted(&repr::args(&args)));
+        self.args = args;
+        self
+    }
+
+    /// Sets the keyword arguments.
+    #[must_use]
+    pub fn kwargs(mut self, kwargs: Map<String, Value>) -> Self {
+        self.headers.set("kwargsrepr", quoted(&repr::kwargs(&kwargs)));
+        self.kwargs = kwargs;
+        self
+    }
+
+    /// Makes it a child of the task `parent` in the tree of `root`.
+    #[must_use]
+    pub fn child_of(mut self, root: &str, parent: &str) -> Self {
+        self.headers.set("root_id", quoted(root));
+        self.headers.set("parent_id", quoted(parent));
+        self
+    }
+
+    /// Sets the priority, 0 (first) to 9 (last).
+    #[must_use]
+    pub fn priority(mut self, priority: u8) -> Self {
+        self.priority = priority.min(9);
+        self.properties.set("priority", self.priority.to_string());
+        self
+    }
+
+    /// Sets the earliest start.
+    #[must_use]
+    pub fn eta(self, eta: Timestamp) -> Self {
+        self.header("eta", iso(eta))
+    }
+
+    /// Sets the earliest start to so long from now.
+    #[must_use]
+    pub fn countdown(self, wait: Duration) -> Self {
+        self.eta(
+            Timestamp::now().saturating_add(wait).expect("a duration without calendar units can be added"),
+        )
+    }
+
+    /// Sets the instant after which it is not to be run.
+    #[must_use]
+    pub fn expires(mut self, expires: Timestamp) -> Self {
+        let left = expires.duration_since(Timestamp::now()).as_millis().max(0);
+        self.properties.set("expiration", quoted(&left.to_string()));
+        self.header("expires", iso(expires))
+    }
+
+    /// Sets a header, one of Celery's or a custom one.
+    #[must_use]
+    pub fn header(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.headers.set(name, value.into().to_string());
+        self
+    }
+
+    /// The task's id.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// A header by name.
+    pub fn get_header(&self, name: &str) -> Option<Value> {
+        self.headers.read(name)
+    }
+
+    fn routed(mut self, exchange: &str, routing_key: &str) -> Self {
+        let info = json!({"exchange": exchange, "routing_key": routing_key});
+        self.properties.set("delivery_info", info.to_string());
+        self
+    }
+
+    /// The text as it lies in the queue.
+    fn text(&self) -> String {
+        let (mut outer, mut properties) = (self.rest.clone(), self.properties.clone());
+        if outer.get("body").is_none() {
+            let body = format!("[{}, {}, {}]", json!(self.args), json!(self.kwargs), self.embed);
+            outer.set("body", quoted(&STANDARD.encode(body)));
+            outer.set("content-encoding", "\"utf-8\"");
+            outer.set("content-type", "\"application/json\"");
+            properties.set("body_encoding", "\"base64\"");
+        }
+        properties.set("delivery_tag", quoted(&self.tag));
+        outer.set("headers", self.headers.to_string());
+        outer.set("properties", properties.to_string());
+        outer.to_string()
+    }
+}
+
+/// A time as Python's `isoformat()` writes it, in UTC with microseconds.
+pub(super) fn iso(at: Timestamp) -> String {
+    format!("{:.6}", at.display_with_offset(Offset::UTC))
+}
+
+/// Sends all of `messages`, in this order, or none.
+///
+/// Repeats until Redis answers or `stop` fires; messages are not doubled by it.
+///
+/// # Errors
+///
+/// [`CeleryError::Stopped`], or a permanent error of Redis.
+pub async fn publish(
+    client: &Client,
+    keys: &Keys,
+    messages: &[Outgoing],
+    stop: &CancellationToken,
+) -> Result<(), CeleryError> {
+    let Some(first) = messages.first() else { return Ok(()) };
+    let mut call = PUBLISH.prepare_invoke();
+    call.key(keys.sent(&first.tag)).arg(SENT_MARK);
+    for message in messages {
+        call.key(keys.list(&message.queue, message.priority)).arg(message.text());
+    }
+    client.script_retrying("publish messages", stop, &call).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_written_as_python_does() {
+        let at = |text: &str| iso(text.parse().unwrap());
+        assert_eq!(at("2026-11-22T09:54:46.057967Z"), "2026-11-22T09:54:46.057967+00:00");
+        assert_eq!(at("2026-11-22T09:54:46Z"), "2026-11-22T09:54:46.000000+00:00");
+    }
+}

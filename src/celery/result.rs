@@ -1,0 +1,264 @@
+//! What `AsyncResult` reads.
+
+use super::CeleryError;
+use super::client::Client;
+use super::keys::result_key;
+use super::publish::iso;
+use jiff::Timestamp;
+use redis::{Script, ScriptInvocation};
+use serde_json::{Map, Value, json};
+use std::{sync::LazyLock, time::Duration};
+use tokio_util::sync::CancellationToken;
+
+static STORE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/store.lua")));
+
+/// State of a task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// A worker has begun.
+    Started,
+    /// Under way, with a measure.
+    Progress,
+    /// Will be tried again.
+    Retry,
+    /// Done.
+    Success,
+    /// Ended by an exception.
+    Failure,
+    /// Cancelled or expired.
+    Revoked,
+}
+
+impl State {
+    /// The name in Celery's JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Started => "STARTED",
+            Self::Progress => "PROGRESS",
+            Self::Retry => "RETRY",
+            Self::Success => "SUCCESS",
+            Self::Failure => "FAILURE",
+            Self::Revoked => "REVOKED",
+        }
+    }
+
+    /// Whether nothing comes after it.
+    pub fn is_final(self) -> bool {
+        matches!(self, Self::Success | Self::Failure | Self::Revoked)
+    }
+}
+
+/// An exception that Python raises from `AsyncResult.get()`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exception {
+    name: String,
+    args: Vec<Value>,
+    module: &'static str,
+}
+
+impl Exception {
+    /// A built-in exception of Python, such as `ConnectionError`.
+    pub fn builtin(name: &str, message: impl Into<String>) -> Self {
+        Self::of("builtins", name, message)
+    }
+
+    /// One of `celery.exceptions`, or a name of our own: the reader then makes a class of it.
+    pub fn celery(name: &str, message: impl Into<String>) -> Self {
+        Self::of("celery.exceptions", name, message)
+    }
+
+    /// One of `kombu.exceptions`: `DecodeError`, `ContentDisallowed`.
+    pub fn kombu(name: &str, message: impl Into<String>) -> Self {
+        Self::of("kombu.exceptions", name, message)
+    }
+
+    fn of(module: &'static str, name: &str, message: impl Into<String>) -> Self {
+        Self { name: name.to_owned(), args: vec![Value::String(message.into())], module }
+    }
+
+    /// Sets other arguments of the class's constructor.
+    #[must_use]
+    pub fn with_args(mut self, args: Vec<Value>) -> Self {
+        self.args = args;
+        self
+    }
+
+    /// The class's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The module that the class is looked up in.
+    pub fn module(&self) -> &'static str {
+        self.module
+    }
+
+    /// The first argument as text.
+    pub fn message(&self) -> &str {
+        self.args.first().and_then(Value::as_str).unwrap_or_default()
+    }
+
+    /// The JSON object that a FAILURE, RETRY or REVOKED has as its result.
+    pub fn to_value(&self) -> Value {
+        json!({"exc_type": self.name, "exc_message": self.args, "exc_module": self.module})
+    }
+}
+
+/// A task's state as it is stored.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TaskResult {
+    /// Id of the task.
+    pub task_id: String,
+    /// Its state.
+    pub state: State,
+    /// What it returned, its measure, or its exception.
+    pub result: Value,
+    /// Text of a traceback.
+    pub traceback: Option<String>,
+    /// Ids of the tasks it sent, in order.
+    pub children: Vec<String>,
+    /// When it ended; set for final states alone.
+    pub date_done: Option<Timestamp>,
+    /// Group that it belongs to.
+    pub group_id: Option<String>,
+    /// The task that sent it.
+    pub parent_id: Option<String>,
+}
+
+impl TaskResult {
+    /// A state with its value; a final one is dated now.
+    pub fn new(task_id: &str, state: State, result: Value) -> Self {
+        Self {
+            task_id: task_id.to_owned(),
+            state,
+            result,
+            traceback: None,
+            children: Vec::new(),
+            date_done: state.is_final().then(Timestamp::now),
+            group_id: None,
+            parent_id: None,
+        }
+    }
+
+    /// STARTED by this process of the node `hostname`.
+    pub fn started(task_id: &str, hostname: &str) -> Self {
+        Self::new(task_id, State::Started, json!({"pid": std::process::id(), "hostname": hostname}))
+    }
+
+    /// FAILURE with an exception.
+    pub fn failure(task_id: &str, exception: &Exception, traceback: Option<String>) -> Self {
+        Self { traceback, ..Self::new(task_id, State::Failure, exception.to_value()) }
+    }
+
+    /// The JSON that Celery stores, of `Backend._get_result_meta` in `celery/backends/base.py`.
+    fn to_json(&self) -> Value {
+        let children: Vec<_> = self.children.iter().map(|id| json!([[id, null], null])).collect();
+        let mut meta = Map::new();
+        meta.insert("status".to_owned(), json!(self.state.as_str()));
+        meta.insert("result".to_owned(), self.result.clone());
+        meta.insert("traceback".to_owned(), json!(self.traceback));
+        meta.insert("children".to_owned(), json!(children));
+        meta.insert("date_done".to_owned(), json!(self.date_done.map(iso)));
+        for (key, id) in [("group_id", &self.group_id), ("parent_id", &self.parent_id)] {
+            meta.extend(id.as_ref().map(|id| (key.to_owned(), json!(id))));
+        }
+        meta.insert("task_id".to_owned(), json!(self.task_id));
+        Value::Object(meta)
+    }
+}
+
+/// What the backend holds of a task.
+#[derive(Debug, Clone, PartialEq, serde::Deserialize)]
+pub struct StoredResult {
+    /// One of Celery's states, or a custom one.
+    pub status: String,
+    /// What it returned, its measure, or its exception.
+    #[serde(default)]
+    pub result: Value,
+}
+
+/// Celery's result backend.
+#[derive(Debug, Clone)]
+pub struct Backend {
+    client: Client,
+    prefix: String,
+    expires: Duration,
+}
+
+impl Backend {
+    /// Results under `prefix`, which live for `expires`; for ever if that is zero.
+    pub fn new(client: Client, prefix: &str, expires: Duration) -> Self {
+        Self { client, prefix: prefix.to_owned(), expires }
+    }
+
+    /// Stores a result and wakes those who wait for it; repeats until Redis answers or `stop` fires.
+    ///
+    /// A stored SUCCESS stays; a state that is not final never replaces a final one.
+    ///
+    /// # Errors
+    ///
+    /// [`CeleryError::Stopped`], or a permanent error of Redis.
+    pub async fn store(&self, result: &TaskResult, stop: &CancellationToken) -> Result<(), CeleryError> {
+        self.client.script_retrying("store result", stop, &self.call(result)).await
+    }
+
+    /// Like [`store`](Self::store), but tries once: for progress, which the next one replaces.
+    ///
+    /// # Errors
+    ///
+    /// Any error of Redis.
+    pub async fn offer(&self, result: &TaskResult) -> Result<(), CeleryError> {
+        self.client.script("store progress", &self.call(result)).await
+    }
+
+    fn call(&self, result: &TaskResult) -> ScriptInvocation<'static> {
+        let mut call = STORE.prepare_invoke();
+        call.key(result_key(&self.prefix, &result.task_id))
+            .arg(result.to_json().to_string())
+            .arg(self.expires.as_secs())
+            .arg(u8::from(result.state.is_final()));
+        call
+    }
+
+    /// What is stored for a task; `None` also if it is nothing that Celery writes.
+    ///
+    /// # Errors
+    ///
+    /// Any error of Redis.
+    pub async fn state(&self, task_id: &str) -> Result<Option<StoredResult>, CeleryError> {
+        let mut get = redis::cmd("GET");
+        get.arg(result_key(&self.prefix, task_id));
+        let text: Option<Vec<u8>> = self.client.command("read result", &get).await?;
+        Ok(text.and_then(|text| serde_json::from_slice(&text).ok()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_result_has_the_keys_of_celery_in_their_order() {
+        let mut result = TaskResult::new("1", State::Success, json!({"status": "ok"}));
+        result.children = vec!["2".to_owned()];
+        result.date_done = Some("2026-11-22T09:59:25.98Z".parse().unwrap());
+        let text = r#"{"status":"SUCCESS","result":{"status":"ok"},"traceback":null,"children":[[["2",null],null]],"date_done":"2026-11-22T09:59:25.980000+00:00","task_id":"1"}"#;
+        assert_eq!(result.to_json().to_string(), text);
+
+        let (group_id, parent_id) = (Some("g".to_owned()), Some("p".to_owned()));
+        let started = TaskResult { group_id, parent_id, ..TaskResult::started("1", "w@h") }.to_json();
+        let keys: Vec<_> = started.as_object().unwrap().keys().map(String::as_str).collect();
+        let expected =
+            ["status", "result", "traceback", "children", "date_done", "group_id", "parent_id", "task_id"];
+        assert_eq!(keys, expected);
+        assert_eq!(started["date_done"], Value::Null);
+    }
+
+    #[test]
+    fn an_exception_is_an_object_that_python_raises_again() {
+        let failure = TaskResult::failure("1", &Exception::builtin("ConnectionError", "no route"), None);
+        let expected =
+            json!({"exc_type": "ConnectionError", "exc_message": ["no route"], "exc_module": "builtins"});
+        assert_eq!(failure.result, expected);
+    }
+}

@@ -1,0 +1,210 @@
+//! Keeps what is in hand, and brings back what dead workers held.
+
+use super::CeleryError;
+use super::client::{Backoff, Client};
+use super::lease::{Claim, Leases, RESTORED, Record};
+use super::message;
+use std::collections::{BTreeMap, HashMap};
+use std::error::Error as _;
+use std::time::Duration;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{field::display, info, warn};
+
+/// Life of a worker's record in ms, without a renewal. Four renewals may fail before others act.
+pub(super) const RECORD_LIFE_MS: u64 = 20_000;
+
+/// How often the record is renewed and others' leases are looked at.
+const EVERY: Duration = Duration::from_secs(5);
+
+/// How long after a connection a missing record says nothing: all records end while Redis is down.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The score of a lease is renewed at least this often, in case another worker's visibility timeout
+/// is shorter than ours.
+const LONGEST_RENEWAL: Duration = Duration::from_mins(1);
+
+/// Longest entry of `unacked`, in bytes, that is marked as redelivered when it is given back.
+const LONGEST_MARKED: usize = 2 << 20;
+
+/// Keeps this process's record and leases alive, and gives back the leases of dead workers.
+///
+/// A worker is dead when its process is seen to be gone from the same machine, or else when its record
+/// has ended, 20 s after the last renewal. Leases of this process that are not in hand (the answer to
+/// a claim was lost, or a lease was dropped) are given back too.
+#[derive(Debug)]
+pub struct Keeper {
+    leases: Leases,
+    renewal: Duration,
+    patience: Duration,
+    connection: (u64, Instant),
+    renewed: Option<Instant>,
+}
+
+impl Keeper {
+    /// A keeper for `leases` on a broker whose other workers use this visibility timeout.
+    pub fn new(leases: Leases, visibility_timeout: Duration) -> Self {
+        let renewal = (visibility_timeout / 3).min(LONGEST_RENEWAL);
+        Self { leases, renewal, patience: PATIENCE, connection: (0, Instant::now()), renewed: None }
+    }
+
+    /// Sets how long after a connection a missing record says nothing; 10 s by default.
+    #[must_use]
+    pub fn with_patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
+    }
+
+    /// Runs until `stop`, which should fire after the last lease is settled; then removes the record.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let (mut backoff, mut failing) = (Backoff::START, false);
+        loop {
+            let pause = match self.round().await {
+                Ok(given_back) => {
+                    if given_back > 0 {
+                        info!(messages = given_back, "gave back what nobody had in hand any more");
+                    }
+                    (backoff, failing) = (Backoff::START, false);
+                    EVERY.min(self.renewal)
+                }
+                Err(error) => {
+                    if !std::mem::replace(&mut failing, true) {
+                        let why = error.source().map(display);
+                        warn!(why, "leases are not renewed until redis is back");
+                    }
+                    backoff.step()
+                }
+            };
+            tokio::select! {
+                () = stop.cancelled() => break,
+                () = self.leases.doubt().notified() => {}
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+        let mut del = redis::cmd("DEL");
+        del.arg(self.leases.keys().worker(self.leases.instance().id()));
+        // If Redis is not there, the record ends by itself.
+        let _ = self.client().command::<()>("remove worker record", &del).await;
+    }
+
+    fn client(&self) -> &Client {
+        self.leases.client()
+    }
+
+    /// One round: renew the record and the leases, give back what is nobody's. Tells how many
+    /// messages were given back.
+    ///
+    /// # Errors
+    ///
+    /// Any error of Redis; the next round does what this one could not.
+    pub async fn round(&mut self) -> Result<usize, CeleryError> {
+        self.renew_record().await?;
+        self.renew_scores().await?;
+        if self.connection.0 != self.client().connects() {
+            self.connection = (self.client().connects(), Instant::now());
+        }
+        self.sweep().await
+    }
+
+    async fn renew_record(&self) -> Result<(), CeleryError> {
+        let (key, record) = (self.leases.keys().worker(self.leases.instance().id()), self.leases.record());
+        let mut set = redis::cmd("SET");
+        set.arg(key).arg(record).arg("PX").arg(RECORD_LIFE_MS);
+        self.client().command("renew worker record", &set).await
+    }
+
+    /// Makes the tags in hand look freshly taken, so that no sweep by visibility timeout gets them.
+    async fn renew_scores(&mut self) -> Result<(), CeleryError> {
+        let tags = self.leases.in_hand();
+        if tags.is_empty() || self.renewed.is_some_and(|at| at.elapsed() < self.renewal) {
+            return Ok(());
+        }
+        let (seconds, micros): (u64, u64) = self.client().command("read time", &redis::cmd("TIME")).await?;
+        let now = format!("{seconds}.{micros:06}");
+        let mut zadd = redis::cmd("ZADD");
+        zadd.arg(self.leases.keys().unacked_index()).arg("XX");
+        for tag in &tags {
+            zadd.arg(&now).arg(tag);
+        }
+        let _: usize = self.client().command("renew leases", &zadd).await?;
+        self.renewed = Some(Instant::now());
+        Ok(())
+    }
+
+    async fn sweep(&self) -> Result<usize, CeleryError> {
+        let mut get = redis::cmd("HGETALL");
+        get.arg(self.leases.keys().leases());
+        let held: HashMap<String, Vec<u8>> = self.client().command("read leases", &get).await?;
+        let mut of_worker: BTreeMap<String, Vec<(String, Claim)>> = BTreeMap::new();
+        for (tag, text) in held {
+            if let Some(claim) = Claim::parse(&text) {
+                of_worker.entry(claim.worker.clone()).or_default().push((tag, claim));
+            }
+        }
+        let mut given_back = 0;
+        if let Some(own) = of_worker.remove(self.leases.instance().id()) {
+            given_back += self.give_back_own(own).await?;
+        }
+        for (worker, held) in of_worker {
+            if let Some(record) = self.record_of_the_dead(&worker).await? {
+                given_back += self.give_back(held, &record).await?;
+            }
+        }
+        Ok(given_back)
+    }
+
+    /// What is leased to this process without its knowing. Claims wait meanwhile, so that none is
+    /// under way whose lease is not in hand yet.
+    async fn give_back_own(&self, mut held: Vec<(String, Claim)>) -> Result<usize, CeleryError> {
+        held.retain(|(tag, _)| !self.leases.holds(tag));
+        if held.is_empty() {
+            return Ok(0); // so claims need not wait
+        }
+        let _no_claim = self.leases.claims().write().await;
+        held.retain(|(tag, _)| !self.leases.holds(tag));
+        self.give_back(held, "*").await
+    }
+
+    /// The record of a worker that is dead, empty if it has ended; `None` if it may be alive.
+    async fn record_of_the_dead(&self, worker: &str) -> Result<Option<String>, CeleryError> {
+        let mut get = redis::cmd("GET");
+        get.arg(self.leases.keys().worker(worker));
+        let text: Option<String> = self.client().command("read worker record", &get).await?;
+        let Some(text) = text else {
+            return Ok((self.connection.1.elapsed() >= self.patience).then(String::new));
+        };
+        let record = serde_json::from_str::<Record>(&text).ok();
+        Ok(record.is_some_and(|record| self.leases.instance().sees_the_end_of(&record)).then_some(text))
+    }
+
+    /// Puts messages back, the latest first, so that the oldest is served first.
+    async fn give_back(&self, held: Vec<(String, Claim)>, record: &str) -> Result<usize, CeleryError> {
+        let index = self.leases.keys().unacked_index();
+        let mut scores = redis::pipe();
+        for (tag, _) in &held {
+            scores.cmd("ZSCORE").arg(&index).arg(tag);
+        }
+        let read = |mut link| async move { scores.query_async(&mut link).await };
+        let scores: Vec<Option<f64>> = self.client().once("read times of leases", read).await?;
+        let mut dated: Vec<_> = held.iter().zip(scores).collect();
+        dated.sort_by(|(_, a), (_, b)| b.unwrap_or(0.0).total_cmp(&a.unwrap_or(0.0)));
+        let mut given_back = 0;
+        for ((tag, claim), _) in dated {
+            given_back += usize::from(self.give_back_one(tag, claim, record).await? == RESTORED);
+        }
+        Ok(given_back)
+    }
+
+    async fn give_back_one(&self, tag: &str, claim: &Claim, record: &str) -> Result<u8, CeleryError> {
+        let mut text = None;
+        // A longer one goes back as it is, without coming here.
+        if claim.size <= LONGEST_MARKED {
+            let mut get = redis::cmd("HGET");
+            get.arg(self.leases.keys().unacked()).arg(tag);
+            let stored: Option<Vec<u8>> = self.client().command("read leased message", &get).await?;
+            text = stored.as_deref().and_then(|stored| message::redelivered(claim.message_in(stored)?));
+        }
+        let call = self.leases.restore(tag, claim, record, text.as_deref());
+        self.client().script("give message back", &call).await
+    }
+}

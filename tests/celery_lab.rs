@@ -1,0 +1,143 @@
+//! What the tests of `celery` share: the captures, hand-made messages, and a worker's parts on a
+//! Redis of their own.
+
+use crate::support::redis::Redis;
+use redis::AsyncCommands;
+use redis::aio::MultiplexedConnection;
+use rna_backup::celery::client::{Client, ConnectOptions};
+use rna_backup::celery::consumer::{Consumer, Delivery, Verdict};
+use rna_backup::celery::keys::Keys;
+use rna_backup::celery::lease::{Instance, Leases};
+use rna_backup::celery::message::{Envelope, Message};
+use serde_json::{Value, json};
+use std::{fs, path::PathBuf, time::Duration};
+use tokio_util::sync::CancellationToken;
+
+/// No wait in a test takes longer than this unless something is broken.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+pub struct Lab {
+    pub redis: Redis,
+    pub client: Client,
+    pub leases: Leases,
+    pub stop: CancellationToken,
+}
+
+impl Lab {
+    pub fn new() -> Self {
+        Self::on(Redis::start())
+    }
+
+    pub fn on(redis: Redis) -> Self {
+        let client = client(&redis);
+        let leases = Leases::new(client.clone(), Keys::default(), Instance::here("test@lab"));
+        Self { redis, client, leases, stop: CancellationToken::new() }
+    }
+
+    /// A consumer of queue `q` that hears of changes from Redis alone: it never polls.
+    pub fn consumer(&self) -> Consumer {
+        Consumer::new(self.leases.clone(), &["q".to_owned()]).unwrap().with_safety_poll(PATIENCE * 100)
+    }
+
+    pub async fn link(&self) -> MultiplexedConnection {
+        self.redis.connect().await
+    }
+
+    /// Puts entries into list `q` as a sender does, the first to be served first.
+    pub async fn push<T: AsRef<str>>(&self, entries: &[T]) {
+        let mut link = self.link().await;
+        for entry in entries {
+            let _: usize = link.lpush("q", entry.as_ref()).await.unwrap();
+        }
+    }
+
+    /// A list from the oldest entry to the newest.
+    pub async fn list(&self, key: &str) -> Vec<String> {
+        let mut list: Vec<String> = self.link().await.lrange(key, 0, -1).await.unwrap();
+        list.reverse();
+        list
+    }
+
+    /// The tags in `unacked`, `unacked_index` and the leases: the same three times, or a bug.
+    pub async fn unacked(&self) -> Vec<String> {
+        let mut link = self.link().await;
+        let mut tags: Vec<String> = link.hkeys("unacked").await.unwrap();
+        let mut leased: Vec<String> = link.hkeys("rna-backup:leases").await.unwrap();
+        let mut index: Vec<String> = link.zrange("unacked_index", 0, -1).await.unwrap();
+        tags.sort();
+        leased.sort();
+        index.sort();
+        assert_eq!(tags, leased);
+        assert_eq!(tags, index);
+        tags
+    }
+}
+
+pub fn client(redis: &Redis) -> Client {
+    Client::new(ConnectOptions::parse(&redis.url()).unwrap()).unwrap()
+}
+
+/// Takes a message of a task that begins with `ours`.
+pub fn judge(look: &Envelope) -> Verdict {
+    Verdict::take_if(look, |task| task.starts_with("ours"))
+}
+
+/// The next message; fails the test rather than waiting for ever.
+pub async fn next(consumer: &Consumer) -> Delivery {
+    within(consumer.next(&judge, &CancellationToken::new())).await.unwrap().unwrap()
+}
+
+/// Waits, but not for ever.
+pub async fn within<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, future).await.expect("this takes too long")
+}
+
+/// Waits until `probe` says yes.
+pub async fn until(mut probe: impl AsyncFnMut() -> bool) {
+    within(async {
+        while !probe().await {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+}
+
+/// The message of a delivery that was not refused.
+pub fn content(delivery: &Delivery) -> &Message {
+    delivery.content.as_ref().unwrap()
+}
+
+/// A message of protocol 2 without arguments; its tag is `tag-<id>`.
+pub fn message(task: &str, id: &str) -> String {
+    with_body(task, id, r#"[[], {}, {"callbacks": null, "errbacks": null, "chain": null, "chord": null}]"#)
+}
+
+/// A message of protocol 2 with this body, as plain text.
+pub fn with_body(task: &str, id: &str, body: &str) -> String {
+    json!({
+        "body": body,
+        "content-encoding": "utf-8",
+        "content-type": "application/json",
+        "headers": {"lang": "py", "task": task, "id": id},
+        "properties": {
+            "correlation_id": id,
+            "delivery_info": {"exchange": "", "routing_key": "q"},
+            "delivery_tag": format!("tag-{id}"),
+        },
+    })
+    .to_string()
+}
+
+/// A capture by its path below `tests/fixtures/celery`, without `.json`.
+pub fn capture(name: &str) -> Value {
+    let file = format!("tests/fixtures/celery/{name}.json");
+    serde_json::from_slice(&fs::read(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(file)).unwrap()).unwrap()
+}
+
+/// The entries of all lists in a capture of keys.
+pub fn entries(name: &str) -> Vec<String> {
+    let capture = capture(name);
+    let lists = capture["seen"].as_array().unwrap().iter().filter(|key| key["redis_type"] == "list");
+    let entries = lists.flat_map(|key| key["raw"].as_array().unwrap());
+    entries.map(|raw| raw.as_str().unwrap().to_owned()).collect()
+}
