@@ -35,6 +35,7 @@
 pub mod base;
 pub mod catalog;
 pub mod celery;
+pub mod component;
 pub mod domain;
 pub mod store;
 pub mod stream;

@@ -31,6 +31,10 @@ pub trait Component: Send + Sync + fmt::Debug {
     /// Which one it is.
     fn name(&self) -> ComponentName;
 
+    /// What is read, for manifests and results: name of the database, path of the folder.
+    /// Never a secret.
+    fn source(&self) -> String;
+
     /// Looks whether a backup could run, without reading the data: server
     /// reachable, client programs fit, folder readable. One line of what was found.
     ///

@@ -1,1 +1,374 @@
-//! To come.
+//! One run of a child process with pipes: `pg_dump`, `pg_restore`.
+//!
+//! What every run has in common: the environment is cleared down to what is named, secrets travel
+//! in it and never in an argument, standard error is read all the time (its tail is kept, secrets
+//! blotted out), the exit status is asked for before anything counts as done, and dropping the
+//! future kills the child.
+
+use crate::component::{ComponentError, Feed};
+use crate::domain::progress::Meter;
+use crate::stream::Output;
+use bytes::BytesMut;
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use secrecy::{ExposeSecret, SecretString};
+use std::{
+    ffi::OsStr,
+    io,
+    os::fd::{AsFd, OwnedFd},
+    os::unix::process::ExitStatusExt,
+    path::Path,
+    process::{ExitStatus, Stdio},
+};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
+    net::unix::pipe,
+    process::{Child, ChildStderr, ChildStdout, Command},
+};
+
+/// Bytes handed on at once: large enough that per-chunk work does not show, small beside 128 MiB.
+const CHUNK: usize = 256 * 1024;
+
+/// What a pipe may hold: the default limit of Linux for users without privileges
+/// (`/proc/sys/fs/pipe-max-size`). The usual 64 KiB wakes both ends four times as often.
+const PIPE: usize = 1024 * 1024;
+
+/// Standard error that is kept: its last bytes hold the reason.
+const STDERR_KEPT: usize = 4 * 1024;
+
+/// How much a child that reads through C's `stdio` may take from a pipe beyond what it needs:
+/// one buffer, and `st_blksize` of a pipe is 4096.
+const READ_AHEAD: usize = 4096;
+
+/// A program about to be run once.
+#[derive(Debug)]
+pub struct Program {
+    name: &'static str,
+    command: Command,
+    secrets: Vec<SecretString>,
+}
+
+/// What a child left behind that ended well.
+#[derive(Debug, Default)]
+pub struct Finished {
+    /// Bytes of its standard output.
+    pub bytes: u64,
+    /// The last 4 KiB of its standard error.
+    pub stderr: String,
+    /// Whether it ended before it had read everything that it was given.
+    pub unread: bool,
+}
+
+impl Program {
+    /// The program at `path`, called `name` in errors, with an environment of `PATH` and
+    /// `LD_LIBRARY_PATH` alone.
+    pub fn new(name: &'static str, path: &Path) -> Self {
+        let mut command = Command::new(path);
+        command.env_clear().stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        // A group of its own: Ctrl-C on a terminal is for us, who give running work its time to end.
+        command.kill_on_drop(true).process_group(0);
+        for inherited in ["PATH", "LD_LIBRARY_PATH"] {
+            if let Some(value) = std::env::var_os(inherited) {
+                command.env(inherited, value);
+            }
+        }
+        Self { name, command, secrets: Vec::new() }
+    }
+
+    /// Adds arguments. Everybody on the machine can read them: no secrets here.
+    #[must_use]
+    pub fn args<S: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = S>) -> Self {
+        self.command.args(args);
+        self
+    }
+
+    /// Sets a variable of the child's environment.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
+        self.command.env(name, value);
+        self
+    }
+
+    /// Sets a variable to a secret, which will be blotted out of whatever the child says.
+    #[must_use]
+    pub fn secret(mut self, name: &str, value: &SecretString) -> Self {
+        self.command.env(name, value.expose_secret());
+        self.secrets.push(value.clone());
+        self
+    }
+
+    /// Runs the program for what it prints, in full.
+    ///
+    /// # Errors
+    ///
+    /// [`ComponentError::Unusable`] when it is not there or no program, [`ComponentError::Failed`]
+    /// when it says so. The same goes for the other ways to run it.
+    pub async fn text(mut self) -> Result<String, ComponentError> {
+        let out = self.command.stdout(Stdio::piped()).output().await.map_err(self.unstartable())?;
+        self.judge(out.status, &String::from_utf8_lossy(&out.stderr))?;
+        Ok(String::from_utf8_lossy(&out.stdout).into_owned())
+    }
+
+    /// Runs the program and writes its standard output into `out`, counting it on `meter`.
+    ///
+    /// # Errors
+    ///
+    /// [`ComponentError::Output`] when `out` refuses, [`ComponentError::Failed`] when the program
+    /// does not end with status 0; what was written until then is worthless.
+    pub async fn write_into(
+        mut self,
+        out: &mut dyn Output,
+        meter: &Meter,
+    ) -> Result<Finished, ComponentError> {
+        self.command.stdout(Stdio::piped());
+        let mut child = self.spawn()?;
+        let (stdout, stderr) = outputs(&mut child);
+        let drain = drain(stdout, out, meter);
+        let (bytes, stderr) = tokio::try_join!(drain, self.tail(stderr))?;
+        self.judge(self.wait(&mut child).await?, &stderr)?;
+        Ok(Finished { bytes, stderr, unread: false })
+    }
+
+    /// Runs the program on `feed`, counting what it is given on `meter`, and shows its standard
+    /// output to `seen` chunk by chunk.
+    ///
+    /// # Errors
+    ///
+    /// [`ComponentError::Failed`] when the program does not end with status 0, which outranks a
+    /// feed that it did not read to the end; the error of the feed, or of `seen`, when that one
+    /// comes first.
+    pub async fn pass(
+        mut self,
+        feed: Feed<'_>,
+        meter: &Meter,
+        mut seen: impl FnMut(&[u8]) -> Result<(), ComponentError> + Send,
+    ) -> Result<Finished, ComponentError> {
+        let (stdin, writer) = io::pipe().map_err(self.broken())?;
+        // Our own handle on the reading end: tells how much the child left in the pipe.
+        let left = stdin.try_clone().map_err(self.broken())?;
+        self.command.stdin(stdin).stdout(Stdio::piped());
+        let mut child = self.spawn()?;
+        self.command.stdin(Stdio::null()); // gives up the copy of the reading end
+        let writer = pipe::Sender::from_owned_fd(OwnedFd::from(writer)).map_err(self.broken())?;
+        widen(&writer);
+        let (mut stdout, stderr) = outputs(&mut child);
+
+        let give = async {
+            tokio::select! {
+                biased;
+                poured = pour(feed, writer, meter) => poured.map(|()| true),
+                // With a reading end of our own there is no broken pipe: the end of the child is.
+                ended = child.wait() => ended.map(|_| false).map_err(self.broken()),
+            }
+        };
+        let take = async {
+            let (mut chunk, mut bytes) = (BytesMut::with_capacity(CHUNK), 0);
+            while stdout.read_buf(&mut chunk).await.map_err(self.broken())? > 0 {
+                bytes += chunk.len() as u64;
+                seen(&chunk)?;
+                chunk.clear();
+            }
+            Ok(bytes)
+        };
+        let (all_given, bytes, stderr) = tokio::try_join!(give, take, self.tail(stderr))?;
+        self.judge(self.wait(&mut child).await?, &stderr)?;
+        let unread = !all_given || rustix::io::ioctl_fionread(&left).is_ok_and(|bytes| bytes > 0);
+        Ok(Finished { bytes, stderr, unread })
+    }
+
+    fn spawn(&mut self) -> Result<Child, ComponentError> {
+        self.command.spawn().map_err(self.unstartable())
+    }
+
+    async fn wait(&self, child: &mut Child) -> Result<ExitStatus, ComponentError> {
+        child.wait().await.map_err(self.broken())
+    }
+
+    /// Reads all that the child complains about, so that it never blocks, and keeps the end.
+    async fn tail(&self, mut stderr: impl AsyncRead + Unpin) -> Result<String, ComponentError> {
+        let secrets: Vec<_> = self.secrets.iter().map(ExposeSecret::expose_secret).collect();
+        // A secret that is cut in two by the limit could not be found any more: keep that much more.
+        let margin = secrets.iter().map(|secret| secret.len()).max().unwrap_or(0);
+        let (mut kept, mut cut) = (Vec::new(), false);
+        let mut chunk = [0; 4096];
+        loop {
+            match stderr.read(&mut chunk).await.map_err(self.broken())? {
+                0 => return Ok(blot(kept, &secrets, if cut { margin } else { 0 })),
+                n => kept.extend_from_slice(&chunk[..n]),
+            }
+            let excess = kept.len().saturating_sub(STDERR_KEPT + margin);
+            cut |= excess > 0;
+            kept.drain(..excess);
+        }
+    }
+
+    /// Success is what the child itself calls so.
+    fn judge(&self, status: ExitStatus, stderr: &str) -> Result<(), ComponentError> {
+        if status.success() {
+            return Ok(());
+        }
+        // Somebody's or the kernel's decision, not a fault of the data: SIGHUP, SIGINT, SIGKILL,
+        // SIGTERM. A crash (SIGSEGV, SIGABRT) will only repeat itself.
+        let transient = matches!(status.signal(), Some(1 | 2 | 9 | 15));
+        let (program, stderr) = (self.name, stderr.trim().to_owned());
+        Err(ComponentError::Failed { program, status: status.to_string(), stderr, transient })
+    }
+
+    fn unstartable(&self) -> impl FnOnce(io::Error) -> ComponentError + use<> {
+        let what = format!("start {}", self.name);
+        |err| match err.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied => {
+                ComponentError::Unusable { what, source: Some(err.into()) }
+            }
+            // Out of processes, memory or file descriptors.
+            _ => ComponentError::Unavailable { what, source: Some(err.into()) },
+        }
+    }
+
+    fn broken(&self) -> impl FnOnce(io::Error) -> ComponentError + use<> {
+        let what = format!("exchange bytes with {}", self.name);
+        |source| ComponentError::Read { what, source }
+    }
+}
+
+fn outputs(child: &mut Child) -> (ChildStdout, ChildStderr) {
+    let stdout = child.stdout.take().expect("stdout is piped by every caller");
+    widen(&stdout);
+    (stdout, child.stderr.take().expect("stderr is piped by `new`"))
+}
+
+async fn drain(mut stdout: ChildStdout, out: &mut dyn Output, meter: &Meter) -> Result<u64, ComponentError> {
+    let broken = |source| ComponentError::Read { what: "read output of a program".into(), source };
+    let (mut chunk, mut total) = (BytesMut::new(), 0);
+    loop {
+        chunk.reserve(CHUNK);
+        while chunk.len() < CHUNK && stdout.read_buf(&mut chunk).await.map_err(broken)? > 0 {}
+        if chunk.is_empty() {
+            return Ok(total);
+        }
+        let bytes = chunk.len() as u64;
+        out.write(chunk.split().freeze()).await.map_err(ComponentError::Output)?;
+        meter.add(bytes);
+        total += bytes;
+    }
+}
+
+/// Gives the child everything, the last bytes one by one: so it can take no more of them than
+/// it wants, and what it did not want stays in the pipe to be seen.
+async fn pour(feed: Feed<'_>, mut writer: pipe::Sender, meter: &Meter) -> Result<(), ComponentError> {
+    let broken = |source| ComponentError::Read { what: "feed a program".into(), source };
+    let mut held = BytesMut::new();
+    loop {
+        held.reserve(CHUNK);
+        let read = feed.read_buf(&mut held).await.map_err(refused)?;
+        if read == 0 {
+            break;
+        }
+        meter.add(read as u64);
+        let ready = held.len().saturating_sub(READ_AHEAD);
+        writer.write_all(&held.split_to(ready)).await.map_err(broken)?;
+    }
+    // "Packet" mode of a pipe: each read returns what one write wrote. See O_DIRECT in pipe(2).
+    let packets = fcntl_getfl(&writer).and_then(|flags| fcntl_setfl(&writer, flags | OFlags::DIRECT));
+    let step = if packets.is_ok() { 1 } else { READ_AHEAD };
+    for packet in held.chunks(step) {
+        writer.write_all(packet).await.map_err(broken)?;
+    }
+    Ok(())
+}
+
+/// Sorts the error of a feed: a stream that does not decompress is damaged, the rest may pass.
+fn refused(source: io::Error) -> ComponentError {
+    match source.kind() {
+        io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => ComponentError::Corrupt {
+            what: "archive does not decompress".into(),
+            source: Some(source.into()),
+        },
+        _ => ComponentError::Read { what: "read archive".into(), source },
+    }
+}
+
+/// Makes a pipe larger. Only speed depends on it, so a refusal is none of our concern.
+fn widen(pipe: impl AsFd) {
+    let _ = rustix::pipe::fcntl_setpipe_size(pipe, PIPE);
+}
+
+/// The text without its first `skip` bytes and with `***` for every secret.
+fn blot(mut text: Vec<u8>, secrets: &[&str], skip: usize) -> String {
+    for secret in secrets.iter().filter(|secret| !secret.is_empty()) {
+        let places: Vec<_> = memchr::memmem::find_iter(&text, secret).collect();
+        for at in places {
+            text[at..at + secret.len()].fill(0);
+        }
+    }
+    let kept = text.get(skip..).unwrap_or_default();
+    let mut blotted = String::with_capacity(kept.len());
+    for part in kept.chunk_by(|a, b| (*a == 0) == (*b == 0)) {
+        if part[0] == 0 {
+            blotted.push_str("***");
+        } else {
+            blotted.push_str(&String::from_utf8_lossy(part));
+        }
+    }
+    blotted.trim().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_are_blotted_out_even_where_the_tail_cuts_them() {
+        let blotted = |text: &str, skip| blot(text.into(), &["hunter2", ""], skip);
+        assert_eq!(blotted("password hunter2 for hunter2hunter2", 0), "password *** for ***");
+        assert_eq!(blotted("unter2 is cut, hunter2 is not", 7), "is cut, *** is not");
+        assert_eq!(blotted("a hunter2 across the cut", 4), "*** across the cut");
+        assert_eq!(blotted("nothing", 0), "nothing");
+    }
+
+    fn shell(script: &str) -> Program {
+        Program::new("sh", Path::new("/bin/sh")).args(["-c", script])
+    }
+
+    async fn pass(script: &str, mut feed: &[u8]) -> (Result<Finished, ComponentError>, Vec<u8>) {
+        let mut seen = Vec::new();
+        let keep = |chunk: &[u8]| {
+            seen.extend_from_slice(chunk);
+            Ok(())
+        };
+        let finished = shell(script).pass(&mut feed, &Meter::default(), keep).await;
+        (finished, seen)
+    }
+
+    #[tokio::test]
+    async fn what_a_child_reads_it_can_write() {
+        let feed = vec![b'x'; 3 << 20];
+        let (finished, seen) = pass("cat; echo done >&2", &feed).await;
+        let finished = finished.unwrap();
+        assert_eq!((finished.stderr.as_str(), finished.unread), ("done", false));
+        assert!(seen == feed);
+    }
+
+    #[tokio::test]
+    async fn a_child_that_wants_no_more_is_told_from_one_that_read_all() {
+        for len in [1, 100, 10_000, 3 << 20] {
+            let (finished, _) = pass("exit 0", &vec![0; len]).await;
+            assert!(finished.unwrap().unread, "{len}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_exit_status_outranks_a_feed_that_was_not_read() {
+        let (finished, _) = pass("echo no more >&2; exit 4", &vec![0; 3 << 20]).await;
+        let err = finished.unwrap_err();
+        assert!(
+            matches!(&err, ComponentError::Failed { stderr, transient: false, .. } if stderr == "no more"),
+            "{err:?}"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_program_that_is_not_there_is_a_matter_of_configuration() {
+        let err = Program::new("pg_dump", Path::new("/nonexistent/pg_dump")).text().await.unwrap_err();
+        assert!(matches!(err, ComponentError::Unusable { .. }), "{err:?}");
+    }
+}

@@ -1,4 +1,6 @@
 //! Real servers, started for one test and gone with it.
 
 pub mod catalog;
+pub mod postgres;
 pub mod redis;
+pub mod tree;

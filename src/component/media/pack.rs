@@ -1,0 +1,330 @@
+//! The walk that reads a folder into a tar stream, while others may be writing in it.
+
+use crate::component::ComponentError;
+use crate::component::media::folder::{Folder, look, open_file, read, read_link};
+use crate::component::media::kind::is_compressed;
+use crate::component::media::tar::{Abandoned, Chunk, TarWriter};
+use crate::domain::{
+    facts::{Counts, Facts, FileCounts},
+    progress::Meter,
+};
+use async_tar::EntryType;
+use rustix::{fs::FileType, io::Errno};
+use std::{
+    collections::HashMap,
+    ffi::{CStr, OsStr},
+    fs::{File, Metadata},
+    io,
+    os::unix::{ffi::OsStrExt, fs::MetadataExt},
+};
+use tokio::sync::mpsc;
+
+/// Reads everything under `root` into `chunks`, blocking.
+///
+/// Returns soon after the receiver was dropped. Memory holds the names of the folders on the way down and
+/// of files with several names, whatever the number of files.
+pub(super) fn pack(root: Folder, chunks: mpsc::Sender<Chunk>, meter: Meter) -> Result<Facts, ComponentError> {
+    let mut packing = Packing {
+        tar: TarWriter::new(chunks),
+        meter,
+        path: Vec::new(),
+        facts: Facts::default(),
+        counts: FileCounts::default(),
+        first_names: HashMap::new(),
+        unreadable: Unreadable::default(),
+    };
+    match packing.walk(root) {
+        Ok(()) => packing.finish(),
+        Err(Stop::Abandoned) => Err(ComponentError::Output(io::ErrorKind::BrokenPipe.into())),
+        Err(Stop::Read { what, source }) => Err(ComponentError::Read { what, source }),
+    }
+}
+
+/// Why the walk ends early.
+#[derive(Debug)]
+enum Stop {
+    Abandoned,
+    Read { what: String, source: io::Error },
+}
+
+impl From<Abandoned> for Stop {
+    fn from(_: Abandoned) -> Self {
+        Self::Abandoned
+    }
+}
+
+/// Why one entry is not packed.
+#[derive(Debug)]
+enum Skip {
+    /// It vanished since its folder was listed.
+    Vanished,
+    /// Something of another kind took its place.
+    Replaced,
+    /// It may not be read.
+    Denied,
+    /// The walk cannot go on.
+    Stop(Stop),
+}
+
+impl From<Stop> for Skip {
+    fn from(stop: Stop) -> Self {
+        Self::Stop(stop)
+    }
+}
+
+impl From<Abandoned> for Skip {
+    fn from(_: Abandoned) -> Self {
+        Self::Stop(Stop::Abandoned)
+    }
+}
+
+/// Files with several names, told apart also by size and time, since a number may be given anew.
+type Identity = (u64, u64, u64, i64, i64);
+
+struct Packing {
+    tar: TarWriter,
+    meter: Meter,
+    /// The entry under way, relative to the root.
+    path: Vec<u8>,
+    facts: Facts,
+    counts: FileCounts,
+    /// The path that each file with several names was packed under, and how many names are to come.
+    first_names: HashMap<Identity, (Vec<u8>, u64)>,
+    unreadable: Unreadable,
+}
+
+impl Packing {
+    /// Packs the root and everything below it, each folder before its entries.
+    fn walk(&mut self, root: Folder) -> Result<(), Stop> {
+        let metadata = root.handle.metadata().map_err(|err| self.broken(err))?;
+        self.tar.entry(EntryType::Directory, b"./", b"", &metadata, 0)?;
+
+        // Folders on the way down, each with the length of its path.
+        let mut open = vec![(root, 0)];
+        while let Some((folder, length)) = open.last_mut() {
+            self.path.truncate(*length);
+            let Some((handle, name, kind)) = folder.next() else {
+                open.pop();
+                continue;
+            };
+            self.path.extend_from_slice(name.to_bytes());
+            if let Some(folder) = self.entry(handle, name, kind)? {
+                self.path.push(b'/');
+                open.push((folder, self.path.len()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Packs one entry; a folder is returned to be walked.
+    fn entry(&mut self, parent: &File, name: &CStr, listed: FileType) -> Result<Option<Folder>, Stop> {
+        if self.tar.is_abandoned() {
+            return Err(Stop::Abandoned);
+        }
+        // What was exchanged for another kind since the listing is looked at once more.
+        for kind in [listed, FileType::Unknown] {
+            match self.entry_of(parent, name, kind) {
+                Ok(folder) => return Ok(folder),
+                Err(Skip::Replaced) => {}
+                Err(Skip::Stop(stop)) => return Err(stop),
+                Err(Skip::Vanished) => {
+                    self.warn("vanished before it was read");
+                    return Ok(None);
+                }
+                Err(Skip::Denied) => {
+                    self.unreadable.note(self.shown());
+                    return Ok(None);
+                }
+            }
+        }
+        self.warn("kept changing its kind, skipped");
+        Ok(None)
+    }
+
+    fn entry_of(&mut self, parent: &File, name: &CStr, kind: FileType) -> Result<Option<Folder>, Skip> {
+        match kind {
+            FileType::RegularFile => self.file(parent, name).map(|()| None),
+            FileType::Directory => self.folder(parent, name).map(Some),
+            FileType::Symlink => self.symlink(parent, name).map(|()| None),
+            FileType::Unknown => match look(parent, name).map_err(|err| self.skip(err))? {
+                (FileType::Unknown, _) => Err(Skip::Replaced),
+                (kind, _) => self.entry_of(parent, name, kind),
+            },
+            FileType::Socket | FileType::Fifo | FileType::CharacterDevice | FileType::BlockDevice => {
+                self.warn("is a socket, pipe or device, skipped");
+                Ok(None)
+            }
+        }
+    }
+
+    fn folder(&mut self, parent: &File, name: &CStr) -> Result<Folder, Skip> {
+        let folder = Folder::open(parent, name).map_err(|err| self.skip(err))?;
+        let metadata = folder.handle.metadata().map_err(|err| self.broken(err))?;
+        self.path.push(b'/');
+        let written = self.tar.entry(EntryType::Directory, &self.path, b"", &metadata, 0);
+        self.path.pop();
+        written?;
+        self.counts.directories += 1;
+        Ok(folder)
+    }
+
+    fn symlink(&mut self, parent: &File, name: &CStr) -> Result<(), Skip> {
+        let (metadata, target) = read_link(parent, name).map_err(|err| self.skip(err))?;
+        self.tar.entry(EntryType::Symlink, &self.path, target.to_bytes(), &metadata, 0)?;
+        self.counts.symlinks += 1;
+        Ok(())
+    }
+
+    fn file(&mut self, parent: &File, name: &CStr) -> Result<(), Skip> {
+        let file = open_file(parent, name).map_err(|err| self.skip(err))?;
+        let metadata = file.metadata().map_err(|err| self.broken(err))?;
+        if !metadata.is_file() {
+            return Err(Skip::Replaced);
+        }
+        // Once the backup has failed, the walk goes on for the names of the other culprits alone.
+        if self.unreadable.count > 0 {
+            return Ok(());
+        }
+        if metadata.nlink() > 1 && self.hard_link(&metadata)? {
+            return Ok(());
+        }
+        self.tar.entry(EntryType::Regular, &self.path, b"", &metadata, metadata.len())?;
+        let missing = self.contents(&file, metadata.len(), is_compressed(name.to_bytes()))?;
+        self.tar.zeros(missing)?;
+        self.tar.pad(metadata.len())?;
+        self.counts.files += 1;
+        self.counts.bytes += metadata.len();
+        self.facts.source_bytes += metadata.len() - missing;
+
+        let after = file.metadata().map_err(|err| self.broken(err))?;
+        if missing > 0 {
+            self.warn("shrank while it was read, filled up with zeros");
+        } else if after.len() > metadata.len() {
+            self.warn("grew while it was read, packed up to its first length");
+        } else if (after.mtime(), after.mtime_nsec()) != (metadata.mtime(), metadata.mtime_nsec()) {
+            self.warn("changed while it was read");
+        }
+        Ok(())
+    }
+
+    /// Copies up to `size` bytes of a file; returns how many of them were not there.
+    fn contents(&mut self, file: &File, size: u64, compressed: bool) -> Result<u64, Stop> {
+        let mut missing = size;
+        while missing > 0 {
+            let chunk = self.tar.room()?;
+            let before = chunk.len();
+            let count = match read(file, chunk) {
+                Ok(0) => break,
+                Ok(count) => usize::try_from(missing).map_or(count, |missing| count.min(missing)),
+                Err(err) => return Err(self.broken(err)),
+            };
+            chunk.truncate(before + count); // a file that grew gives more than it promised
+            missing -= count as u64;
+            self.meter.add(count as u64);
+            if compressed {
+                self.tar.note_compressed(count);
+            }
+        }
+        Ok(missing)
+    }
+
+    /// Packs a further name of a file as a link to its first one; false when this is the first.
+    fn hard_link(&mut self, metadata: &Metadata) -> Result<bool, Stop> {
+        let identity =
+            (metadata.dev(), metadata.ino(), metadata.len(), metadata.mtime(), metadata.mtime_nsec());
+        let Some((first, to_come)) = self.first_names.get_mut(&identity) else {
+            self.first_names.insert(identity, (self.path.clone(), metadata.nlink() - 1));
+            return Ok(false);
+        };
+        self.tar.entry(EntryType::Link, &self.path, first, metadata, 0)?;
+        self.counts.hard_links += 1;
+        *to_come -= 1;
+        if *to_come == 0 {
+            self.first_names.remove(&identity);
+        }
+        Ok(true)
+    }
+
+    fn finish(mut self) -> Result<Facts, ComponentError> {
+        if self.unreadable.count > 0 {
+            return Err(ComponentError::Unreadable { what: self.unreadable.describe() });
+        }
+        self.facts.counts = Counts { files: Some(self.counts), ..Counts::default() };
+        self.tar.finish().map_err(|Abandoned| ComponentError::Output(io::ErrorKind::BrokenPipe.into()))?;
+        Ok(self.facts)
+    }
+
+    /// Sorts the error of opening the entry under way.
+    fn skip(&self, err: Errno) -> Skip {
+        match err {
+            Errno::NOENT => Skip::Vanished,
+            // A link, a file in place of a folder, a socket or pipe in place of a file.
+            Errno::LOOP | Errno::NOTDIR | Errno::NXIO => Skip::Replaced,
+            Errno::ACCESS | Errno::PERM => Skip::Denied,
+            err => self.broken(err.into()).into(),
+        }
+    }
+
+    fn broken(&self, source: io::Error) -> Stop {
+        Stop::Read { what: format!("read {}", self.shown()), source }
+    }
+
+    fn warn(&mut self, what: &str) {
+        let text = format!("{} {what}", self.shown());
+        self.facts.warn(text);
+    }
+
+    /// The path under way for people: in quotes, bytes that are not text escaped.
+    #[allow(clippy::unnecessary_debug_formatting, reason = "names hold line ends and bytes that are no text")]
+    fn shown(&self) -> String {
+        format!("{:?}", OsStr::from_bytes(&self.path))
+    }
+}
+
+/// What the process may not read: all counted, the first few by name.
+#[derive(Debug, Default)]
+struct Unreadable {
+    names: Vec<String>,
+    count: u64,
+}
+
+impl Unreadable {
+    const NAMED: usize = 5;
+
+    fn note(&mut self, name: String) {
+        self.count += 1;
+        if self.names.len() < Self::NAMED {
+            self.names.push(name);
+        }
+    }
+
+    fn describe(&self) -> String {
+        let more = self.count - self.names.len() as u64;
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        format!(
+            "read {} files or folders without the right to: {}{more}; \
+             give them to the user of this process, or run it as theirs",
+            self.count,
+            self.names.join(", ")
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unreadable_files_are_all_counted_and_the_first_named() {
+        let mut unreadable = Unreadable::default();
+        for n in 0..7 {
+            unreadable.note(format!("\"{n}.jpg\""));
+        }
+        let text = unreadable.describe();
+        assert!(
+            text.starts_with("read 7 files or folders without the right to: \"0.jpg\", \"1.jpg\""),
+            "{text}"
+        );
+        assert!(text.contains("\"4.jpg\" and 2 more;"), "{text}");
+    }
+}

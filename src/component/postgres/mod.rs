@@ -1,0 +1,263 @@
+//! The app's PostgreSQL database: dumped by `pg_dump`, proven by `pg_restore`.
+
+mod clients;
+mod config;
+mod connect;
+mod names;
+mod rows;
+mod snapshot;
+mod tls;
+
+use crate::component::process::Program;
+use crate::component::{Component, ComponentError, Feed};
+use crate::domain::{
+    component::ComponentName,
+    facts::{Counts, Facts, TableRows},
+    progress::Meter,
+};
+use crate::stream::Output;
+use async_trait::async_trait;
+use clients::Client;
+use deadpool_postgres::{ClientWrapper, Object, Pool};
+use rows::RowCounter;
+use snapshot::{Server, Snapshot};
+use std::{ffi::OsString, fmt, os::unix::ffi::OsStringExt, time::Duration};
+use tokio::sync::OnceCell;
+
+pub use config::{InvalidSetting, PostgresConfig, SslMode};
+
+/// One database of a PostgreSQL server, 12 or newer.
+///
+/// A backup is `pg_dump --format=custom --compress=0` of an exported snapshot: compression is the
+/// pipeline's business, and the rows of every table are counted in the same snapshot while the dump
+/// runs. It keeps the encoding of the database, so that no byte of the data has to be converted.
+pub struct Postgres {
+    config: PostgresConfig,
+    exclude: Vec<(String, String)>,
+    pool: OnceCell<Pool>,
+}
+
+impl fmt::Debug for Postgres {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Postgres")
+            .field("config", &self.config)
+            .field("exclude", &self.exclude)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Postgres {
+    /// The database of `config`. Connects when it is first used.
+    ///
+    /// The rows of the tables in `exclude` (schema and name, as they are, unquoted) are left out
+    /// of backups and counts; their definitions are dumped.
+    pub const fn new(config: PostgresConfig, exclude: Vec<(String, String)>) -> Self {
+        Self { config, exclude, pool: OnceCell::const_new() }
+    }
+
+    async fn connect(&self) -> Result<Object, ComponentError> {
+        let pool = self.pool.get_or_try_init(|| async { connect::pool(&self.config) }).await?;
+        connect::connect(pool, &self.config).await
+    }
+
+    /// What a dump needs before it can begin: rights and a client that fits.
+    async fn prepare(&self, connection: &ClientWrapper) -> Result<(Server, Client), ComponentError> {
+        let server = Server::ask(connection).await?;
+        let set = self.config.bin_dir.as_deref();
+        let found = clients::search(set).await?;
+        let unusable = |what| ComponentError::Unusable { what, source: None };
+        let client = clients::choose(server.major, &found, set).map_err(unusable)?.clone();
+        let missing = snapshot::missing_rights(connection).await?;
+        if missing.is_empty() {
+            return Ok((server, client));
+        }
+        Err(unusable(self.wanted_rights(&missing)))
+    }
+
+    fn wanted_rights(&self, missing: &[String]) -> String {
+        const NAMED: usize = 5;
+        let more = missing.len().saturating_sub(NAMED);
+        let named = missing.iter().take(NAMED).cloned().collect::<Vec<_>>().join(", ");
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        let role = self.config.user.replace('"', "\"\"");
+        format!(
+            "role {} may not read all of {named}{more}: GRANT pg_read_all_data TO \"{role}\" (before \
+             PostgreSQL 14: GRANT USAGE ON SCHEMA and SELECT ON ALL TABLES and SEQUENCES), and with row \
+             security also ALTER ROLE \"{role}\" BYPASSRLS",
+            self.config.user
+        )
+    }
+
+    /// `pg_dump` of a snapshot. Everything about the connection is in the environment, where any
+    /// name is taken as it is; in a connection string `=` and quotes would mean something. The
+    /// password too: a private file would be left on the disk by a killed worker, and both can be
+    /// read by the same two users, ours and root.
+    fn dump(
+        &self,
+        client: &Client,
+        server: &Server,
+        snapshot: &Snapshot<'_>,
+    ) -> Result<Program, ComponentError> {
+        let exclude = snapshot
+            .excluded
+            .iter()
+            .map(|table| OsString::from_vec([b"--exclude-table-data=", &*table.pattern].concat()));
+        let config = &self.config;
+        let mut program = Program::new("pg_dump", &client.dir.join("pg_dump"))
+            .args(["--format=custom", "--compress=0", "--no-password"])
+            .args([format!("--snapshot={}", snapshot.id), format!("--encoding={}", server.encoding)])
+            // The one thing that has no variable: a dead network ends the dump after two minutes.
+            .args(["--dbname=keepalives_idle=60 keepalives_interval=15 keepalives_count=4"])
+            .args(exclude)
+            .env("LC_ALL", "C")
+            .env("HOME", "/nonexistent") // ~/.pgpass and ~/.postgresql would make it log in otherwise than we
+            .env("PGHOST", &config.host)
+            .env("PGPORT", config.port.to_string())
+            .env("PGUSER", &config.user)
+            .env("PGDATABASE", &config.database)
+            .env("PGAPPNAME", connect::APPLICATION)
+            .env("PGSSLMODE", config.sslmode.as_str())
+            .env("PGGSSENCMODE", "disable")
+            .env("PGCONNECT_TIMEOUT", config.connect_timeout.as_secs().max(2).to_string());
+        if let Some(roots) = tls::root_certificates(config)? {
+            program = program.env("PGSSLROOTCERT", roots);
+        }
+        if let Some(password) = &config.password {
+            program = program.secret("PGPASSWORD", password);
+        }
+        Ok(program)
+    }
+}
+
+#[async_trait]
+impl Component for Postgres {
+    fn name(&self) -> ComponentName {
+        ComponentName::Postgres
+    }
+
+    fn source(&self) -> String {
+        self.config.database.clone()
+    }
+
+    async fn check(&self) -> Result<String, ComponentError> {
+        let connection = self.connect().await?;
+        let (server, client) = self.prepare(&connection).await?;
+        Ok(format!(
+            "PostgreSQL {} at {}, {} MB; pg_dump {} in {}",
+            server.version,
+            self.config,
+            server.database_bytes / 1_000_000,
+            client.version,
+            client.dir.display()
+        ))
+    }
+
+    async fn backup(&self, out: &mut dyn Output, meter: &Meter) -> Result<Facts, ComponentError> {
+        // Taken out of the pool: dropped in the middle of a dump, it is closed and not used again.
+        let mut connection = Object::take(self.connect().await?);
+        let (server, client) = self.prepare(&connection).await?;
+        let snapshot = Snapshot::open(&mut connection, &server, &self.exclude).await?;
+        meter.begin("dump", snapshot.estimate());
+        let dump = self.dump(&client, &server, &snapshot)?.write_into(out, meter);
+        let looked_up = async { Ok((snapshot.count().await?, snapshot.migrations(&server).await?)) };
+        let (dumped, (tables, migrations)) = match tokio::try_join!(dump, looked_up) {
+            Ok(done) => done,
+            Err(err) => return Err(blame(err, snapshot).await),
+        };
+        // Only a snapshot that still stands at the end was the same one all the time.
+        snapshot.close().await?;
+        let mut facts = Facts {
+            source_bytes: dumped.bytes,
+            counts: Counts { tables, ..Counts::default() },
+            versions: [("postgres_server", server.version), ("pg_dump", client.version)]
+                .map(|(name, version)| (name.to_owned(), version))
+                .into(),
+            migrations,
+            database_bytes: Some(server.database_bytes),
+            ..Facts::default()
+        };
+        warnings(&dumped.stderr).for_each(|warning| facts.warn(warning));
+        Ok(facts)
+    }
+
+    async fn decode(&self, feed: Feed<'_>, meter: &Meter) -> Result<Counts, ComponentError> {
+        let set = self.config.bin_dir.as_deref();
+        let found = clients::search(set).await?;
+        let client = clients::newest(&found)
+            .ok_or_else(|| ComponentError::Unusable { what: clients::missing(set), source: None })?;
+        let mut rows = RowCounter::default();
+        let corrupt = |what: String| ComponentError::Corrupt { what, source: None };
+        // All data blocks are read; the definitions are in the table of contents, which is read
+        // in full whatever is asked for. To name them in the output would only slow it down.
+        let finished = Program::new("pg_restore", &client.dir.join("pg_restore"))
+            .args(["--data-only", "--file=-"])
+            .env("LC_ALL", "C")
+            .pass(feed, meter, |chunk| rows.read(chunk).map_err(|err| corrupt(err.to_string())))
+            .await
+            .map_err(refused)?;
+        if finished.unread {
+            return Err(corrupt("bytes follow the end of the archive".into()));
+        }
+        let tables = rows.finish().map_err(|err| corrupt(err.to_string()))?;
+        let row = |((schema, table), rows)| TableRows { schema, table, rows };
+        Ok(Counts { tables: tables.into_iter().map(row).collect(), ..Counts::default() })
+    }
+}
+
+/// Makes a failure of `pg_dump` a passing one when the server went away, whatever its language.
+async fn blame(err: ComponentError, snapshot: Snapshot<'_>) -> ComponentError {
+    /// How long a server that is still there may take to end a transaction.
+    const ANSWER: Duration = Duration::from_secs(5);
+    match err {
+        ComponentError::Failed { program, status, stderr, transient: false } => {
+            let gone = !matches!(tokio::time::timeout(ANSWER, snapshot.close()).await, Ok(Ok(())));
+            let transient = gone || PASSING.iter().any(|words| stderr.contains(words));
+            ComponentError::Failed { program, status, stderr, transient }
+        }
+        other => other,
+    }
+}
+
+/// What libpq and the server say (in English) of faults that pass.
+const PASSING: [&str; 10] = [
+    "server closed the connection unexpectedly",
+    "could not receive data from server",
+    "could not send data to server",
+    "Connection refused",
+    "timeout expired",
+    "the database system is",
+    "too many clients",
+    "remaining connection slots",
+    "terminating connection",
+    "canceling statement due to",
+];
+
+/// Sorts the refusal of `pg_restore`: an archive that is too new is not a damaged one.
+fn refused(err: ComponentError) -> ComponentError {
+    match err {
+        ComponentError::Failed { stderr, .. } if stderr.contains("unsupported version") => {
+            ComponentError::Unusable {
+                what: format!("{stderr}: a newer pg_dump made the archive: install its postgresql-client"),
+                source: None,
+            }
+        }
+        ComponentError::Failed { transient: false, stderr, .. } => {
+            ComponentError::Corrupt { what: format!("archive cannot be read: {stderr}"), source: None }
+        }
+        other => other,
+    }
+}
+
+/// The warnings among what `pg_dump` said, each with the details that follow it.
+fn warnings(stderr: &str) -> impl Iterator<Item = String> {
+    let mut found: Vec<String> = Vec::new();
+    for line in stderr.lines() {
+        if let Some((_, warning)) = line.split_once("warning: ") {
+            found.push(format!("pg_dump: {warning}"));
+        } else if let Some(last) = found.last_mut() {
+            last.push(' ');
+            last.push_str(line.trim_start_matches("pg_dump: "));
+        }
+    }
+    found.into_iter()
+}

@@ -1,0 +1,266 @@
+//! One consistent state of the database: what `pg_dump` dumps, counted on a connection of ours.
+
+use crate::component::ComponentError;
+use crate::component::postgres::{connect::sort, names::decode_name};
+use crate::domain::facts::TableRows;
+use deadpool_postgres::{
+    ClientWrapper, Transaction,
+    tokio_postgres::{IsolationLevel, Row, SimpleQueryMessage},
+};
+use std::collections::BTreeMap;
+
+/// The oldest server with the functions that we ask (`pg_partition_root`).
+const OLDEST_SERVER: u32 = 12;
+
+/// What the server says about itself, outside of any snapshot.
+#[derive(Debug, Clone)]
+pub struct Server {
+    /// `15.18`.
+    pub version: String,
+    /// 15.
+    pub major: u32,
+    /// Encoding of the database, as `pg_encoding_to_char` has it.
+    pub encoding: String,
+    /// Size of the database, bytes.
+    pub database_bytes: u64,
+    /// Django's table of applied migrations, quoted, when there is one on the search path.
+    migrations: Option<String>,
+}
+
+/// A table whose rows are dumped.
+#[derive(Debug)]
+pub struct Table {
+    /// Quoted, with schema.
+    quoted: String,
+    /// `WHERE …` for tables of an extension, of which only the user's rows are dumped.
+    condition: String,
+    /// Names under which `pg_dump` writes the rows: of the table, or of its partition root.
+    name: (String, String),
+    /// The table's own name, in bytes of the database's encoding, quoted: a pattern for `pg_dump`.
+    pub pattern: Vec<u8>,
+    /// Size with TOAST, bytes.
+    bytes: u64,
+}
+
+/// A transaction that sees one state, and lends it to `pg_dump`.
+pub struct Snapshot<'a> {
+    transaction: Transaction<'a>,
+    /// What `pg_dump --snapshot` takes.
+    pub id: String,
+    /// Every table whose rows are in the dump.
+    pub tables: Vec<Table>,
+    /// Those that were to be left out, of those there are.
+    pub excluded: Vec<Table>,
+}
+
+impl Server {
+    /// Asks the server.
+    ///
+    /// # Errors
+    ///
+    /// [`ComponentError::Unusable`] when it is older than PostgreSQL 12, else as sorted.
+    pub async fn ask(client: &ClientWrapper) -> Result<Self, ComponentError> {
+        const ASK: &str = "
+            SELECT current_setting('server_version'), current_setting('server_version_num')::int4,
+                   getdatabaseencoding()::text, pg_database_size(current_database()),
+                   (SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c
+                      JOIN pg_namespace n ON n.oid = c.relnamespace
+                     WHERE c.oid = to_regclass('django_migrations') AND c.relkind = 'r'
+                       AND 3 = (SELECT count(*) FROM pg_attribute a WHERE a.attrelid = c.oid
+                                   AND a.attname IN ('id', 'app', 'name') AND NOT a.attisdropped))";
+        let failed = |err| sort("ask the server what it is".into(), err);
+        let row = client.query_one(ASK, &[]).await.map_err(failed)?;
+        let version: String = row.get(0);
+        let major = u32::try_from(row.get::<_, i32>(1) / 10_000).unwrap_or_default();
+        if major < OLDEST_SERVER {
+            let what = format!("server is PostgreSQL {version}: {OLDEST_SERVER} or newer is needed");
+            return Err(ComponentError::Unusable { what, source: None });
+        }
+        Ok(Self {
+            version: version.split_whitespace().next().unwrap_or_default().to_owned(),
+            major,
+            encoding: row.get(2),
+            database_bytes: row.get::<_, i64>(3).unsigned_abs(),
+            migrations: row.get(4),
+        })
+    }
+}
+
+/// What the role may not read although `pg_dump` has to; empty when a dump is possible.
+///
+/// # Errors
+///
+/// As sorted.
+pub async fn missing_rights(client: &ClientWrapper) -> Result<Vec<String>, ComponentError> {
+    const MISSING: &str = "
+        SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c
+          JOIN pg_namespace n ON n.oid = c.relnamespace
+         WHERE c.relkind IN ('r', 'p', 'S') AND c.relpersistence <> 't'
+           AND n.nspname NOT LIKE 'pg\\_%' AND n.nspname <> 'information_schema'
+           AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass
+                              AND d.objid = c.oid AND d.deptype = 'e')
+           AND (NOT has_schema_privilege(n.oid, 'USAGE') OR NOT has_table_privilege(c.oid, 'SELECT')
+                OR row_security_active(c.oid))
+         ORDER BY 1";
+    let failed = |err| sort("look which tables can be read".into(), err);
+    let rows = client.query(MISSING, &[]).await.map_err(failed)?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
+impl<'a> Snapshot<'a> {
+    /// Opens a snapshot of the database in which nothing can be dropped or truncated any more.
+    ///
+    /// `exclude` names tables (schema, name) whose rows are not to be dumped.
+    ///
+    /// # Errors
+    ///
+    /// As sorted; a table that vanishes in the meantime is a passing fault.
+    pub async fn open(
+        client: &'a mut ClientWrapper,
+        server: &Server,
+        exclude: &[(String, String)],
+    ) -> Result<Self, ComponentError> {
+        const SESSION: &str = "
+            SELECT set_config(name, CASE name WHEN 'row_security' THEN 'off' ELSE '0' END, false)
+              FROM pg_settings WHERE name IN ('statement_timeout', 'lock_timeout', 'row_security',
+                   'idle_in_transaction_session_timeout', 'transaction_timeout')";
+        let failed = |err| sort("open a snapshot of the database".into(), err);
+        // Waiting is what a snapshot is for: it must outlive a dump of hours, while idle. And if
+        // this process dies, the server is to notice within a second (since 14, on Linux).
+        client.batch_execute(SESSION).await.map_err(failed)?;
+        let _ = client.batch_execute("SET client_connection_check_interval = '1s'").await;
+        client.batch_execute("SET search_path = pg_catalog").await.map_err(failed)?;
+
+        let lock = client.query(LIST, &[]).await.map_err(failed)?;
+        let lock: Vec<_> = lock.iter().map(|row| format!("ONLY {}", row.get::<_, String>(0))).collect();
+        let transaction = client
+            .build_transaction()
+            .isolation_level(IsolationLevel::RepeatableRead)
+            .read_only(true)
+            .start()
+            .await
+            .map_err(failed)?;
+        // First the locks, then the snapshot: LOCK takes none. TRUNCATE and rewrites by ALTER TABLE
+        // empty a table even in snapshots taken before them, so they must come before or not at all.
+        if !lock.is_empty() {
+            let lock = format!("LOCK TABLE {} IN ACCESS SHARE MODE", lock.join(", "));
+            transaction.batch_execute(&lock).await.map_err(failed)?;
+        }
+        let id = transaction.query_one("SELECT pg_export_snapshot()", &[]).await.map_err(failed)?.get(0);
+        let rows = transaction.query(LIST, &[]).await.map_err(failed)?;
+        let all = rows.iter().map(|row| Table::from_row(row, &server.encoding));
+        let (excluded, tables) = all.partition(|table| table.is_one_of(exclude));
+        Ok(Self { transaction, id, tables, excluded })
+    }
+
+    /// About how many bytes the dump will have.
+    pub fn estimate(&self) -> u64 {
+        self.tables.iter().map(|table| table.bytes).sum()
+    }
+
+    /// Counts the rows of every table, sorted by schema and name.
+    ///
+    /// # Errors
+    ///
+    /// As sorted, naming the table.
+    pub async fn count(&self) -> Result<Vec<TableRows>, ComponentError> {
+        let mut counts = BTreeMap::<_, u64>::new();
+        for Table { quoted, condition, name, .. } in &self.tables {
+            let count = format!("SELECT count(*) FROM ONLY {quoted} {condition}");
+            let failed = |err| sort(format!("count the rows of {quoted}"), err);
+            // The simple protocol: one round trip, nothing prepared.
+            let answer = self.transaction.simple_query(&count).await.map_err(failed)?;
+            let rows = answer.iter().find_map(|message| match message {
+                SimpleQueryMessage::Row(row) => row.get(0)?.parse::<u64>().ok(),
+                _ => None,
+            });
+            *counts.entry(name).or_default() += rows.expect("count(*) is one number");
+        }
+        let counts = counts.into_iter().map(|((schema, table), rows)| (schema.clone(), table.clone(), rows));
+        Ok(counts.map(|(schema, table, rows)| TableRows { schema, table, rows }).collect())
+    }
+
+    /// The migration of each Django app that was applied last.
+    ///
+    /// # Errors
+    ///
+    /// As sorted.
+    pub async fn migrations(&self, server: &Server) -> Result<BTreeMap<String, String>, ComponentError> {
+        let Some(table) = &server.migrations else { return Ok(BTreeMap::new()) };
+        let newest =
+            format!("SELECT DISTINCT ON (app) app::text, name::text FROM {table} ORDER BY app, id DESC");
+        let failed = |err| sort(format!("read {table}"), err);
+        let rows = self.transaction.query(&newest, &[]).await.map_err(failed)?;
+        Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+    }
+
+    /// Ends the snapshot.
+    ///
+    /// # Errors
+    ///
+    /// As sorted: then it may have ended before, and what was read in it is not certain.
+    pub async fn close(self) -> Result<(), ComponentError> {
+        self.transaction.commit().await.map_err(|err| sort("end the snapshot".into(), err))
+    }
+}
+
+impl Table {
+    fn from_row(row: &Row, encoding: &str) -> Self {
+        let raw = |column| row.get::<_, Vec<u8>>(column);
+        Self {
+            quoted: row.get(0),
+            condition: row.get(1),
+            bytes: row.get::<_, i64>(2).unsigned_abs(),
+            name: (decode_name(&raw(3), encoding), decode_name(&raw(4), encoding)),
+            pattern: [quote(&raw(5)), quote(&raw(6))].join(&b'.'),
+        }
+    }
+
+    fn is_one_of(&self, names: &[(String, String)]) -> bool {
+        names.contains(&self.name)
+    }
+}
+
+/// Quotes a name for the patterns of `pg_dump`, in which quoted letters stand for themselves.
+fn quote(name: &[u8]) -> Vec<u8> {
+    let mut quoted = vec![b'"'];
+    for byte in name {
+        quoted.extend(std::iter::repeat_n(*byte, if *byte == b'"' { 2 } else { 1 }));
+    }
+    quoted.push(b'"');
+    quoted
+}
+
+/// The tables whose rows `pg_dump` dumps, by the rules of its `getTableData`,
+/// `selectDumpableTable` and `processExtensionTables` (`src/bin/pg_dump/pg_dump.c`):
+///
+/// - ordinary tables and partitions, unlogged ones too; not their parents, foreign tables, views,
+///   materialized views; nothing temporary; no schema of the system;
+/// - of the tables of an extension only those it marked as configuration, with its condition;
+/// - under the name of their root, partitions below a hash partitioning by an enum: `pg_dump`
+///   loads those through the root, since the hash of an enum differs between databases.
+const LIST: &str = "
+    SELECT format('%I.%I', n.nspname, c.relname), coalesce(conf.condition, ''), pg_table_size(c.oid),
+           convert_to(coalesce(root.schema, n.nspname)::text, getdatabaseencoding()),
+           convert_to(coalesce(root.name, c.relname)::text, getdatabaseencoding()),
+           convert_to(n.nspname::text, getdatabaseencoding()),
+           convert_to(c.relname::text, getdatabaseencoding())
+      FROM pg_class c
+      JOIN pg_namespace n ON n.oid = c.relnamespace
+      LEFT JOIN (SELECT t.oid, t.condition FROM pg_extension e, unnest(e.extconfig, e.extcondition) t(oid, condition)) conf
+             ON conf.oid = c.oid
+      LEFT JOIN LATERAL
+           (SELECT r.relname AS name, s.nspname AS schema
+              FROM pg_class r JOIN pg_namespace s ON s.oid = r.relnamespace
+             WHERE c.relispartition AND r.oid = pg_partition_root(c.oid)
+               AND EXISTS (SELECT FROM pg_partition_ancestors(c.oid) a
+                             JOIN pg_partitioned_table p ON p.partrelid = a.relid
+                             JOIN pg_opclass o ON o.oid = ANY (p.partclass)
+                             JOIN pg_am m ON m.oid = o.opcmethod
+                            WHERE o.opcname = 'enum_ops' AND m.amname = 'hash')) root ON true
+     WHERE c.relkind = 'r' AND c.relpersistence <> 't'
+       AND (conf.oid IS NOT NULL
+            OR n.nspname NOT LIKE 'pg\\_%' AND n.nspname <> 'information_schema'
+               AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass
+                                  AND d.objid = c.oid AND d.deptype = 'e'))
+     ORDER BY c.oid";

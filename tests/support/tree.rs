@@ -1,0 +1,131 @@
+//! Folders with everything in them that a file system allows, and what can be said of a folder.
+
+use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, utimensat};
+use std::{
+    collections::{BTreeMap, HashMap},
+    ffi::{OsStr, OsString},
+    fs::{self, File, Permissions},
+    os::unix::{
+        ffi::{OsStrExt, OsStringExt},
+        fs::{MetadataExt, PermissionsExt, symlink},
+    },
+    path::Path,
+};
+
+/// All that a backup must bring back of one entry.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Seen {
+    pub mode: u32,
+    pub owner: (u32, u32),
+    pub modified: (i64, i64),
+    pub target: Option<OsString>,
+    pub content: Option<Vec<u8>>,
+    /// The first path, in order, that has the same inode; for files with one name their own.
+    pub same_as: OsString,
+}
+
+/// Everything under `root`, itself included, by path.
+pub fn look(root: &Path) -> BTreeMap<OsString, Seen> {
+    let mut paths = vec![OsString::new()];
+    let mut at = 0;
+    while at < paths.len() {
+        let path = root.join(&paths[at]);
+        if fs::symlink_metadata(&path).unwrap().is_dir() {
+            for entry in fs::read_dir(&path).unwrap() {
+                paths.push(Path::new(&paths[at]).join(entry.unwrap().file_name()).into_os_string());
+            }
+        }
+        at += 1;
+    }
+    paths.sort();
+    let mut first_names = HashMap::new();
+    let see = |name: OsString| {
+        let path = root.join(&name);
+        let metadata = fs::symlink_metadata(&path).unwrap();
+        let is_file = metadata.is_file();
+        let first = first_names.entry(metadata.ino()).or_insert_with(|| name.clone());
+        let seen = Seen {
+            mode: metadata.mode(),
+            owner: (metadata.uid(), metadata.gid()),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            target: metadata.is_symlink().then(|| fs::read_link(&path).unwrap().into_os_string()),
+            content: is_file.then(|| fs::read(&path).unwrap()),
+            same_as: if is_file { first.clone() } else { name.clone() },
+        };
+        (name, seen)
+    };
+    paths.into_iter().map(see).collect()
+}
+
+/// Sets the time of an entry itself, symbolic link or not.
+pub fn touch(path: &Path, seconds: i64, nanos: i64) {
+    let time = Timespec { tv_sec: seconds, tv_nsec: nanos };
+    let times = Timestamps { last_access: time, last_modification: time };
+    utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW).unwrap();
+}
+
+/// Fills `root` with one of each kind: 16 files, 9 folders below it, 5 symbolic links, 3 hard links.
+pub fn fill(root: &Path) {
+    let write = |name: &OsStr, content: &[u8]| {
+        let path = root.join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, content).unwrap();
+    };
+    let photo: Vec<u8> = (0..225_000_u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+    write("a.txt".as_ref(), b"first");
+    write("empty.dat".as_ref(), b"");
+    write("block.dat".as_ref(), &[7; 512]);
+    write("photos/gel 1.jpg".as_ref(), &photo);
+    write("photos/GEL2.PNG".as_ref(), &photo[..70_000]);
+    write("photos/notes.csv".as_ref(), "lane,ng\n".repeat(90_000).as_bytes());
+    write("photos/deep/er/x".as_ref(), b"x");
+    write("new\nline and \\ and \"quotes\"".as_ref(), b"odd");
+    write("-rf".as_ref(), b"looks like an option");
+    write("größe/データ.txt".as_ref(), b"unicode");
+    write(OsStr::from_bytes(b"caf\xe9\xff.txt"), b"latin");
+    let at_limit = "n".repeat(100); // exactly what a header holds
+    write(at_limit.as_ref(), b"100");
+    write(OsStr::from_bytes(format!("m{at_limit}").as_bytes()), b"101");
+    let longest = OsString::from_vec(vec![b'\xfe'; 255]);
+    write(&longest, b"255");
+    let deep = Path::new("long").join("d".repeat(200)).join("e".repeat(200));
+    write(deep.join("leaf.txt").as_os_str(), b"deep");
+    fs::create_dir(root.join("nothing in here")).unwrap();
+    fs::create_dir(root.join("sticky")).unwrap();
+
+    for (target, link) in [
+        ("a.txt", "link"),
+        ("../nowhere/at//all/./", "dangling"),
+        ("/etc", "out"),
+        ("photos", "photos/up"),
+        (&*"t/".repeat(300), "far"),
+    ] {
+        symlink(target, root.join(link)).unwrap();
+    }
+    fs::hard_link(root.join("photos/notes.csv"), root.join("photos/same.csv")).unwrap();
+    fs::hard_link(root.join("photos/notes.csv"), root.join("sticky/same again.csv")).unwrap();
+    // A link to a name that no header holds.
+    fs::hard_link(root.join(deep.join("leaf.txt")), root.join("long/z")).unwrap();
+
+    File::create(root.join("sparse.img")).unwrap().set_len(1_500_000).unwrap();
+    for (name, mode) in
+        [("a.txt", 0o4755), ("empty.dat", 0o600), ("sticky", 0o1777), ("photos", 0o2750), ("", 0o711)]
+    {
+        fs::set_permissions(root.join(name), Permissions::from_mode(mode)).unwrap();
+    }
+    times(root);
+}
+
+/// Times of every sort; folders last, since everything put into one changes its own.
+fn times(root: &Path) {
+    touch(&root.join("a.txt"), 1_700_000_000, 123_456_789);
+    touch(&root.join("empty.dat"), 1_700_000_001, 0);
+    touch(&root.join("block.dat"), -1_000_000, 0);
+    touch(&root.join("-rf"), -2, 250_000_000);
+    touch(&root.join("sparse.img"), 9_000_000_000, 1); // beyond what 11 octal digits hold
+    touch(&root.join("dangling"), 1_600_000_000, 5);
+    touch(&root.join("link"), 1_500_000_000, 0);
+    touch(&root.join("photos/deep"), 1_400_000_000, 999_999_999);
+    touch(&root.join("nothing in here"), 1_300_000_000, 0);
+    touch(root, 1_200_000_000, 42);
+}
