@@ -37,5 +37,6 @@ pub mod catalog;
 pub mod celery;
 pub mod component;
 pub mod domain;
+pub mod observe;
 pub mod store;
 pub mod stream;

@@ -1,0 +1,85 @@
+//! The HTTP endpoint: `/metrics` for Prometheus, `/livez` and `/readyz` for whoever restarts us.
+
+use crate::observe::metrics::Metrics;
+use axum::{Router, extract::State, http::StatusCode, routing::get};
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+};
+use tokio::net::TcpListener;
+
+/// What the probes ask about.
+#[derive(Debug, Clone)]
+pub struct Health {
+    metrics: Metrics,
+    last_turn: Arc<AtomicI64>,
+}
+
+/// Without a turn of the loop for so long, seconds, the process counts as hung.
+///
+/// The loop turns at least every few seconds, also while Redis is away.
+const HUNG_AFTER: i64 = 120;
+
+impl Health {
+    /// Alive as of `now`, Unix seconds.
+    pub fn new(metrics: Metrics, now: i64) -> Self {
+        Self { metrics, last_turn: Arc::new(AtomicI64::new(now)) }
+    }
+
+    /// Notes that the loop has turned at `now`, Unix seconds.
+    pub fn turned(&self, now: i64) {
+        self.last_turn.store(now, Ordering::Relaxed);
+    }
+
+    fn is_alive(&self, now: i64) -> bool {
+        now - self.last_turn.load(Ordering::Relaxed) < HUNG_AFTER
+    }
+}
+
+/// Serves until the process ends. The caller bound the listener, so it knows the port.
+///
+/// # Errors
+///
+/// When the listener fails.
+pub async fn serve(listener: TcpListener, health: Health) -> io::Result<()> {
+    let routes = Router::new()
+        .route("/metrics", get(metrics))
+        .route("/livez", get(livez))
+        .route("/readyz", get(readyz))
+        .with_state(health);
+    axum::serve(listener, routes).await
+}
+
+async fn metrics(State(health): State<Health>) -> (StatusCode, String) {
+    match health.metrics.render() {
+        Ok(text) => (StatusCode::OK, text),
+        Err(err) => (StatusCode::INTERNAL_SERVER_ERROR, err.to_string()),
+    }
+}
+
+async fn livez(State(health): State<Health>) -> (StatusCode, &'static str) {
+    if health.is_alive(jiff::Timestamp::now().as_second()) {
+        (StatusCode::OK, "ok\n")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "the worker's loop has stopped turning\n")
+    }
+}
+
+async fn readyz(State(health): State<Health>) -> (StatusCode, &'static str) {
+    if health.metrics.is_broker_connected() {
+        (StatusCode::OK, "ok\n")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "not connected to the broker\n")
+    }
+}
+
+#[test]
+fn a_loop_that_stands_still_is_no_longer_alive() {
+    let health = Health::new(Metrics::new("test").unwrap(), 1_000);
+    assert!(health.is_alive(1_000 + HUNG_AFTER - 1) && !health.is_alive(1_000 + HUNG_AFTER));
+    health.turned(2_000);
+    assert!(health.is_alive(2_000));
+}

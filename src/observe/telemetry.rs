@@ -1,0 +1,52 @@
+//! Logs: one line per change of state, on standard error, as text or JSON.
+
+use std::str::FromStr;
+use tracing_subscriber::EnvFilter;
+
+/// The shape of log lines.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line, for collectors.
+    Json,
+}
+
+impl FromStr for LogFormat {
+    type Err = UnknownLogFormat;
+
+    fn from_str(text: &str) -> Result<Self, UnknownLogFormat> {
+        match text {
+            "text" => Ok(Self::Text),
+            "json" => Ok(Self::Json),
+            _ => Err(UnknownLogFormat),
+        }
+    }
+}
+
+/// The text names no log format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("is neither `text` nor `json`")]
+pub struct UnknownLogFormat;
+
+/// Sends logs to standard error from here on; `filter` is in the syntax of `RUST_LOG`.
+///
+/// A filter that cannot be read falls back to `info`, since a typo must not silence a backup.
+/// Called once, by `main`; a second call changes nothing.
+pub fn init(format: LogFormat, filter: &str) {
+    let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("info"));
+    // Without this a reader of the log that goes away, as in `2>&1 | head`, would end a backup in a panic.
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .log_internal_errors(false);
+    // An error means that a subscriber is there already, as in tests.
+    let _ = match format {
+        LogFormat::Text => {
+            let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
+            builder.with_ansi(colours).with_target(false).try_init()
+        }
+        LogFormat::Json => builder.json().flatten_event(true).with_current_span(true).try_init(),
+    };
+}
