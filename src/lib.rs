@@ -37,6 +37,7 @@ pub mod catalog;
 pub mod celery;
 pub mod component;
 pub mod domain;
+pub mod engine;
 pub mod observe;
 pub mod store;
 pub mod stream;

@@ -1,0 +1,123 @@
+//! Why a run failed, sorted by what the caller can do about it.
+
+use crate::catalog::CatalogError;
+use crate::component::ComponentError;
+use crate::domain::component::ComponentName;
+use crate::observe::labels::Reason;
+use crate::store::StoreError;
+use std::io;
+
+/// Why the engine could not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The component has no settings.
+    #[error("{component} is not configured: set {}", .component.setting())]
+    NotConfigured {
+        /// Which.
+        component: ComponentName,
+    },
+
+    /// The component is configured, but this version cannot back it up.
+    #[error("{component} backups are not in this version of rna-backup yet; nothing was touched")]
+    NotYet {
+        /// Which.
+        component: ComponentName,
+    },
+
+    /// The component has settings, but `BACKUP_COMPONENTS` does not name it.
+    #[error("{component} is left out: add it to BACKUP_COMPONENTS")]
+    LeftOut {
+        /// Which.
+        component: ComponentName,
+    },
+
+    /// Another run has the component and the caller did not want to wait.
+    #[error("{component} is busy: {owner} works on it")]
+    Busy {
+        /// Which.
+        component: ComponentName,
+        /// Who holds it, for people.
+        owner: String,
+    },
+
+    /// The run was told to stop. Nothing of it is left.
+    #[error("the run was stopped")]
+    Cancelled,
+
+    /// The component could not be read.
+    #[error("read component {component}")]
+    Component {
+        /// Which.
+        component: ComponentName,
+        /// Why.
+        source: ComponentError,
+    },
+
+    /// The bytes could not be compressed or read back.
+    #[error("{what}")]
+    Stream {
+        /// What was tried.
+        what: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+
+    /// A destination failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+
+    /// The catalogue failed, or a reference to a backup leads nowhere.
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
+
+    /// The archive does not hold what was read. It was discarded.
+    #[error("verify {component}: {}", .problems.join("; "))]
+    Verify {
+        /// Of which component.
+        component: ComponentName,
+        /// What does not hold.
+        problems: Vec<String>,
+    },
+
+    /// The lock file cannot be used.
+    #[error("lock {component} in BACKUP_ROOT")]
+    Lock {
+        /// Which.
+        component: ComponentName,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl EngineError {
+    /// Whether another attempt may succeed: the retry of a task and its Celery state both ask here.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Component { source, .. } => source.is_transient(),
+            Self::Store(source) => source.is_transient(),
+            Self::Catalog(source) => source.is_transient(),
+            Self::Stream { .. } | Self::Busy { .. } | Self::Verify { .. } | Self::Lock { .. } => true,
+            Self::NotConfigured { .. } | Self::NotYet { .. } | Self::LeftOut { .. } | Self::Cancelled => {
+                false
+            }
+        }
+    }
+
+    /// The label under which the failure is counted.
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::NotConfigured { .. } | Self::NotYet { .. } | Self::LeftOut { .. } => Reason::Config,
+            Self::Busy { .. } => Reason::Busy,
+            Self::Component { source, .. } => match source {
+                ComponentError::Unusable { .. } | ComponentError::Denied { .. } => Reason::Config,
+                ComponentError::Unavailable { .. } => Reason::Connect,
+                ComponentError::Corrupt { .. } => Reason::Verify,
+                _ => Reason::Read,
+            },
+            Self::Store(StoreError::NoSpace { .. }) => Reason::Space,
+            Self::Store(_) | Self::Catalog(_) => Reason::Store,
+            Self::Verify { .. } => Reason::Verify,
+            Self::Stream { .. } | Self::Lock { .. } | Self::Cancelled => Reason::Internal,
+        }
+    }
+}
