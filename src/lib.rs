@@ -41,3 +41,4 @@ pub mod engine;
 pub mod observe;
 pub mod store;
 pub mod stream;
+pub mod worker;

@@ -1,0 +1,173 @@
+//! From what the engine says to what Celery stores: the one place where errors become states.
+
+use crate::base::chain;
+use crate::catalog::CatalogError;
+use crate::celery::result::Exception;
+use crate::component::ComponentError;
+use crate::domain::command::InvalidCommand;
+use crate::domain::signature::SignatureError;
+use crate::engine::EngineError;
+use crate::store::StoreError;
+use serde_json::Value;
+use std::error::Error;
+
+/// How one task ended.
+#[derive(Debug)]
+pub enum Outcome {
+    /// With a value, and the ids of the tasks that it sent.
+    Success {
+        /// What `AsyncResult.get()` returns.
+        value: Value,
+        /// `AsyncResult.children`.
+        children: Vec<String>,
+    },
+    /// For good.
+    Failure(Failure),
+    /// With a fault that may pass: to be tried again if there are tries left.
+    Transient(Failure),
+    /// We are shutting down: the message goes back to the queue.
+    Interrupted,
+}
+
+/// An exception with the text that Flower shows.
+#[derive(Debug, Clone)]
+pub struct Failure {
+    /// What Python raises.
+    pub exception: Exception,
+    /// The chain of causes, in the place of a traceback.
+    pub traceback: String,
+}
+
+impl Failure {
+    fn new(exc_type: &str, task: &str, err: &(dyn Error + 'static)) -> Self {
+        let text = chain(err);
+        Self { traceback: traceback(task, exc_type, err), exception: Exception::builtin(exc_type, text) }
+    }
+}
+
+/// What a Python traceback says, with our causes in the place of stack frames.
+fn traceback(task: &str, exc_type: &str, err: &(dyn Error + 'static)) -> String {
+    let mut causes = vec![err.to_string()];
+    let mut cause = err.source();
+    while let Some(err) = cause {
+        causes.push(err.to_string());
+        cause = err.source();
+    }
+    causes.dedup();
+    let mut text = format!(
+        "Traceback (most recent call last):\n  rna-backup {}, in {task}\n",
+        env!("CARGO_PKG_VERSION")
+    );
+    for (depth, cause) in causes.iter().enumerate().skip(1) {
+        text += &format!("  {}caused by: {cause}\n", "  ".repeat(depth - 1));
+    }
+    text + &format!("{exc_type}: {}\n", chain(err))
+}
+
+impl Outcome {
+    /// Sorts what the engine said.
+    pub fn of_engine<T>(task: &str, outcome: Result<T, EngineError>, value: impl FnOnce(T) -> Value) -> Self {
+        match outcome {
+            Ok(done) => Self::Success { value: value(done), children: Vec::new() },
+            Err(EngineError::Cancelled) => Self::Interrupted,
+            Err(err) => {
+                let failure = Failure::new(python_type(&err), task, &err);
+                if err.is_transient() { Self::Transient(failure) } else { Self::Failure(failure) }
+            }
+        }
+    }
+
+    /// A message that is no command fails at once, in the words of the language that sent it.
+    pub fn of_invalid(task: &str, err: &InvalidCommand) -> Self {
+        let exc_type = match err {
+            InvalidCommand::NotRegistered(name) => {
+                // Celery itself stores no traceback here, and the bare name as the argument.
+                let exception = Exception::celery("NotRegistered", name.as_str());
+                return Self::Failure(Failure { exception, traceback: String::new() });
+            }
+            InvalidCommand::NotYet(_) => "NotImplementedError",
+            InvalidCommand::Signature(_) => "TypeError",
+            InvalidCommand::Value(_) => "ValueError",
+        };
+        Self::Failure(Failure::new(exc_type, task, err))
+    }
+
+    /// An order without a good signature is refused with nothing touched.
+    pub fn of_unsigned(task: &str, err: SignatureError) -> Self {
+        Self::Failure(Failure::new("PermissionError", task, &err))
+    }
+
+    /// A run that panicked is a failed task, not a dead worker.
+    pub fn of_panic(task: &str) -> Self {
+        Self::words(task, "RuntimeError", "a bug in rna-backup stopped this task, its log says where")
+    }
+
+    /// A full backup of nothing would look like a success and save nothing.
+    pub fn nothing_configured(task: &str) -> Self {
+        Self::words(
+            task,
+            "ValueError",
+            "no component is configured: set DATABASE_URL, MEDIA_ROOT or WEAVIATE_URL",
+        )
+    }
+
+    fn words(task: &str, exc_type: &str, words: &str) -> Self {
+        Self::Failure(Failure::new(exc_type, task, &std::io::Error::other(words)))
+    }
+}
+
+/// The exception of Python's own that callers can catch by name.
+fn python_type(err: &EngineError) -> &'static str {
+    match err {
+        EngineError::NotYet { .. } => "NotImplementedError",
+        EngineError::NotConfigured { .. }
+        | EngineError::LeftOut { .. }
+        | EngineError::Catalog(CatalogError::Refused { .. }) => "ValueError",
+        EngineError::Busy { .. } => "TimeoutError",
+        EngineError::Component { source, .. } => match source {
+            ComponentError::Unusable { .. } => "ValueError",
+            ComponentError::Denied { .. } | ComponentError::Unreadable { .. } => "PermissionError",
+            ComponentError::Unavailable { .. } => "ConnectionError",
+            ComponentError::Read { .. } | ComponentError::Output(_) => "OSError",
+            ComponentError::Failed { .. } | ComponentError::Corrupt { .. } => "RuntimeError",
+        },
+        EngineError::Store(StoreError::Denied { .. }) => "PermissionError",
+        EngineError::Catalog(CatalogError::NotFound { .. }) => "FileNotFoundError",
+        EngineError::Store(_)
+        | EngineError::Catalog(_)
+        | EngineError::Stream { .. }
+        | EngineError::Lock { .. } => "OSError",
+        EngineError::Verify { .. } | EngineError::Cancelled => "RuntimeError",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::component::ComponentName;
+    use std::io;
+
+    #[test]
+    fn a_passing_fault_is_tried_again_and_a_lasting_one_is_not() {
+        let component = ComponentName::Media;
+        let unread = EngineError::Component {
+            component,
+            source: ComponentError::Read {
+                what: "read a".into(),
+                source: io::Error::other("device on fire"),
+            },
+        };
+        let Outcome::Transient(failure) = Outcome::of_engine("t", Err::<(), _>(unread), |()| Value::Null)
+        else {
+            panic!("a read error may pass");
+        };
+        assert_eq!(failure.exception.name(), "OSError");
+        assert!(failure.traceback.ends_with("OSError: read component media: read a: device on fire\n"));
+
+        let unset = EngineError::NotConfigured { component };
+        let Outcome::Failure(failure) = Outcome::of_engine("t", Err::<(), _>(unset), |()| Value::Null) else {
+            panic!("a missing setting does not pass");
+        };
+        assert_eq!(failure.exception.message(), "media is not configured: set MEDIA_ROOT");
+    }
+}

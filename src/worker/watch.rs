@@ -1,0 +1,41 @@
+//! What a worker shows of itself while it works: queue lengths, the broker's state, signs of life.
+
+use crate::celery::consumer::Consumer;
+use crate::domain::command::Command;
+use crate::observe::http::Health;
+use crate::worker::Shared;
+use jiff::Timestamp;
+use std::{sync::Arc, time::Duration};
+
+/// Prometheus scrapes every 15 s or so.
+const EVERY: Duration = Duration::from_secs(5);
+
+/// Keeps gauges and probes up to date until it is dropped.
+pub(super) async fn run(shared: Arc<Shared>, consumer: Arc<Consumer>, health: Health) {
+    let mut tick = tokio::time::interval(EVERY);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut connected = shared.broker.connected();
+    loop {
+        tokio::select! {
+            _ = tick.tick() => {}
+            _ = connected.changed() => {}
+        }
+        let lengths = consumer.lengths().await;
+        let now = Timestamp::now();
+        health.turned(now.as_second());
+        shared.metrics.broker(lengths.is_ok(), shared.broker.reconnects());
+        if let Ok(lengths) = lengths {
+            shared.metrics.polled(now.as_second() as f64);
+            let foreign = consumer.foreign();
+            for (queue, length) in lengths {
+                let others = foreign.iter().find(|(name, _)| *name == queue).map_or(0, |(_, count)| *count);
+                shared.metrics.queue(&queue, length, others);
+            }
+        }
+    }
+}
+
+/// The task's name if it is one of ours, for labels that a sender cannot multiply.
+pub(super) fn known(task: &str) -> Option<&'static str> {
+    Command::registered().into_iter().find(|name| *name == task)
+}
