@@ -32,13 +32,17 @@
 //! `component.backup(out)` → [`stream::pack`] → `store.begin(key)`, and beside it the same bytes decoded
 //! and counted → read back and hashed → commit → manifest, last. **A backup exists when its manifest does.**
 
+pub mod app;
 pub mod base;
 pub mod catalog;
 pub mod celery;
+pub mod cli;
 pub mod component;
+pub mod config;
 pub mod domain;
 pub mod engine;
 pub mod observe;
+pub mod preflight;
 pub mod store;
 pub mod stream;
 pub mod worker;

@@ -1,3 +1,46 @@
-//! The program, to come.
+//! The program: arguments, then settings, then logs, then the work, then the exit code.
 
-fn main() {}
+use clap::Parser;
+use rna_backup::{
+    base::env::Env,
+    cli::{self, Cli, Exit},
+    config::Config,
+    observe::telemetry,
+};
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
+
+/// Gives the memory of a backup back to the system soon after it has ended, so that an idle worker
+/// stays small; set up in `.cargo/config.toml`.
+///
+/// Not in builds for debugging: `faketime` and other tools that put themselves before the system's
+/// functions wait for ever on an allocator that asks for the time.
+#[cfg(not(debug_assertions))]
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    // The one TLS provider of every client in this process; an error means that it is set already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let (config, warnings) = match Config::from_env(Env::from_os(std::env::vars_os())) {
+        Ok(read) => read,
+        Err(err) => {
+            let _ = writeln!(io::stderr(), "error: {err}");
+            return Exit::Usage.into();
+        }
+    };
+    telemetry::init(config.log_format, config.log_filter.as_deref().unwrap_or(cli.log_filter()));
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
+    match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime.block_on(cli::run(cli, config)).into(),
+        Err(err) => {
+            let _ = writeln!(io::stderr(), "error: start the runtime: {err}");
+            Exit::Failed.into()
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! The command line: the same work by hand, without broker or Django.
+//!
+//! Data goes to standard output, everything else to standard error.
+
+#![expect(clippy::doc_markdown, reason = "doc comments here are help texts, for terminals")]
+
+mod backup;
+mod check;
+mod healthcheck;
+mod list;
+mod output;
+mod prune;
+mod show;
+mod worker;
+
+use crate::app::{App, BuildError};
+use crate::base::chain;
+use crate::catalog::CatalogError;
+use crate::config::Config;
+use crate::engine::EngineError;
+use clap::{Args, Parser, Subcommand};
+use std::process::ExitCode;
+
+/// Backs up the PostgreSQL database and the media folder of a Django app.
+///
+/// `worker` does it for Celery; the other commands do the same work by hand, without broker or
+/// Django, because on a bad day both may be down.
+///
+/// Settings are environment variables, under the names that the web app has in its .env:
+/// DATABASE_URL, MEDIA_ROOT, REDIS_URL, BACKUP_ROOT and so on. `rna-backup check` looks whether
+/// they and what they point to are in order.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100, disable_help_subcommand = true, after_long_help = EXAMPLES)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "\
+On a bad day:
+  rna-backup check                    what is out of order, and what to do about it
+  rna-backup list                     which backups there are
+  rna-backup show latest              the newest one, and the commands that open it with plain tools
+
+With the settings in a file:
+  set -a; . /srv/app/.env; set +a; rna-backup check
+
+Exit status:
+  0  done
+  1  failed: the last lines on standard error say why
+  2  the command line or a setting is wrong; nothing was touched
+  3  there is no such backup
+  4  a backup did not prove whole, and was not kept
+  5  another process works on that component; try again later";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Take backup tasks from the Celery broker until told to stop.
+    ///
+    /// Consumes the queues of BACKUP_QUEUES on the Redis of REDIS_URL, and serves /metrics, /livez
+    /// and /readyz on BACKUP_METRICS_ADDR. Tasks of other workers are left where they are.
+    ///
+    /// At SIGTERM or Ctrl-C it takes no new work and lets running tasks finish for
+    /// BACKUP_SHUTDOWN_GRACE; what is not done then is stopped cleanly and given back to the queue.
+    Worker,
+    /// Back up one component, or all that are configured.
+    ///
+    /// A backup exists only once its archive has been decoded to its end, found to hold what was
+    /// read from the source, and read back from the disk unchanged. Whatever goes wrong before, or Ctrl-C, leaves nothing behind.
+    /// After it, older backups go as retention says (see `prune`).
+    #[command(after_help = backup::EXAMPLES)]
+    Backup(backup::BackupArgs),
+    /// List the backups, newest first.
+    ///
+    /// Those of the app's old tasks are among them, as far as their files lie in BACKUP_ROOT.
+    ///
+    /// VERIFIED says how far a backup was proven when it was made: `decode` means decoded to its
+    /// end and counted, `none` that nobody has looked. STATE is of now: `ok`, `failed` (the file has
+    /// another length than it should) or `missing`.
+    List(list::ListArgs),
+    /// Show everything about one backup, and how to open it with plain tools.
+    ///
+    /// The commands that it prints need nothing of rna-backup: copy them to any machine that has
+    /// the archive.
+    #[command(after_help = show::EXAMPLES)]
+    Show(show::ShowArgs),
+    /// Delete the backups that retention no longer keeps.
+    ///
+    /// This also happens after each backup. Kept are those younger than BACKUP_RETENTION_DAYS, the
+    /// pinned ones, the newest verified ones (BACKUP_KEEP_LAST, always at least what is set there),
+    /// those of BACKUP_KEEP_WEEKLY and BACKUP_KEEP_MONTHLY, and every file that rna-backup did not
+    /// make itself.
+    #[command(after_help = prune::EXAMPLES)]
+    Prune(prune::PruneArgs),
+    /// Look at every dependency and say what to do about those that are not fit.
+    ///
+    /// Nothing is changed, but that BACKUP_ROOT is made if it is missing. Ends with 1 when something
+    /// is not fit.
+    Check(JsonFlag),
+    /// Ask the worker on this machine whether it is alive; for container health checks.
+    ///
+    /// Asks /livez on BACKUP_METRICS_ADDR. A worker that waits for a broker that is down is alive:
+    /// restarting it would not help. /readyz says whether it has its broker.
+    Healthcheck(JsonFlag),
+}
+
+/// The flag of every command that prints data.
+#[derive(Debug, Clone, Copy, Args)]
+struct JsonFlag {
+    /// Print one JSON document instead of text.
+    #[arg(long)]
+    json: bool,
+}
+
+/// How a command ended. The numbers are promised.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// Done.
+    Done = 0,
+    /// Failed.
+    Failed = 1,
+    /// The command line or the settings are wrong.
+    Usage = 2,
+    /// There is no such backup.
+    NotFound = 3,
+    /// Something did not stand its proof.
+    Unverified = 4,
+    /// Another process has the component.
+    Busy = 5,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// Why a command could not do what it was asked.
+#[derive(Debug)]
+struct Failure {
+    exit: Exit,
+    why: String,
+    /// What to do about it, where the reason does not say so itself.
+    hint: Option<&'static str>,
+}
+
+impl Failure {
+    fn new(exit: Exit, why: impl Into<String>) -> Self {
+        Self { exit, why: why.into(), hint: None }
+    }
+
+    /// Says it on standard error, and how to end.
+    fn tell(&self) -> Exit {
+        output::note(format_args!("error: {}", self.why));
+        if let Some(hint) = self.hint {
+            output::note(format_args!("hint: {hint}"));
+        }
+        self.exit
+    }
+}
+
+impl From<BuildError> for Failure {
+    fn from(err: BuildError) -> Self {
+        Self::new(Exit::Usage, chain(&err))
+    }
+}
+
+impl From<EngineError> for Failure {
+    fn from(err: EngineError) -> Self {
+        const LIST: &str =
+            "`rna-backup list` shows which backups there are, and whether their manifests can be read";
+        let (exit, hint) = match &err {
+            EngineError::NotConfigured { .. } | EngineError::LeftOut { .. } | EngineError::NotYet { .. } => {
+                (Exit::Usage, None)
+            }
+            EngineError::Busy { .. } => {
+                (Exit::Busy, Some("try again when that has ended; `rna-backup backup --wait` waits for it"))
+            }
+            EngineError::Verify { .. } => {
+                (Exit::Unverified, Some("the archive was not kept; earlier backups are as they were"))
+            }
+            EngineError::Cancelled => (Exit::Failed, Some("nothing of it was kept")),
+            EngineError::Catalog(CatalogError::NotFound { .. }) => (Exit::NotFound, Some(LIST)),
+            EngineError::Catalog(CatalogError::Refused { .. }) => (Exit::Usage, Some(LIST)),
+            EngineError::Component { .. } => {
+                (Exit::Failed, Some("`rna-backup check` looks at everything that a backup needs"))
+            }
+            _ => (Exit::Failed, None),
+        };
+        Self { hint, ..Self::new(exit, chain(&err)) }
+    }
+}
+
+/// The parts, for commands that only look at backups: they make no folder where there is none, since
+/// that may be a disk that is not mounted.
+fn open(config: Config) -> Result<App, Failure> {
+    if config.root.exists() {
+        return Ok(App::build(config)?);
+    }
+    let why = format!("there are no backups: {} (BACKUP_ROOT) does not exist", config.root.display());
+    let hint = Some("mount it or correct the setting; the first backup makes the folder");
+    Err(Failure { hint, ..Failure::new(Exit::NotFound, why) })
+}
+
+impl Cli {
+    /// What is logged when `RUST_LOG` does not say: a worker tells what it does, and a command
+    /// prints its result, so that only what is out of order is left to say.
+    pub fn log_filter(&self) -> &'static str {
+        if matches!(self.command, Command::Worker) { "info" } else { "warn" }
+    }
+}
+
+/// Runs one command to its end.
+pub async fn run(cli: Cli, config: Config) -> Exit {
+    let ended = match cli.command {
+        Command::Worker => worker::run(config).await,
+        Command::Backup(args) => backup::run(config, args).await,
+        Command::List(args) => list::run(config, args).await,
+        Command::Show(args) => show::run(config, args).await,
+        Command::Prune(args) => prune::run(config, args).await,
+        Command::Check(flag) => check::run(config, flag).await,
+        Command::Healthcheck(flag) => healthcheck::run(&config, flag).await,
+    };
+    ended.unwrap_or_else(|failure| failure.tell())
+}
+
+#[test]
+fn the_command_line_is_well_formed() {
+    use clap::CommandFactory;
+    Cli::command().debug_assert();
+}

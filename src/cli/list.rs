@@ -1,0 +1,51 @@
+//! `list`.
+
+use crate::base::units::ByteSize;
+use crate::cli::{Exit, Failure, JsonFlag, open, output};
+use crate::config::Config;
+use crate::domain::component::ComponentName;
+use crate::domain::report::Listing;
+use clap::Args;
+
+#[derive(Debug, Args)]
+pub(super) struct ListArgs {
+    /// Only this component: postgres, weaviate or media.
+    component: Option<ComponentName>,
+    #[command(flatten)]
+    json: JsonFlag,
+}
+
+pub(super) async fn run(config: Config, args: ListArgs) -> Result<Exit, Failure> {
+    let app = open(config)?;
+    let listing = app.engine.listing(args.component).await?;
+    if args.json.json {
+        return Ok(output::json(&listing));
+    }
+    if listing.backups.is_empty() {
+        let of = args.component.map_or(String::new(), |component| format!("{component} "));
+        // The folder tells whoever forgot a setting that they look in the wrong place.
+        let root = app.config.root.display();
+        output::note(format_args!("there are no {of}backups in {root} (BACKUP_ROOT)"));
+        return Ok(Exit::Done);
+    }
+    Ok(output::print(table(&listing)))
+}
+
+fn table(listing: &Listing) -> output::Table {
+    let headings = ["BACKUP", "CREATED (UTC)", "SIZE", "SOURCE", "VERIFIED", "STATE", "LABEL"];
+    let mut table = output::Table::new(&headings, &[2, 3]);
+    for backup in &listing.backups {
+        let pinned = backup.pinned.then(|| "(pinned)".to_owned());
+        let label: Vec<String> = backup.label.iter().cloned().chain(pinned).collect();
+        table.row(vec![
+            backup.backup_id.to_string(),
+            backup.created_at.strftime("%Y-%m-%d %H:%M:%S").to_string(),
+            ByteSize(backup.size_bytes).to_string(),
+            backup.source_bytes.map_or("?".to_owned(), |bytes| ByteSize(bytes).to_string()),
+            backup.verified.as_str().to_owned(),
+            backup.state.as_str().to_owned(),
+            label.join(" "),
+        ]);
+    }
+    table
+}

@@ -1,0 +1,167 @@
+//! `show`.
+
+use crate::base::units::ByteSize;
+use crate::catalog::{Entry, Origin};
+use crate::cli::{Exit, Failure, JsonFlag, open, output};
+use crate::config::Config;
+use crate::domain::component::ComponentName;
+use crate::domain::listing::BackupState;
+use crate::domain::manifest::Manifest;
+use clap::Args;
+use serde_json::json;
+use std::fmt::Display;
+
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  rna-backup show latest --component postgres
+  rna-backup show pg_backup_20261122_020000
+  rna-backup show ./media_backup_20261122_040000.tar.zst";
+
+#[derive(Debug, Args)]
+pub(super) struct ShowArgs {
+    /// A backup id, its file name, its path inside BACKUP_ROOT, or `latest`.
+    ///
+    /// `latest` is the newest one that was verified and is still there.
+    backup: String,
+    /// Of which component: postgres, weaviate or media. Without it, `latest` is that of any.
+    #[arg(long)]
+    component: Option<ComponentName>,
+    #[command(flatten)]
+    json: JsonFlag,
+}
+
+pub(super) async fn run(config: Config, args: ShowArgs) -> Result<Exit, Failure> {
+    let app = open(config)?;
+    let entry = app.engine.find(&args.backup, args.component).await?;
+    let commands = how_to_open(&entry);
+    if args.json.json {
+        let shown = json!({"backup": entry.listed(), "manifest": entry.manifest(), "open_with": commands});
+        return Ok(output::json(&shown));
+    }
+    let mut lines = describe(&entry);
+    if commands.is_empty() {
+        lines.push("it cannot be opened: its archive is gone".to_owned());
+    } else {
+        lines.push(String::new());
+        lines.push("to look into it and to unpack it, without rna-backup:".to_owned());
+        lines.extend(commands.iter().map(|command| format!("  {command}")));
+    }
+    if entry.component() == ComponentName::Postgres {
+        lines.push("where the server is, and as whom: PGHOST, PGPORT, PGUSER and PGPASSWORD".to_owned());
+    }
+    Ok(output::print(lines.join("\n")))
+}
+
+fn fact(name: &str, value: impl Display) -> String {
+    format!("{name:<10} {value}")
+}
+
+fn describe(entry: &Entry) -> Vec<String> {
+    let listed = entry.listed();
+    let mut lines = vec![
+        fact("backup", &listed.backup_id),
+        fact("component", listed.component),
+        fact("created", format_args!("{} UTC", listed.created_at.strftime("%Y-%m-%d %H:%M:%S"))),
+    ];
+    for copy in &listed.destinations {
+        let (size, state) = (ByteSize(copy.bytes), copy.state.as_str());
+        lines.push(fact("archive", format_args!("{} ({size}, {state})", copy.location)));
+        if copy.state == BackupState::Failed {
+            lines.push(fact(
+                "warning",
+                "the archive is longer or shorter than it was: use another backup if you can",
+            ));
+        }
+    }
+    lines.push(fact("verified", listed.verified.as_str()));
+    match &entry.origin {
+        Origin::Manifest(manifest) => lines.extend(describe_manifest(manifest)),
+        Origin::Newer(format) => {
+            lines.push(fact("made by", format_args!("a newer rna-backup (manifest format {format})")));
+        }
+        Origin::Incumbent => lines.push(fact("made by", "the app's old tasks, which wrote nothing down")),
+    }
+    lines
+}
+
+fn describe_manifest(manifest: &Manifest) -> Vec<String> {
+    let facts = &manifest.facts;
+    let mut lines = vec![
+        fact("source", format_args!("{} ({})", manifest.source, ByteSize(facts.source_bytes))),
+        fact("sha256", manifest.sha256()),
+        fact("made by", format_args!("rna-backup {} on {}", manifest.program, manifest.host)),
+    ];
+    for (name, value) in [("label", &manifest.label), ("set", &manifest.set_id), ("task", &manifest.task_id)]
+    {
+        lines.extend(value.as_ref().map(|value| fact(name, value)));
+    }
+    if manifest.pinned {
+        lines.push(fact("pinned", "yes: retention leaves it alone"));
+    }
+    lines.extend(
+        facts.versions.iter().map(|(name, version)| fact("version", format_args!("{name} {version}"))),
+    );
+    lines.extend(facts.migrations.iter().map(|(app, name)| fact("migration", format_args!("{app} {name}"))));
+    if !facts.counts.tables.is_empty() {
+        let rows: u64 = facts.counts.tables.iter().map(|table| table.rows).sum();
+        lines.push(fact("tables", format_args!("{}, with {rows} rows in all", facts.counts.tables.len())));
+    }
+    if let Some(files) = facts.counts.files {
+        lines.push(fact("files", format_args!("{}, folders: {}", files.files, files.directories)));
+    }
+    lines.extend(facts.warnings.iter().map(|warning| fact("warning", warning)));
+    lines
+}
+
+/// The commands that open a backup with nothing of ours; none when there is nothing to open.
+fn how_to_open(entry: &Entry) -> Vec<String> {
+    let there = entry.copies.iter().find(|copy| copy.state != BackupState::Missing);
+    there.map_or(Vec::new(), |copy| commands(entry.component(), &copy.location))
+}
+
+fn commands(component: ComponentName, location: &str) -> Vec<String> {
+    let path = quoted(location);
+    let folder = !location.rsplit('/').next().unwrap_or(location).contains('.');
+    if folder {
+        // What the app's old tasks had Weaviate write, and it alone can read.
+        return vec![format!("ls -R {path}")];
+    }
+    let read = match location.rsplit('.').next() {
+        Some("zst") => format!("zstd -dc {path}"),
+        Some("gz") => format!("gzip -dc {path}"),
+        _ => format!("cat {path}"),
+    };
+    match component {
+        ComponentName::Postgres => vec![
+            format!("{read} | pg_restore --list"),
+            "createdb restored".to_owned(),
+            format!("{read} | pg_restore --no-owner --exit-on-error --dbname=restored"),
+        ],
+        ComponentName::Media | ComponentName::Weaviate => vec![
+            format!("{read} | tar -tv"),
+            "mkdir restored".to_owned(),
+            format!("{read} | tar -xp -C restored"),
+        ],
+    }
+}
+
+/// A path as a shell takes it.
+fn quoted(path: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+=:@".contains(c);
+    if path.chars().all(plain) { path.to_owned() } else { format!("'{}'", path.replace('\'', r"'\''")) }
+}
+
+#[test]
+fn the_commands_survive_odd_paths() {
+    let listing = |path| commands(ComponentName::Media, path).remove(0);
+    assert_eq!(
+        listing("/var/lab's backups/media_backup_20261122_040000.tar.zst"),
+        r"zstd -dc '/var/lab'\''s backups/media_backup_20261122_040000.tar.zst' | tar -tv"
+    );
+    assert_eq!(
+        listing("/b/media_backup_20240101_040000.tar.gz"),
+        "gzip -dc /b/media_backup_20240101_040000.tar.gz | tar -tv"
+    );
+    let old = commands(ComponentName::Weaviate, "/var/lab.d/weaviate/weaviate_backup_20240101_030000");
+    assert_eq!(old, ["ls -R /var/lab.d/weaviate/weaviate_backup_20240101_030000"]);
+}

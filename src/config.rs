@@ -1,0 +1,359 @@
+//! The settings of the whole program: the sum of what its parts want, read once at start.
+
+use crate::base::env::{ConfigError, Env, Warning};
+use crate::celery::client::ConnectOptions;
+use crate::component::media::MediaConfig;
+use crate::component::postgres::PostgresConfig;
+use crate::domain::component::ComponentName;
+use crate::domain::retention::Policy;
+use crate::observe::telemetry::LogFormat;
+use crate::stream::pack::Compression;
+use crate::worker::Options;
+use secrecy::{ExposeSecret, SecretString};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+const GIB: u64 = 1 << 30;
+const NUMBER: &str = "a whole number";
+const MINUTE: Duration = Duration::from_mins(1);
+const HOUR: Duration = Duration::from_hours(1);
+const DAY: Duration = Duration::from_hours(24);
+
+/// Everything that can be set.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Host name of this machine, for manifests, locks and the node name.
+    pub host: String,
+    /// `BACKUP_ROOT`, absolute.
+    pub root: PathBuf,
+    /// `BACKUP_MIN_FREE`, bytes.
+    pub min_free: u64,
+    /// `BACKUP_COMPRESSION`.
+    pub compression: Compression,
+    /// `BACKUP_RETENTION_DAYS` and `BACKUP_KEEP_*`.
+    pub policy: Policy,
+    /// `BACKUP_COMPONENTS`; `None`: all that are configured.
+    pub only: Option<Vec<ComponentName>>,
+    /// The app's database, if it is configured.
+    pub postgres: Option<PostgresConfig>,
+    /// The media folder, if it is configured.
+    pub media: Option<MediaConfig>,
+    /// Whether `WEAVIATE_URL` is set.
+    pub weaviate: Option<SecretString>,
+    /// The bucket, if there is one: not written to by this version.
+    pub bucket: Option<BucketConfig>,
+    /// The Celery side.
+    pub worker: Options,
+    /// `BACKUP_METRICS_ADDR`.
+    pub metrics_addr: SocketAddr,
+    /// `BACKUP_LOG_FORMAT`.
+    pub log_format: LogFormat,
+    /// `RUST_LOG`; unset: what suits the command.
+    pub log_filter: Option<String>,
+}
+
+/// Where the bucket is and who may use it.
+#[derive(Debug, Clone)]
+pub struct BucketConfig {
+    /// `AWS_BACKUP_BUCKET`.
+    pub name: String,
+    /// `AWS_S3_ENDPOINT`; unset: AWS itself.
+    pub endpoint: Option<String>,
+    /// `AWS_REGION`.
+    pub region: String,
+    /// `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`; unset: the SDK's own chain.
+    pub keys: Option<(SecretString, SecretString)>,
+}
+
+impl Config {
+    /// Reads every setting before it complains about any.
+    ///
+    /// # Errors
+    ///
+    /// All problems at once, by name, never with a value.
+    pub fn from_env(mut env: Env) -> Result<(Self, Vec<Warning>), ConfigError> {
+        let config = Self::read(&mut env);
+        env.finish(config)
+    }
+
+    fn read(env: &mut Env) -> Option<Self> {
+        let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        let only: Option<Vec<ComponentName>> = env.list("BACKUP_COMPONENTS");
+        let named = |name| only.as_ref().is_some_and(|only| only.contains(&name));
+        let postgres = read_postgres(env, named(ComponentName::Postgres));
+        let media = env.optional::<PathBuf>("MEDIA_ROOT").map(|root| MediaConfig { root });
+        let weaviate = env.secret("WEAVIATE_URL");
+        for (name, missing) in
+            [(ComponentName::Media, media.is_none()), (ComponentName::Weaviate, weaviate.is_none())]
+        {
+            if missing && named(name) {
+                env.note(name.setting(), format_args!("is required, because BACKUP_COMPONENTS names {name}"));
+            }
+        }
+        let root = env.or("BACKUP_ROOT", PathBuf::from("./backups"));
+        let root = std::path::absolute(&root).map_err(|err| env.note("BACKUP_ROOT", err)).ok();
+        if let (Some(root), Some(media)) = (&root, &media) {
+            keep_apart(env, root, &media.root);
+        }
+        let policy = Policy {
+            days: env.of_kind("BACKUP_RETENTION_DAYS", "a whole number of days", 7),
+            last: env.of_kind("BACKUP_KEEP_LAST", NUMBER, 1),
+            weekly: env.of_kind("BACKUP_KEEP_WEEKLY", NUMBER, 0),
+            monthly: env.of_kind("BACKUP_KEEP_MONTHLY", NUMBER, 0),
+        };
+        let (min_free, compression) =
+            (env.bytes("BACKUP_MIN_FREE", GIB), env.or("BACKUP_COMPRESSION", Compression::default()));
+        let worker = read_worker(env, &host);
+        let everywhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 9188));
+        let metrics_addr =
+            env.of_kind("BACKUP_METRICS_ADDR", "an address with a port, such as 0.0.0.0:9188", everywhere);
+        let (log_format, log_filter) =
+            (env.or("BACKUP_LOG_FORMAT", LogFormat::default()), env.optional("RUST_LOG"));
+        let bucket = read_bucket(env);
+        refuse_what_is_to_come(env, bucket.as_ref());
+        // All is read by now: what is missing here was noted above.
+        let (root, postgres, worker) = (root?, postgres?, worker?);
+        Some(Self {
+            host,
+            root,
+            min_free,
+            compression,
+            policy,
+            only,
+            postgres,
+            media,
+            weaviate,
+            bucket,
+            worker,
+            metrics_addr,
+            log_format,
+            log_filter,
+        })
+    }
+
+    /// Whether `BACKUP_COMPONENTS` lets the component be backed up.
+    pub fn wants(&self, name: ComponentName) -> bool {
+        self.only.as_ref().is_none_or(|only| only.contains(&name))
+    }
+
+    /// Components that have settings but that this version cannot back up.
+    pub fn not_yet(&self) -> Vec<ComponentName> {
+        let weaviate = self.weaviate.is_some() && self.wants(ComponentName::Weaviate);
+        if weaviate { vec![ComponentName::Weaviate] } else { Vec::new() }
+    }
+
+    /// Components that have settings but that `BACKUP_COMPONENTS` does not name.
+    pub fn left_out(&self) -> Vec<ComponentName> {
+        let configured = |name: &ComponentName| match name {
+            ComponentName::Postgres => self.postgres.is_some(),
+            ComponentName::Media => self.media.is_some(),
+            ComponentName::Weaviate => self.weaviate.is_some(),
+        };
+        ComponentName::ALL.into_iter().filter(|name| configured(name) && !self.wants(*name)).collect()
+    }
+}
+
+/// `None` outside: wrong; `None` inside: not configured.
+#[expect(clippy::option_option, reason = "wrong and absent are not the same")]
+fn read_postgres(env: &mut Env, named: bool) -> Option<Option<PostgresConfig>> {
+    let parts = ["POSTGRES_DB", "POSTGRES_USER", "POSTGRES_PASSWORD", "POSTGRES_HOST"];
+    let url = env.secret("DATABASE_URL");
+    let configured = named || env.is_set("DATABASE_URL") || parts.iter().any(|name| env.is_set(name));
+    let mut config = match &url {
+        Some(url) => match PostgresConfig::from_url(url.expose_secret()) {
+            Ok(config) => Some(config),
+            Err(err) => {
+                env.note("DATABASE_URL", err);
+                None
+            }
+        },
+        None => Some(PostgresConfig {
+            host: env.or("POSTGRES_HOST", "localhost".to_owned()),
+            port: env.of_kind("POSTGRES_PORT", "a port number", 5432),
+            user: env.or("POSTGRES_USER", "postgres".to_owned()),
+            password: env.secret("POSTGRES_PASSWORD"),
+            database: env.or("POSTGRES_DB", "rna_db".to_owned()),
+            ..PostgresConfig::default()
+        }),
+    };
+    let (sslmode, sslrootcert) = (env.optional("POSTGRES_SSLMODE"), env.optional("POSTGRES_SSLROOTCERT"));
+    let bin_dir = env.optional("BACKUP_PG_BIN_DIR");
+    if let Some(config) = &mut config {
+        config.sslmode = sslmode.unwrap_or(config.sslmode);
+        config.sslrootcert = sslrootcert.or(config.sslrootcert.take());
+        config.bin_dir = bin_dir;
+    }
+    if configured { config.map(Some) } else { Some(None) }
+}
+
+fn read_worker(env: &mut Env, host: &str) -> Option<Options> {
+    const LOCAL: &str = "redis://localhost:6379";
+    let common = env.secret("REDIS_URL").unwrap_or_else(|| LOCAL.into());
+    let mut connect = |name: &str| {
+        let (from, url) = env.secret(name).map_or(("REDIS_URL", common.clone()), |url| (name, url));
+        ConnectOptions::parse(url.expose_secret())
+            .map_err(|err| env.note(from, crate::base::chain(&err)))
+            .ok()
+    };
+    let (broker, backend) = (connect("CELERY_BROKER_URL"), connect("CELERY_RESULT_BACKEND"));
+    let concurrency = env.of_kind("BACKUP_CONCURRENCY", NUMBER, 2_usize);
+    if concurrency == 0 {
+        env.note("BACKUP_CONCURRENCY", "must be at least 1");
+    }
+    let node = env.optional::<String>("BACKUP_WORKER_NAME").unwrap_or_else(|| "backup".to_owned());
+    let node = if node.contains('@') { node } else { format!("{node}@{host}") };
+    let options = Options {
+        node: node.replace("%h", host),
+        queues: env.list("BACKUP_QUEUES").unwrap_or_else(|| vec!["backups".to_owned()]),
+        concurrency,
+        max_retries: env.of_kind("BACKUP_MAX_RETRIES", NUMBER, 3),
+        retry_delay: env.duration("BACKUP_RETRY_DELAY", 5 * MINUTE),
+        restore_key: env.secret("BACKUP_RESTORE_KEY"),
+        grace: env.duration("BACKUP_SHUTDOWN_GRACE", MINUTE / 2),
+        broker_prefix: env.or("BACKUP_BROKER_KEYPREFIX", String::new()),
+        result_prefix: env.or("BACKUP_RESULT_KEYPREFIX", String::new()),
+        result_expires: env.duration("BACKUP_RESULT_EXPIRES", DAY),
+        visibility_timeout: env.duration("BACKUP_VISIBILITY_TIMEOUT", HOUR),
+        broker: broker?,
+        backend: backend?,
+    };
+    Some(options)
+}
+
+fn read_bucket(env: &mut Env) -> Option<BucketConfig> {
+    let keys = (env.secret("AWS_ACCESS_KEY_ID"), env.secret("AWS_SECRET_ACCESS_KEY"));
+    let (endpoint, region) = (env.optional("AWS_S3_ENDPOINT"), env.or("AWS_REGION", "us-east-1".to_owned()));
+    let name: String = env.optional("AWS_BACKUP_BUCKET")?;
+    let keys = match keys {
+        (Some(id), Some(secret)) => Some((id, secret)),
+        (None, None) => None,
+        (Some(_), None) => {
+            env.note("AWS_SECRET_ACCESS_KEY", "is required beside AWS_ACCESS_KEY_ID");
+            None
+        }
+        (None, Some(_)) => {
+            env.note("AWS_ACCESS_KEY_ID", "is required beside AWS_SECRET_ACCESS_KEY");
+            None
+        }
+    };
+    Some(BucketConfig { name, endpoint, region, keys })
+}
+
+/// Archives inside the media folder would be backed up again and again, and media among the
+/// archives would look like backups.
+fn keep_apart(env: &mut Env, root: &Path, media: &Path) {
+    let (root, media) = (real(root), real(media));
+    if root.starts_with(&media) {
+        env.note(
+            "BACKUP_ROOT",
+            "lies inside MEDIA_ROOT, so every backup would hold all earlier ones: move it out",
+        );
+    }
+    let ours = ComponentName::ALL.map(ComponentName::as_str).into_iter().chain(["manifests"]);
+    if ours.into_iter().any(|folder| media.starts_with(root.join(folder))) {
+        env.note("MEDIA_ROOT", "is a folder in which BACKUP_ROOT keeps backups: choose another BACKUP_ROOT");
+    }
+}
+
+/// The path without links and `..`, as far as it exists.
+fn real(path: &Path) -> PathBuf {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let there = path.ancestors().find_map(|part| Some((part, part.canonicalize().ok()?)));
+    match there.as_ref().map(|(part, real)| (path.strip_prefix(part), real)) {
+        // Joining nothing would add a slash.
+        Some((Ok(rest), real)) if rest != Path::new("") => real.join(rest),
+        Some((_, real)) => real.clone(),
+        None => path,
+    }
+}
+
+/// Settings that are promised and that this version does not honour. What would make a backup less
+/// safe than its owner thinks stops the program; the rest is said.
+fn refuse_what_is_to_come(env: &mut Env, bucket: Option<&BucketConfig>) {
+    if env.is_set("BACKUP_AGE_RECIPIENTS") {
+        env.note(
+            "BACKUP_AGE_RECIPIENTS",
+            "encryption is not in this version yet: unset it, or archives would lie there in the clear",
+        );
+    }
+    if !env.flag("BACKUP_LOCAL", true) {
+        env.note("BACKUP_LOCAL", "backups to S3 alone are not in this version yet: leave it True");
+    }
+    if bucket.is_some() {
+        env.warn(
+            "AWS_BACKUP_BUCKET",
+            "copies to S3 are not in this version yet: backups are kept in BACKUP_ROOT alone",
+        );
+    }
+    if env.is_set("BACKUP_TIME_LIMIT") {
+        env.warn("BACKUP_TIME_LIMIT", "time limits are not in this version yet");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(vars: &[(&str, &str)]) -> Result<(Config, Vec<Warning>), ConfigError> {
+        Config::from_env(Env::new(vars.iter().copied()))
+    }
+
+    #[test]
+    fn without_any_setting_the_defaults_of_the_contract_hold() {
+        let (config, warnings) = read(&[]).unwrap();
+        assert!(config.postgres.is_none() && config.media.is_none() && config.not_yet().is_empty());
+        assert_eq!(config.worker.queues, ["backups"]);
+        assert_eq!(config.worker.node, format!("backup@{}", config.host));
+        assert_eq!((config.worker.max_retries, config.worker.retry_delay), (3, 5 * MINUTE));
+        assert_eq!(config.policy, Policy { days: 7, last: 1, weekly: 0, monthly: 0 });
+        assert_eq!(warnings, []);
+    }
+
+    #[test]
+    fn the_apps_env_file_serves_as_it_is() {
+        let (config, _) = read(&[
+            ("DATABASE_URL", ""),
+            ("POSTGRES_DB", "lab"),
+            ("POSTGRES_PASSWORD", "s3cret"),
+            ("MEDIA_ROOT", "/app/media"),
+            ("REDIS_URL", "redis://:pw@redis:6379/0"),
+            ("AWS_BACKUP_BUCKET", ""),
+            ("BACKUP_CLEANUP_LOCAL", "False"),
+            ("WEAVIATE_URL", "http://weaviate:8080"),
+        ])
+        .unwrap();
+        assert_eq!(config.postgres.as_ref().unwrap().database, "lab");
+        assert_eq!(config.not_yet(), [ComponentName::Weaviate]);
+        let shown = format!("{config:?}");
+        assert!(!shown.contains("s3cret") && !shown.contains(":pw@"), "{shown}");
+    }
+
+    #[test]
+    fn all_problems_come_at_once_and_without_values() {
+        let err = read(&[
+            ("REDIS_URL", "http://:hunter2@redis"),
+            ("BACKUP_CONCURRENCY", "0"),
+            ("BACKUP_COMPRESSION", "brotli"),
+            ("MEDIA_ROOT", "/srv/media"),
+            ("BACKUP_ROOT", "/srv/media/backups"),
+            ("BACKUP_AGE_RECIPIENTS", "age1qqq"),
+            ("BACKUP_COMPONENTS", "media,redis"),
+        ])
+        .unwrap_err();
+        let names: Vec<_> = err.problems.iter().map(|problem| problem.name.as_str()).collect();
+        for name in [
+            "REDIS_URL",
+            "BACKUP_CONCURRENCY",
+            "BACKUP_COMPRESSION",
+            "BACKUP_ROOT",
+            "BACKUP_AGE_RECIPIENTS",
+            "BACKUP_COMPONENTS",
+        ] {
+            assert!(names.contains(&name), "{name} is not among {names:?}");
+        }
+        assert!(!err.to_string().contains("hunter2"), "{err}");
+    }
+}
