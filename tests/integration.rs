@@ -27,6 +27,7 @@ mod postgres_damage;
 mod postgres_errors;
 mod postgres_tls;
 mod retention;
+mod schemas;
 mod store_contract;
 mod store_local;
 mod stream;
