@@ -1,6 +1,8 @@
 //! Real servers, started for one test and gone with it.
 
 pub mod catalog;
+pub mod faulty;
+pub mod lab;
 pub mod postgres;
 pub mod redis;
 pub mod tree;
