@@ -23,6 +23,7 @@ mod celery_tls;
 mod cli;
 mod cli_check;
 mod cli_faults;
+mod clients;
 mod engine;
 mod media;
 mod media_decode;

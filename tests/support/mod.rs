@@ -4,5 +4,6 @@ pub mod catalog;
 pub mod faulty;
 pub mod lab;
 pub mod postgres;
+pub mod python;
 pub mod redis;
 pub mod tree;

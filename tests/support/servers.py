@@ -1,0 +1,278 @@
+"""Private servers and programs for the demo and the benchmarks: in one folder, on free ports, gone at the end.
+
+Every process carries the folder's name in its environment, so that `Stage.left_running` can prove that none is left.
+"""
+
+import glob
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+from urllib.parse import quote
+
+ROOT = Path(__file__).resolve().parents[2]
+CLIENT = ROOT / "tests/support/client.py"
+WEBAPP = ROOT / "tests/webapp"
+PYTHONS = {"5.3.6": ROOT / "target/venv/celery-5.3/bin/python", "newest": ROOT / "target/venv/celery-newest/bin/python"}
+
+
+class Failed(Exception):
+    """Something could not be done; the text is for people."""
+
+
+class Stage:
+    """A folder and everything that runs in it."""
+
+    def __init__(self, name):
+        self.dir = Path(tempfile.mkdtemp(prefix=f"{name}-"))
+        self.dir.chmod(0o711)  # the user postgres must get through to its own folder
+        self.env = os.environ | {"RNA_STAGE": str(self.dir)}
+        self.processes = []
+
+    def __enter__(self):
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, lambda *_: (_ for _ in ()).throw(SystemExit(130)))
+        return self
+
+    def __exit__(self, *_):
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)  # nothing may interrupt the tidying
+        for process in reversed(self.processes):
+            stop(process)
+        shutil.rmtree(self.dir, ignore_errors=True)
+
+    def start(self, command, log, env=None, cwd=None, user=None, stop_signal=signal.SIGTERM):
+        """Starts a program that is killed when we are, in whatever way; its output goes to the file `log`."""
+        with open(self.dir / log, "ab") as out:
+            process = subprocess.Popen(
+                ["setpriv", *as_user(user), "--pdeathsig", "KILL", *map(str, command)],
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                env=self.env | (env or {}),
+                cwd=cwd or self.dir,
+                start_new_session=True,
+            )
+        process.log, process.stop_signal = self.dir / log, stop_signal
+        self.processes.append(process)
+        return process
+
+    def run(self, command, env=None, user=None, check=True, **options):
+        """Runs a program to its end; its output as text."""
+        done = subprocess.run(
+            ["setpriv", *as_user(user), "--pdeathsig", "KILL", *map(str, command)],
+            env=self.env | (env or {}),
+            cwd=self.dir,
+            stdin=options.pop("stdin", subprocess.DEVNULL),
+            capture_output=True,
+            text=True,
+            errors="surrogateescape",
+            **options,
+        )
+        if check and done.returncode != 0:
+            raise Failed(f"{' '.join(map(str, command))}: exit {done.returncode}\n{done.stdout}{done.stderr}")
+        return done
+
+    def left_running(self):
+        """Process ids of whatever was started here and still runs."""
+        mark, found = f"RNA_STAGE={self.dir}".encode(), []
+        for entry in Path("/proc").glob("[0-9]*"):
+            try:
+                if mark in (entry / "environ").read_bytes().split(b"\0") and int(entry.name) != os.getpid():
+                    found.append(int(entry.name))
+            except OSError:
+                pass  # it ended meanwhile, or is somebody else's
+        return found
+
+
+def as_user(user):
+    """PostgreSQL refuses to run as root."""
+    if user is None or os.getuid() != 0:
+        return []
+    return [f"--reuid={user}", f"--regid={user}", "--init-groups"]
+
+
+def stop(process, grace=10):
+    """Its stop signal, then SIGKILL to the whole group."""
+    if process.poll() is None:
+        process.send_signal(process.stop_signal)
+        try:
+            process.wait(grace)
+        except subprocess.TimeoutExpired:
+            pass
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    process.wait()
+
+
+def new_password():
+    """With everything that a URL, a shell or a .pgpass file would trip over."""
+    return f"{secrets.token_hex(8)}:@/'%\\ #"
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def wait_for(what, ready, process=None, seconds=30):
+    """Waits until `ready()` is true, and says what it waited for when it never is."""
+    deadline = time.monotonic() + seconds
+    while True:
+        answer = ready()
+        if answer:
+            return answer
+        died = process is not None and process.poll() is not None
+        if died or time.monotonic() > deadline:
+            why = f"it ended with {process.returncode}" if died else f"not within {seconds} s"
+            tail = "\n".join(process.log.read_text(errors="replace").splitlines()[-30:]) if process else ""
+            raise Failed(f"{what}: {why}\n{tail}")
+        time.sleep(0.02)
+
+
+class Redis:
+    """A Redis with a password on a free port."""
+
+    def __init__(self, stage):
+        self.stage, self.port, self.password = stage, free_port(), new_password()
+        self.url = f"redis://:{quote(self.password, safe='')}@127.0.0.1:{self.port}/0"
+        command = ["redis-server", "--bind", "127.0.0.1", "--port", self.port, "--save", "", "--requirepass", self.password]
+        self.process = stage.start(command, "redis.log")
+        wait_for("start Redis", lambda: self.cli("ping", check=False).stdout.strip() == "PONG", self.process)
+
+    def cli(self, *command, check=True):
+        return self.stage.run(self.client(*command), env=self.auth(), check=check)
+
+    def client(self, *command):
+        return ["redis-cli", "-p", self.port, *command]
+
+    def auth(self):
+        return {"REDISCLI_AUTH": self.password}
+
+    def length(self, queue):
+        return int(self.cli("llen", queue).stdout)
+
+    def record_results(self):
+        """Writes everything that is published on result channels to a file from now on."""
+        command = self.client("--csv", "psubscribe", "celery-task-meta-*")
+        process = self.stage.start(command, "results.csv", env=self.auth())
+        wait_for("listen to results", lambda: b"psubscribe" in process.log.read_bytes(), process)
+        return process.log
+
+
+class Postgres:
+    """A PostgreSQL cluster with passwords on a free port, run by the user postgres when we are root."""
+
+    def __init__(self, stage, database="rna_db"):
+        found = glob.glob("/usr/lib/postgresql/*/bin/postgres")
+        self.bin = Path(max(found, key=lambda path: int(path.split("/")[4]))).parent
+        self.stage, self.port, self.password = stage, free_port(), new_password()
+        home = stage.dir / "postgresql"
+        home.mkdir(mode=0o700)
+        secret = home / "password"
+        secret.write_text(self.password)
+        self.user = "postgres" if os.getuid() == 0 else None
+        if self.user:
+            for path in (home, secret):
+                shutil.chown(path, self.user, self.user)
+        initdb = ["initdb", "-U", "postgres", "-A", "scram-sha-256", "--pwfile", secret, "-E", "UTF8", "--locale=C.UTF-8"]
+        stage.run([self.bin / initdb[0], *initdb[1:], "-N", "-D", home / "data"], user=self.user)
+        server = [self.bin / "postgres", "-D", home / "data", "-p", self.port, "-k", home]
+        settings = ["listen_addresses=127.0.0.1", "fsync=off", "shared_buffers=128MB", "max_wal_size=4GB"]
+        for setting in settings:
+            server += ["-c", setting]
+        self.process = stage.start(server, "postgres.log", cwd="/", user=self.user, stop_signal=signal.SIGINT)
+        wait_for("start PostgreSQL", lambda: self.psql("select 1", "postgres", check=False).returncode == 0, self.process)
+        self.database = database
+        self.psql(f'create database "{database}"', "postgres")
+
+    def env(self, database=None):
+        """What libpq reads: for psql, pg_dump and pg_restore as a person would run them."""
+        server = {"PGHOST": "127.0.0.1", "PGPORT": str(self.port), "PGUSER": "postgres", "PGPASSWORD": self.password}
+        return server | {"PGDATABASE": database or self.database}
+
+    def psql(self, sql, database=None, check=True):
+        command = [self.bin / "psql", "-XqAt", "-v", "ON_ERROR_STOP=1", "-c", sql]
+        return self.stage.run(command, env=self.env(database), check=check)
+
+    def script(self, path, database=None):
+        self.stage.run([self.bin / "psql", "-Xq", "-v", "ON_ERROR_STOP=1", "-f", path], env=self.env(database))
+
+    def url(self):
+        return f"postgres://postgres:{quote(self.password, safe='')}@127.0.0.1:{self.port}/{self.database}"
+
+
+class Worker:
+    """`rna-backup worker`, and the program's other commands in the same environment."""
+
+    def __init__(self, stage, program, env):
+        self.stage, self.program = stage, Path(program).resolve()
+        self.metrics = f"127.0.0.1:{free_port()}"
+        self.env = env | {"BACKUP_METRICS_ADDR": self.metrics}
+        self.process = None
+
+    def start(self):
+        self.process = self.stage.start([self.program, "worker"], "worker.log", env=self.env)
+        wait_for("start the worker", self.ready, self.process)
+
+    def ready(self):
+        return self.http("/readyz") is not None
+
+    def http(self, path):
+        """The body, or None when the answer is not 200."""
+        try:
+            with urllib.request.urlopen(f"http://{self.metrics}{path}", timeout=5) as answer:
+                return answer.read().decode()
+        except OSError:
+            return None
+
+    def command(self, *arguments, prefix=(), env=None, check=True):
+        return self.stage.run([*prefix, self.program, *arguments], env=self.env | (env or {}), check=check)
+
+
+class Client:
+    """A Celery client of one version: `client.py`, asked in JSON lines."""
+
+    def __init__(self, stage, version, redis_url):
+        command = ["setpriv", "--pdeathsig", "KILL", PYTHONS[version], CLIENT, redis_url]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=stage.env, start_new_session=True
+        )
+        self.process.stop_signal = signal.SIGTERM
+        stage.processes.append(self.process)
+        self.celery = self.ask(do="version")["celery"]
+
+    def each(self, **request):
+        """The lines of an answer as they come."""
+        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.flush()
+        while True:
+            answer = json.loads(self.process.stdout.readline() or '{"failed": "the client died"}')
+            if "failed" in answer:
+                raise Failed(f"celery client, {request}: {answer['failed']}")
+            yield answer
+            if answer["done"]:
+                return
+
+    def ask(self, **request):
+        return list(self.each(**request))[-1]
+
+    def delay(self, task, *args, **kwargs):
+        return self.ask(do="send", task=task, args=args, kwargs=kwargs)["id"]
+
+    def get(self, task_id, timeout=60):
+        """What became of a task, whatever it was; no answer in time is a failure of ours."""
+        answer = self.ask(do="get", id=task_id, timeout=timeout)
+        if answer["state"] is None:
+            raise Failed(f"task {task_id} has no result after {timeout} s")
+        return answer
