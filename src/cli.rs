@@ -194,7 +194,8 @@ impl From<EngineError> for Failure {
 /// The parts, for commands that only look at backups: they make no folder where there is none, since
 /// that may be a disk that is not mounted.
 fn open(config: Config) -> Result<App, Failure> {
-    if config.root.exists() {
+    // A folder that may not be looked at is not a missing one: opening it says what is wrong.
+    if config.root.try_exists().unwrap_or(true) {
         return Ok(App::build(config)?);
     }
     let why = format!("there are no backups: {} (BACKUP_ROOT) does not exist", config.root.display());

@@ -228,3 +228,13 @@ async fn a_stopped_dump_leaves_no_child_and_no_session_in_the_database() {
     });
     assert_eq!(left(&lab.backups()), Vec::<PathBuf>::new());
 }
+
+#[test]
+fn a_folder_that_cannot_be_looked_at_is_not_called_a_missing_one() {
+    let lab = Lab::new();
+    std::fs::write(lab.path("file"), "").unwrap();
+    let below_a_file = lab.path("file/backups");
+    let (code, out, err) = lab.set("BACKUP_ROOT", below_a_file.display()).run(&["list"]);
+    assert_eq!((code, out.as_str()), (2, ""), "{err}");
+    assert!(err.contains("Not a directory") && !err.contains("does not exist"), "{err}");
+}
