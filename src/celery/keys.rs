@@ -1,5 +1,7 @@
 //! Names of the keys in Redis, as kombu's transport and Celery's result backend build them.
 
+use super::client::Client;
+
 /// Priority steps of kombu's Redis transport; 0 is served first.
 ///
 /// Source: `Transport.priority_steps` in `kombu/transport/redis.py`.
@@ -69,6 +71,49 @@ impl Keys {
     /// The record that shows that a worker of ours is alive.
     pub fn worker(&self, instance: &str) -> String {
         self.key(&format!("rna-backup:worker:{instance}"))
+    }
+
+    /// Hash from the name of a lock to who holds it.
+    pub fn locks(&self) -> String {
+        self.key("rna-backup:locks")
+    }
+
+    /// Counter that numbers the holders of locks.
+    pub fn fence(&self) -> String {
+        self.key("rna-backup:fence")
+    }
+
+    /// Lock of the sweep that gives back what consumers of any language left.
+    pub fn unacked_mutex(&self) -> String {
+        self.key("unacked_mutex")
+    }
+
+    /// Set of the queues that an exchange feeds.
+    pub fn binding(&self, exchange: &str) -> String {
+        self.key(&format!("_kombu.binding.{exchange}"))
+    }
+
+    /// List of the control replies for the client `oid`.
+    pub fn replies(&self, oid: &str) -> String {
+        self.key(&format!("{oid}.reply.celery.pidbox"))
+    }
+
+    /// Channels on which control requests come.
+    pub fn control_channels(&self, client: &Client) -> Vec<String> {
+        self.fanout(client, "celery.pidbox")
+    }
+
+    /// Beginnings of the channels that events go to; a routing key follows.
+    pub fn event_channels(&self, client: &Client) -> Vec<String> {
+        self.fanout(client, "celeryev/")
+    }
+
+    /// Fanout channels of `exchange`, with the number of the database before it.
+    ///
+    /// Source: `Channel._get_publish_topic` and `Transport.fanout_prefix` in `kombu/transport/redis.py`.
+    fn fanout(&self, client: &Client, exchange: &str) -> Vec<String> {
+        let numbered = self.key(&format!("/{}.{exchange}", client.options().db()));
+        vec![numbered]
     }
 
     /// Marks a group of messages as sent.

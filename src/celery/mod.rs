@@ -37,17 +37,27 @@
 //! # }
 //! ```
 
+pub mod canvas;
 pub mod client;
+mod clock;
 pub mod consumer;
+pub mod control;
 pub mod error;
+pub mod events;
 mod instance;
 mod json;
 pub mod keys;
 pub mod lease;
+pub mod lock;
 pub mod message;
+pub mod node;
 pub mod publish;
 pub mod repr;
+pub mod requests;
 pub mod result;
+pub mod revoked;
 pub mod sweep;
+pub mod tasks;
 
+pub use clock::Clock;
 pub use error::CeleryError;

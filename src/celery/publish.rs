@@ -234,6 +234,24 @@ pub(super) fn iso(at: Timestamp) -> String {
     format!("{:.6}", at.display_with_offset(Offset::UTC))
 }
 
+/// The text of a message that is not kept: an event, or a control request or reply.
+pub(super) fn transient(body: &Value, headers: &Value, exchange: &str, routing_key: &str) -> String {
+    json!({
+        "body": STANDARD.encode(body.to_string()),
+        "content-encoding": "utf-8",
+        "content-type": "application/json",
+        "headers": headers,
+        "properties": {
+            "delivery_mode": 1,
+            "delivery_info": {"exchange": exchange, "routing_key": routing_key},
+            "priority": 0,
+            "body_encoding": "base64",
+            "delivery_tag": Uuid::new_v4().to_string(),
+        },
+    })
+    .to_string()
+}
+
 /// Sends all of `messages`, in this order, or none.
 ///
 /// Repeats until Redis answers or `stop` fires; messages are not doubled by it.

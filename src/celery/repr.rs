@@ -28,6 +28,11 @@ pub fn kwargs(kwargs: &Map<String, Value>) -> String {
     cut(out)
 }
 
+/// Any JSON value as Python shows it, cut like arguments.
+pub fn short(shown: &Value) -> String {
+    cut(value(shown))
+}
+
 /// Any JSON value as Python shows it.
 pub fn value(value: &Value) -> String {
     let mut out = String::new();

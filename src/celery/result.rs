@@ -4,10 +4,11 @@ use super::CeleryError;
 use super::client::Client;
 use super::keys::result_key;
 use super::publish::iso;
+use super::repr;
 use jiff::Timestamp;
 use redis::{Script, ScriptInvocation};
 use serde_json::{Map, Value, json};
-use std::{sync::LazyLock, time::Duration};
+use std::{fmt, sync::LazyLock, time::Duration};
 use tokio_util::sync::CancellationToken;
 
 static STORE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/store.lua")));
@@ -104,6 +105,36 @@ impl Exception {
     }
 }
 
+/// As Python's `repr` shows it: `ValueError('boom', 42)`.
+impl fmt::Display for Exception {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let args: Vec<_> = self.args.iter().map(repr::short).collect();
+        write!(f, "{}({})", self.name, args.join(", "))
+    }
+}
+
+/// A task that another one sent, in the shape of Celery's result tuples.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Child {
+    /// One task, by its id.
+    Task(String),
+    /// A group, by its id, with its members.
+    Group(String, Vec<Child>),
+}
+
+impl Child {
+    /// `[[id, parent], members]`: `ResultBase.as_tuple` in `celery/result.py`.
+    pub fn to_value(&self) -> Value {
+        match self {
+            Self::Task(id) => json!([[id, null], null]),
+            Self::Group(id, members) => {
+                let members: Vec<_> = members.iter().map(Self::to_value).collect();
+                json!([[id, null], members])
+            }
+        }
+    }
+}
+
 /// A task's state as it is stored.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TaskResult {
@@ -115,8 +146,8 @@ pub struct TaskResult {
     pub result: Value,
     /// Text of a traceback.
     pub traceback: Option<String>,
-    /// Ids of the tasks it sent, in order.
-    pub children: Vec<String>,
+    /// The tasks that it sent, in order.
+    pub children: Vec<Child>,
     /// When it ended; set for final states alone.
     pub date_done: Option<Timestamp>,
     /// Group that it belongs to.
@@ -152,7 +183,7 @@ impl TaskResult {
 
     /// The JSON that Celery stores, of `Backend._get_result_meta` in `celery/backends/base.py`.
     fn to_json(&self) -> Value {
-        let children: Vec<_> = self.children.iter().map(|id| json!([[id, null], null])).collect();
+        let children: Vec<_> = self.children.iter().map(Child::to_value).collect();
         let mut meta = Map::new();
         meta.insert("status".to_owned(), json!(self.state.as_str()));
         meta.insert("result".to_owned(), self.result.clone());
@@ -240,7 +271,7 @@ mod tests {
     #[test]
     fn a_result_has_the_keys_of_celery_in_their_order() {
         let mut result = TaskResult::new("1", State::Success, json!({"status": "ok"}));
-        result.children = vec!["2".to_owned()];
+        result.children = vec![Child::Task("2".to_owned())];
         result.date_done = Some("2026-11-22T09:59:25.98Z".parse().unwrap());
         let text = r#"{"status":"SUCCESS","result":{"status":"ok"},"traceback":null,"children":[[["2",null],null]],"date_done":"2026-11-22T09:59:25.980000+00:00","task_id":"1"}"#;
         assert_eq!(result.to_json().to_string(), text);

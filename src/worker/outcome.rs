@@ -2,7 +2,7 @@
 
 use crate::base::chain;
 use crate::catalog::CatalogError;
-use crate::celery::result::Exception;
+use crate::celery::result::{Child, Exception};
 use crate::component::ComponentError;
 use crate::domain::command::InvalidCommand;
 use crate::domain::signature::SignatureError;
@@ -14,12 +14,12 @@ use std::error::Error;
 /// How one task ended.
 #[derive(Debug)]
 pub enum Outcome {
-    /// With a value, and the ids of the tasks that it sent.
+    /// With a value, and the tasks that it sent.
     Success {
         /// What `AsyncResult.get()` returns.
         value: Value,
         /// `AsyncResult.children`.
-        children: Vec<String>,
+        children: Vec<Child>,
     },
     /// For good.
     Failure(Failure),

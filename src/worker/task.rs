@@ -6,7 +6,7 @@ use crate::celery::consumer::Delivery;
 use crate::celery::lease::Lease;
 use crate::celery::message::{Message, Refusal};
 use crate::celery::publish::{self, Outgoing};
-use crate::celery::result::{Exception, State, TaskResult};
+use crate::celery::result::{Child, Exception, State, TaskResult};
 use crate::domain::command::{Backup, Command};
 use crate::domain::component::ComponentName;
 use crate::domain::report::FullBackupReport;
@@ -249,6 +249,7 @@ impl Task<'_> {
         let task_ids: BTreeMap<_, _> = components.into_iter().zip(children.clone()).collect();
         let report =
             FullBackupReport { status: "initiated".to_owned(), set_id: message.id.clone(), task_ids };
+        let children = children.into_iter().map(Child::Task).collect();
         Outcome::Success { value: json!(report), children }
     }
 

@@ -147,6 +147,11 @@ impl Client {
         })))
     }
 
+    /// Where it connects to.
+    pub fn options(&self) -> &ConnectOptions {
+        &self.0.options
+    }
+
     /// Why the server does not announce what was asked for, on the current connection.
     pub(super) fn refusal(&self) -> Option<String> {
         let setup = self.0.setup.as_ref()?;

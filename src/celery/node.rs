@@ -1,0 +1,90 @@
+//! What a worker is to the others on its broker: a name, a clock, tasks in hand, and what they may change.
+
+use super::clock::Clock;
+use super::events::Events;
+use super::requests::Requests;
+use super::revoked::Revoked;
+use super::tasks::Tasks;
+use serde_json::{Map, Value};
+use std::sync::Arc;
+use std::time::Instant;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+/// A worker as the others on its broker see it, shared by all of its parts.
+///
+/// Remote control changes it, and the worker acts on the changes: it watches [`queues`](Self::queues)
+/// and [`concurrency`](Self::concurrency), and ends when [`shutdown`](Self::shutdown) fires.
+#[derive(Debug)]
+pub struct Node {
+    /// `name@host`, unique on the broker.
+    pub name: String,
+    /// The logical clock.
+    pub clock: Arc<Clock>,
+    /// What goes to Flower and exporters.
+    pub events: Events,
+    /// The tasks in hand.
+    pub requests: Arc<Requests>,
+    /// The tasks that must not run.
+    pub revoked: Revoked,
+    /// The tasks that it knows.
+    pub tasks: Tasks,
+    /// The queues that it takes from.
+    pub queues: watch::Sender<Vec<String>>,
+    /// How many tasks run at once.
+    pub concurrency: watch::Sender<usize>,
+    /// Fires when somebody asks for a warm shutdown.
+    pub shutdown: CancellationToken,
+    /// Fires when a task was revoked or a limit changed: messages may be judged otherwise now.
+    pub changed: tokio::sync::Notify,
+    /// When it began.
+    pub started: Instant,
+    /// What it tells about itself.
+    pub about: About,
+}
+
+/// What a worker tells about itself.
+#[derive(Debug, Clone, Default)]
+pub struct About {
+    /// Name of the software.
+    pub software: &'static str,
+    /// Its version.
+    pub version: &'static str,
+    /// Its settings under Celery's names, for `celery inspect conf`; without secrets.
+    pub conf: Map<String, Value>,
+}
+
+impl Node {
+    /// A node that consumes `queues` with `concurrency` tasks at once.
+    pub fn new(
+        name: &str,
+        about: About,
+        events: Events,
+        tasks: Tasks,
+        queues: &[String],
+        concurrency: usize,
+    ) -> Self {
+        Self {
+            name: name.to_owned(),
+            clock: Arc::clone(events.clock()),
+            events,
+            requests: Arc::default(),
+            revoked: Revoked::default(),
+            tasks,
+            queues: watch::Sender::new(queues.to_vec()),
+            concurrency: watch::Sender::new(concurrency),
+            shutdown: CancellationToken::new(),
+            changed: tokio::sync::Notify::new(),
+            started: Instant::now(),
+            about,
+        }
+    }
+
+    /// Notes that a task must not run, and ends it if it is in hand and waits; with a `signal` also if
+    /// it runs. Tells whether it was in hand.
+    pub fn revoke(&self, id: &str, signal: Option<i32>) -> bool {
+        self.revoked.add(id);
+        self.changed.notify_one();
+        self.requests.revoke(id, signal)
+    }
+}

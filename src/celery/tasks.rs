@@ -1,0 +1,150 @@
+//! The tasks that a worker knows, with the limits that operators set by remote control.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Soft and hard time limit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct TimeLimits {
+    /// Then the task is told to end.
+    pub soft: Option<Duration>,
+    /// Then it is ended.
+    pub hard: Option<Duration>,
+}
+
+/// The tasks that a worker knows, with their limits.
+#[derive(Debug, Default)]
+pub struct Tasks(Mutex<BTreeMap<String, Task>>);
+
+#[derive(Debug, Default)]
+struct Task {
+    limits: TimeLimits,
+    rate: Option<Rate>,
+}
+
+/// So many tasks in so much time: a bucket that holds one token, as in Celery.
+#[derive(Debug)]
+struct Rate {
+    text: String,
+    every: Duration,
+    next: Instant,
+}
+
+/// Why a limit cannot be set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LimitError {
+    /// There is no task of this name here.
+    UnknownTask,
+    /// The text is no rate.
+    NoRate,
+}
+
+impl Tasks {
+    /// Tasks of these names, with this hard limit each.
+    pub fn new<'a>(names: impl IntoIterator<Item = &'a str>, hard: Option<Duration>) -> Self {
+        let limits = TimeLimits { soft: None, hard };
+        let task = |name: &str| (name.to_owned(), Task { limits, rate: None });
+        Self(Mutex::new(names.into_iter().map(task).collect()))
+    }
+
+    /// Their names and rate limits, sorted.
+    pub fn list(&self) -> Vec<(String, Option<String>)> {
+        let rate = |task: &Task| task.rate.as_ref().map(|rate| rate.text.clone());
+        self.state().iter().map(|(name, task)| (name.clone(), rate(task))).collect()
+    }
+
+    /// The time limits of a task.
+    pub fn time_limits(&self, name: &str) -> TimeLimits {
+        self.state().get(name).map(|task| task.limits).unwrap_or_default()
+    }
+
+    /// Sets the time limits of a task, of those of its runs that begin from now on.
+    ///
+    /// # Errors
+    ///
+    /// [`LimitError::UnknownTask`].
+    pub fn limit_time(&self, name: &str, limits: TimeLimits) -> Result<(), LimitError> {
+        self.state().get_mut(name).ok_or(LimitError::UnknownTask)?.limits = limits;
+        Ok(())
+    }
+
+    /// Sets how often a task may start: `10/s`, `10/m`, `10/h`, a number a second, or `0` for as often
+    /// as it likes. Tells whether there is a limit now.
+    ///
+    /// # Errors
+    ///
+    /// [`LimitError`].
+    pub fn limit_rate(&self, name: &str, text: &str) -> Result<bool, LimitError> {
+        let every = interval(text)?;
+        let rate = every.map(|every| Rate { text: text.to_owned(), every, next: Instant::now() });
+        let limited = rate.is_some();
+        self.state().get_mut(name).ok_or(LimitError::UnknownTask)?.rate = rate;
+        Ok(limited)
+    }
+
+    /// Whether a task may start now; if not, how long it has to wait. A yes is counted.
+    ///
+    /// # Errors
+    ///
+    /// The wait.
+    pub fn may_start(&self, name: &str) -> Result<(), Duration> {
+        let mut state = self.state();
+        let Some(rate) = state.get_mut(name).and_then(|task| task.rate.as_mut()) else { return Ok(()) };
+        let now = Instant::now();
+        if rate.next > now {
+            return Err(rate.next - now);
+        }
+        rate.next = now + rate.every;
+        Ok(())
+    }
+
+    fn state(&self) -> MutexGuard<'_, BTreeMap<String, Task>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The time between two starts; `None` for no limit. Source: `rate` in `celery/utils/time.py`.
+fn interval(text: &str) -> Result<Option<Duration>, LimitError> {
+    let (count, unit) = text.split_once('/').unwrap_or((text, "s"));
+    let unit = match unit {
+        "s" => 1.0,
+        "m" => 60.0,
+        "h" => 3600.0,
+        _ => return Err(LimitError::NoRate),
+    };
+    let count: f64 = count.trim().parse().map_err(|_| LimitError::NoRate)?;
+    if count == 0.0 {
+        return Ok(None);
+    }
+    Duration::try_from_secs_f64(unit / count).map(Some).map_err(|_| LimitError::NoRate)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_are_read_as_celery_reads_them() {
+        let cases =
+            [("10/m", Ok(Some(6.0))), ("4", Ok(Some(0.25))), ("2/h", Ok(Some(1800.0))), ("0", Ok(None))];
+        for (text, seconds) in cases {
+            let expected = seconds.map(|seconds: Option<f64>| seconds.map(Duration::from_secs_f64));
+            assert_eq!(interval(text), expected, "{text}");
+        }
+        for wrong in ["x", "1/d", "-1", "nan", "", "1/"] {
+            assert_eq!(interval(wrong), Err(LimitError::NoRate), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_rate_lets_one_start_and_tells_the_next_how_long_to_wait() {
+        let tasks = Tasks::new(["a"], None);
+        assert_eq!(tasks.limit_rate("a", "1/h"), Ok(true));
+        assert_eq!(tasks.may_start("a"), Ok(()));
+        assert!(tasks.may_start("a").unwrap_err() > Duration::from_secs(3590));
+        assert_eq!(tasks.limit_rate("a", "0"), Ok(false));
+        assert_eq!(tasks.may_start("a"), Ok(()));
+        assert_eq!(tasks.limit_rate("b", "1/s"), Err(LimitError::UnknownTask));
+    }
+}
