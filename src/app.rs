@@ -13,7 +13,7 @@ use crate::engine::{Engine, Locks};
 use crate::observe::metrics::Metrics;
 use crate::store::Store;
 use crate::store::local::{LocalStore, RootError};
-use crate::worker::Worker;
+use crate::worker::{Ending, Worker};
 use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -109,12 +109,16 @@ pub fn components(config: &Config) -> Vec<Arc<dyn Component>> {
     found
 }
 
-/// Returns at SIGTERM (an orchestrator) or SIGINT (a terminal), whichever is first.
-pub async fn signalled() {
+/// Returns at SIGTERM (an orchestrator), SIGINT (a terminal) or SIGQUIT (at once), whichever is first.
+pub async fn signalled() -> Ending {
     let mut term = signal(SignalKind::terminate()).expect("SIGTERM can be handled");
     let mut int = signal(SignalKind::interrupt()).expect("SIGINT can be handled");
-    tokio::select! {
-        _ = term.recv() => tracing::info!("SIGTERM"),
-        _ = int.recv() => tracing::info!("SIGINT"),
-    }
+    let mut quit = signal(SignalKind::quit()).expect("SIGQUIT can be handled");
+    let (name, ending) = tokio::select! {
+        _ = term.recv() => ("SIGTERM", Ending::Warm),
+        _ = int.recv() => ("SIGINT", Ending::Warm),
+        _ = quit.recv() => ("SIGQUIT", Ending::Cold),
+    };
+    tracing::info!("{name}");
+    ending
 }

@@ -217,6 +217,8 @@ fn read_worker(env: &mut Env, host: &str) -> Option<Options> {
         result_prefix: env.or("BACKUP_RESULT_KEYPREFIX", String::new()),
         result_expires: env.duration("BACKUP_RESULT_EXPIRES", DAY),
         visibility_timeout: env.duration("BACKUP_VISIBILITY_TIMEOUT", HOUR),
+        time_limit: Some(env.duration("BACKUP_TIME_LIMIT", Duration::ZERO)).filter(|limit| !limit.is_zero()),
+        task_events: env.flag("BACKUP_TASK_EVENTS", false),
         broker: broker?,
         backend: backend?,
     };
@@ -287,9 +289,6 @@ fn refuse_what_is_to_come(env: &mut Env, bucket: Option<&BucketConfig>) {
             "AWS_BACKUP_BUCKET",
             "copies to S3 are not in this version yet: backups are kept in BACKUP_ROOT alone",
         );
-    }
-    if env.is_set("BACKUP_TIME_LIMIT") {
-        env.warn("BACKUP_TIME_LIMIT", "time limits are not in this version yet");
     }
 }
 

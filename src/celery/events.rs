@@ -138,9 +138,10 @@ impl Events {
         );
     }
 
-    /// Contents of a message were refused.
-    pub fn rejected(&self, id: &str) {
+    /// Contents of a message were refused: it failed without being read.
+    pub fn refused(&self, id: &str, exception: &Exception) {
         if self.enabled() {
+            self.send("task-failed", json!({"uuid": id, "exception": exception.to_string()}));
             self.send("task-rejected", json!({"uuid": id, "requeue": false}));
         }
     }

@@ -4,6 +4,7 @@ use super::CeleryError;
 use super::client::Client;
 use super::keys::Keys;
 use super::message;
+use super::publish::Outgoing;
 use bytes::Bytes;
 use redis::{Script, ScriptInvocation};
 use serde_json::json;
@@ -15,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 pub use super::instance::{Instance, Record};
 
 static ACK: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/ack.lua")));
+static REPLACE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/replace.lua")));
 static RESTORE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/restore.lua")));
 
 /// All leases of this process; cheap to clone, one per process.
@@ -188,6 +190,27 @@ impl Lease {
             .arg(self.claim.text())
             .arg(self.claim.size);
         let ours = self.leases.client().script_retrying("acknowledge message", stop, &call).await?;
+        if ours { Ok(()) } else { Err(CeleryError::LeaseLost { tag: self.tag.clone() }) }
+    }
+
+    /// Removes the message for good and sends `others` in its place, in one step: a retry is neither lost
+    /// nor doubled, whenever this process ends. Repeats until Redis answers or `stop` fires.
+    ///
+    /// # Errors
+    ///
+    /// As [`ack`](Self::ack).
+    pub async fn replace(self, others: &[Outgoing], stop: &CancellationToken) -> Result<(), CeleryError> {
+        let keys = self.leases.keys();
+        let mut call = REPLACE.key(keys.unacked());
+        call.key(keys.unacked_index())
+            .key(keys.leases())
+            .arg(&self.tag)
+            .arg(self.claim.text())
+            .arg(self.claim.size);
+        for other in others {
+            call.key(other.list(keys)).arg(other.text());
+        }
+        let ours = self.leases.client().script_retrying("replace message", stop, &call).await?;
         if ours { Ok(()) } else { Err(CeleryError::LeaseLost { tag: self.tag.clone() }) }
     }
 

@@ -212,8 +212,13 @@ impl Outgoing {
         self
     }
 
+    /// The list that it belongs into.
+    pub(super) fn list(&self, keys: &Keys) -> String {
+        keys.list(&self.queue, self.priority)
+    }
+
     /// The text as it lies in the queue.
-    fn text(&self) -> String {
+    pub(super) fn text(&self) -> String {
         let (mut outer, mut properties) = (self.rest.clone(), self.properties.clone());
         if outer.get("body").is_none() {
             let body = format!("[{}, {}, {}]", json!(self.args), json!(self.kwargs), self.embed);
@@ -269,7 +274,7 @@ pub async fn publish(
     let mut call = PUBLISH.prepare_invoke();
     call.key(keys.sent(&first.tag)).arg(SENT_MARK);
     for message in messages {
-        call.key(keys.list(&message.queue, message.priority)).arg(message.text());
+        call.key(message.list(keys)).arg(message.text());
     }
     client.script_retrying("publish messages", stop, &call).await
 }

@@ -43,6 +43,12 @@ impl State {
         }
     }
 
+    /// The state of this name; `None` for one that is not Celery's.
+    pub fn parse(name: &str) -> Option<Self> {
+        let all = [Self::Started, Self::Progress, Self::Retry, Self::Success, Self::Failure, Self::Revoked];
+        all.into_iter().find(|state| state.as_str() == name)
+    }
+
     /// Whether nothing comes after it.
     pub fn is_final(self) -> bool {
         matches!(self, Self::Success | Self::Failure | Self::Revoked)
@@ -73,6 +79,11 @@ impl Exception {
         Self::of("kombu.exceptions", name, message)
     }
 
+    /// One of `billiard.exceptions`: what Celery raises when a time limit is over.
+    pub fn billiard(name: &str, args: Vec<Value>) -> Self {
+        Self { name: name.to_owned(), args, module: "billiard.exceptions" }
+    }
+
     fn of(module: &'static str, name: &str, message: impl Into<String>) -> Self {
         Self { name: name.to_owned(), args: vec![Value::String(message.into())], module }
     }
@@ -94,9 +105,9 @@ impl Exception {
         self.module
     }
 
-    /// The first argument as text.
+    /// The first argument as text; the name if there is none.
     pub fn message(&self) -> &str {
-        self.args.first().and_then(Value::as_str).unwrap_or_default()
+        self.args.first().and_then(Value::as_str).unwrap_or(&self.name)
     }
 
     /// The JSON object that a FAILURE, RETRY or REVOKED has as its result.

@@ -111,6 +111,12 @@ impl Command {
         task_name == task::PING || task_name.starts_with(task::OUR_PREFIX)
     }
 
+    /// Whether a task of this name is done in an instant, so that it needs no place: a sign of life is
+    /// given also while long tasks take up all places.
+    pub fn is_light(task_name: &str) -> bool {
+        task_name == task::PING
+    }
+
     /// Whether it deletes or overwrites data, so that it must be signed where a key is set.
     pub fn is_destructive(&self) -> bool {
         matches!(self, Self::CleanUp { dry_run: false, .. })

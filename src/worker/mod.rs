@@ -3,8 +3,13 @@
 //! Its one rule: the result is stored before the message is acknowledged, so a crash at any instant
 //! repeats and never loses; and what is repeated finds its own work done.
 
+mod about;
+mod finish;
+mod judge;
 mod outcome;
 mod progress;
+mod returns;
+mod run;
 mod slots;
 mod task;
 mod watch;
@@ -12,20 +17,31 @@ mod watch;
 use crate::base::backoff::Backoff;
 use crate::base::chain;
 use crate::celery::CeleryError;
+use crate::celery::canvas::Canvas;
 use crate::celery::client::{Client, ConnectOptions};
-use crate::celery::consumer::{Consumer, Notice, Verdict};
+use crate::celery::consumer::{Consumer, Delivery, Notice};
+use crate::celery::control::Mailbox;
+use crate::celery::events::{Events, Publisher};
 use crate::celery::keys::Keys;
 use crate::celery::lease::{Instance, Leases};
 use crate::celery::message::Envelope;
+use crate::celery::node::Node;
 use crate::celery::result::Backend;
 use crate::celery::sweep::Keeper;
+use crate::celery::tasks::Tasks;
 use crate::domain::command::Command;
 use crate::engine::Engine;
 use crate::observe::http::Health;
 use crate::observe::metrics::Metrics;
+use judge::Judge;
+use returns::Returns;
 use secrecy::SecretString;
 use slots::Slots;
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// After tasks were told to stop, for so long results may still be stored; then the process ends
@@ -61,14 +77,26 @@ pub struct Options {
     pub result_expires: Duration,
     /// The broker's visibility timeout as the other workers on it know it.
     pub visibility_timeout: Duration,
+    /// Hard time limit of one task, unless its message has another.
+    pub time_limit: Option<Duration>,
+    /// Whether the events of tasks are sent from the start, as with Celery's `-E`.
+    pub task_events: bool,
+}
+
+/// How a worker is to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// Running tasks may finish, for the grace.
+    Warm,
+    /// They are stopped at once and go back to their queues.
+    Cold,
 }
 
 /// A worker, connected to nothing before [`run`](Worker::run).
 #[derive(Debug)]
 pub struct Worker {
     shared: Arc<Shared>,
-    consumer: Arc<Consumer>,
-    leases: Leases,
+    publisher: Publisher,
 }
 
 /// What every task of the worker uses.
@@ -79,9 +107,17 @@ struct Shared {
     metrics: Metrics,
     broker: Client,
     keys: Keys,
+    leases: Leases,
+    /// Another one when the queues change.
+    consumer: RwLock<Arc<Consumer>>,
     backend: Backend,
+    canvas: Canvas,
+    node: Arc<Node>,
     slots: Slots,
     stop: Stop,
+    /// Tasks in hand that do not run yet.
+    waiting: TaskTracker,
+    returns: Returns,
 }
 
 /// The steps of stopping.
@@ -106,120 +142,204 @@ impl Worker {
         let results = Client::new(options.backend.clone())?;
         let keys = Keys::new(&options.broker_prefix);
         let leases = Leases::new(broker.clone(), keys.clone(), Instance::here(&options.node));
-        let consumer = Consumer::new(leases.clone(), &options.queues)?.on_notice(hear(metrics.clone()));
-        let consumer = Arc::new(consumer);
+        let backend = Backend::new(results, &options.result_prefix, options.result_expires);
+        let (events, publisher) = Events::new(&options.node, broker.clone(), &keys, options.task_events);
+        let tasks = Tasks::new(Command::registered(), options.time_limit);
+        let about = about::about(&options);
+        let node =
+            Arc::new(Node::new(&options.node, about, events, tasks, &options.queues, options.concurrency));
         let shared = Shared {
-            backend: Backend::new(results, &options.result_prefix, options.result_expires),
+            consumer: RwLock::new(consumer(&leases, &options.queues, &metrics)?),
+            canvas: Canvas::new(broker.clone(), keys.clone(), backend.clone()),
             slots: Slots::new(options.concurrency, {
-                let consumer = Arc::clone(&consumer);
-                move || consumer.reconsider()
+                let node = Arc::clone(&node);
+                move || node.changed.notify_one()
             }),
             stop: Stop::default(),
+            waiting: TaskTracker::new(),
+            returns: Returns::default(),
             options,
             engine,
             metrics,
             broker,
             keys,
+            leases,
+            backend,
+            node,
         };
-        Ok(Self { shared: Arc::new(shared), consumer, leases })
+        Ok(Self { shared: Arc::new(shared), publisher })
     }
 
-    /// Works until `trigger` resolves, then lets running tasks finish for the grace, then stops them
-    /// and gives their messages back. A second trigger skips the wait.
+    /// Works until `trigger` resolves or somebody asks for it by remote control, then lets running tasks
+    /// finish for the grace, then stops them and gives their messages back. A second trigger, or a
+    /// first one that is [`Ending::Cold`], skips the wait.
     ///
     /// `trigger` is a parameter so that tests stop a worker without a signal.
-    pub async fn run<F: Future>(self, health: Health, mut trigger: impl FnMut() -> F) {
-        let stop = self.shared.stop.clone();
-        let (tasks, keepers) = (TaskTracker::new(), TaskTracker::new());
-        let keeper_stop = CancellationToken::new();
-        let keeper = Keeper::new(self.leases.clone(), self.shared.options.visibility_timeout);
-        keepers.spawn(keeper.run(keeper_stop.clone()));
-        let watch = watch::run(Arc::clone(&self.shared), Arc::clone(&self.consumer), health);
-        keepers.spawn(keeper_stop.clone().run_until_cancelled_owned(watch));
+    pub async fn run<F: Future<Output = Ending>>(self, health: Health, mut trigger: impl FnMut() -> F) {
+        let Self { shared, publisher } = self;
+        let (tasks, keepers, stop_keepers) = (TaskTracker::new(), TaskTracker::new(), CancellationToken::new());
+        let keeper = Keeper::new(shared.leases.clone(), shared.options.visibility_timeout);
+        keepers.spawn(keeper.run(stop_keepers.clone()));
+        keepers.spawn(stop_keepers.clone().run_until_cancelled_owned(watch::run(Arc::clone(&shared), health)));
+        let silence = CancellationToken::new();
+        let publishing = tokio::spawn(publisher.run(silence.clone()));
+        let mailbox = Mailbox::new(Arc::clone(&shared.node), shared.broker.clone(), shared.keys.clone());
+        mailbox.mingle().await;
+        keepers.spawn(mailbox.run(stop_keepers.clone()));
+        keepers.spawn(beat(Arc::clone(&shared.node), stop_keepers.clone()));
         tracing::info!(
-            node = self.shared.options.node,
-            queues = self.shared.options.queues.join(","),
-            concurrency = self.shared.options.concurrency,
+            node = shared.node.name,
+            queues = shared.options.queues.join(","),
+            concurrency = shared.options.concurrency,
             "worker starts, taking tasks from here on"
         );
 
-        let taking = self.take(&tasks);
-        tokio::pin!(taking);
-        tokio::select! {
-            () = &mut taking => {}
-            _ = trigger() => {
-                stop.drain.cancel();
-                taking.await; // a claim under way is finished, not dropped
-            }
-        }
-        tasks.close();
-        tracing::info!(running = tasks.len(), "taking no more tasks");
-        tokio::select! {
-            () = tasks.wait() => {}
-            () = tokio::time::sleep(self.shared.options.grace) => tracing::warn!(running = tasks.len(), "the grace is over, stopping tasks"),
-            _ = trigger() => tracing::warn!(running = tasks.len(), "second signal, stopping tasks"),
-        }
-        stop.abandon.cancel();
-        tokio::select! {
-            () = tasks.wait() => {}
-            () = tokio::time::sleep(LAST_WORDS) => {
-                tracing::error!(running = tasks.len(), "redis does not answer, ending without it");
-                stop.silence.cancel();
-                tasks.wait().await;
-            }
-        }
-        keeper_stop.cancel();
-        keepers.close();
-        keepers.wait().await;
-        tracing::info!("stopped");
-    }
-
-    /// Takes one message after the other for as long as there is a free slot.
-    async fn take(&self, tasks: &TaskTracker) {
-        let drain = &self.shared.stop.drain;
-        let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
-        let judge = |look: &Envelope| judge(&self.shared.slots, look);
-        while let Some(slot) = self.shared.slots.free(drain).await {
-            let looking = drain.child_token();
-            let next = self.consumer.next(&judge, &looking);
-            tokio::pin!(next);
-            let taken = tokio::select! {
-                taken = &mut next => taken,
-                () = self.shared.slots.wanted() => {
-                    looking.cancel();
-                    next.await // a claim under way is finished, not dropped
+        let ending = {
+            let taking = take(&shared, &tasks);
+            tokio::pin!(taking);
+            let ending = tokio::select! {
+                () = &mut taking => Ending::Warm,
+                ending = trigger() => ending,
+                () = shared.node.shutdown.cancelled() => {
+                    tracing::info!("shutdown by remote control");
+                    Ending::Warm
                 }
             };
-            match taken {
-                Ok(Some(delivery)) => {
-                    backoff.reset();
-                    tasks.spawn(task::handle(Arc::clone(&self.shared), delivery, slot));
+            shared.stop.drain.cancel();
+            taking.await; // a claim under way is finished, not dropped
+            ending
+        };
+        tasks.close();
+        shared.waiting.close();
+        shared.finish(&tasks, ending, &mut trigger).await;
+        stop_keepers.cancel();
+        keepers.close();
+        keepers.wait().await;
+        silence.cancel(); // the last event is in its queue by now
+        let _ = publishing.await;
+        tracing::info!("stopped");
+    }
+}
+
+impl Shared {
+    /// Lets running tasks end, or stops them, and gives back what was not done.
+    async fn finish<F: Future<Output = Ending>>(
+        &self,
+        tasks: &TaskTracker,
+        ending: Ending,
+        trigger: &mut impl FnMut() -> F,
+    ) {
+        tracing::info!(running = tasks.len(), "taking no more tasks");
+        let end = async {
+            // What has not begun need not wait for what runs.
+            self.waiting.wait().await;
+            self.returns.give_all_back(&self.stop.silence).await;
+            tasks.wait().await;
+        };
+        if ending == Ending::Warm {
+            tokio::select! {
+                () = end => {}
+                () = tokio::time::sleep(self.options.grace) => tracing::warn!(running = tasks.len(), "the grace is over, stopping tasks"),
+                _ = trigger() => tracing::warn!(running = tasks.len(), "second signal, stopping tasks"),
+            }
+        }
+        self.stop.abandon.cancel();
+        let end = async {
+            tasks.wait().await;
+            self.returns.give_all_back(&self.stop.silence).await;
+        };
+        tokio::pin!(end);
+        tokio::select! {
+            () = &mut end => {}
+            () = tokio::time::sleep(LAST_WORDS) => {
+                tracing::error!(running = tasks.len(), "redis does not answer, ending without it");
+                self.stop.silence.cancel();
+                end.await;
+            }
+        }
+    }
+
+    fn consumer(&self) -> Arc<Consumer> {
+        Arc::clone(&self.consumer.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Takes from other queues from now on.
+    fn consume(&self, queues: &[String]) {
+        if queues.is_empty() {
+            return;
+        }
+        match consumer(&self.leases, queues, &self.metrics) {
+            Ok(made) => {
+                tracing::info!(queues = queues.join(","), "takes from other queues from here on");
+                *self.consumer.write().unwrap_or_else(PoisonError::into_inner) = made;
+            }
+            Err(err) => tracing::error!(error = %chain(&err), "cannot take from other queues"),
+        }
+    }
+}
+
+fn consumer(leases: &Leases, queues: &[String], metrics: &Metrics) -> Result<Arc<Consumer>, CeleryError> {
+    Ok(Arc::new(Consumer::new(leases.clone(), queues)?.on_notice(hear(metrics.clone()))))
+}
+
+async fn beat(node: Arc<Node>, stop: CancellationToken) {
+    node.beat(&stop).await;
+}
+
+/// Takes messages and starts their tasks, until the worker ends.
+async fn take(shared: &Arc<Shared>, tasks: &TaskTracker) {
+    let drain = &shared.stop.drain;
+    let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
+    let judge = Judge::new(shared, tasks);
+    let judge = |look: &Envelope, together: &[&Envelope]| judge.verdict(look, together);
+    let (mut queues, mut concurrency) = (shared.node.queues.subscribe(), shared.node.concurrency.subscribe());
+    while !drain.is_cancelled() {
+        if queues.borrow().is_empty() {
+            tracing::warn!("no queue is left to take from, until one is added");
+            let _ = drain.run_until_cancelled(queues.wait_for(|queues| !queues.is_empty())).await;
+            shared.consume(&queues.borrow_and_update());
+            continue;
+        }
+        let consumer = shared.consumer();
+        let looking = drain.child_token();
+        let next = consumer.next_of(judge::MOST, &judge, &looking);
+        tokio::pin!(next);
+        let taken = loop {
+            tokio::select! {
+                taken = &mut next => break taken,
+                () = shared.node.changed.notified() => consumer.reconsider(),
+                Ok(()) = queues.changed() => {
+                    shared.consume(&queues.borrow_and_update());
+                    looking.cancel();
                 }
-                Ok(None) if drain.is_cancelled() => return,
-                // A task in hand whose time has come goes first: it is next in line for the place.
-                Ok(None) => drop(slot),
-                Err(err) => {
-                    // Rights or credentials: somebody has to act, and may do so while we wait.
-                    tracing::error!(error = %chain(&err), "cannot take tasks");
-                    let wait = drain.run_until_cancelled(tokio::time::sleep(backoff.step()));
-                    if wait.await.is_none() {
-                        return;
-                    }
+                Ok(()) = concurrency.changed() => shared.slots.resize(*concurrency.borrow_and_update()),
+            }
+        };
+        match taken {
+            Ok(deliveries) => {
+                backoff.reset();
+                for delivery in deliveries {
+                    let slot = if is_light(&delivery) { None } else { shared.slots.try_take() };
+                    let (shared, all) = (Arc::clone(shared), tasks.clone());
+                    tasks.spawn(async move {
+                        task::handle(Arc::clone(&shared), delivery, slot).await;
+                        if all.len() >= judge::LIGHT {
+                            shared.node.changed.notify_one(); // more of them may be taken now
+                        }
+                    });
                 }
+            }
+            Err(err) => {
+                // Rights or credentials: somebody has to act, and may do so while we wait.
+                tracing::error!(error = %chain(&err), "cannot take tasks");
+                drain.run_until_cancelled(tokio::time::sleep(backoff.step())).await;
             }
         }
     }
 }
 
-/// Whether a queue entry is ours to take, by the name of its task alone.
-fn judge(slots: &Slots, look: &Envelope) -> Verdict {
-    if !Command::is_ours(&look.task) {
-        return Verdict::Foreign;
-    }
-    match Command::occupies(&look.task) {
-        Some(component) if slots.is_busy(component) => Verdict::Later,
-        _ => Verdict::Take,
-    }
+fn is_light(delivery: &Delivery) -> bool {
+    delivery.content.as_ref().is_ok_and(|message| Command::is_light(&message.task))
 }
 
 /// What the consumer says goes to logs and metrics.

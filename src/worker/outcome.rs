@@ -9,7 +9,7 @@ use crate::domain::signature::SignatureError;
 use crate::engine::EngineError;
 use crate::store::StoreError;
 use serde_json::Value;
-use std::error::Error;
+use std::{error::Error, time::Duration};
 
 /// How one task ended.
 #[derive(Debug)]
@@ -25,6 +25,13 @@ pub enum Outcome {
     Failure(Failure),
     /// With a fault that may pass: to be tried again if there are tries left.
     Transient(Failure),
+    /// Revoked before it ran, or while it ran by whoever asked for the signal of this number.
+    Revoked {
+        /// `None` if it had not begun.
+        signal: Option<i32>,
+    },
+    /// Its time was over before it could run.
+    Expired,
     /// We are shutting down: the message goes back to the queue.
     Interrupted,
 }
@@ -95,6 +102,20 @@ impl Outcome {
     /// An order without a good signature is refused with nothing touched.
     pub fn of_unsigned(task: &str, err: SignatureError) -> Self {
         Self::Failure(Failure::new("PermissionError", task, &err))
+    }
+
+    /// A run that took longer than its limit; a soft one is Python's polite form of it.
+    pub fn out_of_time(task: &str, limit: Duration, soft: bool) -> Self {
+        let seconds = limit.as_secs_f64();
+        let (name, args) = match soft {
+            true => ("SoftTimeLimitExceeded", Vec::new()),
+            false if limit.subsec_nanos() == 0 => ("TimeLimitExceeded", vec![limit.as_secs().into()]),
+            false => ("TimeLimitExceeded", vec![seconds.into()]),
+        };
+        let text = format!("stopped after {seconds} s, its {} time limit", if soft { "soft" } else { "hard" });
+        let cause = std::io::Error::other(text);
+        let exception = Exception::billiard(name, args);
+        Self::Failure(Failure { traceback: traceback(task, name, &cause), exception })
     }
 
     /// A run that panicked is a failed task, not a dead worker.

@@ -1,65 +1,95 @@
 //! How many tasks run at once, and that no two of them work on one component.
 
 use crate::domain::component::ComponentName;
-use std::{fmt, sync::Arc};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
-use tokio_util::sync::CancellationToken;
+use std::{
+    fmt,
+    sync::atomic::{AtomicUsize, Ordering},
+    sync::{Arc, Mutex, PoisonError},
+};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// The places for running tasks.
-pub(super) struct Slots {
+#[derive(Clone)]
+pub(super) struct Slots(Arc<Shared>);
+
+struct Shared {
     all: Arc<Semaphore>,
+    size: Mutex<usize>,
+    /// Places to take away as soon as their tasks end.
+    surplus: AtomicUsize,
     components: [(ComponentName, Arc<Semaphore>); 3],
-    freed: Arc<dyn Fn() + Send + Sync>,
-    wanted: Notify,
+    freed: Box<dyn Fn() + Send + Sync>,
 }
 
 /// A place for one running task.
-#[derive(Debug)]
 pub(super) struct Slot {
-    _permit: OwnedSemaphorePermit,
+    permit: Option<OwnedSemaphorePermit>,
+    slots: Slots,
 }
 
 /// A component that is this task's alone within the process.
 pub(super) struct Occupied {
     permit: Option<OwnedSemaphorePermit>,
-    freed: Arc<dyn Fn() + Send + Sync>,
+    slots: Slots,
 }
 
+/// What a task needs to run: a place and, for most, a component.
+pub(super) type Place = (Slot, Option<Occupied>);
+
 impl Slots {
-    /// `concurrency` places; `freed` is called when a component becomes free.
+    /// `concurrency` places; `freed` is called when a place or a component becomes free.
     pub(super) fn new(concurrency: usize, freed: impl Fn() + Send + Sync + 'static) -> Self {
         let one = |name| (name, Arc::new(Semaphore::new(1)));
-        Self {
+        Self(Arc::new(Shared {
             all: Arc::new(Semaphore::new(concurrency)),
+            size: Mutex::new(concurrency),
+            surplus: AtomicUsize::new(0),
             components: ComponentName::ALL.map(one),
-            freed: Arc::new(freed),
-            wanted: Notify::new(),
+            freed: Box::new(freed),
+        }))
+    }
+
+    /// Changes the number of places. Running tasks keep theirs to their end.
+    pub(super) fn resize(&self, concurrency: usize) {
+        let mut size = self.0.size.lock().unwrap_or_else(PoisonError::into_inner);
+        if concurrency < *size {
+            let gone = self.0.all.forget_permits(*size - concurrency);
+            self.0.surplus.fetch_add(*size - concurrency - gone, Ordering::AcqRel);
+        } else {
+            for _ in *size..concurrency {
+                if !self.take_surplus() {
+                    self.0.all.add_permits(1);
+                }
+            }
         }
+        *size = concurrency;
+        (self.0.freed)();
     }
 
-    /// Waits for a free place; `None` once `stop` fires.
-    pub(super) async fn free(&self, stop: &CancellationToken) -> Option<Slot> {
-        let permit = stop.run_until_cancelled(Arc::clone(&self.all).acquire_owned()).await?;
-        Some(Slot { _permit: permit.expect("the semaphore is never closed") })
+    /// One place less to take away; `false` if there is none.
+    fn take_surplus(&self) -> bool {
+        let less = |surplus: usize| surplus.checked_sub(1);
+        self.0.surplus.fetch_update(Ordering::AcqRel, Ordering::Acquire, less).is_ok()
     }
 
-    /// Returns when a task in hand wants a place: whoever holds one without work gives it up then.
-    pub(super) async fn wanted(&self) {
-        self.wanted.notified().await;
+    /// How many places are free, and not promised to a task in hand.
+    pub(super) fn room(&self) -> usize {
+        self.0.all.available_permits()
     }
 
-    /// A place for a task that waited without one.
-    async fn free_again(&self, stop: &CancellationToken) -> Option<Slot> {
-        // In line first, told then: or whoever gives its place up would be the next to get it.
-        let tell = async {
-            self.wanted.notify_one();
-            std::future::pending::<Option<Slot>>().await
-        };
-        tokio::select! {
-            biased;
-            place = self.free(stop) => place,
-            none = tell => none,
-        }
+    /// A free place, if there is one.
+    pub(super) fn try_take(&self) -> Option<Slot> {
+        Arc::clone(&self.0.all).try_acquire_owned().ok().map(|permit| self.slot(permit))
+    }
+
+    /// Waits for a free place; first come, first served.
+    async fn take(&self) -> Slot {
+        let permit = Arc::clone(&self.0.all).acquire_owned().await;
+        self.slot(permit.expect("the semaphore is never closed"))
+    }
+
+    fn slot(&self, permit: OwnedSemaphorePermit) -> Slot {
+        Slot { permit: Some(permit), slots: self.clone() }
     }
 
     /// Whether a task works on the component in this process.
@@ -68,54 +98,59 @@ impl Slots {
     }
 
     /// A place *and* the component, in an order that cannot lock up: whoever waits for a component
-    /// holds no place meanwhile. `None` once `stop` fires.
+    /// holds no place meanwhile.
     pub(super) async fn place(
         &self,
         slot: Option<Slot>,
         component: Option<ComponentName>,
-        stop: &CancellationToken,
-    ) -> Option<(Slot, Option<Occupied>)> {
-        let Some(component) = component else {
-            return match slot {
-                Some(slot) => Some((slot, None)),
-                None => Some((self.free_again(stop).await?, None)),
+    ) -> Place {
+        let mut slot = slot;
+        let mut occupied = None;
+        if let Some(component) = component {
+            let semaphore = self.semaphore(component);
+            let permit = match Arc::clone(semaphore).try_acquire_owned() {
+                Ok(permit) => permit,
+                Err(_) => {
+                    slot = None;
+                    let permit = Arc::clone(semaphore).acquire_owned().await;
+                    permit.expect("the semaphore is never closed")
+                }
             };
-        };
-        let semaphore = self.semaphore(component);
-        if let (Some(slot), Ok(permit)) = (slot, Arc::clone(semaphore).try_acquire_owned()) {
-            return Some((slot, Some(self.occupied(permit))));
+            occupied = Some(Occupied { permit: Some(permit), slots: self.clone() });
         }
-        let permit = stop.run_until_cancelled(Arc::clone(semaphore).acquire_owned()).await?;
-        let occupied = self.occupied(permit.expect("the semaphore is never closed"));
-        Some((self.free_again(stop).await?, Some(occupied)))
-    }
-
-    fn occupied(&self, permit: OwnedSemaphorePermit) -> Occupied {
-        Occupied { permit: Some(permit), freed: Arc::clone(&self.freed) }
+        let slot = match slot {
+            Some(slot) => slot,
+            None => self.take().await,
+        };
+        (slot, occupied)
     }
 
     fn semaphore(&self, component: ComponentName) -> &Arc<Semaphore> {
-        let found = self.components.iter().find(|(name, _)| *name == component);
+        let found = self.0.components.iter().find(|(name, _)| *name == component);
         &found.expect("there is one for every component").1
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        match self.permit.take() {
+            Some(permit) if self.slots.take_surplus() => permit.forget(),
+            permit => drop(permit), // free before it is announced
+        }
+        (self.slots.0.freed)();
     }
 }
 
 impl Drop for Occupied {
     fn drop(&mut self) {
         self.permit = None; // free before it is announced
-        (self.freed)();
-    }
-}
-
-impl fmt::Debug for Occupied {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Occupied").finish_non_exhaustive()
+        (self.slots.0.freed)();
     }
 }
 
 impl fmt::Debug for Slots {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Slots").field("free", &self.all.available_permits()).finish_non_exhaustive()
+        f.debug_struct("Slots").field("free", &self.room()).finish_non_exhaustive()
     }
 }
 
@@ -126,35 +161,42 @@ mod tests {
     #[tokio::test]
     async fn a_task_that_waits_for_its_component_holds_no_place() {
         let slots = Slots::new(1, || {});
-        let stop = CancellationToken::new();
         let media = Some(ComponentName::Media);
-        let slot = slots.free(&stop).await;
-        let (place, occupied) = slots.place(slot, media, &stop).await.unwrap();
+        let (place, occupied) = slots.place(slots.try_take(), media).await;
         drop(place); // as a task that was taken early and waits for its time
 
-        let slot = slots.free(&stop).await;
-        let waiting = slots.place(slot, media, &stop);
+        let waiting = slots.place(slots.try_take(), media);
         tokio::pin!(waiting);
         assert!(futures_util::poll!(&mut waiting).is_pending());
         assert!(slots.is_busy(ComponentName::Media) && !slots.is_busy(ComponentName::Postgres));
-        let other = slots.free(&stop).await.expect("the waiting task gave its place back");
+        let other = slots.try_take().expect("the waiting task gave its place back");
         drop((other, occupied));
-        assert!(waiting.await.is_some());
+        waiting.await;
     }
 
     #[tokio::test]
-    async fn a_task_in_hand_gets_the_place_of_whoever_only_waits_for_messages() {
+    async fn a_task_in_hand_gets_the_next_place_that_is_free() {
         let slots = Slots::new(1, || {});
-        let stop = CancellationToken::new();
-        let idle = slots.free(&stop).await;
-        let in_hand = slots.place(None, None, &stop);
+        let running = slots.try_take();
+        let in_hand = slots.place(None, None);
         tokio::pin!(in_hand);
         assert!(futures_util::poll!(&mut in_hand).is_pending());
-        slots.wanted().await;
-        drop(idle);
-        let next = slots.free(&stop);
-        tokio::pin!(next);
-        assert!(futures_util::poll!(&mut next).is_pending(), "the task in hand is first in line");
-        assert!(in_hand.await.is_some());
+        drop(running);
+        assert_eq!(slots.room(), 0, "it is promised to the task in hand");
+        in_hand.await;
+    }
+
+    #[test]
+    fn places_are_added_at_once_and_taken_away_when_their_tasks_end() {
+        let slots = Slots::new(2, || {});
+        let running = [slots.try_take(), slots.try_take()];
+        slots.resize(1);
+        assert_eq!(slots.room(), 0);
+        slots.resize(2);
+        slots.resize(1);
+        drop(running);
+        assert_eq!(slots.room(), 1);
+        slots.resize(3);
+        assert_eq!(slots.room(), 3);
     }
 }

@@ -1,6 +1,5 @@
 //! What a worker shows of itself while it works: queue lengths, the broker's state, signs of life.
 
-use crate::celery::consumer::Consumer;
 use crate::domain::command::Command;
 use crate::observe::http::Health;
 use crate::worker::Shared;
@@ -11,7 +10,7 @@ use std::{sync::Arc, time::Duration};
 const EVERY: Duration = Duration::from_secs(5);
 
 /// Keeps gauges and probes up to date until it is dropped.
-pub(super) async fn run(shared: Arc<Shared>, consumer: Arc<Consumer>, health: Health) {
+pub(super) async fn run(shared: Arc<Shared>, health: Health) {
     let mut tick = tokio::time::interval(EVERY);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut connected = shared.broker.connected();
@@ -20,6 +19,7 @@ pub(super) async fn run(shared: Arc<Shared>, consumer: Arc<Consumer>, health: He
             _ = tick.tick() => {}
             _ = connected.changed() => {}
         }
+        let consumer = shared.consumer();
         let lengths = consumer.lengths().await;
         let now = Timestamp::now();
         health.turned(now.as_second());

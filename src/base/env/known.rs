@@ -37,6 +37,7 @@ pub const KNOWN: &[Setting] = &[
     open("BACKUP_RESULT_KEYPREFIX"),
     open("BACKUP_SENTINEL_MASTER"),
     open("BACKUP_SHUTDOWN_GRACE"),
+    open("BACKUP_TASK_EVENTS"),
     // PostgreSQL.
     secret("DATABASE_URL"),
     open("POSTGRES_DB"),

@@ -34,6 +34,10 @@ const POLL: Duration = Duration::from_millis(100);
 const FIRST_WINDOW: usize = 4;
 const LONGEST_WINDOW: usize = 256;
 
+/// So many messages of ours that have to wait are looked past in one list. Behind them may lie one that
+/// need not wait, but nobody wants to read a queue of a million from end to end.
+const LOOKAHEAD: usize = 1000;
+
 /// How many unreadable entries of a queue are kept.
 const UNREADABLE_KEPT: u32 = 1000;
 
@@ -147,6 +151,20 @@ impl Consumer {
 
     /// Waits for a message that `judge` takes. `None` once `stop` fires.
     ///
+    /// # Errors
+    ///
+    /// As [`next_of`](Self::next_of).
+    pub async fn next(
+        &self,
+        judge: &(impl Fn(&Envelope) -> Verdict + Sync),
+        stop: &CancellationToken,
+    ) -> Result<Option<Delivery>, CeleryError> {
+        Ok(self.next_of(1, &|look: &Envelope, _: &[&Envelope]| judge(look), stop).await?.pop())
+    }
+
+    /// Waits for messages that `judge` takes, and takes those that it finds together, `most` at once.
+    /// None once `stop` fires. `judge` is shown each message, and those that are about to be taken with it.
+    ///
     /// Survives any loss of Redis. Only the waiting ends by `stop`, never a claim under way, so use
     /// the token rather than dropping the future: a claim that is dropped comes back by the
     /// [`Keeper`](super::sweep::Keeper). One call at a time: others wait their turn.
@@ -154,20 +172,21 @@ impl Consumer {
     /// # Errors
     ///
     /// Only what waiting does not mend: Redis refuses the credentials, the rights, or the type of a key.
-    pub async fn next(
+    pub async fn next_of(
         &self,
-        judge: &(impl Fn(&Envelope) -> Verdict + Sync),
+        most: usize,
+        judge: &(impl Fn(&Envelope, &[&Envelope]) -> Verdict + Sync),
         stop: &CancellationToken,
-    ) -> Result<Option<Delivery>, CeleryError> {
+    ) -> Result<Vec<Delivery>, CeleryError> {
         let mut state = self.state.lock().await;
         let mut backoff = Backoff::START;
         while !stop.is_cancelled() {
-            let pause = match self.pass(&mut state.seen, judge).await {
-                Ok(delivery) => {
+            let pause = match self.pass(&mut state.seen, most, judge).await {
+                Ok(taken) => {
                     self.note_link(&mut state);
                     backoff = Backoff::START;
-                    if delivery.is_some() {
-                        return Ok(delivery);
+                    if !taken.is_empty() {
+                        return Ok(taken);
                     }
                     if state.polling { POLL } else { self.safety_poll }
                 }
@@ -183,7 +202,7 @@ impl Consumer {
                 () = tokio::time::sleep(pause) => {}
             }
         }
-        Ok(None)
+        Ok(Vec::new())
     }
 
     /// Looks again at what was judged `Later`: call it when a component becomes free.
@@ -217,27 +236,25 @@ impl Consumer {
         Ok(self.queues.iter().cloned().zip(sums).collect())
     }
 
-    /// One look through all lists, up to the first message that is taken.
+    /// One look through all lists, up to the first messages that are taken.
     async fn pass(
         &self,
         seen: &mut [Seen],
-        judge: &(impl Fn(&Envelope) -> Verdict + Sync),
-    ) -> Result<Option<Delivery>, CeleryError> {
+        most: usize,
+        judge: &(impl Fn(&Envelope, &[&Envelope]) -> Verdict + Sync),
+    ) -> Result<Vec<Delivery>, CeleryError> {
         if self.again.swap(false, Ordering::AcqRel) {
             seen.iter_mut().filter(|seen| seen.later() > 0).for_each(Seen::clear);
         }
-        let mut window = FIRST_WINDOW;
+        let mut window = FIRST_WINDOW.max(most);
         loop {
             match self.peek(seen, window).await? {
                 Peek::Nothing => break,
                 Peek::Moved { list, oldest } => seen[list].shift(&oldest),
                 Peek::Entries { list, entries } => {
-                    for entry in entries {
-                        match self.settle(list, &mut seen[list], &entry, judge).await? {
-                            Step::Next => {}
-                            Step::LookAgain => break,
-                            Step::Taken(delivery) => return Ok(Some(*delivery)),
-                        }
+                    let taken = self.settle(list, &mut seen[list], &entries, most, judge).await?;
+                    if !taken.is_empty() {
+                        return Ok(taken);
                     }
                     window = (window * 2).min(LONGEST_WINDOW);
                 }
@@ -248,45 +265,57 @@ impl Consumer {
             counts[*queue] += seen.foreign();
         }
         *self.foreign.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = counts;
-        Ok(None)
+        Ok(Vec::new())
     }
 
-    /// Does with one entry what it deserves. It is the next one to the left of what was `seen`.
+    /// Does with entries what they deserve. They are the next ones to the left of what was `seen`.
     async fn settle(
         &self,
         list: usize,
         seen: &mut Seen,
-        entry: &Entry,
-        judge: &(impl Fn(&Envelope) -> Verdict + Sync),
-    ) -> Result<Step, CeleryError> {
+        entries: &[Entry],
+        most: usize,
+        judge: &(impl Fn(&Envelope, &[&Envelope]) -> Verdict + Sync),
+    ) -> Result<Vec<Delivery>, CeleryError> {
         let queue = &self.queues[self.lists[list].0];
-        let look = match entry.judge(&self.limits, judge) {
-            Judged::Take(look) => look,
-            Judged::Foreign => {
-                seen.push(&entry.digest, false);
-                return Ok(Step::Next);
-            }
-            Judged::Later => {
-                seen.push(&entry.digest, true);
-                return Ok(Step::Next);
-            }
-            Judged::Unreadable(why) => {
-                if !self.set_aside(list, seen.len(), entry).await? {
-                    return Ok(Step::LookAgain);
+        let mut chosen: Vec<Chosen> = Vec::new();
+        for entry in entries {
+            let place = seen.len() + chosen.len();
+            let judged = {
+                let together: Vec<_> = chosen.iter().map(|chosen| &chosen.look).collect();
+                entry.judge(&self.limits, &|look: &Envelope| judge(look, &together))
+            };
+            match judged {
+                Judged::Take(look) => chosen.push(Chosen { place, entry, look }),
+                Judged::Foreign => seen.push(&entry.digest, false),
+                Judged::Later => seen.push(&entry.digest, true),
+                Judged::Unreadable(why) => {
+                    if !self.set_aside(list, place, entry).await? {
+                        break; // the list has changed meanwhile
+                    }
+                    (self.hear)(Notice::Unreadable { queue: queue.clone(), why, bytes: entry.bytes });
                 }
-                (self.hear)(Notice::Unreadable { queue: queue.clone(), why, bytes: entry.bytes });
-                return Ok(Step::Next);
             }
+            if chosen.len() == most {
+                break;
+            }
+        }
+        let leases = self.claim(list, &chosen).await?;
+        if leases.iter().any(Option::is_none) {
+            // Another worker was quicker; what had to wait for those need not wait now.
+            self.again.store(true, Ordering::Release);
+            self.wake.shout();
+        }
+        let taken = leases.into_iter().zip(chosen).filter_map(|(lease, chosen)| Some((lease?, chosen)));
+        let deliver = |(lease, Chosen { entry, look, .. })| {
+            let content = if entry.is_whole() {
+                Message::parse(&entry.shown, &look, queue, &self.limits)
+            } else {
+                Err(Refusal::too_long(&look, entry.bytes, &self.limits))
+            };
+            Delivery { lease, queue: queue.clone(), content }
         };
-        let Some(lease) = self.claim(list, seen.len(), entry, &look).await? else {
-            return Ok(Step::LookAgain);
-        };
-        let content = if entry.is_whole() {
-            Message::parse(&entry.shown, &look, queue, &self.limits)
-        } else {
-            Err(Refusal::too_long(&look, entry.bytes, &self.limits))
-        };
-        Ok(Step::Taken(Box::new(Delivery { lease, queue: queue.clone(), content })))
+        Ok(taken.map(deliver).collect())
     }
 
     fn note_link(&self, state: &mut State) {
@@ -308,12 +337,12 @@ impl Consumer {
     }
 }
 
-/// What comes after an entry.
-enum Step {
-    Next,
-    /// The list has changed meanwhile.
-    LookAgain,
-    Taken(Box<Delivery>),
+/// An entry to take.
+struct Chosen<'a> {
+    /// From the right end of its list.
+    place: usize,
+    entry: &'a Entry,
+    look: Envelope,
 }
 
 impl fmt::Debug for Consumer {

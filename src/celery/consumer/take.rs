@@ -3,11 +3,10 @@
 use super::super::CeleryError;
 use super::super::json::quoted;
 use super::super::lease::{Claim, Lease};
-use super::super::message::Envelope;
 use super::super::sweep::RECORD_LIFE_MS;
 use super::judge::Entry;
 use super::seen::Seen;
-use super::{Consumer, UNREADABLE_KEPT};
+use super::{Chosen, Consumer, LOOKAHEAD, UNREADABLE_KEPT};
 use bytes::Bytes;
 use redis::{RedisResult, Script, Value, from_redis_value};
 use std::sync::LazyLock;
@@ -41,54 +40,56 @@ impl Consumer {
         let mut call = PEEK.arg(window);
         call.arg(self.limits.message_bytes).arg(TAIL.min(self.limits.message_bytes));
         for ((_, key), seen) in self.lists.iter().zip(seen) {
-            call.key(key).arg(seen.len()).arg(&seen.ends());
+            call.key(key).arg(seen.len()).arg(&seen.ends()).arg(LOOKAHEAD.saturating_sub(seen.later()));
         }
         let call = &call;
         let peek = |mut link| async move { Peek::read(call.invoke_async(&mut link).await?) };
         self.wake.link.once("look at queues", peek).await
     }
 
-    /// Takes an entry; `None` if it is no longer there.
+    /// Takes entries, in one step; `None` for one that is no longer there.
     pub(super) async fn claim(
         &self,
         list: usize,
-        place: usize,
-        entry: &Entry,
-        look: &Envelope,
-    ) -> Result<Option<Lease>, CeleryError> {
+        chosen: &[Chosen<'_>],
+    ) -> Result<Vec<Option<Lease>>, CeleryError> {
+        if chosen.is_empty() {
+            return Ok(Vec::new());
+        }
         let (leases, keys) = (&self.leases, self.leases.keys());
         let (queue, key) = &self.lists[list];
-        let exchange = quoted(look.exchange.as_deref().unwrap_or_default());
-        let routing_key = quoted(look.routing_key.as_ref().unwrap_or(&self.queues[*queue]));
-        let behind = format!(", {exchange}, {routing_key}]");
-        let claim = Claim {
-            worker: leases.instance().id().to_owned(),
-            list: key.clone(),
-            behind: behind.len(),
-            size: 1 + entry.bytes + behind.len(),
-        };
+        let worker = leases.instance().id();
         let mut call = CLAIM.key(key);
-        call.key(keys.unacked())
-            .key(keys.unacked_index())
-            .key(keys.leases())
-            .key(keys.worker(&claim.worker))
-            .arg(place)
-            .arg(&entry.digest)
-            .arg(look.delivery_tag.as_deref().unwrap_or_default())
-            .arg(Uuid::new_v4().to_string())
-            .arg(behind)
-            .arg(claim.text())
-            .arg(leases.record())
-            .arg(RECORD_LIFE_MS)
-            .arg(Uuid::new_v4().to_string());
+        call.key(keys.unacked()).key(keys.unacked_index()).key(keys.leases()).key(keys.worker(worker));
+        call.arg(leases.record()).arg(RECORD_LIFE_MS).arg(Uuid::new_v4().to_string());
+        let mut claims = Vec::with_capacity(chosen.len());
+        for Chosen { place, entry, look } in chosen {
+            let exchange = quoted(look.exchange.as_deref().unwrap_or_default());
+            let routing_key = quoted(look.routing_key.as_ref().unwrap_or(&self.queues[*queue]));
+            let behind = format!(", {exchange}, {routing_key}]");
+            let claim = Claim {
+                worker: worker.to_owned(),
+                list: key.clone(),
+                behind: behind.len(),
+                size: 1 + entry.bytes + behind.len(),
+            };
+            call.arg(place)
+                .arg(&entry.digest)
+                .arg(look.delivery_tag.as_deref().unwrap_or_default())
+                .arg(Uuid::new_v4().to_string())
+                .arg(behind)
+                .arg(claim.text());
+            claims.push((claim, entry.is_whole().then(|| entry.shown.clone())));
+        }
 
         let _under_way = leases.claims().read().await;
-        let tag: Option<String> = self.wake.link.script("take message", &call).await.inspect_err(|_| {
-            // It may have been taken all the same: then it is ours without our knowing.
-            leases.doubt().notify_one();
-        })?;
-        let raw = entry.is_whole().then(|| entry.shown.clone());
-        Ok(tag.map(|tag| leases.take_in_hand(tag, claim, raw)))
+        let tags: Vec<Option<String>> =
+            self.wake.link.script("take messages", &call).await.inspect_err(|_| {
+                // They may have been taken all the same: then they are ours without our knowing.
+                leases.doubt().notify_one();
+            })?;
+        let lease = |(tag, (claim, raw)): (Option<_>, _)| tag.map(|tag| leases.take_in_hand(tag, claim, raw));
+        Ok(tags.into_iter().zip(claims).map(lease).collect())
     }
 
     /// Moves an unreadable entry to `<queue>.unreadable`; `false` if it is no longer there.

@@ -1,0 +1,34 @@
+//! What a worker tells about itself to `celery inspect`.
+
+use crate::celery::node::About;
+use crate::worker::Options;
+use serde_json::{Value, json};
+
+/// Its settings under Celery's names. Addresses come without user and password.
+pub(super) fn about(options: &Options) -> About {
+    let conf = json!({
+        "accept_content": ["json"],
+        "broker_transport_options": {
+            "global_keyprefix": options.broker_prefix,
+            "visibility_timeout": options.visibility_timeout.as_secs(),
+        },
+        "broker_url": options.broker.to_string(),
+        "enable_utc": true,
+        "result_backend": options.backend.to_string(),
+        "result_backend_transport_options": {"global_keyprefix": options.result_prefix},
+        "result_expires": options.result_expires.as_secs(),
+        "result_serializer": "json",
+        "task_acks_late": true,
+        "task_default_retry_delay": options.retry_delay.as_secs(),
+        "task_max_retries": options.max_retries,
+        "task_serializer": "json",
+        "task_time_limit": options.time_limit.map(|limit| limit.as_secs_f64()),
+        "task_track_started": true,
+        "timezone": "UTC",
+        "worker_concurrency": options.concurrency,
+        "worker_queues": options.queues,
+        "worker_send_task_events": options.task_events,
+    });
+    let Value::Object(conf) = conf else { unreachable!("it is written as an object") };
+    About { software: "rna-backup", version: env!("CARGO_PKG_VERSION"), conf }
+}

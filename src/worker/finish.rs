@@ -1,0 +1,187 @@
+//! How a task ends: what is stored, what follows from it, and then the acknowledgement.
+
+use crate::base::chain;
+use crate::celery::CeleryError;
+use crate::celery::lease::Lease;
+use crate::celery::message::Refusal;
+use crate::celery::result::{Backend, Child, Exception, State, StoredResult, TaskResult};
+use crate::worker::outcome::{Failure, Outcome};
+use crate::worker::task::Task;
+use crate::worker::{Shared, watch};
+use jiff::Timestamp;
+use serde_json::Value;
+use std::time::Duration;
+
+/// A message whose contents nobody should read fails under its id.
+pub(super) async fn refuse(shared: &Shared, refusal: Refusal, lease: Lease) {
+    tracing::warn!(id = ?refusal.id, name = ?refusal.task, why = refusal.exception.message(), "refused the contents of a message");
+    shared.metrics.task(watch::known(&refusal.task), State::Failure.as_str());
+    let result = TaskResult::failure(&refusal.id, &refusal.exception, None);
+    if store(shared, &result).await {
+        acknowledge(shared, lease).await;
+        shared.node.events.refused(&refusal.id, &refusal.exception);
+    }
+}
+
+/// Stores a result; `false` if the process must end before Redis could be reached.
+///
+/// A result that Redis refuses for good (rights, a key of another type) is lost: the work is done, and
+/// doing it again for ever would not store it either.
+async fn store(shared: &Shared, result: &TaskResult) -> bool {
+    let Err(err) = shared.backend.store(result, &shared.stop.silence).await else { return true };
+    let error = chain(&err);
+    if matches!(err, CeleryError::Stopped { .. }) {
+        tracing::error!(error, "cannot store the result, the task will be delivered again");
+        return false;
+    }
+    tracing::error!(error, state = result.state.as_str(), "redis refuses the result, it is lost");
+    true
+}
+
+async fn acknowledge(shared: &Shared, lease: Lease) {
+    if let Err(err) = lease.ack(&shared.stop.silence).await {
+        tracing::error!(error = chain(&err), "cannot acknowledge the task, it will be delivered again");
+    }
+}
+
+impl Task<'_> {
+    /// Stores what came of it, sends what follows, and settles the lease.
+    ///
+    /// If Redis cannot be reached before the process must end, the message stays with the broker and
+    /// is delivered again; what was stored and sent by then is neither stored nor sent twice.
+    pub(super) async fn finish(&self, outcome: Outcome, ran: Duration, lease: Lease) {
+        let id = &self.message.id;
+        let result = match &outcome {
+            Outcome::Success { value, children } => {
+                let Some(followers) = self.followers(value).await else { return };
+                let children = children.iter().cloned().chain(followers).collect();
+                TaskResult { children, ..TaskResult::new(id, State::Success, value.clone()) }
+            }
+            Outcome::Transient(failure) if self.message.retries < self.shared.options.max_retries => {
+                return self.retry(failure, lease).await;
+            }
+            Outcome::Failure(failure) | Outcome::Transient(failure) => {
+                tracing::error!(error = failure.exception.message(), "task failed");
+                let traceback = Some(failure.traceback.clone()).filter(|text| !text.is_empty());
+                TaskResult::failure(id, &failure.exception, traceback)
+            }
+            Outcome::Revoked { signal } => {
+                let why = if signal.is_some() { "terminated" } else { "revoked" };
+                tracing::warn!("{why}, not run to its end");
+                TaskResult::new(id, State::Revoked, Exception::celery("TaskRevokedError", why).to_value())
+            }
+            Outcome::Expired => {
+                tracing::warn!("expired before it could run");
+                let expired = Exception::celery("TaskRevokedError", "expired");
+                TaskResult::new(id, State::Revoked, expired.to_value())
+            }
+            Outcome::Interrupted => return self.give_back(lease).await,
+        };
+        self.shared.metrics.task(watch::known(&self.message.task), result.state.as_str());
+        if self.end(self.result(result), lease).await {
+            self.tell(&outcome, ran);
+        }
+    }
+
+    /// Sends callbacks and the next step of a chain; `None` if the process must end before that.
+    async fn followers(&self, value: &Value) -> Option<Vec<Child>> {
+        match self.shared.canvas.succeed(self.message, value, &self.shared.stop.silence).await {
+            Ok(followers) => Some(followers),
+            Err(err) if matches!(err, CeleryError::Stopped { .. }) => {
+                tracing::error!(error = chain(&err), "cannot send what follows, the task will be delivered again");
+                None
+            }
+            Err(err) => {
+                tracing::error!(error = chain(&err), "redis refuses what follows from the task");
+                Some(Vec::new())
+            }
+        }
+    }
+
+    /// Stores a final state, does what follows from it, and acknowledges. `false` if it came not so far.
+    async fn end(&self, result: TaskResult, lease: Lease) -> bool {
+        if self.backend().is_some() && !store(self.shared, &result).await {
+            return false;
+        }
+        match self.shared.canvas.end(self.message, &result, &self.shared.stop.silence).await {
+            Err(err) if matches!(err, CeleryError::Stopped { .. }) => {
+                tracing::error!(error = chain(&err), "cannot tell the group, the task will be delivered again");
+                return false;
+            }
+            Err(err) => tracing::error!(error = chain(&err), "redis refuses what follows from the task"),
+            Ok(()) => {}
+        }
+        acknowledge(self.shared, lease).await;
+        true
+    }
+
+    /// The end of a task that is done already: whoever did it may have died before all was settled.
+    pub(super) async fn end_again(&self, stored: &StoredResult, lease: Lease) {
+        let state = State::parse(&stored.status).unwrap_or(State::Success);
+        let result = TaskResult::new(&self.message.id, state, stored.result.clone());
+        if self.shared.canvas.end(self.message, &self.result(result), &self.shared.stop.silence).await.is_ok() {
+            acknowledge(self.shared, lease).await;
+        }
+    }
+
+    fn tell(&self, outcome: &Outcome, ran: Duration) {
+        let (events, message) = (&self.shared.node.events, self.message);
+        match outcome {
+            Outcome::Success { value, .. } => {
+                tracing::info!("task succeeded");
+                events.succeeded(message, value, ran);
+            }
+            Outcome::Failure(failure) | Outcome::Transient(failure) => {
+                events.failed(message, &failure.exception, &failure.traceback);
+            }
+            Outcome::Revoked { signal } => events.revoked(message, *signal, false),
+            Outcome::Expired => events.revoked(message, None, true),
+            Outcome::Interrupted => {}
+        }
+    }
+
+    /// Orders the task once more, as Celery's `self.retry` does. The new message takes the place of
+    /// the old one in one step, so that a crash at any instant leaves exactly one of them.
+    async fn retry(&self, failure: &Failure, lease: Lease) {
+        let delay = self.shared.options.retry_delay;
+        tracing::warn!(error = failure.exception.message(), ?delay, "task will be tried again");
+        self.shared.metrics.task(watch::known(&self.message.task), State::Retry.as_str());
+        let state = TaskResult::new(&self.message.id, State::Retry, failure.exception.to_value());
+        let result = self.result(TaskResult { traceback: Some(failure.traceback.clone()), ..state });
+        if self.backend().is_some() && !store(self.shared, &result).await {
+            return;
+        }
+        let again = [self.message.retry(Some(Timestamp::now() + delay))];
+        match lease.replace(&again, &self.shared.stop.silence).await {
+            Ok(()) => {
+                let (exception, traceback) = (&failure.exception, &failure.traceback);
+                self.shared.node.events.retried(self.message, exception, traceback);
+            }
+            // The message is still ours, so it comes again by itself.
+            Err(err) => tracing::error!(error = %chain(&err), "cannot order the retry"),
+        }
+    }
+
+    /// Gives the message back to its queue: during a shutdown together with the others, in the order
+    /// in which they were.
+    async fn give_back(&self, lease: Lease) {
+        if self.shared.stop.drain.is_cancelled() {
+            return self.shared.returns.add(self.request.held().number(), lease);
+        }
+        self.shared.returns.give_back(lease, &self.shared.stop.silence).await;
+    }
+
+    /// A state of this task, with its place in its group and tree.
+    pub(super) fn result(&self, result: TaskResult) -> TaskResult {
+        TaskResult {
+            group_id: self.message.group.clone(),
+            parent_id: self.message.parent_id.clone(),
+            ..result
+        }
+    }
+
+    /// Where results go, unless the sender wants none.
+    pub(super) fn backend(&self) -> Option<&Backend> {
+        (self.message.ignore_result != Some(true)).then_some(&self.shared.backend)
+    }
+}

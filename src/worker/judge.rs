@@ -1,0 +1,69 @@
+//! Which messages are ours to take, and which of those now.
+
+use crate::celery::consumer::Verdict;
+use crate::celery::message::Envelope;
+use crate::domain::command::Command;
+use crate::worker::Shared;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::task::TaskTracker;
+
+/// Most messages that are taken at once: a flood of light ones is worked off in few round trips.
+pub(super) const MOST: usize = 64;
+
+/// Light tasks in hand at once.
+pub(super) const LIGHT: usize = 4 * MOST;
+
+/// Judges messages.
+///
+/// Nothing is taken that could not begin at once: what waits is better off in its queue, where other
+/// workers find it and where it survives this one.
+pub(super) struct Judge<'a> {
+    shared: &'a Arc<Shared>,
+    tasks: &'a TaskTracker,
+}
+
+impl<'a> Judge<'a> {
+    pub(super) fn new(shared: &'a Arc<Shared>, tasks: &'a TaskTracker) -> Self {
+        Self { shared, tasks }
+    }
+
+    /// What is to be done with a message, by its headers alone, when `together` are about to be taken
+    /// with it.
+    pub(super) fn verdict(&self, look: &Envelope, together: &[&Envelope]) -> Verdict {
+        if !Command::is_ours(&look.task) {
+            return Verdict::Foreign;
+        }
+        if look.id.as_ref().is_some_and(|id| self.shared.node.revoked.contains(id)) {
+            return Verdict::Take; // to say so
+        }
+        if !self.has_room(look, together) {
+            return Verdict::Later;
+        }
+        if let Err(wait) = self.shared.node.tasks.may_start(&look.task) {
+            self.look_again_after(wait);
+            return Verdict::Later;
+        }
+        Verdict::Take
+    }
+
+    fn has_room(&self, look: &Envelope, together: &[&Envelope]) -> bool {
+        let light = Command::is_light(&look.task);
+        let alike = together.iter().filter(|other| Command::is_light(&other.task) == light).count();
+        let room = if light { LIGHT.saturating_sub(self.tasks.len()) } else { self.shared.slots.room() };
+        let free = |component| {
+            let taken = together.iter().any(|other| Command::occupies(&other.task) == Some(component));
+            !taken && !self.shared.slots.is_busy(component)
+        };
+        alike < room && Command::occupies(&look.task).is_none_or(free)
+    }
+
+    fn look_again_after(&self, wait: Duration) {
+        let (shared, drain) = (Arc::clone(self.shared), self.shared.stop.drain.clone());
+        self.tasks.spawn(async move {
+            if drain.run_until_cancelled(tokio::time::sleep(wait)).await.is_some() {
+                shared.node.changed.notify_one();
+            }
+        });
+    }
+}

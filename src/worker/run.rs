@@ -1,0 +1,191 @@
+//! What a task does while it runs.
+
+use crate::base::chain;
+use crate::celery::publish::{self, Outgoing};
+use crate::celery::requests::Revocation;
+use crate::celery::result::{Child, State, TaskResult};
+use crate::celery::tasks::TimeLimits;
+use crate::domain::command::{Backup, Command};
+use crate::domain::component::ComponentName;
+use crate::domain::report::FullBackupReport;
+use crate::domain::signature::{self, Order, SignatureError};
+use crate::engine::{PruneRequest, Run};
+use crate::worker::outcome::Outcome;
+use crate::worker::progress::Reporter;
+use crate::worker::task::Task;
+use crate::worker::watch;
+use futures_util::FutureExt;
+use jiff::Timestamp;
+use secrecy::ExposeSecret;
+use serde_json::{Map, Value, json};
+use std::{
+    collections::BTreeMap,
+    future::pending,
+    panic::AssertUnwindSafe,
+    time::{Duration, Instant},
+};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+impl Task<'_> {
+    /// Runs to its end, or until it is terminated or its time is over; then it is stopped cleanly:
+    /// children killed, partial files gone.
+    pub(super) async fn run(&self) -> Outcome {
+        let cancel = self.shared.stop.abandon.child_token();
+        let limits = self.time_limits();
+        let work = self.work(&cancel);
+        tokio::pin!(work);
+        let cut = tokio::select! {
+            biased;
+            outcome = &mut work => return outcome,
+            () = self.request.stop().cancelled() => {
+                let signal = match self.request.revocation() {
+                    Some(Revocation::Terminated(signal)) => Some(signal),
+                    _ => None,
+                };
+                tracing::warn!(signal, "terminated by remote control");
+                Outcome::Revoked { signal }
+            }
+            limit = over(limits.soft) => Outcome::out_of_time(&self.message.task, limit, true),
+            limit = over(limits.hard) => Outcome::out_of_time(&self.message.task, limit, false),
+        };
+        cancel.cancel();
+        match work.await {
+            Outcome::Interrupted => cut,
+            ended => ended, // it was quicker
+        }
+    }
+
+    /// The message's own limits, else those of the task.
+    fn time_limits(&self) -> TimeLimits {
+        let of_task = self.shared.node.tasks.time_limits(&self.message.task);
+        TimeLimits {
+            soft: self.message.soft_limit.or(of_task.soft),
+            hard: self.message.hard_limit.or(of_task.hard),
+        }
+    }
+
+    async fn work(&self, cancel: &CancellationToken) -> Outcome {
+        let message = self.message;
+        let began = Instant::now();
+        let command = match Command::parse(&message.task, &message.args, &message.kwargs) {
+            Ok(command) => command,
+            Err(err) => return Outcome::of_invalid(&message.task, &err),
+        };
+        if let Err(err) = self.authorise(&command) {
+            return Outcome::of_unsigned(&message.task, err);
+        }
+        let outcome = AssertUnwindSafe(self.execute(command, cancel)).catch_unwind().await;
+        self.shared.metrics.task_ended(watch::known(&message.task), began.elapsed());
+        outcome.unwrap_or_else(|_| Outcome::of_panic(&message.task))
+    }
+
+    /// Whether the order may be obeyed: where a key is set, what destroys must be signed with it.
+    fn authorise(&self, command: &Command) -> Result<(), SignatureError> {
+        let Some(key) = self.shared.options.restore_key.as_ref().filter(|_| command.is_destructive()) else {
+            return Ok(());
+        };
+        let message = self.message;
+        let header = message.header(signature::HEADER);
+        let order = Order {
+            task_id: &message.id,
+            task: &message.task,
+            body: &message.body,
+            retries: message.retries,
+        };
+        let header = header.as_ref().and_then(Value::as_str);
+        signature::verify(key.expose_secret(), header, &order, Timestamp::now())
+    }
+
+    async fn execute(&self, command: Command, cancel: &CancellationToken) -> Outcome {
+        let (engine, task) = (&self.shared.engine, self.message.task.as_str());
+        match command {
+            Command::Backup(order) => self.back_up(&order, cancel).await,
+            Command::FullBackup { label, pin } => self.dispatch(label, pin).await,
+            Command::CleanUp { component, retention_days, dry_run } => {
+                let request = PruneRequest { component, retention_days, dry_run };
+                Outcome::of_engine(task, engine.prune(request).await, |report| json!(report))
+            }
+            Command::List { component } => {
+                Outcome::of_engine(task, engine.listing(component).await, |listing| json!(listing))
+            }
+            Command::Ping => Outcome::Success { value: json!("pong"), children: Vec::new() },
+        }
+    }
+
+    async fn back_up(&self, order: &Backup, cancel: &CancellationToken) -> Outcome {
+        let message = self.message;
+        let run = Run {
+            task_id: Some(message.id.clone()),
+            cancel: cancel.clone(),
+            wait: true,
+            ..Run::default()
+        };
+        if let Some(backend) = self.backend() {
+            let started = self.result(TaskResult::started(&message.id, &self.shared.options.node));
+            // Only a sign of life: what matters is stored later, and waited for.
+            let _ = backend.offer(&started).await;
+        }
+        self.shared.metrics.task(watch::known(&message.task), State::Started.as_str());
+        let reporter = Reporter {
+            backend: self.backend(),
+            metrics: &self.shared.metrics,
+            task_id: &message.id,
+            component: order.component,
+        };
+        let done = reporter.during(&run.meter, self.shared.engine.backup(order, &run)).await;
+        Outcome::of_engine(&message.task, done, |report| json!(report))
+    }
+
+    /// Sends one backup of each configured component, as children of this task.
+    ///
+    /// Their ids follow from this task's own, so that a repeated delivery sends the same tasks
+    /// again and not others.
+    async fn dispatch(&self, label: Option<String>, pin: bool) -> Outcome {
+        let message = self.message;
+        let child = |component: ComponentName| {
+            let id = Uuid::new_v5(&Uuid::NAMESPACE_OID, format!("{}/{component}", message.id).as_bytes());
+            let mut kwargs = Map::from_iter([("set_id".to_owned(), json!(message.id))]);
+            if let Some(label) = &label {
+                kwargs.insert("label".to_owned(), json!(label));
+            }
+            if pin {
+                kwargs.insert("pin".to_owned(), json!(true));
+            }
+            let call = Outgoing::new(Backup::task(component), &message.queue)
+                .with_id(&id.to_string())
+                .kwargs(kwargs)
+                .child_of(&message.root_id, &message.id);
+            (component, call)
+        };
+        let (components, calls): (Vec<_>, Vec<_>) =
+            self.shared.engine.configured().into_iter().map(child).unzip();
+        if calls.is_empty() {
+            return Outcome::nothing_configured(&message.task);
+        }
+        let sent =
+            publish::publish(&self.shared.broker, &self.shared.keys, &calls, &self.shared.stop.silence);
+        if let Err(err) = sent.await {
+            tracing::warn!(error = %chain(&err), "cannot dispatch the full backup");
+            return Outcome::Interrupted;
+        }
+        let children: Vec<String> = calls.iter().map(|call| call.id().to_owned()).collect();
+        let task_ids: BTreeMap<_, _> = components.into_iter().zip(children.clone()).collect();
+        let report =
+            FullBackupReport { status: "initiated".to_owned(), set_id: message.id.clone(), task_ids };
+        let children = children.into_iter().map(Child::Task).collect();
+        Outcome::Success { value: json!(report), children }
+    }
+
+}
+
+/// Returns when the limit is over; never if there is none.
+async fn over(limit: Option<Duration>) -> Duration {
+    match limit {
+        Some(limit) => {
+            tokio::time::sleep(limit).await;
+            limit
+        }
+        None => pending().await,
+    }
+}
