@@ -11,6 +11,9 @@ the app may have, with the app's own settings and tasks (tests/webapp). A socket
     {"do": "get", "id": ID, "timeout": 60}
         -> {"state", "value"} or {"state", "error": {"class", "module", "text", "args"}, "traceback"};
            both with "date_done" and "children" (ids). "state" null: nothing came in time
+    {"do": "canvas", "expression": CANVAS}      -> {"id", "members" (ids, of a group)}: CANVAS.apply_async()
+        an expression of chain, group, chord, signature, py.NAME (api.canvas.tasks), and ours(NAME, *ARGS), a signature
+        of api.backup.canvas.NAME; "get" waits for its result too
     {"do": "watch", "id": ID, "timeout": 60}    -> each new {"state", "meta"} as it comes, the final one done
     {"do": "ping", "count": 1, "queue": "backups"}   -> {"values", "milliseconds"}: celery.ping, one after the other
     {"do": "version"}                           -> {"celery", "kombu", "redis", "python"}
@@ -45,10 +48,26 @@ def send(app, request):
     yield {"id": result.id}
 
 
+CANVASES = {}  # results by id: a group's cannot be had from its id alone
+
+
+def canvas(app, request):
+    from api.canvas import tasks as py
+    from celery import chain, chord, group, signature
+
+    def ours(name, *args, **options):
+        return signature(f"api.backup.canvas.{name}", args=args, options=options)
+
+    names = {"chain": chain, "chord": chord, "group": group, "signature": signature, "py": py, "ours": ours}
+    result = eval(request["expression"], names).apply_async()
+    CANVASES[result.id] = result
+    yield {"id": result.id, "members": [member.id for member in getattr(result, "results", [])]}
+
+
 def get(app, request):
     from celery.exceptions import TimeoutError
 
-    result = app.AsyncResult(request["id"])
+    result = CANVASES.get(request["id"]) or app.AsyncResult(request["id"])
     answer = {"id": result.id}
     try:
         answer["value"] = result.get(timeout=request.get("timeout", 60))
@@ -60,6 +79,9 @@ def get(app, request):
         answer["error"] = described(late)  # the task itself ended in a TimeoutError
     except BaseException as error:  # AsyncResult.get raises what the task raised: any class there is
         answer["error"] = described(error)
+    if hasattr(result, "results"):  # a group: nothing more is known of it as a whole
+        yield answer
+        return
     answer["state"] = result.state
     answer["traceback"] = result.traceback
     answer["date_done"] = result.date_done and result.date_done.isoformat()
@@ -121,7 +143,7 @@ def version(app, request):
     }
 
 
-ANSWERS = {"send": send, "get": get, "watch": watch, "ping": ping, "version": version}
+ANSWERS = {"send": send, "canvas": canvas, "get": get, "watch": watch, "ping": ping, "version": version}
 
 
 def answer(app, line):
@@ -143,6 +165,7 @@ def main():
     app = connect(broker_url)
     for line in requests or sys.stdin:
         answer(app, line)
+    CANVASES.clear()  # their destructors need a Python that is whole
 
 
 if __name__ == "__main__":

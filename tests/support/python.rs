@@ -5,16 +5,22 @@ use serde_json::{Value, json};
 use std::{
     path::{Path, PathBuf},
     process::Stdio,
+    time::Duration,
 };
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines},
     process::{Child, ChildStdin, ChildStdout, Command},
+    sync::watch,
 };
+
+/// Longer than a worker takes to start or to log anything, on a busy machine.
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A Python with one version of Celery.
 #[derive(Debug, Clone)]
 pub struct Python {
     interpreter: PathBuf,
+    settings: Vec<(String, String)>,
 }
 
 impl Python {
@@ -40,7 +46,13 @@ impl Python {
             "{} is missing: run `make test` once, it creates target/venv/{name}",
             interpreter.display()
         );
-        Self { interpreter }
+        Self { interpreter, settings: Vec::new() }
+    }
+
+    /// Sets an environment variable of its commands; `tests/webapp/rna_backend/settings.py` says which count.
+    pub fn set(mut self, name: &str, value: &str) -> Self {
+        self.settings.push((name.to_owned(), value.to_owned()));
+        self
     }
 
     /// A command of this Python, in the folder of the web app in miniature:
@@ -51,6 +63,7 @@ impl Python {
         command
             .current_dir(root().join("tests/webapp"))
             .env("PYTHONDONTWRITEBYTECODE", "1")
+            .envs(self.settings.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .kill_on_drop(true);
         command
@@ -70,6 +83,62 @@ impl Python {
         let requests = child.stdin.take().expect("stdin is piped above");
         let answers = BufReader::new(child.stdout.take().expect("stdout is piped above")).lines();
         Client { _child: child, requests, answers }
+    }
+
+    /// Starts `celery worker` on the broker and result backend at `url` (as for
+    /// [`client`](Self::client)) with these arguments more, such as `["-Q", "celery", "-n", "py@lab"]`, and
+    /// waits until it is ready. One process and one task at a time, unless the arguments say otherwise.
+    pub async fn worker(&self, url: &str, args: &[&str]) -> Worker {
+        let mut child = self
+            .command()
+            .args(["-m", "celery", "-A", "rna_backend", "worker", "-P", "solo", "-c", "1", "-l", "INFO"])
+            .args(args)
+            .env("REDIS_URL", url)
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the interpreter exists and can be run");
+        let mut lines = BufReader::new(child.stderr.take().expect("stderr is piped above")).lines();
+        let (log, kept) = watch::channel(String::new());
+        tokio::spawn(async move {
+            while let Ok(Some(line)) = lines.next_line().await {
+                log.send_modify(|log| log.extend([&line, "\n"]));
+            }
+        });
+        let worker = Worker { _child: child, log: kept };
+        worker.has_logged(" ready.").await;
+        worker
+    }
+}
+
+/// A running worker of Python's; killed with its handle.
+#[derive(Debug)]
+pub struct Worker {
+    _child: Child,
+    log: watch::Receiver<String>,
+}
+
+impl Worker {
+    /// All that it has logged until now.
+    pub fn log(&self) -> String {
+        self.log.borrow().clone()
+    }
+
+    /// Waits until it has logged this text; fails the test if that does not come.
+    pub async fn has_logged(&self, text: &str) {
+        let mut log = self.log.clone();
+        let found = tokio::time::timeout(PATIENCE, log.wait_for(|log| log.contains(text))).await;
+        assert!(matches!(found, Ok(Ok(_))), "no {text:?} in the worker's log:\n{}", self.log());
+    }
+
+    /// The lines of its log that tell of an error, but for those with one of these texts in them.
+    pub fn errors(&self, expected: &[&str]) -> Vec<String> {
+        let log = self.log();
+        let lines = log.lines().filter(|line| {
+            ["ERROR", "CRITICAL", "Traceback"].iter().any(|word| line.contains(word))
+                && !expected.iter().any(|text| line.contains(text))
+        });
+        lines.map(ToOwned::to_owned).collect()
     }
 }
 
@@ -92,6 +161,16 @@ impl Client {
         request["do"] = "send".into();
         let answer = self.ask(&request).await;
         answer["id"].as_str().unwrap_or_else(|| panic!("no id in {answer}")).to_owned()
+    }
+
+    /// Sends the canvas that an expression of Python makes, such as `chain(ours("add", 1, 2), py.add.s(3))`:
+    /// its id, and those of its members if it is a group. [`get`](Self::get) waits for either.
+    pub async fn canvas(&mut self, expression: &str) -> (String, Vec<String>) {
+        let answer = self.ask(&json!({"do": "canvas", "expression": expression})).await;
+        (
+            answer["id"].as_str().unwrap().to_owned(),
+            serde_json::from_value(answer["members"].clone()).unwrap(),
+        )
     }
 
     /// `AsyncResult(id).get(timeout)`: `{"state", "value" | "error", "traceback", "date_done", "children"}`.
