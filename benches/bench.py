@@ -1,6 +1,6 @@
 """Side by side with what people would use instead, on the same data in the same run: `make bench`.
 
-    python benches/bench.py PROGRAM
+    python benches/bench.py PROGRAM [celery|media|postgres ...]
 
 BENCH_SCALE (1.0) scales the data, BENCH_ROUNDS (3) the repetitions; 0.01 and 1 make a smoke test.
 Writes target/bench/latest.json beside the tables.
@@ -17,19 +17,21 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "tests/support")]
 
+import broker  # noqa: E402
 import data  # noqa: E402
 import measure  # noqa: E402
-from servers import PYTHONS, ROOT, Client, Postgres, Redis, Stage, Worker  # noqa: E402
+from servers import PYTHONS, ROOT, Client, Postgres, Redis, Stage, Worker, wait_for  # noqa: E402
 
 SCALE = float(os.environ.get("BENCH_SCALE", "1"))
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", "3"))
 OURS = "rna-backup, with proof"
+WORKER = "rna-backup worker"
 
 
 class Bench:
     def __init__(self, stage, program):
         self.stage, self.program = stage, Path(program).resolve()
-        self.found = {"machine": machine(), "scale": SCALE, "rounds": ROUNDS, "races": {}, "latency": {}}
+        self.found = {"machine": machine(), "scale": SCALE, "rounds": ROUNDS, "races": {}, "celery": {}}
         self.root = stage.dir / "backups"
 
     def shell(self, command, env=None):
@@ -102,39 +104,82 @@ class Bench:
                 flush=True,
             )
 
-    def latency(self):
-        """celery.ping from publishing to the result in hand, by one client, each worker on a queue of its own."""
-        redis = Redis(self.stage)
-        idle = self.stage.dir / "nothing"
-        idle.mkdir()
-        env = {"REDIS_URL": redis.url, "BACKUP_ROOT": str(self.root), "MEDIA_ROOT": str(idle)}
-        ours = Worker(self.stage, self.program, env | {"BACKUP_QUEUES": "ours"})
-        ours.start()
-        workers = {"rna-backup worker": ("ours", ours.process.pid)}
-        for version, python in PYTHONS.items():
-            queue = f"python-{version}"
-            command = [python, "-m", "celery", "-A", "python_worker", "worker", "-c", "2", "-Q", queue, "-n", queue]
-            process = self.stage.start(command, f"{queue}.log", env={"REDIS_URL": redis.url}, cwd=HERE)
-            workers[f"celery {version} worker -c 2"] = (queue, process.pid)
-        client = Client(self.stage, "5.3.6", redis.url)
-        for queue, _ in workers.values():
-            client.ask(do="ping", count=20, queue=queue)  # the first waits until the worker is up
-        measured = {name: [] for name in workers}
-        for _ in range(10):  # in turns, so that a noisy second is everybody's
-            for name, (queue, _) in workers.items():
-                measured[name] += client.ask(do="ping", count=max(5, int(50 * min(SCALE, 1))), queue=queue)["milliseconds"]
-        idle = self.idle({name: pid for name, (_, pid) in workers.items()})
-        print("\ncelery.ping, from publishing to AsyncResult.get(), client celery 5.3.6; then idle")
-        print(f"  {'':31} {'p50 ms':>8} {'p99 ms':>8} {'RSS MB':>8} {'PSS MB':>8} {'CPU %':>7}")
-        for name, values in measured.items():
-            found = {"p50": measure.percentile(values, 0.5), "p99": measure.percentile(values, 0.99), "count": len(values)}
-            found |= idle[name]
-            self.found["latency"][name] = found
+    def celery(self):
+        """celery.ping, by workers that run two tasks at once: how soon, how many, and at what cost."""
+        found = self.latency()
+        for name in found:
+            found[name] |= self.throughput(name)
+        self.found["celery"] = found
+        own = found[WORKER]
+        print("\ncelery.ping, one by one: bare is from LPUSH to the published result, get from send_task to AsyncResult.get() of")
+        print("Celery 5.3.6. Then results a second, and CPU for each, from a queue that was full before. Then idle.")
+        print(f"  {'':26} {'bare p50':>9} {'p99 ms':>8} {'get p50':>8} {'p99 ms':>8} {'per s':>7} {'CPU us':>7} {'RSS MB':>7} {'PSS MB':>7} {'CPU %':>6}")
+        for name, run in found.items():
             print(
-                f"  {name:31} {found['p50']:8.2f} {found['p99']:8.2f} {found['rss'] / 1e6:8.1f}"
-                f" {found['pss'] / 1e6:8.1f} {found['cpu_percent']:7.2f}",
+                f"  {name:26} {run['bare_p50']:9.2f} {run['bare_p99']:8.2f} {run['get_p50']:8.2f} {run['get_p99']:8.2f}"
+                f" {run['per_second']:7.0f} {run['cpu_us']:7.0f} {run['rss'] / 1e6:7.1f} {run['pss'] / 1e6:7.1f}"
+                f" {run['cpu_percent']:6.2f}",
                 flush=True,
             )
+        print(f"  Redis answers PING in {own['redis_p50']:.2f} ms, so ours adds {own['bare_p50'] - own['redis_p50']:.2f} ms (aim: less than 1).")
+        for name, run in found.items():
+            if name != WORKER:
+                times, rss, pss = own["per_second"] / run["per_second"], run["rss"] / own["rss"], run["pss"] / own["pss"]
+                print(f"  Beside {name}: {times:.1f} times the throughput (aim: 10), memory 1/{rss:.1f}, of PSS 1/{pss:.1f} (aim: 1/10).")
+
+    def worker(self, name, redis, queue):
+        """Starts one of the workers on a queue of its own; its process."""
+        if name == WORKER:
+            idle = self.stage.dir / "nothing"
+            idle.mkdir(exist_ok=True)
+            env = {"REDIS_URL": redis.url, "BACKUP_ROOT": str(self.root), "MEDIA_ROOT": str(idle), "BACKUP_QUEUES": queue}
+            ours = Worker(self.stage, self.program, env)
+            ours.start()
+            return ours.process
+        command = [PYTHONS[name.split()[1]], "-m", "celery", "-A", "python_worker", "worker", "-c", "2", "-Q", queue, "-n", queue]
+        return self.stage.start(command, f"{queue}.log", env={"REDIS_URL": redis.url}, cwd=HERE)
+
+    def latency(self):
+        redis = Redis(self.stage)
+        client = Client(self.stage, "5.3.6", redis.url)
+        link, listener = broker.Link(redis), broker.Link(redis)
+        queues = {WORKER: "ours"} | {f"celery {version} worker -c 2": f"python-{version}" for version in PYTHONS}
+        pings = {name: broker.Ping(link, client, queue) for name, queue in queues.items()}
+        processes = {name: self.worker(name, redis, queue) for name, queue in queues.items()}
+        for queue in queues.values():
+            client.ask(do="ping", count=20, queue=queue)  # the first waits until the worker is up
+        bare, get, trips = {name: [] for name in queues}, {name: [] for name in queues}, []
+        count = max(5, int(50 * min(SCALE, 1)))
+        for _ in range(10):  # in turns, so that a noisy second is everybody's
+            trips += broker.round_trips(link, count)
+            for name, queue in queues.items():
+                bare[name] += pings[name].latency(link, listener, count)
+                get[name] += client.ask(do="ping", count=count, queue=queue)["milliseconds"]
+        idle = self.idle({name: process.pid for name, process in processes.items()})
+        self.stage.end(*processes.values(), client.process, redis.process)
+        found = {}
+        for name in queues:
+            times = {"bare": bare[name], "get": get[name], "redis": trips}
+            shares = {"p50": 0.5, "p99": 0.99}
+            found[name] = idle[name] | {
+                f"{what}_{p}": measure.percentile(values, share) for what, values in times.items() for p, share in shares.items()
+            }
+        return found
+
+    def throughput(self, name):
+        """One worker alone on a Redis of its own, from the first of many results to the last; publishing is no part of it."""
+        redis = Redis(self.stage)
+        client, link = Client(self.stage, "5.3.6", redis.url), broker.Link(redis)
+        ping = broker.Ping(link, client, "full")
+        ids = ping.prepare(link, max(500, int(20_000 * SCALE)))
+        process = self.worker(name, redis, "full")
+        client.ask(do="ping", count=20, queue="full")
+        cpu = measure.cpu_seconds(process.pid)
+        ids.append(ping.release(link))
+        times = wait_for(f"{name} works off its queue", lambda: broker.ended(link, "full", ids), process, seconds=600)
+        cpu = measure.cpu_seconds(process.pid) - cpu
+        self.stage.end(process, client.process, redis.process)
+        return {"count": len(ids), "per_second": (len(ids) - 1) / (times[-1] - times[0]), "cpu_us": cpu / len(ids) * 1e6}
 
     def idle(self, pids):
         seconds = max(2, 20 * min(SCALE, 1))
@@ -158,20 +203,28 @@ def machine():
     return {"cpu": model, "cores": os.cpu_count(), "memory_gb": round(memory / 1e9), "kernel": platform.release()}
 
 
+def media(bench):
+    bench.media("big", "big files, images and PDFs mostly", lambda at: data.big_mixed(at, int(1e9 * SCALE)))
+    bench.media("small", "files of 4 KB", lambda at: data.small_files(at, int(100_000 * SCALE)))
+    bench.media("text", "text", lambda at: data.text_files(at, int(5e8 * SCALE)))
+
+
+PARTS = {"celery": Bench.celery, "media": media, "postgres": Bench.postgres}
+
+
 def main():
-    if len(sys.argv) != 2:
+    program, *parts = sys.argv[1:] or sys.exit(__doc__)
+    parts = parts or list(PARTS)
+    if not PARTS.keys() >= set(parts):
         sys.exit(__doc__)
     with Stage("rna-bench") as stage:
-        bench = Bench(stage, sys.argv[1])
+        bench = Bench(stage, program)
         about = bench.found["machine"]
         print(f"{about['cores']} cores ({about['cpu']}), {about['memory_gb']} GB; scale {SCALE}, median of {ROUNDS}, files cached.")
         print("Ours reads every archive back and compares its counts before it counts as a backup, and syncs file and folder.")
         print("The others only sync the file; 'the same, then proof' also reads it back, as we do.")
-        bench.latency()
-        bench.media("big", "big files, images and PDFs mostly", lambda at: data.big_mixed(at, int(1e9 * SCALE)))
-        bench.media("small", "files of 4 KB", lambda at: data.small_files(at, int(100_000 * SCALE)))
-        bench.media("text", "text", lambda at: data.text_files(at, int(5e8 * SCALE)))
-        bench.postgres()
+        for part in parts:
+            PARTS[part](bench)
         bench.save()
 
 

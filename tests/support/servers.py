@@ -64,6 +64,12 @@ class Stage:
         self.processes.append(process)
         return process
 
+    def end(self, *processes):
+        """Stops some of them before the end."""
+        for process in processes:
+            stop(process)
+            self.processes.remove(process)
+
     def run(self, command, env=None, user=None, check=True, **options):
         """Runs a program to its end; its output as text."""
         done = subprocess.run(
