@@ -98,6 +98,11 @@ impl Keys {
         self.key(&format!("{oid}.reply.celery.pidbox"))
     }
 
+    /// What the client `oid` has in the set of bindings while it waits for control replies.
+    pub fn reply_member(oid: &str) -> String {
+        format!("{oid}{SEP}{SEP}{oid}.reply.celery.pidbox")
+    }
+
     /// Channels on which control requests come.
     pub fn control_channels(&self, client: &Client) -> Vec<String> {
         self.fanout(client, "celery.pidbox")

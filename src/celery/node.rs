@@ -3,9 +3,10 @@
 use super::clock::Clock;
 use super::events::Events;
 use super::requests::Requests;
-use super::revoked::Revoked;
+use super::revoked::{self, Revoked};
 use super::tasks::Tasks;
 use serde_json::{Map, Value};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::watch;
@@ -83,8 +84,42 @@ impl Node {
     /// Notes that a task must not run, and ends it if it is in hand and waits; with a `signal` also if
     /// it runs. Tells whether it was in hand.
     pub fn revoke(&self, id: &str, signal: Option<i32>) -> bool {
-        self.revoked.add(id);
+        !self.revoke_all(&[id], signal).is_empty()
+    }
+
+    /// As [`revoke`](Self::revoke) for many; tells which of them were ended.
+    pub fn revoke_all<'a>(&self, ids: &[&'a str], signal: Option<i32>) -> Vec<&'a str> {
+        let mut known: HashMap<&str, &'a str> = HashMap::with_capacity(ids.len());
+        for id in ids {
+            self.revoked.add(id);
+            known.insert(id, id);
+        }
+        let mut ended = Vec::new();
+        for held in self.requests.list() {
+            let id = known.get(&*held.message.id).filter(|_| held.revoke(signal));
+            ended.extend(id.filter(|id| !ended.contains(*id)));
+        }
         self.changed.notify_one();
-        self.requests.revoke(id, signal)
+        ended
+    }
+
+    /// Notes that no task with one of these stamps must run, and ends those in hand as
+    /// [`revoke`](Self::revoke) does. Tells which of the stamps ended one.
+    pub fn revoke_stamped<'a>(
+        &self,
+        stamps: &[(&'a str, &'a Value)],
+        signal: Option<i32>,
+    ) -> Vec<(&'a str, &'a Value)> {
+        stamps.iter().for_each(|(header, value)| self.revoked.add_stamp(header, value));
+        let mut ended = Vec::new();
+        for held in self.requests.list() {
+            let own: Vec<_> = revoked::stamps_of(&held.message).collect();
+            let matching: Vec<_> = stamps.iter().copied().filter(|stamp| own.contains(stamp)).collect();
+            if !matching.is_empty() && held.revoke(signal) {
+                ended.extend(matching);
+            }
+        }
+        self.changed.notify_one();
+        ended
     }
 }

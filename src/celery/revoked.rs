@@ -1,5 +1,7 @@
-//! The ids of tasks that must not run.
+//! The tasks that must not run: by their ids, and by their stamps.
 
+use super::message::Message;
+use serde_json::{Value, json};
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -10,12 +12,20 @@ const MOST: usize = 50_000;
 /// Longer than Celery (`REVOKE_EXPIRES`, 3 h): a backup may lie behind another one for hours.
 const LIFE: Duration = Duration::from_hours(24);
 
-/// The ids of tasks that must not run: at most 50,000 of the last day; beyond that the oldest go.
-#[derive(Debug, Default)]
-pub struct Revoked(Mutex<State>);
+/// Longest id or stamp that is remembered, in bytes: no sender fills the memory.
+const LONGEST: usize = 512;
 
+/// The ids and the stamps of tasks that must not run: at most 50,000 of each, of the last day, of at
+/// most 512 bytes; beyond that the oldest go.
 #[derive(Debug, Default)]
-struct State {
+pub struct Revoked {
+    ids: Mutex<Recent>,
+    stamps: Mutex<Recent>,
+}
+
+/// Texts, and since when they are known.
+#[derive(Debug, Default)]
+struct Recent {
     since: HashMap<String, Instant>,
     /// In the order in which they came; those that came again are here again.
     order: VecDeque<(Instant, String)>,
@@ -24,34 +34,73 @@ struct State {
 impl Revoked {
     /// Adds an id, or makes it young again.
     pub fn add(&self, id: &str) {
-        self.add_at(id, Instant::now());
+        locked(&self.ids).add(id, Instant::now());
     }
 
-    fn add_at(&self, id: &str, now: Instant) {
-        let mut state = self.state();
-        state.since.insert(id.to_owned(), now);
-        state.order.push_back((now, id.to_owned()));
-        state.forget_old(now);
+    /// Adds one value of a stamped header, or makes it young again.
+    pub fn add_stamp(&self, header: &str, value: &Value) {
+        locked(&self.stamps).add(&stamp(header, value), Instant::now());
     }
 
     /// Whether this id was revoked.
     pub fn contains(&self, id: &str) -> bool {
-        self.state().since.contains_key(id)
+        locked(&self.ids).since.contains_key(id)
     }
 
-    /// All of them, the oldest first.
+    /// Whether this task was revoked, by its id or by one of its stamps.
+    pub fn covers(&self, message: &Message) -> bool {
+        if self.contains(&message.id) {
+            return true;
+        }
+        let stamps = locked(&self.stamps);
+        !stamps.since.is_empty()
+            && stamps_of(message).any(|(header, value)| stamps.since.contains_key(&stamp(header, value)))
+    }
+
+    /// All ids, the oldest first.
     pub fn list(&self) -> Vec<String> {
-        let state = self.state();
-        let current = |(at, id): &&(Instant, String)| state.since.get(id) == Some(at);
-        state.order.iter().filter(current).map(|(_, id)| id.clone()).collect()
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        let ids = locked(&self.ids);
+        let current = |(at, id): &&(Instant, String)| ids.since.get(id) == Some(at);
+        ids.order.iter().filter(current).map(|(_, id)| id.clone()).collect()
     }
 }
 
-impl State {
+/// The stamps of a message, each value of a list for itself.
+///
+/// Only those named by its header `stamped_headers` count: `Request.stamps` in
+/// `celery/worker/request.py`.
+pub(super) fn stamps_of(message: &Message) -> impl Iterator<Item = (&str, &Value)> {
+    let named: Vec<String> = message
+        .header("stamped_headers")
+        .and_then(|names| serde_json::from_value(names).ok())
+        .unwrap_or_default();
+    let named = message.stamps.iter().filter(move |(header, _)| named.contains(header));
+    named.flat_map(|(header, value)| {
+        let values = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);
+        values.iter().map(move |value| (header.as_str(), value))
+    })
+}
+
+/// A stamp as one text.
+fn stamp(header: &str, value: &Value) -> String {
+    json!([header, value]).to_string()
+}
+
+fn locked(texts: &Mutex<Recent>) -> MutexGuard<'_, Recent> {
+    texts.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Recent {
+    fn add(&mut self, text: &str, now: Instant) {
+        if text.len() > LONGEST {
+            tracing::debug!(bytes = text.len(), "too long to be remembered as revoked");
+            return;
+        }
+        self.since.insert(text.to_owned(), now);
+        self.order.push_back((now, text.to_owned()));
+        self.forget_old(now);
+    }
+
     fn forget_old(&mut self, now: Instant) {
         while let Some((at, id)) = self.order.front() {
             let superseded = self.since.get(id) != Some(at);
@@ -76,10 +125,13 @@ mod tests {
     fn the_oldest_go_when_there_are_too_many_or_their_day_is_over() {
         let revoked = Revoked::default();
         let start = Instant::now();
-        (0..=MOST).for_each(|n| revoked.add_at(&n.to_string(), start));
+        let add = |id: &str, at| locked(&revoked.ids).add(id, at);
+        (0..=MOST).for_each(|n| add(&n.to_string(), start));
         assert!(!revoked.contains("0") && revoked.contains("1") && revoked.contains("50000"));
-        revoked.add_at("1", start + Duration::from_secs(1));
-        revoked.add_at("new", start + LIFE + Duration::from_secs(1));
+        add("1", start + Duration::from_secs(1));
+        add("new", start + LIFE + Duration::from_secs(1));
         assert_eq!(revoked.list(), ["1", "new"]);
+        revoked.add(&"x".repeat(LONGEST + 1));
+        assert_eq!(revoked.list().len(), 2);
     }
 }

@@ -17,11 +17,12 @@ use std::{
 use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 
-pub use options::ConnectOptions;
+pub use options::{ConnectOptions, Endpoint};
 
 /// A peer that does not answer within this is taken for gone.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// A connection that is not made within this is not made.
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Waits between attempts: 100 ms, doubling up to 1 s, for ever.
 #[derive(Debug)]

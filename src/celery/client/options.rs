@@ -27,6 +27,19 @@ enum Address {
     Unix(PathBuf),
 }
 
+/// Where a Redis is, as others may know it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Endpoint<'a> {
+    /// The host, or the path of the socket.
+    pub host: &'a str,
+    /// The port; a socket has none.
+    pub port: Option<u16>,
+    /// Whether the connection is encrypted.
+    pub tls: bool,
+    /// The user to log in as.
+    pub user: Option<&'a str>,
+}
+
 /// The `ssl_…` parameters of a `rediss://` URL.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Tls {
@@ -82,6 +95,16 @@ impl ConnectOptions {
     /// The database number.
     pub fn db(&self) -> i64 {
         self.db
+    }
+
+    /// Where it connects to, without the password.
+    pub fn endpoint(&self) -> Endpoint<'_> {
+        let (host, port, tls) = match &self.address {
+            Address::Tcp { host, port } => (&**host, Some(*port), false),
+            Address::Tls { host, port, .. } => (&**host, Some(*port), true),
+            Address::Unix(path) => (path.to_str().unwrap_or_default(), None, false),
+        };
+        Endpoint { host, port, tls, user: self.user.as_deref() }
     }
 
     /// A client of the library for these options; reads the certificate files.

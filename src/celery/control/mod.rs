@@ -1,10 +1,44 @@
 //! Remote control: answers `celery inspect`, `celery control` and `celery status`.
+//!
+//! Source of the protocol: `kombu/pidbox.py`; of the commands: `celery/worker/control.py`.
 
-use super::client::Client;
+mod arguments;
+mod inspect;
+mod mingle;
+mod operate;
+mod panel;
+mod pattern;
+mod reply;
+mod request;
+mod stamps;
+mod stats;
+mod usage;
+
+use super::CeleryError;
+use super::client::{Client, Setup};
 use super::keys::Keys;
 use super::node::Node;
+use futures_util::future;
+use panel::Panel;
+use redis::{PushInfo, PushKind, Value};
+use reply::Replies;
+use request::LONGEST;
 use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
+
+pub use request::Request;
+
+/// Most requests that wait to be answered; what is more than that is not answered.
+const WAITING: usize = 256;
+
+/// Most bytes of them all, with what each costs beside its text.
+const WAITING_BYTES: usize = 2 * LONGEST;
+const OVERHEAD: usize = 256;
+
+/// A connection that says nothing for this long is asked whether it is still there.
+const PING_EVERY: Duration = Duration::from_secs(5);
 
 /// The mailbox of a worker.
 #[derive(Debug)]
@@ -12,22 +46,128 @@ pub struct Mailbox {
     node: Arc<Node>,
     client: Client,
     keys: Keys,
+    ear: Option<Ear>,
+    inbox: mpsc::Receiver<Waiting>,
+}
+
+/// A connection that hears requests.
+#[derive(Debug)]
+struct Ear {
+    link: Client,
+    lost: Arc<Notify>,
+}
+
+/// A request that waits, and its share of the room for all.
+#[derive(Debug)]
+struct Waiting {
+    raw: Vec<u8>,
+    _room: OwnedSemaphorePermit,
 }
 
 impl Mailbox {
     /// The mailbox of `node` on the broker of `client`.
+    ///
+    /// Nothing is heard before [`mingle`](Self::mingle) or [`run`](Self::run). Requests are not kept by
+    /// Redis: what is sent while nobody listens is lost, as with Python's workers.
     pub fn new(node: Arc<Node>, client: Client, keys: Keys) -> Self {
-        Self { node, client, keys }
+        let (queue, inbox) = mpsc::channel(WAITING);
+        let ear = match Ear::new(&client, &keys.control_channels(&client), queue) {
+            Ok(ear) => Some(ear),
+            Err(error) => {
+                tracing::warn!(%error, "remote control is off");
+                None
+            }
+        };
+        Self { node, client, keys, ear, inbox }
     }
 
-    /// Asks the other workers what they know as revoked. Returns when all have answered, after a
-    /// second at the latest, and at once if there are none.
-    pub async fn mingle(&self) {
-        let _ = (&self.node, &self.client, &self.keys);
-    }
-
-    /// Answers requests until `stop`.
+    /// Answers requests until `stop`, whether Redis is there or comes back later.
+    ///
+    /// Up to 256 requests wait in order, of 12 MiB together. Requests that nobody can read, and those
+    /// beyond that, are dropped; so are replies to clients that do not wait any more.
     pub async fn run(self, stop: CancellationToken) {
-        stop.cancelled().await;
+        let Self { node, client, keys, ear, mut inbox } = self;
+        let panel = Panel::new(Arc::clone(&node), &client);
+        let replies = Replies::new(client, keys);
+        let listening = async {
+            match &ear {
+                Some(ear) => ear.listen(&stop).await,
+                None => stop.cancelled().await,
+            }
+        };
+        let answering = async {
+            while let Some(waiting) = inbox.recv().await {
+                answer(&waiting.raw, &node, &panel, &replies).await;
+            }
+        };
+        stop.run_until_cancelled(future::join(listening, answering)).await;
+    }
+}
+
+/// Answers one request, if it is one and meant for this worker.
+async fn answer(raw: &[u8], node: &Node, panel: &Panel, replies: &Replies) {
+    let Some(request) = Request::parse(raw) else {
+        tracing::debug!(bytes = raw.len(), "a control request cannot be read");
+        return;
+    };
+    node.clock.hear(request.clock());
+    if !request.is_for(&node.name) {
+        return;
+    }
+    tracing::debug!(method = request.method(), "control request");
+    if let (Some(value), Some(address)) = (panel.answer(&request), request.reply_to()) {
+        replies.send(address, node, value).await;
+    }
+}
+
+impl Ear {
+    fn new(client: &Client, channels: &[String], queue: mpsc::Sender<Waiting>) -> Result<Self, CeleryError> {
+        let lost = Arc::new(Notify::new());
+        // Python subscribes to patterns; a prefix with a `[` in it would then be misread.
+        let mut command = redis::cmd("SUBSCRIBE");
+        command.arg(channels);
+        let room = Arc::new(Semaphore::new(WAITING_BYTES));
+        let notify = Arc::clone(&lost);
+        let on_push = move |push: PushInfo| match push.kind {
+            PushKind::Disconnection => notify.notify_one(),
+            PushKind::Message => enqueue(push, &room, &queue),
+            _ => {}
+        };
+        let link = client.with_pushes(Setup { on_push: Arc::new(on_push), command })?;
+        Ok(Self { link, lost })
+    }
+
+    /// Keeps the connection: a lost one comes back at once, a silent one is noticed.
+    async fn listen(&self, stop: &CancellationToken) {
+        let mut refusal = None;
+        loop {
+            let ping = |mut link| async move { redis::cmd("PING").exec_async(&mut link).await };
+            if let Err(error) = self.link.retrying("listen for control requests", stop, ping).await {
+                tracing::debug!(%error, "control requests are not heard");
+            }
+            let now = self.link.refusal();
+            if let Some(why) = now.as_ref().filter(|_| refusal != now) {
+                tracing::warn!(why, "redis does not let this worker listen for control requests");
+            }
+            refusal = now;
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = self.lost.notified() => {}
+                () = tokio::time::sleep(PING_EVERY) => {}
+            }
+        }
+    }
+}
+
+/// Puts a request into the queue, if there is room. Never waits.
+fn enqueue(mut push: PushInfo, room: &Arc<Semaphore>, queue: &mpsc::Sender<Waiting>) {
+    let Some(Value::BulkString(raw)) = push.data.pop() else { return };
+    let share = u32::try_from(raw.len().saturating_add(OVERHEAD)).unwrap_or(u32::MAX);
+    let waits = raw.len() <= LONGEST
+        && Arc::clone(room)
+            .try_acquire_many_owned(share)
+            .is_ok_and(|permit| queue.try_send(Waiting { raw, _room: permit }).is_ok());
+    if !waits {
+        tracing::debug!("a control request is too long, or too many wait");
     }
 }

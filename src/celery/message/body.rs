@@ -45,7 +45,7 @@ pub(super) fn sent(outer: &Object) -> Result<Vec<u8>, Exception> {
 }
 
 /// The body without base64 and compression.
-pub(super) fn plain(outer: &Object, limits: &Limits) -> Result<Vec<u8>, Exception> {
+pub(in super::super) fn plain(outer: &Object, limits: &Limits) -> Result<Vec<u8>, Exception> {
     let sent = sent(outer)?;
     match outer.object("headers").read::<String>("compression") {
         Some(method) => decompress(&sent, &method, limits.body_bytes),

@@ -1,0 +1,150 @@
+//! The exchange of revoked ids and clocks with the other workers, at the start of each.
+//!
+//! Source: `celery/worker/consumer/mingle.py`.
+
+use super::super::CeleryError;
+use super::super::node::Node;
+use super::super::publish::transient;
+use super::arguments::{Arguments, truthy};
+use super::panel::Outcome;
+use super::reply::EXCHANGE;
+use super::request::Letter;
+use super::{Keys, Mailbox};
+use redis::FromRedisValue;
+use serde_json::{Value, json};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::time::Instant;
+use uuid::Uuid;
+
+/// How long the others may take: as long as Celery waits.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+impl Mailbox {
+    /// Asks the other workers what they know as revoked. Returns when all have answered, after a
+    /// second at the latest, and at once if there are none.
+    ///
+    /// From its return on requests are heard, and answered once [`run`](Self::run) runs: call it before
+    /// the first task is taken, so that none is taken that was revoked meanwhile. Without Redis it
+    /// returns as soon as that is known, and nothing is learned; then [`run`](Self::run) listens when
+    /// Redis is there.
+    pub async fn mingle(&self) {
+        match self.exchange().await {
+            Ok(0) => tracing::debug!("mingle: all alone"),
+            Ok(nodes) => tracing::info!(nodes, "mingle: sync complete"),
+            Err(error) => tracing::debug!(%error, "mingle failed"),
+        }
+    }
+
+    async fn exchange(&self) -> Result<usize, CeleryError> {
+        let Some(ear) = &self.ear else { return Ok(0) };
+        ear.link.ping().await?;
+        let oid = Uuid::new_v4().to_string();
+        let binding = self.keys.binding(EXCHANGE);
+        let (list, member) = (self.keys.replies(&oid), Keys::reply_member(&oid));
+        let outcome = self.greet_all(&oid, &binding, &member, &list).await;
+        let mut tidy = redis::pipe();
+        tidy.atomic().srem(&binding, &member).del(&list);
+        let tidy = &tidy;
+        let tidied = |mut link| async move { tidy.query_async::<()>(&mut link).await };
+        self.client.once("leave the mingle", tidied).await?;
+        outcome
+    }
+
+    /// Says hello and hears the answers; tells how many came.
+    async fn greet_all(
+        &self,
+        oid: &str,
+        binding: &str,
+        member: &str,
+        list: &str,
+    ) -> Result<usize, CeleryError> {
+        let deadline = Instant::now() + PATIENCE;
+        let hello = self.hello(oid);
+        let mut pipe = redis::pipe();
+        pipe.sadd(binding, member).ignore();
+        let channels = self.keys.control_channels(&self.client);
+        for channel in &channels {
+            pipe.publish(channel, &hello);
+        }
+        let pipe = &pipe;
+        let heard: Vec<usize> = self
+            .client
+            .once("say hello", |mut link| async move { pipe.query_async(&mut link).await })
+            .await?;
+        // Our own ear hears it, too.
+        let own = if self.ear.as_ref().is_some_and(|ear| ear.link.refusal().is_none()) {
+            channels.len()
+        } else {
+            0
+        };
+        let others = heard.iter().sum::<usize>().saturating_sub(own);
+        let mut nodes = 0;
+        while nodes < others && Instant::now() < deadline {
+            let Some(raw) = self.next_reply(list, deadline).await? else { break };
+            nodes += 1;
+            if let Some(reply) = Letter::open(&raw) {
+                self.learn(&reply);
+            }
+        }
+        Ok(nodes)
+    }
+
+    fn hello(&self, oid: &str) -> String {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let body = json!({
+            "method": "hello",
+            "arguments": {"from_node": self.node.name, "revoked": self.node.revoked.list()},
+            "destination": null,
+            "pattern": null,
+            "matcher": null,
+            "ticket": Uuid::new_v4().to_string(),
+            "reply_to": {"exchange": EXCHANGE, "routing_key": oid},
+        });
+        let headers = json!({
+            "clock": self.node.clock.tick(),
+            "expires": (now + PATIENCE).as_secs_f64(),
+        });
+        transient(&body, &headers, "celery.pidbox", "")
+    }
+
+    /// Waits on the ear's connection: nobody else needs it to be free before requests are answered.
+    async fn next_reply(&self, list: &str, deadline: Instant) -> Result<Option<Vec<u8>>, CeleryError> {
+        let Some(ear) = &self.ear else { return Ok(None) };
+        // Redis would take 0 for ever.
+        let left = deadline.duration_since(Instant::now()).as_secs_f64().max(0.01);
+        let mut wait = redis::cmd("BRPOP");
+        wait.arg(list).arg(left);
+        let got: Option<(String, redis::Value)> = ear.link.command("wait for a hello", &wait).await?;
+        Ok(got.and_then(|(_, raw)| Vec::from_redis_value(raw).ok()))
+    }
+
+    fn learn(&self, reply: &Letter) {
+        self.node.clock.hear(reply.clock);
+        let Some((_, value)) = reply.body.iter().find(|(node, _)| **node != self.node.name) else { return };
+        if let Some(clock) = value.get("clock").and_then(Value::as_u64) {
+            self.node.clock.hear(clock);
+        }
+        revoke(&self.node, value.get("revoked"));
+    }
+}
+
+/// Answers another worker's hello; ourselves we do not answer.
+pub(super) fn greet(node: &Node, arguments: Arguments) -> Outcome {
+    let [from] = arguments.require(["from_node"])?;
+    if from.as_str() == Some(&node.name) {
+        return Ok(Value::Null);
+    }
+    tracing::info!(node = from.as_str(), "sync with another worker");
+    revoke(node, arguments.get("revoked").filter(|revoked| truthy(revoked)));
+    Ok(json!({"revoked": node.revoked.list(), "clock": node.clock.tick()}))
+}
+
+/// Takes over the ids that another worker knows as revoked: a list, or an object from id to time.
+fn revoke(node: &Node, revoked: Option<&Value>) {
+    let ids: Vec<&str> = match revoked {
+        Some(Value::Array(ids)) => ids.iter().filter_map(Value::as_str).collect(),
+        Some(Value::Object(ids)) => ids.keys().map(String::as_str).collect(),
+        _ => return,
+    };
+    node.revoke_all(&ids, None);
+}
