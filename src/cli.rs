@@ -62,7 +62,7 @@ enum Command {
     ///
     /// At SIGTERM or Ctrl-C it takes no new work and lets running tasks finish for
     /// BACKUP_SHUTDOWN_GRACE; what is not done then is stopped cleanly and given back to the queue.
-    Worker,
+    Worker(worker::WorkerArgs),
     /// Back up one component, or all that are configured.
     ///
     /// A backup exists only once its archive has been decoded to its end, found to hold what was
@@ -207,14 +207,14 @@ impl Cli {
     /// What is logged when `RUST_LOG` does not say: a worker tells what it does, and a command
     /// prints its result, so that only what is out of order is left to say.
     pub fn log_filter(&self) -> &'static str {
-        if matches!(self.command, Command::Worker) { "info" } else { "warn" }
+        if matches!(self.command, Command::Worker(_)) { "info" } else { "warn" }
     }
 }
 
 /// Runs one command to its end.
 pub async fn run(cli: Cli, config: Config) -> Exit {
     let ended = match cli.command {
-        Command::Worker => worker::run(config).await,
+        Command::Worker(args) => worker::run(config, &args).await,
         Command::Backup(args) => backup::run(config, args).await,
         Command::List(args) => list::run(config, args).await,
         Command::Show(args) => show::run(config, args).await,

@@ -2,6 +2,7 @@
 //! Redis of their own.
 
 use crate::support::redis::Redis;
+use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use redis::AsyncCommands;
 use redis::aio::MultiplexedConnection;
 use rna_backup::celery::client::{Client, ConnectOptions};
@@ -140,4 +141,14 @@ pub fn entries(name: &str) -> Vec<String> {
     let lists = capture["seen"].as_array().unwrap().iter().filter(|key| key["redis_type"] == "list");
     let entries = lists.flat_map(|key| key["raw"].as_array().unwrap());
     entries.map(|raw| raw.as_str().unwrap().to_owned()).collect()
+}
+
+/// A remote control request to all workers, without an address for replies.
+pub fn control_request(method: &str, arguments: &Value) -> String {
+    let body = json!({"method": method, "arguments": arguments, "destination": null});
+    json!({
+        "body": BASE64.encode(body.to_string()), "content-type": "application/json", "content-encoding": "utf-8",
+        "headers": {"clock": 1, "expires": 0}, "properties": {"body_encoding": "base64"},
+    })
+    .to_string()
 }

@@ -17,13 +17,6 @@ use std::{
     process::{Child, Stdio},
 };
 
-/// A lab whose media take longer to read than any test: they are a hole of 1 TB.
-fn endless() -> Lab {
-    let lab = Lab::new();
-    File::create(lab.media().join("hole")).unwrap().set_len(1 << 40).unwrap();
-    lab
-}
-
 /// Starts a backup and waits until it writes.
 async fn under_way(lab: &Lab, component: &str) -> Child {
     let child = lab.program(&["backup", component]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
@@ -150,7 +143,7 @@ async fn a_component_without_settings_is_refused_and_its_setting_named() {
 
 #[tokio::test]
 async fn a_component_that_another_process_has_is_busy() {
-    let lab = endless();
+    let lab = Lab::endless();
     let first = under_way(&lab, "media").await;
     let holder = format!("error: media is busy: process {} on ", first.id());
     for args in [&["backup", "media"][..], &["prune", "--component", "media"]] {
@@ -184,7 +177,7 @@ async fn told_to_wait_it_begins_when_the_other_has_ended() {
 
 #[tokio::test]
 async fn ctrl_c_leaves_nothing_behind() {
-    let lab = endless().set("RUST_LOG", "");
+    let lab = Lab::endless().set("RUST_LOG", "");
     for signal in [Signal::INT, Signal::TERM] {
         for scope in ["media", "all"] {
             let (code, err) = end(under_way(&lab, scope).await, signal);

@@ -40,3 +40,4 @@ mod support;
 mod worker;
 mod worker_captures;
 mod worker_chaos;
+mod worker_control;

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use redis::{Script, ScriptInvocation};
 use serde_json::json;
 use std::collections::HashSet;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, RwLock};
 use tokio_util::sync::CancellationToken;
@@ -29,6 +30,7 @@ struct Shared {
     keys: Keys,
     instance: Instance,
     in_hand: Mutex<HashSet<String>>,
+    taken: AtomicU64,
     /// Read while a claim is under way; written by the sweep of our own lost claims.
     claims: RwLock<()>,
     doubt: Notify,
@@ -42,6 +44,7 @@ impl Leases {
             keys,
             instance,
             in_hand: Mutex::default(),
+            taken: AtomicU64::new(0),
             claims: RwLock::default(),
             doubt: Notify::new(),
         }))
@@ -88,7 +91,8 @@ impl Leases {
 
     pub(super) fn take_in_hand(&self, tag: String, claim: Claim, raw: Option<Bytes>) -> Lease {
         self.hand().insert(tag.clone());
-        Lease { leases: self.clone(), tag, claim, raw }
+        let number = self.0.taken.fetch_add(1, Ordering::Relaxed);
+        Lease { leases: self.clone(), tag, claim, raw, number }
     }
 
     fn hand(&self) -> MutexGuard<'_, HashSet<String>> {
@@ -167,9 +171,15 @@ pub struct Lease {
     claim: Claim,
     /// The message; `None` if it is too long to be held.
     raw: Option<Bytes>,
+    number: u64,
 }
 
 impl Lease {
+    /// Tells in which order this process took its messages.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
     /// The delivery tag under which the message lies in `unacked`.
     pub fn tag(&self) -> &str {
         &self.tag

@@ -103,11 +103,6 @@ impl Requests {
 }
 
 impl Held {
-    /// Tells the order in which tasks were taken.
-    pub fn number(&self) -> u64 {
-        self.number
-    }
-
     /// What it is doing.
     pub fn phase(&self) -> Phase {
         *self.phase.lock().unwrap_or_else(PoisonError::into_inner)

@@ -8,7 +8,17 @@ use crate::observe::http::{self, Health};
 use jiff::Timestamp;
 use tokio::net::TcpListener;
 
-pub(super) async fn run(config: Config) -> Result<Exit, Failure> {
+/// `worker`.
+#[derive(Debug, clap::Args)]
+pub(super) struct WorkerArgs {
+    /// Send the events of tasks from the start, for exporters; Flower asks for them by itself
+    /// (also BACKUP_TASK_EVENTS=True).
+    #[arg(short = 'E', long)]
+    task_events: bool,
+}
+
+pub(super) async fn run(mut config: Config, args: &WorkerArgs) -> Result<Exit, Failure> {
+    config.worker.task_events |= args.task_events;
     let address = config.metrics_addr;
     let app = App::build(config)?;
     let worker = app.worker().map_err(|err| Failure::new(Exit::Usage, chain(&err)))?;

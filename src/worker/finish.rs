@@ -88,7 +88,10 @@ impl Task<'_> {
         match self.shared.canvas.succeed(self.message, value, &self.shared.stop.silence).await {
             Ok(followers) => Some(followers),
             Err(err) if matches!(err, CeleryError::Stopped { .. }) => {
-                tracing::error!(error = chain(&err), "cannot send what follows, the task will be delivered again");
+                tracing::error!(
+                    error = chain(&err),
+                    "cannot send what follows, the task will be delivered again"
+                );
                 None
             }
             Err(err) => {
@@ -105,7 +108,10 @@ impl Task<'_> {
         }
         match self.shared.canvas.end(self.message, &result, &self.shared.stop.silence).await {
             Err(err) if matches!(err, CeleryError::Stopped { .. }) => {
-                tracing::error!(error = chain(&err), "cannot tell the group, the task will be delivered again");
+                tracing::error!(
+                    error = chain(&err),
+                    "cannot tell the group, the task will be delivered again"
+                );
                 return false;
             }
             Err(err) => tracing::error!(error = chain(&err), "redis refuses what follows from the task"),
@@ -119,7 +125,8 @@ impl Task<'_> {
     pub(super) async fn end_again(&self, stored: &StoredResult, lease: Lease) {
         let state = State::parse(&stored.status).unwrap_or(State::Success);
         let result = TaskResult::new(&self.message.id, state, stored.result.clone());
-        if self.shared.canvas.end(self.message, &self.result(result), &self.shared.stop.silence).await.is_ok() {
+        if self.shared.canvas.end(self.message, &self.result(result), &self.shared.stop.silence).await.is_ok()
+        {
             acknowledge(self.shared, lease).await;
         }
     }
@@ -166,7 +173,7 @@ impl Task<'_> {
     /// in which they were.
     async fn give_back(&self, lease: Lease) {
         if self.shared.stop.drain.is_cancelled() {
-            return self.shared.returns.add(self.request.held().number(), lease);
+            return self.shared.returns.add(lease);
         }
         self.shared.returns.give_back(lease, &self.shared.stop.silence).await;
     }

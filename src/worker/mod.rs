@@ -177,10 +177,12 @@ impl Worker {
     /// `trigger` is a parameter so that tests stop a worker without a signal.
     pub async fn run<F: Future<Output = Ending>>(self, health: Health, mut trigger: impl FnMut() -> F) {
         let Self { shared, publisher } = self;
-        let (tasks, keepers, stop_keepers) = (TaskTracker::new(), TaskTracker::new(), CancellationToken::new());
+        let (tasks, keepers, stop_keepers) =
+            (TaskTracker::new(), TaskTracker::new(), CancellationToken::new());
         let keeper = Keeper::new(shared.leases.clone(), shared.options.visibility_timeout);
         keepers.spawn(keeper.run(stop_keepers.clone()));
-        keepers.spawn(stop_keepers.clone().run_until_cancelled_owned(watch::run(Arc::clone(&shared), health)));
+        keepers
+            .spawn(stop_keepers.clone().run_until_cancelled_owned(watch::run(Arc::clone(&shared), health)));
         let silence = CancellationToken::new();
         let publishing = tokio::spawn(publisher.run(silence.clone()));
         let mailbox = Mailbox::new(Arc::clone(&shared.node), shared.broker.clone(), shared.keys.clone());

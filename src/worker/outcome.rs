@@ -112,7 +112,8 @@ impl Outcome {
             false if limit.subsec_nanos() == 0 => ("TimeLimitExceeded", vec![limit.as_secs().into()]),
             false => ("TimeLimitExceeded", vec![seconds.into()]),
         };
-        let text = format!("stopped after {seconds} s, its {} time limit", if soft { "soft" } else { "hard" });
+        let text =
+            format!("stopped after {seconds} s, its {} time limit", if soft { "soft" } else { "hard" });
         let cause = std::io::Error::other(text);
         let exception = Exception::billiard(name, args);
         Self::Failure(Failure { traceback: traceback(task, name, &cause), exception })

@@ -7,20 +7,20 @@ use tokio_util::sync::CancellationToken;
 
 /// Leases that a worker gives back when it ends, in the order in which their messages were.
 #[derive(Debug, Default)]
-pub(super) struct Returns(Mutex<Vec<(u64, Lease)>>);
+pub(super) struct Returns(Mutex<Vec<Lease>>);
 
 impl Returns {
-    /// Adds a lease; `number` tells the order in which messages were taken.
-    pub(super) fn add(&self, number: u64, lease: Lease) {
-        self.state().push((number, lease));
+    /// Adds a lease.
+    pub(super) fn add(&self, lease: Lease) {
+        self.state().push(lease);
     }
 
     /// Gives all back, the latest first, so that the oldest is served next.
     pub(super) async fn give_all_back(&self, stop: &CancellationToken) {
-        self.state().sort_unstable_by_key(|(number, _)| *number);
+        self.state().sort_unstable_by_key(Lease::number);
         loop {
             let latest = self.state().pop();
-            let Some((_, lease)) = latest else { return };
+            let Some(lease) = latest else { return };
             self.give_back(lease, stop).await;
         }
     }
@@ -35,7 +35,7 @@ impl Returns {
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, Vec<(u64, Lease)>> {
+    fn state(&self) -> MutexGuard<'_, Vec<Lease>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -115,12 +115,8 @@ impl Task<'_> {
 
     async fn back_up(&self, order: &Backup, cancel: &CancellationToken) -> Outcome {
         let message = self.message;
-        let run = Run {
-            task_id: Some(message.id.clone()),
-            cancel: cancel.clone(),
-            wait: true,
-            ..Run::default()
-        };
+        let run =
+            Run { task_id: Some(message.id.clone()), cancel: cancel.clone(), wait: true, ..Run::default() };
         if let Some(backend) = self.backend() {
             let started = self.result(TaskResult::started(&message.id, &self.shared.options.node));
             // Only a sign of life: what matters is stored later, and waited for.
@@ -176,7 +172,6 @@ impl Task<'_> {
         let children = children.into_iter().map(Child::Task).collect();
         Outcome::Success { value: json!(report), children }
     }
-
 }
 
 /// Returns when the limit is over; never if there is none.

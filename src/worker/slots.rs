@@ -99,11 +99,7 @@ impl Slots {
 
     /// A place *and* the component, in an order that cannot lock up: whoever waits for a component
     /// holds no place meanwhile.
-    pub(super) async fn place(
-        &self,
-        slot: Option<Slot>,
-        component: Option<ComponentName>,
-    ) -> Place {
+    pub(super) async fn place(&self, slot: Option<Slot>, component: Option<ComponentName>) -> Place {
         let mut slot = slot;
         let mut occupied = None;
         if let Some(component) = component {

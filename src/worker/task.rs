@@ -99,7 +99,7 @@ impl Task<'_> {
 
     /// Waits until it may run: its time, its component, a place. Or tells how it ended before.
     async fn turn(&self, slot: Option<Slot>) -> Result<Option<Place>, Outcome> {
-        if self.shared.node.revoked.contains(&self.message.id) {
+        if self.shared.node.revoked.covers(self.message) {
             return Err(Outcome::Revoked { signal: None });
         }
         self.not_expired()?;

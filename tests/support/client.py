@@ -16,6 +16,7 @@ the app may have, with the app's own settings and tasks (tests/webapp). A socket
         of api.backup.canvas.NAME; "get" waits for its result too
     {"do": "watch", "id": ID, "timeout": 60}    -> each new {"state", "meta"} as it comes, the final one done
     {"do": "ping", "count": 1, "queue": "backups"}   -> {"values", "milliseconds"}: celery.ping, one after the other
+    {"do": "broadcast", "method": NAME, "arguments": {}, "limit": 1}   -> {"replies": [{NODE: VALUE}]}, from so many nodes
     {"do": "version"}                           -> {"celery", "kombu", "redis", "python"}
 """
 
@@ -130,6 +131,13 @@ def ping(app, request):
     yield {"values": values, "milliseconds": milliseconds}
 
 
+def broadcast(app, request):
+    replies = app.control.broadcast(
+        request["method"], request.get("arguments") or {}, reply=True, timeout=request.get("timeout", 10), limit=request.get("limit", 1)
+    )
+    yield {"replies": replies}
+
+
 def version(app, request):
     import celery
     import kombu
@@ -143,7 +151,7 @@ def version(app, request):
     }
 
 
-ANSWERS = {"send": send, "canvas": canvas, "get": get, "watch": watch, "ping": ping, "version": version}
+ANSWERS = {"send": send, "canvas": canvas, "get": get, "watch": watch, "ping": ping, "broadcast": broadcast, "version": version}
 
 
 def answer(app, line):

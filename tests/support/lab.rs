@@ -50,6 +50,24 @@ impl Lab {
         Self { dir, redis, settings }
     }
 
+    /// A lab whose media take longer to read than any test: they are a hole of 1 TB.
+    pub fn endless() -> Self {
+        let lab = Self::new();
+        File::create(lab.media().join("hole")).unwrap().set_len(1 << 40).unwrap();
+        lab
+    }
+
+    /// URL of the broker as Celery's clients want it.
+    pub fn celery_url(&self) -> String {
+        self.redis.url().replacen("unix://", "redis+socket://", 1)
+    }
+
+    /// Waits until a backup writes its archive.
+    pub async fn under_way(&self) {
+        let partial = self.backups().join(".partial");
+        assert!(eventually(async || files(&partial).len() == 1).await, "the backup did not begin");
+    }
+
     /// Sets one of the program's settings.
     pub fn set(mut self, name: &str, value: impl Display) -> Self {
         self.settings.insert(name.to_owned(), value.to_string());
@@ -203,6 +221,11 @@ impl Worker {
     /// SIGTERM, and wait for the end: the exit code.
     pub fn stop(mut self) -> Option<i32> {
         self.signal(rustix::process::Signal::TERM);
+        self.child.wait().unwrap().code()
+    }
+
+    /// Waits until it ends by itself: the exit code.
+    pub fn ended(mut self) -> Option<i32> {
         self.child.wait().unwrap().code()
     }
 

@@ -183,6 +183,14 @@ impl Client {
         self.ask_all(&json!({"do": "watch", "id": id, "timeout": timeout_seconds})).await
     }
 
+    /// A remote control command to the one worker there is: its reply.
+    pub async fn control(&mut self, method: &str, arguments: Value) -> Value {
+        let answer = self.ask(&json!({"do": "broadcast", "method": method, "arguments": arguments})).await;
+        let reply =
+            answer["replies"][0].as_object().unwrap_or_else(|| panic!("no reply to {method}: {answer}"));
+        reply.values().next().expect("a reply has its sender's name").clone()
+    }
+
     /// `celery.ping` so often on `queue`: `{"values", "milliseconds"}`.
     pub async fn ping(&mut self, queue: &str, count: u32) -> Value {
         self.ask(&json!({"do": "ping", "queue": queue, "count": count})).await
