@@ -14,6 +14,8 @@
 mod architecture;
 mod catalog;
 mod catalog_find;
+mod celery_control;
+mod celery_control_lab;
 mod celery_lab;
 mod celery_messages;
 mod celery_recovery;
