@@ -8,7 +8,7 @@ use super::client::Client;
 pub const PRIORITY_STEPS: [u8; 4] = [0, 3, 6, 9];
 
 /// What stands between a queue's name and its priority step.
-const SEP: &str = "\x06\x16";
+pub(super) const SEP: &str = "\x06\x16";
 
 /// The greatest step that is not above `priority`; values over 9 count as 9.
 pub fn step(priority: u8) -> u8 {

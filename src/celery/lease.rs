@@ -3,6 +3,7 @@
 use super::CeleryError;
 use super::client::Client;
 use super::keys::Keys;
+use super::lock::Locks;
 use super::message;
 use super::publish::Outgoing;
 use bytes::Bytes;
@@ -33,21 +34,29 @@ struct Shared {
     taken: AtomicU64,
     /// Read while a claim is under way; written by the sweep of our own lost claims.
     claims: RwLock<()>,
-    doubt: Notify,
+    doubt: Arc<Notify>,
+    locks: Locks,
 }
 
 impl Leases {
     /// No lease yet.
     pub fn new(client: Client, keys: Keys, instance: Instance) -> Self {
+        let doubt = Arc::new(Notify::new());
         Self(Arc::new(Shared {
+            locks: Locks::new(client.clone(), keys.clone(), instance.clone(), Arc::clone(&doubt)),
             client,
             keys,
             instance,
             in_hand: Mutex::default(),
             taken: AtomicU64::new(0),
             claims: RwLock::default(),
-            doubt: Notify::new(),
+            doubt,
         }))
+    }
+
+    /// The locks of this process, which live and die with it as leases do.
+    pub fn locks(&self) -> &Locks {
+        &self.0.locks
     }
 
     /// The delivery tags in hand.
@@ -84,7 +93,7 @@ impl Leases {
         &self.0.claims
     }
 
-    /// Fires when the answer to a claim was lost: a message may be ours without our knowing.
+    /// Fires when a message or a lock may be ours without being in hand: the answer to a claim was lost.
     pub(super) fn doubt(&self) -> &Notify {
         &self.0.doubt
     }

@@ -54,8 +54,10 @@ pub mod node;
 pub mod publish;
 pub mod repr;
 pub mod requests;
+mod restore;
 pub mod result;
 pub mod revoked;
+mod route;
 pub mod sweep;
 pub mod tasks;
 

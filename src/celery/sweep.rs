@@ -3,8 +3,10 @@
 use super::CeleryError;
 use super::client::{Backoff, Client};
 use super::lease::{Claim, Leases, RESTORED, Record};
+use super::lock::Foreign;
 use super::message;
-use std::collections::{BTreeMap, HashMap};
+use super::restore::{LONGEST_MARKED, Restorer};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::error::Error as _;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -24,14 +26,13 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// is shorter than ours.
 const LONGEST_RENEWAL: Duration = Duration::from_mins(1);
 
-/// Longest entry of `unacked`, in bytes, that is marked as redelivered when it is given back.
-const LONGEST_MARKED: usize = 2 << 20;
-
-/// Keeps this process's record and leases alive, and gives back the leases of dead workers.
+/// Keeps this process's record and leases alive, and gives back what dead workers held.
 ///
-/// A worker is dead when its process is seen to be gone from the same machine, or else when its record
-/// has ended, 20 s after the last renewal. Leases of this process that are not in hand (the answer to
-/// a claim was lost, or a lease was dropped) are given back too.
+/// A worker of ours is dead when its process is seen to be gone from the same machine, or else when its
+/// record has ended, 20 s after the last renewal: then its leases go back and its
+/// [locks](super::lock) are freed. Those of this process that are not in hand (the answer to a claim
+/// was lost, or a lease was dropped) go back too. What workers of another kind left goes back after the
+/// visibility timeout.
 #[derive(Debug)]
 pub struct Keeper {
     leases: Leases,
@@ -39,13 +40,21 @@ pub struct Keeper {
     patience: Duration,
     connection: (u64, Instant),
     renewed: Option<Instant>,
+    restorer: Restorer,
 }
 
 impl Keeper {
     /// A keeper for `leases` on a broker whose other workers use this visibility timeout.
     pub fn new(leases: Leases, visibility_timeout: Duration) -> Self {
         let renewal = (visibility_timeout / 3).min(LONGEST_RENEWAL);
-        Self { leases, renewal, patience: PATIENCE, connection: (0, Instant::now()), renewed: None }
+        Self {
+            restorer: Restorer::new(leases.clone(), visibility_timeout),
+            leases,
+            renewal,
+            patience: PATIENCE,
+            connection: (0, Instant::now()),
+            renewed: None,
+        }
     }
 
     /// Sets how long after a connection a missing record says nothing; 10 s by default.
@@ -81,6 +90,8 @@ impl Keeper {
                 () = tokio::time::sleep(pause) => {}
             }
         }
+        // What was dropped since the last round. If Redis is not there, others do it when the record has ended.
+        let _ = self.leases.locks().look_after().await;
         let mut del = redis::cmd("DEL");
         del.arg(self.leases.keys().worker(self.leases.instance().id()));
         // If Redis is not there, the record ends by itself.
@@ -103,7 +114,7 @@ impl Keeper {
         if self.connection.0 != self.client().connects() {
             self.connection = (self.client().connects(), Instant::now());
         }
-        self.sweep().await
+        Ok(self.sweep().await? + self.restorer.round().await?)
     }
 
     async fn renew_record(&self) -> Result<(), CeleryError> {
@@ -145,9 +156,17 @@ impl Keeper {
         if let Some(own) = of_worker.remove(self.leases.instance().id()) {
             given_back += self.give_back_own(own).await?;
         }
-        for (worker, held) in of_worker {
+        let mut locked: BTreeMap<String, Vec<Foreign>> = BTreeMap::new();
+        for lock in self.leases.locks().look_after().await? {
+            locked.entry(lock.worker.clone()).or_default().push(lock);
+        }
+        let others: BTreeSet<String> = of_worker.keys().chain(locked.keys()).cloned().collect();
+        for worker in others {
             if let Some(record) = self.record_of_the_dead(&worker).await? {
-                given_back += self.give_back(held, &record).await?;
+                given_back += self.give_back(of_worker.remove(&worker).unwrap_or_default(), &record).await?;
+                for lock in locked.remove(&worker).unwrap_or_default() {
+                    self.leases.locks().free_foreign(&lock, &record).await?;
+                }
             }
         }
         Ok(given_back)
@@ -179,6 +198,9 @@ impl Keeper {
 
     /// Puts messages back, the latest first, so that the oldest is served first.
     async fn give_back(&self, held: Vec<(String, Claim)>, record: &str) -> Result<usize, CeleryError> {
+        if held.is_empty() {
+            return Ok(0);
+        }
         let index = self.leases.keys().unacked_index();
         let mut scores = redis::pipe();
         for (tag, _) in &held {
