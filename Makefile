@@ -21,7 +21,7 @@ SERVERS := redis-server:redis-server '/usr/lib/postgresql/*/bin/initdb:postgresq
 TOOLS := tar:tar zstd:zstd openssl:openssl setpriv:util-linux
 VENV := /usr/bin/python3:python3 '/usr/lib/python3*/ensurepip/__main__.py:python3-venv'
 
-.PHONY: help build test lint demo bench clean tools-build tools-test
+.PHONY: help build test lint demo bench fuzz clean tools-build tools-test
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -48,6 +48,9 @@ bench: tools-test ## side by side with tar, pg_dump, Python's shutil and a Pytho
 	@$(INSTALL) debian pigz:pigz
 	@cargo build --locked --release
 	@$(PY) benches/bench.py $(TARGET)/release/rna-backup
+
+fuzz: tools-build ## damaged messages, requests and results at every reader, for ten minutes (FUZZ_SECONDS=60: one)
+	@FUZZ_SECONDS=$${FUZZ_SECONDS:-600} cargo test --locked --test integration fuzz:: -- --nocapture
 
 build: tools-build ## the program, optimised: target/release/rna-backup
 	@cargo build --locked --release

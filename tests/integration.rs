@@ -30,6 +30,7 @@ mod cli_faults;
 mod clients;
 mod engine;
 mod engine_fleet;
+mod fuzz;
 mod media;
 mod media_decode;
 mod postgres;

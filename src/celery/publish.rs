@@ -218,7 +218,7 @@ impl Outgoing {
     }
 
     /// The text as it lies in the queue.
-    pub(super) fn text(&self) -> String {
+    pub fn text(&self) -> String {
         let (mut outer, mut properties) = (self.rest.clone(), self.properties.clone());
         if outer.get("body").is_none() {
             let body = format!("[{}, {}, {}]", json!(self.args), json!(self.kwargs), self.embed);

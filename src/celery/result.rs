@@ -219,6 +219,13 @@ pub struct StoredResult {
     pub result: Value,
 }
 
+impl StoredResult {
+    /// Reads what lies under a result's key; `None` if it is nothing that Celery writes.
+    pub fn parse(text: &[u8]) -> Option<Self> {
+        serde_json::from_slice(text).ok()
+    }
+}
+
 /// Celery's result backend.
 #[derive(Debug, Clone)]
 pub struct Backend {
@@ -271,7 +278,7 @@ impl Backend {
         let mut get = redis::cmd("GET");
         get.arg(result_key(&self.prefix, task_id));
         let text: Option<Vec<u8>> = self.client.command("read result", &get).await?;
-        Ok(text.and_then(|text| serde_json::from_slice(&text).ok()))
+        Ok(text.and_then(|text| StoredResult::parse(&text)))
     }
 }
 

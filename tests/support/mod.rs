@@ -1,6 +1,7 @@
 //! Real servers, started for one test and gone with it.
 
 pub mod catalog;
+pub mod chance;
 pub mod faulty;
 pub mod lab;
 pub mod postgres;

@@ -132,12 +132,13 @@ impl Envelope {
 ///
 /// `None` if it cannot be changed without changing more than that.
 /// Source: `QoS.restore_by_tag` and `Channel._do_restore_message` in `kombu/transport/redis.py`.
-pub(in super::super) fn redelivered(raw: &[u8]) -> Option<String> {
+pub fn redelivered(raw: &[u8]) -> Option<String> {
     let text = std::str::from_utf8(raw).ok()?;
     let mut outer = Object::parse(text)?;
     let mut headers = Object::parse(outer.get("headers")?)?.into_owned();
     let mut properties = Object::parse(outer.get("properties")?)?.into_owned();
-    let mut info = properties.object("delivery_info").into_owned();
+    let mut info =
+        properties.get("delivery_info").map_or(Some(Object::default()), Object::parse)?.into_owned();
     headers.set("redelivered", "true");
     info.set("redelivered", "true");
     properties.set("delivery_info", info.to_string());

@@ -14,8 +14,7 @@ use serde_json::{Map, Value};
 use std::time::Duration;
 
 pub(super) use body::plain as plain_body;
-pub(super) use envelope::redelivered;
-pub use envelope::{Envelope, Look};
+pub use envelope::{Envelope, Look, redelivered};
 
 /// How much of a message is accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
