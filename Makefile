@@ -64,4 +64,4 @@ tools-build:
 
 tools-test: tools-build
 	@$(INSTALL) debian $(SERVERS) $(TOOLS) $(VENV)
-	@$(INSTALL) venv celery-5.3 celery-newest
+	@$(INSTALL) venv celery-5.3 celery-newest celery-tools
