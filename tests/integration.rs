@@ -12,10 +12,12 @@
 )]
 
 mod architecture;
+mod canvas_lab;
 mod catalog;
 mod catalog_find;
 mod celery_control;
 mod celery_control_lab;
+mod celery_canvas_python;
 mod celery_lab;
 mod celery_lock;
 mod celery_messages;

@@ -1,6 +1,6 @@
 //! JSON as Python writes it: read without recursion, changed without touching the rest.
 
-use serde::de::{Deserializer, MapAccess, Visitor};
+use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use std::{borrow::Cow, fmt, str::Utf8Error};
 
@@ -148,6 +148,30 @@ impl<'a> Object<'a> {
         self.0.retain(|(name, _)| name != key);
     }
 
+    /// The JSON text of a value that is there and not null.
+    pub(super) fn some(&self, key: &str) -> Option<&str> {
+        self.get(key).filter(|text| *text != "null")
+    }
+
+    /// The elements of a value that is an array, the value alone if it is none, nothing for null: what
+    /// Python's `maybe_list` makes of it.
+    pub(super) fn list(&self, key: &str) -> Vec<&str> {
+        let Some(text) = self.some(key) else { return Vec::new() };
+        items(text).unwrap_or_else(|| vec![text])
+    }
+
+    /// Takes over all values of `other` that are not null.
+    pub(super) fn update(&mut self, other: &Object<'_>) {
+        for (key, text) in other.0.iter().filter(|(_, text)| text != "null") {
+            self.set(key, &**text);
+        }
+    }
+
+    /// The keys with the texts of their values.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(key, text)| (&**key, &**text))
+    }
+
     pub(super) fn into_owned(self) -> Object<'static> {
         Object(self.0.into_iter().map(|(key, text)| (key, Cow::Owned(text.into_owned()))).collect())
     }
@@ -162,6 +186,51 @@ impl fmt::Display for Object<'_> {
             write!(f, "{comma}{}: {text}", quoted(key))?;
         }
         f.write_str("}")
+    }
+}
+
+/// The texts of an array's elements as they stand, with `NaN` and all that Python writes beyond JSON.
+///
+/// `None` if it is no array, or nothing that [`tame`] makes JSON of.
+pub(super) fn items(text: &str) -> Option<Vec<&str>> {
+    within(text, '[', ']')
+}
+
+/// The text of an object's value as it stands, as [`items`] reads it.
+pub(super) fn field<'a>(text: &'a str, key: &str) -> Option<&'a str> {
+    let entries = within(text, '{', '}')?;
+    entries.into_iter().rev().find_map(|entry| {
+        let (name, value) = entry.split_once(outside(':'))?;
+        let name: Cow<'_, str> = serde_json::from_str(name).ok()?;
+        (name == key).then(|| value.trim())
+    })
+}
+
+/// What stands between the commas of an array or object.
+fn within(text: &str, open: char, close: char) -> Option<Vec<&str>> {
+    let tamed = tame(text.as_bytes()).ok()?;
+    serde_json::from_str::<IgnoredAny>(&tamed.text).ok()?;
+    let inner = text.trim().strip_prefix(open)?.strip_suffix(close)?;
+    if inner.trim().is_empty() {
+        return Some(Vec::new());
+    }
+    Some(inner.split(outside(',')).map(str::trim).collect())
+}
+
+/// Finds a separator outside of strings and of what is nested.
+fn outside(separator: char) -> impl FnMut(char) -> bool {
+    let (mut depth, mut quoted, mut escaped) = (0_usize, false, false);
+    move |c| {
+        match c {
+            _ if escaped => escaped = false,
+            '\\' => escaped = quoted,
+            '"' => quoted = !quoted,
+            _ if quoted => {}
+            '[' | '{' => depth += 1,
+            ']' | '}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        c == separator && depth == 0 && !quoted
     }
 }
 
@@ -231,7 +300,30 @@ mod tests {
         }
     }
 
+    #[test]
+    fn items_stay_as_they_are_written() {
+        let text = r#" [1, "a, [\"b\\", NaN, {"c": [1.50, 2]} ,[]] "#;
+        let expected = ["1", r#""a, [\"b\\""#, "NaN", r#"{"c": [1.50, 2]}"#, "[]"];
+        assert_eq!(items(text).unwrap(), expected);
+        assert_eq!(items(" [ ] ").unwrap(), Vec::<&str>::new());
+        for none in ["", "[", "{}", "[1", "[1,]", "[1}, {2]", "1"] {
+            assert_eq!(items(none), None, "{none}");
+        }
+        let text = r#"{"a:\"": "b:,", "c" : {"d": NaN}, "a:\"":[ 1.0 ]}"#;
+        assert_eq!(
+            (field(text, "c"), field(text, "a:\""), field(text, "d")),
+            (Some(r#"{"d": NaN}"#), Some("[ 1.0 ]"), None)
+        );
+    }
+
     proptest! {
+        #[test]
+        fn items_are_all_there_is(values: Vec<(String, f64)>) {
+            let text = serde_json::to_string(&values).unwrap();
+            let items: Vec<(String, f64)> = items(&text).unwrap().iter().map(|item| serde_json::from_str(item).unwrap()).collect();
+            prop_assert_eq!(format!("{items:?}"), format!("{:?}", serde_json::from_str::<Vec<(String, f64)>>(&text).unwrap()));
+        }
+
         #[test]
         fn any_bytes_can_be_tamed(bytes: Vec<u8>) {
             let _ = tame(&bytes);

@@ -93,6 +93,12 @@ impl Keys {
         self.key(&format!("_kombu.binding.{exchange}"))
     }
 
+    /// The queue that a member of a [`binding`](Self::binding) set feeds with messages of this routing key.
+    pub fn bound_queue<'a>(binding: &'a str, routing_key: &str) -> Option<&'a str> {
+        let mut parts = binding.split(SEP);
+        (parts.next() == Some(routing_key)).then(|| parts.nth(1)).flatten()
+    }
+
     /// List of the control replies for the client `oid`.
     pub fn replies(&self, oid: &str) -> String {
         self.key(&format!("{oid}.reply.celery.pidbox"))
@@ -132,8 +138,19 @@ impl Keys {
 /// Unlike the broker's, this prefix gets a `_` unless it ends in one of `: _ - .`.
 /// Source: `KeyValueStoreBackend._add_global_keyprefix` in `celery/backends/base.py`.
 pub fn result_key(prefix: &str, task_id: &str) -> String {
+    backend_key(prefix, &format!("celery-task-meta-{task_id}"))
+}
+
+/// A key of a group in the result backend, by what stands behind its id: nothing for the result, `.s` for
+/// the size of a chord's header, and so on.
+pub fn group_key(prefix: &str, group_id: &str, end: &str) -> String {
+    backend_key(prefix, &format!("celery-taskset-meta-{group_id}{end}"))
+}
+
+/// Any key in the result backend.
+pub(super) fn backend_key(prefix: &str, name: &str) -> String {
     let joint = if prefix.is_empty() || prefix.ends_with([':', '_', '-', '.']) { "" } else { "_" };
-    format!("{prefix}{joint}celery-task-meta-{task_id}")
+    format!("{prefix}{joint}{name}")
 }
 
 #[cfg(test)]

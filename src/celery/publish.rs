@@ -18,6 +18,9 @@ use uuid::Uuid;
 /// How long, in seconds, messages are known as sent. Repeats come within seconds.
 const SENT_MARK: u32 = 600;
 
+/// The same for messages with a name: repeats come when what sends them is run again after a crash.
+const NAMED_MARK: u32 = 86_400;
+
 static PUBLISH: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/publish.lua")));
 
 /// A task message to be sent: protocol 2 in JSON, as `delay()` sends it.
@@ -34,8 +37,9 @@ pub struct Outgoing {
     properties: Object<'static>,
     /// Body, content type and encoding of a message that is sent again; else empty.
     rest: Object<'static>,
-    args: Vec<Value>,
-    kwargs: Map<String, Value>,
+    /// JSON texts of the arguments.
+    args: String,
+    kwargs: String,
     /// JSON text of callbacks, errbacks, chain and chord.
     embed: String,
 }
@@ -82,11 +86,11 @@ impl Outgoing {
             headers,
             properties,
             rest: Object::default(),
-            args: Vec::new(),
-            kwargs: Map::new(),
+            args: "[]".to_owned(),
+            kwargs: "{}".to_owned(),
             embed: r#"{"callbacks": null, "errbacks": null, "chain": null, "chord": null}"#.to_owned(),
         };
-        new.routed("", queue).priority(0)
+        new.through("", queue).priority(0)
     }
 
     /// `message` once more, see [`Message::retry`].
@@ -107,7 +111,7 @@ impl Outgoing {
         again.headers.set("eta", eta.map_or("null".to_owned(), |eta| quoted(&iso(eta))));
         again.headers.set("parent_id", quoted(&message.id));
         again.headers.remove("redelivered");
-        again.routed(&message.exchange, &message.routing_key).priority(message.priority)
+        again.through(&message.exchange, &message.routing_key).priority(message.priority)
     }
 
     /// A message of protocol 1 is sent again in protocol 2, as Python does.
@@ -119,10 +123,16 @@ impl Outgoing {
         }
         let text = |part: &Option<Box<RawValue>>| part.as_ref().map_or("null", |raw| raw.get()).to_owned();
         let [callbacks, errbacks, chord] = [&message.callbacks, &message.errbacks, &message.chord].map(text);
-        self.embed = format!(
-            r#"{{"callbacks": {callbacks}, "errbacks": {errbacks}, "chain": null, "chord": {chord}}}"#
-        );
+        self = self.embed(&callbacks, &errbacks, "null", &chord);
         self.args(message.args.clone()).kwargs(message.kwargs.clone())
+    }
+
+    /// Sets what follows from its end, as JSON texts.
+    pub(super) fn embed(mut self, callbacks: &str, errbacks: &str, chain: &str, chord: &str) -> Self {
+        self.embed = format!(
+            r#"{{"callbacks": {callbacks}, "errbacks": {errbacks}, "chain": {chain}, "chord": {chord}}}"#
+        );
+        self
     }
 
     /// Sets the task's id; the task is then the root of its tree, so set its place in another after it.
@@ -139,7 +149,7 @@ impl Outgoing {
     #[must_use]
     pub fn args(mut self, args: Vec<Value>) -> Self {
         self.headers.set("argsrepr", quoted(&repr::args(&args)));
-        self.args = args;
+        self.args = Value::Array(args).to_string();
         self
     }
 
@@ -147,7 +157,19 @@ impl Outgoing {
     #[must_use]
     pub fn kwargs(mut self, kwargs: Map<String, Value>) -> Self {
         self.headers.set("kwargsrepr", quoted(&repr::kwargs(&kwargs)));
-        self.kwargs = kwargs;
+        self.kwargs = Value::Object(kwargs).to_string();
+        self
+    }
+
+    /// Sets the arguments as JSON texts, which may have in them all that Python writes.
+    pub(super) fn texts(mut self, args: String, kwargs: String) -> Self {
+        let tamed = |text: &str| json::tame(text.as_bytes()).map(|tamed| tamed.text.into_owned());
+        // For display only: what is nested too deeply to be read is not shown.
+        let read = tamed(&args).ok().and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
+        self = self.args(read);
+        let read = tamed(&kwargs).ok().and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
+        self = self.kwargs(read);
+        (self.args, self.kwargs) = (args, kwargs);
         self
     }
 
@@ -196,6 +218,16 @@ impl Outgoing {
         self
     }
 
+    /// Sets a header by its JSON text.
+    pub(super) fn set_header(&mut self, name: &str, text: &str) {
+        self.headers.set(name, text);
+    }
+
+    /// Sets a property by its JSON text.
+    pub(super) fn set_property(&mut self, name: &str, text: &str) {
+        self.properties.set(name, text);
+    }
+
     /// The task's id.
     pub fn id(&self) -> &str {
         &self.id
@@ -206,7 +238,27 @@ impl Outgoing {
         self.headers.read(name)
     }
 
-    fn routed(mut self, exchange: &str, routing_key: &str) -> Self {
+    /// About how long its text is, in bytes.
+    pub(super) fn len(&self) -> usize {
+        let body = self.args.len() + self.kwargs.len() + self.embed.len();
+        body / 3 * 4 + 1024
+    }
+
+    /// The named exchange that it goes through, and its routing key.
+    pub(super) fn exchange(&self) -> Option<(String, String)> {
+        let info = self.properties.object("delivery_info");
+        let name = |key| info.read::<String>(key);
+        Some((name("exchange").filter(|exchange| !exchange.is_empty())?, name("routing_key")?))
+    }
+
+    /// Sets the queue whose list it is put into.
+    pub(super) fn into_queue(mut self, queue: &str) -> Self {
+        queue.clone_into(&mut self.queue);
+        self
+    }
+
+    /// Sets exchange and routing key; the queue stays.
+    pub(super) fn through(mut self, exchange: &str, routing_key: &str) -> Self {
         let info = json!({"exchange": exchange, "routing_key": routing_key});
         self.properties.set("delivery_info", info.to_string());
         self
@@ -221,7 +273,7 @@ impl Outgoing {
     pub fn text(&self) -> String {
         let (mut outer, mut properties) = (self.rest.clone(), self.properties.clone());
         if outer.get("body").is_none() {
-            let body = format!("[{}, {}, {}]", json!(self.args), json!(self.kwargs), self.embed);
+            let body = format!("[{}, {}, {}]", self.args, self.kwargs, self.embed);
             outer.set("body", quoted(&STANDARD.encode(body)));
             outer.set("content-encoding", "\"utf-8\"");
             outer.set("content-type", "\"application/json\"");
@@ -271,8 +323,37 @@ pub async fn publish(
     stop: &CancellationToken,
 ) -> Result<(), CeleryError> {
     let Some(first) = messages.first() else { return Ok(()) };
+    push(client, keys, (&first.tag, SENT_MARK), messages, stop).await
+}
+
+/// Sends all of `messages`, in this order, or none; and nothing if messages of this name were sent within
+/// a day, by whomever.
+///
+/// # Errors
+///
+/// As [`publish`].
+pub async fn publish_once(
+    client: &Client,
+    keys: &Keys,
+    name: &str,
+    messages: &[Outgoing],
+    stop: &CancellationToken,
+) -> Result<(), CeleryError> {
+    if messages.is_empty() {
+        return Ok(());
+    }
+    push(client, keys, (name, NAMED_MARK), messages, stop).await
+}
+
+async fn push(
+    client: &Client,
+    keys: &Keys,
+    (mark, life): (&str, u32),
+    messages: &[Outgoing],
+    stop: &CancellationToken,
+) -> Result<(), CeleryError> {
     let mut call = PUBLISH.prepare_invoke();
-    call.key(keys.sent(&first.tag)).arg(SENT_MARK);
+    call.key(keys.sent(mark)).arg(life);
     for message in messages {
         call.key(message.list(keys)).arg(message.text());
     }

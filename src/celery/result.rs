@@ -2,13 +2,15 @@
 
 use super::CeleryError;
 use super::client::Client;
-use super::keys::result_key;
+use super::keys::{backend_key, result_key};
+use super::message::Message;
 use super::publish::iso;
 use super::repr;
 use jiff::Timestamp;
 use redis::{Script, ScriptInvocation};
 use serde_json::{Map, Value, json};
-use std::{fmt, sync::LazyLock, time::Duration};
+use std::sync::{Arc, LazyLock};
+use std::{fmt, time::Duration};
 use tokio_util::sync::CancellationToken;
 
 static STORE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/store.lua")));
@@ -134,6 +136,27 @@ pub enum Child {
 }
 
 impl Child {
+    /// The id of the task or group.
+    pub fn id(&self) -> &str {
+        match self {
+            Self::Task(id) | Self::Group(id, _) => id,
+        }
+    }
+
+    /// Reads a result tuple; `None` if it is none. Whose results led to it, is not kept.
+    pub fn from_value(tuple: &Value) -> Option<Self> {
+        let [own, members] = tuple.as_array()?.as_slice() else { return None };
+        // The id alone is an older form.
+        let id = own.get(0).unwrap_or(own).as_str()?.to_owned();
+        match members {
+            Value::Null => Some(Self::Task(id)),
+            Value::Array(members) => {
+                members.iter().map(Self::from_value).collect::<Option<_>>().map(|all| Self::Group(id, all))
+            }
+            _ => None,
+        }
+    }
+
     /// `[[id, parent], members]`: `ResultBase.as_tuple` in `celery/result.py`.
     pub fn to_value(&self) -> Value {
         match self {
@@ -165,6 +188,53 @@ pub struct TaskResult {
     pub group_id: Option<String>,
     /// The task that sent it.
     pub parent_id: Option<String>,
+    /// How it was called, for a backend that keeps that too.
+    pub call: Option<Arc<Call>>,
+}
+
+/// How a task was called: what `result_extended` adds to a result.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Call {
+    task: String,
+    args: Vec<Value>,
+    kwargs: Map<String, Value>,
+    retries: u32,
+    queue: String,
+    stamped_headers: Vec<String>,
+    stamps: Map<String, Value>,
+}
+
+impl Call {
+    /// The call that a message makes.
+    pub fn of(message: &Message) -> Self {
+        Self {
+            task: message.task.clone(),
+            args: message.args.clone(),
+            kwargs: message.kwargs.clone(),
+            retries: message.retries,
+            queue: message.routing_key.clone(),
+            stamped_headers: message.stamped_headers(),
+            stamps: message.stamps.clone(),
+        }
+    }
+
+    fn write(&self, worker: &str, meta: &mut Map<String, Value>) {
+        let fields = [
+            ("name", json!(self.task)),
+            ("args", json!(self.args)),
+            ("kwargs", json!(self.kwargs)),
+            ("worker", json!(worker)),
+            ("retries", json!(self.retries)),
+            ("queue", json!(self.queue)),
+        ];
+        meta.extend(fields.map(|(key, value)| (key.to_owned(), value)));
+        if self.stamps.is_empty() {
+            return;
+        }
+        meta.insert("stamped_headers".to_owned(), json!(self.stamped_headers));
+        let stamps = self.stamps.iter().filter(|(name, _)| self.stamped_headers.contains(name));
+        meta.extend(stamps.map(|(name, value)| (name.clone(), value.clone())));
+    }
 }
 
 impl TaskResult {
@@ -179,7 +249,17 @@ impl TaskResult {
             date_done: state.is_final().then(Timestamp::now),
             group_id: None,
             parent_id: None,
+            call: None,
         }
+    }
+
+    /// Adds what a result tells of the message that was run: its group, its parent and its call.
+    #[must_use]
+    pub fn of(mut self, message: &Message) -> Self {
+        self.group_id.clone_from(&message.group);
+        self.parent_id.clone_from(&message.parent_id);
+        self.call = Some(Arc::new(Call::of(message)));
+        self
     }
 
     /// STARTED by this process of the node `hostname`.
@@ -192,8 +272,9 @@ impl TaskResult {
         Self { traceback, ..Self::new(task_id, State::Failure, exception.to_value()) }
     }
 
-    /// The JSON that Celery stores, of `Backend._get_result_meta` in `celery/backends/base.py`.
-    fn to_json(&self) -> Value {
+    /// The JSON that Celery stores, of `Backend._get_result_meta` in `celery/backends/base.py`; with the
+    /// call if the name of a worker is given.
+    fn to_json(&self, worker: Option<&str>) -> Value {
         let children: Vec<_> = self.children.iter().map(Child::to_value).collect();
         let mut meta = Map::new();
         meta.insert("status".to_owned(), json!(self.state.as_str()));
@@ -203,6 +284,9 @@ impl TaskResult {
         meta.insert("date_done".to_owned(), json!(self.date_done.map(iso)));
         for (key, id) in [("group_id", &self.group_id), ("parent_id", &self.parent_id)] {
             meta.extend(id.as_ref().map(|id| (key.to_owned(), json!(id))));
+        }
+        if let (Some(call), Some(worker)) = (&self.call, worker) {
+            call.write(worker, &mut meta);
         }
         meta.insert("task_id".to_owned(), json!(self.task_id));
         Value::Object(meta)
@@ -232,12 +316,43 @@ pub struct Backend {
     client: Client,
     prefix: String,
     expires: Duration,
+    extended: Option<String>,
 }
 
 impl Backend {
     /// Results under `prefix`, which live for `expires`; for ever if that is zero.
     pub fn new(client: Client, prefix: &str, expires: Duration) -> Self {
-        Self { client, prefix: prefix.to_owned(), expires }
+        Self { client, prefix: prefix.to_owned(), expires, extended: None }
+    }
+
+    /// Keeps with each result how the task was called and that the worker `node` ran it, as Celery's
+    /// `result_extended` does.
+    #[must_use]
+    pub fn with_extended(mut self, node: &str) -> Self {
+        self.extended = Some(node.to_owned());
+        self
+    }
+
+    pub(super) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    pub(super) fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    pub(super) fn expires(&self) -> Duration {
+        self.expires
+    }
+
+    /// Any key under the prefix.
+    pub(super) fn key(&self, name: &str) -> String {
+        backend_key(&self.prefix, name)
+    }
+
+    /// The key of a task's result.
+    pub(super) fn key_of(&self, task_id: &str) -> String {
+        result_key(&self.prefix, task_id)
     }
 
     /// Stores a result and wakes those who wait for it; repeats until Redis answers or `stop` fires.
@@ -248,7 +363,18 @@ impl Backend {
     ///
     /// [`CeleryError::Stopped`], or a permanent error of Redis.
     pub async fn store(&self, result: &TaskResult, stop: &CancellationToken) -> Result<(), CeleryError> {
-        self.client.script_retrying("store result", stop, &self.call(result)).await
+        let call = self.call(result, u8::from(result.state.is_final()));
+        self.client.script_retrying("store result", stop, &call).await
+    }
+
+    /// Like [`store`](Self::store), but a stored FAILURE or REVOKED stays too: for a task that was not run
+    /// and now never will be.
+    pub(super) async fn store_unless_final(
+        &self,
+        result: &TaskResult,
+        stop: &CancellationToken,
+    ) -> Result<(), CeleryError> {
+        self.client.script_retrying("store result", stop, &self.call(result, 2)).await
     }
 
     /// Like [`store`](Self::store), but tries once: for progress, which the next one replaces.
@@ -257,15 +383,15 @@ impl Backend {
     ///
     /// Any error of Redis.
     pub async fn offer(&self, result: &TaskResult) -> Result<(), CeleryError> {
-        self.client.script("store progress", &self.call(result)).await
+        self.client.script("store progress", &self.call(result, u8::from(result.state.is_final()))).await
     }
 
-    fn call(&self, result: &TaskResult) -> ScriptInvocation<'static> {
+    fn call(&self, result: &TaskResult, finality: u8) -> ScriptInvocation<'static> {
         let mut call = STORE.prepare_invoke();
         call.key(result_key(&self.prefix, &result.task_id))
-            .arg(result.to_json().to_string())
+            .arg(result.to_json(self.extended.as_deref()).to_string())
             .arg(self.expires.as_secs())
-            .arg(u8::from(result.state.is_final()));
+            .arg(finality);
         call
     }
 
@@ -292,10 +418,10 @@ mod tests {
         result.children = vec![Child::Task("2".to_owned())];
         result.date_done = Some("2026-11-22T09:59:25.98Z".parse().unwrap());
         let text = r#"{"status":"SUCCESS","result":{"status":"ok"},"traceback":null,"children":[[["2",null],null]],"date_done":"2026-11-22T09:59:25.980000+00:00","task_id":"1"}"#;
-        assert_eq!(result.to_json().to_string(), text);
+        assert_eq!(result.to_json(None).to_string(), text);
 
         let (group_id, parent_id) = (Some("g".to_owned()), Some("p".to_owned()));
-        let started = TaskResult { group_id, parent_id, ..TaskResult::started("1", "w@h") }.to_json();
+        let started = TaskResult { group_id, parent_id, ..TaskResult::started("1", "w@h") }.to_json(None);
         let keys: Vec<_> = started.as_object().unwrap().keys().map(String::as_str).collect();
         let expected =
             ["status", "result", "traceback", "children", "date_done", "group_id", "parent_id", "task_id"];

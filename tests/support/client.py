@@ -13,7 +13,8 @@ the app may have, with the app's own settings and tasks (tests/webapp). A socket
            both with "date_done" and "children" (ids). "state" null: nothing came in time
     {"do": "canvas", "expression": CANVAS}      -> {"id", "members" (ids, of a group)}: CANVAS.apply_async()
         an expression of chain, group, chord, signature, py.NAME (api.canvas.tasks), and ours(NAME, *ARGS), a signature
-        of api.backup.canvas.NAME; "get" waits for its result too
+        of api.backup.canvas.NAME; "get" waits for its result too, and raises what failed before its last task, unless
+        it is asked for "alone": true
     {"do": "watch", "id": ID, "timeout": 60}    -> each new {"state", "meta"} as it comes, the final one done
     {"do": "ping", "count": 1, "queue": "backups"}   -> {"values", "milliseconds"}: celery.ping, one after the other
     {"do": "broadcast", "method": NAME, "arguments": {}, "limit": 1}   -> {"replies": [{NODE: VALUE}]}, from so many nodes
@@ -68,7 +69,7 @@ def canvas(app, request):
 def get(app, request):
     from celery.exceptions import TimeoutError
 
-    result = CANVASES.get(request["id"]) or app.AsyncResult(request["id"])
+    result = not request.get("alone") and CANVASES.get(request["id"]) or app.AsyncResult(request["id"])
     answer = {"id": result.id}
     try:
         answer["value"] = result.get(timeout=request.get("timeout", 60))

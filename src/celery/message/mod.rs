@@ -4,7 +4,7 @@ mod body;
 mod envelope;
 mod parse;
 
-use super::json::Object;
+use super::json::{self, Object};
 use super::publish::Outgoing;
 use super::result::Exception;
 use bytes::Bytes;
@@ -105,6 +105,17 @@ impl Message {
     /// A header by name, one of Celery's or a custom one. In protocol 1 the fields of its body.
     pub fn header(&self, name: &str) -> Option<Value> {
         self.headers.read(name)
+    }
+
+    /// Names of the stamps that the sender set; others are not Celery's business.
+    pub fn stamped_headers(&self) -> Vec<String> {
+        self.headers.read("stamped_headers").unwrap_or_default()
+    }
+
+    /// What tells this message from others of the same task id. It stays when it is put back.
+    pub(super) fn delivery_tag(&self) -> Option<String> {
+        let tamed = json::tame(&self.raw).ok()?;
+        Object::parse(&tamed.text)?.object("properties").read("delivery_tag")
     }
 
     /// This message once more, as Celery's `retry` sends it: the same id and contents, one retry

@@ -4,8 +4,8 @@ from celery import shared_task
 
 
 @shared_task
-def add(x, y=0):
-    return x + y
+def add(*numbers):
+    return sum(numbers)
 
 
 @shared_task

@@ -1,0 +1,117 @@
+//! Canvases of both Celery versions, whose tasks are done by a Python worker and by ours.
+
+use crate::canvas_lab::Mixed;
+use crate::support::python::Python;
+use serde_json::json;
+
+/// Each version's worker, with a client of its own version and of the other's in turn.
+fn pairs() -> [(Python, Python); 2] {
+    [(Python::celery_5_3(), Python::newest()), (Python::newest(), Python::celery_5_3())]
+}
+
+#[tokio::test]
+async fn a_chain_goes_to_and_fro_between_the_languages() {
+    for (worker, client) in pairs() {
+        let mut lab = Mixed::start(worker, client).await;
+        let cases = [
+            ("chain(ours('add', 1, 2), py.add.s(3), ours('add', 4))", json!(10)),
+            ("chain(py.add.s(1, 2), ours('add', 3), py.add.s(4))", json!(10)),
+            ("chain(ours('add', 1, 2), ours('add', 3), ours('same'))", json!(6)),
+            ("chain(ours('add', 1, 2), py.same.si('immutable'), ours('same'))", json!("immutable")),
+            (
+                "chain(ours('same', [1.50, {'a': None}]), py.same.s(), ours('same'))",
+                json!([1.5, {"a": null}]),
+            ),
+        ];
+        for (canvas, value) in cases {
+            assert_eq!(lab.value(canvas).await, value, "{canvas}");
+        }
+        lab.settle(&[]).await;
+    }
+}
+
+#[tokio::test]
+async fn callbacks_and_errbacks_are_sent_in_either_language() {
+    for (worker, client) in pairs() {
+        let mut lab = Mixed::start(worker, client).await;
+        let linked = "ours('add', 1, 2, link=[ours('same'), py.add.s(10), group(py.same.s(), ours('same'))])";
+        let (id, _) = lab.client.canvas(linked).await;
+        let answer = lab.client.get(&id, 30).await;
+        // The group among them, and one of the others.
+        let groups = answer["children"].as_array().unwrap().clone();
+        assert_eq!((&answer["value"], groups.len()), (&json!(3), 2), "{answer}");
+        let single = "ours('add', 1, 2, link=py.add.s(10))";
+        let (id, _) = lab.client.canvas(single).await;
+        let child = lab.client.get(&id, 30).await["children"][0].as_str().unwrap().to_owned();
+        assert_eq!(lab.client.get(&child, 30).await["value"], 13);
+
+        let errbacks = "ours('fail', link_error=[py.errback.s(), ours('errback'), py.same.si('called')])";
+        let (class, text) = lab.error(errbacks).await;
+        assert_eq!((&*class, &*text), ("ValueError", "('boom', 42)"));
+        lab.worker.has_logged("succeeded in").await;
+        assert_eq!(lab.error("py.fail.s().set(link_error=[ours('errback')])").await.0, "ValueError");
+        lab.settle(&["ValueError", "Traceback", "boom"]).await;
+    }
+}
+
+#[tokio::test]
+async fn groups_and_chords_of_both_languages_keep_their_order() {
+    for (worker, client) in pairs() {
+        let mut lab = Mixed::start(worker, client).await;
+        let mixed = "[py.add.s(0, 1), ours('add', 0, 2), py.add.s(0, 3), ours('add', 0, 4)]";
+        let cases = [
+            (format!("group({mixed})"), json!([1, 2, 3, 4])),
+            (format!("chord({mixed}, py.same.s())"), json!([1, 2, 3, 4])),
+            (format!("chord({mixed}, ours('same'))"), json!([1, 2, 3, 4])),
+            ("chord([ours('add', 1), ours('add', 2)], py.xsum.s())".to_owned(), json!(3)),
+            ("chord([py.add.s(1), py.add.s(2)], ours('xsum'))".to_owned(), json!(3)),
+            ("chord([ours('add', 1), ours('add', 2)], ours('xsum'))".to_owned(), json!(3)),
+            (format!("chain(ours('add', 1), group({mixed}), py.same.s())"), json!([2, 3, 4, 5])),
+            (format!("chain(py.add.s(1), group({mixed}), ours('same'), py.xsum.s(), ours('add', 1))"), json!(15)),
+            (format!("chain(ours('add', 1), group({mixed}))"), json!([2, 3, 4, 5])),
+            (format!("chain(ours('add', 1), chord({mixed}, ours('xsum')), py.add.s(1))"), json!(15)),
+            (format!("chain(ours('add', 1), group({mixed}), group(ours('xsum'), py.xsum.s()), ours('same'))"), json!([14, 14])),
+            ("chord([chain(ours('add', 1), py.add.s(1)), chain(py.add.s(3), ours('add', 1))], ours('same'))".to_owned(), json!([2, 4])),
+            ("chord([ours('add', 1), chord([ours('add', 2), py.add.s(3)], ours('xsum'))], py.same.s())".to_owned(), json!([1, 5])),
+            ("chain(ours('add', 1), group(chain(ours('add', 1), py.add.s(1)), chord([py.add.s(1), ours('add', 2)], py.xsum.s())), ours('same'))".to_owned(), json!([3, 5])),
+            ("chord([ours('add', 1), chain(ours('add', 2), group(py.add.s(1), ours('add', 2)))], ours('same'))".to_owned(), json!([1, [3, 4]])),
+            ("chain(ours('add', 1), group(ours('add', 1), chain(py.add.s(1), group(ours('add', 1), py.add.s(2)))), py.same.s())".to_owned(), json!([2, [3, 4]])),
+            ("chain(ours('add', 1), py.add.starmap([(1, 2), (3, 4)]), ours('xsum'))".to_owned(), json!(10)),
+        ];
+        for (canvas, value) in cases {
+            assert_eq!(lab.value(&canvas).await, value, "{canvas}");
+        }
+        lab.settle(&[]).await;
+    }
+}
+
+#[tokio::test]
+async fn a_failure_anywhere_wakes_those_who_wait_at_the_end() {
+    for (worker, client) in pairs() {
+        let mut lab = Mixed::start(worker, client).await;
+        let cases = [
+            ("chain(ours('fail'), py.add.s(1), ours('add', 1))", "ValueError"),
+            ("chain(py.add.s(1), ours('fail'), py.add.s(1))", "ValueError"),
+            ("chain(ours('add', 1), py.fail.s(), ours('add', 1))", "ValueError"),
+            ("chord([ours('fail'), py.add.s(1)], py.xsum.s())", "ChordError"),
+            ("chord([py.fail.s(), ours('add', 1)], ours('xsum'))", "ChordError"),
+            ("chord([ours('add', 1), ours('add', 2)], ours('fail'))", "ValueError"),
+            ("chord([chain(ours('fail'), py.add.s(1)), ours('add', 1)], ours('xsum'))", "ChordError"),
+            ("chain(ours('fail'), group(py.add.s(1), ours('add', 1)), py.xsum.s())", "ValueError"),
+            (
+                "chain(ours('add', 1), group(ours('fail'), py.add.s(1)), py.xsum.s(), ours('same'))",
+                "ChordError",
+            ),
+            (
+                "chord([ours('add', 1), chord([ours('fail'), ours('add', 1)], py.xsum.s())], ours('xsum'))",
+                "ChordError",
+            ),
+        ];
+        for (canvas, class) in cases {
+            assert_eq!(lab.error(canvas).await.0, class, "{canvas}");
+        }
+        let (_, text) = lab.error("chord([ours('fail', task_id='failing'), py.add.s(1)], py.xsum.s())").await;
+        assert_eq!(text, "Dependency failing raised ValueError('boom', 42)");
+        lab.settle(&["ValueError", "ChordError", "Traceback", "boom"]).await;
+    }
+}
