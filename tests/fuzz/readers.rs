@@ -4,16 +4,28 @@
 //! another one for another way through the code.
 
 use bytes::Bytes;
+use rna_backup::celery::client::{Client, ConnectOptions};
+use rna_backup::celery::control::{Panel, Request};
+use rna_backup::celery::events::Events;
+use rna_backup::celery::keys::Keys;
 use rna_backup::celery::message::{Envelope, Limits, Look, Message, redelivered};
+use rna_backup::celery::node::{About, Node};
 use rna_backup::celery::result::StoredResult;
+use rna_backup::celery::tasks::Tasks;
 use rna_backup::domain::command::Command;
+use serde_json::Value;
+use std::sync::{Arc, LazyLock};
 
 /// Bytes of a message that is too long that its reader is shown; of `celery/consumer/judge.rs`.
 const TAIL: usize = 64 << 10;
 
+/// A broker that is never asked.
+static NOWHERE: LazyLock<Client> =
+    LazyLock::new(|| Client::new(ConnectOptions::parse("redis://localhost:1").unwrap()).unwrap());
+
 /// All of them, on one input.
 pub fn read(input: &[u8]) -> String {
-    [tail(input), queue_entry(input), stored_result(input)].join("; ")
+    [tail(input), queue_entry(input), stored_result(input), control_request(input)].join("; ")
 }
 
 fn tail(input: &[u8]) -> String {
@@ -126,4 +138,21 @@ fn stored_result(input: &[u8]) -> String {
         Some(stored) => format!("result {}", stored.status.len().min(10)),
         None => "no result".to_owned(),
     }
+}
+
+fn control_request(input: &[u8]) -> String {
+    let Some(request) = Request::parse(input) else { return "no request".to_owned() };
+    assert_eq!(Request::parse(input), Some(request.clone()));
+    let for_us = request.is_for("backup@lab");
+    // A worker of its own for each: what one request changes, the next would find changed.
+    let (events, _publisher) = Events::new("backup@lab", NOWHERE.clone(), &Keys::default(), false);
+    let tasks = Tasks::new(Command::registered(), None);
+    let node = Node::new("backup@lab", About::default(), events, tasks, &["backups".to_owned()], 2);
+    let answer = match Panel::new(Arc::new(node), &NOWHERE).answer(&request) {
+        Some(Value::Object(answer)) => answer.keys().take(2).map(|key| &key[..key.len().min(8)]).collect(),
+        Some(_) => "another".to_owned(),
+        None => "no".to_owned(),
+    };
+    let method: String = request.method().chars().take(30).collect();
+    format!("request {method} {for_us} {answer}")
 }

@@ -19,7 +19,6 @@ use super::client::{Client, Setup};
 use super::keys::Keys;
 use super::node::Node;
 use futures_util::future;
-use panel::Panel;
 use redis::{PushInfo, PushKind, Value};
 use reply::Replies;
 use request::LONGEST;
@@ -28,6 +27,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
+pub use panel::Panel;
 pub use request::Request;
 
 /// Most requests that wait to be answered; what is more than that is not answered.

@@ -14,19 +14,20 @@ pub(super) type Outcome = Result<Value, Exception>;
 
 /// Does what requests ask for.
 #[derive(Debug)]
-pub(super) struct Panel {
+pub struct Panel {
     pub(super) node: Arc<Node>,
     /// The broker as `celery inspect stats` shows it.
     pub(super) broker: Value,
 }
 
 impl Panel {
-    pub(super) fn new(node: Arc<Node>, client: &Client) -> Self {
+    /// The commands of `node`, whose broker is that of `client`.
+    pub fn new(node: Arc<Node>, client: &Client) -> Self {
         Self { node, broker: stats::broker(client.options()) }
     }
 
     /// Does what is asked; the answer, if there is one at all.
-    pub(super) fn answer(&self, request: &Request) -> Option<Value> {
+    pub fn answer(&self, request: &Request) -> Option<Value> {
         let method = request.method();
         if method == "shutdown" {
             tracing::warn!("shutdown from remote");
