@@ -218,6 +218,7 @@ fn read_worker(env: &mut Env, host: &str) -> Option<Options> {
         result_expires: env.duration("BACKUP_RESULT_EXPIRES", DAY),
         visibility_timeout: env.duration("BACKUP_VISIBILITY_TIMEOUT", HOUR),
         time_limit: Some(env.duration("BACKUP_TIME_LIMIT", Duration::ZERO)).filter(|limit| !limit.is_zero()),
+        result_extended: env.flag("BACKUP_RESULT_EXTENDED", false),
         task_events: env.flag("BACKUP_TASK_EVENTS", false),
         broker: broker?,
         backend: backend?,

@@ -16,6 +16,7 @@ pub(super) fn about(options: &Options) -> About {
         "enable_utc": true,
         "result_backend": options.backend.to_string(),
         "result_backend_transport_options": {"global_keyprefix": options.result_prefix},
+        "result_extended": options.result_extended,
         "result_expires": options.result_expires.as_secs(),
         "result_serializer": "json",
         "task_acks_late": true,

@@ -78,7 +78,7 @@ impl Task<'_> {
             Outcome::Interrupted => return self.give_back(lease).await,
         };
         self.shared.metrics.task(watch::known(&self.message.task), result.state.as_str());
-        if self.end(self.result(result), lease).await {
+        if self.end(result.of(self.message), lease).await {
             self.tell(&outcome, ran);
         }
     }
@@ -125,7 +125,12 @@ impl Task<'_> {
     pub(super) async fn end_again(&self, stored: &StoredResult, lease: Lease) {
         let state = State::parse(&stored.status).unwrap_or(State::Success);
         let result = TaskResult::new(&self.message.id, state, stored.result.clone());
-        if self.shared.canvas.end(self.message, &self.result(result), &self.shared.stop.silence).await.is_ok()
+        if self
+            .shared
+            .canvas
+            .end(self.message, &result.of(self.message), &self.shared.stop.silence)
+            .await
+            .is_ok()
         {
             acknowledge(self.shared, lease).await;
         }
@@ -154,7 +159,7 @@ impl Task<'_> {
         tracing::warn!(error = failure.exception.message(), ?delay, "task will be tried again");
         self.shared.metrics.task(watch::known(&self.message.task), State::Retry.as_str());
         let state = TaskResult::new(&self.message.id, State::Retry, failure.exception.to_value());
-        let result = self.result(TaskResult { traceback: Some(failure.traceback.clone()), ..state });
+        let result = TaskResult { traceback: Some(failure.traceback.clone()), ..state }.of(self.message);
         if self.backend().is_some() && !store(self.shared, &result).await {
             return;
         }
@@ -176,15 +181,6 @@ impl Task<'_> {
             return self.shared.returns.add(lease);
         }
         self.shared.returns.give_back(lease, &self.shared.stop.silence).await;
-    }
-
-    /// A state of this task, with its place in its group and tree.
-    pub(super) fn result(&self, result: TaskResult) -> TaskResult {
-        TaskResult {
-            group_id: self.message.group.clone(),
-            parent_id: self.message.parent_id.clone(),
-            ..result
-        }
     }
 
     /// Where results go, unless the sender wants none.

@@ -75,6 +75,8 @@ pub struct Options {
     pub result_prefix: String,
     /// Life of a result; zero: for ever.
     pub result_expires: Duration,
+    /// Whether results tell of the call: `result_extended` of Celery.
+    pub result_extended: bool,
     /// The broker's visibility timeout as the other workers on it know it.
     pub visibility_timeout: Duration,
     /// Hard time limit of one task, unless its message has another.
@@ -142,7 +144,10 @@ impl Worker {
         let results = Client::new(options.backend.clone())?;
         let keys = Keys::new(&options.broker_prefix);
         let leases = Leases::new(broker.clone(), keys.clone(), Instance::here(&options.node));
-        let backend = Backend::new(results, &options.result_prefix, options.result_expires);
+        let mut backend = Backend::new(results, &options.result_prefix, options.result_expires);
+        if options.result_extended {
+            backend = backend.with_extended(&options.node);
+        }
         let (events, publisher) = Events::new(&options.node, broker.clone(), &keys, options.task_events);
         let tasks = Tasks::new(Command::registered(), options.time_limit);
         let about = about::about(&options);
@@ -150,7 +155,7 @@ impl Worker {
             Arc::new(Node::new(&options.node, about, events, tasks, &options.queues, options.concurrency));
         let shared = Shared {
             consumer: RwLock::new(consumer(&leases, &options.queues, &metrics)?),
-            canvas: Canvas::new(broker.clone(), keys.clone(), backend.clone()),
+            canvas: Canvas::new(broker.clone(), keys.clone(), backend.clone()).with_own(Command::is_ours),
             slots: Slots::new(options.concurrency, {
                 let node = Arc::clone(&node);
                 move || node.changed.notify_one()

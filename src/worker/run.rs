@@ -118,7 +118,7 @@ impl Task<'_> {
         let run =
             Run { task_id: Some(message.id.clone()), cancel: cancel.clone(), wait: true, ..Run::default() };
         if let Some(backend) = self.backend() {
-            let started = self.result(TaskResult::started(&message.id, &self.shared.options.node));
+            let started = TaskResult::started(&message.id, &self.shared.options.node).of(message);
             // Only a sign of life: what matters is stored later, and waited for.
             let _ = backend.offer(&started).await;
         }

@@ -33,6 +33,7 @@ pub const KNOWN: &[Setting] = &[
     open("BACKUP_TIME_LIMIT"),
     open("BACKUP_VISIBILITY_TIMEOUT"),
     open("BACKUP_RESULT_EXPIRES"),
+    open("BACKUP_RESULT_EXTENDED"),
     open("BACKUP_BROKER_KEYPREFIX"),
     open("BACKUP_RESULT_KEYPREFIX"),
     open("BACKUP_SENTINEL_MASTER"),
