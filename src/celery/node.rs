@@ -110,7 +110,9 @@ impl Node {
         stamps: &[(&'a str, &'a Value)],
         signal: Option<i32>,
     ) -> Vec<(&'a str, &'a Value)> {
-        stamps.iter().for_each(|(header, value)| self.revoked.add_stamp(header, value));
+        for (header, value) in stamps {
+            self.revoked.add_stamp(header, value);
+        }
         let mut ended = Vec::new();
         for held in self.requests.list() {
             let own: Vec<_> = revoked::stamps_of(&held.message).collect();

@@ -17,14 +17,19 @@ the app may have, with the app's own settings and tasks (tests/webapp). A socket
         it is asked for "alone": true
     {"do": "watch", "id": ID, "timeout": 60}    -> each new {"state", "meta"} as it comes, the final one done
     {"do": "ping", "count": 1, "queue": "backups"}   -> {"values", "milliseconds"}: celery.ping, one after the other
-    {"do": "broadcast", "method": NAME, "arguments": {}, "limit": 1}   -> {"replies": [{NODE: VALUE}]}, from so many nodes
+    {"do": "control", "method": NAME, "arguments": {}, "destination": null, "pattern": null, "timeout": 1, "limit": null}
+        -> {"replies"}:
+        app.control.broadcast(), the way of Flower and exporters: a list of {node: reply}; patterns are globs
+    {"do": "cli", "args": ["inspect", "ping"]}  -> {"code", "out", "err"} of `celery -A rna_backend inspect ping`
     {"do": "version"}                           -> {"celery", "kombu", "redis", "python"}
 """
 
 import json
 import os
 import sys
+import tempfile
 import time
+import traceback
 from pathlib import Path
 
 
@@ -132,11 +137,53 @@ def ping(app, request):
     yield {"values": values, "milliseconds": milliseconds}
 
 
-def broadcast(app, request):
-    replies = app.control.broadcast(
-        request["method"], request.get("arguments") or {}, reply=True, timeout=request.get("timeout", 10), limit=request.get("limit", 1)
-    )
-    yield {"replies": replies}
+def control(app, request):
+    pattern = request.get("pattern")
+    yield {
+        "replies": app.control.broadcast(
+            request["method"],
+            arguments=request.get("arguments") or {},
+            destination=request.get("destination"),
+            pattern=pattern,
+            matcher=pattern and "glob",
+            timeout=request.get("timeout", 1),
+            limit=request.get("limit"),
+            reply=True,
+        )
+    }
+
+
+def cli(app, request):
+    """The command itself, in a child that has its modules already: a Python of its own takes a second to start."""
+    import celery.bin.celery  # noqa: F401
+    import kombu.transport.redis  # noqa: F401
+
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        child = os.fork()
+        if child == 0:
+            os.dup2(out.fileno(), 1)
+            os.dup2(err.fileno(), 2)
+            os._exit(command(["celery", "-A", "rna_backend", *request["args"]]))
+        _, status = os.waitpid(child, 0)
+        texts = [(file.seek(0), file.read().decode())[1] for file in (out, err)]
+    yield {"code": os.waitstatus_to_exitcode(status), "out": texts[0], "err": texts[1]}
+
+
+def command(argv):
+    from celery.__main__ import main
+
+    sys.argv = argv
+    try:
+        main()
+        code = 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:
+        traceback.print_exc()
+        code = 70
+    sys.stdout.flush()
+    sys.stderr.flush()
+    return code
 
 
 def version(app, request):
@@ -152,7 +199,16 @@ def version(app, request):
     }
 
 
-ANSWERS = {"send": send, "canvas": canvas, "get": get, "watch": watch, "ping": ping, "broadcast": broadcast, "version": version}
+ANSWERS = {
+    "send": send,
+    "canvas": canvas,
+    "get": get,
+    "watch": watch,
+    "ping": ping,
+    "control": control,
+    "cli": cli,
+    "version": version,
+}
 
 
 def answer(app, line):

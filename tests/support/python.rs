@@ -185,7 +185,7 @@ impl Client {
 
     /// A remote control command to the one worker there is: its reply.
     pub async fn control(&mut self, method: &str, arguments: Value) -> Value {
-        let answer = self.ask(&json!({"do": "broadcast", "method": method, "arguments": arguments})).await;
+        let answer = self.ask(&json!({"do": "control", "method": method, "arguments": arguments, "limit": 1, "timeout": 10})).await;
         let reply =
             answer["replies"][0].as_object().unwrap_or_else(|| panic!("no reply to {method}: {answer}"));
         reply.values().next().expect("a reply has its sender's name").clone()
