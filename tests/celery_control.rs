@@ -103,7 +103,7 @@ async fn every_captured_request_is_answered_as_python_answered_it() {
                 // Python's has no psutil, and its revoked ids have times, which 5.7 has given up.
                 "inspect_memsample.536" => assert!(ours.as_str().unwrap().ends_with("MB")),
                 "inspect_hello.536" => {
-                    assert_eq!(shape(&ours), json!({"clock": "number", "revoked": ["string"]}))
+                    assert_eq!(shape(&ours), json!({"clock": "number", "revoked": ["string"]}));
                 }
                 "inspect_revoked.536" => assert_eq!(ours, json!([])),
                 "inspect_registered.536" | "inspect_registered.570" => {

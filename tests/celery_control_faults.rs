@@ -12,11 +12,10 @@ use std::time::{Duration, Instant};
 
 const CHANNEL: &str = "/0.celery.pidbox";
 
-/// Requests that mean harm, or nothing.
-fn hostile() -> Vec<Vec<u8>> {
-    let address = json!({"exchange": "reply.celery.pidbox", "routing_key": "nobody"});
+/// What is no request, or too much of one.
+fn garbage() -> Vec<Vec<u8>> {
     let deep = |open: &str, close: &str| format!("{}{}", open.repeat(100_000), close.repeat(100_000));
-    let mut all: Vec<Vec<u8>> = vec![
+    vec![
         Vec::new(),
         vec![0xff; 1000],
         b"{".to_vec(),
@@ -32,7 +31,13 @@ fn hostile() -> Vec<Vec<u8>> {
         sealed(&json!({"method": "hello", "arguments": {"from_node": [], "revoked": [[], {}, 1]}}))
             .into_bytes(),
         sealed(&json!({"method": "hello", "arguments": {"from_node": "x", "revoked": "abc"}})).into_bytes(),
-    ];
+    ]
+}
+
+/// Requests with arguments of every wrong kind.
+fn wrong_arguments() -> Vec<Vec<u8>> {
+    let address = json!({"exchange": "reply.celery.pidbox", "routing_key": "nobody"});
+    let mut all = Vec::new();
     let methods = [
         "revoke",
         "terminate",
@@ -92,7 +97,7 @@ async fn hostile_requests_change_nothing_and_the_next_one_is_answered() {
     let redis = Redis::start();
     let office = Office::open(&redis, "w@x").await;
     let mut asker = Asker::new(&redis).await;
-    for raw in hostile() {
+    for raw in garbage().into_iter().chain(wrong_arguments()) {
         assert_eq!(asker.cast(&raw).await, 1);
         // Each was dealt with, and none was only dropped because too many wait.
         assert_eq!(asker.ask("w@x", "ping", json!({})).await, json!({"ok": "pong"}));
@@ -137,7 +142,9 @@ async fn a_lost_connection_comes_back_at_once() {
         .await
         .unwrap();
     assert_eq!(killed, 1);
+    let began = Instant::now();
     until(async || listeners(&mut asker.link, CHANNEL).await == 1).await;
+    assert!(began.elapsed() < Duration::from_secs(3), "it does not wait for the next look");
     assert_eq!(asker.ask("w@x", "ping", json!({})).await["ok"], "pong");
 
     redis.stop();

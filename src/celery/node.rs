@@ -110,13 +110,15 @@ impl Node {
         stamps: &[(&'a str, &'a Value)],
         signal: Option<i32>,
     ) -> Vec<(&'a str, &'a Value)> {
-        for (header, value) in stamps {
-            self.revoked.add_stamp(header, value);
+        let known: HashMap<String, _> =
+            stamps.iter().map(|(header, value)| (revoked::stamp(header, value), (*header, *value))).collect();
+        for stamp in known.keys() {
+            self.revoked.add_stamp(stamp);
         }
         let mut ended = Vec::new();
         for held in self.requests.list() {
-            let own: Vec<_> = revoked::stamps_of(&held.message).collect();
-            let matching: Vec<_> = stamps.iter().copied().filter(|stamp| own.contains(stamp)).collect();
+            let own = revoked::stamps_of(&held.message);
+            let matching: Vec<_> = own.filter_map(|stamp| known.get(&stamp).copied()).collect();
             if !matching.is_empty() && held.revoke(signal) {
                 ended.extend(matching);
             }

@@ -37,9 +37,9 @@ impl Revoked {
         locked(&self.ids).add(id, Instant::now());
     }
 
-    /// Adds one value of a stamped header, or makes it young again.
-    pub fn add_stamp(&self, header: &str, value: &Value) {
-        locked(&self.stamps).add(&stamp(header, value), Instant::now());
+    /// Adds a [`stamp`], or makes it young again.
+    pub(super) fn add_stamp(&self, stamp: &str) {
+        locked(&self.stamps).add(stamp, Instant::now());
     }
 
     /// Whether this id was revoked.
@@ -53,8 +53,7 @@ impl Revoked {
             return true;
         }
         let stamps = locked(&self.stamps);
-        !stamps.since.is_empty()
-            && stamps_of(message).any(|(header, value)| stamps.since.contains_key(&stamp(header, value)))
+        !stamps.since.is_empty() && stamps_of(message).any(|stamp| stamps.since.contains_key(&stamp))
     }
 
     /// All ids, the oldest first.
@@ -65,11 +64,11 @@ impl Revoked {
     }
 }
 
-/// The stamps of a message, each value of a list for itself.
+/// The [`stamp`]s of a message, each value of a list for itself.
 ///
 /// Only those named by its header `stamped_headers` count: `Request.stamps` in
 /// `celery/worker/request.py`.
-pub(super) fn stamps_of(message: &Message) -> impl Iterator<Item = (&str, &Value)> {
+pub(super) fn stamps_of(message: &Message) -> impl Iterator<Item = String> {
     let named: Vec<String> = message
         .header("stamped_headers")
         .and_then(|names| serde_json::from_value(names).ok())
@@ -77,12 +76,12 @@ pub(super) fn stamps_of(message: &Message) -> impl Iterator<Item = (&str, &Value
     let named = message.stamps.iter().filter(move |(header, _)| named.contains(header));
     named.flat_map(|(header, value)| {
         let values = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);
-        values.iter().map(move |value| (header.as_str(), value))
+        values.iter().map(move |value| stamp(header, value))
     })
 }
 
-/// A stamp as one text.
-fn stamp(header: &str, value: &Value) -> String {
+/// One value of a stamped header as a text.
+pub(super) fn stamp(header: &str, value: &Value) -> String {
     json!([header, value]).to_string()
 }
 

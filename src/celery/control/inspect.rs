@@ -8,6 +8,7 @@ use super::arguments::{Arguments, ok, strings};
 use super::panel::{Outcome, Panel};
 use super::{mingle, usage};
 use serde_json::{Map, Value, json};
+use std::collections::HashSet;
 
 /// Celery's timers have this priority, whatever that of the task is.
 const TIMER_PRIORITY: u8 = 6;
@@ -97,10 +98,10 @@ impl Panel {
 
     fn query(&self, arguments: Arguments) -> Outcome {
         let [ids] = arguments.require(["ids"])?;
-        let ids = strings(ids)?;
+        let ids: HashSet<_> = strings(ids)?.into_iter().collect();
         let mut found = Map::new();
         for held in self.node.requests.list() {
-            if ids.contains(&held.message.id.as_str()) {
+            if ids.contains(&*held.message.id) {
                 let state = match held.phase() {
                     Phase::Active(_) => "active",
                     Phase::Reserved => "reserved",
