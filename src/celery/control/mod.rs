@@ -171,3 +171,21 @@ fn enqueue(mut push: PushInfo, room: &Arc<Semaphore>, queue: &mpsc::Sender<Waiti
         tracing::debug!("a control request is too long, or too many wait");
     }
 }
+
+#[test]
+fn what_waits_is_bounded_in_bytes_and_its_end_makes_room() {
+    let (queue, mut inbox) = mpsc::channel(WAITING);
+    let room = Arc::new(Semaphore::new(WAITING_BYTES));
+    let hear = |bytes| {
+        let data = vec![Value::BulkString(b"channel".to_vec()), Value::BulkString(vec![0; bytes])];
+        enqueue(PushInfo { kind: PushKind::Message, data }, &room, &queue);
+    };
+    for bytes in [LONGEST + 1, LONGEST, LONGEST, 10] {
+        hear(bytes);
+    }
+    let waiting: Vec<_> = std::iter::from_fn(|| inbox.try_recv().ok()).collect();
+    assert_eq!(waiting.iter().map(|waiting| waiting.raw.len()).collect::<Vec<_>>(), [LONGEST, 10]);
+    drop(waiting);
+    hear(LONGEST);
+    assert_eq!(inbox.try_recv().unwrap().raw.len(), LONGEST);
+}

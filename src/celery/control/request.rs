@@ -194,7 +194,12 @@ mod tests {
         }
         let whole = sent(&json!({"method": "ping", "arguments": null, "reply_to": address})).unwrap();
         assert_eq!((whole.method(), whole.clock(), whole.reply_to().is_some()), ("ping", 7, true));
-        let deep = format!("{}{}", "[".repeat(65), "]".repeat(65));
+        let nested = |depth| {
+            let nest = format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+            json!({"method": "ping", "arguments": {"x": serde_json::from_str::<Value>(&nest).unwrap()}})
+        };
+        assert!(sent(&nested(62)).is_some() && sent(&nested(63)).is_none());
+        let deep = "[".repeat(1 << 20);
         for raw in [r#"{"body": "e30="}"#, "", "null", r#"{"content-type": "application/json"}"#, &deep] {
             assert_eq!(Request::parse(raw.as_bytes()), None, "{raw}");
         }
