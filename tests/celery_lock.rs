@@ -48,11 +48,11 @@ async fn a_lock_has_one_holder_and_its_numbers_grow() {
 
     assert!(lock.check().await.unwrap());
     let token = lock.token();
-    lock.free(&lab.stop).await.unwrap();
+    lock.free().await.unwrap();
     let theirs = take(far.locks()).await.unwrap();
     assert!(theirs.token() > token);
-    theirs.free(&lab.stop).await.unwrap();
-    beside.free(&lab.stop).await.unwrap();
+    theirs.free().await.unwrap();
+    beside.free().await.unwrap();
     assert_eq!(held(&lab).await, [""; 0]);
 }
 
@@ -112,7 +112,7 @@ async fn a_dropped_lock_is_freed_at_once() {
         let began = std::time::Instant::now();
         drop(take(lab.leases.locks()).await.unwrap());
         until(async || held(&lab).await.is_empty()).await;
-        take(far.locks()).await.unwrap().free(&lab.stop).await.unwrap();
+        take(far.locks()).await.unwrap().free().await.unwrap();
         assert!(began.elapsed() < Duration::from_secs(4), "not only with the next round");
     }
     // As the last task of a worker that stops does.
@@ -132,7 +132,7 @@ async fn a_lock_whose_taking_was_never_answered_is_freed() {
     keeper(&lab.leases).round().await.unwrap();
     assert_eq!(held(&lab).await, ["postgres"]);
     assert!(!in_hand.lost().is_cancelled());
-    in_hand.free(&lab.stop).await.unwrap();
+    in_hand.free().await.unwrap();
 }
 
 #[tokio::test]
@@ -151,9 +151,9 @@ async fn a_worker_that_was_away_for_too_long_learns_that_its_lock_is_lost() {
     within(lost.cancelled()).await;
     assert!(!lock.check().await.unwrap());
     // Also when the other one has come and gone: somebody worked in between.
-    taken_over.free(&lab.stop).await.unwrap();
+    taken_over.free().await.unwrap();
     assert!(!lock.check().await.unwrap());
-    lock.free(&lab.stop).await.unwrap();
+    lock.free().await.unwrap();
     stop.cancel();
     within(running).await.unwrap();
 }
@@ -165,7 +165,7 @@ async fn a_check_alone_sees_that_somebody_worked_in_between() {
     let lock = take(far.locks()).await.unwrap();
     let mut link = lab.link().await;
     let _: usize = link.hdel("rna-backup:locks", "media").await.unwrap();
-    take(lab.leases.locks()).await.unwrap().free(&lab.stop).await.unwrap();
+    take(lab.leases.locks()).await.unwrap().free().await.unwrap();
     assert!(!lock.check().await.unwrap());
     assert!(lock.lost().is_cancelled());
     assert_eq!(held(&lab).await, [""; 0]);
@@ -181,7 +181,7 @@ async fn a_lock_outlives_the_memory_of_redis() {
     let far = other(&lab, elsewhere());
     assert!(take(far.locks()).await.is_err());
     let token = lock.token();
-    lock.free(&lab.stop).await.unwrap();
+    lock.free().await.unwrap();
     assert!(take(far.locks()).await.unwrap().token() > token);
 }
 

@@ -392,7 +392,7 @@ async fn progress_learns_the_total_while_it_packs() {
         _ = media.backup(&mut out, &meter) => unreachable!("nobody lives to see the end of this one"),
         () = known => {}
     }
-    assert_eq!((meter.read().1, meter.read().2), ((1 << 42) + 1000, "pack"));
+    assert_eq!((meter.read().1, &*meter.read().2), ((1 << 42) + 1000, "pack"));
 }
 
 struct Discard;

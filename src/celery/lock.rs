@@ -11,7 +11,7 @@ use super::instance::Instance;
 use super::json::quoted;
 use super::keys::Keys;
 use super::sweep::RECORD_LIFE_MS;
-use redis::{Script, ScriptInvocation};
+use redis::Script;
 use serde::Deserialize;
 use std::collections::HashMap;
 use std::fmt;
@@ -167,13 +167,9 @@ impl Locks {
     }
 
     async fn free(&self, worker: &str, seat: &Seat, record: &str) -> Result<bool, CeleryError> {
-        self.0.client.script("free lock", &self.unlock(worker, seat, record)).await
-    }
-
-    fn unlock(&self, worker: &str, seat: &Seat, record: &str) -> ScriptInvocation<'static> {
         let mut call = UNLOCK.key(self.0.keys.locks());
         call.key(self.0.keys.worker(worker)).arg(&seat.name).arg(&seat.holder).arg(record);
-        call
+        self.0.client.script("free lock", &call).await
     }
 
     /// Whether the lock is still this holder's.
@@ -235,18 +231,16 @@ impl HeldLock {
         Ok(ours)
     }
 
-    /// Frees the lock; one that was lost is left to whoever has it. Repeats until Redis answers or
-    /// `stop` fires.
+    /// Frees the lock; one that was lost is left to whoever has it.
     ///
     /// # Errors
     ///
-    /// [`CeleryError::Stopped`] or a permanent error of Redis: the Keeper goes on trying.
-    pub async fn free(self, stop: &CancellationToken) -> Result<(), CeleryError> {
+    /// As [`Client::once`]; whatever came of it, the Keeper sees to it that the lock does not stay.
+    pub async fn free(self) -> Result<(), CeleryError> {
         let locks = &self.locks;
         // No longer in hand: a Keeper that looks now may free it as well, but not call it lost.
         locks.hand().remove(&self.seat);
-        let call = locks.unlock(locks.0.instance.id(), &self.seat, "*");
-        locks.0.client.script_retrying::<bool>("free lock", stop, &call).await.map(drop)
+        locks.free(locks.0.instance.id(), &self.seat, "*").await.map(drop)
     }
 }
 

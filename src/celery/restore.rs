@@ -181,8 +181,8 @@ struct Entry {
 
 impl FromRedisValue for Overdue {
     fn from_redis_value(value: Value) -> Result<Self, ParsingError> {
-        let (seen, left, entries): (usize, usize, Vec<(Vec<u8>, String, usize, Vec<u8>)>) =
-            from_redis_value(value)?;
+        type Raw = (Vec<u8>, String, usize, Vec<u8>);
+        let (seen, left, entries): (usize, usize, Vec<Raw>) = from_redis_value(value)?;
         let entry = |(tag, digest, size, text)| Entry { tag, digest, size, text };
         Ok(Self { seen, left, entries: entries.into_iter().map(entry).collect() })
     }

@@ -2,9 +2,12 @@
 
 use crate::domain::component::ComponentName;
 use serde::{Deserialize, Serialize};
-use std::sync::{
-    Arc, Mutex,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    borrow::Cow,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 /// A shared meter of one run. Clones are the same meter; adding is cheap from any thread.
@@ -15,16 +18,16 @@ pub struct Meter(Arc<Inner>);
 struct Inner {
     done: AtomicU64,
     total: AtomicU64,
-    phase: Mutex<&'static str>,
+    phase: Mutex<Cow<'static, str>>,
 }
 
 impl Meter {
-    /// Begins a phase (`dump`, `pack`, `verify`, …) of about `total` bytes; 0 when unknown.
-    pub fn begin(&self, phase: &'static str, total: u64) {
+    /// Begins a phase (`dump`, `pack`, `verify`, `waiting: …`) of about `total` bytes; 0 when unknown.
+    pub fn begin(&self, phase: impl Into<Cow<'static, str>>, total: u64) {
         self.0.done.store(0, Ordering::Relaxed);
         self.0.total.store(total, Ordering::Relaxed);
         if let Ok(mut now) = self.0.phase.lock() {
-            *now = phase;
+            *now = phase.into();
         }
     }
 
@@ -39,8 +42,8 @@ impl Meter {
     }
 
     /// Bytes done, bytes expected (0: unknown) and the name of the phase.
-    pub fn read(&self) -> (u64, u64, &'static str) {
-        let phase = self.0.phase.lock().map(|phase| *phase).unwrap_or_default();
+    pub fn read(&self) -> (u64, u64, Cow<'static, str>) {
+        let phase = self.0.phase.lock().map(|phase| phase.clone()).unwrap_or_default();
         (self.0.done.load(Ordering::Relaxed), self.0.total.load(Ordering::Relaxed), phase)
     }
 
@@ -60,7 +63,7 @@ impl Meter {
                 format!("{component}: {phase}")
             },
             component,
-            phase: phase.to_owned(),
+            phase: phase.into_owned(),
             bytes: done,
         }
     }

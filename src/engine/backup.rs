@@ -7,7 +7,7 @@ use crate::domain::id::BackupId;
 use crate::domain::manifest::{Manifest, StoredObject, Verified, VerifyLevel};
 use crate::domain::report::BackupReport;
 use crate::engine::pipeline::{self, Filled};
-use crate::engine::{Engine, EngineError, Held, Run};
+use crate::engine::{Engine, EngineError, Held, Run, Standing};
 use crate::observe::labels::{Operation, RunResult};
 use crate::store::{ObjectKey, Upload};
 use crate::stream::pack::Packed;
@@ -52,15 +52,27 @@ impl Engine {
         run.meter.begin("waiting for its turn", 0);
         // A second delivery of a task that is under way waits here too, and then finds its own work done.
         let mut held = self.take(order.component, run).await?;
+        let outcome = self.backup_held(component, order, run, &mut held).await;
+        held.free().await;
+        outcome
+    }
+
+    async fn backup_held(
+        &self,
+        component: &Arc<dyn Component>,
+        order: &Backup,
+        run: &Run,
+        held: &mut Held,
+    ) -> Result<BackupReport, EngineError> {
         if let Some(task_id) = &run.task_id
             && let Some(manifest) = self.catalog.by_task(order.component, task_id).await?
         {
             tracing::info!(backup_id = %manifest.backup_id, "this task has made its backup already");
             return Ok(self.report(&manifest, Vec::new()));
         }
-        let manifest = self.make(component, order, run, &mut held).await?;
+        let manifest = self.make(component, order, run, held).await?;
         self.metrics.backed_up(&manifest);
-        let pruned = self.prune_after(order.component, &mut held).await;
+        let pruned = self.prune_after(order.component, held).await;
         Ok(self.report(&manifest, pruned))
     }
 
@@ -76,7 +88,12 @@ impl Engine {
         let key = archive_key(&backup_id, self.compression.extension());
         tracing::info!(%backup_id, "backup begins");
         let mut upload = self.store.begin(&key).await?;
-        let filled = match self.fill(component, upload.as_mut(), run).await {
+        let lost = held.lost();
+        let filled = tokio::select! {
+            filled = self.fill(component, upload.as_mut(), run) => filled,
+            () = lost.cancelled() => Err(EngineError::LockLost { component: order.component }),
+        };
+        let filled = match filled {
             Ok(filled) => filled,
             Err(err) => {
                 upload.abort().await;
@@ -87,12 +104,12 @@ impl Engine {
         upload.commit().await?;
         let made = Made { backup_id, source: component.source(), created_at, key: key.clone(), filled };
         let manifest = self.describe(order, run, made);
-        if let Err(err) = self.catalog.write(&manifest).await {
+        if let Err(err) = self.write_manifest(&manifest, held).await {
             // Without a manifest it is no backup, only a file that would be in the way.
             if self.store.delete(&key).await.is_ok() {
                 held.note(None)?;
             }
-            return Err(err.into());
+            return Err(err);
         }
         held.note(None)?;
         tracing::info!(
@@ -103,6 +120,19 @@ impl Engine {
             "backup is proven and in place"
         );
         Ok(manifest)
+    }
+
+    /// Writes the manifest, unless the component is another worker's by now.
+    async fn write_manifest(&self, manifest: &Manifest, held: &Held) -> Result<(), EngineError> {
+        match held.standing().await {
+            Standing::Ours => {}
+            Standing::Lost => return Err(EngineError::LockLost { component: manifest.component }),
+            // One backup more harms nobody, one less may.
+            Standing::Unknown => {
+                tracing::warn!("the broker does not tell whose the component is, the backup counts anyway");
+            }
+        }
+        Ok(self.catalog.write(manifest).await?)
     }
 
     async fn fill(

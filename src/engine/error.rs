@@ -3,6 +3,7 @@
 use crate::catalog::CatalogError;
 use crate::component::ComponentError;
 use crate::domain::component::ComponentName;
+use crate::engine::fleet::FleetError;
 use crate::observe::labels::Reason;
 use crate::store::StoreError;
 use std::io;
@@ -87,6 +88,23 @@ pub enum EngineError {
         /// Why.
         source: io::Error,
     },
+
+    /// The fleet's lock cannot be taken, or nobody knows whose it is.
+    #[error("lock {component} in the fleet")]
+    Fleet {
+        /// Which.
+        component: ComponentName,
+        /// Why.
+        source: FleetError,
+    },
+
+    /// The worker was away for so long that others took the component for free. What the run had made
+    /// so far was discarded.
+    #[error("{component} was taken over by another worker, because this one was away for too long")]
+    LockLost {
+        /// Which.
+        component: ComponentName,
+    },
 }
 
 impl EngineError {
@@ -96,7 +114,12 @@ impl EngineError {
             Self::Component { source, .. } => source.is_transient(),
             Self::Store(source) => source.is_transient(),
             Self::Catalog(source) => source.is_transient(),
-            Self::Stream { .. } | Self::Busy { .. } | Self::Verify { .. } | Self::Lock { .. } => true,
+            Self::Stream { .. }
+            | Self::Busy { .. }
+            | Self::Verify { .. }
+            | Self::Lock { .. }
+            | Self::Fleet { .. }
+            | Self::LockLost { .. } => true,
             Self::NotConfigured { .. } | Self::NotYet { .. } | Self::LeftOut { .. } | Self::Cancelled => {
                 false
             }
@@ -107,7 +130,8 @@ impl EngineError {
     pub fn reason(&self) -> Reason {
         match self {
             Self::NotConfigured { .. } | Self::NotYet { .. } | Self::LeftOut { .. } => Reason::Config,
-            Self::Busy { .. } => Reason::Busy,
+            Self::Busy { .. } | Self::LockLost { .. } => Reason::Busy,
+            Self::Fleet { .. } => Reason::Connect,
             Self::Component { source, .. } => match source {
                 ComponentError::Unusable { .. } | ComponentError::Denied { .. } => Reason::Config,
                 ComponentError::Unavailable { .. } => Reason::Connect,

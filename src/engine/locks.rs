@@ -1,9 +1,12 @@
 //! One run at a time on each component: a lock file that the kernel frees when its holder dies, and
-//! that tells the next one what a dead holder was about to leave behind.
+//! that tells the next one what a dead holder was about to leave behind; and above it the lock of the
+//! fleet, if there is one.
 
 use crate::base::clock::Clock;
 use crate::domain::component::ComponentName;
+use crate::domain::progress::Meter;
 use crate::engine::error::EngineError;
+use crate::engine::fleet::{Fleet, FleetError, FleetHold, FleetTake, Standing};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use std::{
@@ -11,19 +14,26 @@ use std::{
     io::{self, Read, Seek, Write},
     os::unix::fs::OpenOptionsExt,
     path::PathBuf,
+    sync::{Arc, OnceLock},
     time::Duration,
 };
+use tokio_util::sync::CancellationToken;
 
 /// How often a waiting run looks whether the lock is free. A run takes seconds at least.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
-/// The locks of all components below one `BACKUP_ROOT`.
+/// How often it asks the fleet.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+
+/// The locks of all components below one `BACKUP_ROOT`, and of the fleet.
 ///
-/// They hold between all processes that see this folder on one machine; `flock` is freed by the
-/// kernel when a process ends in whatever way, so there are no stale ones.
+/// Those of the folder hold between all processes that see it on one machine; `flock` is freed by the
+/// kernel when a process ends in whatever way, so there are no stale ones. Those of the fleet hold
+/// between its workers on all machines, each with a folder of its own or all with one.
 #[derive(Debug, Clone)]
 pub struct Locks {
     dir: PathBuf,
+    fleet: Arc<OnceLock<Arc<dyn Fleet>>>,
 }
 
 /// Who holds a lock: written into its file, for whoever waits.
@@ -48,9 +58,32 @@ pub struct Held {
     component: ComponentName,
     owner: Owner,
     left: Option<String>,
+    /// `None`: there is no fleet.
+    fleet: Option<Box<dyn FleetHold>>,
 }
 
 impl Held {
+    /// Fires when the component has passed to another worker of the fleet; never without one.
+    pub fn lost(&self) -> CancellationToken {
+        self.fleet.as_ref().map_or_else(CancellationToken::new, |hold| hold.lost())
+    }
+
+    /// Whether the component is still this run's.
+    pub async fn standing(&self) -> Standing {
+        match &self.fleet {
+            Some(hold) => hold.standing().await,
+            None => Standing::Ours,
+        }
+    }
+
+    /// Frees the component, here and in the fleet, at once. One that is dropped instead is freed here at
+    /// once and in the fleet soon.
+    pub async fn free(mut self) {
+        if let Some(hold) = self.fleet.take() {
+            hold.free().await;
+        }
+    }
+
     /// The archive that the last holder left without a manifest when it died.
     pub fn left_behind(&mut self) -> Option<String> {
         self.left.take()
@@ -87,43 +120,90 @@ fn write(file: &mut File, owner: Option<&Owner>) -> io::Result<()> {
 }
 
 impl Locks {
-    /// Locks in the folder `dir`, which is made when the first one is taken.
+    /// Locks in the folder `dir`, which is made when the first one is taken; without a fleet.
     pub fn new(dir: PathBuf) -> Self {
-        Self { dir }
+        Self { dir, fleet: Arc::default() }
     }
 
-    /// Takes the component, waiting for it if `wait`.
+    /// From here on each lock counts only together with the fleet's. The command line never joins one: it
+    /// works on one machine. A second fleet is not joined.
+    pub fn join(&self, fleet: Arc<dyn Fleet>) {
+        let _ = self.fleet.set(fleet);
+    }
+
+    /// Takes the component, waiting for it if there is a `wait` to show why.
+    ///
+    /// Who waits holds nothing meanwhile: it keeps nobody from a folder or a component that it does not
+    /// work on, and no two wait for each other.
     ///
     /// # Errors
     ///
-    /// [`EngineError::Busy`] when it is taken and `wait` is false, [`EngineError::Lock`] when the file
-    /// cannot be used.
+    /// [`EngineError::Busy`] when it is taken and nobody waits, [`EngineError::Lock`] when the file
+    /// cannot be used, [`EngineError::Fleet`] when the fleet's locks cannot.
     pub async fn take(
         &self,
         component: ComponentName,
         owner: &Owner,
-        wait: bool,
+        wait: Option<&Meter>,
         clock: &dyn Clock,
     ) -> Result<Held, EngineError> {
-        let lock_error = |source| EngineError::Lock { component, source };
-        let mut told = false;
+        let (mut shown, mut by_fleet) = (String::new(), false);
         loop {
-            match self.try_take(component, owner).map_err(lock_error)? {
+            let blocked = match self.try_both(component, owner, by_fleet).await? {
                 Ok(held) => return Ok(held),
-                Err(holder) if !wait => {
-                    let owner = holder.map_or("another run".to_owned(), |holder| holder.to_string());
-                    return Err(EngineError::Busy { component, owner });
-                }
-                Err(holder) => {
-                    if !told {
-                        told = true;
-                        let holder = holder.map(|holder| holder.to_string());
-                        tracing::info!(%component, holder, "waiting for another run to end");
-                    }
-                    clock.sleep(LOOK_AGAIN).await;
-                }
+                Err(blocked) => blocked,
+            };
+            let Some(meter) = wait else { return Err(blocked.into_error(component)) };
+            let why = blocked.why(component);
+            if why != shown {
+                tracing::info!(%component, why, "waiting");
+                meter.begin(format!("waiting: {why}"), 0);
+                shown = why;
             }
+            by_fleet = !matches!(blocked, Blocked::Here(_));
+            clock.sleep(if by_fleet { ASK_AGAIN } else { LOOK_AGAIN }).await;
         }
+    }
+
+    /// Takes both locks or none; first the fleet's if it was that which was taken the last time, so that
+    /// the other one is left alone.
+    async fn try_both(
+        &self,
+        component: ComponentName,
+        owner: &Owner,
+        fleet_first: bool,
+    ) -> Result<Result<Held, Blocked>, EngineError> {
+        let task = owner.task_id.as_deref();
+        let early = if fleet_first { self.try_fleet(component, task).await? } else { Ok(None) };
+        let early = match early {
+            Ok(hold) => hold,
+            Err(blocked) => return Ok(Err(blocked)),
+        };
+        let here =
+            self.try_take(component, owner).map_err(|source| EngineError::Lock { component, source })?;
+        let mut held = match here {
+            Ok(held) => held,
+            Err(holder) => return Ok(Err(Blocked::Here(holder))),
+        };
+        let late = if fleet_first { Ok(early) } else { self.try_fleet(component, task).await? };
+        Ok(late.map(|hold| {
+            held.fleet = hold;
+            held
+        }))
+    }
+
+    async fn try_fleet(
+        &self,
+        component: ComponentName,
+        task_id: Option<&str>,
+    ) -> Result<Result<Option<Box<dyn FleetHold>>, Blocked>, EngineError> {
+        let Some(fleet) = self.fleet.get() else { return Ok(Ok(None)) };
+        let taken = fleet.try_take(component, task_id).await;
+        Ok(match taken.map_err(|source| EngineError::Fleet { component, source })? {
+            FleetTake::Taken(hold) => Ok(Some(hold)),
+            FleetTake::Busy(who) => Err(Blocked::InFleet(who)),
+            FleetTake::Away => Err(Blocked::Away),
+        })
     }
 
     fn try_take(&self, component: ComponentName, owner: &Owner) -> io::Result<Result<Held, Option<Owner>>> {
@@ -144,7 +224,7 @@ impl Locks {
                 let left = last.and_then(|owner| owner.loose);
                 let owner = Owner { loose: left.clone(), ..owner.clone() };
                 write(&mut file, Some(&owner))?;
-                Ok(Ok(Held { file, component, owner, left }))
+                Ok(Ok(Held { file, component, owner, left, fleet: None }))
             }
             Err(rustix::io::Errno::WOULDBLOCK) => {
                 let mut words = String::new();
@@ -153,6 +233,41 @@ impl Locks {
                 Ok(Err(serde_json::from_str(&words).ok()))
             }
             Err(errno) => Err(errno.into()),
+        }
+    }
+}
+
+/// Why a component cannot be taken now.
+enum Blocked {
+    /// By a process that sees the same folder; unknown in the instant before it has written its name.
+    Here(Option<Owner>),
+    /// By another worker.
+    InFleet(String),
+    /// Nobody can tell.
+    Away,
+}
+
+impl Blocked {
+    fn who(&self) -> Option<String> {
+        match self {
+            Self::Here(owner) => Some(owner.as_ref().map_or("another run".to_owned(), Owner::to_string)),
+            Self::InFleet(who) => Some(who.clone()),
+            Self::Away => None,
+        }
+    }
+
+    fn into_error(self, component: ComponentName) -> EngineError {
+        match self.who() {
+            Some(owner) => EngineError::Busy { component, owner },
+            None => EngineError::Fleet { component, source: FleetError::Away },
+        }
+    }
+
+    /// In words, for whoever waits for the run.
+    fn why(&self, component: ComponentName) -> String {
+        match self.who() {
+            Some(owner) => EngineError::Busy { component, owner }.to_string(),
+            None => format!("the broker does not tell whether {component} is free"),
         }
     }
 }
@@ -174,7 +289,8 @@ mod tests {
     }
 
     async fn take(locks: &Locks, task_id: &str, wait: bool) -> Result<Held, EngineError> {
-        locks.take(ComponentName::Media, &owner(task_id), wait, &SystemClock).await
+        let meter = Meter::default();
+        locks.take(ComponentName::Media, &owner(task_id), wait.then_some(&meter), &SystemClock).await
     }
 
     #[tokio::test]

@@ -5,12 +5,14 @@
 
 mod backup;
 mod error;
+mod fleet;
 mod listing;
 mod locks;
 mod pipeline;
 mod prune;
 
 pub use error::EngineError;
+pub use fleet::{Fleet, FleetError, FleetHold, FleetTake, Standing};
 pub use locks::{Held, Locks, Owner};
 pub use prune::PruneRequest;
 
@@ -40,7 +42,7 @@ pub struct Engine {
     pub store: Arc<dyn Store>,
     /// What there is.
     pub catalog: Catalog,
-    /// Who works on what.
+    /// Who works on what, on this machine and in the fleet.
     pub locks: Locks,
     /// How archives are compressed.
     pub compression: Compression,
@@ -86,7 +88,8 @@ impl Engine {
 
     /// Takes a component for one run, and removes what a run that died on it left half done.
     async fn take(&self, component: ComponentName, run: &Run) -> Result<Held, EngineError> {
-        let mut held = self.locks.take(component, &self.owner(run), run.wait, &*self.clock).await?;
+        let wait = run.wait.then_some(&run.meter);
+        let mut held = self.locks.take(component, &self.owner(run), wait, &*self.clock).await?;
         let Some(left) = held.left_behind() else { return Ok(held) };
         if let Ok(key) = left.parse::<ObjectKey>()
             && !self.is_in_catalogue(component, &key).await?

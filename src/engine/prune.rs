@@ -6,7 +6,7 @@ use crate::domain::component::ComponentName;
 use crate::domain::id::BackupId;
 use crate::domain::report::{Kept, PruneReport};
 use crate::domain::retention::Candidate;
-use crate::engine::{Engine, EngineError, Held, Run};
+use crate::engine::{Engine, EngineError, FleetError, Held, Run, Standing};
 use crate::observe::labels::{Operation, RunResult};
 
 /// An order to run retention.
@@ -53,7 +53,11 @@ impl Engine {
             return self.prune_one(name, request, None, report).await;
         }
         match self.take(name, &Run::default()).await {
-            Ok(mut held) => self.prune_one(name, request, Some(&mut held), report).await,
+            Ok(mut held) => {
+                let outcome = self.prune_one(name, request, Some(&mut held), report).await;
+                held.free().await;
+                outcome
+            }
             // The rest can go on; that run is followed by retention of its own.
             Err(err @ EngineError::Busy { .. }) if request.component.is_none() => {
                 report.problems.push(chain(&err));
@@ -108,6 +112,13 @@ impl Engine {
 
     /// Manifest first, then the archive; a crash in between is finished by the next run.
     async fn delete(&self, entry: &Entry, held: &mut Held) -> Result<(), EngineError> {
+        let component = entry.component();
+        match held.standing().await {
+            Standing::Ours => {}
+            Standing::Lost => return Err(EngineError::LockLost { component }),
+            // Unlike a backup, this can wait.
+            Standing::Unknown => return Err(EngineError::Fleet { component, source: FleetError::Away }),
+        }
         held.note(entry.copies.first().map(|copy| copy.key.as_str()))?;
         self.catalog.delete(entry).await?;
         held.note(None)

@@ -5,6 +5,7 @@
 
 mod about;
 mod finish;
+mod fleet;
 mod judge;
 mod outcome;
 mod progress;
@@ -13,6 +14,8 @@ mod run;
 mod slots;
 mod task;
 mod watch;
+
+pub use fleet::Brokered;
 
 use crate::base::backoff::Backoff;
 use crate::base::chain;

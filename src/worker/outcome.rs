@@ -145,7 +145,8 @@ fn python_type(err: &EngineError) -> &'static str {
         EngineError::NotConfigured { .. }
         | EngineError::LeftOut { .. }
         | EngineError::Catalog(CatalogError::Refused { .. }) => "ValueError",
-        EngineError::Busy { .. } => "TimeoutError",
+        EngineError::Busy { .. } | EngineError::LockLost { .. } => "TimeoutError",
+        EngineError::Fleet { .. } => "ConnectionError",
         EngineError::Component { source, .. } => match source {
             ComponentError::Unusable { .. } => "ValueError",
             ComponentError::Denied { .. } | ComponentError::Unreadable { .. } => "PermissionError",

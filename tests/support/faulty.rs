@@ -159,3 +159,35 @@ impl Component for FaultyComponent {
         Ok(counts)
     }
 }
+
+/// A real component that gives its last word only when it is told to.
+#[derive(Debug)]
+pub struct Gated {
+    pub real: Arc<dyn Component>,
+    /// Told when everything was read from the source.
+    pub has_read: Arc<Notify>,
+    /// Waited for then.
+    pub open: Arc<Notify>,
+}
+
+#[async_trait]
+impl Component for Gated {
+    fn name(&self) -> ComponentName {
+        self.real.name()
+    }
+    fn source(&self) -> String {
+        self.real.source()
+    }
+    async fn check(&self) -> Result<String, ComponentError> {
+        self.real.check().await
+    }
+    async fn backup(&self, out: &mut dyn Output, meter: &Meter) -> Result<Facts, ComponentError> {
+        let facts = self.real.backup(out, meter).await?;
+        self.has_read.notify_one();
+        self.open.notified().await;
+        Ok(facts)
+    }
+    async fn decode(&self, feed: Feed<'_>, meter: &Meter) -> Result<Counts, ComponentError> {
+        self.real.decode(feed, meter).await
+    }
+}

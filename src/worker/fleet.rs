@@ -1,0 +1,63 @@
+//! The fleet's locks, kept in the broker.
+
+use crate::celery::lock::{HeldLock, Locks};
+use crate::domain::component::ComponentName;
+use crate::engine::{Fleet, FleetError, FleetHold, FleetTake, Standing};
+use async_trait::async_trait;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// A run that has ended waits no longer than this for its lock to be freed.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// All workers on one broker: a lock for each component, under its name.
+#[derive(Debug)]
+pub struct Brokered {
+    locks: Locks,
+}
+
+impl Brokered {
+    /// The fleet of these locks.
+    pub fn new(locks: Locks) -> Self {
+        Self { locks }
+    }
+}
+
+#[async_trait]
+impl Fleet for Brokered {
+    async fn try_take(
+        &self,
+        component: ComponentName,
+        task_id: Option<&str>,
+    ) -> Result<FleetTake, FleetError> {
+        match self.locks.try_take(component.as_str(), task_id).await {
+            Ok(Ok(lock)) => Ok(FleetTake::Taken(Box::new(Hold(lock)))),
+            Ok(Err(holder)) => Ok(FleetTake::Busy(holder.to_string())),
+            Err(err) if err.is_transient() => Ok(FleetTake::Away),
+            Err(err) => Err(FleetError::Refused(err.into())),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Hold(HeldLock);
+
+#[async_trait]
+impl FleetHold for Hold {
+    fn lost(&self) -> CancellationToken {
+        self.0.lost()
+    }
+
+    async fn standing(&self) -> Standing {
+        match self.0.check().await {
+            Ok(true) => Standing::Ours,
+            Ok(false) => Standing::Lost,
+            Err(_) => Standing::Unknown,
+        }
+    }
+
+    async fn free(self: Box<Self>) {
+        // Whatever comes of it, the Keeper does what is left to do.
+        let _ = tokio::time::timeout(PATIENCE, self.0.free()).await;
+    }
+}
