@@ -21,6 +21,9 @@ pub trait Fleet: Debug + Send + Sync {
         component: ComponentName,
         task_id: Option<&str>,
     ) -> Result<FleetTake, FleetError>;
+
+    /// Who has the component at this moment, for people; `None` if nobody has, or nobody answers.
+    async fn holder(&self, component: ComponentName) -> Option<String>;
 }
 
 /// The answer to an attempt to take a component.

@@ -165,6 +165,30 @@ impl Locks {
         }
     }
 
+    /// Why a run of the component would have to wait at this moment, for people; `None` if it need not.
+    /// For who would rather wait elsewhere than in [`take`](Self::take).
+    pub async fn in_the_way(&self, component: ComponentName) -> Option<String> {
+        let blocked = match self.holder_here(component) {
+            Some(owner) => Blocked::Here(owner),
+            None => Blocked::InFleet(self.fleet.get()?.holder(component).await?),
+        };
+        Some(blocked.why(component))
+    }
+
+    /// Who has the folder's lock; `None` if nobody has. What goes wrong here goes wrong again in `take`.
+    #[expect(clippy::option_option, reason = "that somebody has it and who are not the same")]
+    fn holder_here(&self, component: ComponentName) -> Option<Option<Owner>> {
+        let mut file = File::open(self.path(component)).ok()?;
+        match flock(&file, FlockOperation::NonBlockingLockShared) {
+            Err(rustix::io::Errno::WOULDBLOCK) => Some(holder_in(&mut file).ok()?),
+            _ => None,
+        }
+    }
+
+    fn path(&self, component: ComponentName) -> PathBuf {
+        self.dir.join(format!("{component}.lock"))
+    }
+
     /// Takes both locks or none; first the fleet's if it was that which was taken the last time, so that
     /// the other one is left alone.
     async fn try_both(
@@ -208,33 +232,31 @@ impl Locks {
 
     fn try_take(&self, component: ComponentName, owner: &Owner) -> io::Result<Result<Held, Option<Owner>>> {
         std::fs::create_dir_all(&self.dir)?;
-        let path = self.dir.join(format!("{component}.lock"));
         let mut file = OpenOptions::new()
             .create(true)
             .truncate(false) // the present holder's words
             .read(true)
             .write(true)
             .mode(0o600)
-            .open(path)?;
+            .open(self.path(component))?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {
-                let mut words = String::new();
-                file.read_to_string(&mut words)?;
-                let last: Option<Owner> = serde_json::from_str(&words).ok();
-                let left = last.and_then(|owner| owner.loose);
+                let left = holder_in(&mut file)?.and_then(|owner| owner.loose);
                 let owner = Owner { loose: left.clone(), ..owner.clone() };
                 write(&mut file, Some(&owner))?;
                 Ok(Ok(Held { file, component, owner, left, fleet: None }))
             }
-            Err(rustix::io::Errno::WOULDBLOCK) => {
-                let mut words = String::new();
-                file.read_to_string(&mut words)?;
-                // Unreadable only in the instant between the lock and its holder's words.
-                Ok(Err(serde_json::from_str(&words).ok()))
-            }
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(Err(holder_in(&mut file)?)),
             Err(errno) => Err(errno.into()),
         }
     }
+}
+
+/// The last words in a lock file; none in the instant between a lock and its holder's words.
+fn holder_in(file: &mut File) -> io::Result<Option<Owner>> {
+    let mut words = String::new();
+    file.read_to_string(&mut words)?;
+    Ok(serde_json::from_str(&words).ok())
 }
 
 /// Why a component cannot be taken now.

@@ -37,6 +37,11 @@ impl Fleet for Brokered {
             Err(err) => Err(FleetError::Refused(err.into())),
         }
     }
+
+    async fn holder(&self, component: ComponentName) -> Option<String> {
+        let holder = self.locks.holder(component.as_str()).await.ok().flatten();
+        holder.map(|holder| holder.to_string())
+    }
 }
 
 #[derive(Debug)]

@@ -36,6 +36,7 @@ use crate::domain::command::Command;
 use crate::engine::Engine;
 use crate::observe::http::Health;
 use crate::observe::metrics::Metrics;
+
 use judge::Judge;
 use returns::Returns;
 use secrecy::SecretString;
@@ -147,6 +148,7 @@ impl Worker {
         let results = Client::new(options.backend.clone())?;
         let keys = Keys::new(&options.broker_prefix);
         let leases = Leases::new(broker.clone(), keys.clone(), Instance::here(&options.node));
+        engine.locks.join(Arc::new(Brokered::new(leases.locks().clone())));
         let mut backend = Backend::new(results, &options.result_prefix, options.result_expires);
         if options.result_extended {
             backend = backend.with_extended(&options.node);

@@ -123,14 +123,15 @@ impl Task<'_> {
             let _ = backend.offer(&started).await;
         }
         self.shared.metrics.task(watch::known(&message.task), State::Started.as_str());
-        let reporter = Reporter {
-            backend: self.backend(),
-            metrics: &self.shared.metrics,
-            task_id: &message.id,
-            component: order.component,
-        };
+        let reporter = self.reporter(order.component);
         let done = reporter.during(&run.meter, self.shared.engine.backup(order, &run)).await;
         Outcome::of_engine(&message.task, done, |report| json!(report))
+    }
+
+    /// Shows the progress of this task.
+    pub(super) fn reporter(&self, component: ComponentName) -> Reporter<'_> {
+        let Self { shared, message, .. } = self;
+        Reporter { backend: self.backend(), metrics: &shared.metrics, task_id: &message.id, component }
     }
 
     /// Sends one backup of each configured component, as children of this task.

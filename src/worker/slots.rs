@@ -83,7 +83,7 @@ impl Slots {
     }
 
     /// Waits for a free place; first come, first served.
-    async fn take(&self) -> Slot {
+    pub(super) async fn take(&self) -> Slot {
         let permit = Arc::clone(&self.0.all).acquire_owned().await;
         self.slot(permit.expect("the semaphore is never closed"))
     }
@@ -97,28 +97,16 @@ impl Slots {
         self.semaphore(component).available_permits() == 0
     }
 
-    /// A place *and* the component, in an order that cannot lock up: whoever waits for a component
-    /// holds no place meanwhile.
-    pub(super) async fn place(&self, slot: Option<Slot>, component: Option<ComponentName>) -> Place {
-        let mut slot = slot;
-        let mut occupied = None;
-        if let Some(component) = component {
-            let semaphore = self.semaphore(component);
-            let permit = match Arc::clone(semaphore).try_acquire_owned() {
-                Ok(permit) => permit,
-                Err(_) => {
-                    slot = None;
-                    let permit = Arc::clone(semaphore).acquire_owned().await;
-                    permit.expect("the semaphore is never closed")
-                }
-            };
-            occupied = Some(Occupied { permit: Some(permit), slots: self.clone() });
-        }
-        let slot = match slot {
-            Some(slot) => slot,
-            None => self.take().await,
-        };
-        (slot, occupied)
+    /// The component, if no task of this process works on it.
+    pub(super) fn try_occupy(&self, component: ComponentName) -> Option<Occupied> {
+        let permit = Arc::clone(self.semaphore(component)).try_acquire_owned().ok()?;
+        Some(Occupied { permit: Some(permit), slots: self.clone() })
+    }
+
+    /// Waits for the component; whoever does so should hold no place meanwhile.
+    pub(super) async fn occupy(&self, component: ComponentName) -> Occupied {
+        let permit = Arc::clone(self.semaphore(component)).acquire_owned().await;
+        Occupied { permit: Some(permit.expect("the semaphore is never closed")), slots: self.clone() }
     }
 
     fn semaphore(&self, component: ComponentName) -> &Arc<Semaphore> {
@@ -155,18 +143,14 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_task_that_waits_for_its_component_holds_no_place() {
+    async fn a_component_is_one_tasks_until_it_ends() {
         let slots = Slots::new(1, || {});
-        let media = Some(ComponentName::Media);
-        let (place, occupied) = slots.place(slots.try_take(), media).await;
-        drop(place); // as a task that was taken early and waits for its time
-
-        let waiting = slots.place(slots.try_take(), media);
+        let occupied = slots.try_occupy(ComponentName::Media).unwrap();
+        assert!(slots.is_busy(ComponentName::Media) && !slots.is_busy(ComponentName::Postgres));
+        let waiting = slots.occupy(ComponentName::Media);
         tokio::pin!(waiting);
         assert!(futures_util::poll!(&mut waiting).is_pending());
-        assert!(slots.is_busy(ComponentName::Media) && !slots.is_busy(ComponentName::Postgres));
-        let other = slots.try_take().expect("the waiting task gave its place back");
-        drop((other, occupied));
+        drop(occupied);
         waiting.await;
     }
 
@@ -174,7 +158,7 @@ mod tests {
     async fn a_task_in_hand_gets_the_next_place_that_is_free() {
         let slots = Slots::new(1, || {});
         let running = slots.try_take();
-        let in_hand = slots.place(None, None);
+        let in_hand = slots.take();
         tokio::pin!(in_hand);
         assert!(futures_util::poll!(&mut in_hand).is_pending());
         drop(running);

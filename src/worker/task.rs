@@ -7,6 +7,8 @@ use crate::celery::message::Message;
 use crate::celery::requests::{Phase, Request};
 use crate::celery::result::{State, StoredResult};
 use crate::domain::command::Command;
+use crate::domain::component::ComponentName;
+use crate::domain::progress::Meter;
 use crate::worker::outcome::Outcome;
 use crate::worker::slots::{Place, Slot};
 use crate::worker::{Shared, finish, watch};
@@ -20,6 +22,9 @@ use tracing::Instrument;
 
 /// Between two tries of a question to Redis.
 const ASK_AGAIN: Duration = Duration::from_millis(200);
+
+/// How often who waits for a component looks whether it is free. A run takes seconds at least.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Does what a delivery asks for, stores how it ended, and settles its lease. `slot` is a place for it
 /// to run in, if there was one free.
@@ -104,14 +109,53 @@ impl Task<'_> {
         }
         self.not_expired()?;
         let slot = self.until_eta(slot).await?;
-        let place = if Command::is_light(&self.message.task) {
-            None
-        } else {
-            let component = Command::occupies(&self.message.task);
-            Some(self.unless_stopped(self.shared.slots.place(slot, component)).await?)
-        };
+        let place = if Command::is_light(&self.message.task) { None } else { Some(self.place(slot).await?) };
         self.not_expired()?;
         if self.request.starts() { Ok(place) } else { Err(Outcome::Revoked { signal: None }) }
+    }
+
+    /// Waits for its component, in this process and in the whole fleet, and then for a place: whoever
+    /// waits for a component holds no place meanwhile.
+    async fn place(&self, slot: Option<Slot>) -> Result<Place, Outcome> {
+        let (slots, mut slot) = (&self.shared.slots, slot);
+        let mut occupied = None;
+        if let Some(component) = Command::occupies(&self.message.task) {
+            occupied = slots.try_occupy(component);
+            if occupied.is_none() {
+                slot = None;
+                occupied = Some(self.unless_stopped(slots.occupy(component)).await?);
+            }
+            if let Some(why) = self.shared.engine.locks.in_the_way(component).await {
+                slot = None;
+                self.unless_stopped(self.until_free(component, why)).await?;
+            }
+        }
+        let slot = match slot {
+            Some(slot) => slot,
+            None => self.unless_stopped(slots.take()).await?,
+        };
+        Ok((slot, occupied))
+    }
+
+    /// Waits until nobody else works on the component, and says so in the task's progress.
+    async fn until_free(&self, component: ComponentName, mut why: String) {
+        let meter = Meter::default();
+        let wait = async {
+            loop {
+                tracing::info!(why, "waiting");
+                meter.begin(format!("waiting: {why}"), 0);
+                let shown = why;
+                why = loop {
+                    tokio::time::sleep(LOOK_AGAIN).await;
+                    match self.shared.engine.locks.in_the_way(component).await {
+                        None => return,
+                        Some(why) if why == shown => {}
+                        Some(why) => break why,
+                    }
+                };
+            }
+        };
+        self.reporter(component).during(&meter, wait).await;
     }
 
     fn not_expired(&self) -> Result<(), Outcome> {
