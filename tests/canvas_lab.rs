@@ -1,15 +1,18 @@
-//! A broker with a Python worker, a client, and a worker of ours in its smallest form, for canvases that
-//! mix tasks of both.
+//! What the tests of canvases share: steps of a worker for a single message, and a broker with a Python
+//! worker, a client, and a worker of ours in its smallest form.
 
-use crate::celery_lab::{client, within};
+use crate::celery_lab::{Lab, client, within};
 use crate::support::python::{Client, Python, Worker};
 use crate::support::redis::Redis;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
 use redis::{AsyncCommands, aio::MultiplexedConnection};
 use rna_backup::celery::canvas::Canvas;
 use rna_backup::celery::consumer::{Consumer, Verdict};
 use rna_backup::celery::keys::Keys;
 use rna_backup::celery::lease::{Instance, Leases};
-use rna_backup::celery::message::{Envelope, Message};
+use rna_backup::celery::message::{Envelope, Limits, Look, Message};
 use rna_backup::celery::result::{Backend, Exception, State, TaskResult};
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -150,6 +153,7 @@ fn run(message: &Message) -> TaskResult {
     let value = match message.task.rsplit('.').next().unwrap() {
         "add" => json!(numbers(&message.args)),
         "xsum" => json!(numbers(first.as_array().unwrap())),
+        "stamps" => Value::Object(message.stamps.clone()),
         "same" | "quiet" | "errback" => first,
         _ => {
             let exception =
@@ -158,4 +162,49 @@ fn run(message: &Message) -> TaskResult {
         }
     };
     TaskResult::new(&message.id, State::Success, value)
+}
+
+pub fn parse(raw: &str) -> Message {
+    let Look::Task(look) = Envelope::look(raw.as_bytes(), &Limits::default()) else { panic!("{raw}") };
+    let queue = look.routing_key.clone().unwrap();
+    Message::parse(&Bytes::from(raw.to_owned()), &look, &queue, &Limits::default()).unwrap()
+}
+
+/// The text of a message's body.
+pub fn body_text(message: &Value) -> String {
+    String::from_utf8(STANDARD.decode(message["body"].as_str().unwrap()).unwrap()).unwrap()
+}
+
+pub fn body(message: &Value) -> Value {
+    serde_json::from_str(&body_text(message)).unwrap()
+}
+
+pub fn backend(lab: &Lab) -> Backend {
+    Backend::new(lab.client.clone(), "", EXPIRES)
+}
+
+pub fn canvas(lab: &Lab) -> Canvas {
+    Canvas::new(lab.client.clone(), Keys::default(), backend(lab))
+}
+
+/// What was sent to a queue since the last look, in order.
+pub async fn taken(lab: &Lab, queue: &str) -> Vec<Value> {
+    let sent = lab.list(queue).await;
+    let () = lab.link().await.del(queue).await.unwrap();
+    sent.iter().map(|raw| serde_json::from_str(raw).unwrap()).collect()
+}
+
+/// Does with a message what a worker does when its task has ended so.
+pub async fn finish(lab: &Lab, message: &Message, state: State, value: Value) {
+    let mut result = TaskResult::new(&message.id, state, value).of(message);
+    if state == State::Success {
+        result.children = canvas(lab).succeed(message, &result.result, &lab.stop).await.unwrap();
+    }
+    backend(lab).store(&result, &lab.stop).await.unwrap();
+    canvas(lab).end(message, &result, &lab.stop).await.unwrap();
+}
+
+pub async fn stored(lab: &Lab, id: &str) -> Value {
+    let text: Option<String> = lab.link().await.get(format!("celery-task-meta-{id}")).await.unwrap();
+    text.map_or(Value::Null, |text| serde_json::from_str(&text).unwrap())
 }

@@ -2,6 +2,7 @@
 
 use crate::canvas_lab::Mixed;
 use crate::support::python::Python;
+use redis::AsyncCommands;
 use serde_json::json;
 
 /// Each version's worker, with a client of its own version and of the other's in turn.
@@ -45,11 +46,17 @@ async fn callbacks_and_errbacks_are_sent_in_either_language() {
         let child = lab.client.get(&id, 30).await["children"][0].as_str().unwrap().to_owned();
         assert_eq!(lab.client.get(&child, 30).await["value"], 13);
 
-        let errbacks = "ours('fail', link_error=[py.errback.s(), ours('errback'), py.same.si('called')])";
-        let (class, text) = lab.error(errbacks).await;
-        assert_eq!((&*class, &*text), ("ValueError", "('boom', 42)"));
-        lab.worker.has_logged("succeeded in").await;
-        assert_eq!(lab.error("py.fail.s().set(link_error=[ours('errback')])").await.0, "ValueError");
+        // Of the errbacks, those without arguments of their own get the id of what failed.
+        let calls = "link_error=[py.errback.s().set(task_id=ID + '-py'), ours('errback', task_id=ID + '-ours'), \
+                     py.same.si('called').set(task_id=ID + '-immutable')], task_id=ID)";
+        for (failing, call) in [("ours", "ours('fail', "), ("py", "py.fail.s().set(")] {
+            let canvas = format!("{call}{}", calls.replace("ID", &format!("'{failing}'")));
+            assert_eq!(lab.error(&canvas).await, ("ValueError".to_owned(), "('boom', 42)".to_owned()));
+            for (errback, value) in [("py", failing), ("ours", failing), ("immutable", "called")] {
+                let answer = lab.client.get(&format!("{failing}-{errback}"), 30).await;
+                assert_eq!(answer["value"], value, "{answer}");
+            }
+        }
         lab.settle(&["ValueError", "Traceback", "boom"]).await;
     }
 }
@@ -113,5 +120,36 @@ async fn a_failure_anywhere_wakes_those_who_wait_at_the_end() {
         let (_, text) = lab.error("chord([ours('fail', task_id='failing'), py.add.s(1)], py.xsum.s())").await;
         assert_eq!(text, "Dependency failing raised ValueError('boom', 42)");
         lab.settle(&["ValueError", "ChordError", "Traceback", "boom"]).await;
+    }
+}
+
+#[tokio::test]
+async fn stamps_prefixes_and_ignored_results_do_not_break_a_canvas() {
+    for (worker, client) in pairs() {
+        let mut lab = Mixed::with_prefixes(worker, client, "app:", "results").await;
+        let cases = [
+            (
+                "chord([ours('quiet', 1), py.quiet.s(2), ours('add', 3, ignore_result=True)], ours('same'))",
+                json!([1, 2, 3]),
+            ),
+            ("chain(ours('quiet', 1), py.quiet.s(), ours('same'))", json!(1)),
+            (
+                "chain(ours('add', 1), group(ours('add', 1), py.add.s(2)), ours('xsum'), py.add.s(1))",
+                json!(6),
+            ),
+        ];
+        for (canvas, value) in cases {
+            assert_eq!(lab.value(canvas).await, value, "{canvas}");
+        }
+        for last in ["ours('stamps')", "py.stamps.s()"] {
+            let stamped = format!("stamped(chain(ours('add', 1), py.add.s(1), ours('add', 1), {last}))");
+            assert_eq!(lab.value(&stamped).await, json!({"tenant": "acme"}), "{stamped}");
+        }
+        let group = "stamped(chain(ours('add', 1), group(ours('stamps'), py.stamps.s()), ours('same')))";
+        assert_eq!(lab.value(group).await, json!([{"tenant": "acme"}, {"tenant": "acme"}]), "{group}");
+        let mut link = lab.link().await;
+        let keys: Vec<String> = link.keys("*").await.unwrap();
+        assert!(keys.iter().all(|key| key.starts_with("app:") || key.starts_with("results_")), "{keys:?}");
+        lab.settle(&[]).await;
     }
 }

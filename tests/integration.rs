@@ -15,6 +15,8 @@ mod architecture;
 mod canvas_lab;
 mod catalog;
 mod catalog_find;
+mod celery_canvas;
+mod celery_canvas_captures;
 mod celery_canvas_python;
 mod celery_control;
 mod celery_control_faults;

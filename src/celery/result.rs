@@ -1,5 +1,8 @@
 //! What `AsyncResult` reads.
 
+mod call;
+mod child;
+
 use super::CeleryError;
 use super::client::Client;
 use super::keys::{backend_key, result_key};
@@ -12,6 +15,9 @@ use serde_json::{Map, Value, json};
 use std::sync::{Arc, LazyLock};
 use std::{fmt, time::Duration};
 use tokio_util::sync::CancellationToken;
+
+pub use call::Call;
+pub use child::Child;
 
 static STORE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/store.lua")));
 
@@ -126,49 +132,6 @@ impl fmt::Display for Exception {
     }
 }
 
-/// A task that another one sent, in the shape of Celery's result tuples.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Child {
-    /// One task, by its id.
-    Task(String),
-    /// A group, by its id, with its members.
-    Group(String, Vec<Child>),
-}
-
-impl Child {
-    /// The id of the task or group.
-    pub fn id(&self) -> &str {
-        match self {
-            Self::Task(id) | Self::Group(id, _) => id,
-        }
-    }
-
-    /// Reads a result tuple; `None` if it is none. Whose results led to it, is not kept.
-    pub fn from_value(tuple: &Value) -> Option<Self> {
-        let [own, members] = tuple.as_array()?.as_slice() else { return None };
-        // The id alone is an older form.
-        let id = own.get(0).unwrap_or(own).as_str()?.to_owned();
-        match members {
-            Value::Null => Some(Self::Task(id)),
-            Value::Array(members) => {
-                members.iter().map(Self::from_value).collect::<Option<_>>().map(|all| Self::Group(id, all))
-            }
-            _ => None,
-        }
-    }
-
-    /// `[[id, parent], members]`: `ResultBase.as_tuple` in `celery/result.py`.
-    pub fn to_value(&self) -> Value {
-        match self {
-            Self::Task(id) => json!([[id, null], null]),
-            Self::Group(id, members) => {
-                let members: Vec<_> = members.iter().map(Self::to_value).collect();
-                json!([[id, null], members])
-            }
-        }
-    }
-}
-
 /// A task's state as it is stored.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TaskResult {
@@ -190,51 +153,6 @@ pub struct TaskResult {
     pub parent_id: Option<String>,
     /// How it was called, for a backend that keeps that too.
     pub call: Option<Arc<Call>>,
-}
-
-/// How a task was called: what `result_extended` adds to a result.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Call {
-    task: String,
-    args: Vec<Value>,
-    kwargs: Map<String, Value>,
-    retries: u32,
-    queue: String,
-    stamped_headers: Vec<String>,
-    stamps: Map<String, Value>,
-}
-
-impl Call {
-    /// The call that a message makes.
-    pub fn of(message: &Message) -> Self {
-        Self {
-            task: message.task.clone(),
-            args: message.args.clone(),
-            kwargs: message.kwargs.clone(),
-            retries: message.retries,
-            queue: message.routing_key.clone(),
-            stamped_headers: message.stamped_headers(),
-            stamps: message.stamps.clone(),
-        }
-    }
-
-    fn write(&self, worker: &str, meta: &mut Map<String, Value>) {
-        let fields = [
-            ("name", json!(self.task)),
-            ("args", json!(self.args)),
-            ("kwargs", json!(self.kwargs)),
-            ("worker", json!(worker)),
-            ("retries", json!(self.retries)),
-            ("queue", json!(self.queue)),
-        ];
-        meta.extend(fields.map(|(key, value)| (key.to_owned(), value)));
-        if self.stamps.is_empty() {
-            return;
-        }
-        meta.insert("stamped_headers".to_owned(), json!(self.stamped_headers));
-        let stamps = self.stamps.iter().filter(|(name, _)| self.stamped_headers.contains(name));
-        meta.extend(stamps.map(|(name, value)| (name.clone(), value.clone())));
-    }
 }
 
 impl TaskResult {

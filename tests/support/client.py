@@ -12,8 +12,8 @@ the app may have, with the app's own settings and tasks (tests/webapp). A socket
         -> {"state", "value"} or {"state", "error": {"class", "module", "text", "args"}, "traceback"};
            both with "date_done" and "children" (ids). "state" null: nothing came in time
     {"do": "canvas", "expression": CANVAS}      -> {"id", "members" (ids, of a group)}: CANVAS.apply_async()
-        an expression of chain, group, chord, signature, py.NAME (api.canvas.tasks), and ours(NAME, *ARGS), a signature
-        of api.backup.canvas.NAME; "get" waits for its result too, and raises what failed before its last task, unless
+        an expression of chain, group, chord, signature, py.NAME (api.canvas.tasks), ours(NAME, *ARGS), a signature of
+        api.backup.canvas.NAME, and stamped(CANVAS), which stamps it with tenant=acme; "get" waits for its result too, and raises what failed before its last task, unless
         it is asked for "alone": true
     {"do": "watch", "id": ID, "timeout": 60}    -> each new {"state", "meta"} as it comes, the final one done
     {"do": "ping", "count": 1, "queue": "backups"}   -> {"values", "milliseconds"}: celery.ping, one after the other
@@ -65,7 +65,11 @@ def canvas(app, request):
     def ours(name, *args, **options):
         return signature(f"api.backup.canvas.{name}", args=args, options=options)
 
-    names = {"chain": chain, "chord": chord, "group": group, "signature": signature, "py": py, "ours": ours}
+    def stamped(sig):
+        sig.stamp(tenant="acme")
+        return sig
+
+    names = {"chain": chain, "chord": chord, "group": group, "signature": signature, "py": py, "ours": ours, "stamped": stamped}
     result = eval(request["expression"], names).apply_async()
     CANVASES[result.id] = result
     yield {"id": result.id, "members": [member.id for member in getattr(result, "results", [])]}

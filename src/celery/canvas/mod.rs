@@ -85,20 +85,27 @@ impl Canvas {
         }
         let seed = seed(message);
         let mut plan = self.plan(message);
-        let mut options = lineage_options(&plan.lineage().clone());
+        let mut options = lineage_options(plan.lineage());
         let args = [result.to_string()];
         let mut children = Vec::new();
         for (index, callback) in grouped(callbacks).into_iter().enumerate() {
             children.extend(plan.add(callback, &args, &options, &seed.then("callback").at(index)));
         }
+        let mut broken = false;
         if let Some(next) = next {
             options.set("chain", format!("[{}]", chain.join(", ")));
-            match Signature::parse(next) {
-                Some(next) => children.extend(plan.add(next, &args, &options, &seed.then("chain"))),
-                None => warn!(task_id = message.id, "next step of a chain is no signature"),
-            }
+            let next =
+                Signature::parse(next).and_then(|next| plan.add(next, &args, &options, &seed.then("chain")));
+            broken = next.is_none();
+            children.extend(next);
         }
         self.send(plan, &seed.then("success"), stop).await?;
+        if broken {
+            let error = Exception::builtin("ValueError", "the next step of the chain cannot be sent");
+            let chain = Signature::list(message.chain.as_deref());
+            let parts = self.lose(chain, &TaskResult::failure(&message.id, &error, None), stop).await?;
+            self.count_all(message, parts.into(), stop).await?;
+        }
         Ok(children)
     }
 
@@ -138,6 +145,16 @@ impl Canvas {
                 self.call_errbacks(message, &message.id, &message.root_id, errbacks, &seed, stop).await?;
             }
         }
+        self.count_all(message, parts, stop).await
+    }
+
+    /// Counts parts of chords, and those that their failures are of others.
+    async fn count_all(
+        &self,
+        message: &Message,
+        mut parts: VecDeque<Part>,
+        stop: &CancellationToken,
+    ) -> Result<(), CeleryError> {
         while let Some(part) = parts.pop_front() {
             parts.extend(self.count(message, &part, stop).await?);
         }

@@ -113,7 +113,7 @@ impl<'a> Plan<'a> {
             Kind::Task => self.task(signature, args, options, seed),
             Kind::Group => self.group(&signature, args, options, seed),
             Kind::Chain => self.chain(&signature, args, options, seed),
-            Kind::Chord => self.chord(signature, args, options, seed),
+            Kind::Chord => self.chord(&signature, args, options, seed),
         }
     }
 
@@ -186,8 +186,8 @@ impl<'a> Plan<'a> {
         let chord = options.some("chord").map(ToOwned::to_owned);
         let place =
             Place { group: group.as_deref(), chord: chord.as_deref(), index: options.read("group_index") };
-        let errbacks = options.list("link_error");
-        let mut steps = steps(chain, &options.read("task_id"), &errbacks, &place, seed);
+        let (last_id, errbacks) = (options.read::<String>("task_id"), options.list("link_error"));
+        let mut steps = steps(chain, last_id.as_deref(), &errbacks, &place, seed);
         if let Some(last) = steps.first_mut() {
             link_end(last, "link", &options.list("link"));
         }
@@ -205,7 +205,7 @@ impl<'a> Plan<'a> {
     /// `_chord.apply_async` and `_chord.run`: sends the header, each task with the body.
     fn chord(
         &mut self,
-        chord: Signature,
+        chord: &Signature,
         args: &[String],
         options: &Object<'_>,
         seed: &Seed,
@@ -282,7 +282,7 @@ fn overridden(own: &Object<'_>, given: &Object<'_>) -> Object<'static> {
 /// The steps of a chain, the last one first, with ids: `_chain.prepare_steps`.
 fn steps(
     chain: &Signature,
-    last_id: &Option<String>,
+    last_id: Option<&str>,
     errbacks: &[&str],
     place: &Place<'_>,
     seed: &Seed,
@@ -333,7 +333,9 @@ fn link_end(body: &mut Signature, option: &str, links: &[&str]) {
     match (body.kind(), option) {
         (Kind::Group, "link_error") => {
             let mut members = body.members();
-            members.iter_mut().for_each(|member| member.add_links(option, links));
+            for member in &mut members {
+                member.add_links(option, links);
+            }
             body.set_members(&members);
         }
         (Kind::Group, _) => {

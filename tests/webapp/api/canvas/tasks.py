@@ -33,3 +33,8 @@ def errback(failed_id):
 @shared_task(ignore_result=True)
 def quiet(value):
     return value
+
+
+@shared_task(bind=True)
+def stamps(self, *args):
+    return {name: self.request.stamps[name] for name in self.request.stamped_headers or []}

@@ -1,0 +1,46 @@
+//! Tasks that a task sent, as its result names them.
+
+use serde_json::{Value, json};
+
+/// A task that another one sent, in the shape of Celery's result tuples.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Child {
+    /// One task, by its id.
+    Task(String),
+    /// A group, by its id, with its members.
+    Group(String, Vec<Child>),
+}
+
+impl Child {
+    /// The id of the task or group.
+    pub fn id(&self) -> &str {
+        match self {
+            Self::Task(id) | Self::Group(id, _) => id,
+        }
+    }
+
+    /// Reads a result tuple; `None` if it is none. Whose results led to it, is not kept.
+    pub fn from_value(tuple: &Value) -> Option<Self> {
+        let [own, members] = tuple.as_array()?.as_slice() else { return None };
+        // The id alone is an older form.
+        let id = own.get(0).unwrap_or(own).as_str()?.to_owned();
+        match members {
+            Value::Null => Some(Self::Task(id)),
+            Value::Array(members) => {
+                members.iter().map(Self::from_value).collect::<Option<_>>().map(|all| Self::Group(id, all))
+            }
+            _ => None,
+        }
+    }
+
+    /// `[[id, parent], members]`: `ResultBase.as_tuple` in `celery/result.py`.
+    pub fn to_value(&self) -> Value {
+        match self {
+            Self::Task(id) => json!([[id, null], null]),
+            Self::Group(id, members) => {
+                let members: Vec<_> = members.iter().map(Self::to_value).collect();
+                json!([[id, null], members])
+            }
+        }
+    }
+}
