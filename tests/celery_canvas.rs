@@ -3,12 +3,16 @@
 use crate::canvas_lab::{backend, body, body_text, canvas, finish, parse, stored, taken};
 use crate::celery_lab::{Lab, capture, client, entries, with_body};
 use crate::support::redis::Redis;
+use proptest::prelude::*;
 use redis::AsyncCommands;
 use rna_backup::celery::canvas::Canvas;
+use rna_backup::celery::client::{Client, ConnectOptions};
 use rna_backup::celery::keys::Keys;
 use rna_backup::celery::message::Message;
-use rna_backup::celery::result::{Exception, State, TaskResult};
+use rna_backup::celery::result::{Backend, Exception, State, TaskResult};
 use serde_json::{Value, json};
+use std::collections::HashSet;
+use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 /// A message to queue `q` whose task has this to follow.
@@ -225,7 +229,7 @@ async fn a_revoked_header_task_fails_the_body_and_calls_its_errbacks_once() {
 async fn what_cannot_be_sent_fails_those_who_wait_and_harms_nothing_else() {
     let lab = Lab::new();
     let last = signature("py.last", json!({"task_id": "last"}));
-    let many: Vec<_> = (0..400).map(|_| signature("py.a", json!({}))).collect();
+    let many: Vec<_> = (0..200).map(|_| signature("py.a", json!({}))).collect();
     let heavy = json!({"task": "py.body", "args": ["x".repeat(200_000)], "options": {"task_id": "heavy"}});
     let bomb =
         json!({"task": "celery.chord", "kwargs": {"header": many, "body": heavy}, "subtask_type": "chord"});
@@ -272,4 +276,53 @@ async fn an_extended_result_has_the_fields_of_celerys_in_its_order() {
     let () = lab.link().await.del(format!("celery-task-meta-{}", stamped.id)).await.unwrap();
     backend(&lab).store(&result, &lab.stop).await.unwrap();
     assert!(!text(&stored(&lab, &stamped.id).await).contains("tenant"));
+}
+
+/// Signatures of any shape, and what only looks like one.
+fn signatures() -> impl Strategy<Value = Value> {
+    let junk =
+        prop_oneof![Just(json!(null)), Just(json!(1)), Just(json!("x")), Just(json!([[]])), Just(json!({}))];
+    let task = (any::<bool>(), "[a-c]{0,2}", -2..20_i64, junk.clone()).prop_map(|(immutable, queue, number, junk)| {
+        json!({
+            "task": "t", "args": [number], "kwargs": junk, "immutable": immutable, "subtask_type": null,
+            "options": {"queue": queue, "priority": number, "countdown": number, "eta": junk, "expires": junk,
+                        "link": junk, "stamped_headers": junk, "headers": junk, "group_index": junk, "x": junk},
+        })
+    });
+    prop_oneof![8 => task, 1 => junk].prop_recursive(4, 40, 4, |inner| {
+        let many = prop::collection::vec(inner.clone(), 0..4);
+        let made = |kind: &str, kwargs: Value| {
+            json!({"task": format!("celery.{kind}"), "args": [], "kwargs": kwargs, "options": {}, "subtask_type": kind, "immutable": false})
+        };
+        let linked = (inner.clone(), many.clone()).prop_map(|(mut signature, links)| {
+            if let Some(options) = signature.get_mut("options").and_then(Value::as_object_mut) {
+                options.insert("link".to_owned(), json!(links));
+                options.insert("link_error".to_owned(), json!(links));
+            }
+            signature
+        });
+        prop_oneof![
+            many.clone().prop_map(move |tasks| made("group", json!({"tasks": tasks}))),
+            many.clone().prop_map(move |tasks| made("chain", json!({"tasks": tasks}))),
+            (many, inner).prop_map(move |(header, body)| made("chord", json!({"header": header, "body": body}))),
+            linked,
+        ]
+    })
+}
+
+proptest! {
+    #[test]
+    fn any_canvas_gives_each_task_an_id_of_its_own_and_the_same_each_time(
+        callbacks in prop::collection::vec(signatures(), 0..3),
+        chain in prop::collection::vec(signatures(), 0..4),
+    ) {
+        let nowhere = Client::new(ConnectOptions::parse("redis://localhost:1/0").unwrap()).unwrap();
+        let canvas = Canvas::new(nowhere.clone(), Keys::default(), Backend::new(nowhere, "", Duration::ZERO));
+        let message = with_embed("1", &json!({"callbacks": callbacks, "chain": chain}));
+        let sent = canvas.rehearse(&message, &json!([1]));
+        let ids: Vec<_> = sent.iter().map(|message| message.id().to_owned()).collect();
+        prop_assert_eq!(ids.iter().collect::<HashSet<_>>().len(), ids.len());
+        let again = canvas.rehearse(&message, &json!([1]));
+        prop_assert_eq!(ids, again.iter().map(|message| message.id().to_owned()).collect::<Vec<_>>());
+    }
 }

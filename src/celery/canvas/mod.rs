@@ -42,6 +42,14 @@ pub struct Canvas {
     own: fn(&str) -> bool,
 }
 
+/// What follows from a success.
+struct Success<'a> {
+    plan: Plan<'a>,
+    children: Vec<Child>,
+    /// The next step of the chain cannot be sent.
+    broken: bool,
+}
+
 impl Canvas {
     /// Sends to `broker`, and keeps chords in `backend`.
     pub fn new(broker: Client, keys: Keys, backend: Backend) -> Self {
@@ -76,30 +84,10 @@ impl Canvas {
         result: &Value,
         stop: &CancellationToken,
     ) -> Result<Vec<Child>, CeleryError> {
-        let callbacks = Signature::list(message.callbacks.as_deref());
-        let mut chain =
-            message.chain.as_deref().and_then(|chain| json::items(chain.get())).unwrap_or_default();
-        let next = chain.pop();
-        if callbacks.is_empty() && next.is_none() {
+        let Some(Success { plan, children, broken }) = self.success(message, result) else {
             return Ok(Vec::new());
-        }
-        let seed = seed(message);
-        let mut plan = self.plan(message);
-        let mut options = lineage_options(plan.lineage());
-        let args = [result.to_string()];
-        let mut children = Vec::new();
-        for (index, callback) in grouped(callbacks).into_iter().enumerate() {
-            children.extend(plan.add(callback, &args, &options, &seed.then("callback").at(index)));
-        }
-        let mut broken = false;
-        if let Some(next) = next {
-            options.set("chain", format!("[{}]", chain.join(", ")));
-            let next =
-                Signature::parse(next).and_then(|next| plan.add(next, &args, &options, &seed.then("chain")));
-            broken = next.is_none();
-            children.extend(next);
-        }
-        self.send(plan, &seed.then("success"), stop).await?;
+        };
+        self.send(plan, &seed(message).then("success"), stop).await?;
         if broken {
             let error = Exception::builtin("ValueError", "the next step of the chain cannot be sent");
             let chain = Signature::list(message.chain.as_deref());
@@ -107,6 +95,38 @@ impl Canvas {
             self.count_all(message, parts.into(), stop).await?;
         }
         Ok(children)
+    }
+
+    /// What [`succeed`](Self::succeed) would send, without sending it. Safe on any message.
+    pub fn rehearse(&self, message: &Message, result: &Value) -> Vec<Outgoing> {
+        self.success(message, result).map(|success| success.plan.messages).unwrap_or_default()
+    }
+
+    /// Works out what follows from a success; `None` for nothing.
+    fn success<'a>(&'a self, message: &'a Message, result: &Value) -> Option<Success<'a>> {
+        let callbacks = Signature::list(message.callbacks.as_deref());
+        let chain = message.chain.as_deref().and_then(|chain| json::items(chain.get()));
+        let mut chain = chain.unwrap_or_default();
+        let next = chain.pop();
+        if callbacks.is_empty() && next.is_none() {
+            return None;
+        }
+        let seed = seed(message);
+        let mut plan = self.plan(message);
+        let mut options = lineage_options(plan.lineage());
+        let args = [result.to_string()];
+        let (mut children, mut broken) = (Vec::new(), false);
+        for (index, callback) in grouped(callbacks).into_iter().enumerate() {
+            children.extend(plan.add(callback, &args, &options, &seed.then("callback").at(index)));
+        }
+        if let Some(next) = next {
+            options.set("chain", format!("[{}]", chain.join(", ")));
+            let next = Signature::parse(next);
+            let next = next.and_then(|next| plan.add(next, &args, &options, &seed.then("chain")));
+            broken = next.is_none();
+            children.extend(next);
+        }
+        Some(Success { plan, children, broken })
     }
 
     /// After a final state of `message` is stored: its part of a chord; after a FAILURE also what will

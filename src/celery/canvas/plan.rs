@@ -12,7 +12,7 @@ use serde_json::json;
 use tracing::warn;
 
 /// Most bytes that one end of a task may send. A header of many tasks repeats the body in each.
-const MOST_BYTES: usize = 64 << 20;
+const MOST_BYTES: usize = 32 << 20;
 
 /// Where to send what names no queue of its own.
 #[derive(Debug, Clone)]

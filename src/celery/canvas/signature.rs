@@ -3,10 +3,14 @@
 use super::super::json::{self, Object, quoted};
 use super::super::result::Child;
 use serde_json::value::RawValue;
+use std::collections::HashSet;
 use uuid::Uuid;
 
 /// Deepest nesting of a signature's JSON; that of a message is bounded likewise.
 const DEEPEST: usize = 128;
+
+/// Most options of a signature, stamps among them.
+const MOST_OPTIONS: usize = 1000;
 
 /// What a signature stands for; `subtask_type` in its JSON.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +45,10 @@ impl Signature {
             return None;
         }
         let object = Object::parse(text)?.into_owned();
+        let options = object.object("options").into_owned();
+        if options.iter().count() > MOST_OPTIONS {
+            return None;
+        }
         let subtask: Option<String> = object.read("subtask_type");
         let kind = match subtask.as_deref() {
             Some("group") => Kind::Group,
@@ -54,7 +62,7 @@ impl Signature {
             task: object.read("task")?,
             kind,
             immutable: maps || object.get("immutable") == Some("true"),
-            options: object.object("options").into_owned(),
+            options,
             object,
         })
     }
@@ -176,14 +184,12 @@ impl Signature {
 
     /// Adds signatures to the option `link` or `link_error`, once each.
     pub(super) fn add_links(&mut self, option: &str, links: &[&str]) {
-        let mut list: Vec<_> = self.options.list(option).into_iter().map(ToOwned::to_owned).collect();
-        for link in links {
-            if !list.iter().any(|known| known == link) {
-                list.push((*link).to_owned());
-            }
-        }
+        let mut list = self.options.list(option);
+        let known: HashSet<_> = list.iter().copied().collect();
+        list.extend(links.iter().filter(|link| !known.contains(**link)));
         if !list.is_empty() {
-            self.options.set(option, format!("[{}]", list.join(", ")));
+            let list = format!("[{}]", list.join(", "));
+            self.options.set(option, list);
         }
     }
 
