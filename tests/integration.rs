@@ -53,3 +53,4 @@ mod worker;
 mod worker_captures;
 mod worker_chaos;
 mod worker_control;
+mod worker_tools;

@@ -7,4 +7,5 @@ pub mod lab;
 pub mod postgres;
 pub mod python;
 pub mod redis;
+pub mod tools;
 pub mod tree;

@@ -34,6 +34,11 @@ impl Python {
         Self::in_venv("celery-newest")
     }
 
+    /// Celery 5.5 with those who watch its workers, see `tools.rs`.
+    pub fn tools() -> Self {
+        Self::in_venv("celery-tools")
+    }
+
     /// Both, for tests that hold under every version.
     pub fn both() -> [Self; 2] {
         [Self::celery_5_3(), Self::newest()]
