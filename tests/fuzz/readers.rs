@@ -4,17 +4,19 @@
 //! another one for another way through the code.
 
 use bytes::Bytes;
+use rna_backup::celery::canvas::Canvas;
 use rna_backup::celery::client::{Client, ConnectOptions};
 use rna_backup::celery::control::{Panel, Request};
 use rna_backup::celery::events::Events;
 use rna_backup::celery::keys::Keys;
 use rna_backup::celery::message::{Envelope, Limits, Look, Message, redelivered};
 use rna_backup::celery::node::{About, Node};
-use rna_backup::celery::result::StoredResult;
+use rna_backup::celery::result::{Backend, StoredResult};
 use rna_backup::celery::tasks::Tasks;
 use rna_backup::domain::command::Command;
 use serde_json::Value;
 use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 
 /// Bytes of a message that is too long that its reader is shown; of `celery/consumer/judge.rs`.
 const TAIL: usize = 64 << 10;
@@ -84,6 +86,7 @@ fn marked_as_redelivered(input: &[u8], envelope: &Envelope) {
 fn run(message: &Message, envelope: &Envelope) -> String {
     assert_eq!((&message.task, Some(&message.id)), (&envelope.task, envelope.id.as_ref()));
     tried_again(message, envelope);
+    let follows = followed(message);
     let has = [
         message.callbacks.is_some(),
         message.errbacks.is_some(),
@@ -102,7 +105,7 @@ fn run(message: &Message, envelope: &Envelope) -> String {
         Ok(command) => format!("{command:?}").split(['(', ' ']).next().unwrap_or_default().to_owned(),
         Err(why) => format!("{why:?}").split('(').next().unwrap_or_default().to_owned(),
     };
-    format!("{has} {command}")
+    format!("{has} {follows} {command}")
 }
 
 /// A retry is the same call once more.
@@ -131,6 +134,22 @@ fn tried_again(message: &Message, envelope: &Envelope) {
             .map(|part| part.as_ref().map(|raw| raw.get().to_owned()))
     };
     assert_eq!(parts(&again), parts(message));
+}
+
+/// What follows from its success: messages that can be read.
+fn followed(message: &Message) -> usize {
+    let backend = Backend::new(NOWHERE.clone(), "", Duration::ZERO);
+    let canvas = Canvas::new(NOWHERE.clone(), Keys::default(), backend).with_own(Command::is_ours);
+    let follows = canvas.rehearse(message, &Value::from("pong"));
+    for one in follows.iter().take(20) {
+        let text = one.text();
+        let look = Envelope::look(text.as_bytes(), &Limits::default());
+        assert!(
+            matches!(&look, Look::Task(envelope) if envelope.id.is_some()),
+            "{look:?} is sent: {text:.400}"
+        );
+    }
+    follows.len().min(20)
 }
 
 fn stored_result(input: &[u8]) -> String {
