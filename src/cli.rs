@@ -214,7 +214,7 @@ impl Cli {
 /// Runs one command to its end.
 pub async fn run(cli: Cli, config: Config) -> Exit {
     let ended = match cli.command {
-        Command::Worker(args) => worker::run(config, &args).await,
+        Command::Worker(args) => Box::pin(worker::run(config, &args)).await,
         Command::Backup(args) => backup::run(config, args).await,
         Command::List(args) => list::run(config, args).await,
         Command::Show(args) => show::run(config, args).await,

@@ -1,6 +1,6 @@
 //! Remote control by the real tools of both versions, and beside a real worker.
 
-use crate::celery_control_lab::{Asker, Office, captured, node};
+use crate::celery_control_lab::{Asker, Office, captured, node, sealed};
 use crate::celery_lab::{client, until, within};
 use crate::support::python::{Client, Python};
 use crate::support::redis::Redis;
@@ -158,21 +158,7 @@ async fn mingles(python: &Python) {
     let mut worker = python
         .command()
         .env("REDIS_URL", url(&redis))
-        .args([
-            "-m",
-            "celery",
-            "-A",
-            "rna_backend",
-            "worker",
-            "-P",
-            "solo",
-            "-Q",
-            "other",
-            "-n",
-            "py@lab",
-            "-l",
-            "info",
-        ])
+        .args("-m celery -A rna_backend worker -P solo -Q other -n py@lab -l info".split(' '))
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()
@@ -188,6 +174,9 @@ async fn mingles(python: &Python) {
     until(async || log.lock().unwrap().contains("py@lab ready")).await;
 
     let mut asker = Asker::new(&redis).await;
+    // It says that it is ready before it listens.
+    let to_nobody = sealed(&json!({"method": "ping", "arguments": {}, "destination": ["nobody@lab"]}));
+    until(async || asker.cast(to_nobody.as_bytes()).await == 2).await;
     assert_eq!(asker.ask("py@lab", "revoked", json!({})).await, json!(["known-to-ours"]));
     assert!(asker.ask("py@lab", "clock", json!({})).await["clock"].as_u64() > Some(7000));
     asker.ask("py@lab", "revoke", json!({"task_id": "known-to-python"})).await;

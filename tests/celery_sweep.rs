@@ -284,7 +284,7 @@ async fn python_and_ours_that_sweep_at_once_bring_each_message_back_once() {
             sent += 100;
             while link.hlen::<_, u32>("unacked").await.unwrap() > 0 {
                 // A new one looks at once.
-                let mut keeper = Keeper::new(lab.leases.clone(), Duration::from_secs(60));
+                let mut keeper = Keeper::new(lab.leases.clone(), Duration::from_mins(1));
                 ours += keeper.round().await.unwrap();
             }
         }

@@ -171,7 +171,7 @@ async fn celery_hears_every_event_of_a_life_with_all_of_its_fields() {
             assert_eq!(first["root_id"], json!(id));
             match *end {
                 "task-succeeded" => {
-                    assert!(last["runtime"].as_f64().unwrap() > 0.0 && last["result"].is_string())
+                    assert!(last["runtime"].as_f64().unwrap() > 0.0 && last["result"].is_string());
                 }
                 "task-failed" => assert!(last["exception"].as_str().unwrap().starts_with("ValueError(")),
                 _ => assert_eq!((&last["expired"], &last["terminated"]), (&json!(true), &json!(false))),

@@ -11,8 +11,8 @@ use super::requests::Requests;
 use super::result::Exception;
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -33,7 +33,8 @@ pub struct Events {
     clock: Arc<Clock>,
     tasks: AtomicBool,
     processed: AtomicU64,
-    queue: mpsc::Sender<Event>,
+    /// Locked while an event gets its clock and its place: they go out in the order of the clock.
+    queue: Mutex<mpsc::Sender<Event>>,
 }
 
 /// An event on its way.
@@ -63,7 +64,7 @@ impl Events {
             clock: Arc::default(),
             tasks: AtomicBool::new(tasks),
             processed: AtomicU64::new(0),
-            queue,
+            queue: Mutex::new(queue),
         };
         (events, publisher)
     }
@@ -169,6 +170,7 @@ impl Events {
     }
 
     fn send(&self, kind: &'static str, more: Value) {
+        let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         let mut fields = Map::new();
         fields.insert("hostname".to_owned(), json!(self.node));
         fields.insert("utcoffset".to_owned(), json!(0));
@@ -180,7 +182,7 @@ impl Events {
         fields.insert("timestamp".to_owned(), json!(epoch(Timestamp::now())));
         fields.insert("type".to_owned(), json!(kind));
         // Full only after minutes without Redis; then the newest are the ones that nobody gets.
-        let _ = self.queue.try_send(Event { kind, fields });
+        let _ = queue.try_send(Event { kind, fields });
     }
 }
 
@@ -217,12 +219,12 @@ impl Publisher {
     pub async fn run(mut self, stop: CancellationToken) {
         let mut batch = Vec::with_capacity(BATCH);
         loop {
-            let got = match stop.run_until_cancelled(self.queue.recv_many(&mut batch, BATCH)).await {
-                Some(got) => got,
-                None => {
-                    self.queue.close();
-                    self.queue.recv_many(&mut batch, BATCH).await
-                }
+            let got = stop.run_until_cancelled(self.queue.recv_many(&mut batch, BATCH)).await;
+            let got = if let Some(got) = got {
+                got
+            } else {
+                self.queue.close();
+                self.queue.recv_many(&mut batch, BATCH).await
             };
             if got == 0 {
                 return;
