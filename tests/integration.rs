@@ -50,6 +50,7 @@ mod store_local;
 mod stream;
 mod support;
 mod worker;
+mod worker_canvas;
 mod worker_captures;
 mod worker_chaos;
 mod worker_control;

@@ -183,6 +183,11 @@ impl Client {
         self.ask(&json!({"do": "get", "id": id, "timeout": timeout_seconds})).await
     }
 
+    /// The same, without regard to what failed before this task in its canvas.
+    pub async fn get_alone(&mut self, id: &str, timeout_seconds: u32) -> Value {
+        self.ask(&json!({"do": "get", "id": id, "timeout": timeout_seconds, "alone": true})).await
+    }
+
     /// Every state of a task that is published from now on, to its last: `{"state", "meta"}` each.
     pub async fn watch(&mut self, id: &str, timeout_seconds: u32) -> Vec<Value> {
         self.ask_all(&json!({"do": "watch", "id": id, "timeout": timeout_seconds})).await
