@@ -33,7 +33,7 @@ pub struct Mixed {
     pub client: Client,
     pub worker: Worker,
     stop: CancellationToken,
-    ours: JoinHandle<()>,
+    ours: JoinHandle<Vec<String>>,
     prefix: String,
 }
 
@@ -115,14 +115,25 @@ impl Mixed {
         })
         .await;
         self.stop.cancel();
-        self.ours.await.unwrap();
+        let ours = self.ours.await.unwrap();
+        // "Task name[id] received"
+        let log = self.worker.log();
+        let theirs = log.lines().filter_map(|line| line.strip_suffix("] received")?.rsplit('[').next());
+        let mut ids: Vec<_> = theirs.chain(ours.iter().map(String::as_str)).collect();
+        let (count, one_each) = (ids.len(), {
+            ids.sort_unstable();
+            ids.dedup();
+            ids.len()
+        });
+        assert_eq!(count, one_each, "a task was sent twice");
         assert_eq!(self.worker.errors(expected), Vec::<String>::new(), "{}", self.worker.log());
     }
 }
 
-/// A worker in its smallest form. Everything that follows from a task is done twice, by two that know
+/// A worker in its smallest form; returns the ids of all tasks that it ran. Everything that follows from a task is done twice, by two that know
 /// nothing of each other, as if the message had come back after a crash.
-async fn work(leases: Leases, backend: Backend, stop: CancellationToken) {
+async fn work(leases: Leases, backend: Backend, stop: CancellationToken) -> Vec<String> {
+    let mut done = Vec::new();
     let consumer = Consumer::new(leases.clone(), &[QUEUE.to_owned()]).unwrap();
     let canvas = || {
         Canvas::new(leases.client().clone(), leases.keys().clone(), backend.clone())
@@ -144,7 +155,9 @@ async fn work(leases: Leases, backend: Backend, stop: CancellationToken) {
         canvas().end(&message, &result, &stop).await.unwrap();
         canvas().end(&message, &result, &stop).await.unwrap();
         delivery.lease.ack(&stop).await.unwrap();
+        done.push(message.id);
     }
+    done
 }
 
 fn run(message: &Message) -> TaskResult {

@@ -124,7 +124,7 @@ async fn a_task_that_comes_back_sends_nothing_twice_and_one_sent_anew_does() {
     let size: Vec<String> = lab.link().await.keys("celery-taskset-meta-*.s").await.unwrap();
     let () = lab.link().await.set(&size[0], 17).await.unwrap();
     assert_eq!(canvas(&lab).succeed(&message, &json!(1), &lab.stop).await.unwrap(), first);
-    assert_eq!(taken(&lab, "celery").await, Vec::<Value>::new());
+    assert_eq!(taken(&lab, "celery").await.len(), 0);
     assert_eq!(lab.link().await.get::<_, u32>(&size[0]).await.unwrap(), 17);
 
     let failed = TaskResult::new("1", State::Failure, failure());
@@ -208,16 +208,20 @@ async fn a_revoked_header_task_fails_the_body_and_calls_its_errbacks_once() {
         "group_id": "outer", "group_index": 0, "chord": signature("py.outer", json!({"task_id": "o"})),
     });
     let () = lab.link().await.set("celery-taskset-meta-outer.s", 1).await.unwrap();
-    let embed_errback = header_task("h1", 1, &options);
+    let last = header_task("h1", 1, &options);
+    // Somebody has revoked what comes after it: that is final.
+    let revoked = Exception::celery("TaskRevokedError", "revoked").to_value();
+    let after = TaskResult::new("after", State::Revoked, revoked.clone());
+    backend(&lab).store(&after, &lab.stop).await.unwrap();
     finish(&lab, &header_task("h0", 0, &options), State::Success, json!(1)).await;
     for _ in 0..2 {
-        let revoked = Exception::celery("TaskRevokedError", "revoked").to_value();
-        finish(&lab, &embed_errback, State::Revoked, revoked).await;
+        finish(&lab, &last, State::Revoked, revoked.clone()).await;
     }
     let sent = taken(&lab, "celery").await;
     assert_eq!(sent.len(), 1);
     assert_eq!((&sent[0]["headers"]["task"], &body(&sent[0])[0]), (&json!("py.sorry"), &json!(["b", "own"])));
-    for id in ["b", "after", "o"] {
+    assert_eq!(stored(&lab, "after").await["status"], "REVOKED");
+    for id in ["b", "o"] {
         let meta = stored(&lab, id).await;
         assert_eq!((&meta["status"], &meta["result"]["exc_type"]), (&json!("FAILURE"), &json!("ChordError")));
     }
