@@ -192,9 +192,14 @@ fn read_postgres(env: &mut Env, named: bool) -> Option<Option<PostgresConfig>> {
 fn read_worker(env: &mut Env, host: &str) -> Option<Options> {
     const LOCAL: &str = "redis://localhost:6379";
     let common = env.secret("REDIS_URL").unwrap_or_else(|| LOCAL.into());
+    let master: Option<String> = env.optional("BACKUP_SENTINEL_MASTER");
     let mut connect = |name: &str| {
         let (from, url) = env.secret(name).map_or(("REDIS_URL", common.clone()), |url| (name, url));
-        ConnectOptions::parse(url.expose_secret())
+        if master.is_none() && ConnectOptions::needs_master(url.expose_secret()) {
+            env.note("BACKUP_SENTINEL_MASTER", format_args!("is required, because {from} is sentinel://"));
+            return None;
+        }
+        ConnectOptions::parse_with(url.expose_secret(), master.as_deref())
             .map_err(|err| env.note(from, crate::base::chain(&err)))
             .ok()
     };

@@ -27,6 +27,7 @@ mod celery_lock;
 mod celery_messages;
 mod celery_recovery;
 mod celery_results;
+mod celery_sentinel;
 mod celery_sweep;
 mod celery_take;
 mod celery_tls;

@@ -57,6 +57,11 @@ impl CeleryError {
 
     /// Sorts an error of the client library: the one place its kinds are read.
     pub(crate) fn from_redis(op: &'static str, source: RedisError) -> Self {
+        if Self::passes(&source) { Self::Unavailable { op, source } } else { Self::Refused { op, source } }
+    }
+
+    /// Whether the state of a server that an error tells of passes by itself.
+    pub(super) fn passes(source: &RedisError) -> bool {
         // Out of memory, cannot persist, too few replicas, a script that runs: a state that passes.
         let passing_state = matches!(source.code(), Some("OOM" | "MISCONF" | "NOREPLICAS" | "BUSY"));
         let comes_back = matches!(
@@ -72,10 +77,6 @@ impl CeleryError {
                         | ServerErrorKind::NoScript
                 )
         );
-        if comes_back || passing_state {
-            Self::Unavailable { op, source }
-        } else {
-            Self::Refused { op, source }
-        }
+        comes_back || passing_state
     }
 }

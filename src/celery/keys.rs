@@ -119,12 +119,18 @@ impl Keys {
         self.fanout(client, "celeryev/")
     }
 
-    /// Fanout channels of `exchange`, with the number of the database before it.
+    /// Fanout channels of `exchange`, with the number of the database before it; over Sentinel also the
+    /// channel of kombu before 5.4, which does not fill in the number there.
     ///
-    /// Source: `Channel._get_publish_topic` and `Transport.fanout_prefix` in `kombu/transport/redis.py`.
+    /// Source: `Channel._get_publish_topic`, `Transport.fanout_prefix` and
+    /// `SentinelChannel.sentinel_fanout_compat` in `kombu/transport/redis.py`.
     fn fanout(&self, client: &Client, exchange: &str) -> Vec<String> {
-        let numbered = self.key(&format!("/{}.{exchange}", client.options().db()));
-        vec![numbered]
+        let options = client.options();
+        let mut channels = vec![self.key(&format!("/{}.{exchange}", options.db()))];
+        if options.by_sentinel() {
+            channels.push(self.key(&format!("/{{db}}.{exchange}")));
+        }
+        channels
     }
 
     /// Marks a group of messages as sent.

@@ -1,12 +1,13 @@
 //! A connection to Redis that comes back by itself.
 
+mod dialer;
+mod node;
 mod options;
 
 use super::CeleryError;
 use redis::aio::MultiplexedConnection;
 use redis::{
-    AsyncConnectionConfig, Cmd, ErrorKind, FromRedisValue, PushInfo, RedisError, RedisResult,
-    ScriptInvocation, ServerErrorKind,
+    Cmd, ErrorKind, FromRedisValue, PushInfo, RedisError, RedisResult, ScriptInvocation, ServerErrorKind,
 };
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::{
@@ -17,12 +18,10 @@ use std::{
 use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 
-pub use options::{ConnectOptions, Endpoint};
+use dialer::Dialer;
 
-/// A peer that does not answer within this is taken for gone.
-const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
-/// A connection that is not made within this is not made.
-pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+pub(super) use options::CONNECT_TIMEOUT;
+pub use options::{ConnectOptions, Endpoint};
 
 /// Waits between attempts: 100 ms, doubling up to 1 s, for ever.
 #[derive(Debug)]
@@ -47,8 +46,7 @@ pub struct Client(Arc<Shared>);
 
 struct Shared {
     options: ConnectOptions,
-    library: redis::Client,
-    config: AsyncConnectionConfig,
+    dialer: Dialer,
     setup: Option<PreparedSetup>,
     current: Mutex<Option<Connection>>,
     connected: watch::Sender<bool>,
@@ -71,8 +69,7 @@ pub(super) struct Setup {
 
 /// A setup with the RESP3 client that it needs.
 struct PreparedSetup {
-    library: redis::Client,
-    config: AsyncConnectionConfig,
+    dialer: Dialer,
     command: Cmd,
     refusal: std::sync::Mutex<Option<String>>,
 }
@@ -80,27 +77,20 @@ struct PreparedSetup {
 impl PreparedSetup {
     /// A connection that announces, or else a plain one and the note that it does not.
     async fn connect(&self, plain: &Shared) -> RedisResult<MultiplexedConnection> {
-        let (link, refusal) =
-            match self.library.get_multiplexed_async_connection_with_config(&self.config).await {
-                Ok(mut link) => match self.command.exec_async(&mut link).await {
-                    Err(source) if matches!(source.kind(), ErrorKind::Server(_) | ErrorKind::Extension) => {
-                        (link, Some(source.to_string()))
-                    }
-                    sent => sent.map(|()| (link, None))?,
-                },
-                Err(source) if source.kind() == ErrorKind::RESP3NotSupported => {
-                    (plain.connect_plainly().await?, Some(source.to_string()))
+        let (link, refusal) = match self.dialer.connect().await {
+            Ok(mut link) => match self.command.exec_async(&mut link).await {
+                Err(source) if matches!(source.kind(), ErrorKind::Server(_) | ErrorKind::Extension) => {
+                    (link, Some(source.to_string()))
                 }
-                Err(source) => return Err(source),
-            };
+                sent => sent.map(|()| (link, None))?,
+            },
+            Err(source) if source.kind() == ErrorKind::RESP3NotSupported => {
+                (plain.dialer.connect().await?, Some(source.to_string()))
+            }
+            Err(source) => return Err(source),
+        };
         *self.refusal.lock().unwrap_or_else(PoisonError::into_inner) = refusal;
         Ok(link)
-    }
-}
-
-impl Shared {
-    async fn connect_plainly(&self) -> RedisResult<MultiplexedConnection> {
-        self.library.get_multiplexed_async_connection_with_config(&self.config).await
     }
 }
 
@@ -120,27 +110,19 @@ impl Client {
     }
 
     fn build(options: ConnectOptions, setup: Option<Setup>) -> Result<Self, CeleryError> {
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(CONNECT_TIMEOUT))
-            .set_response_timeout(Some(RESPONSE_TIMEOUT));
         let prepare = |Setup { on_push, command }: Setup| {
             let push = move |push| {
                 on_push(push);
                 Ok::<_, redis::aio::SendError>(())
             };
-            Ok(PreparedSetup {
-                library: options.open(true)?,
-                config: config.clone().set_push_sender(push),
-                command,
-                refusal: std::sync::Mutex::default(),
-            })
+            let dialer = Dialer::new(&options, true)?.with_pushes(push);
+            Ok(PreparedSetup { dialer, command, refusal: std::sync::Mutex::default() })
         };
         let setup = setup.map(prepare).transpose()?;
         let (connected, _) = watch::channel(false);
         Ok(Self(Arc::new(Shared {
-            library: options.open(false)?,
+            dialer: Dialer::new(&options, false)?,
             options,
-            config,
             setup,
             current: Mutex::default(),
             connected,
@@ -276,7 +258,7 @@ impl Client {
         }
         let made = match &self.0.setup {
             Some(setup) => setup.connect(&self.0).await,
-            None => self.0.connect_plainly().await,
+            None => self.0.dialer.connect().await,
         };
         self.0.connected.send_replace(made.is_ok());
         let connection = Connection {

@@ -1,0 +1,157 @@
+//! Makes connections to the server that can be written to.
+
+use super::super::CeleryError;
+use super::node::Node;
+use super::options::{ConnectOptions, Servers};
+use redis::aio::{AsyncPushSender, MultiplexedConnection};
+use redis::{AsyncConnectionConfig, ErrorKind, RedisError, RedisResult, Value};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Connects as often as need be, each time to whoever is the master then.
+pub(super) struct Dialer {
+    way: Way,
+    resp3: bool,
+    config: AsyncConnectionConfig,
+    /// For sentinels, which push nothing.
+    plain: AsyncConnectionConfig,
+}
+
+enum Way {
+    Listed(Vec<redis::Client>),
+    Watched {
+        sentinels: Vec<Node>,
+        master: String,
+        /// The sentinel that was right the last time.
+        first: AtomicUsize,
+    },
+}
+
+impl Dialer {
+    /// Reads the certificate files, if there are any.
+    pub(super) fn new(options: &ConnectOptions, resp3: bool) -> Result<Self, CeleryError> {
+        let way = match &options.servers {
+            Servers::Listed(nodes) => {
+                Way::Listed(nodes.iter().map(|node| node.open(resp3)).collect::<Result<_, _>>()?)
+            }
+            Servers::Watched { sentinels, master } => {
+                sentinels[0].open(resp3)?; // so that a missing file is told at once
+                let (sentinels, master) = (sentinels.clone(), master.clone());
+                Way::Watched { sentinels, master, first: AtomicUsize::new(0) }
+            }
+        };
+        Ok(Self { way, resp3, config: options.config(), plain: options.config() })
+    }
+
+    /// Sends what the server pushes, and the end of each connection, to `sender`.
+    pub(super) fn with_pushes(mut self, sender: impl AsyncPushSender) -> Self {
+        self.config = self.config.set_push_sender(sender);
+        self
+    }
+
+    pub(super) async fn connect(&self) -> RedisResult<MultiplexedConnection> {
+        match &self.way {
+            Way::Listed(clients) if clients.len() == 1 => self.to(&clients[0]).await,
+            Way::Listed(clients) => {
+                let mut failures = Failures::default();
+                for client in clients {
+                    match self.to_master(client).await {
+                        Ok(link) => return Ok(link),
+                        Err(source) => failures.add(source),
+                    }
+                }
+                Err(failures.worst())
+            }
+            Way::Watched { sentinels, master, first } => self.ask_around(sentinels, master, first).await,
+        }
+    }
+
+    async fn to(&self, client: &redis::Client) -> RedisResult<MultiplexedConnection> {
+        client.get_multiplexed_async_connection_with_config(&self.config).await
+    }
+
+    /// A connection to a server that says of itself that it is a master, or may not be asked.
+    async fn to_master(&self, client: &redis::Client) -> RedisResult<MultiplexedConnection> {
+        let mut link = self.to(client).await?;
+        match redis::cmd("ROLE").query_async::<Vec<Value>>(&mut link).await {
+            Ok(role) if role.first() == Some(&Value::BulkString(b"master".to_vec())) => Ok(link),
+            Ok(_) => Err(RedisError::from((ErrorKind::Io, "this server is not the master at the moment"))),
+            Err(source) if source.code() == Some("NOPERM") => Ok(link),
+            Err(source) => Err(source),
+        }
+    }
+
+    /// Asks one sentinel after the other until one names a server that is a master.
+    async fn ask_around(
+        &self,
+        sentinels: &[Node],
+        master: &str,
+        first: &AtomicUsize,
+    ) -> RedisResult<MultiplexedConnection> {
+        let (mut failures, mut tried) = (Failures::default(), Vec::new());
+        for n in 0..sentinels.len() {
+            let at = (first.load(Ordering::Relaxed) + n) % sentinels.len();
+            let place = match self.ask(&sentinels[at], master).await {
+                Ok(place) if tried.contains(&place) => continue,
+                Ok(place) => place,
+                Err(source) => {
+                    failures.add(source);
+                    continue;
+                }
+            };
+            let node = sentinels[0].moved(&place.0, place.1);
+            let opened = node.open(self.resp3).map_err(|source| {
+                RedisError::from((ErrorKind::InvalidClientConfig, "open master", source.to_string()))
+            });
+            let connected = match opened {
+                Ok(client) => self.to_master(&client).await,
+                Err(source) => Err(source),
+            };
+            match connected {
+                Ok(link) => {
+                    first.store(at, Ordering::Relaxed);
+                    return Ok(link);
+                }
+                Err(source) => failures.add(source),
+            }
+            tried.push(place);
+        }
+        Err(failures.worst())
+    }
+
+    /// Where a sentinel says the master is.
+    async fn ask(&self, sentinel: &Node, master: &str) -> RedisResult<(String, u16)> {
+        let mut command = redis::cmd("SENTINEL");
+        command.arg("GET-MASTER-ADDR-BY-NAME").arg(master);
+        let ask = async |with_login| {
+            let client = sentinel.sentinel(with_login).open(false).map_err(|source| {
+                RedisError::from((ErrorKind::InvalidClientConfig, "open sentinel", source.to_string()))
+            })?;
+            let mut link = client.get_multiplexed_async_connection_with_config(&self.plain).await?;
+            command.query_async::<Option<(String, u16)>>(&mut link).await
+        };
+        let answer = match ask(false).await {
+            Err(source) if source.code() == Some("NOAUTH") => ask(true).await,
+            answer => answer,
+        };
+        answer?.ok_or_else(|| {
+            let unknown = "the sentinels know no master of this name";
+            RedisError::from((ErrorKind::InvalidClientConfig, unknown, master.to_owned()))
+        })
+    }
+}
+
+/// Of several failures the one to tell: one that may pass, for then another attempt makes sense.
+#[derive(Default)]
+struct Failures(Option<RedisError>);
+
+impl Failures {
+    fn add(&mut self, source: RedisError) {
+        if self.0.is_none() || CeleryError::passes(&source) {
+            self.0 = Some(source);
+        }
+    }
+
+    fn worst(self) -> RedisError {
+        self.0.unwrap_or_else(|| RedisError::from((ErrorKind::Io, "no server can be reached")))
+    }
+}
