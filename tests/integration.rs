@@ -55,4 +55,5 @@ mod worker_canvas;
 mod worker_captures;
 mod worker_chaos;
 mod worker_control;
+mod worker_fleet;
 mod worker_tools;

@@ -1,6 +1,9 @@
 //! Nothing lost and nothing done twice: workers killed at any instant, Redis stopped under load.
 
-use crate::support::lab::{Lab, eventually, files};
+use crate::support::{
+    chance::Chance,
+    lab::{Lab, eventually, files},
+};
 use rna_backup::{celery::publish::Outgoing, domain::command::task};
 use serde_json::json;
 use std::{
@@ -10,18 +13,6 @@ use std::{
 
 /// As many instants as the promise names.
 const KILLS: u32 = 200;
-
-/// A number that looks like chance and is the same in every run of one seed (xorshift).
-struct Chance(u64);
-
-impl Chance {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % limit
-    }
-}
 
 /// Every backup that was ordered has ended well, and exists once.
 async fn each_is_done_once(lab: &Lab, ids: &[String]) {
@@ -47,7 +38,7 @@ async fn each_is_done_once(lab: &Lab, ids: &[String]) {
 async fn two_hundred_sigkills_lose_no_task_and_do_none_twice() {
     let seed = std::process::id().into();
     println!("seed {seed}");
-    let mut chance = Chance(seed);
+    let mut chance = Chance::new(seed);
     let lab = Lab::new().set("RUST_LOG", "warn").set("BACKUP_CONCURRENCY", 4);
     let (mut backups, mut sets) = (Vec::new(), Vec::new());
     for kill in 0..KILLS {
@@ -60,7 +51,7 @@ async fn two_hundred_sigkills_lose_no_task_and_do_none_twice() {
         }
         let mut worker = lab.worker();
         // Not a wait for something: the instant of death is the point.
-        tokio::time::sleep(Duration::from_millis(chance.below(150))).await;
+        tokio::time::sleep(Duration::from_millis(chance.below(150) as u64)).await;
         worker.kill();
     }
     let _worker = lab.worker();

@@ -113,11 +113,17 @@ impl Lab {
 
     /// Starts a worker. It runs until its value is dropped, killed or stopped.
     pub fn worker(&self) -> Worker {
+        self.worker_named(&self.settings["BACKUP_WORKER_NAME"])
+    }
+
+    /// Starts a worker of this node name.
+    pub fn worker_named(&self, name: &str) -> Worker {
         let port = free_port();
         let log = self.dir.path().join(format!("worker-{port}.log"));
         let child = self
             .program(&["worker"])
             .env("BACKUP_METRICS_ADDR", format!("127.0.0.1:{port}"))
+            .env("BACKUP_WORKER_NAME", name)
             .stderr(File::create(&log).unwrap())
             .spawn()
             .unwrap();

@@ -5,7 +5,7 @@ from celery.schedules import crontab
 
 app = Celery("rna_backend")
 app.config_from_object("rna_backend.settings", namespace="CELERY")
-app.autodiscover_tasks(["api.backup", "api.search", "api.canvas"])
+app.autodiscover_tasks(["api.backup", "api.search", "api.canvas", "api.fleet"])
 
 app.conf.beat_schedule = {
     "daily-postgres-backup": {
