@@ -26,6 +26,10 @@ fn signature(task: &str, options: impl Into<Value>) -> Value {
 
 /// A header task of chord `g`, whose body is `py.body` with id `b`.
 fn header_task(id: &str, index: u32, body_options: &Value) -> Message {
+    parse(&header_text(id, index, body_options))
+}
+
+fn header_text(id: &str, index: u32, body_options: &Value) -> String {
     let mut options = json!({"task_id": "b"});
     options.as_object_mut().unwrap().extend(body_options.as_object().unwrap().clone());
     let embed = json!({"chord": signature("py.body", options)});
@@ -33,7 +37,7 @@ fn header_task(id: &str, index: u32, body_options: &Value) -> Message {
         serde_json::from_str(&with_body("ours.add", id, &json!([[], {}, embed]).to_string())).unwrap();
     raw["headers"]["group"] = "g".into();
     raw["headers"]["group_index"] = index.into();
-    parse(&raw.to_string())
+    raw.to_string()
 }
 
 async fn expect(lab: &Lab, results: u32) {
@@ -148,6 +152,14 @@ async fn a_header_task_counts_once_and_the_body_is_sent_once_whoever_dies() {
     }
     assert_eq!(taken(&lab, "celery").await.len(), 0);
 
+    // A worker of 5.3 has counted the last and is about to send the body: what comes back leaves it to it.
+    let mut link = lab.link().await;
+    let theirs = r#"[1, "theirs", "SUCCESS", 0]"#;
+    let () = link.zadd("celery-taskset-meta-g.j", theirs, 0).await.unwrap();
+    finish(&lab, &tasks[1], State::Success, json!("second")).await;
+    assert_eq!(taken(&lab, "celery").await.len(), 0);
+    let () = link.zrem("celery-taskset-meta-g.j", theirs).await.unwrap();
+
     // The worker dies when the last has counted and the body is not sent: its broker does not answer.
     let mut silent = Redis::start();
     let broker = client(&silent);
@@ -171,8 +183,19 @@ async fn a_header_task_counts_once_and_the_body_is_sent_once_whoever_dies() {
             assert_eq!(body(&sent)[0], json!([["first", "second"], "own"]));
         }
     }
-    let left: Vec<String> = lab.link().await.keys("celery-taskset-meta-g*").await.unwrap();
+    let left: Vec<String> = link.keys("celery-taskset-meta-g*").await.unwrap();
     assert_eq!(left, ["celery-taskset-meta-g.c"]);
+
+    // The same chord once more, after a worker of 5.3 ended a run: it knows nothing of `.d` and `.c`.
+    let () = link.del("celery-taskset-meta-g.c").await.unwrap();
+    let () = link.sadd("celery-taskset-meta-g.d", &["h0:0", "h1:1"]).await.unwrap();
+    expect(&lab, 2).await;
+    for index in 0..2 {
+        let id = format!("h{index}");
+        let anew = parse(&header_text(&id, index, &json!({})).replace("tag-", "new-"));
+        finish(&lab, &anew, State::Success, json!(id)).await;
+    }
+    assert_eq!(body(&taken(&lab, "celery").await[0])[0], json!([["h0", "h1"], "own"]));
 }
 
 #[tokio::test]

@@ -105,8 +105,10 @@ async fn a_failure_anywhere_wakes_those_who_wait_at_the_end() {
             ("chord([ours('add', 1), ours('add', 2)], ours('fail'))", "ValueError"),
             ("chord([chain(ours('fail'), py.add.s(1)), ours('add', 1)], ours('xsum'))", "ChordError"),
             ("chain(ours('fail'), group(py.add.s(1), ours('add', 1)), py.xsum.s())", "ValueError"),
+            ("chain(ours('add', 1), group(ours('fail'), py.add.s(1)), py.xsum.s())", "ChordError"),
+            // With a header of ours alone: 5.3 does not tell those behind a chord that a client of 5.7 made.
             (
-                "chain(ours('add', 1), group(ours('fail'), py.add.s(1)), py.xsum.s(), ours('same'))",
+                "chain(ours('add', 1), group(ours('fail'), ours('add', 1)), py.xsum.s(), ours('same'))",
                 "ChordError",
             ),
             (

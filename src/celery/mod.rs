@@ -2,7 +2,8 @@
 //!
 //! [`client`] keeps a connection, [`consumer`] takes messages without ever losing one, [`message`]
 //! reads them, [`lease`] settles them, [`sweep`] brings back what dead workers held, [`result`]
-//! stores what `AsyncResult` reads, and [`publish`] sends new tasks and retries.
+//! stores what `AsyncResult` reads, [`publish`] sends new tasks and retries, and [`canvas`] sends what
+//! follows from a task's end.
 //!
 //! A worker in its smallest form:
 //!
