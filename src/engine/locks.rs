@@ -156,7 +156,7 @@ impl Locks {
             let Some(meter) = wait else { return Err(blocked.into_error(component)) };
             let why = blocked.why(component);
             if why != shown {
-                tracing::info!(%component, why, "waiting");
+                tracing::info!(%component, why, "waiting for another run to end");
                 meter.begin(format!("waiting: {why}"), 0);
                 shown = why;
             }

@@ -35,27 +35,28 @@ impl<'a> Judge<'a> {
             return Verdict::Foreign;
         }
         if look.id.as_ref().is_some_and(|id| self.shared.node.revoked.contains(id)) {
-            return Verdict::Take; // to say so
+            return Verdict::Ahead; // to say so
         }
-        if !self.has_room(look, together) {
+        let light = Command::is_light(&look.task);
+        let alike = together.iter().filter(|other| Command::is_light(&other.task) == light).count();
+        if light && alike >= LIGHT.saturating_sub(self.tasks.len()) {
+            return Verdict::Later;
+        }
+        if !light && alike >= self.shared.slots.room() {
+            return Verdict::Full;
+        }
+        let busy = |component| {
+            let taken = together.iter().any(|other| Command::occupies(&other.task) == Some(component));
+            taken || self.shared.slots.is_busy(component)
+        };
+        if Command::occupies(&look.task).is_some_and(busy) {
             return Verdict::Later;
         }
         if let Err(wait) = self.shared.node.tasks.may_start(&look.task) {
             self.look_again_after(wait);
             return Verdict::Later;
         }
-        Verdict::Take
-    }
-
-    fn has_room(&self, look: &Envelope, together: &[&Envelope]) -> bool {
-        let light = Command::is_light(&look.task);
-        let alike = together.iter().filter(|other| Command::is_light(&other.task) == light).count();
-        let room = if light { LIGHT.saturating_sub(self.tasks.len()) } else { self.shared.slots.room() };
-        let free = |component| {
-            let taken = together.iter().any(|other| Command::occupies(&other.task) == Some(component));
-            !taken && !self.shared.slots.is_busy(component)
-        };
-        alike < room && Command::occupies(&look.task).is_none_or(free)
+        if light { Verdict::Ahead } else { Verdict::Take }
     }
 
     fn look_again_after(&self, wait: Duration) {

@@ -63,10 +63,9 @@ impl Task<'_> {
             tracing::info!("this task is done already");
             return self.end_again(&stored, lease).await;
         }
-        let turn = self.turn(slot).await;
-        drop(waiting);
-        let (place, outcome, began) = match turn {
+        let (place, outcome, began) = match self.turn(slot).await {
             Ok(place) => {
+                drop(waiting); // but not before the lease of one that did not begin is handed back
                 let began = Instant::now();
                 self.shared.node.events.started(self.message);
                 self.shared.metrics.task_started(watch::known(&self.message.task), taken.elapsed());
@@ -142,7 +141,7 @@ impl Task<'_> {
         let meter = Meter::default();
         let wait = async {
             loop {
-                tracing::info!(why, "waiting");
+                tracing::info!(%component, why, "waiting for another run to end");
                 meter.begin(format!("waiting: {why}"), 0);
                 let shown = why;
                 why = loop {

@@ -6,11 +6,16 @@ use bytes::Bytes;
 /// What to do with a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// Ours, and there is room for it now.
+    /// Ours, and there is room for it now. Not taken if one that came before it is [`Full`](Self::Full).
     Take,
+    /// Ours, and taken now, whatever waits before it.
+    Ahead,
     /// Of a task that is not ours: stays where it is, in order, for its own worker.
     Foreign,
-    /// Ours, but not now: looked at again after [`Consumer::reconsider`](super::Consumer::reconsider).
+    /// Ours, but there is no room for it, nor for any behind it but those that are taken ahead: looked at
+    /// again after [`Consumer::reconsider`](super::Consumer::reconsider).
+    Full,
+    /// Ours, but not now, though others behind it may be: looked at again after [`Consumer::reconsider`](super::Consumer::reconsider).
     Later,
 }
 
@@ -34,7 +39,9 @@ pub(super) struct Entry {
 #[derive(Debug)]
 pub(super) enum Judged {
     Take(Envelope),
+    Ahead(Envelope),
     Foreign,
+    Full,
     Later,
     Unreadable(&'static str),
 }
@@ -61,7 +68,9 @@ impl Entry {
             // Without an id there is nothing to run, nor to fail.
             _ if envelope.id.is_none() => Judged::Unreadable("no task id"),
             Verdict::Later => Judged::Later,
+            Verdict::Full => Judged::Full,
             Verdict::Take => Judged::Take(envelope),
+            Verdict::Ahead => Judged::Ahead(envelope),
         }
     }
 }

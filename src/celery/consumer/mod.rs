@@ -13,7 +13,7 @@ use super::client::Backoff;
 use super::lease::{Lease, Leases};
 use super::message::{Envelope, Limits, Message, Refusal};
 use judge::{Entry, Judged};
-use seen::Seen;
+use seen::{Seen, Stays};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::{fmt, time::Duration};
 use take::Peek;
@@ -243,16 +243,24 @@ impl Consumer {
         most: usize,
         judge: &(impl Fn(&Envelope, &[&Envelope]) -> Verdict + Sync),
     ) -> Result<Vec<Delivery>, CeleryError> {
-        if self.again.swap(false, Ordering::AcqRel) {
-            seen.iter_mut().filter(|seen| seen.later() > 0).for_each(Seen::clear);
-        }
         let mut window = FIRST_WINDOW.max(most);
         loop {
+            if self.again.swap(false, Ordering::AcqRel) {
+                seen.iter_mut().filter(|seen| seen.waiting() > 0).for_each(Seen::clear);
+            }
             match self.peek(seen, window).await? {
                 Peek::Nothing => break,
-                Peek::Moved { list, oldest } => seen[list].shift(&oldest),
+                // What had to wait is judged again before what came after it.
+                _ if self.again.load(Ordering::Acquire) => {}
+                Peek::Moved { list, oldest } => {
+                    let full = seen[list].is_full();
+                    seen[list].shift(&oldest);
+                    // Another worker has taken what waited for room: what waited behind it need not any more.
+                    self.again.fetch_or(full && !seen[list].is_full(), Ordering::AcqRel);
+                }
                 Peek::Entries { list, entries } => {
-                    let taken = self.settle(list, &mut seen[list], &entries, most, judge).await?;
+                    let full = seen.iter().any(Seen::is_full);
+                    let taken = self.settle(list, (&mut seen[list], full), &entries, most, judge).await?;
                     if !taken.is_empty() {
                         return Ok(taken);
                     }
@@ -268,11 +276,12 @@ impl Consumer {
         Ok(Vec::new())
     }
 
-    /// Does with entries what they deserve. They are the next ones to the left of what was `seen`.
+    /// Does with entries what they deserve. They are the next ones to the left of what was `seen`; `full`
+    /// says that one before them waits for room.
     async fn settle(
         &self,
         list: usize,
-        seen: &mut Seen,
+        (seen, mut full): (&mut Seen, bool),
         entries: &[Entry],
         most: usize,
         judge: &(impl Fn(&Envelope, &[&Envelope]) -> Verdict + Sync),
@@ -286,9 +295,14 @@ impl Consumer {
                 entry.judge(&self.limits, &|look: &Envelope| judge(look, &together))
             };
             match judged {
-                Judged::Take(look) => chosen.push(Chosen { place, entry, look }),
-                Judged::Foreign => seen.push(&entry.digest, false),
-                Judged::Later => seen.push(&entry.digest, true),
+                Judged::Take(look) if !full => chosen.push(Chosen { place, entry, look }),
+                Judged::Ahead(look) => chosen.push(Chosen { place, entry, look }),
+                Judged::Take(_) | Judged::Full => {
+                    full = true;
+                    seen.push(&entry.digest, Stays::Full);
+                }
+                Judged::Foreign => seen.push(&entry.digest, Stays::Foreign),
+                Judged::Later => seen.push(&entry.digest, Stays::Later),
                 Judged::Unreadable(why) => {
                     if !self.set_aside(list, place, entry).await? {
                         break; // the list has changed meanwhile

@@ -40,7 +40,7 @@ impl Consumer {
         let mut call = PEEK.arg(window);
         call.arg(self.limits.message_bytes).arg(TAIL.min(self.limits.message_bytes));
         for ((_, key), seen) in self.lists.iter().zip(seen) {
-            call.key(key).arg(seen.len()).arg(&seen.ends()).arg(LOOKAHEAD.saturating_sub(seen.later()));
+            call.key(key).arg(seen.len()).arg(&seen.ends()).arg(LOOKAHEAD.saturating_sub(seen.waiting()));
         }
         let call = &call;
         let peek = |mut link| async move { Peek::read(call.invoke_async(&mut link).await?) };
