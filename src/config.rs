@@ -210,6 +210,13 @@ fn read_worker(env: &mut Env, host: &str) -> Option<Options> {
     }
     let node = env.optional::<String>("BACKUP_WORKER_NAME").unwrap_or_else(|| "backup".to_owned());
     let node = if node.contains('@') { node } else { format!("{node}@{host}") };
+    let visibility_timeout = env.duration("BACKUP_VISIBILITY_TIMEOUT", HOUR);
+    if visibility_timeout.is_zero() {
+        env.note(
+            "BACKUP_VISIBILITY_TIMEOUT",
+            "must be more than 0: what others work on would be taken from them",
+        );
+    }
     let options = Options {
         node: node.replace("%h", host),
         queues: env.list("BACKUP_QUEUES").unwrap_or_else(|| vec!["backups".to_owned()]),
@@ -221,7 +228,7 @@ fn read_worker(env: &mut Env, host: &str) -> Option<Options> {
         broker_prefix: env.or("BACKUP_BROKER_KEYPREFIX", String::new()),
         result_prefix: env.or("BACKUP_RESULT_KEYPREFIX", String::new()),
         result_expires: env.duration("BACKUP_RESULT_EXPIRES", DAY),
-        visibility_timeout: env.duration("BACKUP_VISIBILITY_TIMEOUT", HOUR),
+        visibility_timeout,
         time_limit: Some(env.duration("BACKUP_TIME_LIMIT", Duration::ZERO)).filter(|limit| !limit.is_zero()),
         result_extended: env.flag("BACKUP_RESULT_EXTENDED", false),
         task_events: env.flag("BACKUP_TASK_EVENTS", false),
@@ -334,6 +341,16 @@ mod tests {
         assert_eq!(config.not_yet(), [ComponentName::Weaviate]);
         let shown = format!("{config:?}");
         assert!(!shown.contains("s3cret") && !shown.contains(":pw@"), "{shown}");
+    }
+
+    #[test]
+    fn a_sentinel_url_wants_the_name_of_its_master() {
+        let url = ("REDIS_URL", "sentinel://:hunter2@s1:26379/0;sentinel://s2:26379/0");
+        let err = read(&[url]).unwrap_err();
+        assert!(err.problems.iter().all(|problem| problem.name == "BACKUP_SENTINEL_MASTER"), "{err}");
+        assert!(!err.to_string().contains("hunter2"), "{err}");
+        let (config, _) = read(&[url, ("BACKUP_SENTINEL_MASTER", "lab")]).unwrap();
+        assert_eq!(config.worker.broker.to_string(), "lab of sentinel://s1:26379,s2:26379/0");
     }
 
     #[test]

@@ -18,6 +18,7 @@ mod catalog_find;
 mod celery_canvas;
 mod celery_canvas_captures;
 mod celery_canvas_python;
+mod celery_connect;
 mod celery_control;
 mod celery_control_faults;
 mod celery_control_lab;

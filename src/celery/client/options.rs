@@ -14,15 +14,21 @@ const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Where a Redis is and how to log in. `Debug` and `Display` never show the password.
 ///
-/// What a worker's user needs of the broker, as an ACL rule where `q` is a queue (its priority steps
-/// are keys of their own, hence the `*`):
+/// The least that a worker's user needs, as an ACL of Redis 7, for the queue `backups` in database 0
+/// without a key prefix; the priority steps of a queue are keys of their own, hence its `*`. Queues that
+/// callbacks go to want a `~` of their own. `select` is for another database, `role` for sentinels and
+/// lists, `mget` and the second `celery-…` for chords, `brpop` for mingling. From Redis 7.2 on `+client|setinfo` keeps its ACL log quiet.
 ///
 /// ```text
-/// user worker on >password resetchannels resetkeys
-///   ~q* ~unacked* ~_kombu.binding.* ~rna-backup:* ~*.reply.celery.pidbox* ~celery-task-meta-*
-///   &/0.celery.pidbox &/0.celeryev/* &celery-task-meta-*
-///   -@all +@read +@write +@list +@hash +@sortedset +@set +@string +@scripting +@pubsub +@connection
-///   -@dangerous +keys +info +role
+/// resetkeys resetchannels -@all
+/// ~backups* ~unacked* ~_kombu.binding.* ~rna-backup:* ~*.reply.celery.pidbox* ~celery-task-meta-*
+/// ~celery-taskset-meta-*
+/// &/0.celery.pidbox &/0.celeryev/* &celery-task-meta-*
+/// +select +ping +time +role +client|tracking +evalsha +script|load +multi +exec
+/// +get +mget +set +setex +del +exists +expire +incr +type +publish +subscribe
+/// +llen +lindex +lset +lrem +ltrim +lpush +rpush +rpop +brpop
+/// +hget +hgetall +hset +hdel +hexists +hstrlen
+/// +zadd +zrem +zscore +zrevrangebyscore +sadd +srem +scard +sismember +smembers
 /// ```
 #[derive(Clone, PartialEq, Eq)]
 pub struct ConnectOptions {
