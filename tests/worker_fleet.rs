@@ -44,8 +44,9 @@ impl Orders {
         self.0.iter().filter(|(_, (kind, _))| *kind == what).map(|(id, _)| id).collect()
     }
 
-    /// A share of what one round orders. The shared queue holds Python's tasks alone: it would destroy ours.
-    fn mix(&mut self) -> Vec<Outgoing> {
+    /// What is ordered at once. The shared queue holds Python's tasks alone: it would destroy ours.
+    fn burst(&mut self) -> Vec<Outgoing> {
+        let number = self.0.len();
         let mut messages = Vec::new();
         let mut add = |what, count, ends, task: &str, queue: &str| {
             for _ in 0..count {
@@ -54,15 +55,13 @@ impl Orders {
                 messages.push(message);
             }
         };
-        add("ping", 50, "SUCCESS", task::PING, "backups");
-        add("backup", 3, "SUCCESS", task::BACKUP_MEDIA, "backups");
-        add("impossible backup", 1, "FAILURE", task::BACKUP_POSTGRES, "backups");
-        add("python", 20, "SUCCESS", "api.fleet.tasks.effect", "celery");
-        add("python's failure", 1, "FAILURE", "api.canvas.tasks.fail", "celery");
-        let expired = Timestamp::now() - SignedDuration::from_secs(1);
-        let expired = Outgoing::new(task::LIST, "backups").expires(expired);
-        self.0.insert(expired.id().to_owned(), ("expired", "REVOKED"));
-        messages.push(expired);
+        add("ping", 8, "SUCCESS", task::PING, "backups");
+        add("python", 4, "SUCCESS", "api.fleet.tasks.effect", "celery");
+        match number % 4 {
+            0 | 1 => add("backup", 1, "SUCCESS", task::BACKUP_MEDIA, "backups"),
+            2 => add("impossible backup", 1, "FAILURE", task::BACKUP_POSTGRES, "backups"),
+            _ => add("python's failure", 1, "FAILURE", "api.canvas.tasks.fail", "celery"),
+        }
         messages
     }
 }
@@ -70,6 +69,7 @@ impl Orders {
 struct Fleet {
     lab: Lab,
     client: Client,
+    sender: python::Client,
     ours: [Worker; 2],
     python: Option<python::Worker>,
     chance: Chance,
@@ -84,8 +84,9 @@ impl Fleet {
             .set("BACKUP_CONCURRENCY", 4)
             .set("BACKUP_VISIBILITY_TIMEOUT", format!("{VISIBILITY_SECONDS}s"));
         let client = Client::new(ConnectOptions::parse(&lab.redis.url()).unwrap()).unwrap();
+        let sender = Python::newest().client(&lab.celery_url());
         let ours = [1, 2].map(|number| lab.worker_named(&format!("backup{number}@lab")));
-        let mut fleet = Self { lab, client, ours, python: None, chance, kills: 0 };
+        let mut fleet = Self { lab, client, sender, ours, python: None, chance, kills: 0 };
         fleet.start_python().await;
         fleet
     }
@@ -101,16 +102,25 @@ impl Fleet {
         publish(&self.client, &Keys::default(), messages, &CancellationToken::new()).await.unwrap();
     }
 
-    /// Kills workers of ours, at any instant of what they do.
-    async fn kill_ours(&mut self, times: u32) {
+    /// Orders something, and kills one of ours at any instant of what follows; so many times.
+    async fn volleys(&mut self, times: u32, orders: &mut Orders) {
         for _ in 0..times {
-            // Not a wait for something: the instant of death is the point.
-            tokio::time::sleep(Duration::from_millis(self.chance.below(200) as u64)).await;
-            let one = self.chance.below(2);
-            self.ours[one].kill();
-            self.ours[one] = self.lab.worker_named(&format!("backup{}@lab", one + 1));
-            self.kills += 1;
+            let chain = "chain(signature('celery.ping', queue='backups'), \
+                         signature('api.fleet.tasks.effect', immutable=True))";
+            let (last, _) = self.sender.canvas(chain).await;
+            orders.0.insert(last, ("python, after a ping of ours", "SUCCESS"));
+            self.send(&orders.burst()).await;
+            self.kill_one().await;
         }
+    }
+
+    async fn kill_one(&mut self) {
+        // Not a wait for something: the instant of death is the point.
+        tokio::time::sleep(Duration::from_millis(self.chance.below(60) as u64)).await;
+        let one = self.chance.below(2);
+        self.ours[one].kill();
+        self.ours[one] = self.lab.worker_named(&format!("backup{}@lab", one + 1));
+        self.kills += 1;
     }
 
     /// Strikes while the Python worker is inside of a task.
@@ -128,22 +138,23 @@ impl Fleet {
             holding.iter().any(|id| id == hold.id())
         });
         assert!(holds.await, "Python does not get to its task:\n{}", self.python.as_ref().unwrap().log());
-        self.send(&orders.mix()).await;
         match blow {
             Blow::Python => {
                 self.python = None;
-                self.kill_ours(4).await;
+                self.volleys(4, orders).await;
                 self.start_python().await;
             }
             Blow::Clients => {
+                self.send(&orders.burst()).await;
                 let mut kill = redis::cmd("CLIENT");
                 let _: u64 =
                     kill.arg("KILL").arg("TYPE").arg("normal").query_async(&mut redis).await.unwrap();
-                self.kill_ours(4).await;
+                self.volleys(4, orders).await;
             }
             Blow::Redis => {
+                self.send(&orders.burst()).await;
                 self.lab.redis.stop();
-                self.kill_ours(4).await;
+                self.kill_one().await;
                 self.lab.redis.start_again();
             }
         }
@@ -179,17 +190,13 @@ async fn in_a_mixed_fleet_under_fire_every_task_ends_once_and_none_is_lost() {
     let seed = std::process::id().into();
     println!("seed {seed}");
     let mut fleet = Fleet::start(Chance::new(seed)).await;
-    let mut sender = Python::newest().client(&fleet.lab.celery_url());
     let (mut orders, begun) = (Orders::default(), Instant::now());
     for (round, blow) in BLOWS.into_iter().enumerate() {
-        for _ in 0..8 {
-            let chain = "chain(signature('celery.ping', queue='backups'), signature('api.fleet.tasks.effect', immutable=True))";
-            let (last, _) = sender.canvas(chain).await;
-            orders.0.insert(last, ("python, after a ping of ours", "SUCCESS"));
-        }
-        let mix = orders.mix();
-        fleet.send(&mix).await;
-        fleet.kill_ours(8).await;
+        let expired = Timestamp::now() - SignedDuration::from_secs(1);
+        let expired = Outgoing::new(task::LIST, "backups").expires(expired);
+        orders.0.insert(expired.id().to_owned(), ("expired", "REVOKED"));
+        fleet.send(std::slice::from_ref(&expired)).await;
+        fleet.volleys(9, &mut orders).await;
         fleet.strike(blow, &mut orders, round).await;
         println!("{blow:?} at {:.1?}", begun.elapsed());
     }
