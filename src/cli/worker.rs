@@ -29,7 +29,7 @@ pub(super) async fn run(mut config: Config, args: &WorkerArgs) -> Result<Exit, F
     // Ends with the process: probes are answered to the last.
     let endpoint = tokio::spawn(http::serve(listener, health.clone()));
     app.prepare().await;
-    worker.run(health, signalled).await;
+    Box::pin(worker.run(health, signalled)).await;
     endpoint.abort();
     Ok(Exit::Done)
 }
