@@ -22,6 +22,8 @@ use futures_util::future;
 use redis::{PushInfo, PushKind, Value};
 use reply::Replies;
 use request::LONGEST;
+use std::collections::VecDeque;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
@@ -55,6 +57,8 @@ pub struct Mailbox {
 struct Ear {
     link: Client,
     lost: Arc<Notify>,
+    /// Whether requests may come more than once: kombu sends them on all channels that there are.
+    many: bool,
 }
 
 /// A request that waits, and its share of the room for all.
@@ -95,8 +99,12 @@ impl Mailbox {
                 None => stop.cancelled().await,
             }
         };
+        let mut recent = Recent::default();
         let answering = async {
             while let Some(waiting) = inbox.recv().await {
+                if ear.as_ref().is_some_and(|ear| ear.many) && !recent.is_new(&waiting.raw) {
+                    continue;
+                }
                 answer(&waiting.raw, &node, &panel, &replies).await;
             }
         };
@@ -134,7 +142,7 @@ impl Ear {
             _ => {}
         };
         let link = client.with_pushes(Setup { on_push: Arc::new(on_push), command })?;
-        Ok(Self { link, lost })
+        Ok(Self { link, lost, many: channels.len() > 1 })
     }
 
     /// Keeps the connection: a lost one comes back at once, a silent one is noticed.
@@ -159,6 +167,28 @@ impl Ear {
     }
 }
 
+/// The last requests, told apart by their text: each has a delivery tag of its own.
+#[derive(Debug, Default)]
+struct Recent(VecDeque<u64>);
+
+impl Recent {
+    const MOST: usize = 64;
+
+    fn is_new(&mut self, raw: &[u8]) -> bool {
+        let mut hasher = DefaultHasher::new();
+        raw.hash(&mut hasher);
+        let digest = hasher.finish();
+        if self.0.contains(&digest) {
+            return false;
+        }
+        self.0.push_back(digest);
+        if self.0.len() > Self::MOST {
+            self.0.pop_front();
+        }
+        true
+    }
+}
+
 /// Puts a request into the queue, if there is room. Never waits.
 fn enqueue(mut push: PushInfo, room: &Arc<Semaphore>, queue: &mpsc::Sender<Waiting>) {
     let Some(Value::BulkString(raw)) = push.data.pop() else { return };
@@ -170,6 +200,14 @@ fn enqueue(mut push: PushInfo, room: &Arc<Semaphore>, queue: &mpsc::Sender<Waiti
     if !waits {
         tracing::debug!("a control request is too long, or too many wait");
     }
+}
+
+#[test]
+fn a_request_that_comes_on_two_channels_is_one() {
+    let mut recent = Recent::default();
+    assert_eq!(["a", "b", "a", "b"].map(|raw| recent.is_new(raw.as_bytes())), [true, true, false, false]);
+    (0..Recent::MOST).for_each(|n| assert!(recent.is_new(n.to_string().as_bytes())));
+    assert!(recent.is_new(b"a"), "only the last ones are remembered");
 }
 
 #[test]
