@@ -6,6 +6,7 @@ use super::keys::Keys;
 use super::lock::Locks;
 use super::message;
 use super::publish::Outgoing;
+use super::result::{Backend, TaskResult};
 use bytes::Bytes;
 use redis::{Script, ScriptInvocation};
 use serde_json::json;
@@ -17,7 +18,20 @@ use tokio_util::sync::CancellationToken;
 
 pub use super::instance::{Instance, Record};
 
-static ACK: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/ack.lua")));
+static ACK: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(concat!(
+        include_str!("lua/ack.lua"),
+        "return ack(KEYS[1], KEYS[2], KEYS[3], ARGV[1], ARGV[2], ARGV[3])"
+    ))
+});
+static STORE_AND_ACK: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(concat!(
+        include_str!("lua/store.lua"),
+        include_str!("lua/ack.lua"),
+        "store(KEYS[1], ARGV[1], ARGV[2], ARGV[3])\n",
+        "return ack(KEYS[2], KEYS[3], KEYS[4], ARGV[4], ARGV[5], ARGV[6])"
+    ))
+});
 static REPLACE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/replace.lua")));
 static RESTORE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/restore.lua")));
 
@@ -201,14 +215,37 @@ impl Lease {
     /// [`CeleryError::LeaseLost`] when it had passed to another worker; [`CeleryError::Stopped`]; or
     /// a permanent error of Redis.
     pub async fn ack(self, stop: &CancellationToken) -> Result<(), CeleryError> {
+        self.settle("acknowledge message", ACK.prepare_invoke(), stop).await
+    }
+
+    /// Stores the result and removes the message for good, in one step. `backend` must be
+    /// [on the broker's server](Backend::is_at). Repeats until Redis answers or `stop` fires.
+    ///
+    /// # Errors
+    ///
+    /// As [`ack`](Self::ack). After a permanent error the message is still ours.
+    pub async fn ack_with(
+        &self,
+        result: &TaskResult,
+        backend: &Backend,
+        stop: &CancellationToken,
+    ) -> Result<(), CeleryError> {
+        let mut call = STORE_AND_ACK.prepare_invoke();
+        backend.write(result, u8::from(result.state.is_final()), &mut call);
+        self.settle("store result and acknowledge", call, stop).await
+    }
+
+    /// Adds what `ack.lua` wants and runs the script.
+    async fn settle(
+        &self,
+        op: &'static str,
+        mut call: ScriptInvocation<'_>,
+        stop: &CancellationToken,
+    ) -> Result<(), CeleryError> {
         let keys = self.leases.keys();
-        let mut call = ACK.key(keys.unacked());
-        call.key(keys.unacked_index())
-            .key(keys.leases())
-            .arg(&self.tag)
-            .arg(self.claim.text())
-            .arg(self.claim.size);
-        let ours = self.leases.client().script_retrying("acknowledge message", stop, &call).await?;
+        call.key(keys.unacked()).key(keys.unacked_index()).key(keys.leases());
+        call.arg(&self.tag).arg(self.claim.text()).arg(self.claim.size);
+        let ours = self.leases.client().script_retrying(op, stop, &call).await?;
         if ours { Ok(()) } else { Err(CeleryError::LeaseLost { tag: self.tag.clone() }) }
     }
 
@@ -219,13 +256,10 @@ impl Lease {
     ///
     /// As [`ack`](Self::ack).
     pub async fn replace(self, others: &[Outgoing], stop: &CancellationToken) -> Result<(), CeleryError> {
+        let mut call = REPLACE.prepare_invoke();
         let keys = self.leases.keys();
-        let mut call = REPLACE.key(keys.unacked());
-        call.key(keys.unacked_index())
-            .key(keys.leases())
-            .arg(&self.tag)
-            .arg(self.claim.text())
-            .arg(self.claim.size);
+        call.key(keys.unacked()).key(keys.unacked_index()).key(keys.leases());
+        call.arg(&self.tag).arg(self.claim.text()).arg(self.claim.size);
         for other in others {
             call.key(other.list(keys)).arg(other.text());
         }

@@ -19,7 +19,9 @@ use tokio_util::sync::CancellationToken;
 pub use call::Call;
 pub use child::Child;
 
-static STORE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/store.lua")));
+static STORE: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(concat!(include_str!("lua/store.lua"), "return store(KEYS[1], ARGV[1], ARGV[2], ARGV[3])"))
+});
 
 /// State of a task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -306,11 +308,21 @@ impl Backend {
 
     fn call(&self, result: &TaskResult, finality: u8) -> ScriptInvocation<'static> {
         let mut call = STORE.prepare_invoke();
+        self.write(result, finality, &mut call);
+        call
+    }
+
+    /// Whether its keys lie where those of this client do, so that one script can use both.
+    pub fn is_at(&self, client: &Client) -> bool {
+        self.client.options() == client.options()
+    }
+
+    /// The key and the arguments that `store.lua` wants.
+    pub(super) fn write(&self, result: &TaskResult, finality: u8, call: &mut ScriptInvocation<'_>) {
         call.key(result_key(&self.prefix, &result.task_id))
             .arg(result.to_json(self.extended.as_deref()).to_string())
             .arg(self.expires.as_secs())
             .arg(finality);
-        call
     }
 
     /// What is stored for a task; `None` also if it is nothing that Celery writes.

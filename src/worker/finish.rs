@@ -2,6 +2,7 @@
 
 use crate::base::chain;
 use crate::celery::CeleryError;
+use crate::celery::canvas::Canvas;
 use crate::celery::lease::Lease;
 use crate::celery::message::Refusal;
 use crate::celery::result::{Backend, Child, Exception, State, StoredResult, TaskResult};
@@ -29,13 +30,17 @@ pub(super) async fn refuse(shared: &Shared, refusal: Refusal, lease: Lease) {
 /// doing it again for ever would not store it either.
 async fn store(shared: &Shared, result: &TaskResult) -> bool {
     let Err(err) = shared.backend.store(result, &shared.stop.silence).await else { return true };
-    let error = chain(&err);
     if matches!(err, CeleryError::Stopped { .. }) {
-        tracing::error!(error, "cannot store the result, the task will be delivered again");
+        tracing::error!(error = chain(&err), "cannot store the result, the task will be delivered again");
         return false;
     }
-    tracing::error!(error, state = result.state.as_str(), "redis refuses the result, it is lost");
+    lost(result, &err);
     true
+}
+
+fn lost(result: &TaskResult, err: &CeleryError) {
+    let error = chain(err);
+    tracing::error!(error, state = result.state.as_str(), "redis refuses the result, it is lost");
 }
 
 async fn acknowledge(shared: &Shared, lease: Lease) {
@@ -103,10 +108,29 @@ impl Task<'_> {
 
     /// Stores a final state, does what follows from it, and acknowledges. `false` if it came not so far.
     async fn end(&self, result: TaskResult, lease: Lease) -> bool {
-        if self.backend().is_some() && !store(self.shared, &result).await {
+        let silence = &self.shared.stop.silence;
+        let Some(backend) = self.backend() else { return self.conclude(&result, lease).await };
+        if !Canvas::ends(self.message, result.state) && backend.is_at(&self.shared.broker) {
+            match lease.ack_with(&result, backend, silence).await {
+                Err(err @ CeleryError::Refused { .. }) => lost(&result, &err),
+                Err(err) => {
+                    tracing::error!(
+                        error = chain(&err),
+                        "cannot store the result, the task will be delivered again"
+                    );
+                    return false;
+                }
+                Ok(()) => return true,
+            }
+        } else if !store(self.shared, &result).await {
             return false;
         }
-        match self.shared.canvas.end(self.message, &result, &self.shared.stop.silence).await {
+        self.conclude(&result, lease).await
+    }
+
+    /// Does what follows from a state that is stored, and acknowledges.
+    async fn conclude(&self, result: &TaskResult, lease: Lease) -> bool {
+        match self.shared.canvas.end(self.message, result, &self.shared.stop.silence).await {
             Err(err) if matches!(err, CeleryError::Stopped { .. }) => {
                 tracing::error!(
                     error = chain(&err),
@@ -124,16 +148,8 @@ impl Task<'_> {
     /// The end of a task that is done already: whoever did it may have died before all was settled.
     pub(super) async fn end_again(&self, stored: &StoredResult, lease: Lease) {
         let state = State::parse(&stored.status).unwrap_or(State::Success);
-        let result = TaskResult::new(&self.message.id, state, stored.result.clone());
-        if self
-            .shared
-            .canvas
-            .end(self.message, &result.of(self.message), &self.shared.stop.silence)
-            .await
-            .is_ok()
-        {
-            acknowledge(self.shared, lease).await;
-        }
+        let result = TaskResult::new(&self.message.id, state, stored.result.clone()).of(self.message);
+        self.conclude(&result, lease).await;
     }
 
     fn tell(&self, outcome: &Outcome, ran: Duration) {

@@ -129,6 +129,12 @@ impl Canvas {
         Some(Success { plan, children, broken })
     }
 
+    /// Whether anything follows from this state of `message`, so that [`end`](Self::end) has work to do.
+    pub fn ends(message: &Message, state: State) -> bool {
+        let chord = message.chord.is_some() && message.group.is_some();
+        chord || state == State::Failure && (message.chain.is_some() || message.errbacks.is_some())
+    }
+
     /// After a final state of `message` is stored: its part of a chord; after a FAILURE also what will
     /// never run of its chain, and its errbacks. A repeated call has no further effect.
     ///

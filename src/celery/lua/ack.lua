@@ -1,12 +1,14 @@
 -- Removes a message for good, if it is still the caller's. Replies 0 if another worker has it.
--- KEYS: unacked, unacked_index, leases. ARGV: tag, lease, length of what `unacked` holds.
-local lease = redis.call('HGET', KEYS[3], ARGV[1])
-local size = redis.call('HSTRLEN', KEYS[1], ARGV[1])
-if not lease and size == 0 then return 1 end
-if lease ~= ARGV[2] then return 0 end
-redis.call('HDEL', KEYS[3], ARGV[1])
--- Others gave it back and took it themselves: what lies there now is theirs.
-if size ~= 0 and size ~= tonumber(ARGV[3]) then return 0 end
-redis.call('ZREM', KEYS[2], ARGV[1])
-redis.call('HDEL', KEYS[1], ARGV[1])
-return 1
+-- `size` is the length of what `unacked` holds.
+local function ack(unacked, index, leases, tag, expected, size)
+  local lease = redis.call('HGET', leases, tag)
+  local found = redis.call('HSTRLEN', unacked, tag)
+  if not lease and found == 0 then return 1 end
+  if lease ~= expected then return 0 end
+  redis.call('HDEL', leases, tag)
+  -- Others gave it back and took it themselves: what lies there now is theirs.
+  if found ~= 0 and found ~= tonumber(size) then return 0 end
+  redis.call('ZREM', index, tag)
+  redis.call('HDEL', unacked, tag)
+  return 1
+end
