@@ -321,3 +321,27 @@ async fn on_a_shared_queue_each_worker_does_its_own_tasks() {
     }
     assert_eq!(worker.stop(), Some(0));
 }
+
+#[tokio::test]
+async fn what_beat_sends_by_the_apps_schedule_is_done() {
+    for python in Python::both() {
+        let lab = Lab::new();
+        let worker = lab.worker();
+        let mut beat = python.beat(&lab.celery_url(), &lab.path("")).spawn().unwrap();
+        // Two by the entry of its own, and one as part of a full backup: its set is the task that ordered it.
+        let all_sorts = eventually(async || {
+            let manifests = lab.manifests("media");
+            let in_sets = manifests.iter().filter(|manifest| manifest["set_id"].is_string()).count();
+            in_sets >= 1 && manifests.len() - in_sets >= 2
+        });
+        assert!(all_sorts.await, "{}", worker.log());
+        beat.kill().await.unwrap();
+        let mut client = client(&lab, &python);
+        for manifest in lab.manifests("media") {
+            let id = manifest["task_id"].as_str().unwrap();
+            assert_eq!(value(&mut client, id).await["backup_id"], manifest["backup_id"]);
+        }
+        let other = waiting(&lab, "celery").await;
+        assert!(!other.is_empty(), "the app's other task waits for the app's own workers");
+    }
+}

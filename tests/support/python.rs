@@ -90,6 +90,15 @@ impl Python {
         Client { _child: child, requests, answers }
     }
 
+    /// A command that runs Beat with the app's schedule, whose entries are all due every second; it keeps its
+    /// state in `folder`.
+    pub fn beat(&self, url: &str, folder: &Path) -> Command {
+        let mut command = self.command();
+        command.arg(root().join("tests/support/beat.py")).arg(url).arg(folder);
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        command
+    }
+
     /// Starts `celery worker` on the broker and result backend at `url` (as for
     /// [`client`](Self::client)) with these arguments more, such as `["-Q", "celery", "-n", "py@lab"]`, and
     /// waits until it is ready. One process and one task at a time, unless the arguments say otherwise.
