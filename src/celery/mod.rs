@@ -3,7 +3,8 @@
 //! [`client`] keeps a connection, [`consumer`] takes messages without ever losing one, [`message`]
 //! reads them, [`lease`] settles them, [`sweep`] brings back what dead workers held, [`result`]
 //! stores what `AsyncResult` reads, [`publish`] sends new tasks and retries, and [`canvas`] sends what
-//! follows from a task's end.
+//! follows from a task's end. A [`node`] is what others see of the worker: [`control`] answers them,
+//! [`events`] tells them, and [`lock`] keeps a fleet's workers from each other's work.
 //!
 //! A worker in its smallest form:
 //!

@@ -4,8 +4,8 @@ use crate::celery::consumer::Verdict;
 use crate::celery::message::Envelope;
 use crate::domain::command::Command;
 use crate::worker::Shared;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 use tokio_util::task::TaskTracker;
 
 /// Most messages that are taken at once: a flood of light ones is worked off in few round trips.
@@ -21,11 +21,13 @@ pub(super) const LIGHT: usize = 4 * MOST;
 pub(super) struct Judge<'a> {
     shared: &'a Arc<Shared>,
     tasks: &'a TaskTracker,
+    /// When the queues are looked at again for the sake of a rate limit.
+    next_look: Mutex<Option<Instant>>,
 }
 
 impl<'a> Judge<'a> {
     pub(super) fn new(shared: &'a Arc<Shared>, tasks: &'a TaskTracker) -> Self {
-        Self { shared, tasks }
+        Self { shared, tasks, next_look: Mutex::default() }
     }
 
     /// What is to be done with a message, by its headers alone, when `together` are about to be taken
@@ -59,7 +61,16 @@ impl<'a> Judge<'a> {
         if light { Verdict::Ahead } else { Verdict::Take }
     }
 
+    /// Has the queues looked at again after this wait. A message is judged many times until then; one timer
+    /// does for all.
     fn look_again_after(&self, wait: Duration) {
+        let (now, at) = (Instant::now(), Instant::now() + wait);
+        let mut next = self.next_look.lock().unwrap_or_else(PoisonError::into_inner);
+        if next.is_some_and(|next| now < next && next <= at) {
+            return;
+        }
+        *next = Some(at);
+        drop(next);
         let (shared, drain) = (Arc::clone(self.shared), self.shared.stop.drain.clone());
         self.tasks.spawn(async move {
             if drain.run_until_cancelled(tokio::time::sleep(wait)).await.is_some() {
