@@ -3,18 +3,21 @@
 use crate::base::chain;
 use crate::base::clock::SystemClock;
 use crate::catalog::Catalog;
+use crate::catalog::mirror::{self, Mirror};
 use crate::celery::CeleryError;
-use crate::component::Component;
 use crate::component::media::Media;
-use crate::component::postgres::Postgres;
+use crate::component::postgres::{self, Excluded, Postgres, PostgresConfig};
+use crate::component::weaviate::Weaviate;
+use crate::component::{Component, Shelf};
 use crate::config::Config;
 use crate::domain::component::ComponentName;
-use crate::engine::{Engine, Locks};
+use crate::engine::{Engine, Locks, StoreShelf};
 use crate::observe::metrics::Metrics;
 use crate::store::Store;
 use crate::store::local::{LocalStore, RootError};
+use crate::store::s3::{Observer, Request, S3OpenError, S3Store};
 use crate::worker::{Ending, Worker};
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// The parts that every front door works with.
@@ -26,6 +29,8 @@ pub struct App {
     pub metrics: Metrics,
     /// The destination as what it is, for what only a folder needs.
     local: Arc<LocalStore>,
+    /// The same of the other one.
+    bucket: Option<Arc<S3Store>>,
     /// As it was read.
     pub config: Config,
 }
@@ -36,6 +41,9 @@ pub enum BuildError {
     /// The backup folder cannot be used.
     #[error("open BACKUP_ROOT")]
     Root(#[from] RootError),
+    /// The certificates for the bucket cannot be used.
+    #[error("open AWS_BACKUP_BUCKET")]
+    Bucket(#[from] S3OpenError),
     /// A metric is wrong: a bug.
     #[error("register metrics")]
     Metrics(#[from] prometheus::Error),
@@ -47,25 +55,33 @@ impl App {
     /// # Errors
     ///
     /// [`BuildError::Root`] when the backup folder cannot be made or written.
-    pub fn build(config: Config) -> Result<Self, BuildError> {
+    pub async fn build(config: Config) -> Result<Self, BuildError> {
         let metrics = Metrics::new(env!("CARGO_PKG_VERSION"))?;
         let local = Arc::new(LocalStore::open(&config.root, config.min_free)?);
-        let store: Arc<dyn Store> = Arc::clone(&local) as _;
+        let bucket = bucket(&config, &metrics).await?;
+        let near: Arc<dyn Store> = Arc::clone(&local) as _;
+        let far = bucket.clone().map(|bucket| bucket as Arc<dyn Store>);
+        let stores: Vec<_> = std::iter::once(near).chain(far).collect();
+        // What lies in the folder is seen also where nothing new goes there.
+        let destinations = stores.iter().skip(usize::from(!config.destinations.local)).cloned().collect();
         let clock = Arc::new(SystemClock);
+        let shelf = bucket.clone().and_then(|bucket| shelf_in(bucket, &config));
         let engine = Engine {
-            components: components(&config),
-            not_yet: config.not_yet(),
+            components: components(&config, shelf),
             left_out: config.left_out(),
-            catalog: Catalog::new(vec![Arc::clone(&store)]),
+            catalog: Catalog::new(stores),
+            mirror: mirror(&config),
+            destinations,
+            cleanup_local: config.destinations.cleanup_local,
             locks: Locks::new(config.root.join(".locks")),
-            store,
             compression: config.compression,
+            encryption: config.encryption.clone(),
             policy: config.policy,
             clock,
             metrics: metrics.clone(),
             host: config.host.clone(),
         };
-        Ok(Self { engine: Arc::new(engine), metrics, local, config })
+        Ok(Self { engine: Arc::new(engine), metrics, local, bucket, config })
     }
 }
 
@@ -93,15 +109,99 @@ impl App {
             }
             Err(err) => tracing::warn!(error = %chain(&err), "cannot remove the partial files of dead runs"),
         }
+        if let Some(mirror) = &self.engine.mirror {
+            mirror.make_tables();
+        }
+        self.sweep_bucket().await;
+        self.engine.recover().await;
         self.engine.refresh_metrics().await;
     }
 }
 
+impl App {
+    /// Removes what uploads of dead runs have left in the bucket.
+    async fn sweep_bucket(&self) {
+        /// Longer than any upload takes: nobody can tell in a bucket whether a process lives.
+        const STALE: Duration = Duration::from_hours(24);
+        let Some(bucket) = &self.bucket else { return };
+        let folders: Vec<_> =
+            ComponentName::ALL.iter().filter_map(|component| component.as_str().parse().ok()).collect();
+        match bucket.sweep_uploads(&folders, STALE).await {
+            Ok(0) => {}
+            Ok(uploads) => tracing::info!(uploads, "removed the uploads of dead runs from the bucket"),
+            Err(err) => {
+                tracing::warn!(error = %chain(&err), "cannot look for uploads of dead runs in the bucket");
+            }
+        }
+    }
+
+    /// Waits until the tables in the app's database are up to date, and what uploads have left that were given
+    /// up is removed; for some seconds at most. For the end of the program.
+    pub async fn settle(&self) {
+        if let Some(mirror) = &self.engine.mirror {
+            mirror.settle().await;
+        }
+        if let Some(bucket) = &self.bucket {
+            bucket.settle().await;
+        }
+    }
+}
+
+/// The bucket, whose requests are counted.
+async fn bucket(config: &Config, metrics: &Metrics) -> Result<Option<Arc<S3Store>>, S3OpenError> {
+    let Some(config) = &config.destinations.bucket else { return Ok(None) };
+    let metrics = metrics.clone();
+    let observer: Observer =
+        Arc::new(move |request: Request| metrics.request("s3", request.op, request.result, request.retry));
+    Ok(Some(Arc::new(S3Store::open(config.clone(), Some(observer)).await?)))
+}
+
+/// Where Weaviate may write to by itself, if there is a bucket that can be used.
+pub async fn shelf(config: &Config) -> Option<Arc<dyn Shelf>> {
+    let bucket = S3Store::open(config.destinations.bucket.clone()?, None).await.ok()?;
+    shelf_in(Arc::new(bucket), config)
+}
+
+fn shelf_in(bucket: Arc<S3Store>, config: &Config) -> Option<Arc<dyn Shelf>> {
+    let at = config.destinations.bucket.as_ref()?;
+    let place = (at.bucket.clone(), at.prefix.as_ref().map(ToString::to_string));
+    Some(Arc::new(StoreShelf::new(bucket, ComponentName::Weaviate, place)))
+}
+
+/// The tables in the app's database, when there is one; whether it may be backed up or not.
+fn mirror(config: &Config) -> Option<Mirror> {
+    /// Nobody waits for the tables, but the end of the program does.
+    const CONNECT: Duration = Duration::from_secs(3);
+    let postgres = config.postgres.clone()?;
+    let postgres = PostgresConfig { connect_timeout: postgres.connect_timeout.min(CONNECT), ..postgres };
+    match postgres::pool(&postgres) {
+        Ok(pool) => Some(Mirror::new(pool)),
+        Err(err) => {
+            // A backup says so too, louder.
+            tracing::warn!(error = %chain(&err), "there will be no tables for Django Admin");
+            None
+        }
+    }
+}
+
+/// The tables whose rows come from the catalogue and not from backups.
+fn mirrored() -> Vec<Excluded> {
+    let excluded = |(schema, table): (&str, &str)| Excluded {
+        schema: schema.to_owned(),
+        table: table.to_owned(),
+        comment: mirror::MARK.to_owned(),
+    };
+    mirror::TABLES.into_iter().map(excluded).collect()
+}
+
 /// The components that are configured and that `BACKUP_COMPONENTS` names: a fourth one is a row here.
-pub fn components(config: &Config) -> Vec<Arc<dyn Component>> {
+pub fn components(config: &Config, shelf: Option<Arc<dyn Shelf>>) -> Vec<Arc<dyn Component>> {
     let mut found: Vec<Arc<dyn Component>> = Vec::new();
     if let Some(postgres) = config.postgres.clone().filter(|_| config.wants(ComponentName::Postgres)) {
-        found.push(Arc::new(Postgres::new(postgres, Vec::new())));
+        found.push(Arc::new(Postgres::new(postgres, mirrored())));
+    }
+    if let Some(weaviate) = config.weaviate.clone().filter(|_| config.wants(ComponentName::Weaviate)) {
+        found.push(Arc::new(Weaviate::new(weaviate, shelf)));
     }
     if let Some(media) = config.media.clone().filter(|_| config.wants(ComponentName::Media)) {
         found.push(Arc::new(Media::new(media)));

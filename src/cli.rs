@@ -5,12 +5,16 @@
 #![expect(clippy::doc_markdown, reason = "doc comments here are help texts, for terminals")]
 
 mod backup;
+mod catalog;
 mod check;
 mod healthcheck;
 mod list;
 mod output;
+mod pin;
 mod prune;
+mod restore;
 mod show;
+mod verify;
 mod worker;
 
 use crate::app::{App, BuildError};
@@ -40,6 +44,7 @@ const EXAMPLES: &str = "\
 On a bad day:
   rna-backup check                    what is out of order, and what to do about it
   rna-backup list                     which backups there are
+  rna-backup verify all               whether the newest ones are whole
   rna-backup show latest              the newest one, and the commands that open it with plain tools
 
 With the settings in a file:
@@ -50,7 +55,7 @@ Exit status:
   1  failed: the last lines on standard error say why
   2  the command line or a setting is wrong; nothing was touched
   3  there is no such backup
-  4  a backup did not prove whole, and was not kept
+  4  a backup is not whole: a new one was not kept, an old one was marked
   5  another process works on that component; try again later";
 
 #[derive(Debug, Subcommand)]
@@ -74,9 +79,10 @@ enum Command {
     ///
     /// Those of the app's old tasks are among them, as far as their files lie in BACKUP_ROOT.
     ///
-    /// VERIFIED says how far a backup was proven when it was made: `decode` means decoded to its
-    /// end and counted, `none` that nobody has looked. STATE is of now: `ok`, `failed` (the file has
-    /// another length than it should) or `missing`.
+    /// VERIFIED says how far a backup was proven, when it was made or by `verify` since: `decode` means
+    /// decoded to its end and counted, `none` that nobody has looked or that it did not hold. STATE is
+    /// of now: `ok`, `failed` (the file has another length than it should, or `verify` found it damaged)
+    /// or `missing`.
     List(list::ListArgs),
     /// Show everything about one backup, and how to open it with plain tools.
     ///
@@ -84,19 +90,51 @@ enum Command {
     /// the archive.
     #[command(after_help = show::EXAMPLES)]
     Show(show::ShowArgs),
+    /// Read backups again, to their end, and compare them with what is known of them.
+    ///
+    /// In every destination: bytes and hash, then the archive is decoded and what is in it is counted,
+    /// as when it was made. The live data is not touched. One that is not whole is marked: `latest` and
+    /// retention count on it no more, and `list` shows it as failed.
+    ///
+    /// Files of the app's old tasks are read to their end; nothing was noted to compare them with.
+    #[command(after_help = verify::EXAMPLES)]
+    Verify(verify::VerifyArgs),
+    /// Keep a backup for good: retention leaves it alone until `unpin`.
+    Pin(pin::OneBackupArgs),
+    /// Leave a pinned backup to retention again.
+    Unpin(pin::OneBackupArgs),
+    /// Say of a backup that is much smaller than the one before that it is as it should be.
+    ///
+    /// A backup whose bytes, files, tables or rows fall by more than half against the last one is kept,
+    /// and flagged: perhaps somebody has just lost data, and older backups have it. As long as the
+    /// newest one is flagged, retention deletes nothing of that component; `accept` or `pin` ends that.
+    Accept(pin::OneBackupArgs),
     /// Delete the backups that retention no longer keeps.
     ///
-    /// This also happens after each backup. Kept are those younger than BACKUP_RETENTION_DAYS, the
+    /// This also happens after each backup; but nothing goes while the newest one is much smaller than
+    /// before (see `accept`). Kept are those younger than BACKUP_RETENTION_DAYS, the
     /// pinned ones, the newest verified ones (BACKUP_KEEP_LAST, always at least what is set there),
     /// those of BACKUP_KEEP_WEEKLY and BACKUP_KEEP_MONTHLY, and every file that rna-backup did not
     /// make itself.
     #[command(after_help = prune::EXAMPLES)]
     Prune(prune::PruneArgs),
+    /// Make the catalogue anew from the destinations alone.
+    #[command(subcommand)]
+    Catalog(catalog::CatalogCommand),
     /// Look at every dependency and say what to do about those that are not fit.
     ///
     /// Nothing is changed, but that BACKUP_ROOT is made if it is missing. Ends with 1 when something
     /// is not fit.
     Check(JsonFlag),
+    /// Restore a component from a backup, after a question.
+    ///
+    /// The archive is checked, restored beside the live data and compared with its manifest; only then it
+    /// takes the place of the live data, in one instant. Whatever goes wrong before leaves the live data
+    /// as it was. What was replaced is kept until the next backup succeeds, for `undo`.
+    #[command(after_help = restore::EXAMPLES)]
+    Restore(restore::RestoreArgs),
+    /// Put back what the last restore replaced.
+    Undo(restore::UndoArgs),
     /// Ask the worker on this machine whether it is alive; for container health checks.
     ///
     /// Asks /livez on BACKUP_METRICS_ADDR. A worker that waits for a broker that is down is alive:
@@ -170,15 +208,27 @@ impl From<EngineError> for Failure {
         const LIST: &str =
             "`rna-backup list` shows which backups there are, and whether their manifests can be read";
         let (exit, hint) = match &err {
-            EngineError::NotConfigured { .. } | EngineError::LeftOut { .. } | EngineError::NotYet { .. } => {
-                (Exit::Usage, None)
-            }
-            EngineError::Busy { .. } => {
-                (Exit::Busy, Some("try again when that has ended; `rna-backup backup --wait` waits for it"))
-            }
+            EngineError::NotConfigured { .. }
+            | EngineError::LeftOut { .. }
+            | EngineError::NotOurs { .. }
+            | EngineError::Locked { .. } => (Exit::Usage, None),
+            EngineError::Copy { .. } => (
+                Exit::Failed,
+                Some("it counts, and can be restored; `rna-backup check` says what that destination wants"),
+            ),
+            EngineError::Busy { .. } => (
+                Exit::Busy,
+                Some(
+                    "try again when that has ended; with `--wait`, `backup`, `verify`, `pin` and `accept` wait for it",
+                ),
+            ),
             EngineError::Verify { .. } => {
                 (Exit::Unverified, Some("the archive was not kept; earlier backups are as they were"))
             }
+            EngineError::Damaged { .. } => (
+                Exit::Unverified,
+                Some("the live data was not touched; try another backup, `rna-backup list` shows them"),
+            ),
             EngineError::Cancelled => (Exit::Failed, Some("nothing of it was kept")),
             EngineError::Catalog(CatalogError::NotFound { .. }) => (Exit::NotFound, Some(LIST)),
             EngineError::Catalog(CatalogError::Refused { .. }) => (Exit::Usage, Some(LIST)),
@@ -192,15 +242,22 @@ impl From<EngineError> for Failure {
 }
 
 /// The parts, for commands that only look at backups: they make no folder where there is none, since
-/// that may be a disk that is not mounted.
-fn open(config: Config) -> Result<App, Failure> {
+/// that may be a disk that is not mounted. With a bucket there is somewhere else to look.
+async fn open(config: Config) -> Result<App, Failure> {
     // A folder that may not be looked at is not a missing one: opening it says what is wrong.
-    if config.root.try_exists().unwrap_or(true) {
-        return Ok(App::build(config)?);
+    if config.destinations.bucket.is_some() || config.root.try_exists().unwrap_or(true) {
+        return Ok(App::build(config).await?);
     }
     let why = format!("there are no backups: {} (BACKUP_ROOT) does not exist", config.root.display());
     let hint = Some("mount it or correct the setting; the first backup makes the folder");
     Err(Failure { hint, ..Failure::new(Exit::NotFound, why) })
+}
+
+/// Waits for the work of a command, and then for what the parts still do behind it.
+async fn settled<T>(app: &App, work: impl Future<Output = T>) -> T {
+    let done = work.await;
+    app.settle().await;
+    done
 }
 
 impl Cli {
@@ -218,7 +275,14 @@ pub async fn run(cli: Cli, config: Config) -> Exit {
         Command::Backup(args) => backup::run(config, args).await,
         Command::List(args) => list::run(config, args).await,
         Command::Show(args) => show::run(config, args).await,
+        Command::Verify(args) => verify::run(config, args).await,
+        Command::Pin(args) => pin::run(config, args, true).await,
+        Command::Unpin(args) => pin::run(config, args, false).await,
+        Command::Accept(args) => pin::accept(config, args).await,
         Command::Prune(args) => prune::run(config, args).await,
+        Command::Restore(args) => Box::pin(restore::run(config, args)).await,
+        Command::Undo(args) => restore::undo(config, args).await,
+        Command::Catalog(command) => catalog::run(config, command).await,
         Command::Check(flag) => check::run(config, flag).await,
         Command::Healthcheck(flag) => healthcheck::run(&config, flag).await,
     };

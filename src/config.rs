@@ -1,15 +1,22 @@
 //! The settings of the whole program: the sum of what its parts want, read once at start.
 
+mod celery;
+mod destinations;
+mod weaviate;
+
 use crate::base::env::{ConfigError, Env, Warning};
-use crate::celery::client::ConnectOptions;
-use crate::component::media::MediaConfig;
+use crate::component::media::{Increments, MediaConfig};
 use crate::component::postgres::PostgresConfig;
+use crate::component::weaviate::WeaviateConfig;
 use crate::domain::component::ComponentName;
 use crate::domain::retention::Policy;
 use crate::observe::telemetry::LogFormat;
+use crate::stream::crypt::Encryption;
 use crate::stream::pack::Compression;
 use crate::worker::Options;
-use secrecy::{ExposeSecret, SecretString};
+pub use destinations::Destinations;
+use secrecy::ExposeSecret;
+
 use std::{
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
@@ -21,6 +28,7 @@ const NUMBER: &str = "a whole number";
 const MINUTE: Duration = Duration::from_mins(1);
 const HOUR: Duration = Duration::from_hours(1);
 const DAY: Duration = Duration::from_hours(24);
+const WEEK: Duration = Duration::from_hours(7 * 24);
 
 /// Everything that can be set.
 #[derive(Debug, Clone)]
@@ -41,10 +49,12 @@ pub struct Config {
     pub postgres: Option<PostgresConfig>,
     /// The media folder, if it is configured.
     pub media: Option<MediaConfig>,
-    /// Whether `WEAVIATE_URL` is set.
-    pub weaviate: Option<SecretString>,
-    /// The bucket, if there is one: not written to by this version.
-    pub bucket: Option<BucketConfig>,
+    /// The vector database, if it is configured.
+    pub weaviate: Option<WeaviateConfig>,
+    /// Where backups go.
+    pub destinations: Destinations,
+    /// Who can open them.
+    pub encryption: Encryption,
     /// The Celery side.
     pub worker: Options,
     /// `BACKUP_METRICS_ADDR`.
@@ -53,19 +63,6 @@ pub struct Config {
     pub log_format: LogFormat,
     /// `RUST_LOG`; unset: what suits the command.
     pub log_filter: Option<String>,
-}
-
-/// Where the bucket is and who may use it.
-#[derive(Debug, Clone)]
-pub struct BucketConfig {
-    /// `AWS_BACKUP_BUCKET`.
-    pub name: String,
-    /// `AWS_S3_ENDPOINT`; unset: AWS itself.
-    pub endpoint: Option<String>,
-    /// `AWS_REGION`.
-    pub region: String,
-    /// `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`; unset: the SDK's own chain.
-    pub keys: Option<(SecretString, SecretString)>,
 }
 
 impl Config {
@@ -84,12 +81,12 @@ impl Config {
         let only: Option<Vec<ComponentName>> = env.list("BACKUP_COMPONENTS");
         let named = |name| only.as_ref().is_some_and(|only| only.contains(&name));
         let postgres = read_postgres(env, named(ComponentName::Postgres));
-        let media = env.optional::<PathBuf>("MEDIA_ROOT").map(|root| MediaConfig { root });
-        let weaviate = env.secret("WEAVIATE_URL");
-        for (name, missing) in
-            [(ComponentName::Media, media.is_none()), (ComponentName::Weaviate, weaviate.is_none())]
+        let mut media = env.optional::<PathBuf>("MEDIA_ROOT").map(MediaConfig::full);
+        let full_every = env.duration("BACKUP_MEDIA_FULL_EVERY", WEEK);
+        for (name, setting) in
+            [(ComponentName::Media, "MEDIA_ROOT"), (ComponentName::Weaviate, "WEAVIATE_URL")]
         {
-            if missing && named(name) {
+            if named(name) && !env.is_set(setting) {
                 env.note(name.setting(), format_args!("is required, because BACKUP_COMPONENTS names {name}"));
             }
         }
@@ -98,6 +95,7 @@ impl Config {
         if let (Some(root), Some(media)) = (&root, &media) {
             keep_apart(env, root, &media.root);
         }
+        let weaviate = weaviate::read(env, root.as_deref().unwrap_or(Path::new("")));
         let policy = Policy {
             days: env.of_kind("BACKUP_RETENTION_DAYS", "a whole number of days", 7),
             last: env.of_kind("BACKUP_KEEP_LAST", NUMBER, 1),
@@ -106,16 +104,21 @@ impl Config {
         };
         let (min_free, compression) =
             (env.bytes("BACKUP_MIN_FREE", GIB), env.or("BACKUP_COMPRESSION", Compression::default()));
-        let worker = read_worker(env, &host);
+        let worker = celery::read_worker(env, &host, root.as_deref().unwrap_or(Path::new("")));
         let everywhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 9188));
         let metrics_addr =
             env.of_kind("BACKUP_METRICS_ADDR", "an address with a port, such as 0.0.0.0:9188", everywhere);
         let (log_format, log_filter) =
             (env.or("BACKUP_LOG_FORMAT", LogFormat::default()), env.optional("RUST_LOG"));
-        let bucket = read_bucket(env);
-        refuse_what_is_to_come(env, bucket.as_ref());
+        let (destinations, encryption) = (destinations::read(env), destinations::read_encryption(env));
         // All is read by now: what is missing here was noted above.
-        let (root, postgres, worker) = (root?, postgres?, worker?);
+        let (root, mut postgres, worker) = (root?, postgres?, worker?);
+        if let Some(postgres) = &mut postgres {
+            postgres.scratch = Some(root.clone());
+        }
+        if let Some(media) = media.as_mut().filter(|_| !full_every.is_zero()) {
+            media.increments = Some(Increments { full_every, state: root.join(".media") });
+        }
         Some(Self {
             host,
             root,
@@ -126,7 +129,8 @@ impl Config {
             postgres,
             media,
             weaviate,
-            bucket,
+            destinations,
+            encryption,
             worker,
             metrics_addr,
             log_format,
@@ -137,12 +141,6 @@ impl Config {
     /// Whether `BACKUP_COMPONENTS` lets the component be backed up.
     pub fn wants(&self, name: ComponentName) -> bool {
         self.only.as_ref().is_none_or(|only| only.contains(&name))
-    }
-
-    /// Components that have settings but that this version cannot back up.
-    pub fn not_yet(&self) -> Vec<ComponentName> {
-        let weaviate = self.weaviate.is_some() && self.wants(ComponentName::Weaviate);
-        if weaviate { vec![ComponentName::Weaviate] } else { Vec::new() }
     }
 
     /// Components that have settings but that `BACKUP_COMPONENTS` does not name.
@@ -181,80 +179,17 @@ fn read_postgres(env: &mut Env, named: bool) -> Option<Option<PostgresConfig>> {
     };
     let (sslmode, sslrootcert) = (env.optional("POSTGRES_SSLMODE"), env.optional("POSTGRES_SSLROOTCERT"));
     let bin_dir = env.optional("BACKUP_PG_BIN_DIR");
+    let jobs = env.of_kind("BACKUP_PG_JOBS", NUMBER, PostgresConfig::default().jobs);
+    if jobs == 0 {
+        env.note("BACKUP_PG_JOBS", "must be at least 1");
+    }
     if let Some(config) = &mut config {
+        config.jobs = jobs;
         config.sslmode = sslmode.unwrap_or(config.sslmode);
         config.sslrootcert = sslrootcert.or(config.sslrootcert.take());
         config.bin_dir = bin_dir;
     }
     if configured { config.map(Some) } else { Some(None) }
-}
-
-fn read_worker(env: &mut Env, host: &str) -> Option<Options> {
-    const LOCAL: &str = "redis://localhost:6379";
-    let common = env.secret("REDIS_URL").unwrap_or_else(|| LOCAL.into());
-    let master: Option<String> = env.optional("BACKUP_SENTINEL_MASTER");
-    let mut connect = |name: &str| {
-        let (from, url) = env.secret(name).map_or(("REDIS_URL", common.clone()), |url| (name, url));
-        if master.is_none() && ConnectOptions::needs_master(url.expose_secret()) {
-            env.note("BACKUP_SENTINEL_MASTER", format_args!("is required, because {from} is sentinel://"));
-            return None;
-        }
-        ConnectOptions::parse_with(url.expose_secret(), master.as_deref())
-            .map_err(|err| env.note(from, crate::base::chain(&err)))
-            .ok()
-    };
-    let (broker, backend) = (connect("CELERY_BROKER_URL"), connect("CELERY_RESULT_BACKEND"));
-    let concurrency = env.of_kind("BACKUP_CONCURRENCY", NUMBER, 2_usize);
-    if concurrency == 0 {
-        env.note("BACKUP_CONCURRENCY", "must be at least 1");
-    }
-    let node = env.optional::<String>("BACKUP_WORKER_NAME").unwrap_or_else(|| "backup".to_owned());
-    let node = if node.contains('@') { node } else { format!("{node}@{host}") };
-    let visibility_timeout = env.duration("BACKUP_VISIBILITY_TIMEOUT", HOUR);
-    if visibility_timeout.is_zero() {
-        env.note(
-            "BACKUP_VISIBILITY_TIMEOUT",
-            "must be more than 0: what others work on would be taken from them",
-        );
-    }
-    let options = Options {
-        node: node.replace("%h", host),
-        queues: env.list("BACKUP_QUEUES").unwrap_or_else(|| vec!["backups".to_owned()]),
-        concurrency,
-        max_retries: env.of_kind("BACKUP_MAX_RETRIES", NUMBER, 3),
-        retry_delay: env.duration("BACKUP_RETRY_DELAY", 5 * MINUTE),
-        restore_key: env.secret("BACKUP_RESTORE_KEY"),
-        grace: env.duration("BACKUP_SHUTDOWN_GRACE", MINUTE / 2),
-        broker_prefix: env.or("BACKUP_BROKER_KEYPREFIX", String::new()),
-        result_prefix: env.or("BACKUP_RESULT_KEYPREFIX", String::new()),
-        result_expires: env.duration("BACKUP_RESULT_EXPIRES", DAY),
-        visibility_timeout,
-        time_limit: Some(env.duration("BACKUP_TIME_LIMIT", Duration::ZERO)).filter(|limit| !limit.is_zero()),
-        result_extended: env.flag("BACKUP_RESULT_EXTENDED", false),
-        task_events: env.flag("BACKUP_TASK_EVENTS", false),
-        broker: broker?,
-        backend: backend?,
-    };
-    Some(options)
-}
-
-fn read_bucket(env: &mut Env) -> Option<BucketConfig> {
-    let keys = (env.secret("AWS_ACCESS_KEY_ID"), env.secret("AWS_SECRET_ACCESS_KEY"));
-    let (endpoint, region) = (env.optional("AWS_S3_ENDPOINT"), env.or("AWS_REGION", "us-east-1".to_owned()));
-    let name: String = env.optional("AWS_BACKUP_BUCKET")?;
-    let keys = match keys {
-        (Some(id), Some(secret)) => Some((id, secret)),
-        (None, None) => None,
-        (Some(_), None) => {
-            env.note("AWS_SECRET_ACCESS_KEY", "is required beside AWS_ACCESS_KEY_ID");
-            None
-        }
-        (None, Some(_)) => {
-            env.note("AWS_ACCESS_KEY_ID", "is required beside AWS_SECRET_ACCESS_KEY");
-            None
-        }
-    };
-    Some(BucketConfig { name, endpoint, region, keys })
 }
 
 /// Archives inside the media folder would be backed up again and again, and media among the
@@ -285,26 +220,6 @@ fn real(path: &Path) -> PathBuf {
     }
 }
 
-/// Settings that are promised and that this version does not honour. What would make a backup less
-/// safe than its owner thinks stops the program; the rest is said.
-fn refuse_what_is_to_come(env: &mut Env, bucket: Option<&BucketConfig>) {
-    if env.is_set("BACKUP_AGE_RECIPIENTS") {
-        env.note(
-            "BACKUP_AGE_RECIPIENTS",
-            "encryption is not in this version yet: unset it, or archives would lie there in the clear",
-        );
-    }
-    if !env.flag("BACKUP_LOCAL", true) {
-        env.note("BACKUP_LOCAL", "backups to S3 alone are not in this version yet: leave it True");
-    }
-    if bucket.is_some() {
-        env.warn(
-            "AWS_BACKUP_BUCKET",
-            "copies to S3 are not in this version yet: backups are kept in BACKUP_ROOT alone",
-        );
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -316,7 +231,7 @@ mod tests {
     #[test]
     fn without_any_setting_the_defaults_of_the_contract_hold() {
         let (config, warnings) = read(&[]).unwrap();
-        assert!(config.postgres.is_none() && config.media.is_none() && config.not_yet().is_empty());
+        assert!(config.postgres.is_none() && config.media.is_none() && config.weaviate.is_none());
         assert_eq!(config.worker.queues, ["backups"]);
         assert_eq!(config.worker.node, format!("backup@{}", config.host));
         assert_eq!((config.worker.max_retries, config.worker.retry_delay), (3, 5 * MINUTE));
@@ -338,9 +253,27 @@ mod tests {
         ])
         .unwrap();
         assert_eq!(config.postgres.as_ref().unwrap().database, "lab");
-        assert_eq!(config.not_yet(), [ComponentName::Weaviate]);
+        assert_eq!(config.weaviate.as_ref().unwrap().server.to_string(), "weaviate:8080");
         let shown = format!("{config:?}");
         assert!(!shown.contains("s3cret") && !shown.contains(":pw@"), "{shown}");
+    }
+
+    #[test]
+    fn what_is_wrong_with_weaviate_is_told_without_its_secrets() {
+        let url = ("WEAVIATE_URL", "http://weaviate:8080");
+        for (setting, words) in [
+            (("WEAVIATE_URL", "http://me:hunter2@weaviate"), "WEAVIATE_URL"),
+            (("BACKUP_WEAVIATE_BACKEND", "gcs"), "must be auto, filesystem, s3 or export"),
+            (("BACKUP_WEAVIATE_DRILL_URL", "http://weaviate:8080"), "name a second server"),
+            (("WEAVIATE_CLIENT_CERT", "/c.pem"), "WEAVIATE_CLIENT_KEY"),
+        ] {
+            let err = read(&[url, setting]).unwrap_err().to_string();
+            assert!(err.contains(words) && !err.contains("hunter2"), "{err}");
+        }
+        let (config, _) =
+            read(&[url, ("WEAVIATE_TLS_ENABLED", "True"), ("WEAVIATE_API_KEY", "hunter2")]).unwrap();
+        assert!(!format!("{config:?}").contains("hunter2"));
+        assert_eq!(config.weaviate.unwrap().timeout, 6 * HOUR);
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! rna-backup takes Celery tasks from a Django app's Redis broker and backs up the app's PostgreSQL
-//! and media folder, so that every backup that counts was proven.
+//! rna-backup takes Celery tasks from a Django app's Redis broker and backs up and restores the app's
+//! PostgreSQL, Weaviate and media folder, so that every backup that counts was proven.
 //!
 //! # The house
 //!
@@ -9,7 +9,7 @@
 //! | --- | --- | --- |
 //! | 4 | [`worker`] | one message from lease to acknowledgement, shutdown |
 //! | 3 | [`engine`] | backup, retention, locks: knows components and stores, not Celery |
-//! | 2 | [`component`] | what can be backed up: PostgreSQL, media |
+//! | 2 | [`component`] | what can be backed up: PostgreSQL, Weaviate, media |
 //! | 2 | [`store`], [`catalog`] | where archives lie, and which backups exist |
 //! | 2 | [`observe`] | metrics, health, logs |
 //! | 1 | [`celery`] | an island: Celery's wire format on Redis; imports nothing of ours |

@@ -2,7 +2,7 @@
 
 use clap::Parser;
 use rna_backup::{
-    base::env::Env,
+    base::{dumps, env::Env},
     cli::{self, Cli, Exit},
     config::Config,
     observe::telemetry,
@@ -33,6 +33,9 @@ fn main() -> ExitCode {
         }
     };
     telemetry::init(config.log_format, config.log_filter.as_deref().unwrap_or(cli.log_filter()));
+    if let Err(err) = dumps::forbid() {
+        tracing::warn!(error = %err, "cannot forbid core dumps, which hold secrets");
+    }
     for warning in warnings {
         tracing::warn!("{warning}");
     }

@@ -16,7 +16,7 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("catalog", &["base", "domain", "store"]),
     ("observe", &["base", "domain"]),
     ("engine", &["base", "domain", "stream", "store", "component", "catalog", "observe"]),
-    ("config", &["base", "domain", "celery", "stream", "component", "observe", "worker"]),
+    ("config", &["base", "domain", "celery", "stream", "store", "component", "observe", "worker"]),
     ("worker", &["base", "domain", "celery", "store", "component", "catalog", "engine", "observe"]),
     (
         "app",
@@ -34,8 +34,25 @@ const FLOORS: &[(&str, &[&str])] = &[
             "config",
         ],
     ),
-    ("preflight", &["base", "domain", "celery", "component", "store", "worker", "config", "app"]),
-    ("cli", &["base", "domain", "catalog", "engine", "observe", "config", "app", "preflight"]),
+    (
+        "preflight",
+        &["base", "domain", "celery", "stream", "component", "store", "catalog", "worker", "config", "app"],
+    ),
+    (
+        "cli",
+        &[
+            "base",
+            "domain",
+            "stream",
+            "catalog",
+            "component",
+            "engine",
+            "observe",
+            "config",
+            "app",
+            "preflight",
+        ],
+    ),
     ("main", &[]),
 ];
 

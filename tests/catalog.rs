@@ -1,7 +1,7 @@
 //! The catalogue over real folders.
 
 use crate::store_contract::{content, key, upload};
-use crate::support::catalog::{Lab, Named, at, manifest};
+use crate::support::catalog::{Lab, at, manifest, named};
 use rna_backup::catalog::{Catalog, CatalogError, Origin, manifest_key};
 use rna_backup::domain::{
     component::ComponentName::{Media, Postgres, Weaviate},
@@ -117,38 +117,44 @@ async fn a_task_finds_the_manifest_that_it_wrote() {
     let lab = Lab::new();
     let made = lab.backup(Media, 1).await;
     lab.backup(Media, 2).await;
-    assert_eq!(lab.catalog.by_task(Media, "task-media-1").await.unwrap(), Some(made.clone()));
-    assert_eq!(lab.catalog.by_task(Media, "task-media-9").await.unwrap(), None);
-    assert_eq!(lab.catalog.by_task(Postgres, "task-media-1").await.unwrap(), None);
+    let by_task = async |task_id: &str| lab.catalog.list(None).await.unwrap().by_task(task_id).cloned();
+    assert_eq!(by_task("task-media-1").await, Some(made.clone()));
+    assert_eq!(by_task("task-media-9").await, None);
 
     let pinned = Manifest { pinned: true, ..made };
     lab.catalog.write(&pinned).await.unwrap();
-    assert_eq!(lab.catalog.by_task(Media, "task-media-1").await.unwrap(), Some(pinned));
+    assert_eq!(by_task("task-media-1").await, Some(pinned));
 }
 
 #[tokio::test]
 async fn a_manifest_is_read_once_until_it_changes() {
     let lab = Lab::new();
-    let counted = Arc::new(Named::new(lab.dir.path(), "local"));
+    let counted = Arc::new(named(lab.dir.path(), "local"));
     let catalog = Catalog::new(vec![counted.clone()]);
     for hour in 0..20 {
         lab.backup(Media, hour).await;
     }
-    for _ in 0..5 {
-        assert!(catalog.by_task(Media, "task-media-3").await.unwrap().is_some());
+    for component in [None, Some(Media), None] {
+        assert!(catalog.list(component).await.unwrap().by_task("task-media-3").is_some());
     }
     assert_eq!(counted.opened.load(Ordering::Relaxed), 20);
     // Written by another process, so that only its length and time tell.
     let other = Manifest { pinned: true, ..manifest(Media, 3, &["local"]) };
     lab.catalog.write(&other).await.unwrap();
-    assert_eq!(catalog.by_task(Media, "task-media-3").await.unwrap(), Some(other));
+    assert_eq!(catalog.list(None).await.unwrap().by_task("task-media-3"), Some(&other));
     assert_eq!(counted.opened.load(Ordering::Relaxed), 21);
 }
 
 #[tokio::test]
 async fn an_id_is_free_when_nothing_has_its_name() {
     let lab = Lab::new();
-    let next = async || lab.catalog.next_id(Media, at(1)).await.unwrap().to_string();
+    let of =
+        async |name, component| lab.catalog.list(component).await.unwrap().next_id(name, at(1)).to_string();
+    let next = async || {
+        let id = of(Media, Some(Media)).await;
+        assert_eq!(of(Media, None).await, id);
+        id
+    };
     assert_eq!(next().await, "media_backup_20261122_010000");
     lab.plant("manifests/media/media_backup_20261122_010000.json", "damaged");
     assert_eq!(next().await, "media_backup_20261122_010000_2");
@@ -156,7 +162,7 @@ async fn an_id_is_free_when_nothing_has_its_name() {
     assert_eq!(next().await, "media_backup_20261122_010000_3");
     lab.plant("media/media_backup_20261122_010000_3/a/folder", "");
     assert_eq!(next().await, "media_backup_20261122_010000_4");
-    assert_eq!(lab.catalog.next_id(Postgres, at(1)).await.unwrap().as_str(), "pg_backup_20261122_010000");
+    assert_eq!(of(Postgres, Some(Postgres)).await, "pg_backup_20261122_010000");
 }
 
 #[tokio::test]
@@ -250,12 +256,12 @@ async fn files_of_the_old_tasks_are_listed_and_never_deleted() {
 async fn a_manifest_of_a_newer_format_is_listed_but_not_touched() {
     let lab = Lab::new();
     let mut newer = serde_json::to_value(lab.backup(Media, 1).await).unwrap();
-    newer["format"] = 2.into();
+    newer["format"] = 99.into();
     newer["facts"] = "something else altogether".into();
     let file = "manifests/media/media_backup_20261122_010000.json";
     fs::write(lab.path(file), newer.to_string()).unwrap();
     let entry = lab.catalog.find(None, "media_backup_20261122_010000").await.unwrap();
-    assert!(matches!(entry.origin, Origin::Newer(2)), "{entry:?}");
+    assert!(matches!(entry.origin, Origin::Newer(99)), "{entry:?}");
     assert_eq!((entry.state(), entry.created_at), (BackupState::Ok, at(1)));
     assert!(entry.manifest().is_none() && entry.candidate("local", false).is_none());
     assert!(matches!(lab.catalog.delete(&entry).await, Err(CatalogError::Protected { .. })));
@@ -274,8 +280,8 @@ async fn a_field_that_a_newer_program_added_does_no_harm() {
 #[tokio::test]
 async fn several_destinations_are_one_catalogue() {
     let (near, far) = (tempdir().unwrap(), tempdir().unwrap());
-    let local: Arc<dyn Store> = Arc::new(Named::new(near.path(), "local"));
-    let s3: Arc<dyn Store> = Arc::new(Named::new(far.path(), "s3"));
+    let local: Arc<dyn Store> = Arc::new(named(near.path(), "local"));
+    let s3: Arc<dyn Store> = Arc::new(named(far.path(), "s3"));
     let catalog = Catalog::new(vec![local.clone(), s3.clone()]);
     let (both, far_only) = (manifest(Media, 1, &["local", "s3"]), manifest(Media, 2, &["s3"]));
     for (store, manifest) in [(&local, &both), (&s3, &both), (&s3, &far_only)] {

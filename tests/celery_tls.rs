@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Command;
 
 /// Makes `<name>.pem` and `<name>.key`, signed by `ca` or by itself.
-fn certificate(dir: &Path, name: &str, ca: Option<&str>) {
+pub fn certificate(dir: &Path, name: &str, ca: Option<&str>) {
     let mut command = Command::new("openssl");
     command.current_dir(dir).args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]);
     command.args([

@@ -51,7 +51,7 @@ async fn a_backup_by_hand_says_in_two_lines_what_it_made_and_nothing_else() {
     assert_eq!(lines.len(), 2, "{out}");
     let manifest = &lab.manifests("media")[0];
     let id = manifest["backup_id"].as_str().unwrap();
-    assert!(lines[0].starts_with(&format!("{id}: read ")), "{out}");
+    assert!(lines[0].starts_with(&format!("{id}: ")) && lines[0].contains(" of data, stored "), "{out}");
     assert!(Path::new(lines[1].trim()).is_file(), "{out}");
     assert_eq!((&manifest["label"], &manifest["pinned"]), (&json!("before upgrade"), &json!(true)));
     assert_eq!(manifest["task_id"], Value::Null);
@@ -92,7 +92,7 @@ async fn the_list_shows_what_there_is_newest_first() {
     let lines: Vec<&str> = out.lines().collect();
     assert!(lines[0].starts_with("BACKUP ") && lines[0].ends_with("LABEL"), "{out}");
     assert!(lines[1].starts_with(second["backup_id"].as_str().unwrap()), "{out}");
-    assert!(lines[2].ends_with("ok     first (pinned)"), "{out}");
+    assert!(lines[2].ends_with("ok     local  first (pinned)"), "{out}");
     let column = lines[0].find("VERIFIED").unwrap();
     assert!(lines[1..].iter().all(|line| line[column..].starts_with("decode")), "{out}");
 }
@@ -124,7 +124,10 @@ async fn one_failing_component_does_not_keep_the_others_from_being_saved() {
     validates("result-backup", &report["results"]["media"]);
     assert_eq!(report["results"]["postgres"]["status"], "failed");
     assert_eq!(err.lines().filter(|line| line.starts_with("error: ")).count(), 2, "{err}");
-    assert!(err.contains("connect to PostgreSQL 127.0.0.1:1/") && err.contains("weaviate backups are not"));
+    assert!(
+        err.contains("connect to PostgreSQL 127.0.0.1:1/")
+            && err.contains("ask Weaviate at 127.0.0.1:1 who it is")
+    );
     assert_eq!((lab.manifests("media").len(), lab.manifests("postgres").len()), (1, 0));
 }
 

@@ -96,6 +96,26 @@ async fn a_misspelled_setting_is_a_warning_with_the_name_that_was_meant() {
         )
     );
     assert!(!err.contains("30?"), "{err}");
+    // Beside others that are wrong it is no less likely to be the reason.
+    let (code, _, err) = lab.set("BACKUP_CONCURRENCY", "0").run(&["list"]);
+    let expected = "error: 1 setting needs attention\n  BACKUP_CONCURRENCY: must be at least 1\nand 1 looks wrong\n  \
+                    BACKUP_RETENTION_DAY: is not a known setting: did you mean BACKUP_RETENTION_DAYS?\n";
+    assert_eq!((code, err.as_str()), (2, expected));
+}
+
+#[tokio::test]
+async fn what_is_set_for_a_bucket_that_is_not_is_said() {
+    for off in ["False", "off", "0"] {
+        let (code, _, err) = Lab::new().set("BACKUP_LOCAL", off).run(&["list"]);
+        let expected = "error: 1 setting needs attention\n  BACKUP_LOCAL: is off and AWS_BACKUP_BUCKET is not set: backups \
+                        would go nowhere\n";
+        assert_eq!((code, err.as_str()), (2, expected));
+    }
+    let lab = Lab::new().set("BACKUP_CLEANUP_LOCAL", "True").set("RUST_LOG", "");
+    fs::create_dir(lab.backups()).unwrap();
+    let (code, _, err) = lab.run(&["list"]);
+    let warned = err.contains("BACKUP_CLEANUP_LOCAL: does nothing as long as AWS_BACKUP_BUCKET is not set");
+    assert!(code == 0 && warned, "{err}");
 }
 
 #[tokio::test]

@@ -159,11 +159,7 @@ async fn a_failure_is_raised_as_the_exception_that_python_people_expect() {
             "connect to PostgreSQL 127.0.0.1:1/",
         ),
         (send(task::CLEANUP, json!([]), none.clone()), "PermissionError", "sign"),
-        (
-            send(task::NOT_YET[0], json!(["latest"]), none.clone()),
-            "NotImplementedError",
-            "nothing was touched",
-        ),
+        (send(task::RESTORE_WEAVIATE, json!(["latest"]), none.clone()), "PermissionError", "sign"),
         (send(unknown, json!([]), none), "NotRegistered", unknown),
     ];
     for python in Python::both() {

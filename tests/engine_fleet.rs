@@ -1,8 +1,8 @@
 //! One component is worked on by one run at a time among all machines that share a broker.
 
 use crate::celery_lab::{Lab, client, until, within};
-use crate::support::faulty::Gated;
 use crate::support::lab::files;
+use crate::support::source::{FaultySource, SourceFault};
 use redis::AsyncCommands;
 use rna_backup::{
     base::clock::SystemClock,
@@ -45,10 +45,10 @@ impl Host {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("media")).unwrap();
         fs::write(dir.path().join("media/gel.txt"), "lane 1: RNA\n".repeat(900)).unwrap();
-        let real: Arc<dyn Component> = Arc::new(Media::new(MediaConfig { root: dir.path().join("media") }));
-        let (has_read, open): (Arc<Notify>, Arc<Notify>) = Default::default();
-        let media: Arc<dyn Component> =
-            Arc::new(Gated { real, has_read: Arc::clone(&has_read), open: Arc::clone(&open) });
+        let real: Arc<dyn Component> = Arc::new(Media::new(MediaConfig::full(dir.path().join("media"))));
+        let media = FaultySource::new(real, Some(SourceFault::Waits));
+        let (has_read, open) = (Arc::clone(&media.has_read), Arc::clone(&media.open));
+        let media: Arc<dyn Component> = Arc::new(media);
         let root = dir.path().join("backups");
         let store: Arc<dyn Store> = Arc::new(LocalStore::open(&root, 0).unwrap());
         // Each is on a machine of its own, so only its record tells whether it is alive.
@@ -59,12 +59,14 @@ impl Host {
         locks.join(Arc::new(Brokered::new(leases.locks().clone())));
         let engine = Engine {
             components: vec![media],
-            not_yet: Vec::new(),
             left_out: Vec::new(),
             catalog: Catalog::new(vec![Arc::clone(&store)]),
-            store,
+            mirror: None,
+            destinations: vec![store],
+            cleanup_local: false,
             locks,
             compression: Compression::default(),
+            encryption: rna_backup::stream::crypt::Encryption::default(),
             policy: Policy { days: 0, last: 1, weekly: 0, monthly: 0 },
             clock: Arc::new(SystemClock),
             metrics: Metrics::new("test").unwrap(),
@@ -135,7 +137,7 @@ async fn a_run_waits_for_the_other_host_and_says_for_whom() {
     drop(of_folder.take(ComponentName::Media, &owner, None, &SystemClock).await.unwrap());
     // And who does not want to wait is told the same.
     let only = PruneRequest { component: Some(ComponentName::Media), ..PruneRequest::default() };
-    let busy = b.engine.prune(only).await.unwrap_err();
+    let busy = b.engine.prune(only, &Run::default()).await.unwrap_err();
     assert_eq!(busy.to_string(), "media is busy: backup@host1 (task t1) works on it");
 
     b.open.notify_one();
@@ -219,7 +221,7 @@ async fn a_run_goes_on_without_redis_but_deletes_nothing_meanwhile() {
     assert_eq!(a.left(), (2, 2), "retention would have deleted the older one");
     lab.redis.start_again();
     until(async || holder(&lab).await.is_empty()).await;
-    let report = a.engine.prune(PruneRequest::default()).await.unwrap();
+    let report = a.engine.prune(PruneRequest::default(), &Run::default()).await.unwrap();
     assert_eq!((report.deleted.len(), a.left()), (1, (1, 1)));
 }
 
@@ -231,7 +233,7 @@ async fn without_an_answer_a_run_waits_and_whoever_does_not_wait_is_told() {
     let (run, waiting) = a.back_up("t1");
     assert_eq!(waiting_for(&run).await, "waiting: the broker does not tell whether media is free");
     let only = PruneRequest { component: Some(ComponentName::Media), ..PruneRequest::default() };
-    let error = a.engine.prune(only).await.unwrap_err();
+    let error = a.engine.prune(only, &Run::default()).await.unwrap_err();
     assert!(matches!(error, EngineError::Fleet { .. }) && error.is_transient(), "{error:?}");
     lab.redis.start_again();
     a.open.notify_one();

@@ -40,7 +40,7 @@ use tokio::sync::mpsc;
 pub const MIB: usize = 1 << 20;
 
 pub fn media(root: &Path) -> Media {
-    Media::new(MediaConfig { root: root.to_owned() })
+    Media::new(MediaConfig::full(root.to_owned()))
 }
 
 /// Takes the tar stream as it is, and may do something when the first bytes arrive: then the root is
@@ -105,7 +105,7 @@ async fn a_tree_of_everything_comes_back_by_plain_tar() {
     tree::fill(dir.path());
 
     let (sink, mut pieces) = mpsc::channel(2);
-    let mut packer = Packer::start(Compression::default(), sink);
+    let mut packer = Packer::start(Compression::default(), None, sink);
     let (meter, media) = (Meter::default(), media(dir.path()));
     let pack = async {
         let facts = media.backup(&mut packer, &meter).await.unwrap();
@@ -347,13 +347,13 @@ async fn a_root_that_is_no_folder_is_said_with_what_to_do() {
     assert!(found.ends_with("is readable, 1 entries at its top"), "{found}");
 }
 
-/// Says that it got something, and never takes it.
-struct Stuck(Option<tokio::sync::oneshot::Sender<()>>);
+/// Says that it gets something, and forgets it.
+struct Discard(Option<tokio::sync::oneshot::Sender<()>>);
 #[async_trait]
-impl Output for Stuck {
+impl Output for Discard {
     async fn write(&mut self, _: Bytes) -> io::Result<()> {
         drop(self.0.take());
-        std::future::pending().await
+        Ok(())
     }
     fn content(&mut self, _: Content) {}
 }
@@ -366,9 +366,9 @@ fn a_dropped_backup_stops_reading() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     runtime.block_on(async {
         let (begun, wait) = tokio::sync::oneshot::channel();
-        let (media, meter, mut out) = (media(dir.path()), Meter::default(), Stuck(Some(begun)));
+        let (media, meter, mut out) = (media(dir.path()), Meter::default(), Discard(Some(begun)));
         tokio::select! {
-            _ = media.backup(&mut out, &meter) => unreachable!("nothing is written"),
+            _ = media.backup(&mut out, &meter) => unreachable!("it has no end"),
             _ = wait => {}
         }
     });
@@ -387,21 +387,10 @@ async fn progress_learns_the_total_while_it_packs() {
             tokio::task::yield_now().await;
         }
     };
-    let (media, mut out) = (media(dir.path()), Discard);
+    let (media, mut out) = (media(dir.path()), Discard(None));
     tokio::select! {
         _ = media.backup(&mut out, &meter) => unreachable!("nobody lives to see the end of this one"),
         () = known => {}
     }
     assert_eq!((meter.read().1, &*meter.read().2), ((1 << 42) + 1000, "pack"));
-}
-
-struct Discard;
-
-#[async_trait]
-impl Output for Discard {
-    async fn write(&mut self, _: Bytes) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn content(&mut self, _: Content) {}
 }

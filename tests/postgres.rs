@@ -3,7 +3,7 @@
 use crate::support::postgres::{PASSWORD, PostgresServer};
 use async_trait::async_trait;
 use bytes::Bytes;
-use rna_backup::component::postgres::{Postgres, PostgresConfig};
+use rna_backup::component::postgres::{Excluded, Postgres, PostgresConfig};
 use rna_backup::component::{Component, ComponentError};
 use rna_backup::domain::facts::{Counts, Facts};
 use rna_backup::domain::progress::Meter;
@@ -70,7 +70,7 @@ fn rows(counts: &Counts) -> Vec<(String, String, u64)> {
 }
 
 /// Everything that `pg_dump` treats in its own way, and the names that break programs.
-const NASTY: &str = r#"
+pub const NASTY: &str = r#"
 CREATE TABLE plain (id serial PRIMARY KEY, body text);
 INSERT INTO plain (body) SELECT E'a\tb\\.\nc\n\\.\n\n\\N\r' || g FROM generate_series(1, 1000) g;
 CREATE TABLE empty (id int);
@@ -126,7 +126,7 @@ INSERT INTO django_migrations (app, name) VALUES ('auth', '0001_initial'), ('aut
 "#;
 
 /// One line for each table (its rows and a hash of them), sequence and large object.
-const FINGERPRINT: &str = r"
+pub const FINGERPRINT: &str = r"
 SELECT format('SELECT %L, count(*), sum(hashtextextended(t::text, 0)) FROM ONLY %I.%I t;', nspname || '.' || relname, nspname, relname)
   FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
  WHERE relkind IN ('r', 'm') AND nspname !~ '^pg_|^information_schema' AND relname !~ '^by_enum' ORDER BY nspname, relname \gexec
@@ -134,7 +134,7 @@ SELECT format('SELECT %L, last_value, is_called FROM %I.%I;', relname, nspname, 
   FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace WHERE relkind = 'S' ORDER BY relname \gexec
 SELECT c, count(*), sum(v) FROM by_enum GROUP BY c ORDER BY c;
 SELECT md5(lo_get(oid)) FROM pg_largeobject_metadata ORDER BY 1;
-SELECT conrelid::regclass::text, conname FROM pg_constraint WHERE connamespace = 'public'::regnamespace ORDER BY 1, 2;
+SELECT conrelid::regclass::text, conname FROM pg_constraint WHERE connamespace = 'public'::regnamespace AND contype <> 'n' ORDER BY 1, 2;
 SELECT tgname FROM pg_trigger WHERE NOT tgisinternal;
 ";
 
@@ -260,9 +260,12 @@ async fn excluded_tables_and_those_of_extensions_are_left_out_on_both_sides() {
         "CREATE TABLE kept AS SELECT 1 AS n; CREATE TABLE \"Mir\"\"ror.$*\" AS SELECT 1 AS n; \
          CREATE TABLE \"mirror\" AS SELECT 1 AS n; CREATE TABLE extension_table AS SELECT 1 AS n; \
          CREATE TABLE extension_settings AS SELECT generate_series(1, 10) AS n; \
+         COMMENT ON TABLE \"Mir\"\"ror.$*\" IS 'ours, version 1'; COMMENT ON TABLE mirror IS 'somebody else''s'; \
          ALTER EXTENSION plpgsql ADD TABLE extension_table; CREATE TEMP TABLE temporary (n int)",
     );
-    let exclude = vec![("public".into(), "Mir\"ror.$*".into()), ("public".into(), "absent".into())];
+    let excluded =
+        |table: &str| Excluded { schema: "public".into(), table: table.into(), comment: "ours".into() };
+    let exclude = vec![excluded("Mir\"ror.$*"), excluded("mirror"), excluded("absent")];
     let postgres = Postgres::new(server.config(&database), exclude);
     let mut out = Kept::default();
     let facts = postgres.backup(&mut out, &Meter::default()).await.unwrap();

@@ -55,7 +55,7 @@ fn fake_client(script: &str) -> TempDir {
     dir
 }
 
-fn write_program(path: &Path, text: &str) {
+pub fn write_program(path: &Path, text: &str) {
     let mut shell = Command::new("sh")
         .args(["-c", "cat > \"$0\" && chmod 755 \"$0\""])
         .arg(path)

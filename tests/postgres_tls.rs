@@ -12,11 +12,13 @@ use tempfile::TempDir;
 /// own, and TLS. Returns a folder with `ca.crt`, a stranger's `other.crt`, and `self.crt`, which is
 /// for `localhost` and has signed itself.
 fn switch_tls_on(server: &PostgresServer, extensions: &str) -> TempDir {
-    // The server's own user makes the files, in its data folder.
+    // The server's own user makes the files, in its data folder. A program that ends without having read
+    // what it is given is an error to the server, whenever it ends first.
     let shell = |line: &str| {
+        let line = line.replace('\'', "''");
         server.psql(
             "postgres",
-            &format!("COPY (SELECT 1) TO PROGRAM '({}) > /dev/null 2>&1'", line.replace('\'', "''")),
+            &format!("COPY (SELECT 1) TO PROGRAM 'cat > /dev/null; ({line}) > /dev/null 2>&1'"),
         );
     };
     let new = "openssl req -x509 -newkey rsa:2048 -nodes -days 2";
@@ -50,6 +52,12 @@ fn set(server: &PostgresServer, name: &str, value: &str) {
 async fn sessions(server: &PostgresServer, config: PostgresConfig) -> Result<String, ComponentError> {
     const SESSIONS: &str = "SELECT string_agg(ssl::text, ' ') FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) \
                             WHERE application_name = 'rna-backup'";
+    const LIVING: &str = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'rna-backup'";
+    // The server takes a moment to see that the sessions of the backup before have ended.
+    while server.psql("postgres", LIVING) != "0" {
+        // Nor have we, before what holds our end of it had its turn.
+        tokio::task::yield_now().await;
+    }
     let postgres = Postgres::new(config, Vec::new());
     let (mut out, at_gate, open) = Gated::new();
     let meter = Meter::default();

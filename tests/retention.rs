@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use rna_backup::domain::{
     component::ComponentName,
     id::BackupId,
-    retention::{Candidate, Plan, Policy, Proof, Why},
+    retention::{Candidate, Plan, Policy, Proof, Why, needed},
 };
 use std::collections::BTreeSet;
 
@@ -177,6 +177,25 @@ const ROWS: &[(&str, Policy, Backups, Backups)] = &[
         &[(1, "newest verified"), (9999, "younger than 4294967295 days")],
     ),
 ];
+
+#[test]
+fn what_staying_backups_build_on_stays_and_what_that_builds_on() {
+    let id = |hour: i64| BackupId::new(ComponentName::Media, now() + hours(hour), 1);
+    let (first, second, third, other) = (id(1), id(2), id(3), id(4));
+    let (on_first, on_second) = ([first.clone()], [second.clone()]);
+    let builds_on = |id: &BackupId| match id {
+        id if *id == second => &on_first[..],
+        id if *id == third => &on_second,
+        _ => &[],
+    };
+    assert_eq!(needed([&other], builds_on), BTreeSet::new());
+    assert_eq!(needed([&third, &other], builds_on), BTreeSet::from([first.clone(), second.clone()]));
+    let mut plan =
+        Plan { delete: vec![first.clone(), second.clone(), id(5)], keep: vec![(third.clone(), Why::Pinned)] };
+    plan.spare(&needed([&third], builds_on));
+    assert_eq!(plan.delete, [id(5)]);
+    assert_eq!(plan.keep, [(third, Why::Pinned), (second, Why::BuiltOn), (first, Why::BuiltOn)]);
+}
 
 #[test]
 fn the_rule_row_by_row() {

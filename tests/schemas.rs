@@ -9,7 +9,10 @@ use rna_backup::domain::{
     facts::{FileCounts, TableRows},
     manifest::Manifest,
     progress::Progress,
-    report::{BackupReport, FullBackupReport, Listing, PruneReport},
+    report::{
+        AmendReport, BackupReport, FullBackupReport, Listing, PruneReport, RestorePlan, RestoreReport,
+        UndoReport, VerifyReport,
+    },
 };
 use rna_backup::preflight::Check;
 use serde::{Serialize, de::DeserializeOwned};
@@ -53,6 +56,13 @@ pub fn examples_are_real<T: Serialize + DeserializeOwned + Debug>(name: &str) {
 #[test]
 fn the_examples_of_a_manifest_are_real() {
     examples_are_real::<Manifest>("manifest");
+}
+
+#[test]
+fn the_examples_of_restores_are_real() {
+    examples_are_real::<RestorePlan>("restore-plan");
+    examples_are_real::<RestoreReport>("result-restore");
+    examples_are_real::<UndoReport>("result-undo");
 }
 
 #[test]
@@ -102,7 +112,9 @@ fn the_examples_of_results_and_outputs_are_real() {
     examples_are_real::<Progress>("progress");
     examples_are_real::<BackupReport>("result-backup");
     examples_are_real::<FullBackupReport>("result-full-backup");
+    examples_are_real::<AmendReport>("result-amend");
     examples_are_real::<PruneReport>("result-prune");
+    examples_are_real::<VerifyReport>("result-verify");
     examples_are_real::<Listing>("list");
     examples_are_real::<Checks>("check");
 }

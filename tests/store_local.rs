@@ -73,7 +73,7 @@ impl Drop for Tmpfs {
 async fn a_killed_upload_leaves_nothing_visible_and_is_swept_while_a_live_one_stays() {
     if let Some(root) = std::env::var_os(CHILD) {
         let store = store_in(Path::new(&root));
-        let mut upload = store.begin(&key("media/killed")).await.unwrap();
+        let mut upload = store.begin(&key("media/killed"), None).await.unwrap();
         upload.write(content(3_000_000)).await.unwrap();
         drop(upload.read_back().await.unwrap());
         println!("\nready");
@@ -86,7 +86,7 @@ async fn a_killed_upload_leaves_nothing_visible_and_is_swept_while_a_live_one_st
     assert!(lines.map_while(Result::ok).any(|line| line == "ready"), "the child ended too early");
 
     let store = store_in(dir.path());
-    let mut live = store.begin(&key("media/live")).await.unwrap();
+    let mut live = store.begin(&key("media/live"), None).await.unwrap();
     live.write(content(10)).await.unwrap();
     assert_eq!(store.sweep_partial().await.unwrap(), Swept::default(), "both are alive");
     assert_eq!(partial_files(dir.path()), 2);
@@ -122,7 +122,7 @@ async fn a_sweep_never_takes_the_file_of_a_writer_that_has_just_begun() {
 
 /// Uploads until the store refuses, and checks how.
 async fn fill(dir: &Path, store: &LocalStore, at_most: usize) {
-    let mut upload = store.begin(&key("media/large")).await.unwrap();
+    let mut upload = store.begin(&key("media/large"), None).await.unwrap();
     let chunk = content(1 << 20);
     let mut refused = None;
     for _ in 0..at_most {
@@ -168,7 +168,7 @@ async fn a_file_size_limit_is_no_space_and_leaves_no_partial_file() {
 async fn what_must_stay_free_stays_free() {
     let dir = tempdir().unwrap();
     let store = LocalStore::open(dir.path(), u64::MAX).unwrap();
-    let refused = store.begin(&key("media/a")).await.err().unwrap();
+    let refused = store.begin(&key("media/a"), None).await.err().unwrap();
     assert!(matches!(refused, StoreError::NoSpace { keep_free: u64::MAX, free: 1.., .. }), "{refused:?}");
     assert!(store.probe().await.is_err());
     assert_eq!(store.free_bytes().await.unwrap(), Some(0));
@@ -254,7 +254,7 @@ async fn what_is_no_object_is_neither_listed_nor_opened() {
     for name in [".partial/x", "media/.hidden"] {
         assert!(matches!(store.put(&key(name), content(1)).await, Err(StoreError::Denied { .. })));
         assert!(matches!(store.delete(&key(name)).await, Err(StoreError::Denied { .. })));
-        assert!(matches!(store.begin(&key(name)).await.err(), Some(StoreError::Denied { .. })));
+        assert!(matches!(store.begin(&key(name), None).await.err(), Some(StoreError::Denied { .. })));
     }
     assert!(media.join(".hidden").exists());
 }

@@ -26,7 +26,7 @@ type Chunks = Vec<(Content, Vec<u8>)>;
 
 async fn pack(compression: &str, chunks: &Chunks) -> (Vec<u8>, Packed) {
     let (sink, mut pieces) = mpsc::channel(2);
-    let mut packer = Packer::start(compression.parse().unwrap(), sink);
+    let mut packer = Packer::start(compression.parse().unwrap(), None, sink);
     let collect = async {
         let mut archive = Vec::new();
         while let Some(piece) = pieces.recv().await {
@@ -251,7 +251,7 @@ async fn a_receiver_that_is_gone_ends_the_packing() {
     for compression in ALL {
         let (sink, pieces) = mpsc::channel(1);
         drop(pieces);
-        let mut packer = Packer::start(compression.parse().unwrap(), sink);
+        let mut packer = Packer::start(compression.parse().unwrap(), None, sink);
         packer.content(Incompressible);
         let mut wrote = Ok(());
         while wrote.is_ok() {
@@ -264,7 +264,7 @@ async fn a_receiver_that_is_gone_ends_the_packing() {
 #[tokio::test]
 async fn a_packer_that_is_dropped_ends_its_archive_unfinished() {
     let (sink, mut pieces) = mpsc::channel(1);
-    let mut packer = Packer::start(Compression::None, sink);
+    let mut packer = Packer::start(Compression::None, None, sink);
     packer.write(vec![1; 10].into()).await.unwrap();
     drop(packer);
     assert_eq!(pieces.recv().await, None, "the thread is gone, and nothing looks like an end");
@@ -278,7 +278,7 @@ async fn what_is_under_way_is_bounded_however_much_goes_in() {
     let chunks: Vec<_> = noise(16 << 20).chunks(1 << 20).map(Bytes::copy_from_slice).collect();
     for content in [Compressible, Incompressible] {
         let (sink, mut pieces) = mpsc::channel(1);
-        let mut packer = Packer::start(Compression::default(), sink);
+        let mut packer = Packer::start(Compression::default(), None, sink);
         packer.content(content);
         let (taken, mut given) = (AtomicU64::new(0), 0);
         let feed = async {

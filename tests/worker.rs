@@ -117,10 +117,10 @@ async fn a_call_that_no_retry_can_help_fails_at_once_with_an_exception_that_pyth
         ),
         (task::BACKUP_WEAVIATE, json!({}), "ValueError", "weaviate is not configured: set WEAVIATE_URL"),
         (
-            task::NOT_YET[0],
+            task::RESTORE_WEAVIATE,
             json!({"backup_path": "latest"}),
-            "NotImplementedError",
-            "api.backup.restore.restore_postgres_from_backup is not in this version of rna-backup yet; nothing was touched",
+            "TypeError",
+            "restore_weaviate_from_backup() missing 1 required positional argument: 'backup_name'",
         ),
     ];
     for (task, kwargs, exc_type, message) in cases {
@@ -231,7 +231,7 @@ async fn with_a_key_set_what_deletes_must_be_signed_and_backups_need_not() {
     let unsigned = lab.ended(&lab.order(task::CLEANUP, json!({})).await).await;
     assert_eq!(exception(&unsigned).0, "PermissionError");
     let message = Outgoing::new(task::CLEANUP, "backups");
-    let order = Order { task_id: message.id(), task: task::CLEANUP, body: BODY, retries: 0 };
+    let order = Order { task_id: message.id(), task: task::CLEANUP, body: BODY };
     let header = signature::sign("between app and worker", &order, Timestamp::now());
     let id = lab.send(&message.clone().header(signature::HEADER, json!(header))).await;
     assert_eq!(lab.ended(&id).await["status"], "SUCCESS");

@@ -48,6 +48,8 @@ pub struct Warning {
 pub struct ConfigError {
     /// What is wrong, in the order of reading.
     pub problems: Vec<Problem>,
+    /// What only looks wrong: a misspelled name may be why another one is missing.
+    pub warnings: Vec<Warning>,
 }
 
 impl fmt::Display for ConfigError {
@@ -56,7 +58,13 @@ impl fmt::Display for ConfigError {
             1 => f.write_str("1 setting needs attention")?,
             n => write!(f, "{n} settings need attention")?,
         }
-        self.problems.iter().try_for_each(|p| write!(f, "\n  {}: {}", p.name, p.why))
+        self.problems.iter().try_for_each(|p| write!(f, "\n  {}: {}", p.name, p.why))?;
+        match self.warnings.len() {
+            0 => return Ok(()),
+            1 => f.write_str("\nand 1 looks wrong")?,
+            n => write!(f, "\nand {n} look wrong")?,
+        }
+        self.warnings.iter().try_for_each(|warning| write!(f, "\n  {warning}"))
     }
 }
 
@@ -220,7 +228,7 @@ impl Env {
             Some(value) if self.problems.is_empty() => Ok((value, self.warnings)),
             _ => {
                 assert!(!self.problems.is_empty(), "a setting is wrong and nobody noted it");
-                Err(ConfigError { problems: self.problems })
+                Err(ConfigError { problems: self.problems, warnings: self.warnings })
             }
         }
     }

@@ -2,6 +2,7 @@
 
 pub mod backoff;
 pub mod clock;
+pub mod dumps;
 pub mod env;
 pub mod units;
 

@@ -27,6 +27,11 @@ pub fn archive_key(id: &BackupId, suffix: &str) -> ObjectKey {
     key(&format!("{component}/{id}.{}{suffix}", component.extension()))
 }
 
+/// Where the manifests of all components lie.
+pub(super) fn manifests() -> ObjectKey {
+    key("manifests")
+}
+
 pub(super) fn manifests_of(component: ComponentName) -> ObjectKey {
     key(&format!("manifests/{component}"))
 }
@@ -76,16 +81,11 @@ pub(super) struct Object {
     pub(super) destination: String,
     pub(super) key: ObjectKey,
     pub(super) bytes: u64,
+    /// Whether a verification found something wrong with it.
+    pub(super) failed: bool,
 }
 
 impl Document {
-    pub(super) fn manifest(&self) -> Option<&Manifest> {
-        match self {
-            Self::Ours { manifest, .. } => Some(manifest),
-            Self::Newer { .. } => None,
-        }
-    }
-
     pub(super) fn objects(&self) -> &[Object] {
         match self {
             Self::Ours { objects, .. } | Self::Newer { objects, .. } => objects,
@@ -109,6 +109,8 @@ struct RawObject {
     destination: String,
     key: String,
     bytes: u64,
+    #[serde(default)]
+    problems: Vec<String>,
 }
 
 /// Why a manifest cannot be read: the cause in words, for the same answer is given again and again.
@@ -134,7 +136,8 @@ pub(super) fn parse(id: &BackupId, text: &[u8]) -> Result<Document, Fault> {
         if id_in(&archives_of(id.component()), &key).as_ref() != Some(id) {
             return Err(Fault(format!("names the object {key}, which is of another backup")));
         }
-        Ok(Object { destination: raw.destination, key, bytes: raw.bytes })
+        let failed = !raw.problems.is_empty();
+        Ok(Object { destination: raw.destination, key, bytes: raw.bytes, failed })
     });
     let objects = objects.collect::<Result<_, _>>()?;
     if header.format > Manifest::FORMAT {

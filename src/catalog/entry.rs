@@ -12,7 +12,7 @@ use crate::domain::{
 };
 use crate::store::ObjectKey;
 use jiff::Timestamp;
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 /// One backup.
 #[derive(Debug, Clone)]
@@ -50,26 +50,45 @@ pub struct StoredCopy {
     pub location: String,
     /// Bytes that it should have.
     pub bytes: u64,
-    /// What a look at the destination says.
+    /// What a look at the destination says, and the last verification.
     pub state: BackupState,
 }
 
+/// What a look at a destination says about an object.
+#[derive(Debug, Default)]
+pub(super) struct Look {
+    /// Where it is to be found; `None` when the destination is not configured.
+    pub(super) location: Option<String>,
+    /// What was found there.
+    pub(super) found: Found,
+}
+
+/// What is found where an object should be.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) enum Found {
+    /// Its length, bytes.
+    There(u64),
+    /// Nothing.
+    #[default]
+    Missing,
+    /// The destination cannot be read.
+    Unknown,
+}
+
 impl Entry {
-    /// The entry of a manifest. `look` says where an object is and how long, when its destination
-    /// is configured and has it.
-    pub(super) fn new(
-        id: &BackupId,
-        document: &Document,
-        look: impl Fn(&str, &ObjectKey) -> Option<(String, Option<u64>)>,
-    ) -> Self {
+    /// The entry of a manifest. `look` looks at an object in a destination. Of one that is away there is
+    /// only what the manifest says.
+    pub(super) fn new(id: &BackupId, document: &Document, look: impl Fn(&str, &ObjectKey) -> Look) -> Self {
         let copies = document.objects().iter().map(|object| {
-            let found = look(&object.destination, &object.key);
-            let (location, bytes) = found.unwrap_or_else(|| (object.key.to_string(), None));
-            let state = match bytes {
-                Some(bytes) if bytes == object.bytes => BackupState::Ok,
-                Some(_) => BackupState::Failed,
-                None => BackupState::Missing,
+            let Look { location, found } = look(&object.destination, &object.key);
+            let state = match found {
+                _ if location.is_none() => BackupState::Missing,
+                Found::Missing => BackupState::Missing,
+                _ if object.failed => BackupState::Failed,
+                Found::There(bytes) if bytes != object.bytes => BackupState::Failed,
+                Found::There(_) | Found::Unknown => BackupState::Ok,
             };
+            let location = location.unwrap_or_else(|| object.key.to_string());
             let (destination, key) = (object.destination.clone(), object.key.clone());
             StoredCopy { destination, key, location, bytes: object.bytes, state }
         });
@@ -92,6 +111,11 @@ impl Entry {
             Origin::Manifest(manifest) => Some(manifest),
             Origin::Newer(_) | Origin::Incumbent => None,
         }
+    }
+
+    /// The backups that hold what it leaves out; none of a full one.
+    pub fn builds_on(&self) -> &[BackupId] {
+        self.manifest().map_or(&[], |manifest| &manifest.facts.builds_on)
     }
 
     /// Whether it was read to its end and found whole.
@@ -144,6 +168,22 @@ impl Entry {
             verified: manifest.map_or(VerifyLevel::None, |m| m.verified.level),
             state: self.state(),
             destinations: self.copies.iter().map(StoredCopy::listed).collect(),
+        }
+    }
+}
+
+/// A backup that builds on others is worth no more than the worst of them.
+pub(super) fn judge_chains(entries: &mut [Entry]) {
+    if entries.iter().all(|entry| entry.builds_on().is_empty()) {
+        return;
+    }
+    let states: HashMap<_, _> =
+        entries.iter().map(|entry| (entry.backup_id.clone(), entry.state())).collect();
+    for entry in entries {
+        let of_bases =
+            entry.builds_on().iter().map(|id| states.get(id).copied().unwrap_or(BackupState::Missing));
+        if let Some(worst) = of_bases.max() {
+            entry.copies.iter_mut().for_each(|copy| copy.state = copy.state.max(worst));
         }
     }
 }

@@ -65,6 +65,11 @@ impl CatalogError {
         }
     }
 
+    /// Whether a destination keeps the object locked: nothing but waiting helps.
+    pub fn is_lock(&self) -> bool {
+        matches!(self, Self::Store { source: StoreError::Locked { .. }, .. })
+    }
+
     pub(super) fn store(op: &'static str) -> impl Fn(StoreError) -> Self {
         move |source| Self::Store { op, source }
     }

@@ -3,26 +3,36 @@
 //! A backup exists when its manifest does. It is written last and deleted first, so a listing never
 //! shows half a backup. Files that are not ours are never touched.
 
+mod change;
 mod document;
 mod entry;
 mod error;
+mod listing;
+pub mod mirror;
 mod reference;
+mod removal;
+mod silence;
+mod survey;
 
-use crate::domain::{component::ComponentName, id::BackupId, listing::BackupState, manifest::Manifest};
+use crate::domain::{component::ComponentName, id::BackupId, listing::BackupState};
 use crate::store::{ObjectKey, ObjectMeta, Store, StoreError};
 use document::{Cache, Document, Fault};
-use entry::incumbent;
+use entry::{Found, Look, incumbent};
 use futures_util::{StreamExt as _, stream};
-use jiff::Timestamp;
 use reference::Wanted;
+use silence::Silence;
 use std::{
     collections::{BTreeMap, BTreeSet},
+    slice,
     sync::Arc,
 };
 
 pub use document::{archive_key, manifest_key};
 pub use entry::{Entry, Origin, StoredCopy};
 pub use error::CatalogError;
+pub use listing::{Away, Damaged, Listing};
+pub use removal::{Going, Gone};
+pub use survey::Survey;
 
 /// Manifests read at once, for stores that are far away.
 const READ_AT_ONCE: usize = 16;
@@ -32,41 +42,23 @@ const READ_AT_ONCE: usize = 16;
 pub struct Catalog {
     stores: Vec<Arc<dyn Store>>,
     cache: Cache,
+    silence: Silence,
 }
 
-/// What a look at the destinations found.
-#[derive(Debug, Default)]
-pub struct Listing {
-    /// The backups, the newest first.
-    pub entries: Vec<Entry>,
-    /// Manifests that could not be read. They are left alone, and so are their archives.
-    pub damaged: Vec<Damaged>,
-    /// Archives of ours without a manifest: a run ended between the two steps of writing or
-    /// deleting a backup, or is there at this moment.
-    pub orphans: Vec<StoredCopy>,
-}
-
-/// A manifest that cannot be read. The cause says why.
-#[derive(Debug, thiserror::Error)]
-#[error("read manifest {location}")]
-pub struct Damaged {
-    /// Where it is.
-    pub location: String,
-    source: Box<dyn std::error::Error + Send + Sync>,
-}
-
-/// What one store says about one component.
+/// What one store says about some components.
 struct Shelf {
     documents: BTreeMap<BackupId, Arc<Document>>,
-    damaged: Vec<(BackupId, Damaged)>,
+    damaged: Vec<Damaged>,
     objects: BTreeMap<ObjectKey, u64>,
+    /// Ids that something there bears.
+    taken: BTreeSet<BackupId>,
 }
 
 impl Catalog {
     /// The catalogue of these stores, the nearest first: where several know the same backup, the
     /// nearest is believed.
     pub fn new(stores: Vec<Arc<dyn Store>>) -> Self {
-        Self { stores, cache: Cache::default() }
+        Self { stores, cache: Cache::default(), silence: Silence::default() }
     }
 
     /// The stores, the nearest first.
@@ -79,18 +71,16 @@ impl Catalog {
         self.stores.iter().find(|store| store.destination() == destination)
     }
 
-    /// Every backup, or those of one component.
+    /// Every backup, or those of one component. A destination that is away keeps nobody from what lies in
+    /// the others.
     ///
     /// # Errors
     ///
-    /// [`CatalogError::Store`] when a store cannot be listed.
+    /// [`CatalogError::Store`] when no store can be listed.
     pub async fn list(&self, component: Option<ComponentName>) -> Result<Listing, CatalogError> {
-        let mut listing = Listing::default();
-        for name in ComponentName::ALL {
-            if component.is_none_or(|wanted| wanted == name) {
-                self.list_one(name, &mut listing).await?;
-            }
-        }
+        let names = component.as_ref().map_or(&ComponentName::ALL[..], slice::from_ref);
+        let mut listing = self.list_all(names).await?;
+        entry::judge_chains(&mut listing.entries);
         let newest_first = |entry: &Entry| std::cmp::Reverse((entry.created_at, entry.backup_id.clone()));
         listing.entries.sort_by_cached_key(newest_first);
         Ok(listing)
@@ -98,6 +88,9 @@ impl Catalog {
 
     /// The backup that `reference` names: an id, a file name, `latest`, a component for its latest,
     /// or the location of an archive inside a store. With `component`, only of that one.
+    ///
+    /// A path may also lead to any other file in a destination: what somebody has made by hand. Nothing is
+    /// known of it, and it stands in no listing.
     ///
     /// The latest is the newest that is there and verified; failing that, the newest that is there,
     /// the app's old files last.
@@ -117,7 +110,34 @@ impl Catalog {
             return Ok(entry);
         }
         self.refuse_links(reference, &wanted).await?;
-        Err(CatalogError::not_found(reference))
+        match (component, &wanted) {
+            (Some(component), Wanted::Object(destination, key)) => {
+                self.stranger(component, destination, key, reference).await
+            }
+            _ => Err(CatalogError::not_found(reference)),
+        }
+    }
+
+    /// A file that no listing shows, unless it is a backup of another component.
+    async fn stranger(
+        &self,
+        component: ComponentName,
+        destination: &str,
+        key: &ObjectKey,
+        reference: &str,
+    ) -> Result<Entry, CatalogError> {
+        let not_found = || CatalogError::not_found(reference);
+        let store = self.store(destination).ok_or_else(not_found)?;
+        let found = store.head(key).await.map_err(|_| not_found())?;
+        let is_it = |copy: &StoredCopy| copy.destination == destination && copy.key == *key;
+        let entries = self.list(None).await?.entries;
+        match entries.iter().find(|entry| entry.copies.iter().any(is_it)) {
+            Some(other) => {
+                let of = other.component();
+                Err(CatalogError::refused(reference, format!("is a backup of {of}, not of {component}")))
+            }
+            None => Ok(incumbent::stranger(component, store.as_ref(), found)),
+        }
     }
 
     /// The newest backup of a component that is verified and there.
@@ -130,148 +150,106 @@ impl Catalog {
         Ok(self.list(Some(component)).await?.entries.into_iter().find(usable))
     }
 
-    /// The manifest of the backup that the task `task_id` made: a message that is delivered again
-    /// is answered from it. Quick, for manifests are read once.
-    ///
-    /// # Errors
-    ///
-    /// [`CatalogError::Store`].
-    pub async fn by_task(
+    /// Asks a store, unless it did not answer a moment ago. One that does not is noted; an error when there is
+    /// no other.
+    async fn ask<T>(
         &self,
-        component: ComponentName,
-        task_id: &str,
-    ) -> Result<Option<Manifest>, CatalogError> {
-        for store in &self.stores {
-            let (documents, _) = self.documents(store, component).await?;
-            let made = |document: &Arc<Document>| {
-                document.manifest().filter(|m| m.task_id.as_deref() == Some(task_id)).cloned()
-            };
-            if let Some(manifest) = documents.values().rev().find_map(made) {
-                return Ok(Some(manifest));
+        store: &Arc<dyn Store>,
+        question: impl Future<Output = Result<T, CatalogError>>,
+        away: &mut Vec<Away>,
+    ) -> Result<Option<T>, CatalogError> {
+        let destination = store.destination();
+        let answer = if let Some(source) = self.silence.of(destination).filter(|_| self.stores.len() > 1) {
+            Err(source)
+        } else {
+            let answer = question.await;
+            self.silence.note(destination, answer.as_ref().err());
+            answer
+        };
+        match answer {
+            Ok(found) => Ok(Some(found)),
+            Err(source) if away.len() + 1 == self.stores.len() => Err(source),
+            Err(source) => {
+                away.push(Away { destination, source });
+                Ok(None)
             }
         }
-        Ok(None)
     }
 
-    /// The first id of that second that nobody has: no manifest, no archive, no folder.
-    ///
-    /// # Errors
-    ///
-    /// [`CatalogError::Store`].
-    pub async fn next_id(&self, component: ComponentName, now: Timestamp) -> Result<BackupId, CatalogError> {
-        let mut taken = BTreeSet::new();
+    async fn list_all(&self, names: &[ComponentName]) -> Result<Listing, CatalogError> {
+        let (mut listing, mut shelves) = (Listing::default(), Vec::new());
         for store in &self.stores {
-            for folder in [document::manifests_of(component), document::archives_of(component)] {
-                let found = store.list(&folder).await.map_err(CatalogError::store("list backups"))?;
-                taken.extend(found.iter().filter_map(|meta| document::id_in(&folder, &meta.key)));
+            let shelf = self.shelf(store, names);
+            if let Some(shelf) = self.ask(store, shelf, &mut listing.away).await? {
+                shelves.push((store, shelf));
             }
-        }
-        let mut ids = (1..).map(|turn| BackupId::new(component, now, turn));
-        Ok(ids.find(|id| !taken.contains(id)).expect("there are more numbers than backups"))
-    }
-
-    /// Writes a manifest into every store that holds the archive, in place of an earlier one: the
-    /// last step of a backup, and how it is pinned or marked as verified later.
-    ///
-    /// # Errors
-    ///
-    /// [`CatalogError::Store`]; some stores may have it then.
-    /// [`CatalogError::UnknownDestination`] when one of its stores is not configured.
-    pub async fn write(&self, manifest: &Manifest) -> Result<(), CatalogError> {
-        let key = manifest_key(&manifest.backup_id);
-        let bytes = document::print(manifest);
-        debug_assert!(document::parse(&manifest.backup_id, &bytes).is_ok(), "it is read as it is written");
-        let destinations: BTreeSet<_> = manifest.objects.iter().map(|o| o.destination.as_str()).collect();
-        for destination in &destinations {
-            if self.store(destination).is_none() {
-                let (id, destination) = (manifest.backup_id.clone(), (*destination).to_owned());
-                return Err(CatalogError::UnknownDestination { id, destination });
-            }
-        }
-        for store in self.stores.iter().filter(|store| destinations.contains(store.destination())) {
-            let done = store.put(&key, bytes.clone()).await;
-            self.cache.forget(store.destination(), &key);
-            done.map_err(CatalogError::store("write manifest"))?;
-        }
-        Ok(())
-    }
-
-    /// Deletes a backup: its manifests first, then its archives. Deleting it again is done already.
-    ///
-    /// # Errors
-    ///
-    /// [`CatalogError::Protected`] when it is not ours to delete: a file of the app's old tasks, or
-    /// of a newer version. [`CatalogError::Store`]; an archive may be left without a manifest then,
-    /// which a listing shows among the orphans.
-    pub async fn delete(&self, entry: &Entry) -> Result<(), CatalogError> {
-        if let Some(why) = entry.protected() {
-            return Err(CatalogError::Protected { id: entry.backup_id.clone(), why });
-        }
-        let key = manifest_key(&entry.backup_id);
-        for store in &self.stores {
-            store.delete(&key).await.map_err(CatalogError::store("delete manifest"))?;
-        }
-        for copy in &entry.copies {
-            if let Some(store) = self.store(&copy.destination) {
-                store.delete(&copy.key).await.map_err(CatalogError::store("delete archive"))?;
-            }
-        }
-        Ok(())
-    }
-
-    async fn list_one(&self, component: ComponentName, listing: &mut Listing) -> Result<(), CatalogError> {
-        let mut shelves = Vec::new();
-        for store in &self.stores {
-            shelves.push((store, self.shelf(store, component).await?));
         }
         let mut documents = BTreeMap::new();
         let mut known = BTreeSet::new();
         for (_, shelf) in shelves.iter_mut().rev() {
+            listing.taken.append(&mut shelf.taken);
             documents.append(&mut shelf.documents);
-            for (id, damaged) in shelf.damaged.drain(..) {
-                known.insert(id);
+            for damaged in shelf.damaged.drain(..) {
+                known.insert(damaged.backup_id.clone());
                 listing.damaged.push(damaged);
             }
         }
         let look = |destination: &str, key: &ObjectKey| {
-            let shelf = shelves.iter().find(|(store, _)| store.destination() == destination);
-            shelf.map(|(store, shelf)| (store.location(key), shelf.objects.get(key).copied()))
+            let Some(store) = self.store(destination) else { return Look::default() };
+            let shelf = shelves.iter().find(|(of, _)| of.destination() == destination);
+            let found = match shelf {
+                Some((_, shelf)) => {
+                    shelf.objects.get(key).map_or(Found::Missing, |bytes| Found::There(*bytes))
+                }
+                None => Found::Unknown,
+            };
+            Look { location: Some(store.location(key)), found }
         };
         for (id, document) in &documents {
             listing.entries.push(Entry::new(id, document, look));
         }
         known.extend(documents.into_keys());
-        for (store, shelf) in &shelves {
-            let (old, orphans) = incumbent::sort(component, store.as_ref(), &shelf.objects, &known);
-            listing.entries.extend(old);
-            listing.orphans.extend(orphans);
+        for name in names {
+            for (store, shelf) in &shelves {
+                let (old, orphans) = incumbent::sort(*name, store.as_ref(), &shelf.objects, &known);
+                listing.entries.extend(old);
+                listing.orphans.extend(orphans);
+            }
         }
-        Ok(())
+        Ok(listing)
     }
 
-    async fn shelf(&self, store: &Arc<dyn Store>, component: ComponentName) -> Result<Shelf, CatalogError> {
-        let (documents, damaged) = self.documents(store, component).await?;
+    async fn shelf(&self, store: &Arc<dyn Store>, names: &[ComponentName]) -> Result<Shelf, CatalogError> {
+        let mut shelf = self.documents(store, names).await?;
         // After the manifests: an archive whose manifest was there is there, or was just deleted.
-        let objects = store.list(&document::archives_of(component)).await;
-        let objects = objects.map_err(CatalogError::store("list backups"))?;
-        let objects = objects.into_iter().map(|meta| (meta.key, meta.bytes)).collect();
-        Ok(Shelf { documents, damaged, objects })
+        for name in names {
+            let folder = document::archives_of(*name);
+            let found = store.list(&folder).await.map_err(CatalogError::store("list backups"))?;
+            shelf.taken.extend(found.iter().filter_map(|meta| document::id_in(&folder, &meta.key)));
+            shelf.objects.extend(found.into_iter().map(|meta| (meta.key, meta.bytes)));
+        }
+        Ok(shelf)
     }
 
-    /// The manifests of one component in one store, each read once in its life.
-    #[allow(clippy::type_complexity)] // two lists
+    /// The manifests of some components in one store, listed at once and each read once in its life.
     async fn documents(
         &self,
         store: &Arc<dyn Store>,
-        component: ComponentName,
-    ) -> Result<(BTreeMap<BackupId, Arc<Document>>, Vec<(BackupId, Damaged)>), CatalogError> {
-        let folder = document::manifests_of(component);
+        names: &[ComponentName],
+    ) -> Result<Shelf, CatalogError> {
+        let folder = match names {
+            [name] => document::manifests_of(*name),
+            _ => document::manifests(),
+        };
         let found = store.list(&folder).await.map_err(CatalogError::store("list manifests"))?;
+        let id_of = |key| names.iter().find_map(|name| document::id_in(&document::manifests_of(*name), key));
         // A list of futures rather than a stream of closures: a future that holds the latter over an
         // await is `Send` for some lifetimes only, which nobody can spawn.
-        let mut reads = Vec::new();
+        let (mut reads, mut taken) = (Vec::new(), BTreeSet::new());
         for meta in &found {
-            if let Some(id) = document::id_in(&folder, &meta.key).filter(|id| meta.key == manifest_key(id)) {
+            let Some(id) = id_of(&meta.key) else { continue };
+            taken.insert(id.clone());
+            if meta.key == manifest_key(&id) {
                 reads.push(async move { (self.read(store, &id, meta).await, id) });
             }
         }
@@ -283,12 +261,12 @@ impl Catalog {
                 Ok(None) => {} // deleted since
                 Err(fault) => {
                     let location = store.location(&manifest_key(&id));
-                    damaged.push((id, Damaged { location, source: fault.into() }));
+                    damaged.push(Damaged { backup_id: id, location, source: fault.into() });
                 }
             }
         }
         self.cache.keep_only(store.destination(), &folder, &found);
-        Ok((documents, damaged))
+        Ok(Shelf { documents, damaged, objects: BTreeMap::new(), taken })
     }
 
     async fn read(

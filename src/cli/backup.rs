@@ -3,7 +3,7 @@
 use crate::app;
 use crate::base::chain;
 use crate::base::units::ByteSize;
-use crate::cli::{App, Exit, Failure, JsonFlag, output};
+use crate::cli::{App, Exit, Failure, JsonFlag, output, settled};
 use crate::config::Config;
 use crate::domain::command::Backup;
 use crate::domain::component::ComponentName;
@@ -42,12 +42,12 @@ pub(super) struct BackupArgs {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Scope {
+pub(super) enum Scope {
     One(ComponentName),
     All,
 }
 
-fn parse_scope(text: &str) -> Result<Scope, String> {
+pub(super) fn parse_scope(text: &str) -> Result<Scope, String> {
     if text == "all" {
         return Ok(Scope::All);
     }
@@ -62,14 +62,15 @@ fn parse_label(text: &str) -> Result<String, String> {
 }
 
 pub(super) async fn run(config: Config, args: BackupArgs) -> Result<Exit, Failure> {
-    let app = App::build(config)?;
+    let app = App::build(config).await?;
     let cancel = stop_on_signal();
     match args.scope {
         Scope::One(component) => {
-            let report = one(&app.engine, component, &args, None, &cancel).await?;
+            let work = one(&app.engine, component, &args, None, &cancel);
+            let report = settled(&app, work).await?;
             Ok(if args.json.json { output::json(&report) } else { output::print(describe(&report)) })
         }
-        Scope::All => all(&app.engine, &args, &cancel).await,
+        Scope::All => settled(&app, all(&app.engine, &args, &cancel)).await,
     }
 }
 
@@ -123,7 +124,7 @@ async fn one(
 }
 
 /// Shows a bar on a terminal while `work` goes on; nothing elsewhere.
-async fn with_bar<T>(component: ComponentName, meter: &Meter, work: impl Future<Output = T>) -> T {
+pub(super) async fn with_bar<T>(component: ComponentName, meter: &Meter, work: impl Future<Output = T>) -> T {
     let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(10));
     let style = "{prefix:>9} {msg:<8} {bar:30} {bytes:>11} of {total_bytes:<11} {bytes_per_sec}";
     bar.set_style(ProgressStyle::with_template(style).expect("the template is well formed"));
@@ -147,12 +148,21 @@ async fn with_bar<T>(component: ComponentName, meter: &Meter, work: impl Future<
 }
 
 fn describe(report: &BackupReport) -> String {
-    let (read, stored) = (ByteSize(report.source_bytes), ByteSize(report.size_bytes));
+    let (source, stored) = (ByteSize(report.source_bytes), ByteSize(report.size_bytes));
     let (id, took, verified) = (&report.backup_id, report.duration_seconds, &report.verified);
     let mut lines =
-        vec![format!("{id}: read {read}, stored {stored}, took {took:.1} s, verified ({verified})")];
+        vec![format!("{id}: {source} of data, stored {stored}, took {took:.1} s, verified ({verified})")];
     lines.push(report.path.clone());
+    lines.extend(report.s3_uri.iter().filter(|uri| **uri != report.path).cloned());
     lines.extend(report.pruned.iter().map(|id| format!("retention deleted {id}")));
+    if let Some(anomaly) = &report.anomaly {
+        let (against, what) = (&anomaly.against, anomaly.what.join(", "));
+        lines.push(format!("warning: much smaller than {against}: {what}"));
+        lines.push(format!(
+            "retention deletes nothing of {0} until you say that this is right: rna-backup accept {id}",
+            report.component
+        ));
+    }
     lines.extend(report.warnings.iter().map(|warning| format!("warning: {warning}")));
     let more = report.warning_count.saturating_sub(report.warnings.len() as u64);
     if more > 0 {
@@ -162,7 +172,7 @@ fn describe(report: &BackupReport) -> String {
 }
 
 /// A token that SIGINT or SIGTERM cancels, so that children are stopped and partial files removed.
-fn stop_on_signal() -> CancellationToken {
+pub(super) fn stop_on_signal() -> CancellationToken {
     let token = CancellationToken::new();
     tokio::spawn({
         let token = token.clone();

@@ -4,6 +4,7 @@ use crate::base::units::ByteSize;
 use crate::cli::{Exit, Failure, JsonFlag, open, output};
 use crate::config::Config;
 use crate::domain::component::ComponentName;
+use crate::domain::listing::{BackupState, ListedBackup, ListedCopy};
 use crate::domain::report::Listing;
 use clap::Args;
 
@@ -16,7 +17,7 @@ pub(super) struct ListArgs {
 }
 
 pub(super) async fn run(config: Config, args: ListArgs) -> Result<Exit, Failure> {
-    let app = open(config)?;
+    let app = open(config).await?;
     let listing = app.engine.listing(args.component).await?;
     if args.json.json {
         return Ok(output::json(&listing));
@@ -25,14 +26,25 @@ pub(super) async fn run(config: Config, args: ListArgs) -> Result<Exit, Failure>
         let of = args.component.map_or(String::new(), |component| format!("{component} "));
         // The folder tells whoever forgot a setting that they look in the wrong place.
         let root = app.config.root.display();
-        output::note(format_args!("there are no {of}backups in {root} (BACKUP_ROOT)"));
+        let bucket = app.config.destinations.bucket.as_ref();
+        let bucket = bucket.map_or(String::new(), |bucket| format!(" nor in bucket {}", bucket.bucket));
+        output::note(format_args!("there are no {of}backups in {root} (BACKUP_ROOT){bucket}"));
         return Ok(Exit::Done);
     }
     Ok(output::print(table(&listing)))
 }
 
+/// The destinations in which it is, and in what state where that is not the best.
+fn places(backup: &ListedBackup) -> String {
+    let place = |copy: &ListedCopy| match copy.state {
+        BackupState::Ok => copy.destination.clone(),
+        state => format!("{} ({})", copy.destination, state.as_str()),
+    };
+    backup.destinations.iter().map(place).collect::<Vec<_>>().join(", ")
+}
+
 fn table(listing: &Listing) -> output::Table {
-    let headings = ["BACKUP", "CREATED (UTC)", "SIZE", "SOURCE", "VERIFIED", "STATE", "LABEL"];
+    let headings = ["BACKUP", "CREATED (UTC)", "SIZE", "SOURCE", "VERIFIED", "STATE", "WHERE", "LABEL"];
     let mut table = output::Table::new(&headings, &[2, 3]);
     for backup in &listing.backups {
         let pinned = backup.pinned.then(|| "(pinned)".to_owned());
@@ -44,6 +56,7 @@ fn table(listing: &Listing) -> output::Table {
             backup.source_bytes.map_or("?".to_owned(), |bytes| ByteSize(bytes).to_string()),
             backup.verified.as_str().to_owned(),
             backup.state.as_str().to_owned(),
+            places(backup),
             label.join(" "),
         ]);
     }

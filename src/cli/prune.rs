@@ -1,16 +1,18 @@
 //! `prune`.
 
-use crate::cli::{Exit, Failure, JsonFlag, open, output};
+use crate::cli::{Exit, Failure, JsonFlag, open, output, settled};
 use crate::config::Config;
 use crate::domain::component::ComponentName;
 use crate::domain::report::PruneReport;
-use crate::engine::PruneRequest;
+use crate::engine::{PruneRequest, Run};
 use clap::Args;
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
   rna-backup prune --dry-run
-  rna-backup prune --component media --retention-days 30";
+  rna-backup prune --component media --retention-days 30
+
+What an object lock keeps is named and fails nothing; whatever else cannot be deleted ends with exit status 1.";
 
 #[derive(Debug, Args)]
 pub(super) struct PruneArgs {
@@ -28,14 +30,17 @@ pub(super) struct PruneArgs {
 }
 
 pub(super) async fn run(config: Config, args: PruneArgs) -> Result<Exit, Failure> {
-    let app = open(config)?;
+    let app = open(config).await?;
     let request = PruneRequest {
         component: args.component,
         retention_days: args.retention_days,
         dry_run: args.dry_run,
     };
-    let report = app.engine.prune(request).await?;
+    let report = settled(&app, app.engine.prune(request, &Run::default())).await?;
     let printed = if args.json.json { output::json(&report) } else { output::print(describe(&report)) };
+    for locked in &report.locked {
+        output::note(format_args!("locked: {locked}"));
+    }
     for problem in &report.problems {
         output::note(format_args!("error: cannot delete {problem}"));
     }

@@ -7,6 +7,7 @@ use crate::config::Config;
 use crate::domain::component::ComponentName;
 use crate::domain::listing::BackupState;
 use crate::domain::manifest::Manifest;
+use crate::stream::crypt::Recipients;
 use clap::Args;
 use serde_json::json;
 use std::fmt::Display;
@@ -31,9 +32,13 @@ pub(super) struct ShowArgs {
 }
 
 pub(super) async fn run(config: Config, args: ShowArgs) -> Result<Exit, Failure> {
-    let app = open(config)?;
+    let app = open(config).await?;
     let entry = app.engine.find(&args.backup, args.component).await?;
-    let commands = how_to_open(&entry);
+    let mut bases = Vec::new();
+    for id in entry.builds_on() {
+        bases.push(app.engine.find(id.as_str(), Some(entry.component())).await?);
+    }
+    let commands = how_to_open(&entry, &bases);
     if args.json.json {
         let shown = json!({"backup": entry.listed(), "manifest": entry.manifest(), "open_with": commands});
         return Ok(output::json(&shown));
@@ -67,10 +72,8 @@ fn describe(entry: &Entry) -> Vec<String> {
         let (size, state) = (ByteSize(copy.bytes), copy.state.as_str());
         lines.push(fact("archive", format_args!("{} ({size}, {state})", copy.location)));
         if copy.state == BackupState::Failed {
-            lines.push(fact(
-                "warning",
-                "the archive is longer or shorter than it was: use another backup if you can",
-            ));
+            lines.extend(damage(entry, &copy.destination).iter().map(|what| fact("warning", what)));
+            lines.push(fact("warning", "the archive is damaged: use another backup if you can"));
         }
     }
     lines.push(fact("verified", listed.verified.as_str()));
@@ -84,6 +87,15 @@ fn describe(entry: &Entry) -> Vec<String> {
     lines
 }
 
+/// What is known to be wrong with a copy that is there.
+fn damage(entry: &Entry, destination: &str) -> Vec<String> {
+    let objects = entry.manifest().map_or(&[][..], |manifest| &manifest.objects);
+    let noted = objects.iter().find(|o| o.destination == destination).map(|o| o.problems.clone());
+    noted
+        .filter(|problems| !problems.is_empty())
+        .unwrap_or_else(|| vec!["the archive is longer or shorter than it was".to_owned()])
+}
+
 fn describe_manifest(manifest: &Manifest) -> Vec<String> {
     let facts = &manifest.facts;
     let mut lines = vec![
@@ -95,6 +107,7 @@ fn describe_manifest(manifest: &Manifest) -> Vec<String> {
     {
         lines.extend(value.as_ref().map(|value| fact(name, value)));
     }
+    lines.extend(facts.builds_on.iter().map(|id| fact("builds on", id)));
     if manifest.pinned {
         lines.push(fact("pinned", "yes: retention leaves it alone"));
     }
@@ -109,28 +122,56 @@ fn describe_manifest(manifest: &Manifest) -> Vec<String> {
     if let Some(files) = facts.counts.files {
         lines.push(fact("files", format_args!("{}, folders: {}", files.files, files.directories)));
     }
+    let objects: u64 = facts.counts.classes.values().sum();
+    if let Some(backend) = &facts.backend {
+        let classes = facts.counts.classes.len();
+        lines.push(fact(
+            "classes",
+            format_args!("{classes}, with {objects} objects in all, by way of {backend}"),
+        ));
+    }
+    if let Some(id) = &facts.server_backup {
+        lines.push(fact(
+            "data",
+            format_args!("backup {id} in the bucket, where Weaviate keeps it; the archive is its index"),
+        ));
+    }
+    if let Some(anomaly) = &manifest.anomaly {
+        let (against, what) = (&anomaly.against, anomaly.what.join(", "));
+        let accepted = if anomaly.accepted.is_some() { " (accepted)" } else { "" };
+        lines.push(fact("anomaly", format_args!("much smaller than {against}: {what}{accepted}")));
+    }
     lines.extend(facts.warnings.iter().map(|warning| fact("warning", warning)));
     lines
 }
 
 /// The commands that open a backup with nothing of ours; none when there is nothing to open.
-fn how_to_open(entry: &Entry) -> Vec<String> {
-    let there = entry.copies.iter().find(|copy| copy.state != BackupState::Missing);
-    there.map_or(Vec::new(), |copy| commands(entry.component(), &copy.location))
+fn how_to_open(entry: &Entry, bases: &[Entry]) -> Vec<String> {
+    fn there(entry: &Entry) -> Option<&str> {
+        let copy = entry.copies.iter().find(|copy| copy.state != BackupState::Missing);
+        copy.map(|copy| copy.location.as_str())
+    }
+    let Some(own) = there(entry) else { return Vec::new() };
+    if bases.is_empty() {
+        return commands(entry.component(), own);
+    }
+    let Some(bases) = bases.iter().map(there).collect::<Option<Vec<_>>>() else { return Vec::new() };
+    // GNU tar removes by the lists of names in incremental archives what is gone since the one before.
+    let unpack = |location| {
+        let read = read(location);
+        format!("{read} | tar -xp --listed-incremental=/dev/null -C restored")
+    };
+    let steps = bases.into_iter().chain([own]).map(unpack);
+    std::iter::once("mkdir restored".to_owned()).chain(steps).collect()
 }
 
 fn commands(component: ComponentName, location: &str) -> Vec<String> {
-    let path = quoted(location);
     let folder = !location.rsplit('/').next().unwrap_or(location).contains('.');
     if folder {
         // What the app's old tasks had Weaviate write, and it alone can read.
-        return vec![format!("ls -R {path}")];
+        return vec![format!("ls -R {}", quoted(location))];
     }
-    let read = match location.rsplit('.').next() {
-        Some("zst") => format!("zstd -dc {path}"),
-        Some("gz") => format!("gzip -dc {path}"),
-        _ => format!("cat {path}"),
-    };
+    let read = read(location);
     match component {
         ComponentName::Postgres => vec![
             format!("{read} | pg_restore --list"),
@@ -143,6 +184,29 @@ fn commands(component: ComponentName, location: &str) -> Vec<String> {
             format!("{read} | tar -xp -C restored"),
         ],
     }
+}
+
+/// What writes the content of an archive to standard output.
+fn read(location: &str) -> String {
+    let path = quoted(location);
+    let mut steps = Vec::new();
+    let mut name = location;
+    if location.starts_with("s3://") {
+        steps.push(format!("aws s3 cp {path} -"));
+    }
+    let from = if steps.is_empty() { format!(" {path}") } else { String::new() };
+    if let Some(inner) = location.strip_suffix(Recipients::EXTENSION) {
+        steps.push(format!("age -d -i KEYFILE{from}"));
+        name = inner;
+    }
+    let from = if steps.is_empty() { from } else { String::new() };
+    match name.rsplit('.').next() {
+        Some("zst") => steps.push(format!("zstd -dc{from}")),
+        Some("gz") => steps.push(format!("gzip -dc{from}")),
+        _ if steps.is_empty() => steps.push(format!("cat{from}")),
+        _ => {}
+    }
+    steps.join(" | ")
 }
 
 /// A path as a shell takes it.
@@ -161,6 +225,14 @@ fn the_commands_survive_odd_paths() {
     assert_eq!(
         listing("/b/media_backup_20240101_040000.tar.gz"),
         "gzip -dc /b/media_backup_20240101_040000.tar.gz | tar -tv"
+    );
+    assert_eq!(
+        listing("/b/media_backup_20261122_040000.tar.zst.age"),
+        "age -d -i KEYFILE /b/media_backup_20261122_040000.tar.zst.age | zstd -dc | tar -tv"
+    );
+    assert_eq!(
+        listing("s3://lab/media/media_backup_20261122_040000.tar.zst.age"),
+        "aws s3 cp s3://lab/media/media_backup_20261122_040000.tar.zst.age - | age -d -i KEYFILE | zstd -dc | tar -tv"
     );
     let old = commands(ComponentName::Weaviate, "/var/lab.d/weaviate/weaviate_backup_20240101_030000");
     assert_eq!(old, ["ls -R /var/lab.d/weaviate/weaviate_backup_20240101_030000"]);

@@ -20,7 +20,7 @@ pub(super) struct WorkerArgs {
 pub(super) async fn run(mut config: Config, args: &WorkerArgs) -> Result<Exit, Failure> {
     config.worker.task_events |= args.task_events;
     let address = config.metrics_addr;
-    let app = App::build(config)?;
+    let app = App::build(config).await?;
     let worker = app.worker().map_err(|err| Failure::new(Exit::Usage, chain(&err)))?;
     let listener = TcpListener::bind(address).await.map_err(|err| {
         Failure::new(Exit::Usage, format!("listen on {address} (BACKUP_METRICS_ADDR): {err}"))
@@ -30,6 +30,7 @@ pub(super) async fn run(mut config: Config, args: &WorkerArgs) -> Result<Exit, F
     let endpoint = tokio::spawn(http::serve(listener, health.clone()));
     app.prepare().await;
     Box::pin(worker.run(health, signalled)).await;
+    app.settle().await;
     endpoint.abort();
     Ok(Exit::Done)
 }

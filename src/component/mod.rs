@@ -4,21 +4,43 @@ pub mod error;
 pub mod media;
 pub mod postgres;
 pub mod process;
+mod scratch;
+pub mod shelf;
+pub mod stage;
+mod tar;
+pub mod weaviate;
 
 use crate::domain::{
     component::ComponentName,
     facts::{Counts, Facts},
+    id::BackupId,
     progress::Meter,
 };
-use crate::stream::Output;
+use crate::stream::{Output, unpack::Unpacked};
 use async_trait::async_trait;
-use std::fmt;
+use jiff::Timestamp;
+use std::{collections::BTreeSet, fmt};
 use tokio::io::AsyncRead;
 
 pub use error::ComponentError;
+pub use shelf::Shelf;
+pub use stage::{Kept, Plan, Staged, Target};
 
 /// The bytes of an archive, decompressed, on their way back into a component.
 pub type Feed<'a> = &'a mut (dyn AsyncRead + Send + Unpin);
+
+/// What a backup may build on.
+#[derive(Debug, Clone)]
+pub struct Basis {
+    /// The backup that is to be made.
+    pub id: BackupId,
+    /// When it began.
+    pub at: Timestamp,
+    /// Backups that will be there, whole, wherever this one goes.
+    pub sound: BTreeSet<BackupId>,
+    /// How archives are protected: those of a chain must open by the same keys.
+    pub terms: String,
+}
 
 /// Something that can be backed up to one stream of bytes.
 ///
@@ -53,6 +75,48 @@ pub trait Component: Send + Sync + fmt::Debug {
     /// What was written to `out` before an error is worthless.
     async fn backup(&self, out: &mut dyn Output, meter: &Meter) -> Result<Facts, ComponentError>;
 
+    /// As [`backup`](Self::backup), but what archives of earlier backups hold may be left out: their ids are then
+    /// [`Facts::builds_on`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    async fn increment(
+        &self,
+        basis: &Basis,
+        out: &mut dyn Output,
+        meter: &Meter,
+    ) -> Result<Facts, ComponentError> {
+        let _ = basis;
+        self.backup(out, meter).await
+    }
+
+    /// Told when a backup exists: what it saw may be built on.
+    ///
+    /// # Errors
+    ///
+    /// The next backup builds on what there was before.
+    async fn counts_now(&self, id: &BackupId) -> Result<(), ComponentError> {
+        let _ = id;
+        Ok(())
+    }
+
+    /// What an incremental archive would be if it left nothing out. Each is read once, side by side.
+    ///
+    /// # Errors
+    ///
+    /// [`ComponentError::Unusable`] where there are no incremental backups. Reading fails with `InvalidData`
+    /// when the archives do not fit together.
+    fn join<'a>(
+        &self,
+        newest: Unpacked<'a>,
+        bases: Vec<(BackupId, Unpacked<'a>)>,
+    ) -> Result<Unpacked<'a>, ComponentError> {
+        let _ = (newest, bases);
+        let what = format!("{} has no incremental backups in this version", self.name());
+        Err(ComponentError::Unusable { what, source: None })
+    }
+
     /// Reads a whole archive to its end without touching the live system, and counts
     /// what it holds. Counts the bytes read on `meter`, whose phase the caller began.
     ///
@@ -60,4 +124,101 @@ pub trait Component: Send + Sync + fmt::Debug {
     ///
     /// [`ComponentError::Corrupt`] when the archive is damaged or cut short.
     async fn decode(&self, feed: Feed<'_>, meter: &Meter) -> Result<Counts, ComponentError>;
+
+    /// What an archive says of itself beside its counts: for a manifest that is made from it alone.
+    ///
+    /// # Errors
+    ///
+    /// [`ComponentError::Corrupt`] when it does not say what it should.
+    async fn describe(&self, feed: Feed<'_>) -> Result<Facts, ComponentError> {
+        let _ = feed;
+        Ok(Facts::default())
+    }
+
+    /// Why a backup cannot be restored into scratch here, so that reading it to its end is as far as a
+    /// verification goes; `None` where it can.
+    fn no_drill(&self) -> Option<&'static str> {
+        None
+    }
+
+    /// Finds out what a restore to `target` would do, without touching anything. `facts` are those of
+    /// the backup's manifest; the app's old files have none.
+    ///
+    /// # Errors
+    ///
+    /// What would make a restore fail before it began: no such target, no rights, versions that do not fit.
+    async fn plan(&self, target: &Target, facts: Option<&Facts>) -> Result<Plan, ComponentError> {
+        let _ = (target, facts);
+        Err(cannot_restore(self.name()))
+    }
+
+    /// Restores an archive to a copy beside what is there. Reads `feed` to its end, counting on `meter`.
+    ///
+    /// # Errors
+    ///
+    /// [`ComponentError::Corrupt`] when the archive is damaged, cut short or hostile. After any error
+    /// nothing of the copy is left, or `recover` removes it.
+    async fn stage(
+        &self,
+        feed: Feed<'_>,
+        target: &Target,
+        facts: Option<&Facts>,
+        meter: &Meter,
+    ) -> Result<Box<dyn Staged>, ComponentError> {
+        let _ = (feed, target, facts, meter);
+        Err(cannot_restore(self.name()))
+    }
+
+    /// Finishes or rolls back what a run left that died in the middle, and removes its copies. Call it only
+    /// while no run works on the component. Tells what was done, for the log.
+    ///
+    /// # Errors
+    ///
+    /// When something is still to be done; nothing is worse than before.
+    async fn recover(&self) -> Result<Vec<String>, ComponentError> {
+        Ok(Vec::new())
+    }
+
+    /// What the last restore set aside, if it is still there.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be looked for.
+    async fn kept(&self) -> Result<Option<Kept>, ComponentError> {
+        Ok(None)
+    }
+
+    /// Puts back what the last restore replaced; what was live until now is kept in its place.
+    ///
+    /// # Errors
+    ///
+    /// As [`Staged::swap`]; [`ComponentError::Unusable`] when nothing is kept.
+    async fn undo(&self) -> Result<Kept, ComponentError> {
+        Err(cannot_restore(self.name()))
+    }
+
+    /// Removes what restores set aside: a newer backup was proven since then.
+    ///
+    /// # Errors
+    ///
+    /// When something is left.
+    async fn forget(&self) -> Result<(), ComponentError> {
+        Ok(())
+    }
+
+    /// Removes what the component's own server keeps of backups that exist no more. `living` are the facts of
+    /// all that do. Tells what was done, for the log.
+    ///
+    /// # Errors
+    ///
+    /// When something is left.
+    async fn sweep(&self, living: &[&Facts]) -> Result<Vec<String>, ComponentError> {
+        let _ = living;
+        Ok(Vec::new())
+    }
+}
+
+fn cannot_restore(component: ComponentName) -> ComponentError {
+    let what = format!("{component} cannot be restored by this version");
+    ComponentError::Unusable { what, source: None }
 }

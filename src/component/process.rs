@@ -5,14 +5,18 @@
 //! blotted out), the exit status is asked for before anything counts as done, and dropping the
 //! future kills the child.
 
+mod group;
+
 use crate::component::{ComponentError, Feed};
 use crate::domain::progress::Meter;
 use crate::stream::Output;
 use bytes::BytesMut;
+use group::Group;
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use secrecy::{ExposeSecret, SecretString};
 use std::{
     ffi::OsStr,
+    fs::File,
     io,
     os::fd::{AsFd, OwnedFd},
     os::unix::process::ExitStatusExt,
@@ -106,6 +110,28 @@ impl Program {
         let out = self.command.stdout(Stdio::piped()).output().await.map_err(self.unstartable())?;
         self.judge(out.status, &String::from_utf8_lossy(&out.stderr))?;
         Ok(String::from_utf8_lossy(&out.stdout).into_owned())
+    }
+
+    /// Gives the program a file as its standard input.
+    #[must_use]
+    pub fn stdin(mut self, file: File) -> Self {
+        self.command.stdin(file);
+        self
+    }
+
+    /// Runs the program for what it does.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Program::text`].
+    pub async fn run(mut self) -> Result<Finished, ComponentError> {
+        let mut child = self.spawn()?;
+        let group = Group::of(&child);
+        let stderr = self.tail(child.stderr.take().expect("stderr is piped by `new`")).await?;
+        let status = self.wait(&mut child).await?;
+        group.release();
+        self.judge(status, &stderr)?;
+        Ok(Finished { stderr, ..Finished::default() })
     }
 
     /// Runs the program and writes its standard output into `out`, counting it on `meter`.
@@ -277,7 +303,7 @@ async fn pour(feed: Feed<'_>, mut writer: pipe::Sender, meter: &Meter) -> Result
 }
 
 /// Sorts the error of a feed: a stream that does not decompress is damaged, the rest may pass.
-fn refused(source: io::Error) -> ComponentError {
+pub fn refused(source: io::Error) -> ComponentError {
     match source.kind() {
         io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => ComponentError::Corrupt {
             what: "archive does not decompress".into(),

@@ -1,5 +1,6 @@
 //! What a component says about the data it read: kept in the manifest, compared on verify.
 
+use crate::domain::id::BackupId;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -49,7 +50,7 @@ pub struct FileCounts {
 /// What a component reports when its data was read to the end.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Facts {
-    /// Bytes read from the source, before compression.
+    /// Bytes of the source, before compression; of an incremental backup also those that it leaves out.
     pub source_bytes: u64,
     /// What was counted at the source.
     pub counts: Counts,
@@ -62,6 +63,16 @@ pub struct Facts {
     /// Size of the whole database on the server, bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub database_bytes: Option<u64>,
+    /// By which way it was made, where there are several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backend: Option<String>,
+    /// The name of the backup that the source's own server keeps in the bucket, and that the archive is only
+    /// the index of: it goes when the last copy of the archive does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server_backup: Option<String>,
+    /// Earlier backups whose archives hold what this one leaves out, the oldest first: of an incremental backup.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub builds_on: Vec<BackupId>,
     /// Things that went otherwise than planned without harming the archive:
     /// files that changed or vanished while being read. The first of them by name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

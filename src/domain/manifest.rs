@@ -1,6 +1,9 @@
 //! The manifest: a backup exists when this does.
 
-use crate::domain::{component::ComponentName, facts::Facts, id::BackupId};
+use crate::domain::{
+    anomaly::Anomaly, component::ComponentName, facts::Facts, id::BackupId, listing::BackupState,
+    report::CheckedCopy,
+};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -10,7 +13,7 @@ use serde::{Deserialize, Serialize};
 /// wrote; a newer [`format`](Self::format) is refused by whoever restores.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
-    /// Version of this format: [`Manifest::FORMAT`].
+    /// Version of this format: see [`Manifest::format_of`].
     pub format: u32,
     /// Which backup.
     pub backup_id: BackupId,
@@ -42,6 +45,9 @@ pub struct Manifest {
     pub objects: Vec<StoredObject>,
     /// How far it was proven, and when.
     pub verified: Verified,
+    /// What it has far less of than the backup before; absent: nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub anomaly: Option<Anomaly>,
     /// What the component said about its data.
     pub facts: Facts,
 }
@@ -57,6 +63,9 @@ pub struct StoredObject {
     pub bytes: u64,
     /// SHA-256 of those bytes, lower-case hex.
     pub sha256: String,
+    /// What the last verification found wrong with it: then it is counted on no more. Empty: nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub problems: Vec<String>,
 }
 
 /// The highest level that was proven.
@@ -95,8 +104,16 @@ impl VerifyLevel {
 }
 
 impl Manifest {
-    /// The format this program writes.
-    pub const FORMAT: u32 = 1;
+    /// The newest format that this program reads, and the one of incremental backups: who does not know those
+    /// would restore the half of one.
+    pub const FORMAT: u32 = 2;
+    /// The one of full backups, which also programs read that know no others.
+    const FORMAT_FULL: u32 = 1;
+
+    /// The format of a backup of which `facts` are known.
+    pub const fn format_of(facts: &Facts) -> u32 {
+        if facts.builds_on.is_empty() { Self::FORMAT_FULL } else { Self::FORMAT }
+    }
 
     /// Bytes of the archive as stored: of the first copy, since all are equal.
     pub fn size_bytes(&self) -> u64 {
@@ -106,6 +123,25 @@ impl Manifest {
     /// Hash of the archive as stored.
     pub fn sha256(&self) -> &str {
         self.objects.first().map_or("", |object| &object.sha256)
+    }
+
+    /// Notes what a verification to `level` found at the time `at`. Proving less than before lowers
+    /// nothing; only when no copy is whole any more the level falls to none. A copy that is not there is
+    /// not marked: it may come back as it was.
+    pub fn note(&mut self, level: VerifyLevel, at: Timestamp, copies: &[CheckedCopy]) {
+        for object in &mut self.objects {
+            let Some(copy) = copies.iter().find(|copy| copy.destination == object.destination) else {
+                continue;
+            };
+            if copy.state != BackupState::Missing {
+                object.problems.clone_from(&copy.problems);
+            }
+        }
+        if !copies.iter().any(|copy| copy.state == BackupState::Ok) {
+            self.verified = Verified { level: VerifyLevel::None, at: None };
+        } else if level >= self.verified.level {
+            self.verified = Verified { level, at: Some(at) };
+        }
     }
 
     /// Whether the archive was read to its end and found whole.

@@ -1,5 +1,6 @@
 //! Floor 1, pure: what the program knows, without any I/O.
 
+pub mod anomaly;
 pub mod command;
 pub mod component;
 pub mod facts;
@@ -7,6 +8,7 @@ pub mod id;
 pub mod listing;
 pub mod manifest;
 pub mod progress;
+pub mod rebuild;
 pub mod report;
 pub mod retention;
 pub mod signature;

@@ -1,6 +1,13 @@
 //! What a finished run says: the result that the app reads, and the rows of listings.
 
-use crate::domain::{component::ComponentName, id::BackupId, listing::ListedBackup, manifest::Manifest};
+use crate::domain::{
+    anomaly::Anomaly,
+    component::ComponentName,
+    facts::Counts,
+    id::BackupId,
+    listing::{BackupState, ListedBackup},
+    manifest::{Manifest, VerifyLevel},
+};
 use jiff::{Timestamp, tz::TimeZone};
 use serde::{Deserialize, Serialize};
 
@@ -26,6 +33,15 @@ pub struct BackupReport {
     /// The media folder, for media.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub media_dir: Option<String>,
+    /// The same as its id, for Weaviate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backup_name: Option<String>,
+    /// By which way it was made, for Weaviate: `filesystem`, `s3` or `export`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backend: Option<String>,
+    /// Where the archive lies, for Weaviate: the same as the path.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub location: Option<String>,
     /// The full backup that it belongs to.
     pub set_id: Option<String>,
     /// Free text of whoever ordered it.
@@ -44,6 +60,8 @@ pub struct BackupReport {
     pub verified: String,
     /// Ids of older backups that retention deleted after this one.
     pub pruned: Vec<BackupId>,
+    /// What it has far less of than the backup before; null: nothing.
+    pub anomaly: Option<Anomaly>,
     /// Files that changed while being read, and the like: the first of them.
     pub warnings: Vec<String>,
     /// How many there were in all.
@@ -55,6 +73,8 @@ impl BackupReport {
     /// task gets the same answer as the first. `path` is where its archive lies.
     pub fn new(manifest: &Manifest, path: String, pruned: Vec<BackupId>) -> Self {
         let source = |component| (manifest.component == component).then(|| manifest.source.clone());
+        let of_weaviate =
+            |text: &str| (manifest.component == ComponentName::Weaviate).then(|| text.to_owned());
         let duration = manifest.finished_at.duration_since(manifest.created_at);
         Self {
             status: "success".to_owned(),
@@ -62,6 +82,9 @@ impl BackupReport {
             backup_id: manifest.backup_id.clone(),
             backup_file: path.rsplit('/').next().unwrap_or_default().to_owned(),
             timestamp: file_stamp(manifest.created_at),
+            backup_name: of_weaviate(manifest.backup_id.as_str()),
+            backend: manifest.facts.backend.clone(),
+            location: of_weaviate(&path),
             path,
             database: source(ComponentName::Postgres),
             media_dir: source(ComponentName::Media),
@@ -74,6 +97,7 @@ impl BackupReport {
             duration_seconds: (duration.as_secs_f64() * 1000.0).round() / 1000.0,
             verified: manifest.verified.level.as_str().to_owned(),
             pruned,
+            anomaly: manifest.anomaly.clone(),
             warnings: manifest.facts.warnings.clone(),
             warning_count: manifest.facts.warning_count,
         }
@@ -97,7 +121,9 @@ pub struct PruneReport {
     pub deleted: Vec<BackupId>,
     /// Ids that stay, and why.
     pub kept: Vec<Kept>,
-    /// What could not be deleted, in words.
+    /// What an object lock keeps for now, in words: it goes once the lock has ended.
+    pub locked: Vec<String>,
+    /// What could not be deleted otherwise, in words.
     pub problems: Vec<String>,
 }
 
@@ -109,6 +135,90 @@ pub struct Kept {
     pub backup_id: BackupId,
     /// By which rule, for people.
     pub why: String,
+}
+
+/// The result of `verify_backup`, and of the command `verify`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VerifyReport {
+    /// One for each backup that was looked at.
+    pub results: Vec<Verification>,
+}
+
+impl VerifyReport {
+    /// What is wrong with which backup, one sentence each; nothing when all are whole.
+    pub fn damage(&self) -> Vec<String> {
+        let named = |found: &Verification| {
+            let name = |problem: &String| format!("{}: {problem}", found.backup_id);
+            found.problems.iter().map(name).collect::<Vec<_>>()
+        };
+        self.results.iter().filter(|found| !found.ok).flat_map(named).collect()
+    }
+}
+
+/// What a verification found out about one backup.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Verification {
+    /// Which.
+    pub backup_id: BackupId,
+    /// Of what.
+    pub component: ComponentName,
+    /// How far it was looked at.
+    pub level: VerifyLevel,
+    /// Whether every copy is whole, as far as that level tells.
+    pub ok: bool,
+    /// Its archive in each destination.
+    pub destinations: Vec<CheckedCopy>,
+    /// Everything that is wrong, each with the destination it is wrong in.
+    pub problems: Vec<String>,
+    /// What could not be compared, and why.
+    pub warnings: Vec<String>,
+}
+
+/// What a verification found in one destination.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CheckedCopy {
+    /// `local` or `s3`.
+    pub destination: String,
+    /// A path or a URL.
+    pub location: String,
+    /// Bytes that were found; null when it is not there.
+    pub bytes: Option<u64>,
+    /// What it is.
+    pub state: BackupState,
+    /// What is wrong with it.
+    pub problems: Vec<String>,
+}
+
+/// The result of `pin_backup` and of `accept_backup`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AmendReport {
+    /// Always `success`.
+    pub status: String,
+    /// Of what.
+    pub component: ComponentName,
+    /// Which backup.
+    pub backup_id: BackupId,
+    /// Whether retention leaves it alone.
+    pub pinned: bool,
+    /// What it has far less of than the backup before, and when that was accepted; null: nothing.
+    pub anomaly: Option<Anomaly>,
+}
+
+impl AmendReport {
+    /// What the manifest says by now.
+    pub fn new(manifest: &Manifest) -> Self {
+        Self {
+            status: "success".to_owned(),
+            component: manifest.component,
+            backup_id: manifest.backup_id.clone(),
+            pinned: manifest.pinned,
+            anomaly: manifest.anomaly.clone(),
+        }
+    }
 }
 
 /// The catalogue as `list` shows it.
@@ -129,4 +239,116 @@ pub struct FullBackupReport {
     pub set_id: String,
     /// Task ids by component; only components that are configured.
     pub task_ids: std::collections::BTreeMap<ComponentName, String>,
+}
+
+/// What a restore would do: `restore --dry-run`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RestorePlan {
+    /// Of what.
+    pub component: ComponentName,
+    /// Which backup.
+    pub backup_id: BackupId,
+    /// From when its data is.
+    pub created_at: Timestamp,
+    /// Where the archive is read.
+    pub reads: String,
+    /// Where those are that an incremental one builds on, the oldest first; absent: it is a full one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub also_reads: Vec<String>,
+    /// Bytes of all that is read.
+    pub archive_bytes: u64,
+    /// Bytes of the data in it; null for the app's old files.
+    pub source_bytes: Option<u64>,
+    /// What would be replaced, for people.
+    pub replaces: String,
+    /// How.
+    pub method: String,
+    /// Bytes that are needed beside the live data; null when nobody can tell.
+    pub needs_bytes: Option<u64>,
+    /// Bytes that are free there; null when nobody can tell.
+    pub free_bytes: Option<u64>,
+    /// How long the live data cannot be used, for people.
+    pub downtime: String,
+    /// Versions that matter.
+    pub versions: Vec<String>,
+    /// What is otherwise than one would wish.
+    pub warnings: Vec<String>,
+}
+
+/// The result of a restore: the keys that the app's Python functions returned, and ours.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RestoreReport {
+    /// Always `success`: a failure is an exception.
+    pub status: String,
+    /// Of what.
+    pub component: ComponentName,
+    /// Which backup.
+    pub backup_id: BackupId,
+    /// File name of the archive.
+    pub backup_file: String,
+    /// Where the archive was read.
+    pub path: String,
+    /// Name of the database, for PostgreSQL.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub database: Option<String>,
+    /// The media folder, for media.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub media_dir: Option<String>,
+    /// The same as the id of the backup, for Weaviate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backup_name: Option<String>,
+    /// What was counted in the restored copy before it took the place of the live data.
+    pub counts: Counts,
+    /// Where the old data is until the next backup succeeds: what `undo` puts back. Null: nowhere.
+    pub kept: Option<String>,
+    /// From the beginning to the end, seconds.
+    pub duration_seconds: f64,
+    /// What is otherwise than one would wish.
+    pub warnings: Vec<String>,
+}
+
+impl RestoreReport {
+    /// The report of a restore of `component` from the archive at `path` into `source`.
+    pub fn new(component: ComponentName, backup_id: &BackupId, path: &str, source: &str) -> Self {
+        let into = |name| (component == name).then(|| source.to_owned());
+        Self {
+            status: "success".to_owned(),
+            component,
+            backup_id: backup_id.clone(),
+            backup_file: path.rsplit('/').next().unwrap_or_default().to_owned(),
+            path: path.to_owned(),
+            database: into(ComponentName::Postgres),
+            media_dir: into(ComponentName::Media),
+            backup_name: (component == ComponentName::Weaviate).then(|| backup_id.to_string()),
+            counts: Counts::default(),
+            kept: None,
+            duration_seconds: 0.0,
+            warnings: Vec::new(),
+        }
+    }
+}
+
+/// The result of an undo.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UndoReport {
+    /// Always `success`.
+    pub status: String,
+    /// Of what.
+    pub component: ComponentName,
+    /// What was put right: name of the database, path of the folder.
+    pub target: String,
+    /// When the data that is live again had been replaced.
+    pub replaced_at: Timestamp,
+    /// Where the data is that was live until now: another undo puts it back.
+    pub kept: String,
+}
+
+impl UndoReport {
+    /// The report of an undo.
+    pub fn new(component: ComponentName, target: String, replaced_at: Timestamp, kept: String) -> Self {
+        Self { status: "success".to_owned(), component, target, replaced_at, kept }
+    }
 }

@@ -4,6 +4,7 @@ use crate::domain::{component::ComponentName, id::BackupId};
 use jiff::{SignedDuration, Timestamp, civil::Date, tz::TimeZone};
 use serde::{Serialize, Serializer};
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
     fmt,
 };
@@ -67,6 +68,42 @@ pub struct Plan {
     pub keep: Vec<(BackupId, Why)>,
 }
 
+impl Plan {
+    /// The same plan, in which nothing goes that `needed` names.
+    pub fn spare(&mut self, needed: &BTreeSet<BackupId>) {
+        let (spared, gone) = std::mem::take(&mut self.delete).into_iter().partition(|id| needed.contains(id));
+        self.delete = gone;
+        self.stay(spared, Why::BuiltOn);
+    }
+
+    fn stay(&mut self, ids: Vec<BackupId>, why: Why) {
+        self.keep.extend(ids.into_iter().map(|id| (id, why)));
+        self.keep.sort_by_key(|(id, _)| (id.component(), Reverse((id.created(), id.clone()))));
+    }
+
+    /// The same plan with nothing to delete; `true` if there was something.
+    pub fn hold_back(&mut self) -> bool {
+        let held = std::mem::take(&mut self.delete);
+        let any = !held.is_empty();
+        self.stay(held, Why::HeldBack);
+        any
+    }
+}
+
+/// The backups that those which stay build on, and that those build on in turn: whoever is listed can be
+/// restored. `builds_on` tells what a backup itself builds on.
+pub fn needed<'a>(
+    staying: impl IntoIterator<Item = &'a BackupId>,
+    builds_on: impl Fn(&BackupId) -> &'a [BackupId],
+) -> BTreeSet<BackupId> {
+    let mut needed = BTreeSet::new();
+    let mut to_look_at: Vec<_> = staying.into_iter().collect();
+    while let Some(id) = to_look_at.pop() {
+        to_look_at.extend(builds_on(id).iter().filter(|base| needed.insert((*base).clone())));
+    }
+    needed
+}
+
 /// Why a backup stays. Of several reasons, the first of this list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Why {
@@ -88,6 +125,10 @@ pub enum Why {
     Weekly,
     /// It is the newest of its month.
     Monthly,
+    /// A backup that stays leaves out what it holds.
+    BuiltOn,
+    /// It could go, but the newest one is much smaller, and nobody has said that it should be.
+    HeldBack,
 }
 
 impl fmt::Display for Why {
@@ -104,6 +145,8 @@ impl fmt::Display for Why {
             Self::Young(days) => return f.pad(&format!("younger than {days} days")),
             Self::Weekly => "weekly",
             Self::Monthly => "monthly",
+            Self::BuiltOn => "a later backup builds on it",
+            Self::HeldBack => "held back: the newest backup is much smaller than before, pin or accept it",
         };
         f.pad(text)
     }

@@ -19,8 +19,31 @@ pub struct Order<'a> {
     pub task: &'a str,
     /// The serialised body, before base64.
     pub body: &'a [u8],
-    /// How often it was tried before: a retry carries the signature of the first message.
-    pub retries: u32,
+}
+
+/// A signature that fits its order. What it allows, it allows once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Signature {
+    made: Timestamp,
+    bytes: [u8; 32],
+}
+
+impl Signature {
+    /// Whether it was made within the last quarter of an hour, or will be in the next: clocks differ.
+    pub fn is_fresh(&self, now: Timestamp) -> bool {
+        self.made.duration_since(now).abs() <= LIFE
+    }
+
+    /// The time for another signature of the same order, at `at` or soon after: made within the same second
+    /// it would be this one.
+    pub fn another(&self, at: Timestamp) -> Timestamp {
+        at.max(self.made + SignedDuration::from_secs(1))
+    }
+
+    /// The signature alone, in hex: no two orders have the same.
+    pub fn name(&self) -> String {
+        hex(&self.bytes)
+    }
 }
 
 /// Why an order is not obeyed. Nothing was touched.
@@ -37,37 +60,43 @@ pub enum SignatureError {
     /// It was made too long ago, or in the future.
     #[error("the signature is older than 15 minutes or from the future: order anew, and compare the clocks")]
     Stale,
+    /// It was obeyed before.
+    #[error("the order of this signature was carried out before: order anew")]
+    Used,
+    /// Nobody would know later that it was obeyed.
+    #[error("cannot note in BACKUP_ROOT that the order is carried out, so it is not")]
+    Unnoted,
     /// It is not ours, or the message was changed.
     #[error("the signature does not fit: is BACKUP_RESTORE_KEY the same on both sides?")]
     Wrong,
 }
 
 /// Checks `header` = `v1:<unix seconds>:<hex HMAC-SHA256>` over `v1 \n seconds \n task id \n task
-/// name \n body`.
+/// name \n body`; whether it is [fresh](Signature::is_fresh), and was not used, is for the caller to see to.
 ///
 /// # Errors
 ///
 /// [`SignatureError`]: the order must not be obeyed.
-pub fn verify(key: &str, header: Option<&str>, order: &Order, now: Timestamp) -> Result<(), SignatureError> {
+pub fn verify(key: &str, header: Option<&str>, order: &Order) -> Result<Signature, SignatureError> {
     let header = header.ok_or(SignatureError::Missing)?;
-    let (seconds, signature) = parse(header).ok_or(SignatureError::Malformed)?;
+    let (seconds, bytes) = parse(header).ok_or(SignatureError::Malformed)?;
     // The comparison takes the same time wherever the first difference is.
-    mac(key, seconds, order).verify_slice(&signature).map_err(|_| SignatureError::Wrong)?;
+    mac(key, seconds, order).verify_slice(&bytes).map_err(|_| SignatureError::Wrong)?;
     let made = Timestamp::from_second(seconds).map_err(|_| SignatureError::Malformed)?;
-    if order.retries == 0 && made.duration_since(now).abs() > LIFE {
-        return Err(SignatureError::Stale);
-    }
-    Ok(())
+    Ok(Signature { made, bytes })
 }
 
 /// The header that [`verify`] accepts: for tests and for tools that order tasks.
 pub fn sign(key: &str, order: &Order, now: Timestamp) -> String {
+    format!("v1:{}:{}", now.as_second(), hex(&mac(key, now.as_second(), order).finalize().into_bytes()))
+}
+
+fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write;
-    let mut header = format!("v1:{}:", now.as_second());
-    for byte in mac(key, now.as_second(), order).finalize().into_bytes() {
-        let _ = write!(header, "{byte:02x}");
-    }
-    header
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 fn mac(key: &str, seconds: i64, order: &Order) -> Hmac<Sha256> {
@@ -93,7 +122,7 @@ fn parse(header: &str) -> Option<(i64, [u8; 32])> {
 mod tests {
     use super::*;
 
-    const ORDER: Order<'_> = Order { task_id: "id-1", task: "t.clean", body: b"[[], {}, {}]", retries: 0 };
+    const ORDER: Order<'_> = Order { task_id: "id-1", task: "t.clean", body: b"[[], {}, {}]" };
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(second).unwrap()
@@ -109,17 +138,20 @@ mod tests {
     }
 
     #[test]
-    fn only_a_fresh_signature_of_this_very_order_is_accepted() {
+    fn only_a_signature_of_this_very_order_fits_and_not_for_long() {
         let header = sign("key", &ORDER, at(1000));
-        let check = |order: &Order, now| verify("key", Some(&header), order, at(now));
-        assert_eq!(check(&ORDER, 1000 + 15 * 60), Ok(()));
-        assert_eq!(check(&ORDER, 1001 + 15 * 60), Err(SignatureError::Stale));
-        assert_eq!(check(&ORDER, 0), Err(SignatureError::Stale));
-        assert_eq!(check(&Order { retries: 1, ..ORDER }, 9_999), Ok(()));
-        assert_eq!(check(&Order { task_id: "id-2", ..ORDER }, 1000), Err(SignatureError::Wrong));
-        assert_eq!(check(&Order { body: b"[[0], {}, {}]", ..ORDER }, 1000), Err(SignatureError::Wrong));
-        assert_eq!(verify("other", Some(&header), &ORDER, at(1000)), Err(SignatureError::Wrong));
-        assert_eq!(verify("key", None, &ORDER, at(1000)), Err(SignatureError::Missing));
+        let check = |order: &Order| verify("key", Some(&header), order);
+        let signature = check(&ORDER).unwrap();
+        assert!(signature.is_fresh(at(1000 + 15 * 60)) && !signature.is_fresh(at(1001 + 15 * 60)));
+        assert!(!signature.is_fresh(at(0)));
+        assert!(header.ends_with(&signature.name()));
+        assert_eq!(check(&Order { task_id: "id-2", ..ORDER }), Err(SignatureError::Wrong));
+        assert_eq!(check(&Order { task: "t.undo", ..ORDER }), Err(SignatureError::Wrong));
+        assert_eq!(check(&Order { body: b"[[0], {}, {}]", ..ORDER }), Err(SignatureError::Wrong));
+        let later = header.replace("v1:1000:", "v1:2000:");
+        assert_eq!(verify("key", Some(&later), &ORDER), Err(SignatureError::Wrong));
+        assert_eq!(verify("other", Some(&header), &ORDER), Err(SignatureError::Wrong));
+        assert_eq!(verify("key", None, &ORDER), Err(SignatureError::Missing));
         for odd in [
             "",
             "v1:",
@@ -128,7 +160,7 @@ mod tests {
             "v1:x:".to_owned().as_str(),
             &format!("v1:1:{}", "é".repeat(32)),
         ] {
-            assert_eq!(verify("key", Some(odd), &ORDER, at(1000)), Err(SignatureError::Malformed), "{odd}");
+            assert_eq!(verify("key", Some(odd), &ORDER), Err(SignatureError::Malformed), "{odd}");
         }
     }
 }

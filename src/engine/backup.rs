@@ -1,17 +1,26 @@
 //! One backup: read, pack, store, prove, and only then let it exist.
 
-use crate::catalog::archive_key;
+use crate::base::chain;
+use crate::catalog::{Entry, Listing, archive_key, manifest_key};
 use crate::component::Component;
+use crate::domain::anomaly::Anomaly;
 use crate::domain::command::Backup;
+use crate::domain::component::ComponentName;
 use crate::domain::id::BackupId;
-use crate::domain::manifest::{Manifest, StoredObject, Verified, VerifyLevel};
+use crate::domain::listing::BackupState;
+use crate::domain::manifest::{Manifest, Verified, VerifyLevel};
 use crate::domain::report::BackupReport;
+use crate::engine::copies::{LOCAL, location_in, noted, stored_object};
+use crate::engine::last::Attempt;
 use crate::engine::pipeline::{self, Filled};
+use crate::engine::restore::recover;
+use crate::engine::ways::{Wanted, Ways};
 use crate::engine::{Engine, EngineError, Held, Run, Standing};
 use crate::observe::labels::{Operation, RunResult};
-use crate::store::{ObjectKey, Upload};
-use crate::stream::pack::Packed;
+use crate::store::ObjectKey;
+use crate::stream::crypt::Recipients;
 use jiff::Timestamp;
+use serde_json::json;
 use std::sync::Arc;
 
 impl Engine {
@@ -28,30 +37,45 @@ impl Engine {
     pub async fn backup(&self, order: &Backup, run: &Run) -> Result<BackupReport, EngineError> {
         let name = order.component;
         let began = self.clock.now();
+        let underway = self.metrics.begin(name, Operation::Backup);
         self.metrics.backup_began(name, began.as_second());
+        let recording = self.record(Operation::Backup, name, run);
+        // Large, for all that it holds on its way.
+        let work = Box::pin(self.backup_alone(order, run));
         let outcome = tokio::select! {
-            outcome = self.backup_alone(order, run) => outcome,
+            outcome = work => outcome,
             () = run.cancel.cancelled() => Err(EngineError::Cancelled),
         };
         let took = self.clock.now().duration_since(began).unsigned_abs();
-        let result = match &outcome {
-            Ok(_) => RunResult::Success,
-            Err(EngineError::Cancelled) => RunResult::Cancelled,
-            Err(err) => {
-                self.metrics.failed(name, err.reason());
-                RunResult::Failure
-            }
-        };
-        self.metrics.run_ended(name, Operation::Backup, result, took);
+        let result = self.judged(name, outcome.as_ref().err());
+        underway.end(result, took);
+        if result != RunResult::Cancelled {
+            let attempt = Attempt { began, ended: self.clock.now(), ok: result == RunResult::Success };
+            self.remember(name, |last| last.attempt = Some(attempt));
+        }
+        if let Some(recording) = recording {
+            recording.end(outcome.as_ref().map(|report| (json!(report), Vec::new())));
+        }
         self.refresh_metrics().await;
         outcome
     }
 
+    /// How a run ended, for the metrics; a failure is counted.
+    pub(super) fn judged(&self, component: ComponentName, err: Option<&EngineError>) -> RunResult {
+        match err {
+            None => RunResult::Success,
+            Some(EngineError::Cancelled) => RunResult::Cancelled,
+            Some(err) => {
+                self.metrics.failed(component, err.reason());
+                RunResult::Failure
+            }
+        }
+    }
+
     async fn backup_alone(&self, order: &Backup, run: &Run) -> Result<BackupReport, EngineError> {
         let component = self.component(order.component)?;
-        run.meter.begin("waiting for its turn", 0);
         // A second delivery of a task that is under way waits here too, and then finds its own work done.
-        let mut held = self.take(order.component, run).await?;
+        let mut held = self.take_turn(order.component, run).await?;
         let outcome = self.backup_held(component, order, run, &mut held).await;
         held.free().await;
         outcome
@@ -64,62 +88,144 @@ impl Engine {
         run: &Run,
         held: &mut Held,
     ) -> Result<BackupReport, EngineError> {
-        if let Some(task_id) = &run.task_id
-            && let Some(manifest) = self.catalog.by_task(order.component, task_id).await?
-        {
+        let listing = self.catalog.list(Some(order.component)).await?;
+        if let Some(manifest) = run.task_id.as_deref().and_then(|task_id| listing.by_task(task_id)) {
             tracing::info!(backup_id = %manifest.backup_id, "this task has made its backup already");
+            let manifest = self.complete(manifest.clone(), run, held).await?;
             return Ok(self.report(&manifest, Vec::new()));
         }
-        let manifest = self.make(component, order, run, held).await?;
+        if let Err(err) = recover(component).await {
+            // A backup of what there is beats none.
+            tracing::warn!(error = %chain(&err), "what a dead run left half done is still to be put right");
+        }
+        let (manifest, failed) = self.make(component, order, listing, run, held).await?;
         self.metrics.backed_up(&manifest);
+        let manifest = self.clean_up_local(manifest, held).await?;
+        // Where there is suddenly far less, what a restore has replaced may be what somebody misses.
+        if manifest.is_suspect() {
+            tracing::warn!(
+                "what a restore may have set aside is kept until the backup is accepted and another made"
+            );
+        } else if let Err(err) = component.forget().await {
+            tracing::warn!(error = %chain(&err), "cannot remove what an earlier restore set aside");
+        }
         let pruned = self.prune_after(order.component, held).await;
-        Ok(self.report(&manifest, pruned))
+        match failed {
+            Some((destination, err)) => Err(self.incomplete(&manifest, destination, err)),
+            None => Ok(self.report(&manifest, pruned)),
+        }
     }
 
     async fn make(
         &self,
         component: &Arc<dyn Component>,
         order: &Backup,
+        before: Listing,
         run: &Run,
         held: &mut Held,
-    ) -> Result<Manifest, EngineError> {
+    ) -> Result<(Manifest, Failed), EngineError> {
         let created_at = self.clock.now();
-        let backup_id = self.catalog.next_id(order.component, created_at).await?;
-        let key = archive_key(&backup_id, self.compression.extension());
+        let backup_id = before.next_id(order.component, created_at);
+        let key = archive_key(&backup_id, &self.extension());
+        let basis = self.basis(&backup_id, created_at, &before);
         tracing::info!(%backup_id, "backup begins");
-        let mut upload = self.store.begin(&key).await?;
+        let manifests = before.entries.iter().filter_map(Entry::manifest);
+        let expected = manifests.map(Manifest::size_bytes).max();
+        let trusted = trusted(before);
+        // Whoever comes after us, should we die, gives up what we leave.
+        let places = self.destinations.iter().map(|store| (store.destination(), &key));
+        held.note(Some(&noted(places)))?;
+        let mut ways = Ways::begin(&self.destinations, &key, expected).await?;
+        let packing = (self.compression, self.encryption.recipients.as_ref());
         let lost = held.lost();
         let filled = tokio::select! {
-            filled = self.fill(component, upload.as_mut(), run) => filled,
+            filled = pipeline::fill(component, &basis, packing, &mut ways, &run.meter) => filled,
             () = lost.cancelled() => Err(EngineError::LockLost { component: order.component }),
         };
-        let filled = match filled {
+        let filled = match filled.and_then(|filled| filled.agree(order.component).map(|()| filled)) {
             Ok(filled) => filled,
             Err(err) => {
-                upload.abort().await;
+                ways.abort().await;
+                // Noted for nothing it does no harm.
+                let _ = held.note(None);
                 return Err(err);
             }
         };
-        held.note(Some(key.as_str()))?;
-        upload.commit().await?;
-        let made = Made { backup_id, source: component.source(), created_at, key: key.clone(), filled };
-        let manifest = self.describe(order, run, made);
-        if let Err(err) = self.write_manifest(&manifest, held).await {
-            // Without a manifest it is no backup, only a file that would be in the way.
-            if self.store.delete(&key).await.is_ok() {
-                held.note(None)?;
-            }
-            return Err(err);
+        let made = Made { backup_id, source: component.source(), created_at, key, filled };
+        let mut manifest = self.describe(order, run, &made);
+        manifest.anomaly = trusted.and_then(|before| Anomaly::between(before.manifest()?, &manifest.facts));
+        let failed = self.settle(ways, &made, &mut manifest, run, held).await?;
+        if let Err(err) = component.counts_now(&made.backup_id).await {
+            tracing::warn!(error = %chain(&err), "the next backup builds on none of this one");
         }
-        held.note(None)?;
+        if let Some(anomaly) = &manifest.anomaly {
+            let (what, against) = (anomaly.what.join("; "), &anomaly.against);
+            tracing::warn!(backup_id = %manifest.backup_id, %against, what, "backup is much smaller than before");
+        }
         tracing::info!(
             backup_id = %manifest.backup_id,
             source_bytes = manifest.facts.source_bytes,
             stored_bytes = manifest.size_bytes(),
+            builds_on = manifest.facts.builds_on.len(),
             warnings = manifest.facts.warning_count,
             "backup is proven and in place"
         );
-        Ok(manifest)
+        Ok((manifest, failed))
+    }
+
+    /// Gives the archive its name in every destination, the nearest first. With the first one that is proven the
+    /// backup exists; what keeps it from another is returned, with that destination.
+    async fn settle(
+        &self,
+        ways: Ways,
+        made: &Made,
+        manifest: &mut Manifest,
+        run: &Run,
+        held: &mut Held,
+    ) -> Result<Failed, EngineError> {
+        let (component, key) = (manifest.component, &made.key);
+        let wanted = Wanted { bytes: made.filled.packed.bytes, sha256: &made.filled.packed.sha256 };
+        // An archive that is on its way is noted until it is settled.
+        let mut open: Vec<_> = ways.0.iter().map(|way| way.store.destination()).collect();
+        let mut failed = None;
+        for way in ways.0 {
+            let store = Arc::clone(&way.store);
+            let destination = store.destination();
+            let is_first = manifest.objects.is_empty();
+            let prove = is_first || self.is_proven_by_reading(&store);
+            let settled = way.settle(component, wanted, prove, &run.meter).await;
+            let object = stored_object(&store, key, wanted);
+            let settled = match settled {
+                Ok(()) if is_first => {
+                    manifest.objects.push(object);
+                    manifest.finished_at = self.clock.now();
+                    manifest.verified.at = Some(manifest.finished_at);
+                    let written = self.write_manifest(manifest, held).await;
+                    if written.is_err() {
+                        manifest.objects.clear();
+                        // It may be there all the same. Without one the archive is no backup, only a file that
+                        // would be in the way.
+                        let unlisted = store.delete(&manifest_key(&made.backup_id)).await;
+                        if unlisted.is_err() || store.delete(key).await.is_err() {
+                            return written.map(|()| None);
+                        }
+                    }
+                    written
+                }
+                Ok(()) => self.add_copy(manifest, object, held).await,
+                Err(err) => Err(err),
+            };
+            open.retain(|other| *other != destination);
+            let still = noted(open.iter().map(|other| (*other, key)));
+            held.note(Some(&*still).filter(|still| !still.is_empty()))?;
+            if let Err(err) = settled {
+                failed.get_or_insert((destination, err));
+            }
+        }
+        match failed {
+            Some((_, err)) if manifest.objects.is_empty() => Err(err),
+            failed => Ok(failed),
+        }
     }
 
     /// Writes the manifest, unless the component is another worker's by now.
@@ -135,26 +241,20 @@ impl Engine {
         Ok(self.catalog.write(manifest).await?)
     }
 
-    async fn fill(
-        &self,
-        component: &Arc<dyn Component>,
-        upload: &mut dyn Upload,
-        run: &Run,
-    ) -> Result<Filled, EngineError> {
-        let filled = pipeline::fill(component, self.compression, upload, &run.meter).await?;
-        pipeline::prove(component.name(), &filled, upload, &run.meter).await?;
-        Ok(filled)
+    /// What file names get after the extension of the archive itself.
+    fn extension(&self) -> String {
+        let age = if self.encryption.recipients.is_some() { Recipients::EXTENSION } else { "" };
+        format!("{}{age}", self.compression.extension())
     }
 
-    fn describe(&self, order: &Backup, run: &Run, made: Made) -> Manifest {
+    /// The manifest of an archive that lies nowhere yet.
+    fn describe(&self, order: &Backup, run: &Run, made: &Made) -> Manifest {
         let finished_at = self.clock.now();
-        let Packed { bytes, sha256, .. } = made.filled.packed;
-        let destination = self.store.destination().to_owned();
         Manifest {
-            format: Manifest::FORMAT,
-            backup_id: made.backup_id,
+            format: Manifest::format_of(&made.filled.facts),
+            backup_id: made.backup_id.clone(),
             component: order.component,
-            source: made.source,
+            source: made.source.clone(),
             created_at: made.created_at,
             finished_at,
             set_id: order.set_id.clone(),
@@ -164,19 +264,34 @@ impl Engine {
             host: self.host.clone(),
             program: env!("CARGO_PKG_VERSION").to_owned(),
             compression: self.compression.to_string(),
-            encryption: None,
-            objects: vec![StoredObject { destination, key: made.key.to_string(), bytes, sha256 }],
+            encryption: self.encryption.recipients.is_some().then(|| Recipients::NAME.to_owned()),
+            objects: Vec::new(),
             verified: Verified { level: VerifyLevel::Decode, at: Some(finished_at) },
-            facts: made.filled.facts,
+            anomaly: None,
+            facts: made.filled.facts.clone(),
         }
     }
 
     fn report(&self, manifest: &Manifest, pruned: Vec<BackupId>) -> BackupReport {
-        let key = manifest.objects.first().and_then(|object| object.key.parse().ok());
-        let path = key.map_or(String::new(), |key| self.store.location(&key));
-        BackupReport::new(manifest, path, pruned)
+        let path = self.locations(manifest).next().unwrap_or_default();
+        let s3 = self.catalog.stores().iter().find(|store| store.destination() != LOCAL);
+        let s3_uri = s3.and_then(|store| location_in(store, manifest));
+        BackupReport { s3_uri, ..BackupReport::new(manifest, path, pruned) }
     }
 }
+
+/// The newest backup that is whole and whose size nobody doubts: what a new one is compared with. A second
+/// small one does not make the first one right.
+fn trusted(before: Listing) -> Option<Entry> {
+    let trusted = |entry: &Entry| {
+        entry.state() == BackupState::Ok
+            && entry.manifest().is_some_and(|manifest| manifest.is_verified() && !manifest.is_suspect())
+    };
+    before.entries.into_iter().find(trusted)
+}
+
+/// Where a backup that exists is not, and why.
+type Failed = Option<(&'static str, EngineError)>;
 
 /// A proven archive in its place, about to become a backup.
 struct Made {

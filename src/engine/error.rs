@@ -3,6 +3,7 @@
 use crate::catalog::CatalogError;
 use crate::component::ComponentError;
 use crate::domain::component::ComponentName;
+use crate::domain::id::BackupId;
 use crate::engine::fleet::FleetError;
 use crate::observe::labels::Reason;
 use crate::store::StoreError;
@@ -14,13 +15,6 @@ pub enum EngineError {
     /// The component has no settings.
     #[error("{component} is not configured: set {}", .component.setting())]
     NotConfigured {
-        /// Which.
-        component: ComponentName,
-    },
-
-    /// The component is configured, but this version cannot back it up.
-    #[error("{component} backups are not in this version of rna-backup yet; nothing was touched")]
-    NotYet {
         /// Which.
         component: ComponentName,
     },
@@ -45,8 +39,8 @@ pub enum EngineError {
     #[error("the run was stopped")]
     Cancelled,
 
-    /// The component could not be read.
-    #[error("read component {component}")]
+    /// The component could not be read or restored.
+    #[error("component {component}")]
     Component {
         /// Which.
         component: ComponentName,
@@ -63,6 +57,22 @@ pub enum EngineError {
         source: io::Error,
     },
 
+    /// What was asked for cannot be done with what there is: nothing was touched. The text says why.
+    #[error("{what}")]
+    Unfit {
+        /// What is wrong and what to do about it.
+        what: String,
+    },
+
+    /// The backup is encrypted, and there is no key to open it.
+    #[error("{id} is encrypted: {fix}")]
+    Locked {
+        /// Which.
+        id: BackupId,
+        /// What to do.
+        fix: &'static str,
+    },
+
     /// A destination failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -71,6 +81,19 @@ pub enum EngineError {
     #[error(transparent)]
     Catalog(#[from] CatalogError),
 
+    /// The backup exists, but not in every destination. Another attempt copies what is there.
+    #[error("backup {id} is whole in {have}, but could not be stored in {destination}")]
+    Copy {
+        /// Which.
+        id: BackupId,
+        /// Where it is.
+        have: String,
+        /// Where it should be too.
+        destination: String,
+        /// Why it is not.
+        source: Box<EngineError>,
+    },
+
     /// The archive does not hold what was read. It was discarded.
     #[error("verify {component}: {}", .problems.join("; "))]
     Verify {
@@ -78,6 +101,22 @@ pub enum EngineError {
         component: ComponentName,
         /// What does not hold.
         problems: Vec<String>,
+    },
+
+    /// Backups that lie in the destinations are not whole. They are marked, and counted on no more.
+    #[error("not whole: {}", .problems.join("; "))]
+    Damaged {
+        /// What is wrong with which.
+        problems: Vec<String>,
+    },
+
+    /// The backup has no manifest that this version can write.
+    #[error("{id} {why}")]
+    NotOurs {
+        /// Which backup.
+        id: BackupId,
+        /// Whose it is.
+        why: &'static str,
     },
 
     /// The lock file cannot be used.
@@ -114,22 +153,42 @@ impl EngineError {
             Self::Component { source, .. } => source.is_transient(),
             Self::Store(source) => source.is_transient(),
             Self::Catalog(source) => source.is_transient(),
+            Self::Copy { source, .. } => source.is_transient(),
             Self::Stream { .. }
             | Self::Busy { .. }
             | Self::Verify { .. }
             | Self::Lock { .. }
             | Self::Fleet { .. }
             | Self::LockLost { .. } => true,
-            Self::NotConfigured { .. } | Self::NotYet { .. } | Self::LeftOut { .. } | Self::Cancelled => {
-                false
-            }
+            Self::NotConfigured { .. }
+            | Self::LeftOut { .. }
+            | Self::Unfit { .. }
+            | Self::Damaged { .. }
+            | Self::NotOurs { .. }
+            | Self::Locked { .. }
+            | Self::Cancelled => false,
         }
+    }
+
+    /// Whether the program that restores was told by its server that this cannot be.
+    pub(super) const fn is_refusal(&self) -> bool {
+        let Self::Component { source, .. } = self else { return false };
+        matches!(source, ComponentError::Failed { transient: false, .. })
+    }
+
+    /// Whether bytes that lie in a destination could not be read, which says nothing of the others there.
+    pub(super) const fn is_unread(&self) -> bool {
+        matches!(self, Self::Store(_) | Self::Stream { .. })
     }
 
     /// The label under which the failure is counted.
     pub fn reason(&self) -> Reason {
         match self {
-            Self::NotConfigured { .. } | Self::NotYet { .. } | Self::LeftOut { .. } => Reason::Config,
+            Self::NotConfigured { .. }
+            | Self::LeftOut { .. }
+            | Self::NotOurs { .. }
+            | Self::Locked { .. }
+            | Self::Unfit { .. } => Reason::Config,
             Self::Busy { .. } | Self::LockLost { .. } => Reason::Busy,
             Self::Fleet { .. } => Reason::Connect,
             Self::Component { source, .. } => match source {
@@ -138,9 +197,10 @@ impl EngineError {
                 ComponentError::Corrupt { .. } => Reason::Verify,
                 _ => Reason::Read,
             },
-            Self::Store(StoreError::NoSpace { .. }) => Reason::Space,
+            Self::Copy { source, .. } => source.reason(),
+            Self::Store(StoreError::NoSpace { .. } | StoreError::OverQuota { .. }) => Reason::Space,
             Self::Store(_) | Self::Catalog(_) => Reason::Store,
-            Self::Verify { .. } => Reason::Verify,
+            Self::Verify { .. } | Self::Damaged { .. } => Reason::Verify,
             Self::Stream { .. } | Self::Lock { .. } | Self::Cancelled => Reason::Internal,
         }
     }

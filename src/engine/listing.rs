@@ -14,6 +14,9 @@ impl Engine {
     /// When the catalogue cannot be read.
     pub async fn listing(&self, component: Option<ComponentName>) -> Result<Listing, EngineError> {
         let found = self.catalog.list(component).await?;
+        for away in &found.away {
+            tracing::warn!(error = chain(away), "what lies there alone is not in this listing");
+        }
         for damaged in &found.damaged {
             tracing::warn!(
                 error = chain(damaged),

@@ -10,10 +10,10 @@ use crate::engine::fleet::{Fleet, FleetError, FleetHold, FleetTake, Standing};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use std::{
-    fs::{File, OpenOptions},
+    fs::{DirBuilder, File, OpenOptions},
     io::{self, Read, Seek, Write},
-    os::unix::fs::OpenOptionsExt,
-    path::PathBuf,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -45,7 +45,7 @@ pub struct Owner {
     pub host: String,
     /// The Celery task, if it is one.
     pub task_id: Option<String>,
-    /// Key of an archive that has no manifest at this moment: either not yet, or no longer.
+    /// Keys of archives that have no manifest at this moment, one a line: either not yet, or no longer.
     #[serde(default)]
     pub loose: Option<String>,
 }
@@ -57,6 +57,7 @@ pub struct Held {
     file: File,
     component: ComponentName,
     owner: Owner,
+    /// Archives without a manifest that are for a later holder, one a line.
     left: Option<String>,
     /// `None`: there is no fleet.
     fleet: Option<Box<dyn FleetHold>>,
@@ -84,9 +85,19 @@ impl Held {
         }
     }
 
-    /// The archive that the last holder left without a manifest when it died.
-    pub fn left_behind(&mut self) -> Option<String> {
-        self.left.take()
+    /// The archives that earlier holders left without a manifest: they died, or a destination was away.
+    pub fn left_behind(&self) -> Option<&str> {
+        self.left.as_deref()
+    }
+
+    /// Notes what the next holder is to look for, beside whatever is [noted](Self::note) meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// As [`note`](Self::note).
+    pub fn leave(&mut self, archives: &[String]) -> Result<(), EngineError> {
+        self.left = (!archives.is_empty()).then(|| archives.join("\n"));
+        self.note(None)
     }
 
     /// Writes down, durably, that `archive` has no manifest from here on, or that all is settled.
@@ -96,7 +107,8 @@ impl Held {
     ///
     /// When the lock file cannot be written: then the archive must not be touched.
     pub fn note(&mut self, archive: Option<&str>) -> Result<(), EngineError> {
-        self.owner.loose = archive.map(str::to_owned);
+        let noted: Vec<_> = self.left.as_deref().into_iter().chain(archive).collect();
+        self.owner.loose = (!noted.is_empty()).then(|| noted.join("\n"));
         write(&mut self.file, Some(&self.owner))
             .and_then(|()| self.file.sync_data())
             .map_err(|source| EngineError::Lock { component: self.component, source })
@@ -109,7 +121,13 @@ impl Drop for Held {
         if self.owner.loose.is_none() {
             let _ = write(&mut self.file, None);
         }
+        release(&self.file);
     }
+}
+
+/// Closing it would be enough, but for a child that is being started at this moment and has it open too.
+fn release(file: &File) {
+    let _ = flock(file, FlockOperation::Unlock);
 }
 
 fn write(file: &mut File, owner: Option<&Owner>) -> io::Result<()> {
@@ -179,10 +197,21 @@ impl Locks {
     #[expect(clippy::option_option, reason = "that somebody has it and who are not the same")]
     fn holder_here(&self, component: ComponentName) -> Option<Option<Owner>> {
         let mut file = File::open(self.path(component)).ok()?;
-        match flock(&file, FlockOperation::NonBlockingLockShared) {
-            Err(rustix::io::Errno::WOULDBLOCK) => Some(holder_in(&mut file).ok()?),
-            _ => None,
+        if flock(&file, FlockOperation::NonBlockingLockShared) == Err(rustix::io::Errno::WOULDBLOCK) {
+            return holder_in(&mut file).ok();
         }
+        release(&file);
+        None
+    }
+
+    /// The folder that they lie in.
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Makes that folder where there is none.
+    pub(super) fn make_dir(&self) -> io::Result<()> {
+        DirBuilder::new().recursive(true).mode(0o700).create(&self.dir)
     }
 
     fn path(&self, component: ComponentName) -> PathBuf {
@@ -231,7 +260,7 @@ impl Locks {
     }
 
     fn try_take(&self, component: ComponentName, owner: &Owner) -> io::Result<Result<Held, Option<Owner>>> {
-        std::fs::create_dir_all(&self.dir)?;
+        self.make_dir()?;
         let mut file = OpenOptions::new()
             .create(true)
             .truncate(false) // the present holder's words
@@ -340,11 +369,15 @@ mod tests {
         held.note(Some("media/x.tar.zst")).unwrap();
         drop(held); // as far as the file goes, a SIGKILL
         for _ in 0..2 {
-            let mut held = take(&locks, "b", false).await.unwrap();
-            assert_eq!(held.left_behind().as_deref(), Some("media/x.tar.zst"));
+            let held = take(&locks, "b", false).await.unwrap();
+            assert_eq!(held.left_behind(), Some("media/x.tar.zst"));
         }
         let mut held = take(&locks, "c", false).await.unwrap();
-        held.note(None).unwrap();
+        held.note(Some("media/y.tar.zst")).unwrap();
+        drop(held);
+        let mut held = take(&locks, "c", false).await.unwrap();
+        assert_eq!(held.left_behind(), Some("media/x.tar.zst\nmedia/y.tar.zst"), "one is beside the other");
+        held.leave(&[]).unwrap();
         drop(held);
         assert_eq!(take(&locks, "d", false).await.unwrap().left_behind(), None);
     }

@@ -1,30 +1,49 @@
-//! Floor 3: backup and retention, the same for every front door.
+//! Floor 3: backup, verification and retention, the same for every front door.
 //!
 //! The engine introduces components to stores: it knows both, they know nothing of each other,
 //! and it knows nothing of Celery.
 
+mod amend;
+mod archive;
 mod backup;
+mod chain;
+mod copies;
+mod drill;
 mod error;
 mod fleet;
+mod last;
 mod listing;
 mod locks;
 mod pipeline;
 mod prune;
+mod rebuild;
+mod record;
+mod restore;
+mod restored;
+mod shelf;
+mod verify;
+mod ways;
 
 pub use error::EngineError;
 pub use fleet::{Fleet, FleetError, FleetHold, FleetTake, Standing};
 pub use locks::{Held, Locks, Owner};
 pub use prune::PruneRequest;
+pub use restore::RestoreRequest;
+pub use shelf::StoreShelf;
+pub use verify::VerifyRequest;
 
+use crate::base::chain;
 use crate::base::clock::Clock;
-use crate::catalog::{Catalog, Entry};
+use crate::catalog::{Catalog, Entry, mirror::Mirror};
 use crate::component::Component;
 use crate::domain::component::ComponentName;
 use crate::domain::listing::BackupState;
+use crate::domain::manifest::Manifest;
 use crate::domain::progress::Meter;
 use crate::domain::retention::Policy;
 use crate::observe::metrics::Metrics;
-use crate::store::{ObjectKey, Store};
+use crate::store::Store;
+use crate::stream::crypt::Encryption;
 use crate::stream::pack::Compression;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
@@ -34,18 +53,22 @@ use tokio_util::sync::CancellationToken;
 pub struct Engine {
     /// The configured components.
     pub components: Vec<Arc<dyn Component>>,
-    /// Components that have settings but that this version cannot back up yet.
-    pub not_yet: Vec<ComponentName>,
     /// Components that have settings but that `BACKUP_COMPONENTS` does not name.
     pub left_out: Vec<ComponentName>,
-    /// Where archives and manifests go.
-    pub store: Arc<dyn Store>,
+    /// Where archives and manifests go, the nearest first; all of them are in the catalogue too.
+    pub destinations: Vec<Arc<dyn Store>>,
+    /// Whether the local copy goes once there is a proven one elsewhere.
+    pub cleanup_local: bool,
     /// What there is.
     pub catalog: Catalog,
+    /// What Django Admin sees of it; `None` without a database.
+    pub mirror: Option<Mirror>,
     /// Who works on what, on this machine and in the fleet.
     pub locks: Locks,
     /// How archives are compressed.
     pub compression: Compression,
+    /// How they are encrypted, and opened again.
+    pub encryption: Encryption,
     /// What retention keeps.
     pub policy: Policy,
     /// The time.
@@ -73,16 +96,24 @@ impl Engine {
     /// The configured components, in the order of a full backup.
     pub fn configured(&self) -> Vec<ComponentName> {
         let has = |name: &ComponentName| self.components.iter().any(|component| component.name() == *name);
-        ComponentName::ALL.into_iter().filter(|name| has(name) || self.not_yet.contains(name)).collect()
+        ComponentName::ALL.into_iter().filter(has).collect()
     }
 
     fn component(&self, name: ComponentName) -> Result<&Arc<dyn Component>, EngineError> {
         let found = self.components.iter().find(|component| component.name() == name);
         match found {
             Some(component) => Ok(component),
-            None if self.not_yet.contains(&name) => Err(EngineError::NotYet { component: name }),
             None if self.left_out.contains(&name) => Err(EngineError::LeftOut { component: name }),
             None => Err(EngineError::NotConfigured { component: name }),
+        }
+    }
+
+    /// Waits for its turn to [`take`](Self::take) a component, unless it is told to stop.
+    async fn take_turn(&self, component: ComponentName, run: &Run) -> Result<Held, EngineError> {
+        run.meter.begin("waiting for its turn", 0);
+        tokio::select! {
+            held = self.take(component, run) => held,
+            () = run.cancel.cancelled() => Err(EngineError::Cancelled),
         }
     }
 
@@ -90,60 +121,108 @@ impl Engine {
     async fn take(&self, component: ComponentName, run: &Run) -> Result<Held, EngineError> {
         let wait = run.wait.then_some(&run.meter);
         let mut held = self.locks.take(component, &self.owner(run), wait, &*self.clock).await?;
-        let Some(left) = held.left_behind() else { return Ok(held) };
-        if let Ok(key) = left.parse::<ObjectKey>()
-            && !self.is_in_catalogue(component, &key).await?
-        {
-            tracing::warn!(archive = left, "removing an archive without a manifest that a dead run left");
-            self.store.delete(&key).await?;
+        if let Some(left) = held.left_behind() {
+            let still = self.remove_left(component, left).await?;
+            held.leave(&still)?;
         }
-        held.note(None)?;
         Ok(held)
-    }
-
-    async fn is_in_catalogue(&self, component: ComponentName, key: &ObjectKey) -> Result<bool, EngineError> {
-        let entries = self.catalog.list(Some(component)).await?.entries;
-        Ok(entries.iter().any(|entry| entry.copies.iter().any(|copy| copy.key == *key)))
     }
 
     fn owner(&self, run: &Run) -> Owner {
         Owner { pid: std::process::id(), host: self.host.clone(), task_id: run.task_id.clone(), loose: None }
     }
 
-    /// Brings the gauges that come from the catalogue up to date: at start, and after each run.
+    /// Puts right what runs left half done that died, on every component that nobody works on: at the start
+    /// of a worker. What cannot be done now is done by the next run on that component.
+    pub async fn recover(&self) {
+        for component in &self.components {
+            let held = match self.take(component.name(), &Run::default()).await {
+                Ok(held) => held,
+                Err(err) => {
+                    tracing::debug!(error = %chain(&err), "not the time to look for what dead runs left");
+                    continue;
+                }
+            };
+            if let Err(err) = restore::recover(component).await {
+                tracing::warn!(error = %chain(&err), "what a dead run left half done is still to be put right");
+            }
+            held.free().await;
+        }
+    }
+
+    /// Brings what comes from the catalogue up to date, the gauges and the tables in the app's database: at
+    /// start, and after each run.
     pub async fn refresh_metrics(&self) {
-        let destination = self.store.destination();
-        let free = self.store.free_bytes().await;
-        let entries = match self.catalog.list(None).await {
-            Ok(found) => found.entries,
+        let listing = match self.catalog.list(None).await {
+            Ok(listing) => listing,
             Err(err) => {
-                tracing::warn!(error = %crate::base::chain(&err), "the catalogue cannot be read");
-                return self.metrics.destination(destination, false, None);
+                tracing::warn!(error = %chain(&err), "the catalogue cannot be read");
+                let stores = self.catalog.stores().iter();
+                return stores.for_each(|store| self.metrics.destination(store.destination(), false, None));
             }
         };
-        self.metrics.destination(destination, free.is_ok(), free.ok().flatten());
+        for away in &listing.away {
+            tracing::warn!(error = %chain(away), "a destination cannot be read");
+        }
+        for store in self.catalog.stores() {
+            let (destination, free) = (store.destination(), store.free_bytes().await);
+            let up = free.is_ok() && listing.has_read(destination);
+            self.metrics.destination(destination, up, free.ok().flatten());
+            if up {
+                self.count_copies(destination, &listing.entries);
+            }
+        }
+        let entries = &listing.entries;
         for name in ComponentName::ALL {
             let of_this = || entries.iter().filter(move |entry| entry.component() == name);
-            for state in CATALOGUE_STATES {
-                let count = of_this().filter(|entry| catalogue_state(entry) == state).count();
-                self.metrics.catalogue(name, destination, state, count);
-            }
+            of_this().filter_map(Entry::manifest).for_each(|manifest| self.metrics.verified(manifest));
+            self.metrics.anomaly(name, newest_is_suspect(of_this()));
             let newest = of_this().filter_map(Entry::manifest).find(|manifest| manifest.is_verified());
-            if let Some(manifest) = newest {
-                self.metrics.newest(manifest);
+            match newest {
+                Some(manifest) => self.metrics.newest(manifest),
+                None if listing.away.is_empty() => self.metrics.none_left(name),
+                None => {}
+            }
+            self.recall(name, newest);
+        }
+        if let Some(mirror) = &self.mirror {
+            mirror.show(listing);
+        }
+    }
+}
+
+impl Engine {
+    fn count_copies(&self, destination: &str, entries: &[Entry]) {
+        for name in ComponentName::ALL {
+            let states: Vec<_> = entries
+                .iter()
+                .filter(|entry| entry.component() == name)
+                .filter_map(|entry| catalogue_state(entry, destination))
+                .collect();
+            for state in CATALOGUE_STATES {
+                let count = states.iter().filter(|of_one| **of_one == state).count();
+                self.metrics.catalogue(name, destination, state, count);
             }
         }
     }
 }
 
+/// Whether the newest backup that counts is much smaller than before, and nobody has said that it should
+/// be. `entries` come the newest first.
+fn newest_is_suspect<'a>(mut entries: impl Iterator<Item = &'a Entry>) -> bool {
+    let newest = entries.find(|entry| entry.is_verified() && entry.state() == BackupState::Ok);
+    newest.and_then(Entry::manifest).is_some_and(Manifest::is_suspect)
+}
+
 /// How the catalogue's backups are counted.
 const CATALOGUE_STATES: [&str; 4] = ["verified", "unverified", "failed", "missing"];
 
-fn catalogue_state(entry: &Entry) -> &'static str {
-    match entry.state() {
+fn catalogue_state(entry: &Entry, destination: &str) -> Option<&'static str> {
+    let copy = entry.copies.iter().find(|copy| copy.destination == destination)?;
+    Some(match copy.state {
         BackupState::Ok if entry.is_verified() => "verified",
         BackupState::Ok => "unverified",
         BackupState::Failed => "failed",
         BackupState::Missing => "missing",
-    }
+    })
 }

@@ -1,13 +1,18 @@
 //! Retention carried out: the plan is pure, this deletes what it says, manifest first.
 
 use crate::base::chain;
-use crate::catalog::Entry;
+use crate::catalog::{Entry, Going, Gone, Listing};
 use crate::domain::component::ComponentName;
 use crate::domain::id::BackupId;
 use crate::domain::report::{Kept, PruneReport};
-use crate::domain::retention::Candidate;
-use crate::engine::{Engine, EngineError, FleetError, Held, Run, Standing};
-use crate::observe::labels::{Operation, RunResult};
+use crate::domain::retention::{Candidate, Why, needed};
+use crate::engine::{Engine, EngineError, FleetError, Held, Run, Standing, newest_is_suspect};
+use crate::observe::labels::{Operation, Refusal, RunResult};
+use serde_json::json;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+/// Backups deleted at once: as many as a bucket deletes in one request.
+const BATCH: usize = 1000;
 
 /// An order to run retention.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -29,18 +34,42 @@ impl Engine {
     ///
     /// When the catalogue cannot be read, or the one component that was asked for is busy: then
     /// nothing was deleted.
-    pub async fn prune(&self, request: PruneRequest) -> Result<PruneReport, EngineError> {
+    pub async fn prune(&self, request: PruneRequest, run: &Run) -> Result<PruneReport, EngineError> {
         let mut report =
             PruneReport { status: "success".to_owned(), dry_run: request.dry_run, ..PruneReport::default() };
         for name in ComponentName::ALL {
             if request.component.is_none_or(|wanted| wanted == name) {
-                self.prune_alone(name, request, &mut report).await?;
+                self.prune_recorded(name, request, run, &mut report).await?;
             }
         }
         if !request.dry_run {
             self.refresh_metrics().await;
         }
         Ok(report)
+    }
+
+    /// One component, of which the app's database is told; but not of what was never backed up.
+    async fn prune_recorded(
+        &self,
+        name: ComponentName,
+        request: PruneRequest,
+        run: &Run,
+        report: &mut PruneReport,
+    ) -> Result<(), EngineError> {
+        let is_wanted = request.component.is_some() || self.configured().contains(&name);
+        let recording =
+            (is_wanted && !request.dry_run).then(|| self.record(Operation::Prune, name, run)).flatten();
+        let (status, dry_run) = (report.status.clone(), report.dry_run);
+        let mut own = PruneReport { status, dry_run, ..PruneReport::default() };
+        let outcome = self.prune_alone(name, request, &mut own).await;
+        if let Some(recording) = recording {
+            recording.end(outcome.as_ref().map(|()| (json!(own), own.problems.clone())));
+        }
+        report.deleted.append(&mut own.deleted);
+        report.kept.append(&mut own.kept);
+        report.locked.append(&mut own.locked);
+        report.problems.append(&mut own.problems);
+        outcome
     }
 
     async fn prune_alone(
@@ -75,53 +104,155 @@ impl Engine {
         report: &mut PruneReport,
     ) -> Result<(), EngineError> {
         let began = self.clock.now();
-        let entries = self.catalog.list(Some(name)).await?.entries;
-        let destination = self.store.destination();
-        let candidates: Vec<Candidate> =
-            entries.iter().filter_map(|entry| entry.candidate(destination, false)).collect();
-        let plan = self.policy.with_days(request.retention_days).plan(&candidates, began);
-        let kept = plan.keep.into_iter().map(|(backup_id, why)| Kept { backup_id, why: why.to_string() });
-        report.kept.extend(kept);
+        let listing = self.catalog.list(Some(name)).await?;
+        let going = self.going(name, request, &listing, held.is_some(), report);
         // Without the lock there is only a plan.
         let Some(held) = held else {
-            report.deleted.extend(plan.delete);
+            report.deleted.extend(going.into_keys());
             return Ok(());
         };
-        let mut result = RunResult::Success;
-        for id in plan.delete {
-            let entry =
-                entries.iter().find(|entry| entry.backup_id == id).expect("the plan names candidates");
-            match self.delete(entry, held).await {
-                Ok(()) => {
-                    tracing::info!(backup_id = %id, "retention deleted a backup");
-                    self.metrics.deleted(name, destination);
-                    report.deleted.push(id);
-                }
-                Err(err) => {
-                    result = RunResult::Failure;
-                    let error = chain(&err);
-                    tracing::warn!(backup_id = %id, error, "retention cannot delete a backup");
-                    report.problems.push(format!("{id}: {error}"));
-                }
+        let entries: HashMap<_, _> = listing.entries.iter().map(|entry| (&entry.backup_id, entry)).collect();
+        let going: Vec<_> =
+            going.iter().map(|(id, from)| Going { entry: entries[id], from: from.clone() }).collect();
+        let problems = report.problems.len();
+        for batch in going.chunks(BATCH) {
+            if let Err(err) = self.delete(name, batch, held, report).await {
+                let error = chain(&err);
+                tracing::warn!(error, "retention stops");
+                report.problems.push(error);
+                break;
             }
         }
+        let swept = async {
+            match going.as_slice() {
+                [] => self.sweep(name, &listing).await,
+                // The listing shows what is gone by now.
+                _ => self.sweep(name, &self.catalog.list(Some(name)).await?).await,
+            }
+        };
+        if let Err(err) = swept.await {
+            let error = chain(&err);
+            tracing::warn!(error, "something is left of backups that are gone");
+            report.problems.push(error);
+        }
+        let failed = report.problems.len() > problems;
+        let result = if failed { RunResult::Failure } else { RunResult::Success };
         let took = self.clock.now().duration_since(began).unsigned_abs();
         self.metrics.run_ended(name, Operation::Prune, result, took);
         Ok(())
     }
 
-    /// Manifest first, then the archive; a crash in between is finished by the next run.
-    async fn delete(&self, entry: &Entry, held: &mut Held) -> Result<(), EngineError> {
-        let component = entry.component();
+    /// Removes what the component's own server keeps of backups that are gone, where all that exist are known.
+    async fn sweep(&self, name: ComponentName, listing: &Listing) -> Result<(), EngineError> {
+        let Ok(component) = self.component(name) else { return Ok(()) };
+        if !listing.away.is_empty() || !listing.damaged.is_empty() || !listing.orphans.is_empty() {
+            return Ok(());
+        }
+        let manifests = listing.entries.iter().filter_map(Entry::manifest);
+        let living: Vec<_> = manifests.map(|manifest| &manifest.facts).collect();
+        let done = component.sweep(&living).await;
+        let done = done.map_err(|source| EngineError::Component { component: name, source })?;
+        for line in done {
+            tracing::info!("{line}");
+        }
+        Ok(())
+    }
+
+    /// What may go, and from which destinations: the rule holds in each of them by itself, so that each has
+    /// backups of its own to go back to. What stays in one at least is told in the report.
+    fn going(
+        &self,
+        name: ComponentName,
+        request: PruneRequest,
+        listing: &Listing,
+        for_real: bool,
+        report: &mut PruneReport,
+    ) -> BTreeMap<BackupId, Vec<&'static str>> {
+        let (policy, now) = (self.policy.with_days(request.retention_days), self.clock.now());
+        let suspect = newest_is_suspect(listing.entries.iter());
+        let mut plans = Vec::new();
+        for store in self.catalog.stores() {
+            let destination = store.destination();
+            if let Some(away) = listing.away.iter().find(|away| away.destination == destination) {
+                report.problems.push(chain(away));
+                continue;
+            }
+            let entries = listing.entries.iter();
+            let candidates: Vec<Candidate> =
+                entries.filter_map(|entry| entry.candidate(destination, false)).collect();
+            plans.push((destination, policy.plan(&candidates, now)));
+        }
+        let builds_on: HashMap<_, _> =
+            listing.entries.iter().map(|entry| (&entry.backup_id, entry.builds_on())).collect();
+        let staying = plans.iter().flat_map(|(_, plan)| plan.keep.iter().map(|(id, _)| id));
+        let needed = needed(staying, |id| builds_on.get(id).copied().unwrap_or_default());
+        let mut going = BTreeMap::<BackupId, Vec<_>>::new();
+        let (mut kept, mut held_back) = (BTreeSet::new(), false);
+        for (destination, mut plan) in plans {
+            plan.spare(&needed);
+            held_back |= suspect && plan.hold_back();
+            for (backup_id, why) in plan.keep {
+                if kept.insert(backup_id.clone()) {
+                    report.kept.push(Kept { backup_id, why: why.to_string() });
+                }
+            }
+            for id in plan.delete {
+                going.entry(id).or_default().push(destination);
+            }
+        }
+        if held_back && for_real {
+            tracing::warn!(component = %name, "retention deletes nothing: {}", Why::HeldBack);
+            self.metrics.refused(Refusal::Anomaly);
+        }
+        going
+    }
+
+    /// All manifests of a batch first, then the archives; a crash in between is finished by the next run.
+    async fn delete(
+        &self,
+        component: ComponentName,
+        batch: &[Going<'_>],
+        held: &mut Held,
+        report: &mut PruneReport,
+    ) -> Result<(), EngineError> {
         match held.standing().await {
             Standing::Ours => {}
             Standing::Lost => return Err(EngineError::LockLost { component }),
             // Unlike a backup, this can wait.
             Standing::Unknown => return Err(EngineError::Fleet { component, source: FleetError::Away }),
         }
-        held.note(entry.copies.first().map(|copy| copy.key.as_str()))?;
-        self.catalog.delete(entry).await?;
-        held.note(None)
+        held.note(Some(&archives_of(batch).join("\n")))?;
+        let gone = self.catalog.delete_all(batch).await;
+        let mut left: Vec<_> = held.left_behind().into_iter().map(str::to_owned).collect();
+        for (going, gone) in batch.iter().zip(gone) {
+            if gone.failed.is_some() {
+                left.extend(archives_of(std::slice::from_ref(going)));
+            }
+            self.tell(&going.entry.backup_id, &gone, report);
+        }
+        held.leave(&left)
+    }
+
+    /// What became of one backup, in the report, in the log and in the metrics.
+    fn tell(&self, id: &BackupId, gone: &Gone, report: &mut PruneReport) {
+        if !gone.from.is_empty() {
+            tracing::info!(backup_id = %id, from = gone.from.join(", "), "retention deleted a backup");
+            for destination in &gone.from {
+                self.metrics.deleted(id.component(), destination);
+            }
+            report.deleted.push(id.clone());
+        }
+        for (_, err) in &gone.refused {
+            self.metrics.refused(if err.is_lock() { Refusal::Locked } else { Refusal::Denied });
+        }
+        let refused = gone.refused.iter().map(|(_, err)| (err, err.is_lock()));
+        for (err, is_locked) in refused.chain(gone.failed.iter().map(|err| (err, false))) {
+            let error = chain(err);
+            tracing::warn!(backup_id = %id, error, "retention cannot delete a backup");
+            // Whoever locks has said that it should stay.
+            let told = if is_locked { &mut report.locked } else { &mut report.problems };
+            told.push(format!("{id}: {error}"));
+        }
     }
 
     /// Retention after a backup: never a reason for the backup to fail.
@@ -132,4 +263,12 @@ impl Engine {
         }
         report.deleted
     }
+}
+
+/// The archives of a batch that are to go, as they are written down in the lock file.
+fn archives_of(batch: &[Going<'_>]) -> Vec<String> {
+    let copies = batch.iter().flat_map(|going| {
+        going.entry.copies.iter().filter(|copy| going.from.contains(&copy.destination.as_str()))
+    });
+    copies.map(|copy| format!("{}/{}", copy.destination, copy.key)).collect()
 }

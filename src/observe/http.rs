@@ -1,7 +1,14 @@
 //! The HTTP endpoint: `/metrics` for Prometheus, `/livez` and `/readyz` for whoever restarts us.
 
+use crate::observe::door::Door;
 use crate::observe::metrics::Metrics;
-use axum::{Router, extract::State, http::StatusCode, routing::get};
+use axum::{
+    Router,
+    extract::State,
+    http::{HeaderName, StatusCode, header::CONTENT_TYPE},
+    response::{IntoResponse, Response},
+    routing::get,
+};
 use std::{
     io,
     sync::{
@@ -39,7 +46,8 @@ impl Health {
     }
 }
 
-/// Serves until the process ends. The caller bound the listener, so it knows the port.
+/// Serves until the process ends, to so many guests at once. The caller bound the listener, so it knows the
+/// port.
 ///
 /// # Errors
 ///
@@ -50,13 +58,16 @@ pub async fn serve(listener: TcpListener, health: Health) -> io::Result<()> {
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))
         .with_state(health);
-    axum::serve(listener, routes).await
+    axum::serve(Door::new(listener), routes).await
 }
 
-async fn metrics(State(health): State<Health>) -> (StatusCode, String) {
+/// The format's own name: Prometheus 3 reads no text that does not say which it is.
+const TEXT_FORMAT: [(HeaderName, &str); 1] = [(CONTENT_TYPE, prometheus::TEXT_FORMAT)];
+
+async fn metrics(State(health): State<Health>) -> Response {
     match health.metrics.render() {
-        Ok(text) => (StatusCode::OK, text),
-        Err(err) => (StatusCode::INTERNAL_SERVER_ERROR, err.to_string()),
+        Ok(text) => (TEXT_FORMAT, text).into_response(),
+        Err(err) => (StatusCode::INTERNAL_SERVER_ERROR, err.to_string()).into_response(),
     }
 }
 

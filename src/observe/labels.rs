@@ -7,17 +7,30 @@ pub enum Operation {
     Backup,
     /// A retention run.
     Prune,
+    /// A backup restored for real, compared and thrown away.
+    Drill,
+    /// A restore.
+    Restore,
+    /// A restore taken back.
+    Undo,
+    /// A verification.
+    Verify,
 }
 
 impl Operation {
     /// Every operation.
-    pub const ALL: [Self; 2] = [Self::Backup, Self::Prune];
+    pub const ALL: [Self; 6] =
+        [Self::Backup, Self::Drill, Self::Prune, Self::Restore, Self::Undo, Self::Verify];
 
     /// The label.
     pub const fn label(self) -> &'static str {
         match self {
             Self::Backup => "backup",
+            Self::Drill => "drill",
             Self::Prune => "prune",
+            Self::Restore => "restore",
+            Self::Undo => "undo",
+            Self::Verify => "verify",
         }
     }
 }
@@ -92,6 +105,31 @@ impl Reason {
             Self::Verify => "verify",
             Self::Busy => "busy",
             Self::Internal => "internal",
+        }
+    }
+}
+
+/// Why retention left something that could go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// The newest backup is suspiciously small.
+    Anomaly,
+    /// The destination keeps the copy locked.
+    Locked,
+    /// The destination does not allow it.
+    Denied,
+}
+
+impl Refusal {
+    /// Every refusal.
+    pub const ALL: [Self; 3] = [Self::Anomaly, Self::Locked, Self::Denied];
+
+    /// The label.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Anomaly => "anomaly",
+            Self::Locked => "locked",
+            Self::Denied => "denied",
         }
     }
 }

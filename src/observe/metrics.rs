@@ -4,14 +4,20 @@
 //! start, so that an alert on `increase()` sees the first failure. Gauges of last times do not exist
 //! before they are known: absent means never.
 
+mod runs;
+mod tasks;
+
+pub use runs::Underway;
+
+use crate::domain::command::Command;
 use crate::domain::component::ComponentName;
 use crate::domain::manifest::{Manifest, VerifyLevel};
-use crate::observe::labels::{Operation, Reason, RunResult};
+use crate::observe::labels::{Operation, Reason, Refusal, RunResult};
 use crate::observe::maker::Maker;
 use prometheus::{
     Gauge, GaugeVec, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, TextEncoder,
 };
-use std::time::Duration;
+use tasks::OTHER_TASK;
 
 /// The metrics. Clones are the same.
 #[derive(Debug, Clone)]
@@ -24,6 +30,7 @@ pub struct Metrics {
     last_source_bytes: IntGaugeVec,
     last_stored_bytes: IntGaugeVec,
     verify_last_success: IntGaugeVec,
+    drill_mismatches: IntGaugeVec,
     duration: HistogramVec,
     runs: IntCounterVec,
     failures: IntCounterVec,
@@ -31,16 +38,20 @@ pub struct Metrics {
     in_progress: IntGaugeVec,
     progress_ratio: GaugeVec,
     retention_deleted: IntCounterVec,
+    retention_refused: IntCounterVec,
+    anomaly: IntGaugeVec,
     catalog_backups: IntGaugeVec,
     destination_up: IntGaugeVec,
     destination_free: IntGaugeVec,
+    requests: IntCounterVec,
+    request_retries: IntCounterVec,
     tasks: IntCounterVec,
     task_runtime: HistogramVec,
     task_wait: HistogramVec,
     redeliveries: IntCounter,
     unreadable: IntCounter,
     broker_connected: IntGauge,
-    broker_reconnects: IntGauge,
+    broker_reconnects: IntCounter,
     broker_last_poll: Gauge,
     queue_length: IntGaugeVec,
     foreign_messages: IntGaugeVec,
@@ -50,8 +61,6 @@ pub struct Metrics {
 const RUN_BUCKETS: [f64; 9] = [1., 5., 30., 60., 300., 900., 3_600., 10_800., 21_600.];
 /// Seconds: a ping takes one thousandth.
 const TASK_BUCKETS: [f64; 10] = [0.005, 0.05, 0.5, 5., 30., 60., 300., 900., 3_600., 21_600.];
-/// Label of tasks that we do not know, so that a sender cannot make series.
-const OTHER_TASK: &str = "other";
 
 impl Metrics {
     /// Makes and registers every metric; `version` is that of the program.
@@ -104,6 +113,11 @@ impl Metrics {
                 "Unix time of the last proof, by level",
                 &["component", "level"],
             )?,
+            drill_mismatches: m.gauges(
+                "drill_mismatches",
+                "Things that were not restored as they were, in the last drill",
+                component,
+            )?,
             duration: m.times(
                 "duration_seconds",
                 "How long runs took",
@@ -121,7 +135,11 @@ impl Metrics {
                 "Bytes moved: read from the source, stored in the destination",
                 &["component", "stage"],
             )?,
-            in_progress: m.gauges("in_progress", "1 while a run works on the component", component)?,
+            in_progress: m.gauges(
+                "in_progress",
+                "Runs that work on the component or wait for it",
+                component,
+            )?,
             progress_ratio: m.ratios(
                 "progress_ratio",
                 "How far the present phase has come, 0 to 1",
@@ -132,9 +150,15 @@ impl Metrics {
                 "Backups deleted by retention",
                 &["component", "destination"],
             )?,
+            retention_refused: m.counters(
+                "retention_refused_total",
+                "What retention could not or would not delete",
+                &["reason"],
+            )?,
+            anomaly: m.gauges("anomaly", "1 while the newest backup is suspiciously small", component)?,
             catalog_backups: m.gauges(
                 "catalog_backups",
-                "Backups in the catalogue: verified, unverified or missing",
+                "Backups in the catalogue: verified, unverified, failed or missing",
                 &["component", "destination", "state"],
             )?,
             destination_up: m.gauges(
@@ -145,6 +169,16 @@ impl Metrics {
             destination_free: m.gauges(
                 "destination_free_bytes",
                 "Bytes that can still be written there",
+                &["destination"],
+            )?,
+            requests: m.counters(
+                "storage_requests_total",
+                "Requests to a destination that is far away",
+                &["destination", "op", "result"],
+            )?,
+            request_retries: m.counters(
+                "storage_retries_total",
+                "Requests that were sent again",
                 &["destination"],
             )?,
             tasks: m.counters("tasks_total", "Tasks by the state that was stored", &["task", "state"])?,
@@ -170,7 +204,7 @@ impl Metrics {
             )))?,
             broker_connected: m
                 .keep(IntGauge::with_opts(Maker::opts("broker_connected", "1 while the broker answers")))?,
-            broker_reconnects: m.keep(IntGauge::with_opts(Maker::opts(
+            broker_reconnects: m.keep(IntCounter::with_opts(Maker::opts(
                 "broker_reconnects_total",
                 "Connections made to the broker after the first",
             )))?,
@@ -191,6 +225,9 @@ impl Metrics {
     }
 
     fn start_at_zero(&self) {
+        for refusal in Refusal::ALL {
+            self.retention_refused.with_label_values(&[refusal.label()]);
+        }
         for component in ComponentName::ALL.map(ComponentName::as_str) {
             self.in_progress.with_label_values(&[component]).set(0);
             for reason in Reason::ALL {
@@ -204,7 +241,15 @@ impl Metrics {
             for stage in ["read", "stored"] {
                 self.bytes.with_label_values(&[component, stage]);
             }
-            self.retention_deleted.with_label_values(&[component, "local"]);
+            for destination in ["local", "s3"] {
+                self.retention_deleted.with_label_values(&[component, destination]);
+            }
+        }
+        self.request_retries.with_label_values(&["s3"]);
+        for task in Command::registered().into_iter().chain([OTHER_TASK]) {
+            for state in ["STARTED", "SUCCESS", "FAILURE", "RETRY", "REVOKED"] {
+                self.tasks.with_label_values(&[task, state]);
+            }
         }
     }
 
@@ -215,42 +260,6 @@ impl Metrics {
     /// When a metric cannot be encoded.
     pub fn render(&self) -> prometheus::Result<String> {
         TextEncoder::new().encode_to_string(&self.registry.gather())
-    }
-
-    /// A backup begins at `now`, Unix seconds.
-    pub fn backup_began(&self, component: ComponentName, now: i64) {
-        self.last_attempt.with_label_values(&[component.as_str()]).set(now);
-        self.in_progress.with_label_values(&[component.as_str()]).set(1);
-    }
-
-    /// How far the present phase has come.
-    pub fn progress(&self, component: ComponentName, ratio: f64) {
-        self.progress_ratio.with_label_values(&[component.as_str()]).set(ratio);
-    }
-
-    /// A run has ended after `took`.
-    pub fn run_ended(
-        &self,
-        component: ComponentName,
-        operation: Operation,
-        result: RunResult,
-        took: Duration,
-    ) {
-        let name = component.as_str();
-        self.runs.with_label_values(&[name, operation.label(), result.label()]).inc();
-        self.duration.with_label_values(&[name, operation.label()]).observe(took.as_secs_f64());
-        if operation == Operation::Backup {
-            self.in_progress.with_label_values(&[name]).set(0);
-            self.progress_ratio.with_label_values(&[name]).set(0.0);
-            if result != RunResult::Cancelled {
-                self.last_status.with_label_values(&[name]).set(i64::from(result == RunResult::Success));
-            }
-        }
-    }
-
-    /// A run has failed for `reason`.
-    pub fn failed(&self, component: ComponentName, reason: Reason) {
-        self.failures.with_label_values(&[component.as_str(), reason.label()]).inc();
     }
 
     /// A backup was made just now.
@@ -270,12 +279,34 @@ impl Metrics {
         self.last_duration.with_label_values(&[name]).set(took.as_secs_f64());
         self.last_source_bytes.with_label_values(&[name]).set(as_gauge(manifest.facts.source_bytes));
         self.last_stored_bytes.with_label_values(&[name]).set(as_gauge(manifest.size_bytes()));
+        self.verified(manifest);
+    }
+
+    /// There is no proven backup of the component any more: somebody has deleted them by hand.
+    pub fn none_left(&self, component: ComponentName) {
+        let name = &[component.as_str()];
+        // An error means that there was none before.
+        let _ = self.last_success.remove_label_values(name);
+        let _ = self.last_duration.remove_label_values(name);
+        let _ = self.last_source_bytes.remove_label_values(name);
+        let _ = self.last_stored_bytes.remove_label_values(name);
+    }
+
+    /// What its manifest says about the last proof of a backup.
+    pub fn verified(&self, manifest: &Manifest) {
         if let Some(at) = manifest.verified.at {
-            for level in [VerifyLevel::Checksum, VerifyLevel::Decode, VerifyLevel::Drill] {
-                if level <= manifest.verified.level {
-                    let labels = [name, level.as_str()];
-                    self.verify_last_success.with_label_values(&labels).set(at.as_second());
-                }
+            self.proven(manifest.component, manifest.verified.level, at.as_second());
+        }
+    }
+
+    /// A backup was proven to `level` at `at`, Unix seconds. What was proven before that is forgotten,
+    /// and what was proven later stays.
+    pub fn proven(&self, component: ComponentName, level: VerifyLevel, at: i64) {
+        for included in [VerifyLevel::Checksum, VerifyLevel::Decode, VerifyLevel::Drill] {
+            if included <= level {
+                let gauge =
+                    self.verify_last_success.with_label_values(&[component.as_str(), included.as_str()]);
+                gauge.set(gauge.get().max(at));
             }
         }
     }
@@ -285,10 +316,28 @@ impl Metrics {
         self.retention_deleted.with_label_values(&[component.as_str(), destination]).inc();
     }
 
+    /// Retention would have deleted something.
+    pub fn refused(&self, refusal: Refusal) {
+        self.retention_refused.with_label_values(&[refusal.label()]).inc();
+    }
+
+    /// Whether the newest backup is suspiciously small.
+    pub fn anomaly(&self, component: ComponentName, suspect: bool) {
+        self.anomaly.with_label_values(&[component.as_str()]).set(i64::from(suspect));
+    }
+
     /// How many backups of a state the catalogue holds.
     pub fn catalogue(&self, component: ComponentName, destination: &str, state: &str, count: usize) {
         let count = i64::try_from(count).unwrap_or(i64::MAX);
         self.catalog_backups.with_label_values(&[component.as_str(), destination, state]).set(count);
+    }
+
+    /// A request to a destination has ended.
+    pub fn request(&self, destination: &str, op: &str, result: &str, retry: bool) {
+        self.requests.with_label_values(&[destination, op, result]).inc();
+        if retry {
+            self.request_retries.with_label_values(&[destination]).inc();
+        }
     }
 
     /// Whether a destination can be read, and the room left in it.
@@ -297,53 +346,6 @@ impl Metrics {
         if let Some(free) = free {
             self.destination_free.with_label_values(&[destination]).set(as_gauge(free));
         }
-    }
-
-    /// A task got the state `state`. `known` is its name if it is one of ours.
-    pub fn task(&self, known: Option<&str>, state: &str) {
-        self.tasks.with_label_values(&[known.unwrap_or(OTHER_TASK), state]).inc();
-    }
-
-    /// How long a task waited here before it started.
-    pub fn task_started(&self, known: Option<&str>, waited: Duration) {
-        self.task_wait.with_label_values(&[known.unwrap_or(OTHER_TASK)]).observe(waited.as_secs_f64());
-    }
-
-    /// How long a task ran.
-    pub fn task_ended(&self, known: Option<&str>, ran: Duration) {
-        self.task_runtime.with_label_values(&[known.unwrap_or(OTHER_TASK)]).observe(ran.as_secs_f64());
-    }
-
-    /// A message came a second time.
-    pub fn redelivered(&self) {
-        self.redeliveries.inc();
-    }
-
-    /// An entry was set aside.
-    pub fn unreadable(&self, count: u64) {
-        self.unreadable.inc_by(count);
-    }
-
-    /// The state of the connection to the broker.
-    pub fn broker(&self, connected: bool, reconnects: u64) {
-        self.broker_connected.set(i64::from(connected));
-        self.broker_reconnects.set(as_gauge(reconnects));
-    }
-
-    /// Whether the broker answered last.
-    pub fn is_broker_connected(&self) -> bool {
-        self.broker_connected.get() == 1
-    }
-
-    /// The queues were looked at; `now` in Unix seconds.
-    pub fn polled(&self, now: f64) {
-        self.broker_last_poll.set(now);
-    }
-
-    /// What waits in a queue, and how much of it is not ours.
-    pub fn queue(&self, queue: &str, length: usize, foreign: usize) {
-        self.queue_length.with_label_values(&[queue]).set(as_gauge(length as u64));
-        self.foreign_messages.with_label_values(&[queue]).set(as_gauge(foreign as u64));
     }
 }
 

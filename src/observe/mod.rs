@@ -1,5 +1,6 @@
 //! Floor 2: what the program shows of itself: metrics, the HTTP endpoint, logs.
 
+mod door;
 pub mod http;
 pub mod labels;
 mod maker;

@@ -30,7 +30,7 @@ impl FromStr for LogFormat {
 #[error("is neither `text` nor `json`")]
 pub struct UnknownLogFormat;
 
-/// Sends logs to standard error from here on; `filter` is in the syntax of `RUST_LOG`.
+/// Sends logs to standard error from here on, those of panics too; `filter` is in the syntax of `RUST_LOG`.
 ///
 /// A filter that cannot be read falls back to `info`, since a typo must not silence a backup.
 /// Called once, by `main`; a second call changes nothing.
@@ -49,4 +49,9 @@ pub fn init(format: LogFormat, filter: &str) {
         }
         LogFormat::Json => builder.json().flatten_event(true).with_current_span(true).try_init(),
     };
+    std::panic::set_hook(Box::new(|panic| {
+        let at = panic.location().map(ToString::to_string);
+        let why = panic.payload_as_str();
+        tracing::error!(at, why, "a bug in rna-backup, please report it");
+    }));
 }

@@ -42,6 +42,18 @@ pub enum StoreError {
         source: Source,
     },
 
+    /// The destination keeps the object for a time that somebody has set: an object lock. Nothing but waiting
+    /// helps.
+    #[error("{op} {key}: the destination keeps it locked")]
+    Locked {
+        /// What was tried.
+        op: &'static str,
+        /// With which object.
+        key: ObjectKey,
+        /// The cause.
+        source: Source,
+    },
+
     /// The destination is full, or would be left with less than it must keep free.
     #[error("{op} {key}: not enough space, {} free and {} to be kept free", ByteSize(*.free), ByteSize(*.keep_free))]
     NoSpace {
@@ -53,6 +65,17 @@ pub enum StoreError {
         free: u64,
         /// Bytes that are to stay free.
         keep_free: u64,
+    },
+
+    /// The owner of the destination has set a limit, and it is reached.
+    #[error("{op} {key}: quota is used up")]
+    OverQuota {
+        /// What was tried.
+        op: &'static str,
+        /// With which object.
+        key: ObjectKey,
+        /// The cause.
+        source: Source,
     },
 
     /// Anything that may pass: network, server, device.
@@ -71,9 +94,14 @@ impl StoreError {
     /// Whether the same call may succeed later: a full disk may be emptied, a server may return.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Unavailable { .. } | Self::NoSpace { .. } => true,
-            Self::NotFound { .. } | Self::Exists { .. } | Self::Denied { .. } => false,
+            Self::Unavailable { .. } | Self::NoSpace { .. } | Self::OverQuota { .. } => true,
+            Self::NotFound { .. } | Self::Exists { .. } | Self::Denied { .. } | Self::Locked { .. } => false,
         }
+    }
+
+    /// Whether the destination has said no, and will say so again until somebody or time changes something.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, Self::Denied { .. } | Self::Locked { .. })
     }
 
     /// Sorts a file system error: the one place where an `io::ErrorKind` is read. Who knows how

@@ -198,7 +198,7 @@ impl Store for LocalStore {
             })
     }
 
-    async fn begin(&self, key: &ObjectKey) -> Result<Box<dyn Upload>, StoreError> {
+    async fn begin(&self, key: &ObjectKey, _expected: Option<u64>) -> Result<Box<dyn Upload>, StoreError> {
         writable("begin", key)?;
         Ok(Box::new(self.start(key).await?))
     }

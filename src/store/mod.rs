@@ -3,6 +3,7 @@
 pub mod error;
 pub mod key;
 pub mod local;
+pub mod s3;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -13,6 +14,7 @@ use tokio::io::AsyncRead;
 pub use error::StoreError;
 pub use key::ObjectKey;
 pub use local::LocalStore;
+pub use s3::{S3Config, S3Store};
 
 /// A stream of the bytes of one object.
 pub type Body = Box<dyn AsyncRead + Send + Unpin>;
@@ -41,12 +43,13 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// as to how people write it. `None` when it names nothing inside this store.
     fn key_at(&self, location: &str) -> Option<ObjectKey>;
 
-    /// Begins an object that nobody can see before it is committed.
+    /// Begins an object that nobody takes for one before it is committed. `expected` is about how long it
+    /// will be, bytes, where somebody knows: a store may have to divide it in time.
     ///
     /// # Errors
     ///
     /// [`StoreError::NoSpace`] when the destination is full, else what the store says.
-    async fn begin(&self, key: &ObjectKey) -> Result<Box<dyn Upload>, StoreError>;
+    async fn begin(&self, key: &ObjectKey, expected: Option<u64>) -> Result<Box<dyn Upload>, StoreError>;
 
     /// Writes a small object at once, durably, in place of one that may be there: a reader sees
     /// the old or the new, whole.
@@ -89,6 +92,28 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// What the store says. After [`StoreError::Unavailable`] it is unknown whether it is gone.
     async fn delete(&self, key: &ObjectKey) -> Result<(), StoreError>;
 
+    /// Gives up uploads of an object that died and that nobody will end. Nobody may be uploading it.
+    ///
+    /// # Errors
+    ///
+    /// What the store says; some may be left.
+    async fn give_up(&self, key: &ObjectKey) -> Result<(), StoreError> {
+        let _ = key; // most stores know by themselves who lives
+        Ok(())
+    }
+
+    /// Deletes many objects, as many at once as the store can, and returns those that it did not delete, each
+    /// with the reason. One that is not there is deleted already.
+    async fn delete_all(&self, keys: &[ObjectKey]) -> Vec<(ObjectKey, StoreError)> {
+        let mut left = Vec::new();
+        for key in keys {
+            if let Err(err) = self.delete(key).await {
+                left.push((key.clone(), err));
+            }
+        }
+        left
+    }
+
     /// Bytes that can still be written: what the destination is to keep free is not among them.
     /// `None` where there is no such limit.
     ///
@@ -98,7 +123,8 @@ pub trait Store: Send + Sync + fmt::Debug {
     async fn free_bytes(&self) -> Result<Option<u64>, StoreError>;
 }
 
-/// An object being written, invisible to every reader until [`commit`](Self::commit).
+/// An object being written. Until [`commit`](Self::commit) no reader sees it, or, in stores that cannot
+/// hide what is whole, it is nothing but a key without a manifest.
 #[async_trait]
 pub trait Upload: Send {
     /// Appends bytes.
@@ -108,8 +134,18 @@ pub trait Upload: Send {
     /// After any error only [`abort`](Self::abort) makes sense.
     async fn write(&mut self, chunk: Bytes) -> Result<(), StoreError>;
 
-    /// Makes the bytes so far durable under a key that only this run knows, and opens them for
-    /// reading back: what is proven is what will be committed.
+    /// Says that nothing more comes: what was held back to make it whole may go on its way, as nothing that a
+    /// reader sees.
+    ///
+    /// # Errors
+    ///
+    /// As [`write`](Self::write).
+    async fn end(&mut self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    /// Ends the object: makes its bytes durable under a key that only this run knows, and opens them for
+    /// reading back. What is proven is what will be committed; nothing can be written any more.
     ///
     /// # Errors
     ///

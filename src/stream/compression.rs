@@ -29,6 +29,15 @@ impl Compression {
             Self::None => "",
         }
     }
+
+    /// How an archive of this file name is compressed; its level, which no reader needs, is the default.
+    pub fn of_file(name: &str) -> Self {
+        match name.rsplit('.').next() {
+            Some("zst") => Self::default(),
+            Some("gz") => Self::Gzip { level: 6 },
+            _ => Self::None,
+        }
+    }
 }
 
 impl Default for Compression {

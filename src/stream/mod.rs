@@ -1,10 +1,13 @@
 //! Floor 1: bytes on their way: compressed, hashed, counted, and back again.
 
 pub mod compression;
+pub mod crypt;
 pub mod pack;
 mod ship;
 mod stored;
 pub mod unpack;
+
+pub use ship::hex;
 
 use async_trait::async_trait;
 use bytes::Bytes;

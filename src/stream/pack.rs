@@ -1,5 +1,6 @@
 //! From a component's bytes to those of an archive: compressed, hashed and counted in one pass.
 
+use crate::stream::crypt::{Recipients, Sealer};
 use crate::stream::ship::{Shipper, abandoned};
 use crate::stream::stored::StoredFrame;
 use crate::stream::{Content, Output};
@@ -54,16 +55,21 @@ enum Piece {
 }
 
 impl Packer {
-    /// Starts the thread. `sink` gets the archive; it is closed when that ends, well or not.
+    /// Starts the thread. `sink` gets the archive; it is closed when that ends, well or not. With
+    /// `recipients`, it is encrypted to them.
     ///
     /// # Panics
     ///
     /// Outside a tokio runtime.
-    pub fn start(compression: Compression, sink: mpsc::Sender<Bytes>) -> Self {
+    pub fn start(
+        compression: Compression,
+        recipients: Option<Recipients>,
+        sink: mpsc::Sender<Bytes>,
+    ) -> Self {
         /// Enough that neither side waits for the other to wake up.
         const QUEUE: usize = 2;
         let (pieces, queue) = mpsc::channel(QUEUE);
-        let worker = tokio::task::spawn_blocking(move || pack(compression, queue, sink));
+        let worker = tokio::task::spawn_blocking(move || pack(compression, recipients.as_ref(), queue, sink));
         Self { pieces, content: Content::default(), worker }
     }
 
@@ -100,10 +106,11 @@ impl Output for Packer {
 /// The thread of a [`Packer`].
 fn pack(
     compression: Compression,
+    recipients: Option<&Recipients>,
     mut queue: mpsc::Receiver<Piece>,
     sink: mpsc::Sender<Bytes>,
 ) -> io::Result<Packed> {
-    let mut frame = Frame::Between(Shipper::new(sink));
+    let mut frame = Frame::Between(Sealer::new(recipients, Shipper::new(sink))?);
     let (mut source_bytes, mut frames) = (0, 0_u64);
     loop {
         match queue.blocking_recv() {
@@ -129,15 +136,15 @@ fn pack(
 
 /// The frame (zstd) or member (gzip) under way.
 enum Frame {
-    Between(Shipper),
-    Zstd(ZstdEncoder<Shipper>),
-    Stored(StoredFrame, Shipper),
-    Gzip(GzipEncoder<Shipper>, Content),
-    Plain(Shipper),
+    Between(Sealer),
+    Zstd(ZstdEncoder<Sealer>),
+    Stored(StoredFrame, Sealer),
+    Gzip(GzipEncoder<Sealer>, Content),
+    Plain(Sealer),
 }
 
 impl Frame {
-    fn begin(mut to: Shipper, compression: Compression, content: Content) -> io::Result<Self> {
+    fn begin(mut to: Sealer, compression: Compression, content: Content) -> io::Result<Self> {
         Ok(match (compression, content) {
             (Compression::Zstd { .. }, Content::Incompressible) => {
                 Self::Stored(StoredFrame::begin(&mut to)?, to)
@@ -174,7 +181,7 @@ impl Frame {
         }
     }
 
-    fn end(self) -> io::Result<Shipper> {
+    fn end(self) -> io::Result<Sealer> {
         match self {
             Self::Between(to) | Self::Plain(to) => Ok(to),
             Self::Zstd(mut encoder) => ready(encoder.shutdown()).map(|()| encoder.into_inner()),
@@ -200,7 +207,7 @@ fn zstd_parameters(level: i32) -> [CParameter; 3] {
     [CParameter::nb_workers(workers), CParameter::job_size(job), CParameter::checksum_flag(true)]
 }
 
-/// The result of a future that cannot wait, since [`Shipper`] does not.
+/// The result of a future that cannot wait, since [`Sealer`] does not.
 fn ready<T>(future: impl Future<Output = io::Result<T>>) -> io::Result<T> {
-    future.now_or_never().expect("a shipper is always ready")
+    future.now_or_never().expect("a sealer is always ready")
 }

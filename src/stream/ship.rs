@@ -5,10 +5,8 @@ use sha2::{Digest, Sha256};
 use std::{
     fmt,
     io::{self, Write},
-    pin::Pin,
-    task::{Context, Poll},
 };
-use tokio::{io::AsyncWrite, sync::mpsc};
+use tokio::sync::mpsc;
 
 /// The error of bytes that nobody takes any more.
 pub(super) fn abandoned() -> io::Error {
@@ -49,7 +47,7 @@ impl Shipper {
 }
 
 /// Lower-case hex.
-pub(super) fn hex(bytes: &[u8]) -> String {
+pub fn hex(bytes: &[u8]) -> String {
     use fmt::Write as _;
     bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
         write!(text, "{byte:02x}").expect("a string takes everything");
@@ -69,19 +67,5 @@ impl Write for Shipper {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
-    }
-}
-
-impl AsyncWrite for Shipper {
-    fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Poll::Ready(Write::write(&mut *self, bytes))
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
     }
 }

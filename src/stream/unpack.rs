@@ -39,7 +39,7 @@ pub fn unpack<'a>(compression: Compression, archive: impl AsyncRead + Send + Unp
 }
 
 /// Marks the errors of the archive's reader, which pass through the decompressor unseen.
-struct Source<R>(R);
+pub(super) struct Source<R>(pub(super) R);
 
 /// The error of the archive's reader, as it was.
 #[derive(Debug, thiserror::Error)]
@@ -57,7 +57,7 @@ impl<R: AsyncRead + Unpin> AsyncRead for Source<R> {
 }
 
 /// Gives marked errors back as they were; any other is the decompressor's own.
-struct Sorted<R>(R);
+pub(super) struct Sorted<R>(pub(super) R);
 
 impl<R: AsyncRead + Unpin> AsyncRead for Sorted<R> {
     fn poll_read(
@@ -67,7 +67,7 @@ impl<R: AsyncRead + Unpin> AsyncRead for Sorted<R> {
     ) -> Poll<io::Result<()>> {
         let before = into.filled().len();
         Pin::new(&mut self.0).poll_read(cx, into).map_err(|err| {
-            // The decompressor hands out bytes together with an error, which readers take for a bug.
+            // A decompressor hands out bytes together with an error, which readers take for a bug.
             into.set_filled(before);
             match err.downcast::<SourceError>() {
                 Ok(SourceError(err)) => err,

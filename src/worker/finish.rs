@@ -84,6 +84,7 @@ impl Task<'_> {
         };
         self.shared.metrics.task(watch::known(&self.message.task), result.state.as_str());
         if self.end(result.of(self.message), lease).await {
+            self.shared.orders.carried_out(self.message);
             self.tell(&outcome, ran);
         }
     }
@@ -179,9 +180,11 @@ impl Task<'_> {
         if self.backend().is_some() && !store(self.shared, &result).await {
             return;
         }
-        let again = [self.message.retry(Some(Timestamp::now() + delay))];
+        let eta = Timestamp::now() + delay;
+        let again = [self.shared.orders.renew(self.message, self.message.retry(Some(eta)), eta)];
         match lease.replace(&again, &self.shared.stop.silence).await {
             Ok(()) => {
+                self.shared.orders.carried_out(self.message);
                 let (exception, traceback) = (&failure.exception, &failure.traceback);
                 self.shared.node.events.retried(self.message, exception, traceback);
             }

@@ -7,6 +7,7 @@ mod about;
 mod finish;
 mod fleet;
 mod judge;
+mod orders;
 mod outcome;
 mod progress;
 mod returns;
@@ -38,11 +39,13 @@ use crate::observe::http::Health;
 use crate::observe::metrics::Metrics;
 
 use judge::Judge;
+use orders::Orders;
 use returns::Returns;
 use secrecy::SecretString;
 use slots::Slots;
 use std::{
     future::Future,
+    path::PathBuf,
     sync::{Arc, PoisonError, RwLock},
     time::Duration,
 };
@@ -67,6 +70,8 @@ pub struct Options {
     pub retry_delay: Duration,
     /// Secret that orders which delete or overwrite must be signed with, if there is one.
     pub restore_key: Option<SecretString>,
+    /// The folder in which it is noted which of them were obeyed.
+    pub orders: PathBuf,
     /// How long running tasks may go on after the first signal.
     pub grace: Duration,
     /// Where messages come from.
@@ -124,6 +129,7 @@ struct Shared {
     /// Tasks in hand that do not run yet.
     waiting: TaskTracker,
     returns: Returns,
+    orders: Orders,
 }
 
 /// The steps of stopping.
@@ -168,6 +174,7 @@ impl Worker {
             stop: Stop::default(),
             waiting: TaskTracker::new(),
             returns: Returns::default(),
+            orders: Orders::new(options.restore_key.clone(), options.orders.clone()),
             options,
             engine,
             metrics,
@@ -193,6 +200,7 @@ impl Worker {
         keepers.spawn(keeper.run(stop_keepers.clone()));
         keepers
             .spawn(stop_keepers.clone().run_until_cancelled_owned(watch::run(Arc::clone(&shared), health)));
+        keepers.spawn(stop_keepers.clone().run_until_cancelled_owned(watch::catalogue(Arc::clone(&shared))));
         let silence = CancellationToken::new();
         let publishing = tokio::spawn(publisher.run(silence.clone()));
         let mailbox = Mailbox::new(Arc::clone(&shared.node), shared.broker.clone(), shared.keys.clone());
@@ -334,7 +342,7 @@ async fn take(shared: &Arc<Shared>, tasks: &TaskTracker) {
                     let slot = if is_light(&delivery) { None } else { shared.slots.try_take() };
                     let (shared, all) = (Arc::clone(shared), tasks.clone());
                     tasks.spawn(async move {
-                        task::handle(Arc::clone(&shared), delivery, slot).await;
+                        Box::pin(task::handle(Arc::clone(&shared), delivery, slot)).await;
                         if all.len() >= judge::LIGHT {
                             shared.node.changed.notify_one(); // more of them may be taken now
                         }

@@ -92,7 +92,6 @@ impl Outcome {
                 let exception = Exception::celery("NotRegistered", name.as_str());
                 return Self::Failure(Failure { exception, traceback: String::new() });
             }
-            InvalidCommand::NotYet(_) => "NotImplementedError",
             InvalidCommand::Signature(_) => "TypeError",
             InvalidCommand::Value(_) => "ValueError",
         };
@@ -141,9 +140,11 @@ impl Outcome {
 /// The exception of Python's own that callers can catch by name.
 fn python_type(err: &EngineError) -> &'static str {
     match err {
-        EngineError::NotYet { .. } => "NotImplementedError",
+        EngineError::Copy { source, .. } => python_type(source),
         EngineError::NotConfigured { .. }
         | EngineError::LeftOut { .. }
+        | EngineError::Unfit { .. }
+        | EngineError::NotOurs { .. }
         | EngineError::Catalog(CatalogError::Refused { .. }) => "ValueError",
         EngineError::Busy { .. } | EngineError::LockLost { .. } => "TimeoutError",
         EngineError::Fleet { .. } => "ConnectionError",
@@ -154,13 +155,14 @@ fn python_type(err: &EngineError) -> &'static str {
             ComponentError::Read { .. } | ComponentError::Output(_) => "OSError",
             ComponentError::Failed { .. } | ComponentError::Corrupt { .. } => "RuntimeError",
         },
-        EngineError::Store(StoreError::Denied { .. }) => "PermissionError",
+        EngineError::Locked { .. }
+        | EngineError::Store(StoreError::Denied { .. } | StoreError::Locked { .. }) => "PermissionError",
         EngineError::Catalog(CatalogError::NotFound { .. }) => "FileNotFoundError",
         EngineError::Store(_)
         | EngineError::Catalog(_)
         | EngineError::Stream { .. }
         | EngineError::Lock { .. } => "OSError",
-        EngineError::Verify { .. } | EngineError::Cancelled => "RuntimeError",
+        EngineError::Verify { .. } | EngineError::Damaged { .. } | EngineError::Cancelled => "RuntimeError",
     }
 }
 
@@ -185,7 +187,7 @@ mod tests {
             panic!("a read error may pass");
         };
         assert_eq!(failure.exception.name(), "OSError");
-        assert!(failure.traceback.ends_with("OSError: read component media: read a: device on fire\n"));
+        assert!(failure.traceback.ends_with("OSError: component media: read a: device on fire\n"));
 
         let unset = EngineError::NotConfigured { component };
         let Outcome::Failure(failure) = Outcome::of_engine("t", Err::<(), _>(unset), |()| Value::Null) else {

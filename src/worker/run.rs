@@ -5,19 +5,20 @@ use crate::celery::publish::{self, Outgoing};
 use crate::celery::requests::Revocation;
 use crate::celery::result::{Child, State, TaskResult};
 use crate::celery::tasks::TimeLimits;
-use crate::domain::command::{Backup, Command};
+use crate::component::Target;
+use crate::domain::command::{Amendment, Backup, Command, Restore};
 use crate::domain::component::ComponentName;
-use crate::domain::report::FullBackupReport;
-use crate::domain::signature::{self, Order, SignatureError};
-use crate::engine::{PruneRequest, Run};
+use crate::domain::manifest::VerifyLevel;
+use crate::domain::report::{AmendReport, FullBackupReport, VerifyReport};
+use crate::domain::signature::SignatureError;
+use crate::engine::{EngineError, PruneRequest, RestoreRequest, Run, VerifyRequest};
 use crate::worker::outcome::Outcome;
 use crate::worker::progress::Reporter;
 use crate::worker::task::Task;
 use crate::worker::watch;
 use futures_util::FutureExt;
 use jiff::Timestamp;
-use secrecy::ExposeSecret;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, json};
 use std::{
     collections::BTreeMap,
     future::pending,
@@ -80,21 +81,12 @@ impl Task<'_> {
         outcome.unwrap_or_else(|_| Outcome::of_panic(&message.task))
     }
 
-    /// Whether the order may be obeyed: where a key is set, what destroys must be signed with it.
+    /// Whether the order may be obeyed: where a key is set, what takes data away must be signed with it.
     fn authorise(&self, command: &Command) -> Result<(), SignatureError> {
-        let Some(key) = self.shared.options.restore_key.as_ref().filter(|_| command.is_destructive()) else {
+        if !command.must_be_signed() {
             return Ok(());
-        };
-        let message = self.message;
-        let header = message.header(signature::HEADER);
-        let order = Order {
-            task_id: &message.id,
-            task: &message.task,
-            body: &message.body,
-            retries: message.retries,
-        };
-        let header = header.as_ref().and_then(Value::as_str);
-        signature::verify(key.expose_secret(), header, &order, Timestamp::now())
+        }
+        self.shared.orders.accept(self.message, Timestamp::now())
     }
 
     async fn execute(&self, command: Command, cancel: &CancellationToken) -> Outcome {
@@ -104,28 +96,108 @@ impl Task<'_> {
             Command::FullBackup { label, pin } => self.dispatch(label, pin).await,
             Command::CleanUp { component, retention_days, dry_run } => {
                 let request = PruneRequest { component, retention_days, dry_run };
-                Outcome::of_engine(task, engine.prune(request).await, |report| json!(report))
+                let run = Run { task_id: Some(self.message.id.clone()), ..Run::default() };
+                Outcome::of_engine(task, engine.prune(request, &run).await, |report| json!(report))
+            }
+            Command::Verify { component, backup, drill } => {
+                let level = if drill { VerifyLevel::Drill } else { VerifyLevel::Decode };
+                let request = VerifyRequest { component, backup, level };
+                let run = self.begin(cancel).await;
+                let done = Box::pin(self.verify(&request, &run)).await;
+                Outcome::of_engine(task, done, |report| json!(report))
+            }
+            Command::Amend { backup, amendment } => {
+                let run = self.begin(cancel).await;
+                let done = self.amend(&backup, amendment, &run).await;
+                Outcome::of_engine(task, done, |report| json!(report))
             }
             Command::List { component } => {
                 Outcome::of_engine(task, engine.listing(component).await, |listing| json!(listing))
+            }
+            // The largest futures by far, and the rarest.
+            Command::Restore(order) => Box::pin(self.restore(&order, cancel)).await,
+            Command::Undo { component } => {
+                let run = self.begin(cancel).await;
+                let done =
+                    self.reporter(component).during(&run.meter, Box::pin(engine.undo(component, &run))).await;
+                Outcome::of_engine(task, done, |report| json!(report))
             }
             Command::Ping => Outcome::Success { value: json!("pong"), children: Vec::new() },
         }
     }
 
     async fn back_up(&self, order: &Backup, cancel: &CancellationToken) -> Outcome {
+        let run = self.begin(cancel).await;
+        let reporter = self.reporter(order.component);
+        let done = reporter.during(&run.meter, self.shared.engine.backup(order, &run)).await;
+        Outcome::of_engine(&self.message.task, done, |report| json!(report))
+    }
+
+    /// Verifies component by component. One that cannot be looked at does not keep the others from it.
+    async fn verify(&self, request: &VerifyRequest, run: &Run) -> Result<VerifyReport, EngineError> {
+        let engine = &self.shared.engine;
+        let (mut report, mut failed) = (VerifyReport::default(), None);
+        for component in engine.to_verify(request).await? {
+            let work = engine.verify(component, request, run);
+            match self.reporter(component).during(&run.meter, work).await {
+                Ok(results) => report.results.extend(results),
+                Err(EngineError::Cancelled) => return Err(EngineError::Cancelled),
+                Err(err) => failed = failed.or(Some(err)),
+            }
+        }
+        let problems = report.damage();
+        if !problems.is_empty() {
+            return Err(EngineError::Damaged { problems });
+        }
+        failed.map_or(Ok(report), Err)
+    }
+
+    /// Writes down what is said of a backup. It waits for whoever works on the component.
+    async fn amend(
+        &self,
+        backup: &str,
+        amendment: Amendment,
+        run: &Run,
+    ) -> Result<Option<AmendReport>, EngineError> {
+        let engine = &self.shared.engine;
+        let found = engine.find(backup, None).await?;
+        let (id, component) = (found.backup_id.as_str(), found.component());
+        let work = async {
+            match amendment {
+                Amendment::Pin(pinned) => engine.pin(id, Some(component), pinned, run).await,
+                Amendment::Accept => engine.accept(id, Some(component), run).await,
+            }
+        };
+        let amended = self.reporter(component).during(&run.meter, work).await?;
+        Ok(amended.manifest().map(AmendReport::new))
+    }
+
+    /// Tells that a run begins that may take long.
+    async fn begin(&self, cancel: &CancellationToken) -> Run {
         let message = self.message;
-        let run =
-            Run { task_id: Some(message.id.clone()), cancel: cancel.clone(), wait: true, ..Run::default() };
         if let Some(backend) = self.backend() {
             let started = TaskResult::started(&message.id, &self.shared.options.node).of(message);
             // Only a sign of life: what matters is stored later, and waited for.
             let _ = backend.offer(&started).await;
         }
         self.shared.metrics.task(watch::known(&message.task), State::Started.as_str());
+        Run { task_id: Some(message.id.clone()), cancel: cancel.clone(), wait: true, ..Run::default() }
+    }
+
+    async fn restore(&self, order: &Restore, cancel: &CancellationToken) -> Outcome {
+        let run = self.begin(cancel).await;
+        let request = RestoreRequest {
+            component: order.component,
+            reference: order.backup.clone(),
+            target: match (&order.database, &order.classes) {
+                (Some(database), _) => Target::Database(database.clone()),
+                (None, Some(classes)) => Target::Classes(classes.clone()),
+                (None, None) => Target::Live,
+            },
+        };
         let reporter = self.reporter(order.component);
-        let done = reporter.during(&run.meter, self.shared.engine.backup(order, &run)).await;
-        Outcome::of_engine(&message.task, done, |report| json!(report))
+        let done = reporter.during(&run.meter, self.shared.engine.restore(&request, &run)).await;
+        Outcome::of_engine(&self.message.task, done, |report| json!(report))
     }
 
     /// Shows the progress of this task.

@@ -12,7 +12,7 @@ use crate::domain::progress::Meter;
 use crate::worker::outcome::Outcome;
 use crate::worker::slots::{Place, Slot};
 use crate::worker::{Shared, finish, watch};
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use std::{
     future::Future,
     sync::Arc,
@@ -164,14 +164,21 @@ impl Task<'_> {
 
     /// Waits for the message's time without holding a place.
     async fn until_eta(&self, slot: Option<Slot>) -> Result<Option<Slot>, Outcome> {
-        let wait = self.message.eta.map_or(SignedDuration::ZERO, |eta| eta.duration_since(Timestamp::now()));
-        if !wait.is_positive() {
+        /// A clock that somebody puts right meanwhile is not slept through.
+        const LOOK: Duration = Duration::from_secs(5);
+        let left = || {
+            let left = self.message.eta?.duration_since(Timestamp::now());
+            left.is_positive().then(|| left.unsigned_abs())
+        };
+        if left().is_none() {
             return Ok(slot);
         }
         drop(slot);
         tracing::info!(eta = %self.message.eta.unwrap_or_default(), "waiting for its time");
         self.request.waits(Phase::Scheduled);
-        self.unless_stopped(tokio::time::sleep(wait.unsigned_abs())).await?;
+        while let Some(left) = left() {
+            self.unless_stopped(tokio::time::sleep(left.min(LOOK))).await?;
+        }
         self.request.waits(Phase::Reserved);
         Ok(None)
     }

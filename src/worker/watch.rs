@@ -4,16 +4,23 @@ use crate::domain::command::Command;
 use crate::observe::http::Health;
 use crate::worker::Shared;
 use jiff::Timestamp;
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 /// Prometheus scrapes every 15 s or so.
 const EVERY: Duration = Duration::from_secs(5);
+
+/// The catalogue also changes behind our back: other workers, commands by hand, a disk that goes away.
+const CATALOGUE_EVERY: Duration = Duration::from_mins(5);
+
+/// Queues that are shown: whoever can write to the broker can have us consume any number of them.
+const MOST_QUEUES: usize = 100;
 
 /// Keeps gauges and probes up to date until it is dropped.
 pub(super) async fn run(shared: Arc<Shared>, health: Health) {
     let mut tick = tokio::time::interval(EVERY);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut connected = shared.broker.connected();
+    let mut shown = BTreeSet::new();
     loop {
         tokio::select! {
             _ = tick.tick() => {}
@@ -27,11 +34,25 @@ pub(super) async fn run(shared: Arc<Shared>, health: Health) {
         if let Ok(lengths) = lengths {
             shared.metrics.polled(now.as_second() as f64);
             let foreign = consumer.foreign();
-            for (queue, length) in lengths {
+            let mut left = std::mem::take(&mut shown);
+            for (queue, length) in lengths.into_iter().take(MOST_QUEUES) {
                 let others = foreign.iter().find(|(name, _)| *name == queue).map_or(0, |(_, count)| *count);
                 shared.metrics.queue(&queue, length, others);
+                left.remove(&queue);
+                shown.insert(queue);
+            }
+            for queue in left {
+                shared.metrics.queue_left(&queue);
             }
         }
+    }
+}
+
+/// Looks at the catalogue again and again until it is dropped.
+pub(super) async fn catalogue(shared: Arc<Shared>) {
+    loop {
+        tokio::time::sleep(CATALOGUE_EVERY).await;
+        shared.engine.refresh_metrics().await;
     }
 }
 

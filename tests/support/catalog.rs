@@ -1,8 +1,7 @@
 //! Folders with backups in them, and their catalogue.
 
 use crate::store_contract::{content, key, upload};
-use async_trait::async_trait;
-use bytes::Bytes;
+use crate::support::faulty::{Faulty, GOOD};
 use jiff::{SignedDuration, Timestamp};
 use rna_backup::catalog::{Catalog, CatalogError, archive_key};
 use rna_backup::domain::{
@@ -11,15 +10,11 @@ use rna_backup::domain::{
     id::BackupId,
     manifest::{Manifest, StoredObject, Verified, VerifyLevel},
 };
-use rna_backup::store::{Body, LocalStore, ObjectKey, ObjectMeta, Store, StoreError, Upload};
+use rna_backup::store::LocalStore;
 use std::{
     fs,
-    ops::Range,
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::Arc,
 };
 use tempfile::{TempDir, tempdir};
 
@@ -35,9 +30,10 @@ pub fn manifest(component: ComponentName, hour: i64, destinations: &[&str]) -> M
         key: archive_key(&backup_id, ".zst").to_string(),
         bytes: 1000,
         sha256: "ab".repeat(32),
+        problems: Vec::new(),
     };
     Manifest {
-        format: Manifest::FORMAT,
+        format: 1,
         component,
         source: "lab".to_owned(),
         created_at: at(hour),
@@ -52,6 +48,7 @@ pub fn manifest(component: ComponentName, hour: i64, destinations: &[&str]) -> M
         encryption: None,
         objects: destinations.iter().map(stored).collect(),
         verified: Verified { level: VerifyLevel::Decode, at: Some(at(hour)) },
+        anomaly: None,
         facts: Facts { source_bytes: 5000, ..Facts::default() },
         backup_id,
     }
@@ -109,52 +106,7 @@ impl Lab {
     }
 }
 
-/// A folder under the name of any destination, which counts what is opened.
-#[derive(Debug)]
-pub struct Named {
-    folder: LocalStore,
-    destination: &'static str,
-    pub opened: AtomicUsize,
-}
-
-impl Named {
-    pub fn new(dir: &Path, destination: &'static str) -> Self {
-        let folder = LocalStore::open(dir, 0).unwrap();
-        Self { folder, destination, opened: AtomicUsize::new(0) }
-    }
-}
-
-#[async_trait]
-impl Store for Named {
-    fn destination(&self) -> &'static str {
-        self.destination
-    }
-    fn location(&self, key: &ObjectKey) -> String {
-        self.folder.location(key)
-    }
-    fn key_at(&self, location: &str) -> Option<ObjectKey> {
-        self.folder.key_at(location)
-    }
-    async fn begin(&self, key: &ObjectKey) -> Result<Box<dyn Upload>, StoreError> {
-        self.folder.begin(key).await
-    }
-    async fn put(&self, key: &ObjectKey, bytes: Bytes) -> Result<(), StoreError> {
-        self.folder.put(key, bytes).await
-    }
-    async fn open(&self, key: &ObjectKey, range: Option<Range<u64>>) -> Result<Body, StoreError> {
-        self.opened.fetch_add(1, Ordering::Relaxed);
-        self.folder.open(key, range).await
-    }
-    async fn head(&self, key: &ObjectKey) -> Result<ObjectMeta, StoreError> {
-        self.folder.head(key).await
-    }
-    async fn list(&self, prefix: &ObjectKey) -> Result<Vec<ObjectMeta>, StoreError> {
-        self.folder.list(prefix).await
-    }
-    async fn delete(&self, key: &ObjectKey) -> Result<(), StoreError> {
-        self.folder.delete(key).await
-    }
-    async fn free_bytes(&self) -> Result<Option<u64>, StoreError> {
-        self.folder.free_bytes().await
-    }
+/// A folder under the name of any destination.
+pub fn named(dir: &Path, destination: &'static str) -> Faulty {
+    Faulty::new(Arc::new(LocalStore::open(dir, 0).unwrap()), GOOD).named(destination)
 }

@@ -1,62 +1,175 @@
-//! Faults put in front of real parts: a store and a component that fail where a test says.
+//! Faults put in front of any store.
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use rna_backup::{
-    component::{Component, ComponentError, Feed},
-    domain::{
-        component::ComponentName,
-        facts::{Counts, Facts},
-        progress::Meter,
+use futures_util::stream;
+use rna_backup::store::{Body, ObjectKey, ObjectMeta, Store, StoreError, Upload};
+use std::{
+    io,
+    ops::Range,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
     },
-    store::{Body, ObjectKey, ObjectMeta, Store, StoreError, Upload},
-    stream::Output,
+    time::Duration,
 };
-use std::{io, ops::Range, sync::Arc};
-use tokio::{io::AsyncReadExt, sync::Notify};
+use tokio::io::AsyncReadExt as _;
+use tokio_util::io::StreamReader;
 
-/// Where it goes wrong.
+/// What is asked of a store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Op {
+    Begin,
+    Write,
+    ReadBack,
+    Commit,
+    /// Reading an archive.
+    Open,
+    /// Deleting an archive.
+    Delete,
+    /// Writing a manifest.
+    Put,
+    /// Deleting a manifest.
+    Unlist,
+    List,
+}
+
+/// What goes wrong with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// The disk fills up while the archive is written.
-    DiskFull,
-    /// One bit of what is read back is another one.
-    BitFlip,
-    /// The last bytes are not there when it is read back.
-    CutShort,
-    /// The archive cannot be given its name.
-    Commit,
-    /// The manifest cannot be written.
-    Manifest,
-    /// The source fails after its last byte.
-    SourceAtItsEnd,
-    /// The archive holds one file less than was read.
-    LostFile,
-    /// The source never ends.
-    Endless,
+    /// The store does not answer.
+    Away,
+    /// The store does what it is asked to, and nobody learns of it.
+    LoseReply,
+    /// There is no room.
+    Full,
+    /// It is not allowed.
+    Denied,
+    /// A lock on the object forbids it.
+    Locked,
+    /// The bytes end after so many: as if that were all when they are read, with an error when they are written.
+    CutAfter(usize),
+    /// One bit of that byte is another one.
+    Flip(usize),
+    /// Bytes come in small pieces.
+    Short,
+    /// Each answer and each piece takes its time.
+    Slow,
 }
 
-/// A real store with a fault in front of it.
+/// Everything that goes wrong with a store, the rest is as it should be.
+pub type Faults = &'static [(Op, Fault)];
+
+pub const GOOD: Faults = &[];
+pub const AWAY: Faults = &[
+    (Op::Begin, Fault::Away),
+    (Op::Put, Fault::Away),
+    (Op::Open, Fault::Away),
+    (Op::List, Fault::Away),
+    (Op::Delete, Fault::Away),
+    (Op::Unlist, Fault::Away),
+];
+pub const DISK_FULL: Faults = &[(Op::Write, Fault::Full)];
+pub const BIT_FLIP: Faults = &[(Op::ReadBack, Fault::Flip(20))];
+pub const CUT_SHORT: Faults = &[(Op::ReadBack, Fault::CutAfter(20))];
+pub const SHORT: Faults = &[(Op::Open, Fault::Short), (Op::ReadBack, Fault::Short)];
+pub const SLOW: Faults = &[
+    (Op::Write, Fault::Slow),
+    (Op::ReadBack, Fault::Slow),
+    (Op::Commit, Fault::Slow),
+    (Op::Open, Fault::Slow),
+    (Op::Put, Fault::Slow),
+    (Op::List, Fault::Slow),
+    (Op::Delete, Fault::Slow),
+];
+pub const NO_COMMIT: Faults = &[(Op::Commit, Fault::Away)];
+pub const NO_MANIFEST: Faults = &[(Op::Put, Fault::Away)];
+
+/// A store with faults in front of it, perhaps under another name. Counts what is opened, and uploads that are
+/// told that nothing more comes.
 #[derive(Debug)]
-pub struct FaultyStore {
-    pub real: Arc<dyn Store>,
-    pub fault: Fault,
+pub struct Faulty {
+    real: Arc<dyn Store>,
+    destination: &'static str,
+    faults: Faults,
+    pub opened: AtomicUsize,
+    pub ended: Arc<AtomicUsize>,
 }
 
-struct FaultyUpload {
-    real: Box<dyn Upload>,
-    fault: Fault,
-    key: ObjectKey,
+impl Faulty {
+    pub fn new(real: Arc<dyn Store>, faults: Faults) -> Self {
+        let destination = real.destination();
+        Self { real, destination, faults, opened: <_>::default(), ended: <_>::default() }
+    }
+
+    /// The same under the name of any destination.
+    pub fn named(self, destination: &'static str) -> Self {
+        Self { destination, ..self }
+    }
 }
 
-fn unavailable(op: &'static str, key: &ObjectKey) -> StoreError {
-    StoreError::Unavailable { op, key: key.clone(), source: io::Error::other("device on fire").into() }
+fn fault_of(faults: Faults, op: Op) -> Option<Fault> {
+    faults.iter().find(|(of, _)| *of == op).map(|(_, fault)| *fault)
+}
+
+/// Does what is asked, unless it fails before or after.
+async fn ask<T>(
+    faults: Faults,
+    op: Op,
+    key: &ObjectKey,
+    work: impl Future<Output = Result<T, StoreError>> + Send,
+) -> Result<T, StoreError> {
+    let (op, key, fault) = ("reach", key.clone(), fault_of(faults, op));
+    match fault {
+        Some(Fault::Away) => {
+            Err(StoreError::Unavailable { op, key, source: io::Error::other("device on fire").into() })
+        }
+        Some(Fault::LoseReply) => {
+            work.await?;
+            Err(StoreError::Unavailable { op, key, source: io::Error::other("no reply").into() })
+        }
+        Some(Fault::Full) => Err(StoreError::NoSpace { op, key, free: 0, keep_free: 1 }),
+        Some(Fault::Denied) => Err(StoreError::Denied { op, key, source: "not for you".into() }),
+        Some(Fault::Locked) => Err(StoreError::Locked { op, key, source: "until next year".into() }),
+        Some(Fault::Slow) => {
+            tokio::time::sleep(PAUSE).await;
+            work.await
+        }
+        Some(Fault::CutAfter(_) | Fault::Flip(_) | Fault::Short) | None => work.await,
+    }
+}
+
+const PAUSE: Duration = Duration::from_millis(1);
+
+/// The bytes of an object as they come.
+fn meddle(body: Body, fault: Option<Fault>) -> Body {
+    let Some(fault) = fault else { return body };
+    let piece = if fault == Fault::Short { 1021 } else { 64 << 10 };
+    let pieces = stream::try_unfold((body, 0), move |(mut body, at)| async move {
+        if fault == Fault::Slow {
+            tokio::time::sleep(PAUSE).await;
+        }
+        let mut bytes = vec![0; piece];
+        let read = body.read(&mut bytes).await?;
+        bytes.truncate(read);
+        match fault {
+            Fault::CutAfter(end) => bytes.truncate(end.saturating_sub(at)),
+            Fault::Flip(byte) if (at..at + read).contains(&byte) => bytes[byte - at] ^= 1,
+            _ => {}
+        }
+        Ok::<_, io::Error>((!bytes.is_empty()).then(|| (Bytes::from(bytes), (body, at + read))))
+    });
+    Box::new(StreamReader::new(Box::pin(pieces)))
+}
+
+fn is_manifest(key: &ObjectKey) -> bool {
+    key.as_str().starts_with("manifests/")
 }
 
 #[async_trait]
-impl Store for FaultyStore {
+impl Store for Faulty {
     fn destination(&self) -> &'static str {
-        self.real.destination()
+        self.destination
     }
     fn location(&self, key: &ObjectKey) -> String {
         self.real.location(key)
@@ -64,130 +177,66 @@ impl Store for FaultyStore {
     fn key_at(&self, location: &str) -> Option<ObjectKey> {
         self.real.key_at(location)
     }
-    async fn begin(&self, key: &ObjectKey) -> Result<Box<dyn Upload>, StoreError> {
-        let real = self.real.begin(key).await?;
-        Ok(Box::new(FaultyUpload { real, fault: self.fault, key: key.clone() }))
+    async fn begin(&self, key: &ObjectKey, expected: Option<u64>) -> Result<Box<dyn Upload>, StoreError> {
+        let real = ask(self.faults, Op::Begin, key, self.real.begin(key, expected)).await?;
+        let (faults, key, ended) = (self.faults, key.clone(), self.ended.clone());
+        Ok(Box::new(FaultyUpload { real, faults, key, written: 0, ended }))
     }
     async fn put(&self, key: &ObjectKey, bytes: Bytes) -> Result<(), StoreError> {
-        if self.fault == Fault::Manifest {
-            return Err(unavailable("put", key));
-        }
-        self.real.put(key, bytes).await
+        ask(self.faults, Op::Put, key, self.real.put(key, bytes)).await
     }
     async fn open(&self, key: &ObjectKey, range: Option<Range<u64>>) -> Result<Body, StoreError> {
-        self.real.open(key, range).await
+        self.opened.fetch_add(1, Ordering::Relaxed);
+        if is_manifest(key) {
+            return self.real.open(key, range).await;
+        }
+        let body = ask(self.faults, Op::Open, key, self.real.open(key, range)).await?;
+        Ok(meddle(body, fault_of(self.faults, Op::Open)))
     }
     async fn head(&self, key: &ObjectKey) -> Result<ObjectMeta, StoreError> {
         self.real.head(key).await
     }
     async fn list(&self, prefix: &ObjectKey) -> Result<Vec<ObjectMeta>, StoreError> {
-        self.real.list(prefix).await
+        ask(self.faults, Op::List, prefix, self.real.list(prefix)).await
     }
     async fn delete(&self, key: &ObjectKey) -> Result<(), StoreError> {
-        self.real.delete(key).await
+        let op = if is_manifest(key) { Op::Unlist } else { Op::Delete };
+        ask(self.faults, op, key, self.real.delete(key)).await
     }
     async fn free_bytes(&self) -> Result<Option<u64>, StoreError> {
         self.real.free_bytes().await
     }
 }
 
+struct FaultyUpload {
+    real: Box<dyn Upload>,
+    faults: Faults,
+    key: ObjectKey,
+    written: usize,
+    ended: Arc<AtomicUsize>,
+}
+
 #[async_trait]
 impl Upload for FaultyUpload {
     async fn write(&mut self, chunk: Bytes) -> Result<(), StoreError> {
-        if self.fault == Fault::DiskFull {
-            return Err(StoreError::NoSpace { op: "write", key: self.key.clone(), free: 0, keep_free: 1 });
-        }
-        self.real.write(chunk).await
+        self.written += chunk.len();
+        let cut =
+            matches!(fault_of(self.faults, Op::Write), Some(Fault::CutAfter(end)) if self.written > end);
+        let faults = if cut { &[(Op::Write, Fault::Away)] } else { self.faults };
+        ask(faults, Op::Write, &self.key, self.real.write(chunk)).await
+    }
+    async fn end(&mut self) -> Result<(), StoreError> {
+        self.ended.fetch_add(1, Ordering::Relaxed);
+        self.real.end().await
     }
     async fn read_back(&mut self) -> Result<Body, StoreError> {
-        let mut bytes = Vec::new();
-        self.real.read_back().await?.read_to_end(&mut bytes).await.unwrap();
-        let last = bytes.len() - 1;
-        match self.fault {
-            Fault::BitFlip => bytes[last / 2] ^= 1,
-            Fault::CutShort => bytes.truncate(last),
-            _ => {}
-        }
-        Ok(Box::new(io::Cursor::new(bytes)))
+        let body = ask(self.faults, Op::ReadBack, &self.key, self.real.read_back()).await?;
+        Ok(meddle(body, fault_of(self.faults, Op::ReadBack)))
     }
     async fn commit(self: Box<Self>) -> Result<(), StoreError> {
-        if self.fault == Fault::Commit {
-            self.real.abort().await;
-            return Err(unavailable("commit", &self.key));
-        }
-        self.real.commit().await
+        ask(self.faults, Op::Commit, &self.key, self.real.commit()).await
     }
     async fn abort(self: Box<Self>) {
         self.real.abort().await;
-    }
-}
-
-/// A real component with a fault behind it.
-#[derive(Debug)]
-pub struct FaultyComponent {
-    pub real: Arc<dyn Component>,
-    pub fault: Fault,
-    /// Told when everything was read from the source.
-    pub has_read: Arc<Notify>,
-}
-
-#[async_trait]
-impl Component for FaultyComponent {
-    fn name(&self) -> ComponentName {
-        self.real.name()
-    }
-    fn source(&self) -> String {
-        self.real.source()
-    }
-    async fn check(&self) -> Result<String, ComponentError> {
-        self.real.check().await
-    }
-    async fn backup(&self, out: &mut dyn Output, meter: &Meter) -> Result<Facts, ComponentError> {
-        let facts = self.real.backup(out, meter).await?;
-        self.has_read.notify_one();
-        match self.fault {
-            Fault::SourceAtItsEnd => Err(ComponentError::Unavailable { what: "dump".into(), source: None }),
-            Fault::Endless => std::future::pending().await,
-            _ => Ok(facts),
-        }
-    }
-    async fn decode(&self, feed: Feed<'_>, meter: &Meter) -> Result<Counts, ComponentError> {
-        let mut counts = self.real.decode(feed, meter).await?;
-        if let (Fault::LostFile, Some(files)) = (self.fault, &mut counts.files) {
-            files.files -= 1;
-        }
-        Ok(counts)
-    }
-}
-
-/// A real component that gives its last word only when it is told to.
-#[derive(Debug)]
-pub struct Gated {
-    pub real: Arc<dyn Component>,
-    /// Told when everything was read from the source.
-    pub has_read: Arc<Notify>,
-    /// Waited for then.
-    pub open: Arc<Notify>,
-}
-
-#[async_trait]
-impl Component for Gated {
-    fn name(&self) -> ComponentName {
-        self.real.name()
-    }
-    fn source(&self) -> String {
-        self.real.source()
-    }
-    async fn check(&self) -> Result<String, ComponentError> {
-        self.real.check().await
-    }
-    async fn backup(&self, out: &mut dyn Output, meter: &Meter) -> Result<Facts, ComponentError> {
-        let facts = self.real.backup(out, meter).await?;
-        self.has_read.notify_one();
-        self.open.notified().await;
-        Ok(facts)
-    }
-    async fn decode(&self, feed: Feed<'_>, meter: &Meter) -> Result<Counts, ComponentError> {
-        self.real.decode(feed, meter).await
     }
 }

@@ -38,7 +38,7 @@ debian() {
   local package
   for package in "${missing[@]}"; do
     case $package in
-      redis-server | postgresql)
+      redis-server | postgresql | prometheus)
         if [ -d /run/systemd/system ]; then "${root[@]}" systemctl disable --quiet "$package" || true; fi ;;
     esac
   done

@@ -1,6 +1,9 @@
 //! A lab in miniature: a broker, a media folder, a folder for backups, and the program itself.
 
-use crate::support::redis::Redis;
+use crate::support::{
+    postgres::{PASSWORD, PostgresServer},
+    redis::Redis,
+};
 use redis::{AsyncCommands, aio::MultiplexedConnection};
 use rna_backup::celery::{
     client::{Client, ConnectOptions},
@@ -21,7 +24,7 @@ use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
 /// Longer than anything here takes on a busy machine.
-const PATIENCE: Duration = Duration::from_mins(1);
+const PATIENCE: Duration = Duration::from_mins(2);
 
 /// The surroundings of a worker.
 pub struct Lab {
@@ -43,6 +46,7 @@ impl Lab {
             ("REDIS_URL".to_owned(), redis.url()),
             ("MEDIA_ROOT".to_owned(), dir.path().join("media").display().to_string()),
             ("BACKUP_ROOT".to_owned(), dir.path().join("backups").display().to_string()),
+            ("BACKUP_MEDIA_FULL_EVERY".to_owned(), "0".to_owned()), // each backup stands for itself
             ("BACKUP_MIN_FREE".to_owned(), "1MiB".to_owned()),
             ("BACKUP_WORKER_NAME".to_owned(), "backup@lab".to_owned()),
             ("RUST_LOG".to_owned(), "info".to_owned()),
@@ -72,6 +76,15 @@ impl Lab {
     pub fn set(mut self, name: &str, value: impl Display) -> Self {
         self.settings.insert(name.to_owned(), value.to_string());
         self
+    }
+
+    /// Gives it a database of a server.
+    pub fn database(self, server: &PostgresServer, name: &str) -> Self {
+        let config = server.config(name);
+        self.set("POSTGRES_HOST", &config.host)
+            .set("POSTGRES_PORT", config.port)
+            .set("POSTGRES_DB", name)
+            .set("POSTGRES_PASSWORD", PASSWORD)
     }
 
     /// The folder of the backups.
@@ -243,6 +256,11 @@ impl Worker {
     /// Where its metrics and probes are.
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// What it has logged so far.

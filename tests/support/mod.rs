@@ -2,10 +2,17 @@
 
 pub mod catalog;
 pub mod chance;
+pub mod disk;
 pub mod faulty;
 pub mod lab;
+pub mod memory;
 pub mod postgres;
+pub mod prometheus;
 pub mod python;
 pub mod redis;
+pub mod s3;
+pub mod s3_proxy;
+pub mod source;
 pub mod tools;
 pub mod tree;
+pub mod weaviate;

@@ -3,12 +3,14 @@
 //! ```ignore
 //! let server = PostgresServer::shared();              // one for the whole test binary, or
 //! let server = PostgresServer::start();               // one of your own, gone with the value
+//! let server = PostgresServer::of(18);                // one of another version; `server.bin()`: its clients
 //! let database = server.database("lab", "");          // CREATE DATABASE "lab", with more options
 //! server.psql(&database, "CREATE TABLE …");           // runs SQL, returns what it prints
 //! let config = server.config(&database);              // how the program gets in: TCP, a password
 //! ```
 
 use rna_backup::component::postgres::PostgresConfig;
+use rustix::process::Pid;
 use std::{
     fs,
     io::{BufRead, BufReader, Write},
@@ -27,6 +29,7 @@ pub const PASSWORD: &str = "s3cr3t p@ss'w\"örd=%41/\\";
 #[derive(Debug)]
 pub struct PostgresServer {
     supervisor: Child,
+    bin: PathBuf,
     folder: PathBuf,
     port: u16,
 }
@@ -40,13 +43,36 @@ impl PostgresServer {
 
     /// Starts a server, ready to be connected to.
     pub fn start() -> Self {
+        Self::run_from(&Self::bin_dir())
+    }
+
+    /// Starts a server of PostgreSQL 16 or 18, as [`PostgresServer::start`] does.
+    pub fn of(major: u32) -> Self {
+        Self::run_from(&Self::bin_dir_of(major))
+    }
+
+    fn run_from(bin: &Path) -> Self {
         // Another process may take the port before the server does.
         let port = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let started = std::iter::repeat_with(port).take(5).find_map(supervise);
+        let started = std::iter::repeat_with(port).take(5).find_map(|port| supervise(bin, port));
         started.expect("PostgreSQL starts; its log is above")
     }
 
-    /// The folder of the server's programs.
+    /// The folder of the programs of PostgreSQL 16 or 18, which `make test` installs.
+    pub fn bin_dir_of(major: u32) -> PathBuf {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("target/venv/postgres-{major}/lib"));
+        let folders = |dir: PathBuf| fs::read_dir(dir).into_iter().flatten().flatten().map(|e| e.path());
+        let packages = folders(root).flat_map(|python| folders(python.join("site-packages")));
+        let mut bins = packages.map(|package| package.join("pginstall/bin"));
+        bins.find(|bin| bin.is_dir()).expect("run `make test` once, it installs other versions of PostgreSQL")
+    }
+
+    /// The folder of this server's programs, its clients among them.
+    pub fn bin(&self) -> &Path {
+        &self.bin
+    }
+
+    /// The folder of the programs of the version that the system has.
     pub fn bin_dir() -> PathBuf {
         static BIN: LazyLock<PathBuf> = LazyLock::new(|| {
             let path = std::env::var_os("PATH").unwrap_or_default();
@@ -92,7 +118,7 @@ impl PostgresServer {
 
     /// Runs a client program on a database, over the socket.
     pub fn run(&self, program: &str, database: &str, args: &[&str], stdin: &[u8]) -> Output {
-        let mut child = Command::new(Self::bin_dir().join(program))
+        let mut child = Command::new(self.bin.join(program))
             .args(args)
             .env("PGHOST", self.socket_dir())
             .env("PGPORT", self.port.to_string())
@@ -111,12 +137,32 @@ impl PostgresServer {
         })
     }
 
+    /// The first process of the server, parent of all others.
+    pub fn postmaster(&self) -> Pid {
+        let file = fs::read_to_string(self.folder.join("data/postmaster.pid")).unwrap();
+        Pid::from_raw(file.lines().next().unwrap().parse().unwrap()).unwrap()
+    }
+
+    /// Removes the locks of a server that was killed: to the next one its process is there until somebody has
+    /// waited for it, and whoever inherited it may take their time.
+    pub fn unlock(&self) {
+        fs::remove_file(self.folder.join("data/postmaster.pid")).unwrap();
+        fs::remove_file(self.folder.join(format!(".s.PGSQL.{}.lock", self.port))).unwrap();
+    }
+
+    /// Starts it again, with the options that it had.
+    pub fn start_again(&self) {
+        let command = fs::read_to_string(self.folder.join("data/postmaster.opts")).unwrap();
+        let (_, options) = command.split_once("data\"").unwrap();
+        self.control(&["start", "-w", "-o", options.trim()]);
+    }
+
     /// Stops (`stop -m fast`) or starts the server: any words of `pg_ctl`.
     pub fn control(&self, args: &[&str]) {
         static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
         let _turn = ONE_AT_A_TIME.lock();
         let log = fs::File::options().append(true).open(self.folder.join("log")).unwrap();
-        let status = as_postgres(&Self::bin_dir().join("pg_ctl"))
+        let status = as_postgres(&self.bin.join("pg_ctl"))
             .arg("-D")
             .arg(self.folder.join("data"))
             .arg("-s")
@@ -125,7 +171,8 @@ impl PostgresServer {
             .stderr(log)
             .status()
             .unwrap();
-        assert!(status.success(), "pg_ctl {args:?}");
+        let log = || fs::read_to_string(self.folder.join("log")).unwrap();
+        assert!(status.success(), "pg_ctl {args:?}\n{}", log());
     }
 }
 
@@ -139,7 +186,7 @@ impl Drop for PostgresServer {
 /// A shell that runs the server and holds a pipe to us: when that closes, because we dropped it or
 /// because we died, it stops the server and removes the folder. In a process group of its own, so
 /// that Ctrl-C on a terminal reaches us alone.
-fn supervise(port: u16) -> Option<PostgresServer> {
+fn supervise(bin: &Path, port: u16) -> Option<PostgresServer> {
     const SCRIPT: &str = r#"
         dir=$(mktemp -d "${TMPDIR:-/tmp}/rna-pg-XXXXXX") && cd "$dir" || exit
         printf %s "$PASSWORD" > password
@@ -154,7 +201,6 @@ fn supervise(port: u16) -> Option<PostgresServer> {
         pg_ctl -D data -w -m immediate stop
         cd / && rm -rf "$dir"
     "#;
-    let bin = PostgresServer::bin_dir();
     let mut supervisor = as_postgres(Path::new("/bin/sh"))
         .args(["-c", SCRIPT])
         .env("PATH", format!("{}:/usr/bin:/bin", bin.display()))
@@ -171,15 +217,17 @@ fn supervise(port: u16) -> Option<PostgresServer> {
         supervisor.wait().unwrap();
         return None;
     }
-    Some(PostgresServer { supervisor, folder: folder.trim_end().into(), port })
+    Some(PostgresServer { supervisor, bin: bin.into(), folder: folder.trim_end().into(), port })
 }
 
-/// PostgreSQL refuses to run as root; anybody else runs it as themselves.
+/// PostgreSQL refuses to run as root; anybody else runs it as themselves. It keeps root's right to walk
+/// through every folder: our own may be closed to others, and some of its programs are in there.
 fn as_postgres(program: &Path) -> Command {
     if !rustix::process::geteuid().is_root() {
         return Command::new(program);
     }
     let mut command = Command::new("setpriv");
-    command.args(["--reuid=postgres", "--regid=postgres", "--init-groups", "--"]).arg(program);
+    command.args(["--reuid=postgres", "--regid=postgres", "--init-groups"]);
+    command.args(["--inh-caps=+dac_override", "--ambient-caps=+dac_override", "--"]).arg(program);
     command
 }

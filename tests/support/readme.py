@@ -1,4 +1,4 @@
-"""Whether the documents tell the truth where a program can know: links lead somewhere, make targets and settings exist."""
+"""Whether the documents tell the truth where a program can know: links lead somewhere, make targets and settings exist, messages are said."""
 
 import re
 import subprocess
@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+OF_OTHERS = {"`BACKUP_FILESYSTEM_PATH`"}  # Weaviate's
 
 
 def problems():
@@ -21,8 +22,22 @@ def problems():
         for target in re.findall(r"(?:`|^)make ([a-z]+)", text, re.M):
             if not re.search(rf"^{target}:", makefile, re.M):
                 yield f"{name}: make {target}, which is no target"
-    for setting in set(re.findall(r"`(?:BACKUP|POSTGRES|CELERY|AWS)_[A-Z_]+`", (ROOT / "README.md").read_text())):
-        if f'"{setting[1:-1]}"' not in code:
+    readme = (ROOT / "README.md").read_text()
+    places = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in re.findall(r"^#+ (.*)$", readme, re.M)}
+    for place in re.findall(r"\]\(#([^)]*)\)", readme):
+        if place not in places:
+            yield f"README.md: link to #{place}, which is no heading"
+    rights = (ROOT / "src/celery/client/options.rs").read_text().split("```text")[1].split("```")[0]
+    for line in rights.replace("///", "").split("\n"):
+        if line.strip() not in readme:
+            yield f"README.md: right {line.strip()!r} of a worker in Redis is missing"
+    messages = readme.split("\n## What it says")[1].split("\n## ")[0]
+    said = re.sub(r'\\\n\s*|"\n\s*"', "", code)  # as the compiler joins them
+    for message in re.findall(r"^\| `(.+?)`", messages, re.M):
+        if message not in said:
+            yield f"README.md: message {message!r}, which nobody says"
+    for setting in set(re.findall(r"`(?:BACKUP|POSTGRES|CELERY|AWS)_[A-Z_]+`", readme)):
+        if f'"{setting[1:-1]}"' not in code and setting not in OF_OTHERS:
             yield f"README.md: setting {setting}, which no code reads"
 
 

@@ -147,13 +147,16 @@ def wait_for(what, ready, process=None, seconds=30):
 
 
 class Redis:
-    """A Redis with a password on a free port."""
+    """A Redis with a password on a free port; `options` are further ones of its own."""
 
-    def __init__(self, stage):
-        self.stage, self.port, self.password = stage, free_port(), new_password()
+    def __init__(self, stage, *options, password=None):
+        self.stage, self.port, self.password = stage, free_port(), password or new_password()
         self.url = f"redis://:{quote(self.password, safe='')}@127.0.0.1:{self.port}/0"
-        command = ["redis-server", "--bind", "127.0.0.1", "--port", self.port, "--save", "", "--requirepass", self.password]
-        self.process = stage.start(command, "redis.log")
+        self.command = ["redis-server", "--bind", "127.0.0.1", "--port", self.port, "--save", "", "--requirepass", self.password, *options]
+        self.start()
+
+    def start(self):
+        self.process = self.stage.start(self.command, "redis.log")
         wait_for("start Redis", lambda: self.cli("ping", check=False).stdout.strip() == "PONG", self.process)
 
     def cli(self, *command, check=True):
@@ -176,6 +179,33 @@ class Redis:
         return process.log
 
 
+class Bucket:
+    """A bucket at an S3 server: the front of MinIO over a folder."""
+
+    def __init__(self, stage, name="labbackups"):
+        folder, port, program = stage.dir / "s3", free_port(), ROOT / "target/venv/juicefs/bin/juicefs"
+        folder.mkdir()
+        meta, secret = f"sqlite3://{folder}/meta.db", new_password()
+        stage.run([program, "format", meta, "lab", "--storage", "file", "--bucket", f"{folder}/data/"])
+        command = [program, "gateway", "--multi-buckets", "--keep-etag", "--no-banner", "--cache-dir", folder / "cache"]
+        command += ["--metrics", f"127.0.0.1:{free_port()}", "--log", folder / "log", meta, f"127.0.0.1:{port}"]
+        self.stage, self.command, self.port, self.folder = stage, command, port, folder
+        self.keys = {"MINIO_ROOT_USER": "lab", "MINIO_ROOT_PASSWORD": secret}
+        self.start()
+        self.env = {
+            "AWS_BACKUP_BUCKET": name,
+            "AWS_S3_ENDPOINT": f"http://127.0.0.1:{port}",
+            "AWS_ACCESS_KEY_ID": "lab",
+            "AWS_SECRET_ACCESS_KEY": secret,
+        }
+        create = "import boto3, os; boto3.client('s3', endpoint_url=os.environ['AWS_S3_ENDPOINT'], region_name='us-east-1').create_bucket(Bucket=os.environ['AWS_BACKUP_BUCKET'])"
+        python = [ROOT / "target/venv/boto3/bin/python", "-c", create]
+        wait_for("make a bucket", lambda: stage.run(python, env=self.env, check=False).returncode == 0, self.process)
+
+    def start(self):
+        self.process = self.stage.start(self.command, "s3.log", env=self.keys)
+
+
 class Postgres:
     """A PostgreSQL cluster with passwords on a free port, run by the user postgres when we are root."""
 
@@ -183,8 +213,7 @@ class Postgres:
         found = glob.glob("/usr/lib/postgresql/*/bin/postgres")
         self.bin = Path(max(found, key=lambda path: int(path.split("/")[4]))).parent
         self.stage, self.port, self.password = stage, free_port(), new_password()
-        home = stage.dir / "postgresql"
-        home.mkdir(mode=0o700)
+        home = Path(tempfile.mkdtemp(prefix="postgresql-", dir=stage.dir))
         secret = home / "password"
         secret.write_text(self.password)
         self.user = "postgres" if os.getuid() == 0 else None
@@ -197,10 +226,14 @@ class Postgres:
         settings = ["listen_addresses=127.0.0.1", "fsync=off", "shared_buffers=128MB", "max_wal_size=4GB"]
         for setting in settings:
             server += ["-c", setting]
-        self.process = stage.start(server, "postgres.log", cwd="/", user=self.user, stop_signal=signal.SIGINT)
-        wait_for("start PostgreSQL", lambda: self.psql("select 1", "postgres", check=False).returncode == 0, self.process)
+        self.command = server
+        self.start()
         self.database = database
         self.psql(f'create database "{database}"', "postgres")
+
+    def start(self):
+        self.process = self.stage.start(self.command, "postgres.log", cwd="/", user=self.user, stop_signal=signal.SIGINT)
+        wait_for("start PostgreSQL", lambda: self.psql("select 1", "postgres", check=False).returncode == 0, self.process)
 
     def env(self, database=None):
         """What libpq reads: for psql, pg_dump and pg_restore as a person would run them."""
@@ -216,6 +249,34 @@ class Postgres:
 
     def url(self):
         return f"postgres://postgres:{quote(self.password, safe='')}@127.0.0.1:{self.port}/{self.database}"
+
+
+class Weaviate:
+    """A double of a Weaviate server, since no package has the server itself: see `weaviate/README.md`."""
+
+    def __init__(self, stage, version="1.26.1", second=0.1):
+        self.folder = stage.dir / "weaviate"
+        command = ["/usr/bin/python3", ROOT / "tests/support/weaviate", "--version", version, "--time-scale", second]
+        command += ["--modules", "backup-filesystem", "--backup-path", self.folder]
+        self.process = stage.start(command, "weaviate.log", env={"PYTHONDONTWRITEBYTECODE": "1"})
+        said = lambda: self.process.log.read_text().rpartition("\n")[0]  # noqa: E731
+        line = wait_for("start the double of Weaviate", said, self.process).splitlines()[0]
+        self.url = f"http://127.0.0.1:{json.loads(line)['port']}"
+
+    def ask(self, method, path, body=None):
+        """A request as any client would send it; the answer as JSON."""
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self.url + path, data, {"Content-Type": "application/json"}, method=method)
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return json.loads(answer.read() or b"null")
+
+    def put(self, objects):
+        for answer in self.ask("POST", "/v1/batch/objects", {"objects": objects}):
+            if answer["result"].get("status") == "FAILED":
+                raise Failed(f"Weaviate refuses an object: {answer['result']}")
+
+    def env(self):
+        return {"WEAVIATE_URL": self.url, "BACKUP_WEAVIATE_DIR": str(self.folder)}
 
 
 class Worker:

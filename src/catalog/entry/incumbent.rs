@@ -5,7 +5,7 @@ use crate::catalog::{
     entry::{Entry, Origin, StoredCopy},
 };
 use crate::domain::{component::ComponentName, id::BackupId, listing::BackupState};
-use crate::store::{ObjectKey, Store};
+use crate::store::{ObjectKey, ObjectMeta, Store};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Splits the objects that no manifest knows into backups of the old tasks and archives of ours.
@@ -34,6 +34,16 @@ pub(in crate::catalog) fn sort(
         copies: vec![copy(store, key, bytes)],
     });
     (entries.collect(), orphans)
+}
+
+/// A file of any name, taken for an archive of that component because somebody says so.
+pub(in crate::catalog) fn stranger(component: ComponentName, store: &dyn Store, meta: ObjectMeta) -> Entry {
+    Entry {
+        backup_id: BackupId::new(component, meta.modified, 1),
+        created_at: meta.modified,
+        origin: Origin::Incumbent,
+        copies: vec![copy(store, meta.key, meta.bytes)],
+    }
 }
 
 fn copy(store: &dyn Store, key: ObjectKey, bytes: u64) -> StoredCopy {

@@ -1,5 +1,6 @@
 //! How much there is to read, for the progress of a backup under way.
 
+use crate::component::media::area::is_area;
 use crate::component::media::folder::{Folder, look};
 use rustix::fs::FileType;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,7 +11,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub(super) fn estimate(root: Folder, stop: &AtomicBool) -> Option<u64> {
     let mut total = 0;
     let mut open = vec![root];
-    while let Some(folder) = open.last_mut() {
+    loop {
+        let depth = open.len();
+        let Some(folder) = open.last_mut() else { break };
         if stop.load(Ordering::Relaxed) {
             return None;
         }
@@ -19,6 +22,7 @@ pub(super) fn estimate(root: Folder, stop: &AtomicBool) -> Option<u64> {
                 open.pop();
                 continue;
             }
+            Some((handle, name, _)) if depth == 1 && is_area(handle, name) => None,
             Some((handle, name, FileType::Directory)) => Folder::open(handle, name).ok(),
             Some((handle, name, FileType::RegularFile | FileType::Unknown)) => match look(handle, name) {
                 Ok((FileType::RegularFile, size)) => {

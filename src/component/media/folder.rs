@@ -39,6 +39,11 @@ impl Folder {
         Self::list(openat(parent, name, flags, Mode::empty())?.into())
     }
 
+    /// Lists an open folder, from its beginning.
+    pub(super) fn reopen(folder: &File) -> Result<Self, Errno> {
+        Self::open(folder, c".")
+    }
+
     fn list(handle: File) -> Result<Self, Errno> {
         /// What `ls` asks the kernel for at a time.
         const BUFFER: usize = 32 * 1024;
@@ -63,6 +68,15 @@ impl Folder {
         self.entries.len()
     }
 
+    /// All names that are still to come, each with the NUL that ends it.
+    pub(super) fn names(&self) -> impl Iterator<Item = (FileType, &[u8])> {
+        self.entries.as_slice().iter().map(|(start, kind)| {
+            let name =
+                CStr::from_bytes_until_nul(&self.names[*start..]).expect("each name is ended by a NUL");
+            (*kind, name.to_bytes_with_nul())
+        })
+    }
+
     /// The next name and what kind of entry it was when the folder was listed.
     pub(super) fn next(&mut self) -> Option<(&File, &CStr, FileType)> {
         let (start, kind) = self.entries.next()?;
@@ -72,7 +86,7 @@ impl Folder {
 }
 
 /// Opens a regular file for reading. What is opened may meanwhile be something else: see its metadata.
-pub(super) fn open_file(folder: &File, name: &CStr) -> Result<File, Errno> {
+pub(super) fn open_file(folder: &File, name: impl rustix::path::Arg) -> Result<File, Errno> {
     Ok(openat(folder, name, OFlags::RDONLY | SAFELY, Mode::empty())?.into())
 }
 

@@ -5,25 +5,67 @@
 //! root's mode, owner and time. Kept are modes, numeric owners, times to the nanosecond, symbolic links,
 //! hard links, empty folders and names as they are, byte for byte. Extended attributes and ACLs are not;
 //! sparse files are read in full. Other file systems mounted below the root are part of it.
+//!
+//! An incremental backup leaves out files that have not changed since the last one, and refers to the earlier
+//! archives that hold them (`tar::Reference`). Its folders come with lists of their names, as GNU tar's own
+//! incremental archives have them: `tar -xp --listed-incremental=/dev/null` of the archives that are needed, the oldest
+//! first, is the folder as it was. What tells changes is `snapshot`, beside the backups.
+//!
+//! A restore unpacks into a hidden folder of its own, an area, beside the media folder or, where that is a
+//! mount point or its parent is closed to us, in it, and then exchanges the two: ordinary folders in one
+//! instant, the contents of others one by one with a journal. What was live stays in the area for `undo`.
+//! Areas are no part of a backup.
+//!
+//! - Owners come back when root restores, else everything belongs to who does; then setuid and setgid bits
+//!   are left out where the owner differs, as they would let others act as somebody else. Who is not root
+//!   cannot exchange a folder at the top that is closed for writing; the restore then changes nothing.
+//! - Symbolic links that leave the folder come back from backups with a manifest, where they were in the
+//!   folder that was packed; nothing is ever written through them. Archives without one are refused for them.
+//! - Archives of the app's old tasks hold the media folder itself. An archive without a manifest and without
+//!   a root, with all in one folder, whatever its name, is one of those: what is in that folder is restored.
+//! - File systems that cannot exchange, as NFS, do it in two steps of the journal: between them there is no
+//!   media folder.
+//! - Folders that come from an image cannot be renamed: where they are at the top of the media, a restore
+//!   changes nothing and says so.
+//! - On a mount point the time of the root itself may be lost when a restore is killed.
 
-mod decode;
+mod area;
+mod compare;
+mod count;
 mod estimate;
 mod folder;
+mod increment;
+mod journal;
 mod kind;
+mod label;
+mod layers;
+mod look;
 mod pack;
-mod tar;
+mod path;
+mod plan;
+mod remove;
+mod restore;
+mod snapshot;
+mod swap;
+mod trouble;
+mod unpack;
+mod unreadable;
 
-use crate::component::{Component, ComponentError, Feed};
+use crate::component::tar::{self, Entry, Reference, Visit};
+use crate::component::{Basis, Component, ComponentError, Feed, Kept, Plan, Staged, Target};
 use crate::domain::{
     component::ComponentName,
     facts::{Counts, Facts},
+    id::BackupId,
     progress::Meter,
 };
-use crate::stream::{Content, Output};
+use crate::stream::{Content, Output, unpack::Unpacked};
 use async_trait::async_trait;
 use folder::Folder;
+use increment::Increment;
 use rustix::io::Errno;
 use std::{
+    collections::BTreeSet,
     path::PathBuf,
     sync::{
         Arc,
@@ -38,6 +80,24 @@ use tokio::{sync::mpsc, task};
 pub struct MediaConfig {
     /// `MEDIA_ROOT`. It may itself be a symbolic link; none below it is followed.
     pub root: PathBuf,
+    /// How backups may leave out what has not changed; `None`: every one is full.
+    pub increments: Option<Increments>,
+}
+
+/// How backups may build on earlier ones.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Increments {
+    /// Time between full backups.
+    pub full_every: Duration,
+    /// The folder for what the last backup saw, of our own; made when it is needed.
+    pub state: PathBuf,
+}
+
+impl MediaConfig {
+    /// A folder of which every backup is full.
+    pub const fn full(root: PathBuf) -> Self {
+        Self { root, increments: None }
+    }
 }
 
 /// The app's media folder.
@@ -55,7 +115,7 @@ impl Media {
     /// Opens and lists the root.
     async fn open(&self) -> Result<Folder, ComponentError> {
         let root = self.config.root.clone();
-        let opened = task::spawn_blocking(move || Folder::root(&root)).await.map_err(crashed)?;
+        let opened = task::spawn_blocking(move || Folder::root(&root)).await.map_err(tar::crashed)?;
         let root = self.config.root.display();
         opened.map_err(|err| {
             let what = match err {
@@ -86,24 +146,14 @@ impl Media {
         let root = self.open().await.ok()?;
         task::spawn_blocking(move || estimate::estimate(root, &stop)).await.ok()?
     }
-}
 
-#[async_trait]
-impl Component for Media {
-    fn name(&self) -> ComponentName {
-        ComponentName::Media
-    }
-
-    fn source(&self) -> String {
-        self.config.root.display().to_string()
-    }
-
-    async fn check(&self) -> Result<String, ComponentError> {
-        let folder = self.open().await?;
-        Ok(format!("{} is readable, {} entries at its top", self.config.root.display(), folder.len()))
-    }
-
-    async fn backup(&self, out: &mut dyn Output, meter: &Meter) -> Result<Facts, ComponentError> {
+    /// Reads the folder, but for what earlier archives hold.
+    async fn pack(
+        &self,
+        increment: Increment,
+        out: &mut dyn Output,
+        meter: &Meter,
+    ) -> Result<Facts, ComponentError> {
         /// Of 1 MiB each: enough that reading and compressing overlap.
         const QUEUE: usize = 3;
         meter.begin("pack", 0);
@@ -114,7 +164,7 @@ impl Component for Media {
             let meter = meter.clone();
             // Opening a file through the runtime costs more than reading a small one, so one thread
             // does it all. It ends when the queue does.
-            task::spawn_blocking(move || pack::pack(root, chunks, meter))
+            task::spawn_blocking(move || pack::pack(root, increment, chunks, meter))
         };
         let stop = StopOnDrop::default();
         let total = self.estimate(Arc::clone(&stop.0));
@@ -139,11 +189,122 @@ impl Component for Media {
                 }
             }
         }
-        (&mut packing).await.map_err(crashed)?
+        (&mut packing).await.map_err(tar::crashed)?
+    }
+}
+
+/// The archives that an incremental one refers to.
+#[derive(Debug, Default)]
+struct Needed(BTreeSet<BackupId>);
+
+impl Visit for Needed {
+    fn entry(&mut self, _: &Entry<'_>, _: u64) -> Result<(), ComponentError> {
+        Ok(())
+    }
+
+    fn content(&mut self, _: &[u8]) -> Result<(), ComponentError> {
+        Ok(())
+    }
+
+    fn reference(&mut self, reference: &Reference<'_>) -> Result<(), ComponentError> {
+        if !self.0.contains(&reference.archive) {
+            self.0.insert(reference.archive.clone());
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Component for Media {
+    fn name(&self) -> ComponentName {
+        ComponentName::Media
+    }
+
+    fn source(&self) -> String {
+        self.config.root.display().to_string()
+    }
+
+    async fn check(&self) -> Result<String, ComponentError> {
+        let folder = self.open().await?;
+        Ok(format!("{} is readable, {} entries at its top", self.config.root.display(), folder.len()))
+    }
+
+    async fn backup(&self, out: &mut dyn Output, meter: &Meter) -> Result<Facts, ComponentError> {
+        self.pack(Increment::default(), out, meter).await
+    }
+
+    async fn increment(
+        &self,
+        basis: &Basis,
+        out: &mut dyn Output,
+        meter: &Meter,
+    ) -> Result<Facts, ComponentError> {
+        let Some(allowed) = self.config.increments.clone() else { return self.backup(out, meter).await };
+        let (root, basis) = (self.config.root.clone(), basis.clone());
+        let increment = task::spawn_blocking(move || Increment::begin(&allowed, &root, &basis));
+        self.pack(increment.await.map_err(tar::crashed)?, out, meter).await
+    }
+
+    async fn counts_now(&self, id: &BackupId) -> Result<(), ComponentError> {
+        let (Some(Increments { state, .. }), id) = (self.config.increments.clone(), id.clone()) else {
+            return Ok(());
+        };
+        let kept = task::spawn_blocking(move || snapshot::keep(&state, &id)).await.map_err(tar::crashed)?;
+        kept.map_err(|source| ComponentError::Read { what: "keep what the backup saw".to_owned(), source })
+    }
+
+    fn join<'a>(
+        &self,
+        newest: Unpacked<'a>,
+        bases: Vec<(BackupId, Unpacked<'a>)>,
+    ) -> Result<Unpacked<'a>, ComponentError> {
+        Ok(Box::new(tar::join(newest, bases)))
+    }
+
+    async fn describe(&self, feed: Feed<'_>) -> Result<Facts, ComponentError> {
+        let mut needed = Needed::default();
+        tar::walk(feed, &Meter::default(), &mut needed).await?;
+        Ok(Facts { builds_on: needed.0.into_iter().collect(), ..Facts::default() })
     }
 
     async fn decode(&self, feed: Feed<'_>, meter: &Meter) -> Result<Counts, ComponentError> {
-        decode::decode(feed, meter).await
+        let files = tar::decode(feed, meter).await?;
+        Ok(Counts { files: Some(files), ..Counts::default() })
+    }
+
+    async fn plan(&self, target: &Target, facts: Option<&Facts>) -> Result<Plan, ComponentError> {
+        let (root, target, facts) = (self.config.root.clone(), target.clone(), facts.cloned());
+        restore::blocking(move || plan::plan(&root, &target, facts.as_ref())).await
+    }
+
+    async fn stage(
+        &self,
+        feed: Feed<'_>,
+        target: &Target,
+        facts: Option<&Facts>,
+        meter: &Meter,
+    ) -> Result<Box<dyn Staged>, ComponentError> {
+        restore::stage(feed, self.config.root.clone(), target.clone(), facts, meter).await
+    }
+
+    async fn recover(&self) -> Result<Vec<String>, ComponentError> {
+        let root = self.config.root.clone();
+        restore::blocking(move || restore::recover(&root)).await
+    }
+
+    async fn kept(&self) -> Result<Option<Kept>, ComponentError> {
+        let root = self.config.root.clone();
+        restore::blocking(move || restore::kept(&root)).await
+    }
+
+    async fn undo(&self) -> Result<Kept, ComponentError> {
+        let root = self.config.root.clone();
+        restore::blocking(move || restore::undo(&root)).await
+    }
+
+    async fn forget(&self) -> Result<(), ComponentError> {
+        let root = self.config.root.clone();
+        restore::blocking(move || restore::forget(&root)).await
     }
 }
 
@@ -155,9 +316,4 @@ impl Drop for StopOnDrop {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Relaxed);
     }
-}
-
-/// A thread panicked, or the runtime is shutting down.
-fn crashed(err: task::JoinError) -> ComponentError {
-    ComponentError::Read { what: "read media".to_owned(), source: err.into() }
 }

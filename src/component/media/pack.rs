@@ -1,15 +1,22 @@
 //! The walk that reads a folder into a tar stream, while others may be writing in it.
 
 use crate::component::ComponentError;
+use crate::component::media::area::is_area;
 use crate::component::media::folder::{Folder, look, open_file, read, read_link};
+use crate::component::media::increment::Increment;
 use crate::component::media::kind::is_compressed;
-use crate::component::media::tar::{Abandoned, Chunk, TarWriter};
+use crate::component::media::look::Look;
+use crate::component::media::unreadable::Unreadable;
+use crate::component::tar::{Abandoned, Chunk, DUMPDIR, Reference, TarWriter};
 use crate::domain::{
     facts::{Counts, Facts, FileCounts},
     progress::Meter,
 };
 use async_tar::EntryType;
-use rustix::{fs::FileType, io::Errno};
+use rustix::{
+    fs::{AtFlags, FileType, statat},
+    io::Errno,
+};
 use std::{
     collections::HashMap,
     ffi::{CStr, OsStr},
@@ -23,7 +30,12 @@ use tokio::sync::mpsc;
 ///
 /// Returns soon after the receiver was dropped. Memory holds the names of the folders on the way down and
 /// of files with several names, whatever the number of files.
-pub(super) fn pack(root: Folder, chunks: mpsc::Sender<Chunk>, meter: Meter) -> Result<Facts, ComponentError> {
+pub(super) fn pack(
+    root: Folder,
+    increment: Increment,
+    chunks: mpsc::Sender<Chunk>,
+    meter: Meter,
+) -> Result<Facts, ComponentError> {
     let mut packing = Packing {
         tar: TarWriter::new(chunks),
         meter,
@@ -32,6 +44,7 @@ pub(super) fn pack(root: Folder, chunks: mpsc::Sender<Chunk>, meter: Meter) -> R
         counts: FileCounts::default(),
         first_names: HashMap::new(),
         unreadable: Unreadable::default(),
+        increment,
     };
     match packing.walk(root) {
         Ok(()) => packing.finish(),
@@ -91,13 +104,15 @@ struct Packing {
     /// The path that each file with several names was packed under, and how many names are to come.
     first_names: HashMap<Identity, (Vec<u8>, u64)>,
     unreadable: Unreadable,
+    increment: Increment,
 }
 
 impl Packing {
     /// Packs the root and everything below it, each folder before its entries.
     fn walk(&mut self, root: Folder) -> Result<(), Stop> {
         let metadata = root.handle.metadata().map_err(|err| self.broken(err))?;
-        self.tar.entry(EntryType::Directory, b"./", b"", &metadata, 0)?;
+        self.path.extend_from_slice(b"./");
+        self.folder_entry(&root, &metadata)?;
 
         // Folders on the way down, each with the length of its path.
         let mut open = vec![(root, 0)];
@@ -107,6 +122,10 @@ impl Packing {
                 open.pop();
                 continue;
             };
+            // What restores keep at the top is no part of the media.
+            if *length == 0 && is_area(handle, name) {
+                continue;
+            }
             self.path.extend_from_slice(name.to_bytes());
             if let Some(folder) = self.entry(handle, name, kind)? {
                 self.path.push(b'/');
@@ -143,7 +162,10 @@ impl Packing {
 
     fn entry_of(&mut self, parent: &File, name: &CStr, kind: FileType) -> Result<Option<Folder>, Skip> {
         match kind {
-            FileType::RegularFile => self.file(parent, name).map(|()| None),
+            FileType::RegularFile => {
+                let held = self.is_held(parent, name)?;
+                if held { Ok(None) } else { self.file(parent, name).map(|()| None) }
+            }
             FileType::Directory => self.folder(parent, name).map(Some),
             FileType::Symlink => self.symlink(parent, name).map(|()| None),
             FileType::Unknown => match look(parent, name).map_err(|err| self.skip(err))? {
@@ -161,11 +183,29 @@ impl Packing {
         let folder = Folder::open(parent, name).map_err(|err| self.skip(err))?;
         let metadata = folder.handle.metadata().map_err(|err| self.broken(err))?;
         self.path.push(b'/');
-        let written = self.tar.entry(EntryType::Directory, &self.path, b"", &metadata, 0);
+        let written = self.folder_entry(&folder, &metadata);
         self.path.pop();
         written?;
         self.counts.directories += 1;
         Ok(folder)
+    }
+
+    /// In an archive that does not hold everything, a folder comes with the list of its names, by which GNU
+    /// tar removes from an older state what is gone.
+    fn folder_entry(&mut self, folder: &Folder, metadata: &Metadata) -> Result<(), Abandoned> {
+        if !self.increment.is_partial() {
+            return self.tar.entry(EntryType::Directory, &self.path, b"", metadata, 0);
+        }
+        let size = folder.names().map(|(_, name)| name.len() as u64 + 1).sum::<u64>() + 1;
+        self.tar.entry(EntryType::new(DUMPDIR), &self.path, b"", metadata, size)?;
+        for (kind, name) in folder.names() {
+            let is_folder = kind == FileType::Directory;
+            let room = self.tar.room()?;
+            room.push(if is_folder { b'D' } else { b'Y' });
+            room.extend_from_slice(name);
+        }
+        self.tar.zeros(1)?;
+        self.tar.pad(size)
     }
 
     fn symlink(&mut self, parent: &File, name: &CStr) -> Result<(), Skip> {
@@ -173,6 +213,29 @@ impl Packing {
         self.tar.entry(EntryType::Symlink, &self.path, target.to_bytes(), &metadata, 0)?;
         self.counts.symlinks += 1;
         Ok(())
+    }
+
+    /// Whether an earlier archive holds a file as it is: it need not even be opened then. One with several
+    /// names does.
+    fn is_held(&mut self, parent: &File, name: &CStr) -> Result<bool, Skip> {
+        if !self.increment.is_partial() {
+            return Ok(false);
+        }
+        let stat = statat(parent, name, AtFlags::SYMLINK_NOFOLLOW).map_err(|err| self.skip(err))?;
+        let is_alone = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile && stat.st_nlink == 1;
+        if is_alone { self.refer(Look::of(&stat)).map_err(Skip::from) } else { Ok(false) }
+    }
+
+    /// Refers to the archive that holds the file under way, if one does.
+    fn refer(&mut self, look: Look) -> Result<bool, Stop> {
+        let Some(archive) = self.increment.holder(&self.path, look) else { return Ok(false) };
+        let bytes = look.bytes();
+        self.tar.reference(&Reference { path: (&*self.path).into(), bytes, archive })?;
+        self.counts.files += 1;
+        self.counts.bytes += bytes;
+        self.facts.source_bytes += bytes;
+        self.meter.add(bytes);
+        Ok(true)
     }
 
     fn file(&mut self, parent: &File, name: &CStr) -> Result<(), Skip> {
@@ -185,7 +248,8 @@ impl Packing {
         if self.unreadable.count > 0 {
             return Ok(());
         }
-        if metadata.nlink() > 1 && self.hard_link(&metadata)? {
+        let look = Look::at(&metadata);
+        if metadata.nlink() > 1 && (self.hard_link(&metadata)? || self.refer(look)?) {
             return Ok(());
         }
         self.tar.entry(EntryType::Regular, &self.path, b"", &metadata, metadata.len())?;
@@ -203,6 +267,8 @@ impl Packing {
             self.warn("grew while it was read, packed up to its first length");
         } else if (after.mtime(), after.mtime_nsec()) != (metadata.mtime(), metadata.mtime_nsec()) {
             self.warn("changed while it was read");
+        } else if Look::at(&after) == look {
+            self.increment.stored(&self.path, look);
         }
         Ok(())
     }
@@ -250,6 +316,7 @@ impl Packing {
             return Err(ComponentError::Unreadable { what: self.unreadable.describe() });
         }
         self.facts.counts = Counts { files: Some(self.counts), ..Counts::default() };
+        self.facts.builds_on = self.increment.finish();
         self.tar.finish().map_err(|Abandoned| ComponentError::Output(io::ErrorKind::BrokenPipe.into()))?;
         Ok(self.facts)
     }
@@ -278,53 +345,5 @@ impl Packing {
     #[allow(clippy::unnecessary_debug_formatting, reason = "names hold line ends and bytes that are no text")]
     fn shown(&self) -> String {
         format!("{:?}", OsStr::from_bytes(&self.path))
-    }
-}
-
-/// What the process may not read: all counted, the first few by name.
-#[derive(Debug, Default)]
-struct Unreadable {
-    names: Vec<String>,
-    count: u64,
-}
-
-impl Unreadable {
-    const NAMED: usize = 5;
-
-    fn note(&mut self, name: String) {
-        self.count += 1;
-        if self.names.len() < Self::NAMED {
-            self.names.push(name);
-        }
-    }
-
-    fn describe(&self) -> String {
-        let more = self.count - self.names.len() as u64;
-        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-        format!(
-            "read {} files or folders without the right to: {}{more}; \
-             give them to the user of this process, or run it as theirs",
-            self.count,
-            self.names.join(", ")
-        )
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn unreadable_files_are_all_counted_and_the_first_named() {
-        let mut unreadable = Unreadable::default();
-        for n in 0..7 {
-            unreadable.note(format!("\"{n}.jpg\""));
-        }
-        let text = unreadable.describe();
-        assert!(
-            text.starts_with("read 7 files or folders without the right to: \"0.jpg\", \"1.jpg\""),
-            "{text}"
-        );
-        assert!(text.contains("\"4.jpg\" and 2 more;"), "{text}");
     }
 }

@@ -24,6 +24,11 @@ pub struct PostgresConfig {
     pub bin_dir: Option<PathBuf>,
     /// How long a connection may take to be ready.
     pub connect_timeout: Duration,
+    /// A folder for the whole archive, uncompressed, while it is restored from: only so can several jobs
+    /// work on it. None: the archive is restored as it comes, in one job.
+    pub scratch: Option<PathBuf>,
+    /// Sessions that restore at once, at least 1.
+    pub jobs: usize,
 }
 
 impl Default for PostgresConfig {
@@ -38,6 +43,8 @@ impl Default for PostgresConfig {
             sslrootcert: None,
             bin_dir: None,
             connect_timeout: Duration::from_secs(10),
+            scratch: None,
+            jobs: std::thread::available_parallelism().map_or(1, |cores| cores.get().min(4)),
         }
     }
 }

@@ -1,30 +1,46 @@
 //! The app's PostgreSQL database: dumped by `pg_dump`, proven by `pg_restore`.
 
+mod admin;
 mod clients;
 mod config;
 mod connect;
+mod copy;
+mod database;
+mod goal;
+mod in_place;
+mod libpq;
+mod load;
+mod mark;
 mod names;
 mod rows;
 mod snapshot;
+mod swap;
 mod tls;
+mod undo;
 
 use crate::component::process::Program;
-use crate::component::{Component, ComponentError, Feed};
+use crate::component::{Component, ComponentError, Feed, Kept, Plan, Staged, Target};
 use crate::domain::{
     component::ComponentName,
     facts::{Counts, Facts, TableRows},
     progress::Meter,
 };
 use crate::stream::Output;
+use admin::Admin;
 use async_trait::async_trait;
 use clients::Client;
+use copy::Copy;
 use deadpool_postgres::{ClientWrapper, Object, Pool};
+use goal::Goal;
+use in_place::InPlace;
 use rows::RowCounter;
 use snapshot::{Server, Snapshot};
 use std::{ffi::OsString, fmt, os::unix::ffi::OsStringExt, time::Duration};
 use tokio::sync::OnceCell;
 
 pub use config::{InvalidSetting, PostgresConfig, SslMode};
+pub use connect::pool;
+pub use snapshot::Excluded;
 
 /// One database of a PostgreSQL server, 12 or newer.
 ///
@@ -33,7 +49,7 @@ pub use config::{InvalidSetting, PostgresConfig, SslMode};
 /// runs. It keeps the encoding of the database, so that no byte of the data has to be converted.
 pub struct Postgres {
     config: PostgresConfig,
-    exclude: Vec<(String, String)>,
+    exclude: Vec<Excluded>,
     pool: OnceCell<Pool>,
 }
 
@@ -49,9 +65,8 @@ impl fmt::Debug for Postgres {
 impl Postgres {
     /// The database of `config`. Connects when it is first used.
     ///
-    /// The rows of the tables in `exclude` (schema and name, as they are, unquoted) are left out
-    /// of backups and counts; their definitions are dumped.
-    pub const fn new(config: PostgresConfig, exclude: Vec<(String, String)>) -> Self {
+    /// The rows of the tables in `exclude` are left out of backups and counts; their definitions are dumped.
+    pub const fn new(config: PostgresConfig, exclude: Vec<Excluded>) -> Self {
         Self { config, exclude, pool: OnceCell::const_new() }
     }
 
@@ -88,10 +103,7 @@ impl Postgres {
         )
     }
 
-    /// `pg_dump` of a snapshot. Everything about the connection is in the environment, where any
-    /// name is taken as it is; in a connection string `=` and quotes would mean something. The
-    /// password too: a private file would be left on the disk by a killed worker, and both can be
-    /// read by the same two users, ours and root.
+    /// `pg_dump` of a snapshot.
     fn dump(
         &self,
         client: &Client,
@@ -102,30 +114,11 @@ impl Postgres {
             .excluded
             .iter()
             .map(|table| OsString::from_vec([b"--exclude-table-data=", &*table.pattern].concat()));
-        let config = &self.config;
-        let mut program = Program::new("pg_dump", &client.dir.join("pg_dump"))
-            .args(["--format=custom", "--compress=0", "--no-password"])
+        let program = Program::new("pg_dump", &client.dir.join("pg_dump"))
+            .args(["--format=custom", "--compress=0"])
             .args([format!("--snapshot={}", snapshot.id), format!("--encoding={}", server.encoding)])
-            // The one thing that has no variable: a dead network ends the dump after two minutes.
-            .args(["--dbname=keepalives_idle=60 keepalives_interval=15 keepalives_count=4"])
-            .args(exclude)
-            .env("LC_ALL", "C")
-            .env("HOME", "/nonexistent") // ~/.pgpass and ~/.postgresql would make it log in otherwise than we
-            .env("PGHOST", &config.host)
-            .env("PGPORT", config.port.to_string())
-            .env("PGUSER", &config.user)
-            .env("PGDATABASE", &config.database)
-            .env("PGAPPNAME", connect::APPLICATION)
-            .env("PGSSLMODE", config.sslmode.as_str())
-            .env("PGGSSENCMODE", "disable")
-            .env("PGCONNECT_TIMEOUT", config.connect_timeout.as_secs().max(2).to_string());
-        if let Some(roots) = tls::root_certificates(config)? {
-            program = program.env("PGSSLROOTCERT", roots);
-        }
-        if let Some(password) = &config.password {
-            program = program.secret("PGPASSWORD", password);
-        }
-        Ok(program)
+            .args(exclude);
+        libpq::reach(program, &self.config)
     }
 }
 
@@ -143,12 +136,13 @@ impl Component for Postgres {
         let connection = self.connect().await?;
         let (server, client) = self.prepare(&connection).await?;
         Ok(format!(
-            "PostgreSQL {} at {}, {} MB; pg_dump {} in {}",
+            "PostgreSQL {} at {}, {} MB; pg_dump {} in {}; {}",
             server.version,
             self.config,
             server.database_bytes / 1_000_000,
             client.version,
-            client.dir.display()
+            client.dir.display(),
+            Goal::way(&self.config).await
         ))
     }
 
@@ -181,27 +175,68 @@ impl Component for Postgres {
     }
 
     async fn decode(&self, feed: Feed<'_>, meter: &Meter) -> Result<Counts, ComponentError> {
-        let set = self.config.bin_dir.as_deref();
-        let found = clients::search(set).await?;
-        let client = clients::newest(&found)
-            .ok_or_else(|| ComponentError::Unusable { what: clients::missing(set), source: None })?;
-        let mut rows = RowCounter::default();
-        let corrupt = |what: String| ComponentError::Corrupt { what, source: None };
-        // All data blocks are read; the definitions are in the table of contents, which is read
-        // in full whatever is asked for. To name them in the output would only slow it down.
-        let finished = Program::new("pg_restore", &client.dir.join("pg_restore"))
-            .args(["--data-only", "--file=-"])
-            .env("LC_ALL", "C")
-            .pass(feed, meter, |chunk| rows.read(chunk).map_err(|err| corrupt(err.to_string())))
-            .await
-            .map_err(refused)?;
-        if finished.unread {
-            return Err(corrupt("bytes follow the end of the archive".into()));
-        }
-        let tables = rows.finish().map_err(|err| corrupt(err.to_string()))?;
-        let row = |((schema, table), rows)| TableRows { schema, table, rows };
-        Ok(Counts { tables: tables.into_iter().map(row).collect(), ..Counts::default() })
+        decode(&self.config, feed, meter).await
     }
+
+    async fn plan(&self, target: &Target, facts: Option<&Facts>) -> Result<Plan, ComponentError> {
+        Goal::find(&self.config, target, facts).await?.plan(&self.config, facts).await
+    }
+
+    async fn stage(
+        &self,
+        feed: Feed<'_>,
+        target: &Target,
+        facts: Option<&Facts>,
+        meter: &Meter,
+    ) -> Result<Box<dyn Staged>, ComponentError> {
+        let goal = Goal::find(&self.config, target, facts).await?;
+        if goal.swaps {
+            return Ok(Box::new(Copy::make(goal, &self.config, &self.exclude, feed, facts, meter).await?));
+        }
+        Ok(Box::new(InPlace::prepare(goal, &self.config, &self.exclude, feed, meter).await?))
+    }
+
+    async fn recover(&self) -> Result<Vec<String>, ComponentError> {
+        let database = &self.config.database;
+        Admin::beside(&self.config, database).await?.end_announced(database).await?;
+        undo::recover(&self.config).await
+    }
+
+    async fn kept(&self) -> Result<Option<Kept>, ComponentError> {
+        undo::kept(&self.config).await
+    }
+
+    async fn undo(&self) -> Result<Kept, ComponentError> {
+        undo::undo(&self.config).await
+    }
+
+    async fn forget(&self) -> Result<(), ComponentError> {
+        undo::forget(&self.config).await
+    }
+}
+
+/// Reads an archive to its end and counts its rows.
+async fn decode(config: &PostgresConfig, feed: Feed<'_>, meter: &Meter) -> Result<Counts, ComponentError> {
+    let set = config.bin_dir.as_deref();
+    let found = clients::search(set).await?;
+    let client = clients::newest(&found)
+        .ok_or_else(|| ComponentError::Unusable { what: clients::missing(set), source: None })?;
+    let mut rows = RowCounter::default();
+    let corrupt = |what: String| ComponentError::Corrupt { what, source: None };
+    // All data blocks are read; the definitions are in the table of contents, which is read
+    // in full whatever is asked for. To name them in the output would only slow it down.
+    let finished = Program::new("pg_restore", &client.dir.join("pg_restore"))
+        .args(["--data-only", "--file=-"])
+        .env("LC_ALL", "C")
+        .pass(feed, meter, |chunk| rows.read(chunk).map_err(|err| corrupt(err.to_string())))
+        .await
+        .map_err(refused)?;
+    if finished.unread {
+        return Err(corrupt("bytes follow the end of the archive".into()));
+    }
+    let tables = rows.finish().map_err(|err| corrupt(err.to_string()))?;
+    let row = |((schema, table), rows)| TableRows { schema, table, rows };
+    Ok(Counts { tables: tables.into_iter().map(row).collect(), ..Counts::default() })
 }
 
 /// Makes a failure of `pg_dump` a passing one when the server went away, whatever its language.

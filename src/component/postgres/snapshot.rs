@@ -36,10 +36,24 @@ pub struct Table {
     condition: String,
     /// Names under which `pg_dump` writes the rows: of the table, or of its partition root.
     name: (String, String),
+    /// The comment on it, or nothing.
+    comment: String,
     /// The table's own name, in bytes of the database's encoding, quoted: a pattern for `pg_dump`.
     pub pattern: Vec<u8>,
     /// Size with TOAST, bytes.
     bytes: u64,
+}
+
+/// A table whose rows are left out, if it is the one that is meant: rows of somebody else's table of the
+/// same name are data like any other.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Excluded {
+    /// Its schema, as it is, unquoted.
+    pub schema: String,
+    /// Its name.
+    pub table: String,
+    /// What the comment on it begins with.
+    pub comment: String,
 }
 
 /// A transaction that sees one state, and lends it to `pg_dump`.
@@ -110,7 +124,7 @@ pub async fn missing_rights(client: &ClientWrapper) -> Result<Vec<String>, Compo
 impl<'a> Snapshot<'a> {
     /// Opens a snapshot of the database in which nothing can be dropped or truncated any more.
     ///
-    /// `exclude` names tables (schema, name) whose rows are not to be dumped.
+    /// `exclude` names tables whose rows are not to be dumped.
     ///
     /// # Errors
     ///
@@ -118,7 +132,7 @@ impl<'a> Snapshot<'a> {
     pub async fn open(
         client: &'a mut ClientWrapper,
         server: &Server,
-        exclude: &[(String, String)],
+        exclude: &[Excluded],
     ) -> Result<Self, ComponentError> {
         const SESSION: &str = "
             SELECT set_config(name, CASE name WHEN 'row_security' THEN 'off' ELSE '0' END, false)
@@ -213,11 +227,16 @@ impl Table {
             bytes: row.get::<_, i64>(2).unsigned_abs(),
             name: (decode_name(&raw(3), encoding), decode_name(&raw(4), encoding)),
             pattern: [quote(&raw(5)), quote(&raw(6))].join(&b'.'),
+            comment: decode_name(&raw(7), encoding),
         }
     }
 
-    fn is_one_of(&self, names: &[(String, String)]) -> bool {
-        names.contains(&self.name)
+    fn is_one_of(&self, tables: &[Excluded]) -> bool {
+        let (schema, name) = &self.name;
+        let is_it = |table: &Excluded| {
+            table.schema == *schema && table.table == *name && self.comment.starts_with(&table.comment)
+        };
+        tables.iter().any(is_it)
     }
 }
 
@@ -244,7 +263,8 @@ const LIST: &str = "
            convert_to(coalesce(root.schema, n.nspname)::text, getdatabaseencoding()),
            convert_to(coalesce(root.name, c.relname)::text, getdatabaseencoding()),
            convert_to(n.nspname::text, getdatabaseencoding()),
-           convert_to(c.relname::text, getdatabaseencoding())
+           convert_to(c.relname::text, getdatabaseencoding()),
+           convert_to(coalesce(obj_description(c.oid, 'pg_class'), ''), getdatabaseencoding())
       FROM pg_class c
       JOIN pg_namespace n ON n.oid = c.relnamespace
       LEFT JOIN (SELECT t.oid, t.condition FROM pg_extension e, unnest(e.extconfig, e.extcondition) t(oid, condition)) conf

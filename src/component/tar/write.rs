@@ -1,5 +1,6 @@
 //! The tar stream: headers of `async-tar`, with names of any length, exact times, and in chunks.
 
+use crate::component::tar::reference::Reference;
 use crate::stream::Content;
 use async_tar::{EntryType, Header};
 use bytes::Bytes;
@@ -8,14 +9,14 @@ use tokio::sync::mpsc;
 
 /// A part of the stream, and whether compressing it is worth the time.
 #[derive(Debug)]
-pub(super) struct Chunk {
-    pub(super) content: Content,
-    pub(super) bytes: Bytes,
+pub struct Chunk {
+    pub content: Content,
+    pub bytes: Bytes,
 }
 
 /// Nobody takes the stream any more.
 #[derive(Debug)]
-pub(super) struct Abandoned;
+pub struct Abandoned;
 
 /// Length of a block, to which everything in a tar stream is padded (POSIX pax, "ustar Interchange Format").
 const BLOCK: usize = 512;
@@ -23,7 +24,7 @@ const BLOCK: usize = 512;
 /// Writes entries in GNU format, which every tar reads: GNU entries for names over 100 bytes, base-256 for
 /// large numbers, a PAX record for times with a fraction. Owners are numbers, as names differ between
 /// containers.
-pub(super) struct TarWriter {
+pub struct TarWriter {
     /// The chunk under way.
     chunk: Vec<u8>,
     /// How many bytes of the chunk are compressed already.
@@ -33,6 +34,8 @@ pub(super) struct TarWriter {
     chunks: mpsc::Sender<Chunk>,
     /// The PAX record of the entry under way; kept for its memory.
     record: Vec<u8>,
+    /// Records of files before the next entry that lie in earlier archives.
+    references: Vec<u8>,
 }
 
 impl TarWriter {
@@ -44,18 +47,18 @@ impl TarWriter {
     /// The least room that a file is read into.
     const ROOM: usize = 64 * 1024;
 
-    pub(super) fn new(chunks: mpsc::Sender<Chunk>) -> Self {
+    pub fn new(chunks: mpsc::Sender<Chunk>) -> Self {
         let chunk = Vec::with_capacity(Self::CHUNK);
-        Self { chunk, compressed: 0, run: 0, chunks, record: Vec::new() }
+        Self { chunk, compressed: 0, run: 0, chunks, record: Vec::new(), references: Vec::new() }
     }
 
     /// Whether the other end is gone.
-    pub(super) fn is_abandoned(&self) -> bool {
+    pub fn is_abandoned(&self) -> bool {
         self.chunks.is_closed()
     }
 
     /// Writes the head of an entry; `size` bytes of content and [`pad`](Self::pad) must follow.
-    pub(super) fn entry(
+    pub fn entry(
         &mut self,
         kind: EntryType,
         path: &[u8],
@@ -63,6 +66,7 @@ impl TarWriter {
         metadata: &Metadata,
         size: u64,
     ) -> Result<(), Abandoned> {
+        self.put_references()?;
         self.room()?;
         if time_record(&mut self.record, metadata.mtime(), metadata.mtime_nsec()) {
             let record = std::mem::take(&mut self.record);
@@ -84,6 +88,21 @@ impl TarWriter {
         number(&mut fields.mtime, metadata.mtime().try_into().unwrap_or(0));
         number(&mut fields.size, size);
         self.append(header, kind);
+        Ok(())
+    }
+
+    /// Notes a file whose content lies in an earlier archive.
+    pub fn reference(&mut self, reference: &Reference<'_>) -> Result<(), Abandoned> {
+        reference.write(&mut self.references);
+        if self.references.len() < Self::ROOM / 2 { Ok(()) } else { self.put_references() }
+    }
+
+    fn put_references(&mut self) -> Result<(), Abandoned> {
+        if !self.references.is_empty() {
+            self.room()?;
+            let records = std::mem::take(&mut self.references);
+            self.extension(EntryType::XGlobalHeader, b"././@PaxHeader", &records);
+        }
         Ok(())
     }
 
@@ -113,7 +132,7 @@ impl TarWriter {
     }
 
     /// The chunk under way, with free capacity to write contents into.
-    pub(super) fn room(&mut self) -> Result<&mut Vec<u8>, Abandoned> {
+    pub fn room(&mut self) -> Result<&mut Vec<u8>, Abandoned> {
         if self.chunk.capacity() - self.chunk.len() < Self::ROOM {
             self.send(Vec::with_capacity(Self::CHUNK))?;
         }
@@ -121,12 +140,12 @@ impl TarWriter {
     }
 
     /// Notes that the last `bytes` of content are compressed already.
-    pub(super) fn note_compressed(&mut self, bytes: usize) {
+    pub fn note_compressed(&mut self, bytes: usize) {
         self.compressed += bytes;
     }
 
     /// Writes `count` bytes of zeros.
-    pub(super) fn zeros(&mut self, mut count: u64) -> Result<(), Abandoned> {
+    pub fn zeros(&mut self, mut count: u64) -> Result<(), Abandoned> {
         while count > 0 {
             let chunk = self.room()?;
             let free = chunk.capacity() - chunk.len();
@@ -138,12 +157,13 @@ impl TarWriter {
     }
 
     /// Fills the last block of an entry of `size` bytes.
-    pub(super) fn pad(&mut self, size: u64) -> Result<(), Abandoned> {
+    pub fn pad(&mut self, size: u64) -> Result<(), Abandoned> {
         self.zeros(size.next_multiple_of(BLOCK as u64) - size)
     }
 
     /// Writes the end of the archive, two blocks of zeros, and hands over the last chunk.
-    pub(super) fn finish(mut self) -> Result<(), Abandoned> {
+    pub fn finish(mut self) -> Result<(), Abandoned> {
+        self.put_references()?;
         self.zeros(2 * BLOCK as u64)?;
         self.send(Vec::new())
     }

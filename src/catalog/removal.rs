@@ -1,0 +1,257 @@
+//! Deleting backups, many at once: what is known of them first, then the archives, and back into the
+//! catalogue what a destination did not let go.
+
+use crate::catalog::{Catalog, CatalogError, Entry, manifest_key};
+use crate::domain::manifest::Manifest;
+use crate::store::{ObjectKey, Store, StoreError};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// A backup that is to go from some destinations. With its last copy it is gone.
+#[derive(Debug, Clone)]
+pub struct Going<'a> {
+    /// Which.
+    pub entry: &'a Entry,
+    /// From where.
+    pub from: Vec<&'static str>,
+}
+
+/// What became of a backup that was to go.
+#[derive(Debug, Default)]
+pub struct Gone {
+    /// Destinations that it is gone from.
+    pub from: Vec<&'static str>,
+    /// Destinations that refused, each with the reason. It stands in the catalogue with the copies that
+    /// are there.
+    pub refused: Vec<(&'static str, CatalogError)>,
+    /// What went wrong otherwise. How far it went is not known: archives may be left without a manifest,
+    /// which a listing shows among the orphans.
+    pub failed: Option<CatalogError>,
+}
+
+impl Gone {
+    /// That it is gone from everywhere it was to go from.
+    ///
+    /// # Errors
+    ///
+    /// What kept it from that, or the first thing that did.
+    pub fn done(self) -> Result<(), CatalogError> {
+        let refused = self.refused.into_iter().map(|(_, err)| err).next();
+        self.failed.or(refused).map_or(Ok(()), Err)
+    }
+
+    fn note(&mut self, destination: &'static str, op: &'static str, source: StoreError) {
+        let refused = source.is_refusal();
+        let err = CatalogError::Store { op, source };
+        if refused {
+            self.refused.push((destination, err));
+        } else {
+            self.failed.get_or_insert(err);
+        }
+    }
+
+    fn has_refused(&self, destination: &str) -> bool {
+        self.refused.iter().any(|(by, _)| *by == destination)
+    }
+}
+
+/// One backup of a batch.
+struct Step<'a> {
+    going: &'a Going<'a>,
+    manifest: &'a Manifest,
+    /// What is known of it afterwards, when something stays.
+    left: Option<Manifest>,
+    gone: Gone,
+    /// Destinations whose manifest is not what it was.
+    changed: BTreeSet<&'static str>,
+}
+
+impl<'a> Step<'a> {
+    fn goes_from(&self, destination: &str) -> bool {
+        self.going.from.contains(&destination)
+    }
+
+    /// What one destination loses: with the last copy also what no manifest knows of.
+    fn clears(&self, destination: &str) -> bool {
+        self.left.is_none() || self.goes_from(destination)
+    }
+
+    /// Keys of the archive that are to go from a destination. All of them, when nothing stays: a copy may have
+    /// arrived that could not be noted any more, and nobody would ever look for it again.
+    fn keys(&self, destination: &str) -> BTreeSet<&'a ObjectKey> {
+        let copies = self.going.entry.copies.iter();
+        copies
+            .filter(|copy| self.left.is_none() || copy.destination == destination)
+            .map(|copy| &copy.key)
+            .collect()
+    }
+
+    /// The manifest of what is there when all is done.
+    fn kept(&self) -> Manifest {
+        let mut kept = self.manifest.clone();
+        kept.objects.retain(|object| {
+            let destination = object.destination.as_str();
+            let stays = self.left.as_ref().is_some_and(|left| left.objects.contains(object));
+            stays || self.gone.has_refused(destination)
+        });
+        kept
+    }
+}
+
+impl Catalog {
+    /// Deletes a backup: its manifests first, then its archives. Deleting it again is done already.
+    ///
+    /// # Errors
+    ///
+    /// [`CatalogError::Protected`] when it is not ours to delete: a file of the app's old tasks, or
+    /// of a newer version. [`CatalogError::Store`]; an archive may be left without a manifest then,
+    /// which a listing shows among the orphans.
+    pub async fn delete(&self, entry: &Entry) -> Result<(), CatalogError> {
+        let from: Vec<_> = self.stores.iter().map(|store| store.destination()).collect();
+        self.delete_copies(entry, from).await
+    }
+
+    /// Deletes the copies of a backup in some destinations: what is known of them first, then the archives.
+    /// With its last copy the backup is gone.
+    ///
+    /// # Errors
+    ///
+    /// As [`delete`](Self::delete).
+    pub async fn delete_copies(&self, entry: &Entry, from: Vec<&'static str>) -> Result<(), CatalogError> {
+        let mut gone = self.delete_all(&[Going { entry, from }]).await;
+        gone.pop().unwrap_or_default().done()
+    }
+
+    /// Deletes copies of many backups, and tells of each what became of it: all their manifests first, the
+    /// farthest first, then all their archives. What a destination refuses to delete, such as a locked object,
+    /// is put back into the catalogue.
+    pub async fn delete_all(&self, batch: &[Going<'_>]) -> Vec<Gone> {
+        let mut steps = Vec::new();
+        let mut gone: Vec<_> = batch.iter().map(|_| Gone::default()).collect();
+        for (n, going) in batch.iter().enumerate() {
+            match self.begin(going) {
+                Ok(step) => steps.push((n, step)),
+                Err(err) => gone[n].failed = Some(err),
+            }
+        }
+        let mut work: Vec<_> = steps.iter_mut().map(|(_, step)| step).collect();
+        for step in &mut work {
+            self.write_left(step).await;
+        }
+        // As long as one destination does not say whether a manifest is gone, its archives stay.
+        for store in self.stores.iter().rev() {
+            self.delete_manifests(store, &mut work).await;
+        }
+        work.retain(|step| step.gone.failed.is_none());
+        for store in self.stores.iter().rev() {
+            delete_archives(store, &mut work).await;
+        }
+        for step in work {
+            self.put_back(step).await;
+        }
+        for (n, step) in steps {
+            gone[n] = step.end();
+        }
+        gone
+    }
+
+    fn begin<'a>(&self, going: &'a Going<'a>) -> Result<Step<'a>, CatalogError> {
+        let entry = going.entry;
+        let Some(manifest) = entry.manifest() else {
+            let why = entry.protected().unwrap_or_default();
+            return Err(CatalogError::Protected { id: entry.backup_id.clone(), why });
+        };
+        let mut left = manifest.clone();
+        // What lies where we cannot look is for those who can.
+        left.objects.retain(|object| {
+            let destination = object.destination.as_str();
+            !going.from.contains(&destination) && self.store(destination).is_some()
+        });
+        let left = Some(left).filter(|left| !left.objects.is_empty());
+        Ok(Step { going, manifest, left, gone: Gone::default(), changed: BTreeSet::new() })
+    }
+
+    /// Writes down what stays, where something does.
+    async fn write_left(&self, step: &mut Step<'_>) {
+        let Some(left) = &step.left else { return };
+        let destinations = self.stores.iter().map(|store| store.destination());
+        let holds = |destination: &&str| left.objects.iter().any(|object| object.destination == *destination);
+        step.changed.extend(destinations.filter(holds));
+        step.gone.failed = self.write(left).await.err();
+    }
+
+    async fn delete_manifests(&self, store: &Arc<dyn Store>, steps: &mut [&mut Step<'_>]) {
+        let destination = store.destination();
+        let mut of_key = BTreeMap::new();
+        for (n, step) in steps.iter_mut().enumerate() {
+            if step.gone.failed.is_none() && step.clears(destination) {
+                step.changed.insert(destination);
+                of_key.insert(manifest_key(&step.going.entry.backup_id), n);
+            }
+        }
+        let keys: Vec<_> = of_key.keys().cloned().collect();
+        for (key, err) in store.delete_all(&keys).await {
+            if let Some(n) = of_key.get(&key) {
+                steps[*n].changed.remove(destination);
+                steps[*n].gone.note(destination, "delete manifest", err);
+            }
+        }
+        for key in &keys {
+            self.cache.forget(destination, key);
+        }
+    }
+
+    /// Writes down again what is there after a refusal.
+    async fn put_back(&self, step: &mut Step<'_>) {
+        let kept = step.kept();
+        if step.gone.refused.is_empty() || kept.objects.is_empty() {
+            return;
+        }
+        let mut failed = None;
+        for store in self.stores.iter().rev() {
+            let destination = store.destination();
+            let is_right = kept == *step.manifest && !step.changed.contains(destination);
+            let holds = kept.objects.iter().any(|object| object.destination == destination);
+            if holds && !is_right {
+                failed = self.write_into(store.as_ref(), &kept).await.err().or(failed);
+            }
+        }
+        if failed.is_none() {
+            return;
+        }
+        // Where nothing can be written either: the nearest that can is believed.
+        for store in &self.stores {
+            if self.write_into(store.as_ref(), &kept).await.is_ok() {
+                return;
+            }
+        }
+        step.gone.failed = failed;
+    }
+}
+
+impl Step<'_> {
+    fn end(self) -> Gone {
+        let mut gone = self.gone;
+        if gone.failed.is_none() {
+            let from = self.going.from.iter().copied();
+            gone.from = from.filter(|destination| !gone.has_refused(destination)).collect();
+        }
+        gone
+    }
+}
+
+async fn delete_archives(store: &Arc<dyn Store>, steps: &mut [&mut Step<'_>]) {
+    let destination = store.destination();
+    let mut of_key = BTreeMap::new();
+    for (n, step) in steps.iter().enumerate() {
+        if step.clears(destination) && !step.gone.has_refused(destination) {
+            of_key.extend(step.keys(destination).into_iter().map(|key| (key.clone(), n)));
+        }
+    }
+    let keys: Vec<_> = of_key.keys().cloned().collect();
+    for (key, err) in store.delete_all(&keys).await {
+        if let Some(n) = of_key.get(&key) {
+            steps[*n].gone.note(destination, "delete archive", err);
+        }
+    }
+}

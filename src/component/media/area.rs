@@ -1,0 +1,379 @@
+//! Hidden folders in which a restore keeps its copy, and after the swap what was live.
+//!
+//! An area lies beside the media folder, or in it, where that is a mount point or its parent is closed to
+//! us. It holds `tree`, and beside it nothing but our own files. Its name says whether the tree is a copy
+//! under way (`rna-restore`) or what a restore set aside (`rna-before`), and since when.
+
+use crate::component::ComponentError;
+use crate::component::media::{
+    folder::Folder,
+    journal::JOURNAL,
+    label::{Label, Role, is_name},
+    layers::{is_layered, may_leave},
+    remove::remove,
+    trouble::{shown, trouble, unusable},
+    unpack::{Attributes, open_folder},
+};
+use rustix::{
+    fs::{
+        Access, AtFlags, CWD, FileType, FlockOperation, Mode, OFlags, RenameFlags, StatxAttributes,
+        StatxFlags, accessat, fchmod, flock, fsync, mkdirat, openat, renameat, renameat_with, statat, statx,
+        unlinkat,
+    },
+    io::Errno,
+    process::geteuid,
+};
+use std::{
+    ffi::{CStr, CString, OsStr},
+    fs::{self, File},
+    os::unix::{ffi::OsStrExt, fs::MetadataExt},
+    path::{Path, PathBuf},
+};
+
+/// The tree in an area.
+pub(super) const TREE: &CStr = c"tree";
+/// Where things lie between two steps of a swap.
+pub(super) const SPARE: &CStr = c"spare";
+/// The file that makes an area ours, and is locked while a run works in it.
+const MARK: &CStr = c"rna-backup";
+
+/// Whether an entry at the top of a media folder is an area of ours, and no part of the media.
+pub(super) fn is_area(root: &File, name: &CStr) -> bool {
+    is_name(name.to_bytes())
+        && open_folder(root, name).is_ok_and(|area| statat(&area, MARK, AtFlags::SYMLINK_NOFOLLOW).is_ok())
+}
+
+/// Where the areas of a media folder lie.
+#[derive(Debug)]
+pub(super) struct Site {
+    /// The folder that they lie in.
+    pub(super) folder: File,
+    pub(super) path: PathBuf,
+    /// The name of the media folder in it; `None` when it is the media folder itself.
+    pub(super) live: Option<CString>,
+}
+
+impl Site {
+    /// Beside the media folder where that seems possible, else in it. It need not exist.
+    pub(super) fn of(root: &Path) -> Result<Self, ComponentError> {
+        let root = resolve(root)?;
+        match Self::beside(&root)? {
+            Some(site) if site.can_exchange(&root) => Ok(site),
+            _ => Self::inside(&root),
+        }
+    }
+
+    /// Every site where an earlier run may have worked.
+    pub(super) fn all(root: &Path) -> Result<Vec<Self>, ComponentError> {
+        let root = resolve(root)?;
+        let mut sites = Vec::from_iter(Self::beside(&root)?);
+        if root.is_dir() {
+            sites.push(Self::inside(&root)?);
+        }
+        Ok(sites)
+    }
+
+    fn beside(root: &Path) -> Result<Option<Self>, ComponentError> {
+        let (Some(parent), Some(name)) = (root.parent(), root.file_name()) else { return Ok(None) };
+        let live = CString::new(name.as_bytes()).ok();
+        match open(parent) {
+            Ok(folder) => Ok(Some(Self { folder, path: parent.to_owned(), live })),
+            Err(Errno::ACCESS) => Ok(None),
+            Err(err) => Err(trouble(format!("open {}", parent.display()), err)),
+        }
+    }
+
+    fn inside(root: &Path) -> Result<Self, ComponentError> {
+        let folder = open(root).map_err(|err| trouble(format!("open {}", root.display()), err))?;
+        Ok(Self { folder, path: root.to_owned(), live: None })
+    }
+
+    /// Whether the folder is an ordinary one, in a parent that we may write to.
+    fn can_exchange(&self, root: &Path) -> bool {
+        let rights = Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK;
+        accessat(CWD, &self.path, rights, AtFlags::EACCESS).is_ok() && !is_mount_point(&self.folder, root)
+    }
+
+    /// The media folder itself, if it exists.
+    pub(super) fn live(&self) -> Result<Option<File>, ComponentError> {
+        let opened = match &self.live {
+            None => self.folder.try_clone().map_err(|err| Errno::from_io_error(&err).unwrap_or(Errno::IO)),
+            Some(name) => open_folder(&self.folder, name),
+        };
+        match opened {
+            Ok(folder) => Ok(Some(folder)),
+            Err(Errno::NOENT) => Ok(None),
+            Err(Errno::NOTDIR | Errno::LOOP) => {
+                Err(unusable(format!("open {}: it is not a folder", self.live_path().display())))
+            }
+            Err(err) => Err(trouble(format!("open {}", self.live_path().display()), err)),
+        }
+    }
+
+    /// Where the media folder is.
+    pub(super) fn live_path(&self) -> PathBuf {
+        self.live
+            .as_ref()
+            .map_or_else(|| self.path.clone(), |name| self.path.join(OsStr::from_bytes(name.to_bytes())))
+    }
+
+    /// What a name says, if it may be that of an area.
+    fn label(&self, name: &CStr) -> Option<Label> {
+        name.to_bytes().strip_prefix(&*self.prefix()).and_then(Label::parse)
+    }
+
+    fn prefix(&self) -> Vec<u8> {
+        match &self.live {
+            None => b".".to_vec(),
+            Some(name) => [b".", name.to_bytes(), b"."].concat(),
+        }
+    }
+
+    /// Areas made in the media folder change its time, which is a part of the media.
+    fn keeping_time<T>(&self, work: impl FnOnce() -> T) -> T {
+        let before = self.live.is_none().then(|| Attributes::of(&self.folder)).and_then(Result::ok);
+        let done = work();
+        if let Some(before) = before {
+            before.date(&self.folder);
+        }
+        done
+    }
+}
+
+fn open(path: &Path) -> Result<File, Errno> {
+    Ok(openat(CWD, path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?.into())
+}
+
+/// What a path leads to when all links are followed; its last name need not exist.
+fn resolve(root: &Path) -> Result<PathBuf, ComponentError> {
+    let failed = |err: std::io::Error| match Errno::from_io_error(&err) {
+        Some(Errno::NOENT | Errno::NOTDIR) | None => {
+            unusable(format!("find the folder of {}: create or mount it", root.display()))
+        }
+        Some(err) => trouble(format!("find {}", root.display()), err),
+    };
+    match (fs::canonicalize(root), root.parent(), root.file_name()) {
+        (Ok(path), ..) => Ok(path),
+        (Err(_), Some(parent), Some(name)) if fs::symlink_metadata(root).is_err() => {
+            let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+            Ok(fs::canonicalize(parent).map_err(failed)?.join(name))
+        }
+        // A link to what is not there, as in the middle of a swap that needs two steps.
+        (Err(err), Some(parent), _) if err.kind() == std::io::ErrorKind::NotFound && root.is_symlink() => {
+            resolve(&parent.join(fs::read_link(root).map_err(failed)?))
+        }
+        (Err(err), ..) => Err(failed(err)),
+    }
+}
+
+fn is_mount_point(parent: &File, root: &Path) -> bool {
+    let Ok(root_stat) = fs::symlink_metadata(root) else { return false };
+    let mounted = statx(CWD, root, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::empty())
+        .is_ok_and(|stat| stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT));
+    mounted || parent.metadata().is_ok_and(|parent| parent.dev() != root_stat.dev())
+}
+
+/// One hidden folder of ours.
+#[derive(Debug)]
+pub(super) struct Area {
+    pub(super) site: Site,
+    pub(super) folder: File,
+    pub(super) label: Label,
+    name: CString,
+    /// Held by its lock.
+    _mark: Option<File>,
+}
+
+impl Area {
+    /// Makes a new one whose tree is to change places with what is live: beside the media folder or, where
+    /// that cannot be renamed, in it.
+    pub(super) fn to_swap(site: Site) -> Result<Self, ComponentError> {
+        let place = site.live_path();
+        let mut area = Self::create(site)?;
+        if area.site.live.is_some() && area.fixed()?.is_some() {
+            area.remove()?;
+            area = Self::create(Site::inside(&place)?)?;
+        }
+        let Some(name) = area.fixed()? else { return Ok(area) };
+        area.remove()?;
+        let what = format!("replace {}: its folder {} is part of an image", place.display(), shown(&name));
+        Err(unusable(format!("{what}, which cannot be renamed: mount a volume there")))
+    }
+
+    /// The name of something live that cannot change places with what is in the area.
+    fn fixed(&self) -> Result<Option<Vec<u8>>, ComponentError> {
+        if !is_layered(&self.site.folder) {
+            return Ok(None);
+        }
+        let find = || {
+            let spare = open_folder(&self.folder, SPARE)?;
+            let mut listing = Folder::reopen(&self.site.folder)?;
+            while let Some((handle, name, _)) = listing.next() {
+                let is_live =
+                    self.site.live.as_deref().map_or_else(|| !is_area(handle, name), |live| live == name);
+                if is_live && !may_leave(handle, name, &spare)? {
+                    return Ok(Some(name.to_bytes().to_vec()));
+                }
+            }
+            Ok(None)
+        };
+        find().map_err(|err| trouble(format!("look at what is in {}", self.site.path.display()), err))
+    }
+
+    /// Makes a new one, for us alone.
+    pub(super) fn create(site: Site) -> Result<Self, ComponentError> {
+        let mut label = Label::now(Role::Restore);
+        let made = loop {
+            let name = named(&site, label);
+            match site.keeping_time(|| mkdirat(&site.folder, &name, Mode::RWXU)) {
+                Ok(()) => break name,
+                Err(Errno::EXIST) => label.number += 1,
+                Err(err) => return Err(trouble(format!("make a folder in {}", site.path.display()), err)),
+            }
+        };
+        let furnished = open_folder(&site.folder, &made).and_then(|folder| {
+            let furnished = furnish(&folder);
+            if furnished.is_err() {
+                // What is not there need not go.
+                let _ = unlinkat(&folder, SPARE, AtFlags::REMOVEDIR);
+                let _ = unlinkat(&folder, MARK, AtFlags::empty());
+            }
+            Ok((furnished?, folder))
+        });
+        match furnished {
+            Ok((mark, folder)) => Ok(Self { site, folder, label, name: made, _mark: Some(mark) }),
+            Err(err) => {
+                let _ = site.keeping_time(|| unlinkat(&site.folder, &made, AtFlags::REMOVEDIR));
+                Err(trouble(format!("make a folder in {}", site.path.display()), err))
+            }
+        }
+    }
+
+    /// All of a media folder that no run works in, the oldest first. What is left of areas whose
+    /// maker died before they were marked is removed.
+    pub(super) fn all(root: &Path) -> Result<Vec<Self>, ComponentError> {
+        let mut found = Vec::new();
+        for site in Site::all(root)? {
+            let failed = |err| trouble(format!("list {}", site.path.display()), err);
+            let mut listing = Folder::reopen(&site.folder).map_err(failed)?;
+            while let Some((_, name, kind)) = listing.next() {
+                let label = site.label(name);
+                let (Some(label), FileType::Directory | FileType::Unknown) = (label, kind) else { continue };
+                // Where others may write, they may make such a folder too.
+                let is_own =
+                    |folder: &File| folder.metadata().is_ok_and(|own| own.uid() == geteuid().as_raw());
+                let Some(folder) = open_folder(&site.folder, name).ok().filter(is_own) else { continue };
+                let mark =
+                    openat(&folder, MARK, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty());
+                let Ok(mark) = mark.map(File::from) else {
+                    // Not ours, unless it is empty: then it is nobody's loss.
+                    let _ = site.keeping_time(|| unlinkat(&site.folder, name, AtFlags::REMOVEDIR));
+                    continue;
+                };
+                if flock(&mark, FlockOperation::NonBlockingLockExclusive).is_err() {
+                    continue;
+                }
+                let site = site.again().map_err(failed)?;
+                found.push(Self { site, folder, label, name: name.to_owned(), _mark: Some(mark) });
+            }
+        }
+        found.sort_by_key(|area| area.label);
+        Ok(found)
+    }
+
+    pub(super) fn path(&self) -> PathBuf {
+        self.site.path.join(OsStr::from_bytes(self.name.to_bytes()))
+    }
+
+    /// Whether a swap began and did not end.
+    pub(super) fn is_swapping(&self) -> bool {
+        statat(&self.folder, JOURNAL, AtFlags::SYMLINK_NOFOLLOW).is_ok()
+    }
+
+    /// The tree in it; `None` if there is none.
+    pub(super) fn tree(&self) -> Result<Option<File>, Errno> {
+        match open_folder(&self.folder, TREE) {
+            Ok(tree) => Ok(Some(tree)),
+            Err(Errno::NOENT) => Ok(None),
+            Err(err) => Err(err),
+        }
+    }
+
+    /// Makes it one of that role from now on, and the last of all, even if the clock was set back.
+    pub(super) fn relabel(&mut self, role: Role) -> Result<(), Errno> {
+        let mut label = Label::now(role);
+        let mut listing = Folder::reopen(&self.site.folder)?;
+        while let Some((_, name, _)) = listing.next() {
+            if let Some(other) = self.site.label(name).filter(|other| other.second() >= label.second()) {
+                label = Label { at: other.at, number: other.number + 1, role };
+            }
+        }
+        loop {
+            let (name, folder) = (named(&self.site, label), &self.site.folder);
+            match self.site.keeping_time(|| rename_new(folder, &self.name, folder, &name)) {
+                Ok(()) => {
+                    (self.label, self.name) = (label, name);
+                    return fsync(&self.site.folder);
+                }
+                Err(Errno::EXIST) => label.number += 1,
+                Err(err) => return Err(err),
+            }
+        }
+    }
+
+    /// Removes it and all that is in it, the mark last: until then it is known as ours. What is half
+    /// removed must not be taken for something to go back to, so it is no longer that first.
+    pub(super) fn remove(mut self) -> Result<(), ComponentError> {
+        if self.label.role == Role::Before {
+            let relabelled = self.relabel(Role::Restore);
+            relabelled.map_err(|err| trouble(format!("remove {}", self.path().display()), err))?;
+        }
+        let removed = self.site.keeping_time(|| {
+            for name in [TREE, SPARE, JOURNAL, MARK] {
+                remove(&self.folder, name)?;
+            }
+            // Halves of files of ours.
+            remove(&self.site.folder, &self.name)
+        });
+        removed.map_err(|err| trouble(format!("remove {}", self.path().display()), err))
+    }
+}
+
+impl Site {
+    /// The same once more.
+    fn again(&self) -> Result<Self, Errno> {
+        let folder =
+            self.folder.try_clone().map_err(|err| Errno::from_io_error(&err).unwrap_or(Errno::IO))?;
+        Ok(Self { folder, path: self.path.clone(), live: self.live.clone() })
+    }
+}
+
+fn named(site: &Site, label: Label) -> CString {
+    CString::new([&site.prefix()[..], label.name().as_bytes()].concat()).expect("neither part holds a NUL")
+}
+
+/// Marks a new area as ours, and makes room in it.
+fn furnish(folder: &File) -> Result<File, Errno> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+    let mark: File = openat(folder, MARK, flags, Mode::RUSR | Mode::WUSR)?.into();
+    flock(&mark, FlockOperation::NonBlockingLockExclusive)?;
+    // Parents may hand down a bit of theirs.
+    fchmod(folder, Mode::RWXU)?;
+    mkdirat(folder, SPARE, Mode::RWXU)?;
+    Ok(mark)
+}
+
+/// Renames to a name that nothing has.
+pub(super) fn rename_new(from: &File, name: &CStr, to: &File, new: &CStr) -> Result<(), Errno> {
+    match renameat_with(from, name, to, new, RenameFlags::NOREPLACE) {
+        // Not every file system knows how; nobody but us makes such names.
+        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
+            match statat(to, new, AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(_) => Err(Errno::EXIST),
+                Err(Errno::NOENT) => renameat(from, name, to, new),
+                Err(err) => Err(err),
+            }
+        }
+        done => done,
+    }
+}

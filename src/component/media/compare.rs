@@ -1,0 +1,263 @@
+//! Comparing a copy with the archive that it was unpacked from, in a second walk through the archive.
+//!
+//! Every step goes by one name from an open folder and follows no link, so nothing but the copy is looked
+//! at, and memory holds the way down, whatever the number of entries.
+
+use crate::component::ComponentError;
+use crate::component::media::{
+    folder::open_file,
+    path::parts,
+    trouble::{hostile, shown, trouble},
+    unpack::{Attributes, open_folder},
+};
+use crate::component::tar::{Entry, Visit};
+use async_tar::EntryType;
+use rustix::{
+    fs::{AtFlags, FileType, Mode, Stat, chmodat, fstat, readlinkat, statat},
+    io::Errno,
+    process::geteuid,
+};
+use std::{
+    fs::File,
+    io::{self, Read},
+};
+
+/// So many differences are told.
+const MOST: usize = 20;
+
+/// An open folder on the way to where the last entry lies.
+struct Open {
+    handle: File,
+    name: Vec<u8>,
+}
+
+/// Why an entry is not found equal.
+enum Unequal {
+    /// It differs, and how: the end of a sentence that begins with its name.
+    Differs(String),
+    /// The archive is not what it was when it was unpacked.
+    Corrupt(ComponentError),
+    /// The copy cannot be looked at.
+    Failed(Errno),
+}
+
+impl From<Errno> for Unequal {
+    fn from(err: Errno) -> Self {
+        match err {
+            Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::NAMETOOLONG => {
+                Self::Differs("is not in the copy".to_owned())
+            }
+            err => Self::Failed(err),
+        }
+    }
+}
+
+impl From<ComponentError> for Unequal {
+    fn from(err: ComponentError) -> Self {
+        Self::Corrupt(err)
+    }
+}
+
+/// Looks for the entries of an archive in a copy of it.
+pub(super) struct Comparing {
+    /// The root of the copy and the folders down to the last entry.
+    way: Vec<Open>,
+    /// The folder of the archive whose contents the copy holds, where it is not the root.
+    wrapper: Option<Vec<u8>>,
+    /// Whether some entries could not be given to their owner.
+    disowned: bool,
+    /// The file whose content is coming.
+    file: Option<File>,
+    /// As large as the pieces that content comes in.
+    buffer: Vec<u8>,
+    /// The path of the entry under way.
+    path: Vec<u8>,
+    differences: Vec<String>,
+}
+
+impl Comparing {
+    /// With what lies in `root`; the others as the unpacking told them.
+    pub(super) fn new(root: File, wrapper: Option<Vec<u8>>, disowned: bool) -> Self {
+        let root = Open { handle: root, name: Vec::new() };
+        let (buffer, path, differences) = (Vec::new(), Vec::new(), Vec::new());
+        Self { way: vec![root], wrapper, disowned, file: None, buffer, path, differences }
+    }
+
+    /// What was found, each in a sentence that names the entry.
+    pub(super) fn differences(self) -> Vec<String> {
+        self.differences
+    }
+
+    fn note(&mut self, how: &str) {
+        if self.differences.len() < MOST {
+            self.differences.push(format!("{} {how}", shown(&self.path)));
+        }
+    }
+
+    /// Compares all but the content of a file, which is returned for that.
+    fn compare(&mut self, entry: &Entry<'_>, size: u64) -> Result<Option<File>, Unequal> {
+        let path = entry.path();
+        let names = self.below(&path)?;
+        let stat = match names.split_last() {
+            None => fstat(&self.way[0].handle)?,
+            Some((name, parents)) => {
+                self.enter(parents)?;
+                statat(self.here(), *name, AtFlags::SYMLINK_NOFOLLOW)?
+            }
+        };
+        let name = names.last().copied().unwrap_or(b".");
+        let kind = match entry.kind() {
+            EntryType::Link => return self.linked(&entry.target(), &stat).map(|()| None),
+            EntryType::Directory => FileType::Directory,
+            EntryType::Symlink => FileType::Symlink,
+            _ => FileType::RegularFile,
+        };
+        let found = FileType::from_raw_mode(stat.st_mode);
+        if found != kind {
+            return Err(Unequal::Differs(format!("is {}, not {}", called(found), called(kind))));
+        }
+        let length = u64::try_from(stat.st_size).unwrap_or(0);
+        if kind == FileType::RegularFile && length != size {
+            return Err(Unequal::Differs(format!("has {length} bytes, not {size}")));
+        }
+        if kind == FileType::Symlink {
+            let (found, told) = (readlinkat(self.here(), name, Vec::new())?, entry.target());
+            if found.to_bytes() != &*told {
+                let (found, told) = (shown(found.to_bytes()), shown(&told));
+                return Err(Unequal::Differs(format!("leads to {found}, not to {told}")));
+            }
+        }
+        self.attributes(&Attributes::told(entry)?, &Attributes::seen(&stat), kind)?;
+        if kind == FileType::RegularFile { Ok(Some(self.open(name, &stat)?)) } else { Ok(None) }
+    }
+
+    fn attributes(&self, told: &Attributes, found: &Attributes, kind: FileType) -> Result<(), Unequal> {
+        let (told_owner, owner) = (told.owner.unwrap_or_default(), found.owner.unwrap_or_default());
+        let is_owned = told_owner == owner;
+        // What could not be given away is still ours, and without the bits that let others act as its owner.
+        if !(is_owned || self.disowned && owner.0 == geteuid().as_raw()) {
+            let ((uid, gid), (told_uid, told_gid)) = (owner, told_owner);
+            return Err(Unequal::Differs(format!("belongs to {uid}:{gid}, not to {told_uid}:{told_gid}")));
+        }
+        let mode = if is_owned { told.mode } else { told.mode & 0o1777 };
+        if kind != FileType::Symlink && found.mode != mode {
+            return Err(Unequal::Differs(format!("has mode {:04o}, not {mode:04o}", found.mode)));
+        }
+        let ((seconds, nanos), (told_seconds, told_nanos)) =
+            (found.modified.unwrap_or_default(), told.modified.unwrap_or_default());
+        if seconds != told_seconds || !is_kept(nanos, told_nanos) {
+            return Err(Unequal::Differs(format!(
+                "was modified at {seconds}.{nanos:09}, not at {told_seconds}.{told_nanos:09} (seconds since 1970)"
+            )));
+        }
+        Ok(())
+    }
+
+    /// Whether a further name is one of the file that it should be.
+    fn linked(&self, target: &[u8], stat: &Stat) -> Result<(), Unequal> {
+        let names = self.below(target)?;
+        let first = || {
+            let (first, parents) = names.split_last().ok_or(Errno::NOENT)?;
+            let mut folder = None;
+            for parent in parents {
+                folder = Some(open_folder(folder.as_ref().unwrap_or(&self.way[0].handle), *parent)?);
+            }
+            statat(folder.as_ref().unwrap_or(&self.way[0].handle), *first, AtFlags::SYMLINK_NOFOLLOW)
+        };
+        let is_same = match first().map_err(Unequal::from) {
+            Ok(first) => (first.st_dev, first.st_ino) == (stat.st_dev, stat.st_ino),
+            Err(Unequal::Differs(_)) => false,
+            Err(failed) => return Err(failed),
+        };
+        if is_same { Ok(()) } else { Err(Unequal::Differs(format!("is no hard link to {}", shown(target)))) }
+    }
+
+    /// The names that lead to an entry of the archive in the copy; the root has none.
+    fn below<'a>(&self, path: &'a [u8]) -> Result<Vec<&'a [u8]>, Unequal> {
+        let mut names = parts(path).map_err(|why| hostile(format!("{}: {why}", shown(path))))?;
+        if let Some(wrapper) = &self.wrapper {
+            if names.first() != Some(&&**wrapper) {
+                return Err(Errno::NOENT.into());
+            }
+            names.remove(0);
+        }
+        Ok(names)
+    }
+
+    /// Goes to the folder that an entry lies in, leaving others on the way.
+    fn enter(&mut self, parents: &[&[u8]]) -> Result<(), Errno> {
+        let open = self.way[1..].iter().zip(parents).take_while(|(open, name)| open.name == **name).count();
+        self.way.truncate(open + 1);
+        for name in &parents[open..] {
+            let handle = open_folder(self.here(), *name)?;
+            self.way.push(Open { handle, name: name.to_vec() });
+        }
+        Ok(())
+    }
+
+    fn here(&self) -> &File {
+        &self.way.last().expect("the root is never left").handle
+    }
+
+    /// Opens a file for reading, even one whose mode does not let its owner read it.
+    fn open(&self, name: &[u8], stat: &Stat) -> Result<File, Errno> {
+        match open_file(self.here(), name) {
+            Err(Errno::ACCESS) => {
+                // Nobody but us can exchange it for a link here.
+                chmodat(self.here(), name, Mode::RUSR, AtFlags::empty())?;
+                let opened = open_file(self.here(), name);
+                chmodat(self.here(), name, Mode::from_raw_mode(stat.st_mode), AtFlags::empty())?;
+                opened
+            }
+            opened => opened,
+        }
+    }
+
+    fn failed(&self, err: Errno) -> ComponentError {
+        trouble(format!("compare {}", shown(&self.path)), err)
+    }
+}
+
+impl Visit for Comparing {
+    fn entry(&mut self, entry: &Entry<'_>, size: u64) -> Result<(), ComponentError> {
+        self.file = None;
+        self.path.clear();
+        self.path.extend_from_slice(&entry.path());
+        match self.compare(entry, size) {
+            Ok(file) => self.file = file,
+            Err(Unequal::Differs(how)) => self.note(&how),
+            Err(Unequal::Corrupt(err)) => return Err(err),
+            Err(Unequal::Failed(err)) => return Err(self.failed(err)),
+        }
+        Ok(())
+    }
+
+    fn content(&mut self, bytes: &[u8]) -> Result<(), ComponentError> {
+        let Some(file) = &mut self.file else { return Ok(()) };
+        self.buffer.resize(bytes.len(), 0);
+        let is_equal = match file.read_exact(&mut self.buffer) {
+            Ok(()) => self.buffer == bytes,
+            Err(err) if err.kind() == io::ErrorKind::UnexpectedEof => false,
+            Err(err) => return Err(self.failed(Errno::from_io_error(&err).unwrap_or(Errno::IO))),
+        };
+        if !is_equal {
+            self.file = None;
+            self.note("has another content");
+        }
+        Ok(())
+    }
+}
+
+/// Whether a file system that was given a time would keep this one: many round down to their own step.
+fn is_kept(nanos: i64, told: i64) -> bool {
+    [1, 100, 1_000, 1_000_000, 1_000_000_000].iter().any(|step| nanos == told - told % step)
+}
+
+fn called(kind: FileType) -> &'static str {
+    match kind {
+        FileType::RegularFile => "a file",
+        FileType::Directory => "a folder",
+        FileType::Symlink => "a symbolic link",
+        _ => "something else",
+    }
+}

@@ -1,0 +1,157 @@
+//! What a backup need not store again, since an earlier archive holds it.
+
+use crate::base::chain;
+use crate::component::Basis;
+use crate::component::media::{
+    Increments,
+    look::Look,
+    snapshot::{Head, Snapshot, Writing},
+};
+use crate::domain::id::BackupId;
+use jiff::SignedDuration;
+use std::{io, path::Path};
+
+/// The most archives that one backup may need: each is open while it is restored.
+const MOST_ARCHIVES: usize = 16;
+
+/// How a walk goes by what the last backup saw, and writes down what it sees itself.
+#[derive(Default)]
+pub(super) struct Increment {
+    /// What the last backup saw; `None`: everything is stored.
+    last: Option<Snapshot>,
+    /// Whether something may be left out.
+    is_partial: bool,
+    /// `None` when it cannot be written: the next backup is a full one then.
+    next: Option<Writing>,
+    /// The archives of the last snapshot.
+    archives: Vec<Archive>,
+}
+
+/// An archive that an earlier backup has made.
+struct Archive {
+    id: BackupId,
+    /// Its place in the next snapshot.
+    place: u32,
+    is_needed: bool,
+}
+
+impl Increment {
+    /// Begins a walk. Whatever is not as it should be makes it a full backup.
+    pub(super) fn begin(allowed: &Increments, root: &Path, basis: &Basis) -> Self {
+        let last = match Snapshot::open(&allowed.state) {
+            Ok(last) => last,
+            Err(err) => {
+                tracing::warn!(error = %chain(&err), "what the last media backup saw cannot be read");
+                None
+            }
+        };
+        let (last, why) = match last.map(|last| usable(last, allowed, root, basis)) {
+            None => (None, "there is nothing to build on"),
+            Some(Err(why)) => (None, why),
+            Some(Ok(last)) => (Some(last), ""),
+        };
+        if last.is_none() {
+            tracing::info!("full backup of media: {why}");
+        }
+        let full_at = last.as_ref().map_or(basis.at, |last| last.head.full_at);
+        let (mut archives, mut places) = (Vec::new(), Vec::new());
+        for (id, used) in last.iter().flat_map(|last| last.head.archives.iter().zip(&last.used)) {
+            let place = u32::try_from(places.len()).unwrap_or(u32::MAX);
+            archives.push(Archive { id: id.clone(), place, is_needed: false });
+            places.extend(used.then(|| id.clone()));
+        }
+        places.push(basis.id.clone());
+        let head = Head {
+            format: Head::FORMAT,
+            backup: basis.id.clone(),
+            root: root.to_owned(),
+            terms: basis.terms.clone(),
+            full_at,
+            archives: places,
+        };
+        let next = Writing::begin(&allowed.state, &head).map_err(|err| unwritten(&err)).ok();
+        Self { is_partial: last.is_some(), last, next, archives }
+    }
+
+    /// Whether the archive need not hold everything.
+    pub(super) const fn is_partial(&self) -> bool {
+        self.is_partial
+    }
+
+    /// The archive that holds a file as it is now. Paths come in the order of the walk.
+    pub(super) fn holder(&mut self, path: &[u8], look: Look) -> Option<BackupId> {
+        let (seen, place) = match self.last.as_mut()?.find(path) {
+            Ok(found) => found?,
+            Err(err) => {
+                tracing::warn!(error = %chain(&err), "what the last media backup saw cannot be read to its end");
+                self.last = None;
+                return None;
+            }
+        };
+        if seen != look {
+            return None;
+        }
+        let archive = self.archives.get_mut(place as usize)?;
+        archive.is_needed = true;
+        let (id, place) = (archive.id.clone(), archive.place);
+        self.write(path, look, Some(place));
+        Some(id)
+    }
+
+    /// Notes a file that the new archive holds.
+    pub(super) fn stored(&mut self, path: &[u8], look: Look) {
+        // What could change once more without showing it is stored again next time.
+        if !look.is_fresh() {
+            self.write(path, look, None);
+        }
+    }
+
+    fn write(&mut self, path: &[u8], look: Look, archive: Option<u32>) {
+        let written = self.next.as_mut().map_or(Ok(()), |next| next.note(path, look, archive));
+        if let Err(err) = written {
+            unwritten(&err);
+            self.next = None;
+        }
+    }
+
+    /// Ends the walk; the backups whose archives are needed beside the new one, the oldest first.
+    pub(super) fn finish(self) -> Vec<BackupId> {
+        if let Some(Err(err)) = self.next.map(Writing::finish) {
+            unwritten(&err);
+        }
+        let needed = self.archives.into_iter().filter(|archive| archive.is_needed);
+        needed.map(|archive| archive.id).collect()
+    }
+}
+
+fn unwritten(err: &io::Error) {
+    tracing::warn!(error = %chain(err), "cannot write down what was seen of media: the next backup is a full one");
+}
+
+/// Whether the next backup may go by what the last one saw, or why not.
+fn usable(
+    last: Snapshot,
+    allowed: &Increments,
+    root: &Path,
+    basis: &Basis,
+) -> Result<Snapshot, &'static str> {
+    /// Schedules are not exact.
+    const EARLY: SignedDuration = SignedDuration::from_mins(30);
+    let used = || last.head.archives.iter().zip(&last.used).filter(|(_, used)| **used);
+    let age = basis.at.duration_since(last.head.full_at);
+    let due = SignedDuration::try_from(allowed.full_every).unwrap_or(SignedDuration::MAX);
+    let early = EARLY.min(due / 10);
+    if last.head.root != root {
+        Err("the last one was of another folder")
+    } else if last.head.terms != basis.terms {
+        Err("the last one was for other age recipients")
+    } else if age + early >= due || age.is_negative() {
+        Err("it is time for one (BACKUP_MEDIA_FULL_EVERY)")
+    } else if used().count() >= MOST_ARCHIVES {
+        Err("the last one needs many archives already")
+    } else if used().any(|(archive, _)| !basis.sound.contains(archive)) {
+        Err("an archive that the last one needs is not in every destination, or not whole")
+    } else {
+        Ok(last)
+    }
+}

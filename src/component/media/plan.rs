@@ -1,0 +1,146 @@
+//! What a restore would do, and whether it can: found out without touching anything.
+
+use crate::component::media::{
+    area::{Area, Site},
+    count::count,
+    layers::is_layered,
+    trouble::{trouble, unusable},
+};
+use crate::component::{
+    ComponentError,
+    stage::{Plan, Target},
+};
+use crate::domain::facts::{Facts, FileCounts};
+use rustix::{fs::fstatvfs, process::geteuid};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// The folder that a copy is for.
+pub(super) fn folder_of(root: &Path, target: &Target) -> Result<PathBuf, ComponentError> {
+    match target {
+        Target::Live | Target::Scratch => Ok(root.to_owned()),
+        Target::Folder(path) => Ok(path.clone()),
+        Target::Database(name) => Err(unusable(format!("restore media to database {name}: they are files"))),
+        Target::Classes(_) => Err(unusable("restore classes of media: they are files".to_owned())),
+    }
+}
+
+/// What a restore would do, blocking.
+pub(super) fn plan(root: &Path, target: &Target, facts: Option<&Facts>) -> Result<Plan, ComponentError> {
+    let folder = folder_of(root, target)?;
+    let site = Site::of(&folder)?;
+    fits(&site, target)?;
+    let live = site.live()?.map(|live| count(&live)).transpose()?;
+    let place = site.live_path().display().to_string();
+    let promised = promise(facts);
+    let mut plan = Plan {
+        replaces: match (target, live) {
+            (Target::Scratch, _) => format!("nothing: a copy beside {place}, thrown away"),
+            (_, None) => format!("nothing: folder {place} is not there yet"),
+            (_, Some(live)) => {
+                format!("folder {place} ({} files, {} bytes)", live.files + live.hard_links, live.bytes)
+            }
+        },
+        method: match (target, &site.live) {
+            (Target::Scratch, _) => "copy, count, throw away",
+            (_, Some(_)) => "exchange of folders",
+            (_, None) => "exchange of its contents one by one, with a journal",
+        }
+        .to_owned(),
+        needs_bytes: promised.map(needed),
+        free_bytes: Some(free(&site)?),
+        downtime: match (target, &site.live) {
+            (Target::Scratch, _) => "none",
+            (_, Some(_)) => "none: both change places in one instant",
+            (_, None) => "milliseconds, in which old and new are mixed",
+        }
+        .to_owned(),
+        ..Plan::default()
+    };
+    if !geteuid().is_root() {
+        let uid = geteuid().as_raw();
+        plan.warnings
+            .push(format!("Only root may give files away: all will belong to user {uid}, who runs this."));
+    }
+    if let Some(promised) = promised {
+        plan.replaces.push_str(&format!(
+            ", by {} files, {} bytes",
+            promised.files + promised.hard_links,
+            promised.bytes
+        ));
+    } else {
+        plan.warnings
+            .push("The backup has no manifest: its contents cannot be compared with anything.".to_owned());
+    }
+    if *target == Target::Live && live.is_some() && is_layered(&site.folder) {
+        plan.warnings.push(format!(
+            "{place} is on a file system of layers: folders that come from an image cannot be replaced, mount a volume there."
+        ));
+    }
+    match site.live {
+        None if *target != Target::Scratch => plan.warnings.push(format!(
+            "{place} is a mount point, or its parent folder is closed to us: its entries are exchanged one by one."
+        )),
+        Some(_) if live.is_some() && *target == Target::Live => plan.warnings.push(format!(
+            "Who has mounted {place} elsewhere, as containers do, sees the old files until it is mounted again."
+        )),
+        _ => {}
+    }
+    Ok(plan)
+}
+
+pub(super) fn promise(facts: Option<&Facts>) -> Option<FileCounts> {
+    facts.and_then(|facts| facts.counts.files)
+}
+
+/// Bytes that a tree takes, about: the last block of each file and a record for each entry.
+pub(super) fn needed(counts: FileCounts) -> u64 {
+    /// As large as a block of most file systems.
+    const BLOCK: u64 = 4096;
+    counts.bytes + (counts.files + counts.directories + counts.symlinks) * BLOCK
+}
+
+pub(super) fn free(site: &Site) -> Result<u64, ComponentError> {
+    let failed = |err| trouble(format!("find room in {}", site.path.display()), err);
+    let stat = fstatvfs(&site.folder).map_err(failed)?;
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+/// Looks whether the target can be one.
+pub(super) fn fits(site: &Site, target: &Target) -> Result<(), ComponentError> {
+    let place = site.live_path();
+    // One that died while it filled the folder is finished first.
+    if let (Target::Folder(folder), Some(live)) = (target, site.live()?)
+        && count(&live)? != FileCounts::default()
+        && !Area::all(folder)?.iter().any(Area::is_swapping)
+    {
+        return Err(unusable(format!(
+            "restore to {}: it is not empty, name another folder",
+            place.display()
+        )));
+    }
+    if *target == Target::Live { whole(&place) } else { Ok(()) }
+}
+
+/// Looks that no other file system is mounted below a folder that is to change places.
+pub(super) fn whole(folder: &Path) -> Result<(), ComponentError> {
+    let Some(mounted) = mounted_below(folder) else { return Ok(()) };
+    let (folder, mounted) = (folder.display(), mounted.display());
+    Err(unusable(format!(
+        "replace {folder}: another file system is mounted at {mounted} in it, unmount that first"
+    )))
+}
+
+/// The first mount point below a folder (Linux, proc(5), `/proc/pid/mountinfo`).
+fn mounted_below(folder: &Path) -> Option<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
+    let points = mounts.lines().filter_map(|line| line.split(' ').nth(4));
+    let plain = |point: &str| {
+        [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")]
+            .iter()
+            .fold(point.to_owned(), |point, (code, plain)| point.replace(code, plain))
+    };
+    points.map(|point| PathBuf::from(plain(point))).find(|point| point.starts_with(folder) && point != folder)
+}

@@ -1,0 +1,285 @@
+//! Staging an archive, and what becomes of the copy.
+
+use crate::component::media::{
+    area::{Area, SPARE, Site, TREE, rename_new},
+    compare::Comparing,
+    count::count,
+    label::Role,
+    plan::{fits, folder_of, free, needed, promise, whole},
+    swap,
+    trouble::{trouble, unusable},
+    unpack::{Attributes, Limits, Unpacking, open_folder},
+};
+use crate::component::{
+    ComponentError, Feed,
+    stage::{Kept, Staged, Target},
+    tar::{self, Poured, pour},
+};
+use crate::domain::{
+    facts::{Counts, Facts, FileCounts},
+    progress::Meter,
+};
+use async_trait::async_trait;
+use rustix::{
+    fs::{AtFlags, FileType, Mode, mkdirat, syncfs, unlinkat},
+    io::Errno,
+};
+use std::{
+    ffi::CString,
+    path::{Path, PathBuf},
+};
+use tokio::task;
+
+/// Runs blocking work, of which a panic is an error.
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ComponentError> + Send + 'static,
+) -> Result<T, ComponentError> {
+    task::spawn_blocking(work).await.map_err(tar::crashed)?
+}
+
+/// Unpacks a stream of an archive beside a folder.
+pub(super) async fn stage(
+    feed: Feed<'_>,
+    root: PathBuf,
+    target: Target,
+    facts: Option<&Facts>,
+    meter: &Meter,
+) -> Result<Box<dyn Staged>, ComponentError> {
+    let (promised, meter) = (promise(facts), meter.clone());
+    let copy = pour(feed, move |poured| unpack(&root, target, promised, poured, &meter)).await?;
+    Ok(Box::new(copy))
+}
+
+fn unpack(
+    root: &Path,
+    target: Target,
+    promised: Option<FileCounts>,
+    poured: Poured,
+    meter: &Meter,
+) -> Result<Copy, ComponentError> {
+    let folder = folder_of(root, &target)?;
+    if matches!(target, Target::Folder(_)) {
+        // Nobody looks there but who restores to it once more.
+        tidy(&folder)?;
+    }
+    let site = Site::of(&folder)?;
+    fits(&site, &target)?;
+    if promised.is_some_and(|promised| free(&site).is_ok_and(|free| needed(promised) > free)) {
+        return Err(trouble(format!("unpack media in {}", site.path.display()), Errno::NOSPC));
+    }
+    let attributes = match site.live()? {
+        Some(live) => Attributes::of(&live).map_err(|err| trouble("look at the media folder", err))?,
+        None => Attributes { mode: 0o755, ..Attributes::default() },
+    };
+    let attributes = Attributes { modified: None, ..attributes };
+    let area = if target == Target::Scratch { Area::create(site) } else { Area::to_swap(site) }?;
+    match fill(&area, attributes, &target, promised, poured, meter) {
+        Ok(contents) => Ok(Copy { area, target, contents }),
+        Err(err) => {
+            if let Err(left) = area.remove() {
+                tracing::warn!(error = %left, "a half copy of the media is left until the next start");
+            }
+            Err(err)
+        }
+    }
+}
+
+/// Unpacks into a new area, counts what is there, and makes it durable.
+fn fill(
+    area: &Area,
+    attributes: Attributes,
+    target: &Target,
+    promised: Option<FileCounts>,
+    poured: Poured,
+    meter: &Meter,
+) -> Result<Contents, ComponentError> {
+    let failed = |err| trouble("make a folder for the copy", err);
+    mkdirat(&area.folder, TREE, Mode::RWXU).map_err(failed)?;
+    let tree = open_folder(&area.folder, TREE).map_err(failed)?;
+
+    let mut unpacking = Unpacking::new(tree, attributes, Limits { promised });
+    poured.walk(meter, &mut unpacking)?;
+    unpacking.finish()?;
+
+    let (mut attributes, mut wrapper) = (unpacking.root_attributes(), None);
+    if !unpacking.rooted && promised.is_none() {
+        let taken = take_out(area).map_err(|err| trouble("take the media out of their folder", err))?;
+        if let Some((name, its)) = taken {
+            (attributes, wrapper) = (its, Some(name.into_bytes()));
+        }
+    }
+    let tree = open_folder(&area.folder, TREE).map_err(failed)?;
+    let files = count(&tree)?;
+    let owned = attributes.give(&tree).map_err(failed)?;
+    let disowned = unpacking.disowned + u64::from(!owned);
+    if disowned > 0 {
+        tracing::warn!(entries = disowned, "owners could not be restored, only root may give files away");
+    }
+    if *target != Target::Scratch {
+        // One call for all files, where one each would cost a millisecond for every small one. Linux
+        // reports in it what could not be written since the folder was opened.
+        syncfs(&area.folder).map_err(|err| trouble("write the copy to disk", err))?;
+    }
+    let counts = Counts { files: Some(files), ..Counts::default() };
+    Ok(Contents { counts, wrapper, disowned: disowned > 0 })
+}
+
+/// The app's old archives hold the media folder itself, under whatever name it had, and no root: what is
+/// in that one folder are the media. Returns the name and the attributes of that folder.
+fn take_out(area: &Area) -> Result<Option<(CString, Attributes)>, Errno> {
+    let tree = area.tree()?.ok_or(Errno::NOENT)?;
+    let mut listing = super::folder::Folder::reopen(&tree)?;
+    let is_alone = listing.len() == 1;
+    let only = match listing.next() {
+        Some((_, name, FileType::Directory | FileType::Unknown)) if is_alone => name.to_owned(),
+        _ => return Ok(None),
+    };
+    let media = match open_folder(&tree, &only) {
+        Err(Errno::NOTDIR | Errno::LOOP) => return Ok(None),
+        media => media?,
+    };
+    let spare = open_folder(&area.folder, SPARE)?;
+    let attributes = Attributes::of(&media)?;
+    rename_new(&tree, &only, &spare, TREE)?;
+    unlinkat(&area.folder, TREE, AtFlags::REMOVEDIR)?;
+    rename_new(&spare, TREE, &area.folder, TREE)?;
+    Ok(Some((only, attributes)))
+}
+
+/// What an archive became.
+#[derive(Debug)]
+struct Contents {
+    counts: Counts,
+    /// The folder that the archive holds the media in, where it has no root.
+    wrapper: Option<Vec<u8>>,
+    /// Whether some entries could not be given to their owner.
+    disowned: bool,
+}
+
+/// A whole copy in an area of its own.
+#[derive(Debug)]
+struct Copy {
+    area: Area,
+    target: Target,
+    contents: Contents,
+}
+
+#[async_trait]
+impl Staged for Copy {
+    fn counts(&self) -> &Counts {
+        &self.contents.counts
+    }
+
+    async fn differences(&self, feed: Feed<'_>, meter: &Meter) -> Result<Vec<String>, ComponentError> {
+        let tree = self.area.tree().and_then(|tree| tree.ok_or(Errno::NOENT));
+        let tree = tree.map_err(|err| trouble("open the copy", err))?;
+        let mut comparing = Comparing::new(tree, self.contents.wrapper.clone(), self.contents.disowned);
+        let meter = meter.clone();
+        pour(feed, move |poured| poured.walk(&meter, &mut comparing).map(|_| comparing.differences())).await
+    }
+
+    async fn swap(self: Box<Self>) -> Result<Option<Kept>, ComponentError> {
+        if self.target == Target::Scratch {
+            return Err(unusable("a copy for a drill cannot take the place of the media".to_owned()));
+        }
+        blocking(move || match self.target {
+            Target::Live => whole(&self.area.site.live_path()).and_then(|()| exchange(self.area, false)),
+            _ => exchange(self.area, true),
+        })
+        .await
+    }
+
+    async fn discard(self: Box<Self>) -> Result<(), ComponentError> {
+        blocking(move || self.area.remove()).await
+    }
+}
+
+/// Swaps; what was live is kept, unless it was an empty folder that somebody had made for the copy.
+fn exchange(mut area: Area, was_empty: bool) -> Result<Option<Kept>, ComponentError> {
+    let swapped = swap::swap(&mut area);
+    let kept = match swapped {
+        Ok(kept) => kept && !(was_empty && unlinkat(&area.folder, TREE, AtFlags::REMOVEDIR).is_ok()),
+        Err(err) => {
+            // Unless the journal is still needed.
+            if matches!(super::journal::Journal::read(&area.folder), Ok(None))
+                && area.label.role == Role::Restore
+            {
+                let _ = area.remove();
+            }
+            return Err(err);
+        }
+    };
+    if kept {
+        return Ok(Some(kept_in(&area)));
+    }
+    if let Err(left) = area.remove() {
+        tracing::warn!(error = %left, "an empty folder of a restore is left until the next start");
+    }
+    Ok(None)
+}
+
+fn kept_in(area: &Area) -> Kept {
+    Kept { place: area.path().join("tree").display().to_string(), at: area.label.at }
+}
+
+/// Finishes what died in the middle and removes copies of dead runs, blocking.
+pub(super) fn recover(root: &Path) -> Result<Vec<String>, ComponentError> {
+    let mut done = Vec::new();
+    for mut area in Area::all(root)? {
+        match swap::resume(&mut area)? {
+            Some((what, true)) => {
+                done.push(format!(
+                    "{what} an exchange of media, the old are kept in {}",
+                    area.path().display()
+                ));
+                continue;
+            }
+            Some((what, false)) => done.push(format!("{what} an exchange of media")),
+            None if area.label.role == Role::Before && area.tree().is_ok_and(|tree| tree.is_some()) => {
+                continue;
+            }
+            None => done.push(format!("removed the copy of a dead run, {}", area.path().display())),
+        }
+        // An undo that was taken back still has what it could not put back.
+        if area.label.role == Role::Restore || area.tree().is_ok_and(|tree| tree.is_none()) {
+            area.remove()?;
+        }
+    }
+    Ok(done)
+}
+
+/// Does that for another folder, where nothing is kept but what somebody put there during a restore.
+fn tidy(folder: &Path) -> Result<(), ComponentError> {
+    for line in recover(folder)? {
+        tracing::warn!("{line}");
+    }
+    for area in Area::all(folder)? {
+        if unlinkat(&area.folder, TREE, AtFlags::REMOVEDIR).is_ok() {
+            area.remove()?;
+        }
+    }
+    Ok(())
+}
+
+/// What the last restore set aside, blocking.
+pub(super) fn kept(root: &Path) -> Result<Option<Kept>, ComponentError> {
+    Ok(last(root)?.as_ref().map(kept_in))
+}
+
+fn last(root: &Path) -> Result<Option<Area>, ComponentError> {
+    let all = Area::all(root)?;
+    Ok(all.into_iter().rfind(|area| area.label.role == Role::Before))
+}
+
+/// Exchanges once more, blocking.
+pub(super) fn undo(root: &Path) -> Result<Kept, ComponentError> {
+    let none = || unusable(format!("undo the restore of {}: nothing is kept of before", root.display()));
+    let area = last(root)?.ok_or_else(none)?;
+    whole(&area.site.live_path())?;
+    exchange(area, false)?.ok_or_else(none)
+}
+
+/// Removes what is kept, blocking.
+pub(super) fn forget(root: &Path) -> Result<(), ComponentError> {
+    Area::all(root)?.into_iter().filter(|area| area.label.role == Role::Before).try_for_each(Area::remove)
+}

@@ -1,0 +1,40 @@
+//! What goes wrong in a restore, sorted by what the caller can do about it.
+
+use crate::component::ComponentError;
+use rustix::io::Errno;
+use std::{ffi::OsStr, os::unix::ffi::OsStrExt};
+
+/// Sorts the error of a system call.
+pub(super) fn trouble(what: impl Into<String>, err: Errno) -> ComponentError {
+    let (what, source) = (what.into(), Some(err.into()));
+    match err {
+        // A limit on the size of files is one more kind of full.
+        Errno::NOSPC | Errno::DQUOT | Errno::FBIG => {
+            ComponentError::Unavailable { what: format!("{what}: room for it"), source }
+        }
+        Errno::ACCESS | Errno::PERM | Errno::ROFS => ComponentError::Denied { what, source },
+        err => ComponentError::Read { what, source: err.into() },
+    }
+}
+
+/// An archive that would do harm, or cannot be what it says.
+pub(super) fn hostile(why: String) -> ComponentError {
+    ComponentError::Corrupt { what: "unpack media archive".to_owned(), source: Some(why.into()) }
+}
+
+/// Something that somebody has to change.
+pub(super) fn unusable(what: String) -> ComponentError {
+    ComponentError::Unusable { what, source: None }
+}
+
+/// A name for people: in quotes, bytes that are not text escaped, the middle of long ones left out.
+#[allow(clippy::unnecessary_debug_formatting, reason = "names hold line ends and bytes that are no text")]
+pub(super) fn shown(name: &[u8]) -> String {
+    /// Of which the beginning and the end are shown.
+    const LONG: usize = 300;
+    let quoted = |name| format!("{:?}", OsStr::from_bytes(name));
+    if name.len() <= LONG {
+        return quoted(name);
+    }
+    format!("{}…{}", quoted(&name[..LONG / 3]), quoted(&name[name.len() - LONG / 3..]))
+}

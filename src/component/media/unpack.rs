@@ -1,0 +1,357 @@
+//! Unpacking a tar stream of which nothing is believed, into a folder that is nobody else's.
+//!
+//! Every step goes by one name from an open folder and follows no link, so nothing can be written anywhere
+//! else. Folders are open while something is put into them, and get their mode and time when they are left:
+//! memory holds the way down, whatever the number of entries.
+
+use crate::component::ComponentError;
+use crate::component::media::{
+    label::is_name,
+    path::{leaves, parts},
+    trouble::{hostile, shown, trouble},
+};
+use crate::component::tar::{Entry, Visit};
+use crate::domain::facts::FileCounts;
+use async_tar::EntryType;
+use rustix::{
+    fs::{
+        AtFlags, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_OMIT, Uid, chownat, fchmod,
+        fchown, fstat, fstatvfs, futimens, linkat, mkdirat, openat, statat, symlinkat, utimensat,
+    },
+    io::Errno,
+};
+use std::{fs::File, io::Write, os::fd::AsFd};
+
+/// What an entry comes back with beside its content.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Attributes {
+    pub(super) mode: u32,
+    /// `None`: whoever made it.
+    pub(super) owner: Option<(u32, u32)>,
+    /// Seconds and nanoseconds; `None`: when it was made.
+    pub(super) modified: Option<(i64, i64)>,
+}
+
+impl Attributes {
+    /// Those that an archive tells of an entry.
+    pub(super) fn told(entry: &Entry<'_>) -> Result<Self, ComponentError> {
+        let (owner, modified) = (Some(entry.owner()?), Some(entry.modified()?));
+        Ok(Self { mode: entry.mode()?, owner, modified })
+    }
+
+    /// Those of an open file or folder.
+    pub(super) fn of(file: &File) -> Result<Self, Errno> {
+        Ok(Self::seen(&fstat(file)?))
+    }
+
+    pub(super) fn seen(stat: &Stat) -> Self {
+        let nanos = i64::try_from(stat.st_mtime_nsec).unwrap_or(0);
+        Self {
+            mode: stat.st_mode & 0o7777,
+            owner: Some((stat.st_uid, stat.st_gid)),
+            modified: Some((stat.st_mtime, nanos)),
+        }
+    }
+
+    /// Gives them to a file or folder; false when the owner could not be set. Then the bits that let others
+    /// act as the owner are left out, as they would let them act as somebody else.
+    pub(super) fn give(&self, file: &File) -> Result<bool, Errno> {
+        let owned = match self.owner {
+            None => true,
+            Some((uid, gid)) => allowed(fchown(file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid))))?,
+        };
+        let mode = if owned { self.mode } else { self.mode & 0o1777 };
+        fchmod(file, Mode::from_raw_mode(mode))?; // after the owner: a change of it clears bits
+        if let Some(times) = self.times() {
+            futimens(file, &times)?;
+        }
+        Ok(owned)
+    }
+
+    /// Gives a folder its time alone, as far as that is allowed.
+    pub(super) fn date(&self, folder: &File) {
+        let _ = self.times().map(|times| futimens(folder, &times));
+    }
+
+    fn times(&self) -> Option<Timestamps> {
+        let (tv_sec, tv_nsec) = self.modified?;
+        let last_access = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
+        Some(Timestamps { last_access, last_modification: Timespec { tv_sec, tv_nsec } })
+    }
+}
+
+/// Whether it was done; an owner that this process may not give is no error.
+fn allowed(done: Result<(), Errno>) -> Result<bool, Errno> {
+    match done {
+        Ok(()) => Ok(true),
+        Err(Errno::PERM | Errno::INVAL) => Ok(false),
+        Err(err) => Err(err),
+    }
+}
+
+/// What is let in.
+#[derive(Debug, Default)]
+pub(super) struct Limits {
+    /// What the manifest promises: nothing beyond it is unpacked. `None` for archives without one, in which
+    /// links that leave the folder are refused: nobody can say that they were in it when it was packed.
+    pub(super) promised: Option<FileCounts>,
+}
+
+/// An open folder on the way to where the last entry was put.
+struct Open {
+    handle: File,
+    name: Vec<u8>,
+    /// Given to it when it is left.
+    attributes: Attributes,
+}
+
+/// Makes the entries of an archive below a folder.
+pub(super) struct Unpacking {
+    limits: Limits,
+    /// The root and the folders down to the last entry.
+    way: Vec<Open>,
+    /// The file whose content is coming.
+    file: Option<(File, Attributes)>,
+    /// The path of the entry under way, for errors.
+    path: Vec<u8>,
+    entries: u64,
+    bytes: u64,
+    /// How many came back without their owner.
+    pub(super) disowned: u64,
+    /// Whether the root itself was among the entries.
+    pub(super) rooted: bool,
+}
+
+impl Unpacking {
+    /// Into `root`, which is empty and gets these `attributes`, unless the archive knows others.
+    pub(super) fn new(root: File, attributes: Attributes, limits: Limits) -> Self {
+        let root = Open { handle: root, name: Vec::new(), attributes };
+        Self {
+            limits,
+            way: vec![root],
+            file: None,
+            path: Vec::new(),
+            entries: 0,
+            bytes: 0,
+            disowned: 0,
+            rooted: false,
+        }
+    }
+
+    /// Closes what is open, folders below the root among it.
+    pub(super) fn finish(&mut self) -> Result<(), ComponentError> {
+        self.close()?;
+        self.leave(1)
+    }
+
+    /// The attributes of the root, which are still to be given to it.
+    pub(super) fn root_attributes(&self) -> Attributes {
+        self.way[0].attributes
+    }
+
+    fn place(&mut self, entry: &Entry<'_>, size: u64) -> Result<(), ComponentError> {
+        if entry.is_sparse() {
+            return Err(self.refused("it is a sparse file in GNU's way, which is not supported"));
+        }
+        let path = self.path.clone();
+        let names = parts(&path).map_err(|why| self.refused(why))?;
+        let attributes = Attributes::told(entry)?;
+        let Some((name, parents)) = names.split_last() else { return self.root(entry, attributes) };
+        if is_name(names[0]) {
+            return Err(self.refused("its name is one that restores use themselves"));
+        }
+        self.enter(parents)?;
+        let made = match entry.kind() {
+            EntryType::Directory => self.folder(name, attributes),
+            EntryType::Symlink => {
+                let target = entry.target();
+                if self.limits.promised.is_none() && leaves(&target, parents.len()) {
+                    return Err(self.refused("it is a link that leaves the folder"));
+                }
+                self.symlink(name, &target, attributes)
+            }
+            EntryType::Link => self.hard_link(name, &entry.target())?,
+            _ => {
+                self.room(size)?;
+                self.create(name, attributes)
+            }
+        };
+        made.map_err(|err| self.failed(err))
+    }
+
+    fn root(&mut self, entry: &Entry<'_>, attributes: Attributes) -> Result<(), ComponentError> {
+        if entry.kind() != EntryType::Directory {
+            return Err(self.refused("it is the root, and no folder"));
+        }
+        if std::mem::replace(&mut self.rooted, true) {
+            return Err(self.refused("it comes twice"));
+        }
+        self.way[0].attributes = attributes;
+        Ok(())
+    }
+
+    /// Goes to the folder that an entry lies in, leaving others on the way.
+    fn enter(&mut self, parents: &[&[u8]]) -> Result<(), ComponentError> {
+        let open = self.way[1..].iter().zip(parents).take_while(|(open, name)| open.name == **name).count();
+        self.leave(open + 1)?;
+        for name in &parents[open..] {
+            self.descend(name).map_err(|err| self.failed(err))?;
+        }
+        Ok(())
+    }
+
+    /// Opens a folder once more, or makes one that the archive has no entry for.
+    fn descend(&mut self, name: &[u8]) -> Result<(), Errno> {
+        let parent = &self.here().handle;
+        match mkdirat(parent, name, Mode::RWXU) {
+            Ok(()) => {
+                let handle = open_folder(parent, name)?;
+                let attributes = Attributes { mode: 0o755, ..Attributes::default() };
+                self.way.push(Open { handle, name: name.to_vec(), attributes });
+            }
+            Err(Errno::EXIST) => {
+                let handle = open_folder(parent, name)?;
+                // What is put into it now changes its time, and may need rights that it does not give.
+                let attributes = Attributes::of(&handle)?;
+                fchmod(&handle, Mode::RWXU)?;
+                self.way.push(Open { handle, name: name.to_vec(), attributes });
+            }
+            Err(err) => return Err(err),
+        }
+        Ok(())
+    }
+
+    /// Closes the folders on the way beyond the first `keep`, and gives them their attributes.
+    fn leave(&mut self, keep: usize) -> Result<(), ComponentError> {
+        while self.way.len() > keep {
+            let Some(open) = self.way.pop() else { break };
+            let owned = open.attributes.give(&open.handle).map_err(|err| self.failed(err))?;
+            self.disowned += u64::from(!owned);
+        }
+        Ok(())
+    }
+
+    fn folder(&mut self, name: &[u8], attributes: Attributes) -> Result<(), Errno> {
+        let parent = &self.here().handle;
+        mkdirat(parent, name, Mode::RWXU)?;
+        let handle = open_folder(parent, name)?;
+        self.way.push(Open { handle, name: name.to_vec(), attributes });
+        Ok(())
+    }
+
+    fn create(&mut self, name: &[u8], attributes: Attributes) -> Result<(), Errno> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = openat(&self.here().handle, name, flags, Mode::RUSR | Mode::WUSR)?;
+        self.file = Some((file.into(), attributes));
+        Ok(())
+    }
+
+    fn symlink(&mut self, name: &[u8], target: &[u8], attributes: Attributes) -> Result<(), Errno> {
+        let parent = &self.here().handle;
+        symlinkat(target, parent, name)?;
+        let mut disowned = false;
+        if let Some((uid, gid)) = attributes.owner {
+            let (uid, gid) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
+            disowned = !allowed(chownat(parent, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW))?;
+        }
+        if let Some(times) = attributes.times() {
+            utimensat(parent, name, &times, AtFlags::SYMLINK_NOFOLLOW)?;
+        }
+        self.disowned += u64::from(disowned);
+        Ok(())
+    }
+
+    /// Gives an earlier file a further name.
+    fn hard_link(&mut self, name: &[u8], target: &[u8]) -> Result<Result<(), Errno>, ComponentError> {
+        let names = parts(target).map_err(|_| self.refused("it is a hard link that leaves the folder"))?;
+        let Some((first, parents)) = names.split_last() else {
+            return Err(self.refused("it is a hard link to the root"));
+        };
+        let mut folder = None;
+        for parent in parents {
+            let above = folder.as_ref().unwrap_or(&self.way[0].handle);
+            folder = Some(open_folder(above, *parent).map_err(|err| self.unlinked(err))?);
+        }
+        let folder = folder.as_ref().unwrap_or(&self.way[0].handle);
+        let stat = statat(folder, *first, AtFlags::SYMLINK_NOFOLLOW).map_err(|err| self.unlinked(err))?;
+        if !matches!(FileType::from_raw_mode(stat.st_mode), FileType::RegularFile | FileType::Symlink) {
+            return Err(self.refused("it is a hard link to something other than a file"));
+        }
+        Ok(linkat(folder, *first, &self.here().handle, name, AtFlags::empty()))
+    }
+
+    fn unlinked(&self, err: Errno) -> ComponentError {
+        match err {
+            Errno::NOENT | Errno::NOTDIR | Errno::LOOP => {
+                self.refused("it is a hard link to what did not come before it")
+            }
+            err => self.failed(err),
+        }
+    }
+
+    /// Refuses what does not fit before it fills the disk of the live data.
+    fn room(&self, size: u64) -> Result<(), ComponentError> {
+        let stat = fstatvfs(&self.way[0].handle).map_err(|err| self.failed(err))?;
+        if size > stat.f_bavail.saturating_mul(stat.f_frsize) {
+            return Err(self.failed(Errno::NOSPC));
+        }
+        Ok(())
+    }
+
+    /// Closes the file whose content has come.
+    fn close(&mut self) -> Result<(), ComponentError> {
+        let Some((file, attributes)) = self.file.take() else { return Ok(()) };
+        let owned = attributes.give(&file).map_err(|err| self.failed(err))?;
+        self.disowned += u64::from(!owned);
+        Ok(())
+    }
+
+    fn here(&self) -> &Open {
+        self.way.last().expect("the root is never left")
+    }
+
+    fn refused(&self, why: &str) -> ComponentError {
+        hostile(format!("{}: {why}", shown(&self.path)))
+    }
+
+    fn failed(&self, err: Errno) -> ComponentError {
+        match err {
+            Errno::EXIST => {
+                self.refused("its name comes twice, or in a way that this file system holds for equal")
+            }
+            Errno::NOTDIR | Errno::LOOP => self.refused("it lies below something that is no folder"),
+            Errno::NAMETOOLONG | Errno::INVAL => self.refused("this file system cannot hold such a name"),
+            err => trouble(format!("unpack {}", shown(&self.path)), err),
+        }
+    }
+}
+
+impl Visit for Unpacking {
+    fn entry(&mut self, entry: &Entry<'_>, size: u64) -> Result<(), ComponentError> {
+        self.close()?;
+        self.path.clear();
+        self.path.extend_from_slice(&entry.path());
+        self.entries += 1;
+        self.bytes = self.bytes.saturating_add(if entry.is_file() { size } else { 0 });
+        if let Some(promised) = self.limits.promised {
+            // The root itself is one more.
+            let entries = promised.files + promised.directories + promised.symlinks + promised.hard_links + 1;
+            if self.entries > entries || self.bytes > promised.bytes {
+                return Err(self.refused("with it the archive holds more than its manifest says"));
+            }
+        }
+        self.place(entry, size)
+    }
+
+    fn content(&mut self, bytes: &[u8]) -> Result<(), ComponentError> {
+        let Some((file, _)) = &mut self.file else { return Ok(()) };
+        let written = file.write_all(bytes);
+        written.map_err(|err| self.failed(Errno::from_io_error(&err).unwrap_or(Errno::IO)))
+    }
+}
+
+/// Opens a folder by its name, which is no link.
+pub(super) fn open_folder(parent: impl AsFd, name: impl rustix::path::Arg) -> Result<File, Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(openat(parent, name, flags, Mode::empty())?.into())
+}

@@ -1,0 +1,272 @@
+//! A session that works on whole databases: it must sit in none of those it renames.
+
+use crate::component::ComponentError;
+use crate::component::postgres::{
+    config::PostgresConfig,
+    connect::{self, sort},
+    mark::{self, FRESH, Mark, Role},
+};
+use deadpool_postgres::{ClientWrapper, Object, tokio_postgres};
+use jiff::Timestamp;
+use std::time::{Duration, Instant};
+
+/// Settings under which our statements mean what they say, whatever role or database has set.
+const SESSION: &str = "
+    SET standard_conforming_strings = on; SET search_path = pg_catalog; SET statement_timeout = 0;
+    SET idle_in_transaction_session_timeout = 0; SET lock_timeout = '20s'; SET default_transaction_read_only = off;
+    SET default_transaction_isolation = 'read committed'; SET synchronous_commit = on";
+
+/// Key of the advisory locks by which our sessions are known; the database of the configuration is the other.
+const OURS: i32 = i32::from_be_bytes(*b"rna-");
+
+/// How long a session may take to end.
+pub const PATIENCE: Duration = Duration::from_secs(15);
+
+/// Between two looks whether it has.
+pub const LOOK: Duration = Duration::from_millis(2);
+
+/// A session beside the databases.
+pub struct Admin {
+    /// The connection.
+    pub client: ClientWrapper,
+    /// The database that it sits in.
+    pub seat: String,
+    /// The role that logged in.
+    pub user: String,
+    superuser: bool,
+    create: bool,
+}
+
+/// One connection of its own to `database`; it ends with the value.
+///
+/// # Errors
+///
+/// As [`connect::connect`].
+pub async fn alone(config: &PostgresConfig, database: &str) -> Result<ClientWrapper, ComponentError> {
+    let config = PostgresConfig { database: database.to_owned(), ..config.clone() };
+    let pool = connect::pool(&config)?;
+    Ok(Object::take(connect::connect(&pool, &config).await?))
+}
+
+/// What an error means while databases are made and renamed. `what` was tried.
+pub fn fault(what: impl Into<String>, err: tokio_postgres::Error) -> ComponentError {
+    let what = what.into();
+    let message = err.as_db_error().map(|db| db.message().to_owned()).unwrap_or_default();
+    match err.code().map(tokio_postgres::error::SqlState::code) {
+        Some("42501") => {
+            ComponentError::Unusable { what: format!("{what}: {message}"), source: Some(err.into()) }
+        }
+        // In use by others; created by somebody else in the same instant.
+        Some("55006" | "42P04") => {
+            ComponentError::Unavailable { what: format!("{what}: {message}"), source: Some(err.into()) }
+        }
+        _ => sort(what, err),
+    }
+}
+
+impl Admin {
+    /// Opens a session in `postgres` or `template1`, or, where neither lets us in, in `target` itself.
+    ///
+    /// # Errors
+    ///
+    /// Of the first that was tried, when none lets us in.
+    pub async fn beside(config: &PostgresConfig, target: &str) -> Result<Self, ComponentError> {
+        let mut first = None;
+        let usual = ["postgres", "template1"].into_iter().filter(|seat| *seat != target);
+        for seat in usual.chain([target]) {
+            match alone(config, seat).await {
+                Ok(client) => return Self::begin(client, seat.to_owned()).await,
+                Err(err) if err.is_transient() => return Err(err),
+                Err(err) => first = first.or(Some(err)),
+            }
+        }
+        Err(first.expect("at least two were tried"))
+    }
+
+    async fn begin(client: ClientWrapper, seat: String) -> Result<Self, ComponentError> {
+        const ASK: &str =
+            "SELECT current_user::text, rolsuper, rolcreatedb FROM pg_roles WHERE rolname = current_user";
+        let failed = |err| fault("begin a session", err);
+        client.batch_execute(SESSION).await.map_err(failed)?;
+        let row = client.query_one(ASK, &[]).await.map_err(failed)?;
+        Ok(Self { seat, user: row.get(0), superuser: row.get(1), create: row.get(2), client })
+    }
+
+    /// Whether the role may make a database for `owner` beside the live one of that owner and rename both.
+    ///
+    /// # Errors
+    ///
+    /// As sorted.
+    pub async fn may_swap(&self, target: &str, owner: &str) -> Result<bool, ComponentError> {
+        if self.seat == target || !(self.superuser || self.create) {
+            return Ok(false);
+        }
+        self.is_member(Some(owner)).await
+    }
+
+    /// Whether what is `role`'s is ours too, and we may become it.
+    ///
+    /// # Errors
+    ///
+    /// As sorted.
+    pub async fn is_member(&self, role: Option<&str>) -> Result<bool, ComponentError> {
+        let ask = "SELECT pg_has_role($1::text::name, 'USAGE') AND pg_has_role($1::text::name, 'MEMBER')";
+        let Some(role) = role else { return Ok(false) };
+        let row = self.client.query_one(ask, &[&role]).await;
+        Ok(row.map_err(|err| fault("look up roles", err))?.get(0))
+    }
+
+    /// Makes this session known as one that makes and renames databases for `by`.
+    ///
+    /// # Errors
+    ///
+    /// As sorted.
+    pub async fn announce(&self, by: &str) -> Result<(), ComponentError> {
+        let lock = "SELECT FROM pg_advisory_lock_shared($1, hashtext($2))";
+        let locked = self.client.execute(lock, &[&OURS, &by]).await;
+        locked.map(drop).map_err(|err| fault("begin a session", err))
+    }
+
+    /// Ends the sessions that announced themselves for `by`: what a client sent before it was killed goes on
+    /// without it, and its database would be there only after we have looked.
+    ///
+    /// # Errors
+    ///
+    /// As sorted; [`ComponentError::Unavailable`] when they do not end in time.
+    pub async fn end_announced(&self, by: &str) -> Result<(), ComponentError> {
+        let end = "SELECT pid, pg_terminate_backend(pid) FROM pg_locks
+                    WHERE locktype = 'advisory' AND classid = $1::int::oid AND objid = hashtext($2)::oid
+                      AND pid <> pg_backend_pid()";
+        let what = "end the sessions of a run that died";
+        let deadline = Instant::now() + PATIENCE;
+        while !self.client.query(end, &[&OURS, &by]).await.map_err(|err| fault(what, err))?.is_empty() {
+            if Instant::now() > deadline {
+                return Err(ComponentError::Unavailable { what: what.into(), source: None });
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+        Ok(())
+    }
+
+    /// A name for a new database beside `target` that is free now.
+    ///
+    /// # Errors
+    ///
+    /// As sorted.
+    pub async fn free_name(&self, target: &str, role: Role, at: Timestamp) -> Result<String, ComponentError> {
+        let mut attempt = 1;
+        loop {
+            let name = mark::name_beside(target, role, at, attempt);
+            if !self.exists(&name).await? {
+                return Ok(name);
+            }
+            attempt += 1;
+        }
+    }
+
+    /// The databases that bear a mark of `by`, oldest first.
+    ///
+    /// # Errors
+    ///
+    /// As sorted.
+    pub async fn marked(&self, by: &str) -> Result<Vec<Mark>, ComponentError> {
+        let list = "SELECT d.datname::text, s.description FROM pg_database d
+                      JOIN pg_shdescription s ON s.objoid = d.oid AND s.classoid = 'pg_database'::regclass";
+        let rows = self.client.query(list, &[]).await.map_err(|err| fault("list databases", err))?;
+        let marks = rows.iter().filter_map(|row| Mark::parse(row.get(0), row.get(1)));
+        let mut marks: Vec<_> = marks.filter(|mark| mark.by == by).collect();
+        marks.sort_by_key(|mark| mark.at);
+        Ok(marks)
+    }
+
+    /// Databases that were created for a copy of `by` and died before they could be marked.
+    ///
+    /// # Errors
+    ///
+    /// As sorted.
+    pub async fn unmarked(&self, by: &str) -> Result<Vec<String>, ComponentError> {
+        let list = "SELECT datname::text FROM pg_database
+                     WHERE datconnlimit = $1 AND shobj_description(oid, 'pg_database') IS NULL";
+        let rows = self.client.query(list, &[&FRESH]).await.map_err(|err| fault("list databases", err))?;
+        let names = rows.iter().map(|row| row.get::<_, String>(0));
+        Ok(names.filter(|name| mark::is_copy_name(by, name)).collect())
+    }
+
+    /// Whether there is a database of this name.
+    ///
+    /// # Errors
+    ///
+    /// As sorted.
+    pub async fn exists(&self, name: &str) -> Result<bool, ComponentError> {
+        let ask = "SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)";
+        let row = self.client.query_one(ask, &[&name]).await;
+        Ok(row.map_err(|err| fault("look for a database", err))?.get(0))
+    }
+
+    /// Drops a database, whoever is in it.
+    ///
+    /// # Errors
+    ///
+    /// As sorted.
+    pub async fn drop_database(&self, name: &str) -> Result<(), ComponentError> {
+        let quoted = mark::ident(name);
+        let failed = |err| fault(format!("drop database {quoted}"), err);
+        let force =
+            self.client.batch_execute(&format!("DROP DATABASE IF EXISTS {quoted} WITH (FORCE)")).await;
+        match force {
+            // Before 13 there was no such option.
+            Err(err) if err.code() == Some(&tokio_postgres::error::SqlState::SYNTAX_ERROR) => {
+                self.close_sessions(name).await?;
+                self.client.batch_execute(&format!("DROP DATABASE IF EXISTS {quoted}")).await.map_err(failed)
+            }
+            done => done.map_err(failed),
+        }
+    }
+
+    /// Ends the sessions in a database, as far as we may, and tells how many there were.
+    ///
+    /// In one statement: who is cut off connects again at once, and fifty that do keep a machine so busy that
+    /// a statement for each would take a tenth of a second.
+    ///
+    /// # Errors
+    ///
+    /// As sorted; [`ComponentError::Unusable`] when a client's session may not be ended.
+    pub async fn close_sessions(&self, name: &str) -> Result<usize, ComponentError> {
+        // Autovacuum may be ended by superusers alone; RENAME and DROP see to it themselves.
+        let end = "SELECT CASE WHEN $2 OR backend_type IS DISTINCT FROM 'autovacuum worker'
+                               THEN pg_terminate_backend(pid) END
+                     FROM pg_stat_activity WHERE datname = $1 AND pid <> pg_backend_pid()";
+        let ended = async {
+            let end = self.client.prepare_cached(end).await?;
+            self.client.query(&end, &[&name, &self.superuser]).await
+        };
+        let ended = ended.await.map_err(|err| {
+            let role = mark::ident(&self.user);
+            fault(format!("end the sessions in {name} (GRANT pg_signal_backend TO {role})"), err)
+        })?;
+        Ok(ended.len())
+    }
+
+    /// Runs statements in one transaction, all in one message: the server makes a [transaction] of it, and each way
+    /// there and back would be time in which nobody can use the database.
+    ///
+    /// [transaction]: https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-MULTI-STATEMENT
+    ///
+    /// # Errors
+    ///
+    /// The driver's, for the caller to sort.
+    pub async fn at_once(&self, statements: &[String]) -> Result<(), tokio_postgres::Error> {
+        self.client.batch_execute(&statements.join(";")).await
+    }
+
+    /// Runs statements in one transaction that is then taken back: they would be possible.
+    ///
+    /// # Errors
+    ///
+    /// The driver's, for the caller to sort.
+    pub async fn rehearse(&mut self, statements: &[String]) -> Result<(), tokio_postgres::Error> {
+        let transaction = self.client.transaction().await?;
+        transaction.batch_execute(&statements.join(";")).await?;
+        transaction.rollback().await
+    }
+}

@@ -1,0 +1,208 @@
+//! What a database is beside its contents, and how to make another one like it.
+
+use crate::component::ComponentError;
+use crate::component::postgres::{
+    admin::{Admin, fault},
+    mark::{FRESH, Mark, Role, ident, literal},
+};
+use serde_json::Value;
+
+/// A database as the server describes it.
+#[derive(Debug, Clone)]
+pub struct Database {
+    /// Its name.
+    pub name: String,
+    /// Who owns it.
+    pub owner: String,
+    /// The comment on it, without any mark of ours.
+    pub comment: Option<String>,
+    /// Whether connections are allowed, when nobody swaps.
+    pub allows: bool,
+    /// Size, bytes.
+    pub bytes: u64,
+    oid: u32,
+    encoding: String,
+    tablespace: String,
+    /// The row of `pg_database`, whose columns differ between versions.
+    row: Value,
+}
+
+/// Settings whose value is a list of names: `pg_dump`'s `variable_is_guc_list_quote`.
+const LISTS: [&str; 6] = [
+    "local_preload_libraries",
+    "search_path",
+    "session_preload_libraries",
+    "shared_preload_libraries",
+    "temp_tablespaces",
+    "unix_socket_directories",
+];
+
+impl Database {
+    /// Describes the database `name`, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// As sorted.
+    pub async fn find(admin: &Admin, name: &str) -> Result<Option<Self>, ComponentError> {
+        const FIND: &str = "
+            SELECT d.oid, pg_get_userbyid(d.datdba)::text, pg_encoding_to_char(d.encoding)::text, t.spcname::text,
+                   shobj_description(d.oid, 'pg_database'), d.datallowconn, to_jsonb(d)::text,
+                   CASE WHEN has_database_privilege(d.oid, 'CONNECT') THEN pg_database_size(d.oid) ELSE 0 END
+              FROM pg_database d JOIN pg_tablespace t ON t.oid = d.dattablespace WHERE d.datname = $1";
+        let row = admin.client.query_opt(FIND, &[&name]).await;
+        let Some(row) = row.map_err(|err| fault("look at the database", err))? else { return Ok(None) };
+        let comment: Option<String> = row.get(4);
+        let closed = comment.as_deref().and_then(|text| Mark::parse(name, text));
+        let closed = closed.filter(|mark| mark.role == Role::Closed);
+        let (comment, allows) =
+            closed.map_or_else(|| (comment, row.get(5)), |mark| (mark.comment, mark.allow));
+        Ok(Some(Self {
+            name: name.to_owned(),
+            oid: row.get(0),
+            owner: row.get(1),
+            encoding: row.get(2),
+            tablespace: row.get(3),
+            comment,
+            allows,
+            row: serde_json::from_str(row.get(6)).expect("the server writes JSON"),
+            bytes: row.get::<_, i64>(7).unsigned_abs(),
+        }))
+    }
+
+    /// `CREATE DATABASE` of an empty one with the same owner, encoding, locale and place.
+    pub fn create_like(&self, name: &str) -> String {
+        let text = |column: &str| self.row.get(column).and_then(Value::as_str);
+        let mut sql = format!(
+            "CREATE DATABASE {} TEMPLATE template0 CONNECTION LIMIT {FRESH} OWNER {} ENCODING {}",
+            ident(name),
+            ident(&self.owner),
+            literal(&self.encoding)
+        );
+        if self.tablespace != "pg_default" {
+            sql += &format!(" TABLESPACE {}", ident(&self.tablespace));
+        }
+        let mut add = |option: &str, value: Option<&str>| {
+            if let Some(value) = value {
+                sql += &format!(" {option} {}", literal(value));
+            }
+        };
+        add("LC_COLLATE", text("datcollate"));
+        add("LC_CTYPE", text("datctype"));
+        // `daticulocale` in 15 and 16, `datlocale` since.
+        let locale = text("datlocale").or_else(|| text("daticulocale"));
+        match text("datlocprovider") {
+            Some("i") => {
+                add("LOCALE_PROVIDER", Some("icu"));
+                add("ICU_LOCALE", locale);
+                add("ICU_RULES", text("daticurules"));
+            }
+            Some("b") => {
+                add("LOCALE_PROVIDER", Some("builtin"));
+                add("BUILTIN_LOCALE", locale);
+            }
+            Some("c") => add("LOCALE_PROVIDER", Some("libc")),
+            _ => {}
+        }
+        sql
+    }
+
+    /// The statements that give `copy` the settings, rights and limits of this one.
+    ///
+    /// # Errors
+    ///
+    /// As sorted.
+    pub async fn dress(&self, admin: &Admin, copy: &str) -> Result<Vec<String>, ComponentError> {
+        let copy = ident(copy);
+        let limit = self.row.get("datconnlimit").and_then(Value::as_i64).unwrap_or(-1).max(-1);
+        let mut sql = vec![format!("ALTER DATABASE {copy} CONNECTION LIMIT {limit}")];
+        sql.extend(self.settings(admin, &copy).await?);
+        if !self.row.get("datacl").is_none_or(Value::is_null) {
+            sql.extend(self.grants(admin, &copy).await?);
+        }
+        Ok(sql)
+    }
+
+    async fn settings(&self, admin: &Admin, copy: &str) -> Result<Vec<String>, ComponentError> {
+        const SETTINGS: &str = "
+            SELECT r.rolname::text, split_part(c, '=', 1), substr(c, strpos(c, '=') + 1)
+              FROM pg_db_role_setting s LEFT JOIN pg_roles r ON r.oid = s.setrole, unnest(s.setconfig) c
+             WHERE s.setdatabase = $1";
+        let rows = admin.client.query(SETTINGS, &[&self.oid]).await;
+        let rows = rows.map_err(|err| fault("read the settings of the database", err))?;
+        let statement = |row: &deadpool_postgres::tokio_postgres::Row| {
+            let (role, name, value): (Option<String>, String, String) = (row.get(0), row.get(1), row.get(2));
+            let whose = role.map_or_else(
+                || format!("DATABASE {copy}"),
+                |role| format!("ROLE {} IN DATABASE {copy}", ident(&role)),
+            );
+            format!("ALTER {whose} SET {} TO {}", ident(&name), setting(&name, &value))
+        };
+        Ok(rows.iter().map(statement).collect())
+    }
+
+    async fn grants(&self, admin: &Admin, copy: &str) -> Result<Vec<String>, ComponentError> {
+        const GRANTS: &str = "
+            SELECT g.rolname::text, a.privilege_type, a.is_grantable
+              FROM pg_database d, aclexplode(d.datacl) a LEFT JOIN pg_roles g ON g.oid = a.grantee WHERE d.oid = $1";
+        let rows = admin.client.query(GRANTS, &[&self.oid]).await;
+        let rows = rows.map_err(|err| fault("read the grants of the database", err))?;
+        let owner = ident(&self.owner);
+        let mut sql = vec![format!("REVOKE ALL ON DATABASE {copy} FROM PUBLIC, {owner}")];
+        sql.extend(rows.iter().map(|row| {
+            let whom = row.get::<_, Option<String>>(0).map_or("PUBLIC".to_owned(), |role| ident(&role));
+            let option = if row.get(2) { " WITH GRANT OPTION" } else { "" };
+            format!("GRANT {} ON DATABASE {copy} TO {whom}{option}", row.get::<_, &str>(1))
+        }));
+        Ok(sql)
+    }
+}
+
+/// `CREATE DATABASE` where there is none to be like.
+pub fn create_plain(name: &str) -> String {
+    format!("CREATE DATABASE {} TEMPLATE template0 CONNECTION LIMIT {FRESH}", ident(name))
+}
+
+/// A stored value as `ALTER DATABASE … SET` takes it: lists item by item, as `pg_dump`'s
+/// `makeAlterConfigCommand` writes them.
+fn setting(name: &str, value: &str) -> String {
+    if !LISTS.contains(&name.to_ascii_lowercase().as_str()) {
+        return literal(value);
+    }
+    let items: Vec<_> = list_items(value).iter().map(|item| literal(item)).collect();
+    if items.is_empty() { "''".to_owned() } else { items.join(", ") }
+}
+
+/// The items of `a, "b ""c"`.
+fn list_items(list: &str) -> Vec<String> {
+    let (mut items, mut item, mut quoted, mut begun) = (Vec::new(), String::new(), false, false);
+    let mut letters = list.chars().peekable();
+    while let Some(letter) = letters.next() {
+        match letter {
+            '"' if quoted && letters.peek() == Some(&'"') => item.extend(letters.next()),
+            '"' => (quoted, begun) = (!quoted, true),
+            ',' if !quoted => items.push(std::mem::take(&mut item)),
+            letter if !quoted && letter.is_whitespace() => {}
+            letter => {
+                begun = true;
+                item.push(letter);
+            }
+        }
+    }
+    if begun {
+        items.push(item);
+    }
+    items
+}
+
+#[test]
+fn lists_in_settings_are_quoted_item_by_item() {
+    let cases = [
+        ("search_path", r#""$user", public, "a ""b, c""#, r#"'$user', 'public', 'a "b, c'"#),
+        ("Search_Path", r#""""#, "''"),
+        ("search_path", "", "''"),
+        ("application_name", "it's a, b", "'it''s a, b'"),
+    ];
+    for (name, value, sql) in cases {
+        assert_eq!(setting(name, value), sql, "{value}");
+    }
+}

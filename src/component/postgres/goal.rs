@@ -1,0 +1,244 @@
+//! What a restore is to become, and by which way: looked up before anything is touched.
+
+use crate::base::chain;
+use crate::component::postgres::{
+    admin::{self, Admin, fault},
+    clients::{self, Client},
+    config::PostgresConfig,
+    database::Database,
+    load,
+    mark::{self, LONGEST_NAME},
+    snapshot::Server,
+};
+use crate::component::{ComponentError, Plan, Target, scratch};
+use crate::domain::facts::Facts;
+use std::path::{Path, PathBuf};
+
+/// A database to be replaced, and what there is to do it with.
+pub struct Goal {
+    /// Its name.
+    pub name: String,
+    /// Itself, if it is there.
+    pub live: Option<Database>,
+    /// Whose owner, encoding and locale the new one gets: the live one, or the one of the configuration.
+    pub like: Option<Database>,
+    /// Whether the copy is only to be looked at.
+    pub drill: bool,
+    /// Whether a copy can be made beside it; if not, only what is in it can be replaced.
+    pub swaps: bool,
+    /// The server.
+    pub server: Server,
+    /// The `pg_restore` to use.
+    pub client: Client,
+    /// A session beside it.
+    pub admin: Admin,
+}
+
+fn unusable(what: String) -> ComponentError {
+    ComponentError::Unusable { what, source: None }
+}
+
+impl Goal {
+    /// Looks up everything.
+    ///
+    /// # Errors
+    ///
+    /// [`ComponentError::Unusable`] when the target is none, a right or a program is missing; as sorted otherwise.
+    pub async fn find(
+        config: &PostgresConfig,
+        target: &Target,
+        facts: Option<&Facts>,
+    ) -> Result<Self, ComponentError> {
+        let name = match target {
+            Target::Live | Target::Scratch => &config.database,
+            Target::Database(name) => checked(name)?,
+            Target::Folder(folder) => {
+                return Err(unusable(format!(
+                    "a database cannot be restored into the folder {}: name a database",
+                    folder.display()
+                )));
+            }
+            Target::Classes(_) => return Err(unusable("a database has no classes".to_owned())),
+        };
+        let admin = Admin::beside(config, name).await?;
+        let server = Server::ask(&admin.client).await?;
+        let live = Database::find(&admin, name).await?;
+        let like = match &live {
+            Some(live) => Some(live.clone()),
+            None => Database::find(&admin, &config.database).await?,
+        };
+        let owner = like.as_ref().map_or(&admin.user, |like| &like.owner);
+        let swaps = admin.may_swap(name, owner).await?;
+        let drill = *target == Target::Scratch;
+        if !swaps && (drill || live.is_none()) {
+            let why = if drill { "to try a restore" } else { "because there is no such database" };
+            let (user, owner) = (&admin.user, owner);
+            return Err(unusable(format!(
+                "role {user} must create a database for {owner} beside {name} {why}: ALTER ROLE … CREATEDB, and \
+                 GRANT it the role {owner} where that is another"
+            )));
+        }
+        let set = config.bin_dir.as_deref();
+        let found = clients::search(set).await?;
+        let client = load::choose(server.major, facts, &found).cloned();
+        let client = client.ok_or_else(|| unusable(no_client(set, &found, facts)))?;
+        Ok(Self { name: name.clone(), live, like, drill, swaps, server, client, admin })
+    }
+
+    /// How the configured database would be restored, in words for whoever looks before the bad day.
+    pub async fn way(config: &PostgresConfig) -> String {
+        match Self::find(config, &Target::Live, None).await {
+            Ok(goal) if goal.swaps => "a restore is made beside it and swapped in".to_owned(),
+            Ok(goal) => format!(
+                "a restore would replace its contents in place, without undo, since role {0} may not make a \
+                 database for its owner (ALTER ROLE {0} CREATEDB)",
+                mark::ident(&goal.admin.user)
+            ),
+            Err(err) => format!("a restore would not begin: {}", chain(&err)),
+        }
+    }
+
+    /// Says what would happen.
+    ///
+    /// # Errors
+    ///
+    /// As sorted.
+    pub async fn plan(&self, config: &PostgresConfig, facts: Option<&Facts>) -> Result<Plan, ComponentError> {
+        let mut warnings = self.warnings(facts);
+        let replaces = match &self.live {
+            _ if self.drill => "nothing: the copy is compared and dropped".to_owned(),
+            None => format!("nothing: there is no database {}", self.name),
+            Some(live) => {
+                let inside = Inside::look(config, &self.name).await?;
+                warnings.extend(inside.warning(&live.name));
+                format!("database {} ({} MB, {} tables)", live.name, live.bytes / 1_000_000, inside.tables)
+            }
+        };
+        let source = facts.map(|facts| facts.source_bytes);
+        let scratch = in_place_folder(config);
+        let (method, downtime, needs_bytes, free_bytes) = if self.swaps {
+            let needs = facts.and_then(|facts| facts.database_bytes).or(source);
+            ("swap by rename", "milliseconds", needs, self.server_space(config).await)
+        } else {
+            let free = scratch::free_bytes(&scratch);
+            ("in place in one transaction", "while the restore runs", source, free)
+        };
+        let dumped = ["postgres_server", "pg_dump"].into_iter().filter_map(|program| {
+            Some(format!("backup made of {program} {}", facts?.versions.get(program)?))
+        });
+        let here = [
+            format!("PostgreSQL server {}", self.server.version),
+            format!("pg_restore {} in {}", self.client.version, self.client.dir.display()),
+        ];
+        Ok(Plan {
+            replaces,
+            method: method.into(),
+            needs_bytes,
+            free_bytes,
+            downtime: if self.drill { "none".into() } else { downtime.into() },
+            versions: here.into_iter().chain(dumped).collect(),
+            warnings,
+        })
+    }
+
+    fn warnings(&self, facts: Option<&Facts>) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if !self.swaps {
+            warnings.push(format!(
+                "Role {} may not create a database for its owner beside {}: its contents are replaced in one \
+                 transaction, there is no undo, and what is not in the backup stays as it is.",
+                self.admin.user, self.name
+            ));
+        }
+        if self.like.is_none() {
+            warnings.push(format!(
+                "There is no database {} to take owner, encoding, locale, settings and grants from: {} will own \
+                 it, with the defaults of the server.",
+                self.name, self.admin.user
+            ));
+        } else if self.live.is_none() {
+            warnings.push(format!(
+                "There is no database {}: it gets owner, encoding and locale of the one of the configuration, but no \
+                 settings and grants.",
+                self.name
+            ));
+        }
+        let older = |dumped: &String| load::major(dumped).filter(|major| *major > self.server.major);
+        if let Some(newer) = facts.and_then(|facts| facts.versions.get("postgres_server")).and_then(older) {
+            warnings.push(format!(
+                "The backup was made of PostgreSQL {newer}: this server is {} and may not understand it.",
+                self.server.version
+            ));
+        }
+        warnings
+    }
+
+    /// Room where the server keeps its data; only a server on this machine can show it.
+    async fn server_space(&self, config: &PostgresConfig) -> Option<u64> {
+        let local =
+            config.host.starts_with('/') || ["localhost", "127.0.0.1", "::1"].contains(&&*config.host);
+        // A port may be forwarded to a container, whose paths are not ours.
+        let ask = "SELECT current_setting('data_directory'), inet_server_addr() IS NULL \
+                   OR host(inet_server_addr()) IN ('127.0.0.1', '::1')";
+        let row = self.admin.client.query_one(ask, &[]).await.ok()?;
+        if !local || !row.get::<_, bool>(1) {
+            return None;
+        }
+        scratch::free_bytes(Path::new(row.get::<_, &str>(0)))
+    }
+}
+
+/// What is seen of a database from inside.
+struct Inside {
+    tables: i64,
+    /// Roles with rights on relations that are not theirs; those do not come with a backup.
+    granted: Vec<String>,
+}
+
+impl Inside {
+    async fn look(config: &PostgresConfig, name: &str) -> Result<Self, ComponentError> {
+        const LOOK: &str = "
+            WITH relation AS (
+              SELECT c.* FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+               WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema')
+            SELECT (SELECT count(*) FROM relation WHERE relkind IN ('r', 'p')),
+                   ARRAY(SELECT DISTINCT acl.grantee::regrole::text FROM relation, aclexplode(relacl) acl
+                          WHERE acl.grantee NOT IN (0, relowner) ORDER BY 1)";
+        let client = admin::alone(config, name).await?;
+        let row = client.query_one(LOOK, &[]).await.map_err(|err| fault("look at the tables", err))?;
+        Ok(Self { tables: row.get(0), granted: row.get(1) })
+    }
+
+    fn warning(&self, name: &str) -> Option<String> {
+        let roles = self.granted.join(", ");
+        let text = format!(
+            "Rights on tables in {name} that were granted to others are not restored: grant them again to {roles}."
+        );
+        (!self.granted.is_empty()).then_some(text)
+    }
+}
+
+/// Where the archive waits for the transaction that restores it in place.
+pub fn in_place_folder(config: &PostgresConfig) -> PathBuf {
+    config.scratch.clone().unwrap_or_else(std::env::temp_dir)
+}
+
+/// A name that a database can have and that is not the server's own.
+fn checked(name: &String) -> Result<&String, ComponentError> {
+    let own = ["template0", "template1"].contains(&name.as_str());
+    if name.is_empty() || name.len() > LONGEST_NAME || name.contains('\0') || own {
+        return Err(unusable(format!(
+            "{name:?} cannot be restored to: name a database, in at most {LONGEST_NAME} bytes"
+        )));
+    }
+    Ok(name)
+}
+
+fn no_client(set: Option<&Path>, found: &[Client], facts: Option<&Facts>) -> String {
+    if found.is_empty() {
+        return clients::missing(set);
+    }
+    let by = facts.and_then(|facts| facts.versions.get("pg_dump")).map_or("?", String::as_str);
+    let major = load::major(by).map_or("?".to_owned(), |major| major.to_string());
+    format!("pg_dump {by} made the archive: install postgresql-client-{major}")
+}

@@ -1,0 +1,135 @@
+//! Which databases are ours: those with a comment that says so, in their own name.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// What such a comment begins with; JSON follows.
+const PREFIX: &str = "rna-backup: ";
+
+/// The limit of connections of a database that was created and not marked yet: both cannot be one
+/// statement. A number that nobody sets, beside a name that nobody gives.
+pub const FRESH: i32 = 1_726_621;
+
+/// The longest name of a database: `NAMEDATALEN` less one, bytes.
+pub const LONGEST_NAME: usize = 63;
+
+/// What a database is to us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// A copy that is being made; worthless without the run that makes it.
+    Copy,
+    /// Set aside by a restore or an undo.
+    Kept,
+    /// A live one whose connections are refused for the instant of a swap.
+    Closed,
+}
+
+impl Role {
+    /// What stands in the names of such databases.
+    const fn infix(self) -> &'static str {
+        match self {
+            Self::Kept => "_before_",
+            Self::Copy | Self::Closed => "_restore_",
+        }
+    }
+}
+
+/// The comment on a database of ours.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mark {
+    /// What it is.
+    pub role: Role,
+    /// Its own name: somebody who renames it makes it his.
+    pub name: String,
+    /// The database of the configuration that did it: others on the server are none of our business.
+    pub by: String,
+    /// The live database that it replaces, was, or is.
+    pub of: String,
+    /// Since when.
+    pub at: Timestamp,
+    /// The comment that was there before.
+    pub comment: Option<String>,
+    /// Whether connections were allowed before.
+    pub allow: bool,
+}
+
+impl Mark {
+    /// Reads the comment on the database `name`; `None` when it is not ours.
+    pub fn parse(name: &str, comment: &str) -> Option<Self> {
+        let mark: Self = serde_json::from_str(comment.strip_prefix(PREFIX)?).ok()?;
+        (mark.name == name).then_some(mark)
+    }
+
+    /// The comment.
+    pub fn text(&self) -> String {
+        let json = serde_json::to_string(self).expect("strings and a time are JSON");
+        format!("{PREFIX}{json}")
+    }
+}
+
+/// A name beside `database`, of at most 63 bytes; `attempt` tells those of one second apart.
+pub fn name_beside(database: &str, role: Role, at: Timestamp, attempt: u32) -> String {
+    let again = if attempt > 1 { format!("_{attempt}") } else { String::new() };
+    let ending = format!("{}{}{again}", role.infix(), at.strftime("%Y%m%d_%H%M%S"));
+    format!("{}{ending}", &database[..database.floor_char_boundary(LONGEST_NAME - ending.len())])
+}
+
+/// Whether `name` may be that of a copy beside `database`.
+pub fn is_copy_name(database: &str, name: &str) -> bool {
+    let Some((stem, time)) = name.rsplit_once(Role::Copy.infix()) else { return false };
+    let figures = time.chars().filter(char::is_ascii_digit).count();
+    let formed = figures >= 14 && time.chars().all(|c| c.is_ascii_digit() || c == '_');
+    formed && !stem.is_empty() && database.starts_with(stem)
+}
+
+/// Quotes a name for SQL.
+pub fn ident(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// Quotes a text for SQL, for sessions with `standard_conforming_strings`.
+pub fn literal(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
+}
+
+/// `COMMENT ON DATABASE`, which also takes one away.
+pub fn comment_on(database: &str, comment: Option<&str>) -> String {
+    format!("COMMENT ON DATABASE {} IS {}", ident(database), comment.map_or("NULL".to_owned(), literal))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_beside_a_database_fit_and_are_known_again() {
+        let at: Timestamp = "2026-11-22T02:03:04.5Z".parse().unwrap();
+        assert_eq!(name_beside("lab", Role::Kept, at, 1), "lab_before_20261122_020304");
+        assert_eq!(name_beside("lab", Role::Copy, at, 2), "lab_restore_20261122_020304_2");
+        for database in ["lab", "La\"b 'x'", &"é".repeat(31), &"量".repeat(21), &"x".repeat(63)] {
+            let name = name_beside(database, Role::Copy, at, 12);
+            assert!(name.len() <= LONGEST_NAME && is_copy_name(database, &name), "{name}");
+            assert!(!is_copy_name("other", &name), "{name}");
+        }
+        for name in ["lab", "lab_restore_", "lab_restore_20261122", "lab_restore_mine_20261122_020304"] {
+            assert!(!is_copy_name("lab", name), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_comment_is_ours_only_under_its_own_name() {
+        let mark = Mark {
+            role: Role::Kept,
+            name: "a'b\\".into(),
+            by: "lab".into(),
+            of: "lab".into(),
+            at: Timestamp::UNIX_EPOCH,
+            comment: Some("it's".into()),
+            allow: true,
+        };
+        assert_eq!(Mark::parse("a'b\\", &mark.text()), Some(mark.clone()));
+        assert_eq!(Mark::parse("renamed", &mark.text()), None);
+        assert_eq!(Mark::parse("lab", "rna-backup: of the lab"), None);
+    }
+}

@@ -1,0 +1,28 @@
+//! A child's own children end with it.
+
+use rustix::process::{Pid, Signal, kill_process_group};
+use tokio::process::Child;
+
+/// The child and its own children, who are not killed with it: `pg_restore --jobs` forks.
+#[derive(Debug)]
+pub struct Group(Option<Pid>);
+
+impl Group {
+    /// The group that `child` leads.
+    pub fn of(child: &Child) -> Self {
+        Self(child.id().and_then(|id| Pid::from_raw(id.cast_signed())))
+    }
+
+    /// Its leader was waited for: the number may be somebody else's by now.
+    pub fn release(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if let Some(leader) = self.0 {
+            let _ = kill_process_group(leader, Signal::KILL);
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! A copy beside the live data: what restore, drill and dry run have in common.
+//!
+//! A component stages an archive beside what is there, says what it counted in it, and then the copy
+//! either takes the place of the live data, in one instant, or is thrown away. Until then nothing live is
+//! touched, and whatever goes wrong leaves it as it was.
+
+use super::{ComponentError, Feed};
+use crate::domain::facts::Counts;
+use crate::domain::progress::Meter;
+use async_trait::async_trait;
+use jiff::Timestamp;
+use std::{fmt, path::PathBuf};
+
+/// What a staged copy is to become.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// It takes the place of the live data, which is kept for [`undo`](super::Component::undo).
+    Live,
+    /// It is compared and thrown away: a drill.
+    Scratch,
+    /// A database of this name instead of the live one; its own old data is kept likewise.
+    Database(String),
+    /// A folder of its own, which must be empty or not there.
+    Folder(PathBuf),
+    /// These classes alone take the place of the live ones.
+    Classes(Vec<String>),
+}
+
+/// What a restore would do, found out without touching anything.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// What would be replaced, for people: `database lab (412 MB, 31 tables)`.
+    pub replaces: String,
+    /// How: `swap by rename`, `exchange of folders`, `in place in one transaction`.
+    pub method: String,
+    /// Bytes that are needed beside what is there; `None` when nobody can tell.
+    pub needs_bytes: Option<u64>,
+    /// Bytes that are free there; `None` when nobody can tell.
+    pub free_bytes: Option<u64>,
+    /// How long the live data cannot be used, for people: `milliseconds`, `while the restore runs`.
+    pub downtime: String,
+    /// Versions that matter: server, client.
+    pub versions: Vec<String>,
+    /// What is otherwise than one would wish, in whole sentences.
+    pub warnings: Vec<String>,
+}
+
+/// Old data that was set aside by a restore.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kept {
+    /// Where it is: the name of a database, the path of a folder.
+    pub place: String,
+    /// When it was replaced.
+    pub at: Timestamp,
+}
+
+/// A whole copy beside the live data. Dropping it leaves a copy that the next
+/// [`recover`](super::Component::recover) removes.
+#[async_trait]
+pub trait Staged: Send + Sync + fmt::Debug {
+    /// What is in the copy, counted in the copy itself.
+    fn counts(&self) -> &Counts;
+
+    /// Reads the archive once more and compares it with the copy, entry by entry, contents and all. Empty
+    /// means equal; at most 20 sentences. The counts alone say it all where a component does not do this.
+    ///
+    /// # Errors
+    ///
+    /// When either of them cannot be read.
+    async fn differences(&self, feed: Feed<'_>, meter: &Meter) -> Result<Vec<String>, ComponentError> {
+        let _ = (feed, meter);
+        Ok(Vec::new())
+    }
+
+    /// Puts the copy in the place of the live data. `Ok` means that it is there, whole; the old data is
+    /// kept where it says, `None` if there was none.
+    ///
+    /// # Errors
+    ///
+    /// Then the live data is the old, whole; or, should this process or the server die at that moment, the
+    /// old or the new, whole, and `recover` tidies up.
+    async fn swap(self: Box<Self>) -> Result<Option<Kept>, ComponentError>;
+
+    /// Throws the copy away.
+    ///
+    /// # Errors
+    ///
+    /// When something of it is left; `recover` removes that later.
+    async fn discard(self: Box<Self>) -> Result<(), ComponentError>;
+}

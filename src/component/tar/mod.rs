@@ -1,0 +1,18 @@
+//! The tar format, written and read as a stream, whoever's files are in it.
+//!
+//! Headers are `async-tar`'s; its reader and writer cost more for a small file than all else together.
+
+mod entry;
+mod join;
+mod members;
+mod pour;
+mod read;
+mod reference;
+mod write;
+
+pub use entry::{DUMPDIR, Entry};
+pub use join::join;
+pub use pour::{Poured, crashed, pour};
+pub use read::{Visit, decode, walk};
+pub use reference::Reference;
+pub use write::{Abandoned, Chunk, TarWriter};

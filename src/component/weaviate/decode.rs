@@ -1,0 +1,163 @@
+//! An archive read to its end: whether all is there that its index and Weaviate's descriptors name.
+
+use crate::component::tar::{Entry, Visit, walk};
+use crate::component::weaviate::chunk::Chunk;
+use crate::component::weaviate::index::{Index, Made, corrupt};
+use crate::component::weaviate::lines::Lines;
+use crate::component::weaviate::tree::Tree;
+use crate::component::{ComponentError, Feed};
+use crate::domain::{facts::Counts, progress::Meter};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Reads an archive behind its index to the end, and counts what it holds.
+///
+/// Of what Weaviate wrote itself nothing but the files can be counted: the objects are those of the index,
+/// if the classes are there and every chunk is whole.
+pub(super) async fn decode(index: &Index, feed: Feed<'_>, meter: &Meter) -> Result<Counts, ComponentError> {
+    let mut reading = Reading::new(index);
+    walk(feed, meter, &mut reading).await?;
+    reading.finish()
+}
+
+/// What is seen of an archive.
+struct Reading<'a> {
+    index: &'a Index,
+    tree: Tree,
+    /// What the entry under way is.
+    now: Now<'a>,
+    /// The files in each chunk that was whole.
+    chunks: BTreeMap<String, BTreeSet<String>>,
+    /// Objects of an export.
+    objects: BTreeMap<String, u64>,
+}
+
+enum Now<'a> {
+    Nothing,
+    Text(String, Vec<u8>),
+    Chunk(String, Chunk),
+    Part(&'a str, Box<Lines>),
+}
+
+impl<'a> Reading<'a> {
+    fn new(index: &'a Index) -> Self {
+        // A class without objects has no part.
+        let objects = index.classes.keys().map(|class| (class.clone(), 0)).collect();
+        Self { index, tree: Tree::default(), now: Now::Nothing, chunks: BTreeMap::new(), objects }
+    }
+
+    /// Closes the entry before.
+    fn close(&mut self) -> Result<(), ComponentError> {
+        match std::mem::replace(&mut self.now, Now::Nothing) {
+            Now::Nothing => {}
+            Now::Text(path, text) => self.tree.say(&path, text),
+            Now::Chunk(path, chunk) => {
+                let names = chunk.finish().map_err(|err| corrupt(format!("{path}: {err}")))?;
+                self.chunks.insert(path, names);
+            }
+            Now::Part(class, lines) => {
+                let count = lines.finish().map_err(|err| corrupt(format!("objects of {class}: {err}")))?;
+                *self.objects.entry(class.to_owned()).or_default() += count;
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<Counts, ComponentError> {
+        self.close()?;
+        let promised = |(name, class): (&String, &super::class::Class)| (name.clone(), class.objects.before);
+        let classes = match self.index.way {
+            Made::Export => self.objects,
+            Made::Filesystem => {
+                self.all_files()?;
+                self.index.classes.iter().map(promised).collect()
+            }
+            Made::S3 => self.index.classes.iter().map(promised).collect(),
+        };
+        Ok(Counts { classes, ..Counts::default() })
+    }
+
+    /// Whether the files are those of a whole backup of the index's classes.
+    fn all_files(&self) -> Result<(), ComponentError> {
+        if self.index.classes.is_empty() {
+            return Ok(());
+        }
+        let described = self.tree.describe(&self.index.id).map_err(|wrong| corrupt(wrong.join("; ")))?;
+        let wanted: BTreeSet<_> = self.index.classes.keys().cloned().collect();
+        if described.classes != wanted {
+            return Err(corrupt(format!("it holds {:?} and should hold {wanted:?}", described.classes)));
+        }
+        for (chunk, names) in &described.chunks {
+            let found = self.chunks.get(chunk).ok_or_else(|| corrupt(format!("{chunk} is missing")))?;
+            if let Some(lost) = names.difference(found).next() {
+                return Err(corrupt(format!("{chunk} does not have {lost}")));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Visit for Reading<'_> {
+    fn entry(&mut self, entry: &Entry<'_>, size: u64) -> Result<(), ComponentError> {
+        self.close()?;
+        if !entry.is_file() {
+            return Ok(());
+        }
+        let path = String::from_utf8_lossy(&entry.path()).into_owned();
+        if self.index.way == Made::Export {
+            let class = self.index.class_of(&path);
+            let class = class.ok_or_else(|| corrupt(format!("{path:?} is of no class of its index")))?;
+            self.now = Now::Part(class, Box::new(Lines::new().map_err(corrupt)?));
+            return Ok(());
+        }
+        self.tree.add(&path, size);
+        self.now = if Tree::is_descriptor(&path) {
+            if size > Tree::LONGEST_TEXT {
+                return Err(corrupt(format!("{path:?} is too long to be true")));
+            }
+            Now::Text(path, Vec::new())
+        } else if path.rsplit('/').next().is_some_and(|name| name.starts_with("chunk-")) {
+            Now::Chunk(path, Chunk::default())
+        } else {
+            Now::Nothing
+        };
+        Ok(())
+    }
+
+    fn content(&mut self, bytes: &[u8]) -> Result<(), ComponentError> {
+        match &mut self.now {
+            Now::Nothing => Ok(()),
+            Now::Text(_, text) => {
+                text.extend_from_slice(bytes);
+                Ok(())
+            }
+            Now::Chunk(path, chunk) => chunk.take(bytes).map_err(|err| corrupt(format!("{path}: {err}"))),
+            Now::Part(class, lines) => {
+                lines.take(bytes).map_err(|err| corrupt(format!("objects of {class}: {err}")))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::component::weaviate::index::{END, entry};
+
+    #[tokio::test]
+    async fn an_archive_without_classes_is_whole_and_empty() {
+        let index = Index {
+            format: Index::FORMAT,
+            way: Made::Filesystem,
+            id: String::new(),
+            server_version: "1.26.1".to_owned(),
+            nodes: BTreeSet::new(),
+            classes: BTreeMap::new(),
+            files: Vec::new(),
+        };
+        let counts = decode(&index, &mut &END[..], &Meter::default()).await.unwrap();
+        assert_eq!(counts, Counts::default());
+        let odd = Index { way: Made::Export, ..index };
+        let archive = [entry("x", b""), END.to_vec()].concat();
+        assert!(decode(&odd, &mut &*archive, &Meter::default()).await.is_err());
+    }
+}

@@ -1,0 +1,185 @@
+//! What must be known of a restore if this process dies in the middle of it: one small file of ours.
+
+use crate::component::ComponentError;
+use crate::component::weaviate::index::Made;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::BTreeSet,
+    fs::{self, DirBuilder, File},
+    io::{self, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+};
+
+/// Where classes are kept, whole.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Snapshot {
+    pub(super) made: Made,
+    /// Its name: on the server, or of the file in our folder.
+    pub(super) id: String,
+    pub(super) at: Timestamp,
+    /// What is in it; more stands in its index, a file of ours beside this one.
+    pub(super) classes: BTreeSet<String>,
+}
+
+/// What is under way or set aside.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct Notes {
+    /// Backups on the server that are nobody's, unless they stand elsewhere here as well.
+    pub(super) loose: Vec<Loose>,
+    /// A replacement that has begun.
+    pub(super) replacing: Option<Replacing>,
+    /// What the last restore set aside, for `undo`.
+    pub(super) kept: Option<Kept>,
+    /// Classes that a drill made on the second server.
+    pub(super) drill: BTreeSet<String>,
+}
+
+/// A backup that somebody ordered of the server and that may still be under way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Loose {
+    pub(super) made: Made,
+    pub(super) id: String,
+}
+
+/// From the first deletion to the last count.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Replacing {
+    /// All that are to be there afterwards, of whichever backup.
+    pub(super) classes: BTreeSet<String>,
+    /// Those that were there before.
+    pub(super) safety: Option<Snapshot>,
+}
+
+/// Classes as they were before the last restore.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Kept {
+    pub(super) snapshot: Snapshot,
+    /// All that the restore brought.
+    pub(super) classes: BTreeSet<String>,
+}
+
+/// The file, and what stands in it.
+#[derive(Debug)]
+pub(super) struct Journal {
+    folder: PathBuf,
+    pub(super) notes: Notes,
+}
+
+impl Journal {
+    const FILE: &str = "journal.json";
+
+    /// Reads what there is; nothing, where there is no such folder.
+    ///
+    /// # Errors
+    ///
+    /// [`ComponentError::Read`] when it cannot be read.
+    pub(super) fn open(folder: &Path) -> Result<Self, ComponentError> {
+        let file = folder.join(Self::FILE);
+        let notes = match fs::read(&file) {
+            Ok(text) => serde_json::from_slice(&text).map_err(|err| unread(&file, err.into()))?,
+            Err(err) if err.kind() == io::ErrorKind::NotFound => Notes::default(),
+            Err(err) => return Err(unread(&file, err)),
+        };
+        Ok(Self { folder: folder.to_owned(), notes })
+    }
+
+    /// Changes the notes, durably.
+    ///
+    /// # Errors
+    ///
+    /// [`ComponentError::Unavailable`] when they cannot be written; then the old ones stand.
+    pub(super) fn note(&mut self, change: impl FnOnce(&mut Notes)) -> Result<(), ComponentError> {
+        let mut notes = self.notes.clone();
+        change(&mut notes);
+        let text = serde_json::to_vec_pretty(&notes).expect("names and times are JSON");
+        self.put(Self::FILE, &text)?;
+        self.notes = notes;
+        Ok(())
+    }
+
+    /// Writes a file of ours beside the notes: whole, or not at all.
+    ///
+    /// # Errors
+    ///
+    /// [`ComponentError::Unavailable`].
+    pub(super) fn put(&self, name: &str, bytes: &[u8]) -> Result<(), ComponentError> {
+        let written = || -> io::Result<()> {
+            let mut file = self.begin(name)?;
+            file.write_all(bytes)?;
+            self.finish(name, &file)
+        };
+        written().map_err(|err| unwritten(&self.folder, err))
+    }
+
+    /// Begins a file that nobody sees before it is [finished](Self::finish).
+    ///
+    /// # Errors
+    ///
+    /// Those of the file system.
+    pub(super) fn begin(&self, name: &str) -> io::Result<File> {
+        DirBuilder::new().recursive(true).mode(0o700).create(&self.folder)?;
+        let partial = self.folder.join(format!("{name}.partial"));
+        File::options().write(true).create(true).truncate(true).mode(0o600).open(partial)
+    }
+
+    /// Gives a file its name, durably.
+    ///
+    /// # Errors
+    ///
+    /// Those of the file system.
+    pub(super) fn finish(&self, name: &str, file: &File) -> io::Result<()> {
+        file.sync_all()?;
+        fs::rename(self.folder.join(format!("{name}.partial")), self.folder.join(name))?;
+        File::open(&self.folder)?.sync_all()
+    }
+
+    /// The path of a file of ours.
+    pub(super) fn path(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    /// Removes a file of ours; one that is not there is removed already.
+    ///
+    /// # Errors
+    ///
+    /// [`ComponentError::Unavailable`].
+    pub(super) fn remove(&self, name: &str) -> Result<(), ComponentError> {
+        for name in [name.to_owned(), format!("{name}.partial")] {
+            match fs::remove_file(self.folder.join(name)) {
+                Err(err) if err.kind() != io::ErrorKind::NotFound => {
+                    return Err(unwritten(&self.folder, err));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+fn unread(file: &Path, source: io::Error) -> ComponentError {
+    ComponentError::Read { what: format!("read {}", file.display()), source }
+}
+
+pub(super) fn unwritten(folder: &Path, source: io::Error) -> ComponentError {
+    let what = format!("write in {}", folder.display());
+    ComponentError::Unavailable { what, source: Some(source.into()) }
+}
+
+#[test]
+fn notes_are_there_again_and_a_folder_is_made_only_when_there_is_something_to_note() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join(".weaviate");
+    let mut journal = Journal::open(&folder).unwrap();
+    assert!(!folder.exists());
+    let loose = Loose { made: Made::S3, id: "rna-1".to_owned() };
+    journal.note(|notes| notes.loose.push(loose.clone())).unwrap();
+    assert_eq!(Journal::open(&folder).unwrap().notes.loose, [loose]);
+    journal.put("a", b"x").unwrap();
+    journal.remove("a").unwrap();
+    journal.remove("a").unwrap();
+    fs::write(folder.join("journal.json"), "{").unwrap();
+    assert!(matches!(Journal::open(&folder), Err(ComponentError::Read { .. })));
+}

@@ -1,0 +1,137 @@
+//! Versions of Weaviate, and what differs between them. Pure.
+//!
+//! From Weaviate's source at its release tags; numbers in comments are its issues.
+
+use std::{fmt, str::FromStr};
+
+/// A release, without what may follow its third number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Version(u32, u32, u32);
+
+impl Version {
+    /// Whether it is at least the release of one of the lines that a change came with: of its own line if
+    /// that is among them, else of the last.
+    fn since(self, lines: &[Self]) -> bool {
+        let own = lines.iter().find(|line| (line.0, line.1) == (self.0, self.1));
+        match own {
+            Some(line) => self >= *line,
+            None => lines.last().is_some_and(|last| self >= *last),
+        }
+    }
+
+    /// Whether a running backup can be called off.
+    pub(super) fn can_cancel(self) -> bool {
+        self.since(&[Self(1, 24, 25), Self(1, 25, 17), Self(1, 26, 5)])
+    }
+
+    /// Whether backups hold the data of inactive tenants.
+    pub(super) fn keeps_inactive_tenants(self) -> bool {
+        self.since(&[Self(1, 35, 17), Self(1, 36, 10), Self(1, 37, 0)])
+    }
+
+    /// Whether a server of this version restores what one of version `made_by` has backed up; else why not.
+    pub(super) fn restores(self, made_by: Self) -> Result<(), String> {
+        if made_by > self {
+            return Err(format!(
+                "it was made by Weaviate {made_by}, which is newer than this one, {self}: restore it on \
+                 {made_by} or later"
+            ));
+        }
+        let old = made_by < Self(1, 23, 0);
+        // #4455: such a restore says SUCCESS and leaves empty classes.
+        let empties = (Self(1, 23, 0)..=Self(1, 23, 12)).contains(&self)
+            || (Self(1, 24, 0)..=Self(1, 24, 2)).contains(&self);
+        if old && empties {
+            return Err(format!(
+                "Weaviate {self} restores backups of {made_by} as empty classes: upgrade it to 1.23.13, 1.24.3 \
+                 or later first"
+            ));
+        }
+        if old && self.since(&[Self(1, 38, 8), Self(1, 39, 0)]) {
+            return Err(format!(
+                "Weaviate {self} restores nothing from before 1.23: restore it on a version between, and back \
+                 it up there"
+            ));
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}.{}", self.0, self.1, self.2)
+    }
+}
+
+/// The text is no version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not a version of Weaviate's")]
+pub(super) struct Unknown;
+
+impl FromStr for Version {
+    type Err = Unknown;
+
+    fn from_str(text: &str) -> Result<Self, Unknown> {
+        let plain = text.split(['-', '+']).next().unwrap_or_default();
+        let mut numbers = plain.split('.').map(str::parse);
+        let mut next = || numbers.next().and_then(Result::ok).ok_or(Unknown);
+        Ok(Self(next()?, next()?, next()?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn version(text: &str) -> Version {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn what_follows_the_third_number_does_not_count() {
+        assert_eq!(version("1.26.1"), Version(1, 26, 1));
+        assert_eq!(version("1.39.0-rc.1+ab"), Version(1, 39, 0));
+        for text in ["", "1.26", "v1.26.1", "1.x.1"] {
+            assert_eq!(text.parse::<Version>(), Err(Unknown), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_came_in_several_lines_is_known_in_each() {
+        for (text, can) in [
+            ("1.22.4", false),
+            ("1.24.24", false),
+            ("1.24.25", true),
+            ("1.25.16", false),
+            ("1.26.1", false),
+            ("1.26.5", true),
+            ("1.27.0", true),
+        ] {
+            assert_eq!(version(text).can_cancel(), can, "{text}");
+        }
+        for (text, keeps) in [("1.26.1", false), ("1.35.17", true), ("1.36.9", false), ("1.39.0", true)] {
+            assert_eq!(version(text).keeps_inactive_tenants(), keeps, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_backup_goes_forward_and_never_back() {
+        for (server, made_by, fits) in [
+            ("1.26.1", "1.26.1", true),
+            ("1.26.1", "1.22.4", true),
+            ("1.22.4", "1.26.1", false),
+            ("1.26.1", "1.39.0", false),
+            ("1.23.12", "1.22.4", false),
+            ("1.23.13", "1.22.4", true),
+            ("1.24.2", "1.22.4", false),
+            ("1.24.2", "1.23.5", true),
+            ("1.38.7", "1.22.4", true),
+            ("1.38.8", "1.22.4", false),
+            ("1.39.0", "1.22.4", false),
+            ("1.39.0", "1.23.0", true),
+        ] {
+            let found = version(server).restores(version(made_by));
+            assert_eq!(found.is_ok(), fits, "{made_by} on {server}: {found:?}");
+        }
+    }
+}

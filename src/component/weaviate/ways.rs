@@ -1,0 +1,114 @@
+//! By which way a server is backed up: what it has enabled, and what we can see of it.
+
+use crate::component::ComponentError;
+use crate::component::weaviate::Weaviate;
+use crate::component::weaviate::config::Way;
+use crate::component::weaviate::files::Files;
+use crate::component::weaviate::index::Made;
+use crate::component::weaviate::server::Server;
+use serde_json::Value;
+use std::{fs, sync::Arc};
+
+impl Weaviate {
+    /// The way of the next backup, and what is otherwise than one would wish.
+    ///
+    /// # Errors
+    ///
+    /// [`ComponentError::Unusable`] when the way that was asked for is closed; the text says how to open it.
+    pub(super) fn way(&self, server: &Server) -> Result<(Made, Option<String>), ComponentError> {
+        let (folder, bucket) = (self.files(server, Made::Filesystem), self.files(server, Made::S3));
+        let open = |made, files: Result<Files, ComponentError>| files.map(|_| (made, None));
+        match self.config.way {
+            Way::Filesystem => open(Made::Filesystem, folder),
+            Way::S3 => open(Made::S3, bucket),
+            Way::Export => Ok((Made::Export, None)),
+            Way::Auto if bucket.is_ok() => open(Made::S3, bucket),
+            Way::Auto if folder.is_ok() => open(Made::Filesystem, folder),
+            Way::Auto => {
+                let why = match (server.modules.contains_key(&module(Made::Filesystem)), folder) {
+                    (true, Err(err)) => err.to_string(),
+                    _ => enable(server, Made::Filesystem),
+                };
+                let warning = format!(
+                    "Weaviate has no backup module that could be used, so every object is read by itself, which \
+                     takes longer and leaves its indexes out: {why}, or set BACKUP_WEAVIATE_BACKEND=export if \
+                     that is meant"
+                );
+                Ok((Made::Export, Some(warning)))
+            }
+        }
+    }
+
+    /// Where the files of backups lie that the server makes in that way.
+    ///
+    /// # Errors
+    ///
+    /// [`ComponentError::Unusable`] when it does not, or we cannot see them; the text says what to do.
+    pub(super) fn files(&self, server: &Server, made: Made) -> Result<Files, ComponentError> {
+        let Some(module) = server.modules.get(&module(made)) else {
+            let (module, enable) = (module(made), enable(server, made));
+            return Err(unusable(format!("back up by Weaviate's module {module}: {enable}")));
+        };
+        if made == Made::S3 { self.shelf_of(module) } else { self.folder_of(module) }
+    }
+
+    fn shelf_of(&self, module: &Value) -> Result<Files, ComponentError> {
+        let Some(shelf) = &self.shelf else {
+            return Err(unusable(
+                "back up by Weaviate's module backup-s3: set AWS_BACKUP_BUCKET to its bucket, to read what it writes"
+                    .to_owned(),
+            ));
+        };
+        let text = |name: &str| module[name].as_str().unwrap_or_default().trim_matches('/').to_owned();
+        let (bucket, prefix) = (text("bucketName"), text("rootName"));
+        let (wanted, below) = (shelf.bucket(), shelf.prefix());
+        if (bucket.as_str(), prefix.as_str()) == (wanted, below.as_str()) {
+            return Ok(Files::Bucket(Arc::clone(shelf)));
+        }
+        Err(unusable(format!(
+            "back up by Weaviate's module backup-s3: it writes to s3://{bucket}/{prefix}, and should to \
+             s3://{wanted}/{below}: set its BACKUP_S3_BUCKET={wanted} and BACKUP_S3_PATH={below}"
+        )))
+    }
+
+    fn folder_of(&self, module: &Value) -> Result<Files, ComponentError> {
+        let path = module["backupsPath"].as_str().unwrap_or("its BACKUP_FILESYSTEM_PATH");
+        let Some(dir) = &self.config.dir else {
+            return Err(unusable(format!(
+                "find what Weaviate writes to {path}: mount that volume and set BACKUP_WEAVIATE_DIR to it"
+            )));
+        };
+        if fs::metadata(dir).is_ok_and(|found| found.is_dir()) {
+            return Ok(Files::Folder(dir.clone()));
+        }
+        Err(unusable(format!(
+            "find what Weaviate writes to {path}: BACKUP_WEAVIATE_DIR {} is no folder, mount that volume there",
+            dir.display()
+        )))
+    }
+}
+
+/// The lines for Weaviate's environment, so that it can back itself up.
+fn enable(server: &Server, made: Made) -> String {
+    let mut modules: Vec<_> = server.modules.keys().cloned().collect();
+    modules.push(module(made));
+    let modules = modules.join(",");
+    match made {
+        Made::S3 => format!(
+            "set ENABLE_MODULES={modules} of Weaviate, and its BACKUP_S3_BUCKET and BACKUP_S3_PATH to where \
+             AWS_BACKUP_BUCKET is"
+        ),
+        _ => format!(
+            "set ENABLE_MODULES={modules} and BACKUP_FILESYSTEM_PATH=/var/lib/weaviate/backups of Weaviate, and \
+             mount that folder in rna-backup as BACKUP_WEAVIATE_DIR"
+        ),
+    }
+}
+
+fn unusable(what: String) -> ComponentError {
+    ComponentError::Unusable { what, source: None }
+}
+
+fn module(made: Made) -> String {
+    format!("backup-{}", made.as_str())
+}

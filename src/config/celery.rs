@@ -1,0 +1,58 @@
+//! The Celery side.
+
+use super::{DAY, HOUR, MINUTE, NUMBER};
+use crate::base::env::Env;
+use crate::celery::client::ConnectOptions;
+use crate::worker::Options;
+use secrecy::ExposeSecret;
+use std::{path::Path, time::Duration};
+
+pub(super) fn read_worker(env: &mut Env, host: &str, root: &Path) -> Option<Options> {
+    const LOCAL: &str = "redis://localhost:6379";
+    let common = env.secret("REDIS_URL").unwrap_or_else(|| LOCAL.into());
+    let master: Option<String> = env.optional("BACKUP_SENTINEL_MASTER");
+    let mut connect = |name: &str| {
+        let (from, url) = env.secret(name).map_or(("REDIS_URL", common.clone()), |url| (name, url));
+        if master.is_none() && ConnectOptions::needs_master(url.expose_secret()) {
+            env.note("BACKUP_SENTINEL_MASTER", format_args!("is required, because {from} is sentinel://"));
+            return None;
+        }
+        ConnectOptions::parse_with(url.expose_secret(), master.as_deref())
+            .map_err(|err| env.note(from, crate::base::chain(&err)))
+            .ok()
+    };
+    let (broker, backend) = (connect("CELERY_BROKER_URL"), connect("CELERY_RESULT_BACKEND"));
+    let concurrency = env.of_kind("BACKUP_CONCURRENCY", NUMBER, 2_usize);
+    if concurrency == 0 {
+        env.note("BACKUP_CONCURRENCY", "must be at least 1");
+    }
+    let node = env.optional::<String>("BACKUP_WORKER_NAME").unwrap_or_else(|| "backup".to_owned());
+    let node = if node.contains('@') { node } else { format!("{node}@{host}") };
+    let visibility_timeout = env.duration("BACKUP_VISIBILITY_TIMEOUT", HOUR);
+    if visibility_timeout.is_zero() {
+        env.note(
+            "BACKUP_VISIBILITY_TIMEOUT",
+            "must be more than 0: what others work on would be taken from them",
+        );
+    }
+    let options = Options {
+        node: node.replace("%h", host),
+        queues: env.list("BACKUP_QUEUES").unwrap_or_else(|| vec!["backups".to_owned()]),
+        concurrency,
+        max_retries: env.of_kind("BACKUP_MAX_RETRIES", NUMBER, 3),
+        retry_delay: env.duration("BACKUP_RETRY_DELAY", 5 * MINUTE),
+        restore_key: env.secret("BACKUP_RESTORE_KEY"),
+        orders: root.join(".orders"),
+        grace: env.duration("BACKUP_SHUTDOWN_GRACE", MINUTE / 2),
+        broker_prefix: env.or("BACKUP_BROKER_KEYPREFIX", String::new()),
+        result_prefix: env.or("BACKUP_RESULT_KEYPREFIX", String::new()),
+        result_expires: env.duration("BACKUP_RESULT_EXPIRES", DAY),
+        visibility_timeout,
+        time_limit: Some(env.duration("BACKUP_TIME_LIMIT", Duration::ZERO)).filter(|limit| !limit.is_zero()),
+        result_extended: env.flag("BACKUP_RESULT_EXTENDED", false),
+        task_events: env.flag("BACKUP_TASK_EVENTS", false),
+        broker: broker?,
+        backend: backend?,
+    };
+    Some(options)
+}

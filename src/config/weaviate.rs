@@ -1,0 +1,55 @@
+//! The vector database.
+
+use crate::base::env::Env;
+use crate::component::weaviate::{Address, Tls, Way, WeaviateConfig};
+use secrecy::ExposeSecret;
+use std::{path::Path, path::PathBuf, time::Duration};
+
+/// Reads the settings of Weaviate; `None`: not configured, or wrong, which is noted.
+pub(super) fn read(env: &mut Env, root: &Path) -> Option<WeaviateConfig> {
+    const HOURS: u64 = 6;
+    let (server, drill) = (address(env, "WEAVIATE_URL"), address(env, "BACKUP_WEAVIATE_DRILL_URL"));
+    let api_key = env.secret("WEAVIATE_API_KEY");
+    let by_tls = env.flag("WEAVIATE_TLS_ENABLED", false);
+    let tls = Tls { ca: env.optional("WEAVIATE_CA_CERT"), client: client(env) };
+    let way = env.or("BACKUP_WEAVIATE_BACKEND", Way::default());
+    let dir = env.optional::<PathBuf>("BACKUP_WEAVIATE_DIR");
+    let timeout = env.duration("BACKUP_WEAVIATE_TIMEOUT", Duration::from_hours(HOURS));
+    if drill.is_some() && drill == server {
+        env.note("BACKUP_WEAVIATE_DRILL_URL", "is WEAVIATE_URL itself: name a second server");
+    }
+    let with_tls = |address: Address| if by_tls { address.with_tls() } else { address };
+    Some(WeaviateConfig {
+        server: with_tls(server?),
+        api_key,
+        tls,
+        way,
+        dir,
+        timeout,
+        drill: drill.map(with_tls),
+        state: root.join(".weaviate"),
+        second: Duration::from_secs(1),
+    })
+}
+
+/// An address may hold a password by mistake, so it is read as a secret.
+fn address(env: &mut Env, name: &str) -> Option<Address> {
+    let text = env.secret(name)?;
+    text.expose_secret().parse().map_err(|err| env.note(name, err)).ok()
+}
+
+fn client(env: &mut Env) -> Option<(PathBuf, PathBuf)> {
+    let (certificate, key) = ("WEAVIATE_CLIENT_CERT", "WEAVIATE_CLIENT_KEY");
+    match (env.optional(certificate), env.optional(key)) {
+        (Some(certificate), Some(key)) => Some((certificate, key)),
+        (None, None) => None,
+        (Some(_), None) => {
+            env.note(key, format_args!("is required beside {certificate}"));
+            None
+        }
+        (None, Some(_)) => {
+            env.note(certificate, format_args!("is required beside {key}"));
+            None
+        }
+    }
+}

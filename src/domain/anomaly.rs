@@ -1,0 +1,70 @@
+//! A backup that is suspiciously small: perfectly whole, and of data that somebody has just lost.
+
+use crate::domain::{facts::Facts, id::BackupId, manifest::Manifest};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// What a backup has far less of than the one before. It is kept and counts; but as long as it is the
+/// newest and nobody has accepted it, no other is deleted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Anomaly {
+    /// The backup it was compared with.
+    pub against: BackupId,
+    /// What fell, one sentence each.
+    pub what: Vec<String>,
+    /// When somebody said that it is as it should be.
+    #[serde(default)]
+    pub accepted: Option<Timestamp>,
+}
+
+impl Anomaly {
+    /// Compares a new backup with an older one; `None` if nothing has fallen by more than half.
+    pub fn between(before: &Manifest, now: &Facts) -> Option<Self> {
+        let what = fallen(&before.facts, now);
+        (!what.is_empty()).then(|| Self { against: before.backup_id.clone(), what, accepted: None })
+    }
+}
+
+impl Manifest {
+    /// Whether it is much smaller than the one before, and nobody has said that it should be. A pin that was
+    /// ordered with it says nothing: nobody knew yet.
+    pub fn is_suspect(&self) -> bool {
+        self.anomaly.as_ref().is_some_and(|anomaly| anomaly.accepted.is_none())
+    }
+
+    /// Takes it that it should be so much smaller, if it is.
+    pub fn accept(&mut self, now: Timestamp) {
+        if let Some(anomaly) = &mut self.anomaly {
+            anomaly.accepted.get_or_insert(now);
+        }
+    }
+}
+
+/// What has fallen by more than half, one sentence each.
+pub fn fallen(before: &Facts, now: &Facts) -> Vec<String> {
+    let fell = |(_, before, now): &(&str, u128, u128)| 2 * now < *before;
+    let told = |(name, before, now)| format!("{name} fell from {before} to {now}");
+    // The same data takes other bytes by another way.
+    let is_other_way = before.backend != now.backend;
+    let (before, now) = (sizes(before), sizes(now));
+    let pairs = before.into_iter().zip(now).map(|((name, before), (_, now))| (name, before, now));
+    pairs.filter(fell).filter(|(name, ..)| !is_other_way || *name != SOURCE_BYTES).map(told).collect()
+}
+
+const SOURCE_BYTES: &str = "source bytes";
+
+/// Everything that is compared.
+fn sizes(facts: &Facts) -> [(&'static str, u128); 7] {
+    let counts = &facts.counts;
+    let files = counts.files.unwrap_or_default();
+    [
+        (SOURCE_BYTES, facts.source_bytes.into()),
+        ("tables", counts.tables.len() as u128),
+        ("rows", counts.tables.iter().map(|table| u128::from(table.rows)).sum()),
+        ("files", files.files.into()),
+        ("bytes in files", files.bytes.into()),
+        ("classes", counts.classes.len() as u128),
+        ("objects", counts.classes.values().map(|objects| u128::from(*objects)).sum()),
+    ]
+}

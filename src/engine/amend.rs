@@ -1,0 +1,103 @@
+//! What people say about a backup after it was made, written into its manifest.
+
+use crate::catalog::{Entry, Origin};
+use crate::domain::component::ComponentName;
+use crate::domain::manifest::Manifest;
+use crate::engine::{Engine, EngineError, FleetError, Held, Run, Standing};
+
+impl Engine {
+    /// Says of the backup that `reference` names whether retention must leave it alone. Whoever pins one that
+    /// is much smaller than the one before accepts it.
+    ///
+    /// # Errors
+    ///
+    /// [`EngineError::Catalog`] when there is none, [`EngineError::NotOurs`] when it has no manifest that
+    /// this version can write, [`EngineError::Busy`]. Then nothing was changed.
+    pub async fn pin(
+        &self,
+        reference: &str,
+        component: Option<ComponentName>,
+        pinned: bool,
+        run: &Run,
+    ) -> Result<Entry, EngineError> {
+        let now = self.clock.now();
+        let pin = |manifest: &mut Manifest| {
+            manifest.pinned = pinned;
+            if pinned {
+                manifest.accept(now);
+            }
+        };
+        self.amend(reference, component, run, pin).await
+    }
+
+    /// Says of a backup that is much smaller than the one before that it is as it should be. One that is
+    /// not is left as it is.
+    ///
+    /// # Errors
+    ///
+    /// As [`pin`](Self::pin).
+    pub async fn accept(
+        &self,
+        reference: &str,
+        component: Option<ComponentName>,
+        run: &Run,
+    ) -> Result<Entry, EngineError> {
+        let now = self.clock.now();
+        self.amend(reference, component, run, |manifest| manifest.accept(now)).await
+    }
+
+    /// Changes a manifest while nobody else works on its component.
+    pub(super) async fn amend(
+        &self,
+        reference: &str,
+        component: Option<ComponentName>,
+        run: &Run,
+        change: impl FnOnce(&mut Manifest) + Send,
+    ) -> Result<Entry, EngineError> {
+        let found = self.find(reference, component).await?;
+        writable(&found)?;
+        let held = self.take_turn(found.component(), run).await?;
+        let outcome = self.amend_held(&found, &held, change).await;
+        held.free().await;
+        self.refresh_metrics().await;
+        outcome
+    }
+
+    async fn amend_held(
+        &self,
+        found: &Entry,
+        held: &Held,
+        change: impl FnOnce(&mut Manifest) + Send,
+    ) -> Result<Entry, EngineError> {
+        let component = found.component();
+        // As it is now: the run that was waited for may have changed or deleted it.
+        let id = found.backup_id.as_str();
+        let mut manifest = writable(&self.find(id, Some(component)).await?)?.clone();
+        change(&mut manifest);
+        self.rewrite(&manifest, held).await?;
+        self.find(id, Some(component)).await
+    }
+
+    /// Writes the manifest of a backup that exists already, unless the component, and with it the backup,
+    /// is another's by now.
+    pub(super) async fn rewrite(&self, manifest: &Manifest, held: &Held) -> Result<(), EngineError> {
+        let component = manifest.component;
+        match held.standing().await {
+            Standing::Ours => Ok(self.catalog.write(manifest).await?),
+            Standing::Lost => Err(EngineError::LockLost { component }),
+            // It must not come back to life after somebody has deleted it.
+            Standing::Unknown => Err(EngineError::Fleet { component, source: FleetError::Away }),
+        }
+    }
+}
+
+fn writable(entry: &Entry) -> Result<&Manifest, EngineError> {
+    let why = match &entry.origin {
+        Origin::Manifest(manifest) => return Ok(manifest),
+        Origin::Newer(_) => "was made by a newer rna-backup: use that one",
+        Origin::Incumbent => {
+            "was made by the app's old tasks and has no manifest to write that into; retention never touches it"
+        }
+    };
+    Err(EngineError::NotOurs { id: entry.backup_id.clone(), why })
+}

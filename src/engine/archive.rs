@@ -1,0 +1,286 @@
+//! A backup's archive on its way back: which copy, how it is packed, whether it is what its manifest says.
+
+use crate::base::chain;
+use crate::catalog::{Entry, Origin, StoredCopy};
+use crate::component::ComponentError;
+use crate::domain::component::ComponentName;
+use crate::domain::facts::Facts;
+use crate::domain::listing::BackupState;
+use crate::domain::manifest::{Manifest, StoredObject};
+use crate::domain::progress::Meter;
+use crate::engine::ways::read_all;
+use crate::engine::{Engine, EngineError};
+use crate::store::{Body, Store};
+use crate::stream::crypt::{Identities, OpenError, Recipients, decrypt};
+use crate::stream::pack::Compression;
+use crate::stream::unpack::{Fingerprint, Unpacked, unpack};
+use std::{io, sync::Arc};
+use tokio_util::io::InspectReader;
+
+/// Bytes that are read at once where they are only hashed.
+pub(super) const CHUNK: usize = 256 * 1024;
+
+/// A backup, and the copy of it that is read.
+#[derive(Debug)]
+pub(super) struct Archive {
+    pub(super) entry: Entry,
+    pub(super) copy: StoredCopy,
+    /// Those that an incremental one builds on, once they are found.
+    pub(super) bases: Vec<Archive>,
+    store: Arc<dyn Store>,
+    compression: Compression,
+    encrypted: bool,
+    identities: Option<Identities>,
+}
+
+impl Archive {
+    /// What is known of the backup; nothing of the app's old files.
+    pub(super) fn manifest(&self) -> Option<&Manifest> {
+        self.entry.manifest()
+    }
+
+    /// What its component said when it was made.
+    pub(super) fn facts(&self) -> Option<&Facts> {
+        self.manifest().map(|manifest| &manifest.facts)
+    }
+
+    /// Length and hash that the copy must have.
+    fn expected(&self) -> Option<&StoredObject> {
+        let copy = &self.copy;
+        let here = |object: &&StoredObject| {
+            object.destination == copy.destination && object.key == copy.key.to_string()
+        };
+        self.manifest()?.objects.iter().find(here)
+    }
+
+    async fn open(&self) -> Result<Body, EngineError> {
+        Ok(self.store.open(&self.copy.key, None).await?)
+    }
+
+    /// Reads the copy once, to see whether its bytes are those of the manifest.
+    ///
+    /// # Errors
+    ///
+    /// [`EngineError::Damaged`] when they are not.
+    pub(super) async fn check(&self, meter: &Meter) -> Result<(), EngineError> {
+        meter.begin("check", self.copy.bytes);
+        let mut stored = self.reader().await?;
+        read_all(&mut stored, meter).await?;
+        self.compare(stored)
+    }
+
+    /// How many bytes passed, and what is wrong with them if they should be the whole copy, unchanged.
+    pub(super) fn problem(&self, stored: Fingerprint<Body>) -> (u64, Option<String>) {
+        let (bytes, sha256) = stored.finish();
+        let problem = match self.expected() {
+            Some(object) if object.bytes != bytes => {
+                Some(format!("it should have {} bytes, and has {bytes}", object.bytes))
+            }
+            Some(object) if object.sha256 != sha256 => {
+                Some("its hash is not the one in its manifest".to_owned())
+            }
+            _ if bytes == 0 => Some("it is empty".to_owned()),
+            _ => None,
+        };
+        (bytes, problem)
+    }
+
+    fn compare(&self, stored: Fingerprint<Body>) -> Result<(), EngineError> {
+        let (_, problem) = self.problem(stored);
+        let at = &self.copy.location;
+        problem.map_or(Ok(()), |problem| {
+            Err(EngineError::Damaged { problems: vec![format!("{at}: {problem}")] })
+        })
+    }
+
+    /// Opens the copy; what is read is counted and hashed on the way.
+    pub(super) async fn reader(&self) -> Result<Fingerprint<Body>, EngineError> {
+        Ok(Fingerprint::new(self.open().await?))
+    }
+
+    /// The same, and counts on a meter.
+    pub(super) async fn metered_reader(&self, meter: &Meter) -> Result<Fingerprint<Body>, EngineError> {
+        let meter = meter.clone();
+        let body = InspectReader::new(self.open().await?, move |read| meter.add(read.len() as u64));
+        Ok(Fingerprint::new(Box::new(body)))
+    }
+
+    /// What opens it, `None` if it lies open.
+    ///
+    /// # Errors
+    ///
+    /// [`EngineError::Locked`] when it is encrypted and there is no secret key.
+    pub(super) fn keys(&self) -> Result<Option<&Identities>, EngineError> {
+        if self.encrypted && self.identities.is_none() {
+            return Err(self.locked("set BACKUP_AGE_IDENTITY_FILE to the file with its secret key"));
+        }
+        Ok(self.identities.as_ref().filter(|_| self.encrypted))
+    }
+
+    fn locked(&self, fix: &'static str) -> EngineError {
+        EngineError::Locked { id: self.entry.backup_id.clone(), fix }
+    }
+
+    /// What a reader reads, decrypted and decompressed.
+    ///
+    /// # Errors
+    ///
+    /// [`EngineError::Locked`] without the right key, [`EngineError::Damaged`] where its head is damaged,
+    /// [`EngineError::Stream`] where that cannot be read.
+    pub(super) async fn unpacked<'a>(
+        &self,
+        reader: &'a mut Fingerprint<Body>,
+    ) -> Result<Unpacked<'a>, EngineError> {
+        let Some(keys) = self.keys()? else { return Ok(unpack(self.compression, reader)) };
+        match decrypt(reader, keys).await {
+            Ok(opened) => Ok(unpack(self.compression, opened)),
+            Err(OpenError::WrongKey) => {
+                Err(self
+                    .locked("no key in BACKUP_AGE_IDENTITY_FILE opens it: name the file with the right one"))
+            }
+            Err(OpenError::Read(source)) => Err(EngineError::Stream { what: "read the archive", source }),
+            Err(damage) => Err(EngineError::Damaged { problems: vec![chain(&damage)] }),
+        }
+    }
+
+    /// Reads on to the very end, and compares what passed with the manifest.
+    ///
+    /// # Errors
+    ///
+    /// [`EngineError::Damaged`].
+    pub(super) async fn finish(&self, mut reader: Fingerprint<Body>) -> Result<(), EngineError> {
+        read_all(&mut reader, &Meter::default()).await?;
+        self.compare(reader)
+    }
+}
+
+/// What a component says of an archive that it reads.
+pub(super) fn unusable(component: ComponentName, source: ComponentError) -> EngineError {
+    match source {
+        damage @ ComponentError::Corrupt { .. } => EngineError::Damaged { problems: vec![chain(&damage)] },
+        source => EngineError::Component { component, source },
+    }
+}
+
+/// Reads what is left; a decoder may stop at its own end of archive.
+///
+/// # Errors
+///
+/// [`EngineError::Damaged`] where it cannot be unpacked, [`EngineError::Stream`] where it cannot be read.
+pub(super) async fn rest_of(feed: &mut Unpacked<'_>) -> Result<(), EngineError> {
+    read_all(feed, &Meter::default()).await.map_err(|err| match err {
+        EngineError::Stream { source, .. } if source.kind() == io::ErrorKind::InvalidData => {
+            EngineError::Damaged {
+                problems: vec![format!("archive does not decompress: {}", chain(&source))],
+            }
+        }
+        err => err,
+    })
+}
+
+impl Engine {
+    /// The archives that a reference leads to: every copy that is whole for all we know, the nearest first,
+    /// and at least one.
+    ///
+    /// # Errors
+    ///
+    /// When there is none, it is of another component, or not to be read by this program.
+    pub(super) async fn archives(
+        &self,
+        component: ComponentName,
+        reference: &str,
+    ) -> Result<Vec<Archive>, EngineError> {
+        let entry = self.catalog.find(Some(component), reference).await?;
+        let unfit = |what: String| EngineError::Unfit { what };
+        if entry.component() != component {
+            return Err(unfit(format!("{} is a backup of {}", entry.backup_id, entry.component())));
+        }
+        let stores = self.catalog.stores();
+        let mut copies: Vec<_> = entry.copies.iter().filter(|copy| copy.state == BackupState::Ok).collect();
+        copies.sort_by_key(|copy| stores.iter().position(|store| store.destination() == copy.destination));
+        if copies.is_empty() {
+            return Err(match entry.copies.iter().find(|copy| copy.state == BackupState::Failed) {
+                Some(copy) => {
+                    let problem = format!("{} is not what its manifest says", copy.location);
+                    EngineError::Damaged { problems: vec![problem] }
+                }
+                None => unfit(format!("the archive of {} is not there", entry.backup_id)),
+            });
+        }
+        copies.into_iter().map(|copy| self.archive_of(entry.clone(), copy.clone())).collect()
+    }
+
+    /// The first of [`archives`](Self::archives).
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub(super) async fn archive(
+        &self,
+        component: ComponentName,
+        reference: &str,
+    ) -> Result<Archive, EngineError> {
+        Ok(self.archives(component, reference).await?.swap_remove(0))
+    }
+
+    /// The first of some archives whose bytes are those of the manifest, and what is wrong with those before
+    /// it: no reason not to restore.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the last.
+    pub(super) async fn sound(
+        &self,
+        archives: Vec<Archive>,
+        meter: &Meter,
+    ) -> Result<(Archive, Vec<String>), EngineError> {
+        let (mut warnings, mut left) = (Vec::new(), archives.len());
+        for archive in archives {
+            left -= 1;
+            match archive.check(meter).await {
+                Ok(()) => return Ok((archive, warnings)),
+                Err(err) if left == 0 => return Err(err),
+                Err(err) => {
+                    let warning = format!("Another copy was used, since this one is {}.", chain(&err));
+                    tracing::warn!("{warning}");
+                    warnings.push(warning);
+                }
+            }
+        }
+        unreachable!("there is at least one")
+    }
+
+    /// One copy of a backup.
+    ///
+    /// # Errors
+    ///
+    /// When it is not to be read by this program.
+    pub(super) fn archive_of(&self, entry: Entry, copy: StoredCopy) -> Result<Archive, EngineError> {
+        let unfit = |what: String| EngineError::Unfit { what };
+        let packed = match &entry.origin {
+            Origin::Newer(format) => {
+                let id = &entry.backup_id;
+                return Err(unfit(format!("{id} has manifest format {format}: use a newer rna-backup")));
+            }
+            Origin::Manifest(manifest)
+                if manifest.encryption.as_ref().is_some_and(|encryption| encryption != Recipients::NAME) =>
+            {
+                return Err(unfit(format!(
+                    "{} is encrypted in a way that is not known here",
+                    entry.backup_id
+                )));
+            }
+            Origin::Manifest(manifest) => manifest.compression.clone(),
+            Origin::Incumbent => Compression::of_file(copy.key.file_name()).to_string(),
+        };
+        let compression = packed.parse().map_err(|_| {
+            unfit(format!("{} is packed by {packed}, which is not known here", entry.backup_id))
+        })?;
+        let store = self.catalog.store(&copy.destination).cloned();
+        let store =
+            store.ok_or_else(|| unfit(format!("destination {} is not configured", copy.destination)))?;
+        let encrypted = entry.manifest().is_some_and(|manifest| manifest.encryption.is_some());
+        let identities = self.encryption.identities.clone();
+        Ok(Archive { entry, copy, bases: Vec::new(), store, compression, encrypted, identities })
+    }
+}

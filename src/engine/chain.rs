@@ -1,0 +1,173 @@
+//! An incremental backup and the archives that it builds on, found, checked and read as one.
+
+use crate::base::chain;
+use crate::catalog::{Entry, Listing};
+use crate::component::{Basis, Component};
+use crate::domain::id::BackupId;
+use crate::domain::listing::BackupState;
+use crate::domain::progress::Meter;
+use crate::engine::archive::{Archive, rest_of, unusable};
+use crate::engine::copies::LOCAL;
+use crate::engine::ways::read_all;
+use crate::engine::{Engine, EngineError};
+use crate::store::Body;
+use crate::stream::crypt::Recipients;
+use crate::stream::unpack::{Fingerprint, Unpacked};
+use jiff::Timestamp;
+use std::sync::Arc;
+
+/// An archive that is being read, with those that it builds on.
+pub(super) struct Opened<'a> {
+    archive: &'a Archive,
+    pub(super) own: Fingerprint<Body>,
+    bases: Vec<Fingerprint<Body>>,
+}
+
+impl Archive {
+    /// Opens it and what it builds on; `own` reads its own bytes.
+    ///
+    /// # Errors
+    ///
+    /// When one of the others cannot be opened.
+    pub(super) async fn opened(&self, own: Fingerprint<Body>) -> Result<Opened<'_>, EngineError> {
+        let mut bases = Vec::new();
+        for base in &self.bases {
+            bases.push(base.reader().await?);
+        }
+        Ok(Opened { archive: self, own, bases })
+    }
+}
+
+impl Opened<'_> {
+    /// What a full archive of the same would hold, decrypted and decompressed.
+    ///
+    /// # Errors
+    ///
+    /// As [`Archive::unpacked`].
+    pub(super) async fn feed(&mut self, component: &Arc<dyn Component>) -> Result<Unpacked<'_>, EngineError> {
+        let newest = self.archive.unpacked(&mut self.own).await?;
+        if self.bases.is_empty() {
+            return Ok(newest);
+        }
+        let mut bases = Vec::new();
+        for (base, reader) in self.archive.bases.iter().zip(&mut self.bases) {
+            bases.push((base.entry.backup_id.clone(), base.unpacked(reader).await?));
+        }
+        component.join(newest, bases).map_err(|source| unusable(component.name(), source))
+    }
+
+    /// Counts what is in it, and tells where that is not what the manifest says.
+    ///
+    /// # Errors
+    ///
+    /// As [`feed`](Self::feed), and what the component says.
+    pub(super) async fn decode(
+        &mut self,
+        component: &Arc<dyn Component>,
+    ) -> Result<Vec<String>, EngineError> {
+        let facts = self.archive.facts();
+        let mut feed = self.feed(component).await?;
+        let counts = component.decode(&mut feed, &Meter::default()).await;
+        let counts = counts.map_err(|source| unusable(component.name(), source))?;
+        rest_of(&mut feed).await?;
+        Ok(facts.map_or(Vec::new(), |facts| facts.counts.differences(&counts)))
+    }
+
+    /// Reads everything on to its very end, and compares what passed with the manifests.
+    ///
+    /// # Errors
+    ///
+    /// [`EngineError::Damaged`].
+    pub(super) async fn finish(self) -> Result<(), EngineError> {
+        self.archive.finish(self.own).await?;
+        for (base, reader) in self.archive.bases.iter().zip(self.bases) {
+            base.finish(reader).await?;
+        }
+        Ok(())
+    }
+
+    /// The same, but tells what is wrong with the archives that it builds on, and gives its own reader back.
+    ///
+    /// # Errors
+    ///
+    /// When one cannot be read.
+    pub(super) async fn problems_of_bases(self) -> Result<(Fingerprint<Body>, Vec<String>), EngineError> {
+        let mut problems = Vec::new();
+        for (base, mut reader) in self.archive.bases.iter().zip(self.bases) {
+            read_all(&mut reader, &Meter::default()).await?;
+            let (_, problem) = base.problem(reader);
+            problems.extend(
+                problem.map(|problem| format!("{}, which it builds on: {problem}", base.copy.location)),
+            );
+        }
+        Ok((self.own, problems))
+    }
+}
+
+impl Engine {
+    /// Finds the archives that it builds on, each as near as can be: in the same destination if it is there.
+    ///
+    /// # Errors
+    ///
+    /// [`EngineError::Damaged`] when one of them is not there or not whole.
+    pub(super) async fn find_bases(&self, archive: &mut Archive) -> Result<(), EngineError> {
+        for id in archive.entry.builds_on().to_vec() {
+            let mut found = self.bases(archive, &id).await?;
+            let near = found.iter().position(|base| base.copy.destination == archive.copy.destination);
+            archive.bases.push(found.swap_remove(near.unwrap_or(0)));
+        }
+        Ok(())
+    }
+
+    /// The same, with copies of which the bytes have been compared with their manifests; what is wrong with others.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub(super) async fn find_sound_bases(
+        &self,
+        archive: &mut Archive,
+        meter: &Meter,
+    ) -> Result<Vec<String>, EngineError> {
+        let mut warnings = Vec::new();
+        for id in archive.entry.builds_on().to_vec() {
+            let sound = self.sound(self.bases(archive, &id).await?, meter).await;
+            let (base, warned) = sound.map_err(|err| unfounded(archive, &id, err))?;
+            archive.bases.push(base);
+            warnings.extend(warned);
+        }
+        Ok(warnings)
+    }
+
+    async fn bases(&self, archive: &Archive, id: &BackupId) -> Result<Vec<Archive>, EngineError> {
+        let found = self.archives(archive.entry.component(), id.as_str()).await;
+        found.map_err(|err| unfounded(archive, id, err))
+    }
+
+    /// What a new backup may build on: all that is whole wherever the new one is going to stay.
+    pub(super) fn basis(&self, id: &BackupId, at: Timestamp, listing: &Listing) -> Basis {
+        let is_staying = |destination: &&str| {
+            !(self.cleanup_local && self.destinations.len() > 1 && *destination == LOCAL)
+        };
+        let places: Vec<_> =
+            self.destinations.iter().map(|store| store.destination()).filter(is_staying).collect();
+        let is_there = |entry: &Entry, place: &str| {
+            let mut copies = entry.copies.iter();
+            copies.any(|copy| copy.destination == place && copy.state == BackupState::Ok)
+        };
+        let is_sound =
+            |entry: &&Entry| entry.is_verified() && places.iter().all(|place| is_there(entry, place));
+        let sound = listing.entries.iter().filter(is_sound).map(|entry| entry.backup_id.clone()).collect();
+        let terms = self.encryption.recipients.as_ref().map_or_else(String::new, Recipients::names);
+        Basis { id: id.clone(), at, sound, terms }
+    }
+}
+
+/// What a backup is without one that it builds on: damaged, unless that may only be out of reach for now.
+fn unfounded(archive: &Archive, base: &BackupId, err: EngineError) -> EngineError {
+    if err.is_transient() || matches!(err, EngineError::Locked { .. }) {
+        return err;
+    }
+    let needs = format!("{} builds on {base}: {}", archive.entry.backup_id, chain(&err));
+    EngineError::Damaged { problems: vec![needs] }
+}

@@ -1,0 +1,212 @@
+//! One archive in several destinations: copied to one that failed, and taken away from one again.
+
+use crate::base::chain;
+use crate::catalog::{Entry, StoredCopy};
+use crate::domain::component::ComponentName;
+use crate::domain::manifest::{Manifest, StoredObject};
+use crate::engine::archive::CHUNK;
+use crate::engine::ways::{Wanted, Ways};
+use crate::engine::{Engine, EngineError, Held, Run};
+use crate::store::{ObjectKey, Store, StoreError};
+use bytes::BytesMut;
+use futures_util::TryFutureExt as _;
+use std::{fmt::Display, sync::Arc};
+use tokio::io::AsyncReadExt;
+
+impl Engine {
+    /// Copies a backup to every destination that should have it and has not, from a copy that is whole.
+    ///
+    /// # Errors
+    ///
+    /// [`EngineError::Copy`] for the first destination that did not take it.
+    pub(super) async fn complete(
+        &self,
+        manifest: Manifest,
+        run: &Run,
+        held: &mut Held,
+    ) -> Result<Manifest, EngineError> {
+        let mut manifest = manifest;
+        for store in &self.destinations {
+            let destination = store.destination();
+            if manifest.objects.iter().any(|object| object.destination == destination) {
+                continue;
+            }
+            let copied = match self.copy_to(store, &manifest, run).await {
+                Ok(object) => self.add_copy(&mut manifest, object, held).await,
+                Err(err) => Err(err),
+            };
+            copied.map_err(|source| self.incomplete(&manifest, destination, source))?;
+        }
+        self.clean_up_local(manifest, held).await
+    }
+
+    /// That a backup is there, and where it should be as well.
+    pub(super) fn incomplete(
+        &self,
+        manifest: &Manifest,
+        destination: &str,
+        source: EngineError,
+    ) -> EngineError {
+        EngineError::Copy {
+            id: manifest.backup_id.clone(),
+            have: self.locations(manifest).next().unwrap_or_default(),
+            destination: destination.to_owned(),
+            source: Box::new(source),
+        }
+    }
+
+    /// Where the copies of a backup are, the nearest first.
+    pub(super) fn locations<'a>(&'a self, manifest: &'a Manifest) -> impl Iterator<Item = String> + 'a {
+        self.catalog.stores().iter().filter_map(|store| location_in(store, manifest))
+    }
+
+    async fn copy_to(
+        &self,
+        store: &Arc<dyn Store>,
+        manifest: &Manifest,
+        run: &Run,
+    ) -> Result<StoredObject, EngineError> {
+        let component = manifest.component;
+        let archive = self.archive(component, manifest.backup_id.as_str()).await?;
+        let (key, bytes) = (archive.copy.key.clone(), archive.copy.bytes);
+        let wanted = Wanted { bytes, sha256: manifest.sha256() };
+        tracing::info!(backup_id = %manifest.backup_id, destination = store.destination(), "copying a backup");
+        run.meter.begin("copy", bytes);
+        let mut ways = Ways::begin(std::slice::from_ref(store), &key, Some(bytes)).await?;
+        let mut from = archive.reader().await?;
+        let copied = async {
+            loop {
+                let mut chunk = BytesMut::with_capacity(CHUNK);
+                let read = from.read_buf(&mut chunk).await;
+                match read.map_err(|source| EngineError::Stream { what: "read the archive", source })? {
+                    0 => return archive.finish(from).await,
+                    read => run.meter.add(read as u64),
+                }
+                ways.write(chunk.freeze()).await?;
+            }
+        };
+        if let Err(err) = copied.await {
+            ways.abort().await;
+            return Err(err);
+        }
+        let way = ways.0.swap_remove(0);
+        match way.settle(component, wanted, self.is_proven_by_reading(store), &run.meter).await {
+            // An earlier attempt got as far as this.
+            Err(EngineError::Store(StoreError::Exists { .. })) => {
+                let there = store.open(&key, None).await?;
+                if let Some(problem) = wanted.problem_of(there, &run.meter).await? {
+                    return Err(EngineError::Verify { component, problems: vec![problem] });
+                }
+            }
+            settled => settled?,
+        }
+        Ok(stored_object(store, &key, wanted))
+    }
+
+    /// Whether a copy there counts only when it was read back. One that is far away is read back when it
+    /// is to be the only one: its store has compared the hash of each part by then.
+    pub(super) fn is_proven_by_reading(&self, store: &Arc<dyn Store>) -> bool {
+        store.destination() == LOCAL || self.cleanup_local || self.destinations.len() == 1
+    }
+
+    /// Notes a further copy in a manifest that exists.
+    pub(super) async fn add_copy(
+        &self,
+        manifest: &mut Manifest,
+        object: StoredObject,
+        held: &mut Held,
+    ) -> Result<(), EngineError> {
+        manifest.objects.push(object);
+        let written = self.rewrite(manifest, held).await;
+        if written.is_err() {
+            manifest.objects.pop();
+        }
+        held.note(None)?;
+        written
+    }
+
+    /// With `BACKUP_CLEANUP_LOCAL`, removes the local copy of a backup that is whole elsewhere.
+    pub(super) async fn clean_up_local(
+        &self,
+        mut manifest: Manifest,
+        held: &mut Held,
+    ) -> Result<Manifest, EngineError> {
+        let (local, others): (Vec<_>, Vec<_>) =
+            manifest.objects.iter().cloned().partition(|object| object.destination == LOCAL);
+        if !self.cleanup_local || local.is_empty() || others.is_empty() {
+            return Ok(manifest);
+        }
+        let entry = self.find(manifest.backup_id.as_str(), Some(manifest.component)).await?;
+        held.note(Some(&noted([(LOCAL, &local[0].key)])))?;
+        self.catalog.delete_copies(&entry, vec![LOCAL]).await?;
+        held.note(None)?;
+        tracing::info!(backup_id = %manifest.backup_id, "the local copy is removed, the other one is proven");
+        manifest.objects = others;
+        Ok(manifest)
+    }
+
+    /// Removes copies that a dead run has left where no manifest knows them, one a line, and returns those that
+    /// are to be looked for again: as long as a destination is away, nobody can tell what is known there.
+    pub(super) async fn remove_left(
+        &self,
+        component: ComponentName,
+        left: &str,
+    ) -> Result<Vec<String>, EngineError> {
+        let listing = self.catalog.list(Some(component)).await?;
+        if !listing.away.is_empty() {
+            tracing::warn!("what a dead run left stays until every destination can be read");
+            return Ok(left.lines().map(str::to_owned).collect());
+        }
+        let known = |destination: &str, key: &ObjectKey| {
+            let is_it = |copy: &StoredCopy| copy.destination == destination && copy.key == *key;
+            listing.entries.iter().any(|entry: &Entry| entry.copies.iter().any(is_it))
+        };
+        let mut still = Vec::new();
+        for line in left.lines() {
+            let Some((destination, key)) = line.split_once('/') else { continue };
+            let (Some(store), Ok(key)) = (self.catalog.store(destination), key.parse::<ObjectKey>()) else {
+                continue;
+            };
+            if known(destination, &key) {
+                continue;
+            }
+            tracing::info!(archive = line, "removing what a run that ended early may have left");
+            match store.give_up(&key).and_then(|()| store.delete(&key)).await {
+                Ok(()) => {}
+                // It stands among the orphans, and keeps nobody from work.
+                Err(err) if err.is_refusal() => tracing::warn!(error = chain(&err), "it stays"),
+                Err(err) => {
+                    tracing::warn!(error = chain(&err), "it is left to the next run");
+                    still.push(line.to_owned());
+                }
+            }
+        }
+        Ok(still)
+    }
+}
+
+/// The destination that is a folder on this machine.
+pub(super) const LOCAL: &str = "local";
+
+/// How copies are written down in the lock file.
+pub(super) fn noted<'a, K: Display>(copies: impl IntoIterator<Item = (&'a str, K)>) -> String {
+    let lines: Vec<_> = copies.into_iter().map(|(destination, key)| format!("{destination}/{key}")).collect();
+    lines.join("\n")
+}
+
+/// A copy as it stands in a manifest.
+pub(super) fn stored_object(store: &Arc<dyn Store>, key: &ObjectKey, wanted: Wanted<'_>) -> StoredObject {
+    StoredObject {
+        destination: store.destination().to_owned(),
+        key: key.to_string(),
+        bytes: wanted.bytes,
+        sha256: wanted.sha256.to_owned(),
+        problems: Vec::new(),
+    }
+}
+
+/// Where the copy of a backup in a store is.
+pub(super) fn location_in(store: &Arc<dyn Store>, manifest: &Manifest) -> Option<String> {
+    let object = manifest.objects.iter().find(|object| object.destination == store.destination())?;
+    Some(store.location(&object.key.parse().ok()?))
+}

@@ -1,0 +1,82 @@
+//! How the last backup and the last drill of each component ended, for whoever starts next: manifests tell
+//! of what succeeded alone, and a restart must not clear the alert about what failed.
+
+use crate::base::chain;
+use crate::domain::component::ComponentName;
+use crate::domain::manifest::Manifest;
+use crate::engine::Engine;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use std::{
+    fs::{self, File},
+    io::{self, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::PathBuf,
+};
+
+/// What is remembered of one component, in a file beside its lock.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(super) struct Last {
+    pub(super) attempt: Option<Attempt>,
+    pub(super) drill: Option<Drill>,
+}
+
+/// The last backup that ended, well or not.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(super) struct Attempt {
+    pub(super) began: Timestamp,
+    pub(super) ended: Timestamp,
+    pub(super) ok: bool,
+}
+
+/// The last drill.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(super) struct Drill {
+    pub(super) at: Timestamp,
+    pub(super) mismatches: u64,
+}
+
+impl Engine {
+    fn last_file(&self, component: ComponentName) -> PathBuf {
+        self.locks.dir().join(format!("{component}.last"))
+    }
+
+    /// What is remembered of a component; nothing where that cannot be read.
+    fn last(&self, component: ComponentName) -> Last {
+        let words = fs::read(self.last_file(component)).unwrap_or_default();
+        serde_json::from_slice(&words).unwrap_or_default()
+    }
+
+    /// Remembers something of a component. Whoever cannot has to do without: it is for alerts alone.
+    pub(super) fn remember(&self, component: ComponentName, what: impl FnOnce(&mut Last)) {
+        let mut last = self.last(component);
+        what(&mut last);
+        if let Err(err) = self.write_last(component, &last) {
+            tracing::debug!(%component, error = %chain(&err), "cannot remember how the run ended");
+        }
+    }
+
+    /// Nobody sees half of it: it is written beside the old one, and takes its place.
+    fn write_last(&self, component: ComponentName, last: &Last) -> io::Result<()> {
+        self.locks.make_dir()?;
+        let path = self.last_file(component);
+        let beside = path.with_extension(format!("last.{}", std::process::id()));
+        let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+        file.write_all(&serde_json::to_vec(last)?)?;
+        fs::rename(&beside, &path)
+    }
+
+    /// Shows what is remembered of a component, and what its newest proven backup tells where that is later:
+    /// it may have been made on another machine.
+    pub(super) fn recall(&self, component: ComponentName, newest: Option<&Manifest>) {
+        let last = self.last(component);
+        let made = newest.map(|made| Attempt { began: made.created_at, ended: made.finished_at, ok: true });
+        let attempt = [made, last.attempt].into_iter().flatten().max_by_key(|attempt| attempt.ended);
+        if let Some(Attempt { began, ok, .. }) = attempt {
+            self.metrics.remembered(component, began.as_second(), ok);
+        }
+        if let Some(drill) = last.drill {
+            self.metrics.drilled(component, drill.mismatches);
+        }
+    }
+}

@@ -1,0 +1,354 @@
+//! Restore: prove the archive, stage it beside the live data, compare, swap. And undo.
+
+use crate::base::chain;
+use crate::component::{Component, Kept, Plan, Staged, Target};
+use crate::domain::component::ComponentName;
+use crate::domain::facts::Counts;
+use crate::domain::report::{RestorePlan, RestoreReport, UndoReport};
+use crate::engine::archive::{Archive, rest_of, unusable};
+use crate::engine::restored::Record;
+use crate::engine::{Engine, EngineError, FleetError, Held, Run, Standing};
+use crate::observe::labels::Operation;
+use serde::Serialize;
+use serde_json::json;
+use std::sync::Arc;
+
+/// An order to restore.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RestoreRequest {
+    /// What.
+    pub component: ComponentName,
+    /// Which backup: an id, a file name, `latest`, a path inside a destination.
+    pub reference: String,
+    /// To where.
+    pub target: Target,
+}
+
+impl Engine {
+    /// What a restore would do, without touching anything.
+    ///
+    /// # Errors
+    ///
+    /// What the restore would fail with before it began.
+    pub async fn plan_restore(&self, request: &RestoreRequest) -> Result<RestorePlan, EngineError> {
+        let component = self.component(request.component)?;
+        let mut archive = self.archive(request.component, &request.reference).await?;
+        self.find_bases(&mut archive).await?;
+        let plan = plan(component, &request.target, &archive).await?;
+        Ok(described(request, &archive, plan))
+    }
+
+    /// Restores a backup. Whatever goes wrong, the live data is the old or the new, whole.
+    ///
+    /// The archive's hash is compared before anything is begun, and that of the very bytes that were
+    /// staged once more; the staged copy's own counts are compared with the manifest before it takes
+    /// the place of the live data.
+    ///
+    /// # Errors
+    ///
+    /// Then the live data is as it was, except that after a failure in the moment of the swap the next
+    /// run on this component tells which of the two it is.
+    pub async fn restore(&self, request: &RestoreRequest, run: &Run) -> Result<RestoreReport, EngineError> {
+        self.counted(request.component, Operation::Restore, run, Box::pin(self.restore_alone(request, run)))
+            .await
+    }
+
+    async fn restore_alone(&self, request: &RestoreRequest, run: &Run) -> Result<RestoreReport, EngineError> {
+        let component = self.component(request.component)?;
+        let held = self.take_whole(component, run).await?;
+        if let Some(report) = self.restored_before(component, request, run).await? {
+            tracing::info!("this task has restored already");
+            held.free().await;
+            return Ok(report);
+        }
+        let outcome = self.restore_held(component, request, run, &held).await;
+        if matches!(outcome, Err(EngineError::Cancelled)) {
+            tidy(component).await;
+        }
+        held.free().await;
+        outcome
+    }
+
+    /// What an earlier delivery of this very task did: a swap is never done twice, or `undo` would lead to
+    /// the wrong place.
+    async fn restored_before(
+        &self,
+        component: &Arc<dyn Component>,
+        request: &RestoreRequest,
+        run: &Run,
+    ) -> Result<Option<RestoreReport>, EngineError> {
+        let name = component.name();
+        let Some(record) = self.locks.restored_by(name, run.task_id.as_deref()) else { return Ok(None) };
+        if record.report.is_some() {
+            return Ok(record.report);
+        }
+        // Whether the swap was done, what it set aside tells.
+        let kept = component.kept().await;
+        let kept = kept.map_err(|source| EngineError::Component { component: name, source })?;
+        let another = |kept: &Kept| Some(&kept.place) != record.kept_before.as_ref();
+        let Some(kept) = kept.filter(another) else { return Ok(None) };
+        let archive = self.archive(name, &request.reference).await?;
+        let (id, path) = (&archive.entry.backup_id, &archive.copy.location);
+        let counts = archive.facts().map(|facts| facts.counts.clone()).unwrap_or_default();
+        let report = RestoreReport {
+            counts,
+            kept: Some(kept.place),
+            ..RestoreReport::new(name, id, path, &component.source())
+        };
+        self.locks.note_restored(name, &Record { report: Some(report.clone()), ..record })?;
+        Ok(Some(report))
+    }
+
+    async fn restore_held(
+        &self,
+        component: &Arc<dyn Component>,
+        request: &RestoreRequest,
+        run: &Run,
+        held: &Held,
+    ) -> Result<RestoreReport, EngineError> {
+        let (name, began) = (request.component, self.clock.now());
+        let archives = self.archives(name, &request.reference).await?;
+        let found = plan(component, &request.target, &archives[0]).await?;
+        tracing::info!(backup_id = %archives[0].entry.backup_id, replaces = found.replaces, "restore begins");
+        let staging = async {
+            let (mut archive, mut warnings) = self.sound(archives, &run.meter).await?;
+            warnings.extend(self.find_sound_bases(&mut archive, &run.meter).await?);
+            let staged = stage(component, &request.target, &archive, run).await?;
+            Ok::<_, EngineError>((archive, staged, warnings))
+        };
+        let lost = held.lost();
+        let (archive, staged, warnings) = tokio::select! {
+            staged = staging => staged?,
+            () = lost.cancelled() => return Err(EngineError::LockLost { component: name }),
+            () = run.cancel.cancelled() => return Err(EngineError::Cancelled),
+        };
+        let counts = staged.counts().clone();
+        if let Err(err) = self.may_swap(&archive, &counts, run, held).await {
+            discard(staged).await;
+            return Err(err);
+        }
+        run.meter.begin("swap", 0);
+        let record = self.about_to_swap(component, run).await?;
+        let kept =
+            staged.swap().await.map_err(|source| EngineError::Component { component: name, source })?;
+        let took = self.clock.now().duration_since(began).as_secs_f64();
+        tracing::info!(backup_id = %archive.entry.backup_id, seconds = took, "restored");
+        let report = RestoreReport {
+            counts,
+            kept: kept.map(|kept| kept.place),
+            duration_seconds: (took * 1000.0).round() / 1000.0,
+            warnings: [found.warnings, warnings].concat(),
+            ..RestoreReport::new(name, &archive.entry.backup_id, &archive.copy.location, &component.source())
+        };
+        if let Some(record) = record
+            && let Err(err) =
+                self.locks.note_restored(name, &Record { report: Some(report.clone()), ..record })
+        {
+            tracing::warn!(error = %chain(&err), "cannot write down that the restore is done");
+        }
+        Ok(report)
+    }
+
+    /// Writes down that the swap of this task begins.
+    async fn about_to_swap(
+        &self,
+        component: &Arc<dyn Component>,
+        run: &Run,
+    ) -> Result<Option<Record>, EngineError> {
+        let Some(task_id) = run.task_id.clone() else { return Ok(None) };
+        let name = component.name();
+        let kept = component.kept().await;
+        let kept = kept.map_err(|source| EngineError::Component { component: name, source })?;
+        let record = Record { task_id, kept_before: kept.map(|kept| kept.place), report: None };
+        self.locks.note_restored(name, &record)?;
+        Ok(Some(record))
+    }
+
+    /// Whether the copy is what the manifest says, and the component still ours.
+    async fn may_swap(
+        &self,
+        archive: &Archive,
+        found: &Counts,
+        run: &Run,
+        held: &Held,
+    ) -> Result<(), EngineError> {
+        let component = archive.entry.component();
+        let problems = match archive.facts() {
+            Some(facts) => facts.counts.differences(found),
+            None => Vec::new(),
+        };
+        if !problems.is_empty() {
+            return Err(EngineError::Damaged { problems });
+        }
+        if run.cancel.is_cancelled() {
+            return Err(EngineError::Cancelled);
+        }
+        match held.standing().await {
+            Standing::Ours => Ok(()),
+            Standing::Lost => Err(EngineError::LockLost { component }),
+            // What overwrites data needs to know.
+            Standing::Unknown => Err(EngineError::Fleet { component, source: FleetError::Away }),
+        }
+    }
+
+    /// Puts back what the last restore replaced.
+    ///
+    /// # Errors
+    ///
+    /// As [`restore`](Self::restore); [`EngineError::Unfit`] when nothing is kept.
+    pub async fn undo(&self, component: ComponentName, run: &Run) -> Result<UndoReport, EngineError> {
+        self.counted(component, Operation::Undo, run, self.undo_alone(component, run)).await
+    }
+
+    async fn undo_alone(&self, name: ComponentName, run: &Run) -> Result<UndoReport, EngineError> {
+        let component = self.component(name)?;
+        let held = self.take_whole(component, run).await?;
+        let outcome = async {
+            let failed = |source| EngineError::Component { component: name, source };
+            let Some(kept) = component.kept().await.map_err(failed)? else {
+                let what = format!("nothing to undo: no restore of {name} has set anything aside");
+                return Err(EngineError::Unfit { what });
+            };
+            match held.standing().await {
+                Standing::Ours => {}
+                Standing::Lost => return Err(EngineError::LockLost { component: name }),
+                Standing::Unknown => {
+                    return Err(EngineError::Fleet { component: name, source: FleetError::Away });
+                }
+            }
+            let replaced = component.undo().await.map_err(failed)?;
+            tracing::info!(restored = kept.place, kept = replaced.place, "undone");
+            Ok(UndoReport::new(name, component.source(), kept.at, replaced.place))
+        };
+        let outcome = outcome.await;
+        held.free().await;
+        outcome
+    }
+
+    /// Takes a component, and puts right what a run that died on it left half done.
+    pub(super) async fn take_whole(
+        &self,
+        component: &Arc<dyn Component>,
+        run: &Run,
+    ) -> Result<Held, EngineError> {
+        let held = self.take_turn(component.name(), run).await?;
+        recover(component).await?;
+        Ok(held)
+    }
+
+    /// Counts a run in the metrics and tells the app's database, which may be another one after it.
+    async fn counted<T: Serialize>(
+        &self,
+        component: ComponentName,
+        operation: Operation,
+        run: &Run,
+        work: impl Future<Output = Result<T, EngineError>>,
+    ) -> Result<T, EngineError> {
+        let began = self.clock.now();
+        let underway = self.metrics.begin(component, operation);
+        let recording = self.record(operation, component, run);
+        let outcome = work.await;
+        let result = self.judged(component, outcome.as_ref().err());
+        let took = self.clock.now().duration_since(began).unsigned_abs();
+        underway.end(result, took);
+        if let Some(recording) = recording {
+            recording.end(outcome.as_ref().map(|report| (json!(report), Vec::new())));
+        }
+        self.refresh_metrics().await;
+        outcome
+    }
+}
+
+/// Removes the copy of a run that was told to stop, which may be as large as the live data.
+pub(super) async fn tidy(component: &Arc<dyn Component>) {
+    if let Err(err) = recover(component).await {
+        tracing::warn!(error = %chain(&err), "something of the copy is left, the next run removes it");
+    }
+}
+
+/// Finishes or rolls back what a dead run left.
+pub(super) async fn recover(component: &Arc<dyn Component>) -> Result<(), EngineError> {
+    let name = component.name();
+    let done = component.recover().await;
+    for line in done.map_err(|source| EngineError::Component { component: name, source })? {
+        tracing::warn!(component = %name, "{line}");
+    }
+    Ok(())
+}
+
+/// What would happen, unless there is no room for it.
+pub(super) async fn plan(
+    component: &Arc<dyn Component>,
+    target: &Target,
+    archive: &Archive,
+) -> Result<Plan, EngineError> {
+    archive.keys()?;
+    let name = component.name();
+    let plan = component.plan(target, archive.facts()).await;
+    let mut plan = plan.map_err(|source| EngineError::Component { component: name, source })?;
+    if let (Some(needs), Some(free)) = (plan.needs_bytes, plan.free_bytes)
+        && needs > free
+    {
+        let what = format!("restore {name}: {needs} bytes are needed beside the live data, {free} are free");
+        return Err(EngineError::Unfit { what });
+    }
+    if archive.manifest().is_none() {
+        plan.warnings
+            .push("the backup has no manifest: its hash and its counts cannot be compared".to_owned());
+    }
+    Ok(plan)
+}
+
+/// Makes the copy, of bytes that are those of the manifest.
+pub(super) async fn stage(
+    component: &Arc<dyn Component>,
+    target: &Target,
+    archive: &Archive,
+    run: &Run,
+) -> Result<Box<dyn Staged>, EngineError> {
+    let name = component.name();
+    run.meter.begin("restore", archive.facts().map_or(0, |facts| facts.source_bytes));
+    let mut opened = archive.opened(archive.reader().await?).await?;
+    let (staged, rest) = {
+        let mut feed = opened.feed(component).await?;
+        let staged = component.stage(&mut feed, target, archive.facts(), &run.meter).await;
+        let staged = staged.map_err(|source| unusable(name, source))?;
+        (staged, rest_of(&mut feed).await)
+    };
+    let whole = match rest {
+        Ok(()) => opened.finish().await,
+        damaged => damaged,
+    };
+    match whole {
+        Ok(()) => Ok(staged),
+        Err(err) => {
+            discard(staged).await;
+            Err(err)
+        }
+    }
+}
+
+pub(super) async fn discard(staged: Box<dyn Staged>) {
+    if let Err(err) = staged.discard().await {
+        tracing::warn!(error = %chain(&err), "something of the staged copy is left, the next run removes it");
+    }
+}
+
+fn described(request: &RestoreRequest, archive: &Archive, plan: Plan) -> RestorePlan {
+    RestorePlan {
+        component: request.component,
+        backup_id: archive.entry.backup_id.clone(),
+        created_at: archive.entry.created_at,
+        reads: archive.copy.location.clone(),
+        also_reads: archive.bases.iter().map(|base| base.copy.location.clone()).collect(),
+        archive_bytes: archive.bases.iter().map(|base| base.copy.bytes).sum::<u64>() + archive.copy.bytes,
+        source_bytes: archive.facts().map(|facts| facts.source_bytes),
+        replaces: plan.replaces,
+        method: plan.method,
+        needs_bytes: plan.needs_bytes,
+        free_bytes: plan.free_bytes,
+        downtime: plan.downtime,
+        versions: plan.versions,
+        warnings: plan.warnings,
+    }
+}

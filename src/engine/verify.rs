@@ -1,0 +1,337 @@
+//! Verification: what lies in the destinations is read again, and compared with what is known of it.
+
+use crate::base::chain;
+use crate::catalog::{CatalogError, Damaged, Entry, Origin, StoredCopy};
+use crate::component::Component;
+use crate::domain::component::ComponentName;
+use crate::domain::id::BackupId;
+use crate::domain::listing::BackupState;
+use crate::domain::manifest::{Manifest, VerifyLevel};
+use crate::domain::progress::Meter;
+use crate::domain::report::{CheckedCopy, Verification, VerifyReport};
+use crate::engine::last::Drill;
+use crate::engine::restore::tidy;
+use crate::engine::ways::read_all;
+use crate::engine::{Engine, EngineError, Held, Run};
+use crate::observe::labels::{Operation, Reason, RunResult};
+use crate::store::StoreError;
+use serde_json::json;
+use std::sync::Arc;
+
+/// An order to verify.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VerifyRequest {
+    /// Of one component, or of all that are configured.
+    pub component: Option<ComponentName>,
+    /// Which backups: whatever names one, `latest`, or `all`.
+    pub backup: String,
+    /// How far. A [`Drill`](VerifyLevel::Drill) restores one whole copy of each; of the others the hash is
+    /// enough, which says that they are the same.
+    pub level: VerifyLevel,
+}
+
+/// The word for every backup.
+const EVERY: &str = "all";
+/// The word for the newest one.
+const LATEST: &str = "latest";
+
+impl Engine {
+    /// The components that the order is about, each to be verified by itself.
+    ///
+    /// # Errors
+    ///
+    /// When the order names one backup and there is none of that name.
+    pub async fn to_verify(&self, request: &VerifyRequest) -> Result<Vec<ComponentName>, EngineError> {
+        match request.component {
+            Some(component) => Ok(vec![component]),
+            None if [EVERY, LATEST].contains(&request.backup.as_str()) => {
+                Ok(self.components.iter().map(|component| component.name()).collect())
+            }
+            None => Ok(vec![self.catalog.find(None, &request.backup).await?.component()]),
+        }
+    }
+
+    /// Verifies backups of one component, in every destination, and notes in their manifests what was
+    /// found. Nobody writes or deletes backups of the component meanwhile.
+    ///
+    /// A backup that is not whole is a result and no error.
+    ///
+    /// # Errors
+    ///
+    /// When a backup could not be looked at: not found, busy, a store that does not answer. Then it is as
+    /// it was; what was found out about others by then is noted.
+    pub async fn verify(
+        &self,
+        component: ComponentName,
+        request: &VerifyRequest,
+        run: &Run,
+    ) -> Result<Vec<Verification>, EngineError> {
+        let began = self.clock.now();
+        let drill = request.level == VerifyLevel::Drill;
+        let operation = if drill { Operation::Drill } else { Operation::Verify };
+        let underway = self.metrics.begin(component, operation);
+        let recording = self.record(operation, component, run);
+        let outcome = self.verify_alone(component, request, run).await;
+        let result = match &outcome {
+            Ok(found) if found.iter().any(|found| !found.ok) => {
+                self.metrics.failed(component, Reason::Verify);
+                RunResult::Failure
+            }
+            outcome => self.judged(component, outcome.as_ref().err()),
+        };
+        let took = self.clock.now().duration_since(began).unsigned_abs();
+        underway.end(result, took);
+        if let Some(recording) = recording {
+            let reported = |results: &Vec<_>| {
+                let report = VerifyReport { results: results.clone() };
+                (json!(report), report.damage())
+            };
+            recording.end(outcome.as_ref().map(reported));
+        }
+        self.refresh_metrics().await;
+        outcome
+    }
+
+    async fn verify_alone(
+        &self,
+        component: ComponentName,
+        request: &VerifyRequest,
+        run: &Run,
+    ) -> Result<Vec<Verification>, EngineError> {
+        let reader = self.component(component)?;
+        // Archives can be read while their source is down; a drill needs it.
+        let drill = request.level == VerifyLevel::Drill;
+        let held =
+            if drill { self.take_whole(reader, run).await? } else { self.take_turn(component, run).await? };
+        let lost = held.lost();
+        let outcome = tokio::select! {
+            outcome = self.verify_held(reader, request, run, &held) => outcome,
+            () = lost.cancelled() => Err(EngineError::LockLost { component }),
+            () = run.cancel.cancelled() => Err(EngineError::Cancelled),
+        };
+        if drill && matches!(outcome, Err(EngineError::Cancelled)) {
+            tidy(reader).await;
+        }
+        held.free().await;
+        outcome
+    }
+
+    async fn verify_held(
+        &self,
+        reader: &Arc<dyn Component>,
+        request: &VerifyRequest,
+        run: &Run,
+        held: &Held,
+    ) -> Result<Vec<Verification>, EngineError> {
+        let (entries, mut results) = self.chosen(reader.name(), request).await?;
+        for entry in entries {
+            let found = match look(self, reader, &entry, request.level, run).await {
+                // One of many that cannot be read does not keep the others from being looked at, and is
+                // not damaged for all we know.
+                Err(err) if request.backup == EVERY && err.is_unread() => {
+                    let problems = vec![format!("it cannot be read: {}", chain(&err))];
+                    results.push(Verification { problems, ..nothing_yet(entry.backup_id, request.level) });
+                    continue;
+                }
+                found => found?,
+            };
+            if found.ok {
+                tracing::info!(backup_id = %entry.backup_id, level = request.level.as_str(), "backup is whole");
+            } else {
+                let problems = found.problems.join("; ");
+                tracing::warn!(backup_id = %entry.backup_id, problems, "backup is not whole");
+            }
+            if let Some(manifest) = entry.manifest() {
+                self.note(manifest, &found, held).await?;
+            }
+            results.push(found);
+        }
+        if request.level == VerifyLevel::Drill {
+            let mismatches = results.iter().map(|found| found.problems.len() as u64).sum();
+            self.metrics.drilled(reader.name(), mismatches);
+            self.remember(reader.name(), |last| {
+                last.drill = Some(Drill { at: self.clock.now(), mismatches });
+            });
+        }
+        Ok(results)
+    }
+
+    /// The backups that are meant, the newest first. The latest is the newest there is, in whatever state:
+    /// to prove an older one in its place would hide what is wrong. And what is known already of those
+    /// whose manifest cannot be read.
+    async fn chosen(
+        &self,
+        component: ComponentName,
+        request: &VerifyRequest,
+    ) -> Result<(Vec<Entry>, Vec<Verification>), EngineError> {
+        let backup = request.backup.as_str();
+        if ![EVERY, LATEST].contains(&backup) {
+            return Ok((vec![self.catalog.find(Some(component), backup).await?], Vec::new()));
+        }
+        let found = self.catalog.list(Some(component)).await?;
+        let (mut entries, mut damaged) = (found.entries, found.damaged);
+        if backup == LATEST {
+            // Files of the app's old tasks only where there is nothing else.
+            entries.sort_by_key(|entry| matches!(entry.origin, Origin::Incumbent));
+            entries.truncate(1);
+            // Ids of one component sort as their times do.
+            let newest = entries.first().map(|entry| &entry.backup_id);
+            damaged.retain(|damaged| newest.is_none_or(|newest| damaged.backup_id > *newest));
+        }
+        if entries.is_empty() && damaged.is_empty() {
+            return Err(CatalogError::NotFound { what: format!("{backup} of {component}") }.into());
+        }
+        let lost = |damaged: &Damaged| Verification {
+            problems: vec![format!("its manifest cannot be read: {}", chain(damaged))],
+            ..nothing_yet(damaged.backup_id.clone(), request.level)
+        };
+        Ok((entries, damaged.iter().map(lost).collect()))
+    }
+
+    /// Writes down what was found.
+    async fn note(&self, manifest: &Manifest, found: &Verification, held: &Held) -> Result<(), EngineError> {
+        let (component, now) = (found.component, self.clock.now());
+        let mut noted = manifest.clone();
+        // What did not stand a drill has proven its hashes on the way there.
+        let failed_drill = !found.ok && found.level == VerifyLevel::Drill;
+        let proven = if failed_drill { VerifyLevel::Checksum } else { found.level };
+        noted.note(proven, now, &found.destinations);
+        if found.ok {
+            self.metrics.proven(component, found.level, now.as_second());
+        }
+        match self.rewrite(&noted, held).await {
+            // Where that destination is configured, it can be noted.
+            Err(err @ EngineError::Catalog(CatalogError::UnknownDestination { .. })) => {
+                tracing::warn!(error = chain(&err), "what was found cannot be noted");
+                Ok(())
+            }
+            written => written,
+        }
+    }
+}
+
+/// What is known before the first look.
+fn nothing_yet(backup_id: BackupId, level: VerifyLevel) -> Verification {
+    Verification {
+        component: backup_id.component(),
+        backup_id,
+        level,
+        ok: false,
+        destinations: Vec::new(),
+        problems: Vec::new(),
+        warnings: Vec::new(),
+    }
+}
+
+/// Looks at every copy of a backup.
+async fn look(
+    engine: &Engine,
+    reader: &Arc<dyn Component>,
+    entry: &Entry,
+    level: VerifyLevel,
+    run: &Run,
+) -> Result<Verification, EngineError> {
+    let (level, why) = match reader.no_drill() {
+        Some(why) if level == VerifyLevel::Drill => (VerifyLevel::Decode, Some(why)),
+        _ => (level, None),
+    };
+    let mut found = nothing_yet(entry.backup_id.clone(), level);
+    found.warnings.extend(why.map(|why| format!("it was read to its end, and not restored: {why}")));
+    match entry.origin {
+        Origin::Newer(_) => {
+            found.problems.push("was made by a newer rna-backup: verify it with that one".to_owned());
+            return Ok(found);
+        }
+        Origin::Incumbent if level < VerifyLevel::Decode => {
+            found.problems.push("has no manifest, and so no hash to compare with: decode it".to_owned());
+            return Ok(found);
+        }
+        Origin::Incumbent => found.warnings.push(
+            "was made by the app's old tasks, which noted neither hash nor counts: it was read to its end, \
+             but there is nothing to compare it with"
+                .to_owned(),
+        ),
+        Origin::Manifest(_) => {}
+    }
+    let mut to_drill = level == VerifyLevel::Drill;
+    for copy in &entry.copies {
+        let level = if to_drill { VerifyLevel::Checksum } else { level.min(VerifyLevel::Decode) };
+        let (mut checked, mut locked) = check(engine, reader, entry, copy, level, run).await?;
+        if to_drill && checked.problems.is_empty() {
+            to_drill = false;
+            match engine.drill(reader, entry, copy, run).await {
+                // The archive may be what it was made as, and another server would take it: it is not
+                // marked, but nobody should have to find that out on a bad day.
+                Err(err) if err.is_refusal() => {
+                    let why = format!("{}: it cannot be restored: {}", copy.destination, chain(&err));
+                    found.problems.push(why);
+                }
+                Err(err @ EngineError::Locked { .. }) => locked = Some(chain(&err)),
+                problems => {
+                    checked.problems = problems?;
+                    checked.state = state_of(&checked.problems);
+                }
+            }
+        }
+        if let Some(locked) = locked {
+            found.level = VerifyLevel::Checksum;
+            found.warnings.push(format!("{}: only its hash was compared: {locked}", copy.destination));
+        }
+        let prefixed = checked.problems.iter().map(|problem| format!("{}: {problem}", copy.destination));
+        found.problems.extend(prefixed);
+        found.destinations.push(checked);
+    }
+    found.ok = found.problems.is_empty();
+    Ok(found)
+}
+
+/// Reads one copy once, from its first byte to its last. Tells also why its contents could not be looked at.
+async fn check(
+    engine: &Engine,
+    reader: &Arc<dyn Component>,
+    entry: &Entry,
+    copy: &StoredCopy,
+    level: VerifyLevel,
+    run: &Run,
+) -> Result<(CheckedCopy, Option<String>), EngineError> {
+    let checked = |bytes, state, problems| {
+        let (destination, location) = (copy.destination.clone(), copy.location.clone());
+        CheckedCopy { destination, location, bytes, state, problems }
+    };
+    let missing = |why: &str| Ok((checked(None, BackupState::Missing, vec![why.to_owned()]), None));
+    if engine.catalog.store(&copy.destination).is_none() {
+        return missing("this destination is not configured");
+    }
+    let mut archive = engine.archive_of(entry.clone(), copy.clone())?;
+    run.meter.begin("verify", copy.bytes);
+    let stored = match archive.metered_reader(&run.meter).await {
+        Err(EngineError::Store(StoreError::NotFound { .. })) => return missing("the archive is missing"),
+        opened => opened?,
+    };
+    let decode = level >= VerifyLevel::Decode;
+    let bases = if decode { engine.find_bases(&mut archive).await } else { Ok(()) };
+    let mut opened = archive.opened(stored).await?;
+    let decoded = match bases {
+        Ok(()) if decode => opened.decode(reader).await,
+        bases => bases.map(|()| Vec::new()),
+    };
+    let (mut problems, mut locked) = (Vec::new(), None);
+    match decoded {
+        Ok(differences) => problems = differences,
+        Err(EngineError::Damaged { problems: damage }) => problems = damage,
+        Err(err @ EngineError::Locked { .. }) => locked = Some(chain(&err)),
+        Err(err) => return Err(err),
+    }
+    let (mut stored, of_bases) = opened.problems_of_bases().await?;
+    problems.extend(of_bases);
+    read_all(&mut stored, &Meter::default()).await?;
+    let (bytes, problem) = archive.problem(stored);
+    if let Some(problem) = problem {
+        problems.insert(0, problem);
+    }
+    Ok((checked(Some(bytes), state_of(&problems), problems), locked))
+}
+
+const fn state_of(problems: &[String]) -> BackupState {
+    if problems.is_empty() { BackupState::Ok } else { BackupState::Failed }
+}

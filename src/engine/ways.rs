@@ -1,0 +1,208 @@
+//! An archive on its way to its destinations: written to all at once, proven and given its name in each.
+
+use crate::base::chain;
+use crate::domain::component::ComponentName;
+use crate::domain::progress::Meter;
+use crate::engine::EngineError;
+use crate::engine::archive::CHUNK;
+use crate::store::{ObjectKey, Store, StoreError, Upload};
+use crate::stream::unpack::Fingerprint;
+use bytes::Bytes;
+use futures_util::future::join_all;
+use std::{sync::Arc, time::Duration};
+use tokio::io::{AsyncRead, AsyncReadExt};
+
+/// What every copy of an archive must be.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wanted<'a> {
+    pub(super) bytes: u64,
+    pub(super) sha256: &'a str,
+}
+
+/// An archive on its way to one destination.
+pub(super) struct Way {
+    pub(super) store: Arc<dyn Store>,
+    key: ObjectKey,
+    upload: Result<Box<dyn Upload>, StoreError>,
+}
+
+/// An archive on its way to all destinations, the nearest first.
+#[derive(Default)]
+pub(super) struct Ways(pub(super) Vec<Way>);
+
+impl Ways {
+    /// Begins it in every destination.
+    ///
+    /// # Errors
+    ///
+    /// That of the nearest, when it can be begun in none.
+    pub(super) async fn begin(
+        stores: &[Arc<dyn Store>],
+        key: &ObjectKey,
+        expected: Option<u64>,
+    ) -> Result<Self, StoreError> {
+        let begin = stores.iter().map(async |store| {
+            let upload = store.begin(key, expected).await;
+            Way { store: Arc::clone(store), key: key.clone(), upload }
+        });
+        Self(join_all(begin).await).unless_all_failed()
+    }
+
+    /// Appends bytes, everywhere at once. A destination that fails is left out from then on.
+    ///
+    /// # Errors
+    ///
+    /// That of the nearest, when all have failed.
+    pub(super) async fn write(&mut self, chunk: Bytes) -> Result<(), StoreError> {
+        join_all(self.0.iter_mut().map(|way| way.write(chunk.clone()))).await;
+        self.any_left()
+    }
+
+    /// Says everywhere that nothing more comes: what is far away gets the rest while what is near is proven.
+    ///
+    /// # Errors
+    ///
+    /// As [`write`](Self::write).
+    pub(super) async fn end(&mut self) -> Result<(), StoreError> {
+        join_all(self.0.iter_mut().map(Way::end)).await;
+        self.any_left()
+    }
+
+    fn any_left(&mut self) -> Result<(), StoreError> {
+        if self.0.iter().any(|way| way.upload.is_ok()) {
+            return Ok(());
+        }
+        std::mem::take(self).unless_all_failed().map(drop)
+    }
+
+    fn unless_all_failed(mut self) -> Result<Self, StoreError> {
+        if self.0.iter().any(|way| way.upload.is_ok()) {
+            return Ok(self);
+        }
+        Err(self.0.swap_remove(0).upload.err().expect("all have failed"))
+    }
+
+    /// Removes every trace.
+    pub(super) async fn abort(self) {
+        for way in self.0 {
+            if let Ok(upload) = way.upload {
+                upload.abort().await;
+            }
+        }
+    }
+}
+
+impl Way {
+    async fn write(&mut self, chunk: Bytes) {
+        if let Ok(upload) = &mut self.upload {
+            let written = upload.write(chunk).await;
+            self.note(written).await;
+        }
+    }
+
+    async fn end(&mut self) {
+        if let Ok(upload) = &mut self.upload {
+            let ended = upload.end().await;
+            self.note(ended).await;
+        }
+    }
+
+    /// Gives the way up after an error.
+    async fn note(&mut self, done: Result<(), StoreError>) {
+        let Err(err) = done else { return };
+        tracing::warn!(destination = self.store.destination(), error = chain(&err), "a copy has failed");
+        if let Ok(upload) = std::mem::replace(&mut self.upload, Err(err)) {
+            upload.abort().await;
+        }
+    }
+
+    /// Makes it durable and gives it its name. With `prove`, what lies there is read and compared first.
+    ///
+    /// # Errors
+    ///
+    /// What was wrong with this destination, now or before. Then nothing of it is left there.
+    pub(super) async fn settle(
+        self,
+        component: ComponentName,
+        wanted: Wanted<'_>,
+        prove: bool,
+        meter: &Meter,
+    ) -> Result<(), EngineError> {
+        let mut upload = self.upload?;
+        if prove {
+            meter.begin("verify", wanted.bytes);
+            if let Err(err) = compare(upload.as_mut(), component, wanted, meter).await {
+                upload.abort().await;
+                return Err(err);
+            }
+        }
+        let committed = upload.commit().await;
+        // Nobody learnt whether it is there.
+        let unknown = matches!(committed, Err(StoreError::Unavailable { .. }));
+        if unknown && is_there(&self.store, &self.key, wanted, meter).await {
+            return Ok(());
+        }
+        Ok(committed?)
+    }
+}
+
+/// How long a store is asked about that has just not answered.
+const LOOK: Duration = Duration::from_secs(30);
+
+/// Whether the archive is there, whole. What is there otherwise is removed.
+async fn is_there(store: &Arc<dyn Store>, key: &ObjectKey, wanted: Wanted<'_>, meter: &Meter) -> bool {
+    let Ok(Ok(_)) = tokio::time::timeout(LOOK, store.head(key)).await else { return false };
+    let whole = match store.open(key, None).await {
+        Ok(body) => matches!(wanted.problem_of(body, meter).await, Ok(None)),
+        Err(_) => false,
+    };
+    if !whole && let Err(err) = store.delete(key).await {
+        tracing::warn!(archive = %key, error = chain(&err), "an archive without a manifest is left");
+    }
+    whole
+}
+
+async fn compare(
+    upload: &mut dyn Upload,
+    component: ComponentName,
+    wanted: Wanted<'_>,
+    meter: &Meter,
+) -> Result<(), EngineError> {
+    let problem = wanted.problem_of(upload.read_back().await?, meter).await?;
+    problem.map_or(Ok(()), |problem| Err(EngineError::Verify { component, problems: vec![problem] }))
+}
+
+impl Wanted<'_> {
+    /// What is wrong with the bytes of `body`, which are read to their end.
+    pub(super) async fn problem_of(
+        self,
+        body: impl AsyncRead + Send + Unpin,
+        meter: &Meter,
+    ) -> Result<Option<String>, EngineError> {
+        let mut stored = Fingerprint::new(body);
+        read_all(&mut stored, meter).await?;
+        let (bytes, sha256) = stored.finish();
+        Ok(if bytes != self.bytes {
+            Some(format!("wrote {} bytes, found {bytes}", self.bytes))
+        } else if sha256 != self.sha256 {
+            Some("the hash of the stored bytes is not that of the written ones".to_owned())
+        } else {
+            None
+        })
+    }
+}
+
+/// Reads to the end, counting on `meter`.
+pub(super) async fn read_all(
+    from: &mut (dyn AsyncRead + Send + Unpin),
+    meter: &Meter,
+) -> Result<(), EngineError> {
+    let mut buffer = vec![0; CHUNK];
+    loop {
+        let read = from.read(&mut buffer).await;
+        match read.map_err(|source| EngineError::Stream { what: "read the archive", source })? {
+            0 => return Ok(()),
+            read => meter.add(read as u64),
+        }
+    }
+}

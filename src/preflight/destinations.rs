@@ -1,0 +1,118 @@
+//! Where backups go: room, rights, and who can open them.
+
+use crate::app;
+use crate::base::chain;
+use crate::base::units::ByteSize;
+use crate::catalog::Catalog;
+use crate::config::Config;
+use crate::domain::listing::BackupState;
+use crate::domain::manifest::Manifest;
+use crate::preflight::{Check, in_time};
+use crate::store::local::LocalStore;
+use crate::store::s3::{Probe, S3Config, S3Store};
+use crate::store::{Store, StoreError};
+use crate::stream::crypt::Encryption;
+use std::sync::Arc;
+
+/// The folder: whether it can be written, and has room for the next backup of everything. With `bucket`
+/// what lies there is also looked at, to tell how long that will be.
+pub(super) async fn local(config: &Config, bucket: bool) -> Check {
+    let name = "local destination";
+    let full = "make room, choose another BACKUP_ROOT, or lower BACKUP_MIN_FREE";
+    let denied = "let the user of this process write to BACKUP_ROOT, or choose another one";
+    let root = config.root.display();
+    let store = match LocalStore::open(&config.root, config.min_free) {
+        Ok(store) => store,
+        Err(err) => return Check::new(name, Err(chain(&err)), denied),
+    };
+    let found = async {
+        store.probe().await?;
+        store.free_bytes().await
+    };
+    let room = match found.await {
+        Ok(room) => room.unwrap_or(u64::MAX),
+        Err(err) => {
+            let fix = if matches!(err, StoreError::NoSpace { .. }) { full } else { denied };
+            return Check::new(name, Err(format!("{root}: {}", chain(&err))), fix);
+        }
+    };
+    if !config.destinations.local {
+        let found = format!("{root} holds locks only, since BACKUP_LOCAL is off; no backups go there");
+        return Check::new(name, Ok(found), "");
+    }
+    let (next, keep) = (next_bytes(config, store, bucket).await, ByteSize(config.min_free));
+    let found = match next {
+        _ if room == 0 => Err(format!("{root} has no room beside the {keep} to be kept free")),
+        Some(next) if next > room => Err(format!(
+            "{root} has room for {}, and the last backups took {}; {keep} are to be kept free",
+            ByteSize(room),
+            ByteSize(next)
+        )),
+        Some(next) if next > 0 => {
+            Ok(format!("{root} has room for {}; the last backups took {}", ByteSize(room), ByteSize(next)))
+        }
+        _ => Ok(format!("{root} has room for {}", ByteSize(room))),
+    };
+    Check::new(name, found, full)
+}
+
+/// What the last whole backup of each component took: about what the next ones will. `None`: nobody can tell.
+async fn next_bytes(config: &Config, local: LocalStore, bucket: bool) -> Option<u64> {
+    let mut stores: Vec<Arc<dyn Store>> = vec![Arc::new(local)];
+    if let Some(far) = config.destinations.bucket.clone().filter(|_| bucket) {
+        stores.push(Arc::new(Box::pin(S3Store::open(far, None)).await.ok()?));
+    }
+    let catalog = Catalog::new(stores);
+    let entries = in_time(Box::pin(catalog.list(None))).await.ok()?.ok()?.entries;
+    let last = |component: &Arc<dyn crate::component::Component>| {
+        let name = component.name();
+        let mut of_this = entries.iter().filter(|entry| entry.component() == name);
+        of_this.find(|entry| entry.state() == BackupState::Ok)?.manifest().map(Manifest::size_bytes)
+    };
+    Some(app::components(config, None).iter().filter_map(last).sum())
+}
+
+/// Who can open what is encrypted here.
+pub(super) fn encryption(encryption: &Encryption) -> Option<Check> {
+    let found = match (&encryption.recipients, &encryption.identities) {
+        (None, _) => return None,
+        (Some(_), Some(_)) => "archives are encrypted; BACKUP_AGE_IDENTITY_FILE is there to open them",
+        (Some(_), None) => {
+            "archives are encrypted, and this machine has no key: it can back up and compare hashes, but neither \
+             verify contents nor restore without BACKUP_AGE_IDENTITY_FILE"
+        }
+    };
+    Some(Check::new("encryption", Ok(found.to_owned()), ""))
+}
+
+/// Whether the bucket does all that a backup asks of it.
+pub(super) async fn s3(bucket: &S3Config) -> Check {
+    let reach = "start the server, or correct AWS_S3_ENDPOINT or what lies between";
+    let correct = "correct AWS_BACKUP_BUCKET, AWS_S3_ENDPOINT, AWS_REGION, the keys, or what they may do";
+    let store = match Box::pin(S3Store::open(bucket.clone(), None)).await {
+        Ok(store) => store,
+        Err(err) => return Check::new("s3", Err(chain(&err)), "correct AWS_CA_BUNDLE"),
+    };
+    let look = Box::pin(store.probe()); // the SDK's futures are large
+    let (found, fix) = match in_time(look).await {
+        Ok(Ok(found)) => (Ok(describe(bucket, found)), ""),
+        Ok(Err(err @ StoreError::Unavailable { .. })) => (Err(chain(&err)), reach),
+        Ok(Err(err)) => (Err(chain(&err)), correct),
+        Err(late) => (Err(late), reach),
+    };
+    let found = found.map_err(|why| format!("bucket {}: {why}", bucket.bucket));
+    Check::new("s3", found, fix)
+}
+
+fn describe(bucket: &S3Config, found: Probe) -> String {
+    /// From here on people should look at their clocks; requests are refused from 15 minutes on.
+    const SKEW: i64 = 60;
+    let mut words = format!("bucket {} can be written, read, listed and deleted from", bucket.bucket);
+    if let Some(skew) = found.clock_skew.filter(|skew| skew.abs() >= SKEW) {
+        words.push_str(&format!("; its clock is {skew} s ahead of this one"));
+    }
+    if !found.never_replaces {
+        words.push_str("; it cannot refuse to replace an object, so let one machine alone back up at a time");
+    }
+    words
+}

@@ -1,0 +1,357 @@
+//! One bucket and the way to it: every request goes through here, is watched, sorted, counted and
+//! sent again when that may help.
+
+use crate::base::backoff::Backoff;
+use crate::store::s3::{
+    S3OpenError,
+    config::S3Config,
+    fault::{Fault, Kind},
+    part::{Part, Pulse},
+};
+use crate::store::{ObjectKey, StoreError};
+use aws_runtime::auth::PayloadSigningOverride;
+use aws_sdk_s3::Client;
+use aws_sdk_s3::config::http::HttpResponse;
+use aws_sdk_s3::config::interceptors::{
+    BeforeDeserializationInterceptorContextRef, BeforeTransmitInterceptorContextMut,
+};
+use aws_sdk_s3::config::retry::RetryConfig;
+use aws_sdk_s3::config::timeout::TimeoutConfig;
+use aws_sdk_s3::config::{
+    BehaviorVersion, ConfigBag, Credentials, Intercept, Region, RequestChecksumCalculation,
+    ResponseChecksumValidation, RuntimeComponents, SharedHttpClient, StalledStreamProtectionConfig,
+};
+use aws_sdk_s3::error::{BoxError, ProvideErrorMetadata, SdkError};
+use aws_sdk_s3::primitives::{ByteStream, DateTime, DateTimeFormat, SdkBody};
+use aws_smithy_http_client::{Builder, tls};
+use jiff::Timestamp;
+use rustls::RootCertStore;
+use rustls::pki_types::{CertificateDer, pem::PemObject as _};
+use secrecy::ExposeSecret as _;
+use std::{
+    error::Error,
+    fmt,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
+use tokio::time::Instant;
+use uuid::Uuid;
+
+/// A request is sent so often before its failure is believed.
+pub(super) const ATTEMPTS: u32 = 5;
+
+/// The longest wait between attempts.
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
+
+/// No server needs longer to take a connection.
+const CONNECT: Duration = Duration::from_secs(10);
+
+/// A request that was answered, or was not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Request {
+    /// Which: `put`, `get`, `head`, `list`, `delete`, `upload_part` and the like.
+    pub op: &'static str,
+    /// `ok`, `refused` (the server said no) or `failed` (the network, or a server in trouble).
+    pub result: &'static str,
+    /// Whether it was one more attempt.
+    pub retry: bool,
+}
+
+/// Told about every request.
+pub type Observer = Arc<dyn Fn(Request) + Send + Sync>;
+
+/// One bucket.
+pub(super) struct Bucket {
+    pub(super) client: Client,
+    pub(super) config: S3Config,
+    observer: Option<Observer>,
+    skew: Arc<Skew>,
+}
+
+impl fmt::Debug for Bucket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Bucket").field(&self.config).finish()
+    }
+}
+
+impl Bucket {
+    pub(super) async fn open(mut config: S3Config, observer: Option<Observer>) -> Result<Self, S3OpenError> {
+        let http = http_client(&config)?;
+        let mut loader = aws_config::defaults(BehaviorVersion::latest())
+            .http_client(http)
+            .region(Region::new(config.region.clone()));
+        if let Some(keys) = &config.keys {
+            let token = keys.token.as_ref().map(|token| token.expose_secret().to_owned());
+            let (id, secret) = (keys.id.expose_secret(), keys.secret.expose_secret());
+            loader = loader.credentials_provider(Credentials::new(id, secret, token, None, "settings"));
+        }
+        let sdk = Box::pin(loader.load()).await; // the SDK's futures are large
+        // The SDK finds one in its environment and profile as well (`AWS_ENDPOINT_URL`).
+        config.endpoint = config.endpoint.or_else(|| sdk.endpoint_url().map(str::to_owned));
+        let skew = Arc::new(Skew::default());
+        let mut settings = aws_sdk_s3::config::Builder::from(&sdk)
+            // Attempts are ours: they are counted, and one that moves is not cut off.
+            .retry_config(RetryConfig::disabled())
+            .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
+            .timeout_config(TimeoutConfig::builder().connect_timeout(CONNECT.min(config.patience)).build())
+            .interceptor(Dates(skew.clone()));
+        if let Some(endpoint) = &config.endpoint {
+            // Other stores refuse checksum trailers, or keep them as part of the object.
+            settings = settings
+                .endpoint_url(endpoint)
+                .force_path_style(true)
+                .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
+                .response_checksum_validation(ResponseChecksumValidation::WhenRequired);
+        }
+        Ok(Self { client: Client::from_conf(settings.build()), config, observer, skew })
+    }
+
+    /// Whether parts are hashed by us, for the server to compare: AWS gets a checksum from its SDK.
+    pub(super) fn hashes(&self) -> bool {
+        self.config.endpoint.is_some()
+    }
+
+    /// The key in the bucket of an object of the store.
+    pub(super) fn full(&self, key: &ObjectKey) -> String {
+        match &self.config.prefix {
+            Some(prefix) => format!("{prefix}/{key}"),
+            None => key.to_string(),
+        }
+    }
+
+    /// The key in the store of an object in the bucket.
+    pub(super) fn key_of(&self, full: &str) -> Option<ObjectKey> {
+        match &self.config.prefix {
+            Some(prefix) => full.strip_prefix(prefix.as_str())?.strip_prefix('/')?.parse().ok(),
+            None => full.parse().ok(),
+        }
+    }
+
+    /// By how much the server's clock is ahead of ours, seconds, as of its last answer.
+    pub(super) fn skew(&self) -> Option<i64> {
+        Some(self.skew.0.load(Ordering::Relaxed)).filter(|skew| *skew != NO_ANSWER)
+    }
+
+    /// A fault as the error of the store.
+    pub(super) fn error(&self, fault: Fault, op: &'static str, key: &ObjectKey) -> StoreError {
+        fault.on(&self.config.bucket, op, key)
+    }
+
+    /// Sends a request without a body until it is answered for good.
+    pub(super) async fn ask<T, E, F>(&self, op: &'static str, mut send: impl FnMut() -> F) -> Result<T, Fault>
+    where
+        F: Future<Output = Result<T, SdkError<E, HttpResponse>>>,
+        E: ProvideErrorMetadata + Error + 'static,
+    {
+        self.send(op, self.config.patience, |_| send()).await
+    }
+
+    /// Sends a request until it is answered for good. An attempt ends when nothing moves for
+    /// `patience`: the body beats the pulse as it goes out. One that takes more than the usual patience is
+    /// waited for twice.
+    pub(super) async fn send<T, E, F>(
+        &self,
+        op: &'static str,
+        patience: Duration,
+        mut send: impl FnMut(&Pulse) -> F,
+    ) -> Result<T, Fault>
+    where
+        F: Future<Output = Result<T, SdkError<E, HttpResponse>>>,
+        E: ProvideErrorMetadata + Error + 'static,
+    {
+        let mut tries = Tries::new(&self.config);
+        loop {
+            let pulse = Pulse::new();
+            let answer = match watched(Box::pin(send(&pulse)), &pulse, patience).await {
+                Some(answer) => answer.map_err(|err| Fault::of(&err)),
+                None if patience > self.config.patience && tries.is_retry() => {
+                    return Err(Fault::stalled(patience));
+                }
+                None => Err(Fault::stalled(patience)),
+            };
+            self.count(op, &answer, tries.is_retry());
+            match answer {
+                Err(fault) => tries.again(fault).await?,
+                done => return done,
+            }
+        }
+    }
+
+    /// Tells the observer.
+    pub(super) fn count<T>(&self, op: &'static str, answer: &Result<T, Fault>, retry: bool) {
+        if let Some(observer) = &self.observer {
+            let result = answer.as_ref().map_or_else(Fault::result, |_| "ok");
+            observer(Request { op, result, retry });
+        }
+    }
+}
+
+/// The attempts of one request.
+#[derive(Debug)]
+pub(super) struct Tries {
+    made: u32,
+    wait: Backoff,
+}
+
+impl Tries {
+    pub(super) fn new(config: &S3Config) -> Self {
+        Self { made: 0, wait: Backoff::new(config.wait, LONGEST_WAIT) }
+    }
+
+    pub(super) fn is_retry(&self) -> bool {
+        self.made > 0
+    }
+
+    /// Begins to count again: the last attempt was not in vain.
+    pub(super) fn reset(&mut self) {
+        self.made = 0;
+        self.wait.reset();
+    }
+
+    /// Waits before the next attempt, or gives the fault back when there is no use in one.
+    pub(super) async fn again(&mut self, fault: Fault) -> Result<(), Fault> {
+        self.made += 1;
+        // The SDK corrects its clock by the answer.
+        let skewed = fault.code == "RequestTimeTooSkewed" && self.made == 1;
+        if self.made >= ATTEMPTS || !(fault.kind == Kind::Passing || skewed) {
+            return Err(fault);
+        }
+        // Many workers must not come back as one: between half of the wait and the whole.
+        let wait = self.wait.step();
+        let chance = f64::from(Uuid::new_v4().as_bytes()[0]) / 255.0;
+        tokio::time::sleep(wait.mul_f64(0.5 + chance / 2.0)).await;
+        Ok(())
+    }
+}
+
+/// What the request gives, unless its pulse stops for `patience`.
+async fn watched<T>(request: impl Future<Output = T>, pulse: &Pulse, patience: Duration) -> Option<T> {
+    let mut request = pin!(request);
+    loop {
+        let until = pulse.last() + patience;
+        tokio::select! {
+            biased;
+            answer = &mut request => return Some(answer),
+            () = tokio::time::sleep_until(until) => {
+                if pulse.last() + patience <= Instant::now() {
+                    return None;
+                }
+            }
+        }
+    }
+}
+
+impl Part {
+    /// The part as the body of a request.
+    pub(super) fn stream(&self, pulse: &Pulse) -> ByteStream {
+        ByteStream::new(SdkBody::from_body_1_x(self.body(pulse)))
+    }
+
+    /// Signs the part's hash with the request, so that the server refuses bytes that were damaged on
+    /// the way. The SDK does so only with bodies that lie in one piece.
+    pub(super) async fn signed(&self) -> Signed {
+        Signed(self.sha256().await)
+    }
+}
+
+/// See [`Part::signed`].
+#[derive(Debug, Clone)]
+pub(super) struct Signed(Option<String>);
+
+impl Intercept for Signed {
+    fn name(&self) -> &'static str {
+        "Signed"
+    }
+
+    fn modify_before_signing(
+        &self,
+        _: &mut BeforeTransmitInterceptorContextMut<'_>,
+        _: &RuntimeComponents,
+        cfg: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        if let Some(sha256) = &self.0 {
+            cfg.interceptor_state().store_put(PayloadSigningOverride::Precomputed(sha256.clone()));
+        }
+        Ok(())
+    }
+}
+
+const NO_ANSWER: i64 = i64::MIN;
+
+/// The server's clock less ours, seconds.
+#[derive(Debug)]
+struct Skew(AtomicI64);
+
+impl Default for Skew {
+    fn default() -> Self {
+        Self(AtomicI64::new(NO_ANSWER))
+    }
+}
+
+/// Reads the clock of the server from its answers.
+#[derive(Debug)]
+struct Dates(Arc<Skew>);
+
+impl Intercept for Dates {
+    fn name(&self) -> &'static str {
+        "Dates"
+    }
+
+    fn read_before_deserialization(
+        &self,
+        context: &BeforeDeserializationInterceptorContextRef<'_>,
+        _: &RuntimeComponents,
+        _: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let date = context.response().headers().get("date");
+        if let Some(date) = date.and_then(|date| DateTime::from_str(date, DateTimeFormat::HttpDate).ok()) {
+            self.0.0.store(date.secs() - Timestamp::now().as_second(), Ordering::Relaxed);
+        }
+        Ok(())
+    }
+}
+
+fn http_client(config: &S3Config) -> Result<SharedHttpClient, S3OpenError> {
+    let mut trusted = tls::TrustStore::default();
+    if let Some(path) = &config.ca_bundle {
+        let fail = |source| S3OpenError { path: path.clone(), source };
+        let pem = std::fs::read(path).map_err(|err| fail(err.into()))?;
+        // The SDK panics at what it cannot read.
+        check_certificates(&pem).map_err(fail)?;
+        trusted = trusted.with_pem_certificate(pem);
+    }
+    let context = tls::TlsContext::builder().with_trust_store(trusted).build();
+    let context = context.expect("a trust store is all it needs");
+    let provider = tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring);
+    Ok(Builder::new().tls_provider(provider).tls_context(context).build_https())
+}
+
+fn check_certificates(pem: &[u8]) -> Result<(), Box<dyn Error + Send + Sync>> {
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(pem) {
+        roots.add(certificate.map_err(|err| err.to_string())?)?;
+    }
+    if roots.is_empty() { Err("it holds no certificate".into()) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_moves_is_waited_for_and_what_does_not_is_not() {
+        let (pulse, patience) = (Pulse::new(), Duration::from_millis(500));
+        let moving = async {
+            for _ in 0..12 {
+                tokio::time::sleep(patience / 10).await;
+                pulse.beat();
+            }
+        };
+        assert_eq!(watched(moving, &pulse, patience).await, Some(()));
+        assert_eq!(watched(std::future::pending::<()>(), &pulse, patience).await, None);
+    }
+}

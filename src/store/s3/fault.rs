@@ -1,0 +1,298 @@
+//! What an S3 server or the way to it said, sorted.
+
+use crate::base::chain;
+use crate::store::{ObjectKey, StoreError};
+use aws_sdk_s3::config::http::HttpResponse;
+use aws_sdk_s3::error::{ConnectorError, ProvideErrorMetadata, SdkError};
+use std::{error::Error, fmt, time::Duration};
+
+/// The longest message of a server that is repeated, in characters.
+const MESSAGE_CHARS: usize = 240;
+
+/// One request that did not succeed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Fault {
+    pub(super) kind: Kind,
+    /// The server's own word, such as `AccessDenied`; empty when it gave none.
+    pub(super) code: String,
+    /// What it was, for people.
+    text: String,
+}
+
+/// What can be done about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// No such object or upload.
+    Missing,
+    /// A condition does not hold: the key is taken, or the object is another one.
+    Condition,
+    /// The range lies beyond the end.
+    Range,
+    /// The server does not know what was asked for.
+    Unknown,
+    /// Refused for good.
+    Denied,
+    /// Refused until a lock on the object ends.
+    Locked,
+    /// No more room in the bucket.
+    Full,
+    /// May pass: the server is busy or broken, the network is down, the bytes were damaged on the way.
+    Passing,
+}
+
+impl Fault {
+    /// Sorts what the SDK says.
+    pub(super) fn of<E>(err: &SdkError<E, HttpResponse>) -> Self
+    where
+        E: ProvideErrorMetadata + Error + 'static,
+    {
+        let status = err.raw_response().map(|response| response.status().as_u16());
+        if let SdkError::ServiceError(answer) = err {
+            let meta = answer.err().meta();
+            let code = meta.code().unwrap_or_default();
+            return Self::answered(status.unwrap_or(0), code, meta.message().unwrap_or_default());
+        }
+        let text = chain(err);
+        let (kind, advice) = match err {
+            // The request never left: the settings make none.
+            SdkError::ConstructionFailure(_) => (Kind::Denied, ""),
+            SdkError::DispatchFailure(failure) => sort_dispatch(failure.as_connector_error(), &text),
+            _ => (Kind::Passing, ""),
+        };
+        let text = if advice.is_empty() { shown(&text) } else { format!("{}; {advice}", shown(&text)) };
+        Self { kind, code: String::new(), text }
+    }
+
+    /// Sorts an answer by its code, or by its status where there is none: an answer to HEAD has no body.
+    fn answered(status: u16, code: &str, message: &str) -> Self {
+        let (kind, advice) = match sort(status, code) {
+            (Kind::Denied, _) if speaks_of_a_lock(code, message) => {
+                (Kind::Locked, "it can be deleted when its lock ends")
+            }
+            sorted => sorted,
+        };
+        let name = if code.is_empty() { "no reason given" } else { code };
+        let mut text = format!("{} (status {status})", shown(name));
+        for more in [&*shown(message), advice] {
+            if !more.is_empty() && *more != *name {
+                text = format!("{text}; {more}");
+            }
+        }
+        Self { kind, code: shown(code), text }
+    }
+
+    /// The server did nothing for so long.
+    pub(super) fn stalled(patience: Duration) -> Self {
+        Self::passing(format!("the server did nothing for {patience:?}"))
+    }
+
+    /// Something that may pass.
+    pub(super) fn passing(text: impl Into<String>) -> Self {
+        Self { kind: Kind::Passing, code: String::new(), text: text.into() }
+    }
+
+    /// The object is shorter than it said.
+    pub(super) fn too_short(text: String) -> Self {
+        Self { kind: Kind::Range, code: String::new(), text }
+    }
+
+    /// One refusal among the answers to a request for many objects; `None` when it is none.
+    pub(super) fn refused(code: &str, message: &str) -> Option<Self> {
+        let fault = Self::answered(400, code, message);
+        (fault.kind != Kind::Missing).then_some(fault)
+    }
+
+    /// Whether the same request will fail again.
+    pub(super) fn is_final(&self) -> bool {
+        self.kind != Kind::Passing
+    }
+
+    /// As the error of the store.
+    pub(super) fn on(self, bucket: &str, op: &'static str, key: &ObjectKey) -> StoreError {
+        let key = key.clone();
+        match self.kind {
+            Kind::Missing if self.code != "NoSuchUpload" => StoreError::NotFound { op, key },
+            Kind::Denied | Kind::Unknown => {
+                StoreError::Denied { op, key, source: self.in_bucket(bucket).into() }
+            }
+            Kind::Locked => StoreError::Locked { op, key, source: self.in_bucket(bucket).into() },
+            Kind::Full => StoreError::OverQuota { op, key, source: self.in_bucket(bucket).into() },
+            Kind::Missing | Kind::Condition | Kind::Range | Kind::Passing => {
+                StoreError::Unavailable { op, key, source: self.in_bucket(bucket).into() }
+            }
+        }
+    }
+
+    fn in_bucket(self, bucket: &str) -> InBucket {
+        InBucket { bucket: bucket.to_owned(), fault: self }
+    }
+
+    /// The label of the metric.
+    pub(super) fn result(&self) -> &'static str {
+        match self.kind {
+            Kind::Passing => "failed",
+            _ => "refused",
+        }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+/// A fault with the bucket in which it happened.
+#[derive(Debug, thiserror::Error)]
+#[error("bucket {bucket}: {fault}")]
+struct InBucket {
+    bucket: String,
+    fault: Fault,
+}
+
+/// Codes of [S3](https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html), and those that
+/// Ceph, MinIO and others have of their own.
+fn sort(status: u16, code: &str) -> (Kind, &'static str) {
+    match code {
+        "NoSuchBucket" | "InvalidBucketName" => {
+            (Kind::Denied, "create the bucket, or correct AWS_BACKUP_BUCKET")
+        }
+        "NoSuchKey" | "NotFound" | "NoSuchUpload" | "NoSuchVersion" => (Kind::Missing, ""),
+        "PreconditionFailed" => (Kind::Condition, ""),
+        "InvalidRange" => (Kind::Range, ""),
+        "NotImplemented" | "MethodNotAllowed" => (Kind::Unknown, "this store cannot do what was asked"),
+        "InvalidAccessKeyId" | "SignatureDoesNotMatch" | "InvalidToken" | "ExpiredToken" => {
+            (Kind::Denied, "correct AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
+        }
+        "RequestTimeTooSkewed" => (Kind::Denied, "set this machine's clock right"),
+        "PermanentRedirect" | "AuthorizationHeaderMalformed" | "IllegalLocationConstraintException" => {
+            (Kind::Denied, "correct AWS_REGION or AWS_S3_ENDPOINT")
+        }
+        "InvalidStorageClass" => (Kind::Denied, "correct BACKUP_S3_STORAGE_CLASS"),
+        "InvalidObjectState" => (Kind::Denied, "bring the object back from its archive class first"),
+        "QuotaExceeded"
+        | "XMinioAdminBucketQuotaExceeded"
+        | "XMinioStorageFull"
+        | "InsufficientStorage"
+        | "StorageQuotaExceeded" => (Kind::Full, "make room in the bucket, or raise its quota"),
+        // The bytes were damaged on the way here or there; what is sent again may be whole.
+        "BadDigest"
+        | "XAmzContentSHA256Mismatch"
+        | "InvalidDigest"
+        | "IncompleteBody"
+        | "RequestTimeout"
+        | "OperationAborted"
+        | "ConditionalRequestConflict"
+        | "SlowDown"
+        | "TooManyRequests"
+        | "InternalError"
+        | "ServiceUnavailable" => (Kind::Passing, ""),
+        _ => match status {
+            // Also what a server says that is no S3 server, or a proxy in between.
+            404 => (Kind::Missing, ""),
+            412 => (Kind::Condition, ""),
+            416 => (Kind::Range, ""),
+            501 => (Kind::Unknown, "this store cannot do what was asked"),
+            507 => (Kind::Full, "make room in the bucket, or raise its quota"),
+            301 | 307 | 308 => (Kind::Denied, "correct AWS_REGION or AWS_S3_ENDPOINT"),
+            // An answer to HEAD does not say which.
+            401 | 403 if code.is_empty() => (
+                Kind::Denied,
+                "correct AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or let these keys list, read, write and \
+                 delete in the bucket",
+            ),
+            401 | 403 => (Kind::Denied, "let these keys list, read, write and delete in the bucket"),
+            // 200: an error was found where the answer should be.
+            200..=299 | 408 | 409 | 425 | 429 | 500.. => (Kind::Passing, ""),
+            _ => (Kind::Denied, ""),
+        },
+    }
+}
+
+/// Whether a refusal is that of an [object lock](https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-lock.html),
+/// which has no code of its own: AWS says `AccessDenied` with a message about object lock, Ceph one about
+/// `object retention`, MinIO `InvalidRequest` and `WORM`, Google `RetentionPolicyNotMet`.
+fn speaks_of_a_lock(code: &str, message: &str) -> bool {
+    let said = format!("{code} {message}").to_ascii_lowercase();
+    ["worm", "object lock", "objectlock", "retention", "legal hold"].iter().any(|word| said.contains(word))
+}
+
+/// A request that did not reach the server. The SDK asks for credentials on the way there, and calls
+/// that dispatch as well.
+fn sort_dispatch(err: Option<&ConnectorError>, text: &str) -> (Kind, &'static str) {
+    let on_the_line = err.is_none_or(|err| err.is_io() || err.is_timeout());
+    if text.contains("invalid peer certificate") {
+        (Kind::Denied, "name the file of the authority that signed the server's certificate in AWS_CA_BUNDLE")
+    } else if !on_the_line && text.contains("credential") {
+        (Kind::Denied, "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
+    } else {
+        (Kind::Passing, "")
+    }
+}
+
+/// What may be shown of a text that others wrote: short, on one line, and nothing that looks signed.
+fn shown(text: &str) -> String {
+    let lower = text.to_ascii_lowercase();
+    if ["signature=", "credential=", "x-amz-security-token"].iter().any(|mark| lower.contains(mark)) {
+        return "(not shown: it repeats the signed request)".to_owned();
+    }
+    text.chars().filter(|c| !c.is_control()).take(MESSAGE_CHARS).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_are_sorted_by_what_can_be_done() {
+        for (status, code, kind) in [
+            (404, "NoSuchKey", Kind::Missing),
+            (404, "", Kind::Missing),
+            (404, "NoSuchBucket", Kind::Denied),
+            (403, "AccessDenied", Kind::Denied),
+            (403, "", Kind::Denied),
+            (403, "QuotaExceeded", Kind::Full),
+            (400, "XAmzContentSHA256Mismatch", Kind::Passing),
+            (400, "InvalidArgument", Kind::Denied),
+            (412, "PreconditionFailed", Kind::Condition),
+            (416, "", Kind::Range),
+            (501, "NotImplemented", Kind::Unknown),
+            (403, "RetentionPolicyNotMet", Kind::Locked),
+            (503, "SlowDown", Kind::Passing),
+            (502, "", Kind::Passing),
+            (599, "Whatever", Kind::Passing),
+        ] {
+            assert_eq!(Fault::answered(status, code, "").kind, kind, "{status} {code}");
+        }
+    }
+
+    #[test]
+    fn a_lock_is_told_from_missing_rights() {
+        for (status, code, message, kind) in [
+            (403, "AccessDenied", "Access Denied because object protected by object lock.", Kind::Locked),
+            (400, "InvalidRequest", "Object is WORM protected and cannot be overwritten", Kind::Locked),
+            (403, "AccessDenied", "forbidden by object retention", Kind::Locked),
+            (403, "AccessDenied", "User is not authorized to perform: s3:DeleteObject", Kind::Denied),
+            (503, "SlowDown", "worm", Kind::Passing),
+        ] {
+            assert_eq!(Fault::answered(status, code, message).kind, kind, "{message}");
+        }
+    }
+
+    #[test]
+    fn a_message_names_bucket_code_and_advice_and_nothing_signed() {
+        let key: ObjectKey = "media/a".parse().unwrap();
+        let fault = Fault::answered(404, "NoSuchBucket", "The bucket\r\ndoes not exist");
+        let err = fault.on("lab", "put", &key);
+        let text = chain(err.source().unwrap());
+        assert_eq!(
+            text,
+            "bucket lab: NoSuchBucket (status 404); The bucketdoes not exist; \
+             create the bucket, or correct AWS_BACKUP_BUCKET"
+        );
+        let echo = "got Authorization: AWS4-HMAC-SHA256 Credential=AKIA/x, Signature=f00d";
+        let shown = Fault::answered(403, "AccessDenied", echo).to_string();
+        assert!(!shown.contains("f00d") && !shown.contains("AKIA"), "{shown}");
+        assert!(Fault::answered(400, "X", &"é".repeat(9000)).to_string().len() < 600);
+    }
+}

@@ -1,0 +1,131 @@
+//! Signed orders: each signature is obeyed once.
+//!
+//! Whoever can write to the broker can send a message again that he has seen, say that it is a retry, and delete
+//! the result that would tell. So what was obeyed is noted on this machine's own disk, in a file named after the
+//! signature: from its acceptance on, so that a delivery after a crash is accepted however old it is, until its
+//! result is stored; from then on it is refused. On another machine its age alone is left to judge by.
+
+use crate::base::chain;
+use crate::celery::message::Message;
+use crate::celery::publish::Outgoing;
+use crate::domain::signature::{self, Order, Signature, SignatureError};
+use jiff::Timestamp;
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::Value;
+use std::{
+    fs::{self, DirBuilder, File},
+    io::{self, ErrorKind, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::PathBuf,
+    time::{Duration, SystemTime},
+};
+
+/// Far longer than a signature is fresh: who comes later is refused for that.
+const SPENT_KEPT: Duration = Duration::from_hours(1);
+/// Longer than any order is under way.
+const ACCEPTED_KEPT: Duration = Duration::from_hours(30 * 24);
+
+/// What a file says of a signature whose order was carried out. An accepted one's says nothing yet.
+const SPENT: &str = "carried out\n";
+
+/// The orders of one machine.
+#[derive(Debug)]
+pub(super) struct Orders {
+    key: Option<SecretString>,
+    dir: PathBuf,
+}
+
+impl Orders {
+    /// Signed with `key`, if there is one, and noted in `dir`.
+    pub(super) fn new(key: Option<SecretString>, dir: PathBuf) -> Self {
+        Self { key, dir }
+    }
+
+    /// Accepts an order, unless no key is set: then there is nothing to accept.
+    pub(super) fn accept(&self, message: &Message, now: Timestamp) -> Result<(), SignatureError> {
+        let Some(signature) = self.signature(message)? else { return Ok(()) };
+        match fs::read_to_string(self.note(&signature)) {
+            Ok(said) if said == SPENT => Err(SignatureError::Used),
+            Ok(_) => Ok(()), // it was under way when its worker died
+            Err(err) if err.kind() != ErrorKind::NotFound => Err(unnoted(&err)),
+            Err(_) if !signature.is_fresh(now) => Err(SignatureError::Stale),
+            Err(_) => {
+                self.forget_old();
+                self.write(&signature, "").map_err(|err| unnoted(&err))
+            }
+        }
+    }
+
+    /// The order's result is stored: whoever sends it from now on, sends it again.
+    pub(super) fn carried_out(&self, message: &Message) {
+        let Ok(Some(signature)) = self.signature(message) else { return };
+        // One that was never accepted was none of a kind that must be signed.
+        if self.note(&signature).exists()
+            && let Err(err) = self.write(&signature, SPENT)
+        {
+            tracing::error!(error = %chain(&err), "cannot note that a signed order was carried out");
+        }
+    }
+
+    /// Signs a retry of an accepted order, which is due at `eta`: its signature is not that of the first try,
+    /// which is spent.
+    pub(super) fn renew(&self, message: &Message, again: Outgoing, eta: Timestamp) -> Outgoing {
+        let (Some(key), Ok(Some(signature))) = (&self.key, self.signature(message)) else { return again };
+        if !self.note(&signature).exists() {
+            return again;
+        }
+        let header = signature::sign(key.expose_secret(), &order(message), signature.another(eta));
+        let renewed = signature::verify(key.expose_secret(), Some(&header), &order(message));
+        // Where it cannot be noted, the retry is judged by its age.
+        if let Ok(renewed) = renewed {
+            let _ = self.write(&renewed, "");
+        }
+        again.header(signature::HEADER, header)
+    }
+
+    /// The message's signature, which fits; `None` if no key is set.
+    fn signature(&self, message: &Message) -> Result<Option<Signature>, SignatureError> {
+        let Some(key) = &self.key else { return Ok(None) };
+        let header = message.header(signature::HEADER);
+        let header = header.as_ref().and_then(Value::as_str);
+        signature::verify(key.expose_secret(), header, &order(message)).map(Some)
+    }
+
+    fn note(&self, signature: &Signature) -> PathBuf {
+        self.dir.join(signature.name())
+    }
+
+    fn write(&self, signature: &Signature, words: &str) -> io::Result<()> {
+        DirBuilder::new().recursive(true).mode(0o700).create(&self.dir)?;
+        let mut file = File::options()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(self.note(signature))?;
+        file.write_all(words.as_bytes())?;
+        file.sync_all()
+    }
+
+    /// Removes notes that change no answer any more.
+    fn forget_old(&self) {
+        let Ok(entries) = fs::read_dir(&self.dir) else { return };
+        for entry in entries.flatten() {
+            let Ok(meta) = entry.metadata() else { continue };
+            let kept = if meta.len() == 0 { ACCEPTED_KEPT } else { SPENT_KEPT };
+            let age = meta.modified().ok().and_then(|at| SystemTime::now().duration_since(at).ok());
+            if age.is_some_and(|age| age > kept) {
+                let _ = fs::remove_file(entry.path());
+            }
+        }
+    }
+}
+
+fn order(message: &Message) -> Order<'_> {
+    Order { task_id: &message.id, task: &message.task, body: &message.body }
+}
+
+fn unnoted(err: &io::Error) -> SignatureError {
+    tracing::error!(error = %chain(err), "cannot note a signed order");
+    SignatureError::Unnoted
+}

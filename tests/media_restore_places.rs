@@ -1,0 +1,272 @@
+//! Media restored where it is not easy: file systems of layers, folders that dead restores left something at,
+//! disks that are full.
+
+use crate::media::{media, tar_of};
+use crate::media_restore::{Tree, areas, look, old_tree, same, stage};
+use crate::support::{disk::Tmpfs, lab::eventually, tree};
+use rna_backup::{
+    component::{Component, ComponentError, Target},
+    domain::facts::Facts,
+};
+use rustix::fs::statvfs;
+use std::{
+    fs,
+    os::unix::fs::{MetadataExt, symlink},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+use tempfile::{TempDir, tempdir};
+
+/// A container's file system: an image below, what was written since above, both on one disk.
+struct Layers {
+    path: PathBuf,
+    _disk: Tmpfs,
+}
+
+impl Layers {
+    /// With what `image` puts into the lower layer; `None` where mounting is not allowed.
+    fn mount(image: impl FnOnce(&Path)) -> Option<Self> {
+        let disk = Tmpfs::mount("64m")?;
+        let [lower, upper, work, path] = ["lower", "upper", "work", "all"].map(|name| disk.path().join(name));
+        for folder in [&lower, &upper, &work, &path] {
+            fs::create_dir(folder).unwrap();
+        }
+        image(&lower);
+        let [lower, upper, work] = [lower, upper, work].map(|path| path.display().to_string());
+        let options = format!("lowerdir={lower},upperdir={upper},workdir={work}");
+        let args = ["-t", "overlay", "-o", &options, "none"];
+        let mounted = Command::new("mount").args(args).arg(&path).stderr(Stdio::null()).status();
+        mounted.is_ok_and(|status| status.success()).then_some(Self { path, _disk: disk })
+    }
+}
+
+impl Drop for Layers {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.path).status();
+    }
+}
+
+/// The archive of a nasty tree.
+async fn nasty() -> (Vec<u8>, Facts, Tree, TempDir) {
+    let dir = tempdir().unwrap();
+    tree::fill(dir.path());
+    let (tar, facts) = tar_of(dir.path(), || ()).await;
+    (tar, facts, look(dir.path()), dir)
+}
+
+const NOT_ALLOWED: &str = "skipped: mounting is not allowed here";
+
+#[tokio::test]
+async fn media_that_come_from_an_image_are_exchanged_entry_by_entry_and_back() {
+    let layers = Layers::mount(|image| {
+        fs::create_dir(image.join("media")).unwrap();
+        for name in ["a.txt", "old", "sticky"] {
+            fs::write(image.join("media").join(name), format!("{name} of the image")).unwrap();
+        }
+        tree::touch(&image.join("media"), 1_000_000_000, 7);
+    });
+    let Some(layers) = layers else { return println!("{NOT_ALLOWED}") };
+    let (tar, facts, new, _dir) = nasty().await;
+    let root = layers.path.join("media");
+    let refused = fs::rename(&root, layers.path.join("elsewhere")).unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::CrossesDevices, "it cannot be exchanged at once");
+    let (media, old) = (media(&root), look(&root));
+    let plan = media.plan(&Target::Live, Some(&facts)).await.unwrap();
+    assert!(plan.warnings.iter().any(|warning| warning.contains("layers")), "{plan:?}");
+
+    let staged = stage(&media, &tar, &Target::Live, Some(&facts)).await.unwrap();
+    let kept = staged.swap().await.unwrap().unwrap();
+    same(&look(&root), &new);
+    assert!(kept.place.starts_with(root.to_str().unwrap()), "{kept:?}");
+    assert_eq!(media.recover().await.unwrap(), [""; 0]);
+    media.undo().await.unwrap();
+    same(&look(&root), &old);
+    media.undo().await.unwrap();
+    same(&look(&root), &new);
+    media.forget().await.unwrap();
+    assert_eq!(areas(&root), [""; 0].map(PathBuf::from));
+}
+
+#[tokio::test]
+async fn folders_of_an_image_at_the_top_of_the_media_are_refused_before_anything_is_moved() {
+    let layers = Layers::mount(|image| {
+        fs::create_dir_all(image.join("media/z")).unwrap();
+        fs::write(image.join("media/z/file"), "x").unwrap();
+        fs::write(image.join("media/a.txt"), "of the image").unwrap();
+        fs::hard_link(image.join("media/a.txt"), image.join("media/b.txt")).unwrap();
+    });
+    let Some(layers) = layers else { return println!("{NOT_ALLOWED}") };
+    let (tar, facts, new, _dir) = nasty().await;
+    let root = layers.path.join("media");
+    let (media, old) = (media(&root), tree::look(&root));
+    let err = stage(&media, &tar, &Target::Live, Some(&facts)).await.unwrap_err();
+    assert!(matches!(err, ComponentError::Unusable { .. }) && err.to_string().contains("\"z\""), "{err:?}");
+    same(&tree::look(&root), &old);
+    assert_eq!(areas(&root).len(), 0);
+
+    // A drill, and a restore to another folder, exchange nothing of the image.
+    stage(&media, &tar, &Target::Scratch, Some(&facts)).await.unwrap().discard().await.unwrap();
+    let into = Target::Folder(layers.path.join("into"));
+    stage(&media, &tar, &into, Some(&facts)).await.unwrap().swap().await.unwrap();
+    same(&look(&layers.path.join("into")), &new);
+    same(&tree::look(&root), &old);
+}
+
+#[tokio::test]
+async fn an_exchange_that_a_file_system_refuses_in_the_middle_is_taken_back() {
+    let layers = Layers::mount(|image| {
+        fs::create_dir_all(image.join("media")).unwrap();
+        fs::write(image.join("media/a.txt"), "of the image").unwrap();
+        // Such files get other inode numbers when they are moved.
+        fs::hard_link(image.join("media/a.txt"), image.join("media/b.txt")).unwrap();
+    });
+    let Some(layers) = layers else { return println!("{NOT_ALLOWED}") };
+    let (tar, facts, _, _dir) = nasty().await;
+    let root = layers.path.join("media");
+    let staged = stage(&media(&root), &tar, &Target::Live, Some(&facts)).await.unwrap();
+    // Comes after them in the order of names, and cannot be moved.
+    fs::write(root.join("zz"), "z").unwrap();
+    let chattr = |flag: &str| {
+        let set = Command::new("chattr").arg(flag).arg(root.join("zz")).output();
+        set.is_ok_and(|output| output.status.success())
+    };
+    if !chattr("+i") {
+        return println!("skipped: chattr is not allowed here");
+    }
+    let names = |tree: &Tree| {
+        tree.iter().map(|(name, seen)| (name.clone(), seen.content.clone())).collect::<Vec<_>>()
+    };
+    let old = look(&root);
+    let err = staged.swap().await.unwrap_err();
+    assert!(chattr("-i"));
+    assert!(matches!(err, ComponentError::Denied { .. }), "{err:?}");
+    assert!(names(&look(&root)) == names(&old), "{err:?}");
+    assert_eq!(areas(&root).len(), 0, "{err:?}");
+}
+
+#[tokio::test]
+async fn what_a_dead_restore_left_beside_a_folder_goes_with_the_next_one_to_it() {
+    let (tar, facts, new, dir) = nasty().await;
+    let place = tempdir().unwrap();
+    let (media, folder) = (media(dir.path()), place.path().join("look"));
+    let target = Target::Folder(folder.clone());
+    let stage = async || stage(&media, &tar, &target, Some(&facts)).await.unwrap();
+    // A process that dies lets go of its lock, as a value does that is dropped; another one lives.
+    drop(stage().await);
+    fs::write(areas(&folder)[0].join("tree/of the dead"), "").unwrap();
+    let living = stage().await;
+    let alive = areas(&folder);
+    // It may have got the name of the other.
+    assert!(alive.len() == 1 && !alive[0].join("tree/of the dead").exists(), "{alive:?}");
+    // Not ours, though it has such a name.
+    let foreign = place.path().join(".look.rna-restore-20200101_000000");
+    fs::create_dir(&foreign).unwrap();
+    fs::write(foreign.join("x"), "").unwrap();
+
+    assert_eq!(stage().await.swap().await.unwrap(), None);
+    same(&look(&folder), &new);
+    let left = areas(&folder);
+    assert!(left.len() == 2 && left.contains(&foreign) && left.contains(&alive[0]), "{left:?}");
+    living.discard().await.unwrap();
+    assert_eq!(areas(&folder), [foreign]);
+}
+
+#[tokio::test]
+async fn a_restore_to_a_mount_point_that_died_half_way_is_finished_by_the_next_one() {
+    let Some(disk) = Tmpfs::mount("64m") else { return println!("{NOT_ALLOWED}") };
+    let (tar, facts, mut new, dir) = nasty().await;
+    let (media, target) = (media(dir.path()), Target::Folder(disk.path().to_owned()));
+    drop(stage(&media, &tar, &target, Some(&facts)).await.unwrap());
+    let area = areas(disk.path()).remove(0);
+    let mut journal = b"rna-backup media swap 1\x00457 1 0 0 0 0 0\x00493 1 0 0 0 0 0\0".to_vec();
+    for entry in fs::read_dir(area.join("tree")).unwrap() {
+        let entry = entry.unwrap();
+        let inode = entry.path().symlink_metadata().unwrap().ino();
+        journal.extend(format!("{inode} 0\0").bytes());
+        journal.extend(std::os::unix::ffi::OsStrExt::as_bytes(&*entry.file_name()));
+        journal.push(0);
+    }
+    fs::write(area.join("journal"), journal).unwrap();
+    fs::rename(area.join("tree/a.txt"), disk.path().join("a.txt")).unwrap();
+
+    media.plan(&target, Some(&facts)).await.unwrap();
+    let err = stage(&media, &tar, &target, Some(&facts)).await.unwrap_err();
+    assert!(err.to_string().contains("not empty"), "{err:?}");
+    let mut found = look(disk.path());
+    for tree in [&mut found, &mut new] {
+        tree.get_mut(std::ffi::OsStr::new("")).unwrap().modified = (0, 0);
+    }
+    same(&found, &new);
+    assert_eq!(areas(disk.path()).len(), 0);
+}
+
+#[tokio::test]
+async fn media_behind_a_link_are_found_when_a_swap_in_two_steps_died_between_them() {
+    let (tar, facts, new, _dir) = nasty().await;
+    let dir = tempdir().unwrap();
+    let (root, link) = (dir.path().join("live/media"), dir.path().join("link"));
+    old_tree(&root);
+    symlink("live/media", &link).unwrap();
+    let (media, old) = (media(&link), look(&root));
+    drop(stage(&media, &tar, &Target::Live, Some(&facts)).await.unwrap());
+    let area = areas(&root).remove(0);
+    let inode = |path: &Path| fs::metadata(path).unwrap().ino();
+    let change = format!("{} {}", inode(&area.join("tree")), inode(&root));
+    let none = "0 0 0 0 0 0 0";
+    let journal = ["rna-backup media swap 1", none, none, &change, "media", ""].join("\0");
+    fs::write(area.join("journal"), journal).unwrap();
+    fs::rename(&root, area.join("spare/media")).unwrap();
+
+    let done = media.recover().await.unwrap();
+    assert!(done.len() == 1 && done[0].starts_with("finished an exchange"), "{done:?}");
+    same(&look(&root), &new);
+    media.undo().await.unwrap();
+    same(&look(&root), &old);
+}
+
+/// What is free: blocks and inodes.
+fn free(disk: &Tmpfs) -> (u64, u64) {
+    let stat = statvfs(disk.path()).unwrap();
+    (stat.f_bfree, stat.f_ffree)
+}
+
+#[tokio::test]
+async fn a_disk_without_room_for_files_or_names_leaves_the_live_data_and_the_disk_as_they_were() {
+    let source = tempdir().unwrap();
+    for n in 0..40 {
+        fs::write(source.path().join(format!("n{n}")), vec![n; 40_000]).unwrap();
+    }
+    let (tar, facts) = tar_of(source.path(), || ()).await;
+    // Neither the bytes of the archive; nor its names; nor the area itself, in any of its steps.
+    let limits = [
+        "1m",
+        "64m,nr_inodes=30",
+        "64m,nr_inodes=9",
+        "64m,nr_inodes=10",
+        "64m,nr_inodes=11",
+        "64m,nr_inodes=12",
+    ];
+    for limit in limits {
+        for in_it in [false, true] {
+            let Some(disk) = Tmpfs::mount(limit) else { return println!("{NOT_ALLOWED}") };
+            let root = if in_it { disk.path().to_owned() } else { disk.path().join("media") };
+            old_tree(&root);
+            tree::touch(disk.path(), 1, 1);
+            let (old, before) = (look(&root), free(&disk));
+            // With a manifest some of it is known beforehand; without one it is found out.
+            for (target, facts) in
+                [(Target::Live, Some(&facts)), (Target::Live, None), (Target::Scratch, None)]
+            {
+                let staged = stage(&media(&root), &tar, &target, facts).await;
+                let err = staged.map(|staged| staged.counts().clone()).expect_err(limit);
+                let is_room =
+                    matches!(err, ComponentError::Unavailable { .. }) && err.to_string().contains("room");
+                assert!(is_room && err.is_transient(), "{limit}: {err:?}");
+                assert_eq!(areas(&root).len(), 0, "{limit}: {err:?}");
+                // A process that another test starts has all our files open for a moment.
+                assert!(eventually(async || free(&disk) == before).await, "{limit}: {err:?}");
+                same(&look(&root), &old);
+            }
+        }
+    }
+}

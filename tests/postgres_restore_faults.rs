@@ -1,0 +1,172 @@
+//! `component::postgres` restores when things go wrong: the live database is the old or the new, whole.
+
+use crate::postgres::backup;
+use crate::postgres_restore::{component, databases, in_parallel, small, stage};
+use crate::support::postgres::PostgresServer;
+use rna_backup::component::postgres::PostgresConfig;
+use rna_backup::component::{Component, ComponentError, Target};
+use rna_backup::domain::progress::Meter;
+use rustix::process::{Pid, Signal, kill_process};
+use std::fs;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+
+const LIVE: &str = "SELECT count(*), sum(hashtextextended(t::text, 0)), (SELECT oid FROM pg_database WHERE datname = current_database()) FROM t";
+
+#[tokio::test]
+async fn a_damaged_archive_is_refused_with_the_live_database_unchanged() {
+    let server = PostgresServer::shared();
+    let name = server.database("damaged", "");
+    server.psql(
+        &name,
+        "CREATE TABLE t AS SELECT g, repeat('first', 20) AS x FROM generate_series(1, 3000) g; \
+                        CREATE TABLE second AS TABLE t; ALTER TABLE second ADD PRIMARY KEY (g)",
+    );
+    let (config, _scratch) = in_parallel(server.config(&name));
+    let (archive, facts) = backup(config.clone()).await.unwrap();
+    server.psql(&name, "DELETE FROM t WHERE g > 5");
+    let live = server.psql(&name, LIVE);
+    let len = archive.len();
+    let mut flipped = archive.clone();
+    let row = memchr::memmem::find(&archive, b"\tfirst").unwrap();
+    flipped[row] ^= 0x40;
+    let mut tar = b"media/".to_vec();
+    tar.resize(100_000, 0);
+    let cases: [(&str, &[u8]); 6] = [
+        ("truncated at 70 %", &archive[..len * 7 / 10]),
+        ("truncated by the last 64 KB", &archive[..len - 65_536]),
+        ("truncated by one byte", &archive[..len - 1]),
+        ("empty", b""),
+        ("wrong component", &tar),
+        ("a flipped bit", &flipped),
+    ];
+    for jobs in [1, 2] {
+        for (what, bytes) in cases {
+            let config = PostgresConfig { jobs, ..config.clone() };
+            let err = stage(&config, bytes, &Target::Live, Some(&facts)).await.expect_err(what);
+            let corrupt = matches!(err, ComponentError::Corrupt { .. });
+            assert!(corrupt || what == "a flipped bit", "{what}, {jobs} jobs: {err:?}");
+            assert!(!err.is_transient(), "{what}");
+            assert_eq!(databases(server, "damaged"), ["damaged"], "{what}");
+            assert_eq!(server.psql(&name, LIVE), live, "{what}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_lost_row_shows_in_the_counts_of_the_copy() {
+    let server = PostgresServer::shared();
+    let (config, mut archive, facts) = small(server, "lost_row").await;
+    // A lost line end and a lost tab join two rows.
+    let end = memchr::memmem::find(&archive, b"xxx\n").unwrap() + 3;
+    let tab = end + memchr::memchr(b'\t', &archive[end..]).unwrap();
+    (archive[end], archive[tab]) = (b'x', b'x');
+    let staged = stage(&config, &archive, &Target::Live, Some(&facts)).await.unwrap();
+    assert_eq!(facts.counts.differences(staged.counts()), ["table public.t: expected 3000 rows, found 2999"]);
+    staged.discard().await.unwrap();
+    assert_eq!(databases(server, "lost_row"), ["lost_row"]);
+}
+
+/// A feed that has given a part and then waits.
+async fn halfway(archive: &[u8]) -> (impl tokio::io::AsyncRead + Send + Unpin, DuplexStream) {
+    let (mut writer, reader) = tokio::io::duplex(archive.len());
+    let (first, _) = archive.split_at(archive.len() / 2);
+    writer.write_all(first).await.unwrap();
+    (reader.chain(tokio::io::empty()), writer)
+}
+
+/// The `pg_restore` that works on a copy of `database`.
+fn restorer(database: &str) -> Option<Pid> {
+    let wanted = format!("PGDATABASE={database}_restore_");
+    fs::read_dir("/proc").unwrap().flatten().find_map(|entry| {
+        let pid = entry.file_name().to_str()?.parse().ok()?;
+        let name = fs::read(entry.path().join("comm")).ok()?;
+        let environment = fs::read(entry.path().join("environ")).ok()?;
+        let ours = name == b"pg_restore\n" && memchr::memmem::find(&environment, wanted.as_bytes()).is_some();
+        ours.then(|| Pid::from_raw(pid)).flatten()
+    })
+}
+
+/// Until a copy of `database` has a table.
+async fn loading(server: &PostgresServer, database: &str) {
+    loop {
+        let copies = databases(server, &format!("{database}_restore_"));
+        if copies.iter().any(|copy| server.psql(copy, "SELECT to_regclass('t') IS NOT NULL") == "t") {
+            return;
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn a_killed_pg_restore_is_a_failure_that_may_pass_and_leaves_nothing() {
+    let server = PostgresServer::shared();
+    let (config, archive, facts) = small(server, "killed restorer").await;
+    let live = server.psql("killed restorer", LIVE);
+    let (mut feed, _open) = halfway(&archive).await;
+    let lab = component(&config);
+    let meter = Meter::default();
+    let kill = async {
+        loading(server, "killed restorer").await;
+        kill_process(restorer("killed restorer").unwrap(), Signal::KILL).unwrap();
+    };
+    let (staged, ()) = tokio::join!(lab.stage(&mut feed, &Target::Live, Some(&facts), &meter), kill);
+    let err = staged.unwrap_err();
+    assert!(matches!(err, ComponentError::Failed { transient: true, .. }), "{err:?}");
+    assert_eq!(
+        (databases(server, "killed restorer"), server.psql("killed restorer", LIVE)),
+        (vec!["killed restorer".into()], live)
+    );
+}
+
+#[tokio::test]
+async fn a_dropped_restore_ends_its_child_and_recover_removes_the_copy() {
+    let server = PostgresServer::shared();
+    let (config, archive, facts) = small(server, "abandoned").await;
+    let (mut feed, _open) = halfway(&archive).await;
+    let lab = component(&config);
+    let meter = Meter::default();
+    tokio::select! {
+        staged = lab.stage(&mut feed, &Target::Live, Some(&facts), &meter) => panic!("{staged:?}"),
+        () = loading(server, "abandoned") => {}
+    }
+    while restorer("abandoned").is_some() {}
+    // Others look alike and are not ours.
+    let fresh = "CONNECTION LIMIT 1726621";
+    for (name, options) in [
+        ("abandoned_restore_20260101_000000", ""),
+        ("abandoned_before_20260101_000000", ""),
+        ("abandoned_restore_20260101_000001", fresh),
+        ("other_restore_20260101_000001", fresh),
+    ] {
+        server.database(name, options);
+    }
+    let done = lab.recover().await.unwrap();
+    assert_eq!(done.len(), 2, "{done:?}");
+    let left = ["abandoned", "abandoned_before_20260101_000000", "abandoned_restore_20260101_000000"];
+    assert_eq!(databases(server, "abandoned"), left);
+    lab.forget().await.unwrap();
+    assert_eq!((databases(server, "abandoned").len(), databases(server, "other_restore").len()), (3, 1));
+}
+
+#[tokio::test]
+async fn what_a_swap_that_died_had_closed_is_opened_again() {
+    let server = PostgresServer::shared();
+    let (config, archive, facts) = small(server, "closed").await;
+    let mark = r#"rna-backup: {"role":"closed","name":"closed","by":"closed","of":"closed","at":"2026-01-01T00:00:00Z","comment":"mine","allow":true}"#;
+    let close =
+        format!("COMMENT ON DATABASE closed IS '{mark}'; ALTER DATABASE closed ALLOW_CONNECTIONS false");
+    server.psql("postgres", &close);
+    let done = component(&config).recover().await.unwrap();
+    assert_eq!(done, ["database closed takes connections again: a swap had died"]);
+    let comment = "SELECT shobj_description(oid, 'pg_database'), datallowconn FROM pg_database WHERE datname LIKE 'closed%' ORDER BY datname";
+    assert_eq!(server.psql("closed", comment), "mine|t");
+    // A restore on top of it does not take the mark for a comment.
+    server.psql("postgres", &close);
+    stage(&config, &archive, &Target::Live, Some(&facts)).await.unwrap().swap().await.unwrap().unwrap();
+    assert!(server.psql("closed", comment).starts_with("mine|t\nrna-backup: "));
+    // Somebody drops the live one: what was kept has its name again.
+    server.psql("postgres", "DROP DATABASE closed WITH (FORCE)");
+    let done = component(&config).recover().await.unwrap();
+    assert!(done.len() == 1 && done[0].starts_with("database closed was missing"), "{done:?}");
+    assert_eq!(server.psql("closed", &format!("{comment}; SELECT count(*) FROM t")), "mine|t\n5");
+}

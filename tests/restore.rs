@@ -1,0 +1,212 @@
+//! Restore and undo as their users order them: by task, and by hand on a bad day.
+
+use crate::{
+    schemas::validates,
+    support::{
+        lab::{Lab, eventually, files},
+        postgres::PostgresServer,
+        python::Python,
+        tree,
+    },
+};
+use redis::AsyncCommands;
+use rna_backup::{celery::publish::Outgoing, domain::command::task};
+use serde_json::{Value, json};
+use std::fs;
+
+async fn backed_up(lab: &Lab, task: &str) -> Value {
+    let ended = lab.ended(&lab.order(task, json!({})).await).await;
+    assert_eq!(ended["status"], "SUCCESS", "{ended}");
+    ended["result"].clone()
+}
+
+/// What a bad day does to a media folder.
+fn spoil(lab: &Lab) {
+    fs::remove_file(lab.media().join("figures/gel.txt")).unwrap();
+    fs::write(lab.media().join("figures/été.bin"), "encrypted by somebody").unwrap();
+    fs::write(lab.media().join("ransom.txt"), "pay").unwrap();
+}
+
+#[tokio::test]
+async fn a_media_restore_by_task_brings_everything_back_and_undo_takes_it_back() {
+    let lab = Lab::new();
+    let _worker = lab.worker();
+    let before = tree::look(&lab.media());
+    let backup = backed_up(&lab, task::BACKUP_MEDIA).await;
+    spoil(&lab);
+    let spoiled = tree::look(&lab.media());
+    let order = Outgoing::new(task::RESTORE_MEDIA, "backups").args(vec![backup["backup_id"].clone()]);
+    let ended = lab.ended(&lab.send(&order).await).await;
+    assert_eq!(ended["status"], "SUCCESS", "{ended}");
+    validates("result-restore", &ended["result"]);
+    assert_eq!(tree::look(&lab.media()), before);
+
+    // The same message once more, as after a crash of the worker: nothing is restored again.
+    fs::write(lab.media().join("written after the restore"), "x").unwrap();
+    let _: usize = lab.connection().await.del(format!("celery-task-meta-{}", order.id())).await.unwrap();
+    let again = Outgoing::new(task::RESTORE_MEDIA, "backups").args(vec![backup["backup_id"].clone()]);
+    let again = lab.ended(&lab.send(&again.with_id(order.id())).await).await;
+    assert_eq!(again["result"], ended["result"]);
+    assert!(lab.media().join("written after the restore").exists());
+
+    let undo = lab.ended(&lab.order(task::UNDO, json!({"component": "media"})).await).await;
+    assert_eq!(undo["status"], "SUCCESS", "{undo}");
+    validates("result-undo", &undo["result"]);
+    assert_eq!(tree::look(&lab.media()), spoiled);
+    lab.settled().await;
+}
+
+#[tokio::test]
+async fn a_database_is_restored_by_a_python_client_and_an_undo_is_possible_until_the_next_backup() {
+    let server = PostgresServer::shared();
+    let database = server.database("restored by task", "");
+    server.psql(&database, "CREATE TABLE paper (id int PRIMARY KEY, title text); INSERT INTO paper SELECT n, 'paper ' || n FROM generate_series(1, 500) n");
+    let lab = Lab::new().database(server, &database);
+    let worker = lab.worker();
+    backed_up(&lab, task::BACKUP_POSTGRES).await;
+    server.psql(&database, "DELETE FROM paper WHERE id > 300; CREATE TABLE later (id int)");
+    let mut python = Python::celery_5_3().client(&lab.celery_url());
+    let id = python
+        .send(json!({"task": task::RESTORE_POSTGRES, "args": ["latest"], "options": {"queue": "backups"}}))
+        .await;
+    let restored = python.get(&id, 120).await;
+    assert_eq!(restored["state"], "SUCCESS", "{restored}\n{}", worker.log());
+    let count = |table: &str| server.psql(&database, &format!("SELECT count(*) FROM {table}"));
+    assert_eq!((count("paper").as_str(), count("pg_class WHERE relname = 'later'").as_str()), ("500", "0"));
+    let undo = lab.ended(&lab.order(task::UNDO, json!({"component": "postgres"})).await).await;
+    assert_eq!(undo["status"], "SUCCESS", "{undo}");
+    assert_eq!((count("paper").as_str(), count("later").as_str()), ("300", "0"));
+
+    backed_up(&lab, task::BACKUP_POSTGRES).await;
+    let undo = lab.ended(&lab.order(task::UNDO, json!({"component": "postgres"})).await).await;
+    assert_eq!(
+        undo["result"]["exc_message"][0],
+        "nothing to undo: no restore of postgres has set anything aside"
+    );
+    server.psql("postgres", &format!("DROP DATABASE \"{database}\""));
+}
+
+#[tokio::test]
+async fn by_hand_it_says_what_it_would_do_asks_first_and_can_be_undone() {
+    let lab = Lab::new();
+    lab.json(&["backup", "media"]);
+    let before = tree::look(&lab.media());
+    spoil(&lab);
+    let spoiled = tree::look(&lab.media());
+    let plan = lab.json(&["restore", "media", "--dry-run"]);
+    validates("restore-plan", &plan);
+    let (code, out, err) = lab.run(&["restore", "media"]);
+    assert_eq!((code, out.as_str()), (2, ""), "{err}");
+    assert!(err.contains("give --yes"), "{err}");
+    assert_eq!(tree::look(&lab.media()), spoiled, "nothing was touched so far");
+
+    let into = lab.path("look");
+    lab.json(&["restore", "media", "latest", "--into", into.to_str().unwrap(), "--yes"]);
+    assert_eq!(tree::look(&into), before);
+    assert_eq!(tree::look(&lab.media()), spoiled);
+    let (code, _, err) = lab.run(&["undo", "media", "--yes"]);
+    assert!(code == 1 && err.contains("nothing to undo"), "{err}");
+
+    validates("result-restore", &lab.json(&["restore", "media", "--yes"]));
+    assert_eq!(tree::look(&lab.media()), before);
+    validates("result-undo", &lab.json(&["undo", "media", "--yes"]));
+    assert_eq!(tree::look(&lab.media()), spoiled);
+    let (code, _, err) = lab.run(&["restore", "media", "media_backup_20200101_000000", "--yes"]);
+    assert_eq!(code, 3, "{err}");
+}
+
+#[tokio::test]
+async fn a_damaged_archive_is_refused_with_the_live_data_untouched() {
+    let lab = Lab::new();
+    let backup = lab.json(&["backup", "media"]);
+    let live = tree::look(&lab.media());
+    let path = backup["path"].as_str().unwrap();
+    let whole = fs::read(path).unwrap();
+    let mut flipped = whole.clone();
+    let middle = flipped.len() / 2;
+    flipped[middle] ^= 4;
+    for (what, bytes) in
+        [("flipped bit", flipped), ("70 %", whole[..whole.len() * 7 / 10].to_vec()), ("empty", Vec::new())]
+    {
+        fs::write(path, bytes).unwrap();
+        let id = backup["backup_id"].as_str().unwrap();
+        let (code, out, err) = lab.run(&["restore", "media", id, "--yes"]);
+        assert_eq!((code, out.as_str()), (4, ""), "{what}: {err}");
+        assert_eq!(tree::look(&lab.media()), live, "{what}");
+        assert!(files(&lab.backups().join(".partial")).is_empty(), "{what}");
+    }
+    fs::write(path, whole).unwrap();
+    lab.json(&["restore", "media", "--yes"]);
+    assert_eq!(tree::look(&lab.media()), live);
+}
+
+#[tokio::test]
+async fn with_a_key_set_what_takes_data_away_must_be_signed() {
+    let lab = Lab::new().set("BACKUP_RESTORE_KEY", "between app and worker");
+    let _worker = lab.worker();
+    backed_up(&lab, task::BACKUP_MEDIA).await;
+    spoil(&lab);
+    let spoiled = tree::look(&lab.media());
+    let manifests = lab.manifests("media");
+    for (task, kwargs) in [
+        (task::RESTORE_MEDIA, json!({"backup_path": "latest"})),
+        (task::UNDO, json!({"component": "media"})),
+        (task::CLEANUP, json!({"retention_days": 0})),
+        (task::PIN, json!({"backup": "latest"})),
+        (task::ACCEPT, json!({"backup": "latest"})),
+    ] {
+        let ended = lab.ended(&lab.order(task, kwargs).await).await;
+        assert_eq!(ended["result"]["exc_type"], "PermissionError", "{ended}");
+    }
+    assert_eq!(tree::look(&lab.media()), spoiled);
+    assert_eq!(lab.manifests("media"), manifests);
+}
+
+#[tokio::test]
+async fn a_worker_killed_at_any_instant_of_a_restore_leaves_the_old_or_the_new_and_the_next_one_finishes() {
+    let lab = Lab::new();
+    for n in 0..400 {
+        fs::write(lab.media().join(format!("figures/plot {n}.svg")), format!("<svg>{n}</svg>").repeat(40))
+            .unwrap();
+    }
+    let mut worker = lab.worker();
+    backed_up(&lab, task::BACKUP_MEDIA).await;
+    let good = tree::look(&lab.media());
+    spoil(&lab);
+    let spoiled = tree::look(&lab.media());
+    for delay in [0, 5, 10, 20, 30, 45, 60, 80, 100] {
+        let order =
+            lab.send(&Outgoing::new(task::RESTORE_MEDIA, "backups").args(vec![json!("latest")])).await;
+        // Not a wait for something: the instant of death is the point.
+        tokio::time::sleep(std::time::Duration::from_millis(delay)).await;
+        worker.kill();
+        let now = tree::look(&lab.media());
+        assert!(now == good || now == spoiled, "after {delay} ms it is neither the old nor the new");
+        worker = lab.worker();
+        let ended = lab.ended(&order).await;
+        assert_eq!(ended["status"], "SUCCESS", "{ended}");
+        assert_eq!(tree::look(&lab.media()), good);
+        let undo = lab.ended(&lab.order(task::UNDO, json!({"component": "media"})).await).await;
+        assert_eq!(undo["status"], "SUCCESS", "{undo}");
+        assert!(tree::look(&lab.media()) == spoiled, "after {delay} ms undo leads elsewhere");
+    }
+    let clean = eventually(async || files(&lab.backups().join(".partial")).is_empty());
+    assert!(clean.await);
+}
+
+#[test]
+fn the_plan_names_those_who_had_rights_on_tables_that_no_backup_brings_back() {
+    let server = PostgresServer::shared();
+    let database = server.database("granted", "");
+    server.psql(
+        &database,
+        "CREATE ROLE \"the reader\"; CREATE TABLE paper (id int); GRANT SELECT ON paper TO \"the reader\", PUBLIC",
+    );
+    let lab = Lab::new().database(server, &database);
+    lab.json(&["backup", "postgres"]);
+    let plan = lab.json(&["restore", "postgres", "--dry-run"]);
+    validates("restore-plan", &plan);
+    let warning = "Rights on tables in granted that were granted to others are not restored: grant them again to \"the reader\".";
+    assert_eq!(plan["warnings"], json!([warning]));
+    assert_eq!(lab.json(&["restore", "postgres", "--yes"])["warnings"], json!([warning]));
+}
