@@ -34,5 +34,15 @@ def cleanup_old_backups(backup_type=None, retention_days=None, dry_run=False):
 
 
 @shared_task
+def pin_backup(backup, pinned=True):
+    raise DoneElsewhere
+
+
+@shared_task
+def accept_backup(backup):
+    raise DoneElsewhere
+
+
+@shared_task
 def list_backups(component=None):
     raise DoneElsewhere

@@ -1,0 +1,1 @@
+"""Backup Management in Django Admin. The backups themselves are the work of `rna-backup worker`."""

@@ -1,0 +1,58 @@
+"""What an administrator fills in."""
+
+from django import forms
+from django.contrib.admin.widgets import AdminIntegerFieldWidget, AdminRadioSelect, AdminTextInputWidget
+
+from rna_backup_django.models import Component
+
+LABEL_CHARS = 64
+"""The worker refuses longer ones."""
+
+
+class TriggerForm(forms.Form):
+    """What to back up now."""
+
+    what = forms.ChoiceField(
+        label="Back up",
+        choices=[("full", "Full System"), *Component.choices],
+        initial="full",
+        widget=AdminRadioSelect,
+        help_text="Full System: everything that the worker is configured for, as one set.",
+    )
+    label = forms.CharField(
+        max_length=LABEL_CHARS,
+        required=False,
+        widget=AdminTextInputWidget,
+        help_text="Optional, to find it again: before the upgrade.",
+    )
+    pin = forms.BooleanField(required=False, label="Pin it", help_text="Retention never deletes a pinned backup.")
+
+
+class ConfirmForm(forms.Form):
+    """Asks for the name of what will be overwritten: a click alone is too easily done."""
+
+    name = forms.CharField(widget=AdminTextInputWidget(attrs={"autocomplete": "off", "spellcheck": "false"}))
+
+    def __init__(self, component, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.component = component
+        self.fields["name"].label = f"Type {component} to confirm"
+
+    def clean_name(self):
+        if self.cleaned_data["name"] != self.component:
+            raise forms.ValidationError(f"This is not “{self.component}”. Nothing was ordered.")
+        return self.component
+
+
+class CleanupForm(forms.Form):
+    """What retention is to look at."""
+
+    component = forms.ChoiceField(required=False, choices=[("", "All components"), *Component.choices])
+    days = forms.IntegerField(
+        required=False,
+        min_value=0,
+        max_value=36500,
+        label="Older than, in days",
+        widget=AdminIntegerFieldWidget,
+        help_text="Empty: as the worker's settings say. 0: all that need not be kept.",
+    )
