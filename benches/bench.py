@@ -1,6 +1,6 @@
 """Side by side with what people would use instead, on the same data in the same run: `make bench`.
 
-    python benches/bench.py PROGRAM [celery|media|postgres ...]
+    python benches/bench.py PROGRAM [celery|media|postgres|restore|s3 ...]
 
 BENCH_SCALE (1.0) scales the data, BENCH_ROUNDS (3) the repetitions; 0.01 and 1 make a smoke test.
 Writes target/bench/latest.json beside the tables.
@@ -10,6 +10,7 @@ import json
 import os
 import platform
 import shutil
+import statistics
 import sys
 import time
 from pathlib import Path
@@ -18,8 +19,10 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "tests/support")]
 
 import broker  # noqa: E402
+import bucket  # noqa: E402
 import data  # noqa: E402
 import measure  # noqa: E402
+import restore  # noqa: E402
 from servers import PYTHONS, ROOT, Client, Postgres, Redis, Stage, Worker, wait_for  # noqa: E402
 
 SCALE = float(os.environ.get("BENCH_SCALE", "1"))
@@ -49,9 +52,48 @@ class Bench:
         archives = lambda: sum(path.stat().st_size for path in self.root.glob(f"{component}/*"))  # noqa: E731
         return (lambda: measure.run(command, env, self.stage.dir), archives, lambda: shutil.rmtree(self.root))
 
+    def restic(self, folder):
+        """restic as its manual begins: a repository, a backup. Restored and proven is nothing of it."""
+        repository = self.stage.dir / "restic"
+        env = {"RESTIC_REPOSITORY": str(repository), "RESTIC_PASSWORD": "bench", "RESTIC_CACHE_DIR": str(self.stage.dir / "cache")}
+        size = lambda: sum(path.stat().st_size for path in repository.rglob("*") if path.is_file())  # noqa: E731
+        backup = self.shell(f"restic backup -q {folder} && sync -f {repository}", env)
+        return self.shell("restic init -q", env), backup, size, lambda: shutil.rmtree(repository)
+
+    def unchanged(self, folder, sizes):
+        """The same once more, with nothing changed: what a night costs."""
+        env = self.stage.env | {"BACKUP_ROOT": str(self.root), "REDIS_URL": "", "BACKUP_METRICS_ADDR": "", "MEDIA_ROOT": str(folder)}
+        ours = lambda: measure.run([self.program, "backup", "media", "--json"], env, self.stage.dir)  # noqa: E731
+        time.sleep(0.2)  # a file that was just made might still change in the same tick of its clock
+        first = ours()["seconds"]
+        init, backup, size, clear = self.restic(folder)
+        init()
+        restic = backup()["seconds"]
+        tar = f"tar -C {folder} --listed-incremental=seen -cf - . | zstd -q -3 -T2 >out && sync out"
+        self.shell(f"tar -C {folder} --listed-incremental=first -cf /dev/null .")()
+        stored = lambda: max(self.root.glob("media/*"), key=lambda path: path.name).stat().st_size  # noqa: E731
+        out, keep = self.stage.dir / "out", lambda: None
+        before = size()
+        self.race(
+            "media once more, unchanged",
+            sum(sizes),
+            len(sizes),
+            {
+                OURS: (ours, stored, keep),
+                "restic backup": (backup, lambda: size() - before, keep),
+                "tar --listed-incremental | zstd": (self.shell("cp first seen && " + tar), lambda: out.stat().st_size, out.unlink),
+            },
+        )
+        again = self.found["races"]["media once more, unchanged"]["contenders"]
+        for name, once in ((OURS, first), ("restic backup", restic)):
+            print(f"  {name}: the first took {once:.2f} s, one more takes {again[name]['seconds'] / once:.3f} of that")
+        clear()
+        shutil.rmtree(self.root)
+
     def media(self, name, title, fill):
         folder = self.stage.dir / name
         fill(folder)
+        init, backup, size, clear = self.restic(folder)
         sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
         packed = f"tar -C {folder} -cf - . "
         gztar = f"import shutil; shutil.make_archive('out', 'gztar', {str(folder)!r})"
@@ -65,8 +107,11 @@ class Bench:
                 "the same, then proof": self.rival(packed + "| zstd -q -3 -T2 >out && sync out && zstd -dc out | tar -t >/dev/null"),
                 "tar | pigz": self.rival(packed + "| pigz >out && sync out"),
                 "shutil.make_archive": self.rival(f'/usr/bin/python3 -c "{gztar}" && mv out.tar.gz out && sync out'),
+                "restic backup": (lambda: (init(), backup())[1], size, clear),
             },
         )
+        if name == "mixed":
+            self.unchanged(folder, sizes)
         shutil.rmtree(folder)
 
     def postgres(self):
@@ -89,18 +134,18 @@ class Bench:
             },
         )
 
-    def race(self, title, count_bytes, count_files, contenders):
+    def race(self, title, count_bytes, count_files, contenders, ours=OURS):
         found = measure.race(contenders, ROUNDS)
         self.found["races"][title] = {"bytes": count_bytes, "files": count_files, "contenders": found}
         what = f"{count_bytes / 1e6:.0f} MB" + (f" in {count_files:,} files" if count_files else " as uncompressed dump")
         print(f"\n{title}: {what}")
-        print(f"  {'':31} {'seconds':>8} {'MB/s':>7} {'CPU s':>7} {'stored MB':>10} {'peak MB':>8}   time of ours = 1")
+        print(f"  {'':35} {'seconds':>8} {'MB/s':>7} {'CPU s':>7} {'stored MB':>10} {'peak MB':>8} {'own MB':>7}   time of ours = 1")
         for name, run in found.items():
-            ratio = run["seconds"] / found[OURS]["seconds"]
+            ratio = run["seconds"] / found[ours]["seconds"]
             print(
-                f"  {name:31} {run['seconds']:8.2f} {count_bytes / 1e6 / run['seconds']:7.0f} {run['cpu_seconds']:7.2f}"
-                f" {run['stored_bytes'] / 1e6:10.1f} {run['peak_rss'] / 1e6 if name == OURS else float('nan'):8.0f}"
-                f"   {'' if name == OURS else f'{ratio:.2f} x'}".replace("nan", "   "),
+                f"  {name:35} {run['seconds']:8.2f} {count_bytes / 1e6 / run['seconds']:7.0f} {run['cpu_seconds']:7.2f}"
+                f" {run['stored_bytes'] / 1e6:10.1f} {run['peak_rss_of_all'] / 1e6:8.0f} {own(name, run):>7}"
+                f"   {'' if name == ours else f'{ratio:.2f} x'}",
                 flush=True,
             )
 
@@ -108,17 +153,17 @@ class Bench:
         """celery.ping, by workers that run two tasks at once: how soon, how many, and at what cost."""
         found = self.latency()
         for name in found:
-            found[name] |= self.throughput(name)
+            found[name] |= self.throughput(name) | {"startup": statistics.median(self.startup(name) for _ in range(ROUNDS))}
         self.found["celery"] = found
         own = found[WORKER]
         print("\ncelery.ping, one by one: bare is from LPUSH to the published result, get from send_task to AsyncResult.get() of")
-        print("Celery 5.3.6. Then results a second, and CPU for each, from a queue that was full before. Then idle.")
-        print(f"  {'':26} {'bare p50':>9} {'p99 ms':>8} {'get p50':>8} {'p99 ms':>8} {'per s':>7} {'CPU us':>7} {'RSS MB':>7} {'PSS MB':>7} {'CPU %':>6}")
+        print("Celery 5.3.6. Then results a second, and CPU for each, from a queue that was full before. Then idle, and from its start to a first result.")
+        print(f"  {'':26} {'bare p50':>9} {'p99 ms':>8} {'get p50':>8} {'p99 ms':>8} {'per s':>7} {'CPU us':>7} {'RSS MB':>7} {'PSS MB':>7} {'CPU %':>6} {'start s':>8}")
         for name, run in found.items():
             print(
                 f"  {name:26} {run['bare_p50']:9.2f} {run['bare_p99']:8.2f} {run['get_p50']:8.2f} {run['get_p99']:8.2f}"
                 f" {run['per_second']:7.0f} {run['cpu_us']:7.0f} {run['rss'] / 1e6:7.1f} {run['pss'] / 1e6:7.1f}"
-                f" {run['cpu_percent']:6.2f}",
+                f" {run['cpu_percent']:6.2f} {run['startup']:8.2f}",
                 flush=True,
             )
         print(f"  Redis answers PING in {own['redis_p50']:.2f} ms, so ours adds {own['bare_p50'] - own['redis_p50']:.2f} ms (aim: less than 1).")
@@ -181,6 +226,20 @@ class Bench:
         self.stage.end(process, client.process, redis.process)
         return {"count": len(ids), "per_second": (len(ids) - 1) / (times[-1] - times[0]), "cpu_us": cpu / len(ids) * 1e6}
 
+    def startup(self, name):
+        """From the start of a worker to the result of a task that waited in its queue, seconds."""
+        redis = Redis(self.stage)
+        client, link = Client(self.stage, "5.3.6", redis.url), broker.Link(redis)
+        ping = broker.Ping(link, client, "early")
+        own, text = ping.copy()
+        link.call(["LPUSH", ping.queue, text])
+        began = time.monotonic()
+        process = self.worker(name, redis, "early")
+        wait_for(f"{name} starts", lambda: link.call(["EXISTS", f"celery-task-meta-{own}"])[0], process)
+        seconds = time.monotonic() - began
+        self.stage.end(process, client.process, redis.process)
+        return seconds
+
     def idle(self, pids):
         seconds = max(2, 20 * min(SCALE, 1))
         before = {name: measure.cpu_seconds(pid) for name, pid in pids.items()}
@@ -203,13 +262,27 @@ def machine():
     return {"cpu": model, "cores": os.cpu_count(), "memory_gb": round(memory / 1e9), "kernel": platform.release()}
 
 
+def own(name, run):
+    """The peak of the program itself, of ours."""
+    return f"{run['peak_rss'] / 1e6:.0f}" if name.startswith("rna-backup") else ""
+
+
 def media(bench):
-    bench.media("big", "big files, images and PDFs mostly", lambda at: data.big_mixed(at, int(1e9 * SCALE)))
+    bench.media("mixed", "two thirds images and PDFs, and small files", lambda at: data.mixed(at, int((1 << 30) * SCALE)))
     bench.media("small", "files of 4 KB", lambda at: data.small_files(at, int(100_000 * SCALE)))
+    bench.media("packed", "images and PDFs alone", lambda at: data.incompressible(at, int(2e9 * SCALE)))
     bench.media("text", "text", lambda at: data.text_files(at, int(5e8 * SCALE)))
 
 
-PARTS = {"celery": Bench.celery, "media": media, "postgres": Bench.postgres}
+def restores(bench):
+    restore.Restores(bench, SCALE, ROUNDS).run()
+
+
+def buckets(bench):
+    bucket.Buckets(bench, SCALE).run()
+
+
+PARTS = {"celery": Bench.celery, "media": media, "postgres": Bench.postgres, "restore": restores, "s3": buckets}
 
 
 def main():

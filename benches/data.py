@@ -8,17 +8,28 @@ WORDS = (
 ).split()
 
 
-def big_mixed(root, count_bytes):
-    """Large files as in a media folder: four fifths images and PDFs, the rest tables and text."""
+def mixed(root, count_bytes):
+    """A media folder: two thirds incompressible, and 20,000 small files to the gigabyte."""
+    big_mixed(root / "big", count_bytes - count_bytes // 13, packed=7)
+    small_files(root / "small", count_bytes // 50_000)
+
+
+def incompressible(root, count_bytes):
+    """Images and PDFs alone."""
+    big_mixed(root, count_bytes, packed=10)
+
+
+def big_mixed(root, count_bytes, packed=8):
+    """Large files: so many of ten are images and PDFs, the rest tables and text."""
     rng = random.Random(1)
     each = 12_000_000
     for number in range(max(1, count_bytes // each)):
         kind = number % 10
         folder = root / f"{number % 7}"
         folder.mkdir(parents=True, exist_ok=True)
-        if kind < 4:
+        if kind < packed // 2:
             (folder / f"figure_{number}.png").write_bytes(b"\x89PNG\r\n\x1a\n" + rng.randbytes(each))
-        elif kind < 8:
+        elif kind < packed:
             (folder / f"paper_{number}.pdf").write_bytes(b"%PDF-1.7\n" + rng.randbytes(each))
         else:
             (folder / f"table_{number}.csv").write_bytes(prose(rng, each))
@@ -54,7 +65,7 @@ def prose(rng, length):
     return "".join(lines).encode()[:length]
 
 
-# Two tables of the shape that made 521 MB of database and 412 MB of uncompressed dump with 1.21 million rows each.
+# Text, history and vectors: with 1.21 million rows about 600 MB of database.
 DATABASE = """
 create table api_documentchunk (id bigint primary key, document_id integer not null, content text not null,
     score double precision, created_at timestamptz not null);
@@ -65,6 +76,9 @@ create table search_queryhistory (id bigint primary key, user_id integer not nul
 insert into search_queryhistory select i, i % 211, 'how much ' || md5((i * 3)::text) || ' is in ' || i,
     jsonb_build_object('confidence', random(), 'sources', jsonb_build_array(i % 997, i % 499)),
     timestamptz '2025-01-01' + i * interval '11 seconds' from generate_series(1, {rows}) i;
+create table api_embedding (chunk_id bigint primary key, vector real[] not null);
+insert into api_embedding select i, (select array_agg((random() * 2 - 1)::real) from generate_series(1, 96 + 0 * i))
+    from generate_series(1, {rows} / 12) i;
 create index on search_queryhistory (user_id, asked_at);
 vacuum analyze;
 checkpoint;
