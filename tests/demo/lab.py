@@ -3,6 +3,7 @@
 import os
 import random
 import socket
+import uuid
 from pathlib import Path
 
 
@@ -63,6 +64,34 @@ def date(root, rng):
         for path in [os.path.join(folder, name) for name in files] + [folder]:
             moment = rng.randrange(800_000_000, 1_760_000_000) * 10**9 + rng.randrange(10**9)
             os.utime(path, ns=(moment, moment), follow_symlinks=False)
+
+
+def fill_vectors(server):
+    """Papers and their protocols, with vectors, references between them, and samples of two tenants."""
+    text = {"dataType": ["text"], "name": "title"}
+    for name, more in (("Protocol", []), ("Paper", [{"dataType": ["Protocol"], "name": "follows"}])):
+        server.ask("POST", "/v1/schema", {"class": name, "vectorizer": "none", "properties": [text, *more]})
+    tenants = {"class": "Sample", "vectorizer": "none", "properties": [text], "multiTenancyConfig": {"enabled": True}}
+    server.ask("POST", "/v1/schema", tenants)
+    server.ask("POST", "/v1/schema/Sample/tenants", [{"name": "wet"}, {"name": "dry"}])
+    rng, links = random.Random(20261122), []
+    vector = lambda: [round(rng.uniform(-1, 1), 4) for _ in range(16)]  # noqa: E731
+    paper = lambda kind, number, title: {  # noqa: E731
+        "class": kind, "id": vector_id(kind, number), "vector": vector(), "properties": {"title": title}
+    }
+    server.put([paper("Protocol", number, f"Protokoll {number} 🧬") for number in range(60)])
+    for start in range(0, 900, 300):
+        server.put([paper("Paper", number, f"paper \"{number}\"\n") for number in range(start, start + 300)])
+    for tenant in ("wet", "dry"):
+        server.put([paper("Sample", f"{tenant}-{number}", "RNA") | {"tenant": tenant} for number in range(40)])
+    for number in range(900):
+        source = f"weaviate://localhost/Paper/{vector_id('Paper', number)}/follows"
+        links.append({"from": source, "to": f"weaviate://localhost/Protocol/{vector_id('Protocol', number % 60)}"})
+    server.ask("POST", "/v1/batch/references", links)
+
+
+def vector_id(kind, number):
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, f"{kind}/{number}"))
 
 
 def write(path, content, mode=0o644):

@@ -1,4 +1,4 @@
-"""Whether two folders, or two databases, hold the same."""
+"""Whether two folders, or two databases of either kind, hold the same."""
 
 import hashlib
 import os
@@ -40,24 +40,31 @@ def differences(expected, found):
             yield f"{key!r}: expected {expected.get(key)}, found {found.get(key)}"
 
 
+def vectors(server):
+    """Every class of Weaviate's: how many objects, and a hash over them, their vectors and their references."""
+    return server.ask("GET", "/_double/fingerprint")["classes"]
+
+
 FINGERPRINTS = r"""
 select format('select %L, count(*), coalesce(sum(hashtextextended(t::text, 0)), 0) from %I.%I t', n.nspname || '.' || c.relname, n.nspname, c.relname)
 from pg_class c join pg_namespace n on n.oid = c.relnamespace
-where c.relkind in ('r', 'm') and n.nspname !~ '^pg_' and n.nspname <> 'information_schema' order by 1
+where c.relkind in ('r', 'm') and n.nspname !~ '^pg_' and n.nspname <> 'information_schema' and c.relname !~ '^rna_backup_' order by 1
 """
 SEQUENCES = "select schemaname || '.' || sequencename, last_value from pg_sequences order by 1"
 LARGE_OBJECTS = "select oid, md5(lo_get(oid)) from pg_largeobject_metadata order by 1"
 
 
 def database(postgres, name):
-    """Every table's rows counted and summed up, sequences, large objects, and the schema as text."""
+    """Every table's rows counted and summed up, sequences, large objects, and the schema as text; but for the two
+    tables in which the worker shows backups and runs."""
     found = {}
     queries = postgres.psql(FINGERPRINTS, name).stdout.splitlines()
     for query in [*queries, SEQUENCES, LARGE_OBJECTS]:
         for line in postgres.psql(query, name).stdout.splitlines():
             key, *values = line.split("|")
             found[key] = values
-    schema = postgres.stage.run([postgres.bin / "pg_dump", "--schema-only"], env=postgres.env(name)).stdout
+    dump = [postgres.bin / "pg_dump", "--schema-only", "--exclude-table=rna_backup_*"]
+    schema = postgres.stage.run(dump, env=postgres.env(name)).stdout
     # newer versions of pg_dump put a new random key into each script
     found["the schema"] = [line for line in schema.splitlines() if not line.startswith(("\\restrict", "\\unrestrict"))]
     return found

@@ -1,0 +1,145 @@
+"""What goes wrong. Each is called in the middle of work and returns how to put it right, if that takes anything."""
+
+import os
+import signal
+
+from servers import wait_for
+
+
+def kill_worker(lab):
+    lab.kill(lab.chance.choice(lab.workers))
+
+
+def kill_all_workers(lab):
+    for worker in lab.workers:
+        lab.kill(worker)
+
+
+def kill_child(lab):
+    for pid in lab.children()[:1]:
+        lab.kill_pid(pid)
+
+
+def terminate_worker(lab):
+    worker = lab.chance.choice(lab.workers)
+    if worker.process.poll() is None:
+        worker.process.send_signal(signal.SIGTERM)
+
+
+def freeze_worker(lab):
+    """It stands still and then goes on, knowing nothing of what happened meanwhile."""
+    process = lab.chance.choice(lab.workers).process
+    if process.poll() is not None:
+        return None
+    process.send_signal(signal.SIGSTOP)
+    return lambda: process.send_signal(signal.SIGCONT)
+
+
+def crash(lab, server, number=signal.SIGKILL):
+    """Ends a server at once; what starts it again is returned."""
+    server.process.send_signal(number)
+    server.process.wait()
+    lab.stage.processes.remove(server.process)
+    return server.start
+
+
+def crash_postgres(lab):
+    """SIGQUIT: it ends without a word to its sessions, and recovers from its log when it comes back."""
+    return crash(lab, lab.postgres, signal.SIGQUIT)
+
+
+def kill_backend(lab):
+    lab.postgres.psql("select pg_terminate_backend(pid) from pg_stat_activity where backend_type = 'client backend' and pid <> pg_backend_pid()", "postgres", check=False)
+
+
+def crash_redis(lab):
+    return crash(lab, lab.redis)
+
+
+def fail_over_redis(lab):
+    """A replica takes over, in agreement with its master, as an administrator has it do."""
+    master = lab.redis
+    options = ("--replicaof", "127.0.0.1", str(master.port), "--masterauth", master.password)
+    replica = lab.durable_redis(*options, password=master.password)
+    wait_for("the replica", lambda: "master_link_status:up" in replica.cli("info", "replication").stdout, replica.process)
+    master.cli("config", "set", "masterauth", master.password)
+    master.cli("failover", "to", "127.0.0.1", str(replica.port), "timeout", "10000")
+    wait_for("the failover", lambda: "role:master" in replica.cli("info", "replication").stdout, replica.process)
+    lab.lines["redis"].target = replica.port
+    lab.lines["redis"].cut()
+    lab.stage.end(master.process)
+    at = replica.command.index("--replicaof")
+    del replica.command[at : at + 3]  # should it be started once more
+    lab.redis = replica
+
+
+def crash_s3(lab):
+    return crash(lab, lab.bucket)
+
+
+def cut_line(lab):
+    lab.lines[lab.chance.choice(list(lab.lines))].cut()
+
+
+def black_hole(lab):
+    return change(lab.lines[lab.chance.choice(list(lab.lines))], "hole")
+
+
+def slow_line(lab):
+    return change(lab.lines[lab.chance.choice(list(lab.lines))], "slow")
+
+
+def change(line, mode):
+    line.mode = mode
+
+    def clear():
+        line.mode = "clear"
+
+    return clear
+
+
+def full_disk(lab):
+    """Where the disk is ours to fill."""
+    if not lab.is_small_disk:
+        return None
+    ballast = lab.root / "ballast"
+    with open(ballast, "wb", buffering=0) as file:  # a buffer would be written once more when it is closed
+        try:
+            while file.write(b"\0" * 65536):
+                pass
+        except OSError:
+            pass
+    return lambda: ballast.unlink()
+
+
+def jump_clock(lab):
+    """Of one worker alone, by up to two hours, until somebody puts it right."""
+
+    def put(seconds):
+        new = lab.clock.with_suffix(".new")
+        new.write_text(f"{seconds:+}")
+        os.replace(new, lab.clock)
+
+    put(lab.chance.randrange(-7200, 7200))
+    return lambda: put(0)
+
+
+ALL = [
+    kill_worker,
+    kill_worker,
+    kill_all_workers,
+    kill_child,
+    terminate_worker,
+    freeze_worker,
+    crash_postgres,
+    kill_backend,
+    crash_redis,
+    fail_over_redis,
+    crash_s3,
+    cut_line,
+    cut_line,
+    black_hole,
+    slow_line,
+    full_disk,
+    jump_clock,
+]

@@ -1,0 +1,120 @@
+"""What holds after every round, each a function that yields a sentence for every violation.
+
+`ledger` is what the driver has noted: tasks that were ordered, states of the live data that are whole.
+"""
+
+import json
+
+from lab import COMPONENTS
+
+ENDED = ("SUCCESS", "FAILURE", "REVOKED")
+
+
+def no_message_is_lost(lab, ledger):
+    """Every task that was ordered has ended, and the broker holds nothing of any."""
+    results = lab.results(ledger.round_ids())
+    for id, order in ledger.orders.items():
+        state = results.get(id, {}).get("status")
+        if state not in ENDED:
+            yield f"{order['task']} {id} has not ended: {state}"
+    for key, count in (("backups", "llen"), ("unacked", "hlen"), ("unacked_index", "zcard")):
+        left = int(lab.redis.cli(count, key).stdout)
+        if left:
+            yield f"{left} messages are left in {key}"
+
+
+def nothing_is_done_twice(lab, ledger):
+    """A task that made a backup made one; what succeeded is there, unless retention has taken it."""
+    makers = {}
+    for path in lab.root.glob("manifests/*/*.json"):
+        manifest = json.loads(path.read_text())
+        makers.setdefault(manifest["task_id"], []).append(manifest["backup_id"])
+    for task, backups in makers.items():
+        if task and len(backups) > 1:
+            yield f"task {task} made {backups}"
+    told = {}
+    for id, result in lab.results(ledger.round_ids()).items():
+        made = result["result"].get("backup_id") if result["status"] == "SUCCESS" and isinstance(result["result"], dict) else None
+        if made and "backup_" in ledger.orders[id]["task"] and told.setdefault(made, id) != id:
+            yield f"{id} and {told[made]} both say that they made {made}"
+
+
+def listed_backups_are_whole(lab, ledger):
+    """All that is listed reads to its end and is what its manifest says, in every destination; nothing is missing."""
+    for found in lab.json("verify", "all", "all")["results"]:
+        if not found["ok"]:
+            yield f"{found['backup_id']}: {found['problems']}"
+    for backup in lab.json("list")["backups"]:
+        for copy in backup["destinations"]:
+            if copy["state"] != "ok":
+                yield f"{backup['backup_id']} is {copy['state']} in {copy['destination']}"
+
+
+def live_data_is_whole(lab, ledger):
+    """Each component is in a state that it was in before, never between two."""
+    for component, found in lab.fingerprints().items():
+        if found not in ledger.whole[component]:
+            yield f"{component} is in no state that it ever was in: {found}"
+        elif not ledger.restored(component) and found != ledger.before[component]:
+            yield f"{component} has changed, and nobody ordered that"
+
+
+def nothing_half_is_left(lab, ledger):
+    """After the next start: no partial file, no archive without a manifest, no upload."""
+    for path in (lab.root / ".partial").glob("*"):
+        yield f"partial file {path.name}"
+    known = {
+        (place["destination"], place["key"])
+        for path in lab.root.glob("manifests/*/*.json")
+        for place in json.loads(path.read_text())["objects"]
+    }
+    for component in COMPONENTS:
+        for path in (lab.root / component).glob("*"):
+            if ("local", f"{component}/{path.name}") not in known:
+                yield f"{path.name} has no manifest"
+    bucket = lab.in_bucket()
+    for key in bucket["objects"]:
+        manifest = f"manifests/{key.split('.')[0]}.json"  # each destination has its own, and retention of its own
+        if not key.startswith("manifests/") and manifest not in bucket["objects"]:
+            yield f"{key} in the bucket has no manifest"
+    for key in bucket["uploads"]:
+        yield f"an upload of {key} is left"
+
+
+def no_scratch_is_left(lab, ledger):
+    """Nothing that a restore works in; only what there is to undo to."""
+    names = lab.postgres.psql("select datname from pg_database", "postgres").stdout.split()
+    kept = [name for name in names if "_before_" in name]
+    for name in set(names) - {"postgres", "template0", "template1", lab.postgres.database, *kept}:
+        yield f"database {name}"
+    areas = [path.name for path in lab.media.parent.iterdir() if path != lab.media]
+    for name in areas:
+        if "rna-before" not in name:
+            yield f"folder {name}"
+
+
+def no_lock_is_stale(lab, ledger):
+    """Every component can be worked on at once, by hand and in the fleet."""
+    for component in COMPONENTS:
+        done = lab.command("verify", component, "latest", check=False)
+        if done.returncode == 5:
+            yield f"{component} is locked: {done.stderr.strip()[-300:]}"
+    held = lab.redis.cli("hkeys", "rna-backup:locks").stdout.split()
+    if held:
+        yield f"locks of the fleet are held: {held}"
+
+
+ALL = [
+    no_message_is_lost,
+    nothing_is_done_twice,
+    live_data_is_whole,
+    no_lock_is_stale,
+    nothing_half_is_left,
+    no_scratch_is_left,
+    listed_backups_are_whole,
+]
+
+
+def violations(lab, ledger):
+    """Name of the invariant, and what breaks it."""
+    return [(check.__name__, what) for check in ALL for what in check(lab, ledger)]

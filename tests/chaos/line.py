@@ -1,0 +1,58 @@
+"""A TCP line between workers and a server, which can be cut, become a black hole, or be slow."""
+
+import asyncio
+import threading
+
+SLOW = 64 * 1024  # bytes a second and direction
+
+
+class Line:
+    """Listens on a free port and passes on to `target`, which may change."""
+
+    def __init__(self, target):
+        self.target, self.port, self.mode, self.open = target, None, "clear", set()
+        self.loop, ready = asyncio.new_event_loop(), threading.Event()
+        threading.Thread(target=self.serve, args=(ready,), daemon=True).start()
+        ready.wait()
+
+    def serve(self, ready):
+        asyncio.set_event_loop(self.loop)
+        server = self.loop.run_until_complete(asyncio.start_server(self.accept, "127.0.0.1", 0))
+        self.port = server.sockets[0].getsockname()[1]
+        ready.set()
+        self.loop.run_forever()
+
+    async def accept(self, reader, writer):
+        self.open.add(writer)
+        try:
+            await self.passable()
+            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self.target)
+        except OSError:
+            writer.close()
+            return
+        self.open.add(far_writer)
+        ways = [self.carry(reader, far_writer), self.carry(far_reader, writer)]
+        await asyncio.gather(*ways, return_exceptions=True)
+        for end in (writer, far_writer):
+            self.open.discard(end)
+            end.close()
+
+    async def carry(self, reader, writer):
+        try:
+            while data := await reader.read(16 * 1024):
+                await self.passable()
+                if self.mode == "slow":
+                    await asyncio.sleep(len(data) / SLOW)
+                writer.write(data)
+                await writer.drain()
+        except OSError:
+            pass
+        writer.close()
+
+    async def passable(self):
+        while self.mode == "hole":
+            await asyncio.sleep(0.05)
+
+    def cut(self):
+        """Ends every connection there is, in the middle of whatever passes."""
+        self.loop.call_soon_threadsafe(lambda: [writer.transport.abort() for writer in list(self.open)])

@@ -1,0 +1,130 @@
+"""Proof that the invariants see: each is broken by hand once, and must be the one to complain."""
+
+import json
+
+from invariants import violations
+from lab import COMPONENTS
+from orders import BACKUPS
+
+
+def broken_archive(lab, ledger):
+    path = max((lab.root / "media").glob("*"))
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:])
+    return lambda: (path.write_bytes(whole), lab.command("verify", "all", "all"))
+
+
+def lost_row(lab, ledger):
+    lab.postgres.psql("delete from lab_run where id = 4000")
+    return lambda: lab.postgres.psql("insert into lab_run select 4000, 4000, md5('4000')")
+
+
+def lost_file(lab, ledger):
+    path = next(lab.media.rglob("paper 3.pdf"))
+    content = path.read_bytes()
+    path.unlink()
+    return lambda: path.write_bytes(content)
+
+
+def lost_object(lab, ledger):
+    lab.weaviate.ask("DELETE", "/v1/objects/Paper/c0ffee00-0000-4000-8000-000000000003")
+    return lambda: lab.objects(3, 4)
+
+
+def lost_message(lab, ledger):
+    ledger.note("00000000-0000-4000-8000-000000000000", None, BACKUPS["media"])
+    return ledger.orders.popitem
+
+
+def left_message(lab, ledger):
+    lab.redis.cli("hset", "unacked", "a-dead-one", "[]")
+    return lambda: lab.redis.cli("hdel", "unacked", "a-dead-one")
+
+
+def second_effect(lab, ledger):
+    path = max((lab.root / "manifests/postgres").glob("*"))
+    other = min((lab.root / "manifests/postgres").glob("*"))
+    text = other.read_text()
+    other.write_text(json.dumps(json.loads(text) | {"task_id": json.loads(path.read_text())["task_id"]}))
+    return lambda: other.write_text(text)
+
+
+def partial_file(lab, ledger):
+    path = lab.root / ".partial/half"
+    path.write_text("half")
+    return path.unlink
+
+
+def orphan(lab, ledger):
+    path = lab.root / "postgres/pg_backup_20200101_020000.dump.zst"
+    path.write_text("of a dead run")
+    return path.unlink
+
+
+def upload(lab, ledger):
+    python(lab, "c.create_multipart_upload(Bucket=b, Key='media/media_backup_20200101_040000.tar.zst')")
+    end = "c.abort_multipart_upload(Bucket=b, Key=u['Key'], UploadId=u['UploadId'])"
+    return lambda: python(lab, f"[{end} for u in c.list_multipart_uploads(Bucket=b)['Uploads']]")
+
+
+def python(lab, code):
+    from servers import ROOT
+
+    begin = "import boto3, os; b = os.environ['AWS_BACKUP_BUCKET']; c = boto3.client('s3', endpoint_url=os.environ['AWS_S3_ENDPOINT'], region_name='us-east-1'); "
+    lab.stage.run([ROOT / "target/venv/boto3/bin/python", "-c", begin + code], env=lab.bucket.env)
+
+
+def scratch_database(lab, ledger):
+    lab.postgres.psql("create database rna_db_restore_20200101_000000", "postgres")
+    return lambda: lab.postgres.psql("drop database rna_db_restore_20200101_000000", "postgres")
+
+
+def scratch_folder(lab, ledger):
+    path = lab.media.parent / ".media.rna-restore-20200101_000000"
+    path.mkdir()
+    return path.rmdir
+
+
+def held_lock(lab, ledger):
+    lab.redis.cli("hset", "rna-backup:locks", "media", "somebody who died")
+    return lambda: lab.redis.cli("hdel", "rna-backup:locks", "media")
+
+
+TABLE = [
+    ("listed_backups_are_whole", broken_archive),
+    ("live_data_is_whole", lost_row),
+    ("live_data_is_whole", lost_file),
+    ("live_data_is_whole", lost_object),
+    ("no_message_is_lost", lost_message),
+    ("no_message_is_lost", left_message),
+    ("nothing_is_done_twice", second_effect),
+    ("nothing_half_is_left", partial_file),
+    ("nothing_half_is_left", orphan),
+    ("nothing_half_is_left", upload),
+    ("no_scratch_is_left", scratch_database),
+    ("no_scratch_is_left", scratch_folder),
+    ("no_lock_is_stale", held_lock),
+]
+
+
+def run(lab, ledger, settle):
+    """Two backups of everything, without faults; then one thing after the other is broken, and put right."""
+    client = lab.client()
+    ledger.begin(lab.fingerprints())
+    for _ in range(2):
+        for component in COMPONENTS:
+            ledger.note(client.delay(BACKUPS[component]), component, BACKUPS[component])
+    settle(lab, ledger)
+    for worker in lab.workers:  # they would put right what we break
+        lab.kill(worker)
+    wrong = [f"nothing is broken, and {name} says: {what}" for name, what in violations(lab, ledger)]
+    for invariant, breaking in TABLE:
+        mend = breaking(lab, ledger)
+        noticed = {name for name, _ in violations(lab, ledger)}
+        mend()
+        print(f"{breaking.__name__:17} noticed by {', '.join(sorted(noticed)) or 'nobody'}", flush=True)
+        if noticed != {invariant}:
+            wrong.append(f"{breaking.__name__} was to be noticed by {invariant} alone")
+    wrong += [f"all is mended, and {name} says: {what}" for name, what in violations(lab, ledger)]
+    print("\n".join(wrong))
+    return 1 if wrong else 0
