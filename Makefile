@@ -18,21 +18,33 @@ export PYTHONDONTWRITEBYTECODE := 1
 COMPILE := cc:gcc '/usr/include/*/sys/cdefs.h:libc6-dev'
 SERVERS := redis-server:redis-server '/usr/lib/postgresql/*/bin/initdb:postgresql' \
            '/usr/lib/postgresql/*/bin/pg_dump:postgresql-client'
-TOOLS := tar:tar zstd:zstd openssl:openssl setpriv:util-linux
+TOOLS := age:age tar:tar zstd:zstd openssl:openssl setpriv:util-linux
+BROWSER := chromium:chromium chromedriver:chromium-driver setpriv:util-linux
+# What looks at the alert rules, and at the image and the compose file, for which no Docker is needed.
+WATCH := prometheus:prometheus promtool:prometheus docker-compose:docker-compose \
+         '/usr/lib/python3/dist-packages/yaml/__init__.py:python3-yaml'
 VENV := /usr/bin/python3:python3 '/usr/lib/python3*/ensurepip/__main__.py:python3-venv'
 
-.PHONY: help build test lint demo bench fuzz clean tools-build tools-test
+.PHONY: help build test test-django lint demo chaos soak audit sbom bench fuzz clean tools-build tools-test
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
 
-demo: tools-test ## see it work: real Celery Beat, backups, kill -9, archives opened by plain tools (a minute)
+demo: tools-test ## see it work: Celery Beat, backups, kill -9, an accident, restores (a minute; KEEP=1: stays with the web app)
 	@$(INSTALL) debian faketime:faketime
+	@$(if $(KEEP),$(INSTALL) venv django-4.2)
 	@cargo build --locked
 	@$(PY) tests/demo/demo.py $(TARGET)/debug/rna-backup
 
 test: tools-test ## every test, against real servers that the tests start themselves
 	@cargo test --locked
+	@$(MAKE) test-django
+
+test-django: tools-test ## the pages in Django Admin alone, by Django's client and in a real browser (pictures in target/screenshots/)
+	@$(INSTALL) debian $(BROWSER)
+	@$(INSTALL) venv django-4.2 django-newest browser
+	@cargo build --locked
+	@target/venv/browser/bin/python tests/django/run.py $(TARGET)/debug/rna-backup
 
 lint: tools-build ## format, clippy, documentation, dependencies, scripts, README
 	@$(INSTALL) debian shellcheck:shellcheck /usr/bin/python3:python3
@@ -44,13 +56,34 @@ lint: tools-build ## format, clippy, documentation, dependencies, scripts, READM
 	@echo '--- shellcheck'; shellcheck .ci/run $(INSTALL)
 	@echo '--- README'; $(PY) tests/support/readme.py
 
-bench: tools-test ## side by side with tar, pg_dump, Python's shutil and a Python Celery worker (BENCH_SCALE=0.01: quick)
-	@$(INSTALL) debian pigz:pigz
+audit: tools-build ## licences, sources and known holes of the dependencies (installs cargo-deny the first time: minutes)
+	@command -v cargo-deny >/dev/null || cargo install --locked cargo-deny
+	@cargo deny --locked check
+
+sbom: tools-build ## what the program is made of, as CycloneDX: target/rna-backup.cdx.json
+	@$(INSTALL) debian /usr/bin/python3:python3
+	@cargo metadata --locked --format-version 1 --filter-platform x86_64-unknown-linux-gnu | $(PY) tests/support/sbom.py >$(TARGET)/rna-backup.cdx.json
+	@echo $(TARGET)/rna-backup.cdx.json
+
+bench: tools-test ## side by side with tar, restic, pg_dump, pg_restore, boto3, Python's shutil and its Celery (BENCH_SCALE=0.01: quick)
+	@$(INSTALL) debian pigz:pigz restic:restic
+	@$(INSTALL) venv boto3
 	@cargo build --locked --release
 	@$(PY) benches/bench.py $(TARGET)/release/rna-backup
 
 fuzz: tools-build ## damaged messages, requests and results at every reader, for ten minutes (FUZZ_SECONDS=60: one)
 	@FUZZ_SECONDS=$${FUZZ_SECONDS:-600} cargo test --locked --test integration fuzz:: -- --nocapture
+
+chaos: tools-test ## half an hour of kills, crashes, cuts, full disks in the middle of work, and what must hold after it (CHAOS_SECONDS=90: short)
+	@$(INSTALL) debian faketime:faketime
+	@cargo build --locked
+	@$(PY) tests/chaos/chaos.py $(TARGET)/debug/rna-backup --sabotage
+	@$(PY) tests/chaos/chaos.py $(TARGET)/debug/rna-backup
+
+soak: tools-test ## an hour of small backups with faults: memory, descriptors and threads of one worker, drawn to target/soak/soak.svg
+	@$(INSTALL) debian faketime:faketime
+	@cargo build --locked --release
+	@$(PY) tests/chaos/soak.py $(TARGET)/release/rna-backup
 
 build: tools-build ## the program, optimised: target/release/rna-backup
 	@cargo build --locked --release
@@ -63,5 +96,5 @@ tools-build:
 	@$(INSTALL) debian $(COMPILE)
 
 tools-test: tools-build
-	@$(INSTALL) debian $(SERVERS) $(TOOLS) $(VENV)
-	@$(INSTALL) venv celery-5.3 celery-newest celery-tools
+	@$(INSTALL) debian $(SERVERS) $(TOOLS) $(WATCH) $(VENV)
+	@$(INSTALL) venv celery-5.3 celery-newest celery-tools postgres-16 postgres-18 juicefs boto3 weaviate-3 weaviate-newest hadolint
