@@ -18,7 +18,7 @@ use crate::store::local::{LocalStore, RootError};
 use crate::store::s3::{Observer, Request, S3OpenError, S3Store};
 use crate::worker::{Ending, Worker};
 use std::{sync::Arc, time::Duration};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// The parts that every front door works with.
 #[derive(Debug)]
@@ -209,16 +209,33 @@ pub fn components(config: &Config, shelf: Option<Arc<dyn Shelf>>) -> Vec<Arc<dyn
     found
 }
 
-/// Returns at SIGTERM (an orchestrator), SIGINT (a terminal) or SIGQUIT (at once), whichever is first.
-pub async fn signalled() -> Ending {
-    let mut term = signal(SignalKind::terminate()).expect("SIGTERM can be handled");
-    let mut int = signal(SignalKind::interrupt()).expect("SIGINT can be handled");
-    let mut quit = signal(SignalKind::quit()).expect("SIGQUIT can be handled");
-    let (name, ending) = tokio::select! {
-        _ = term.recv() => ("SIGTERM", Ending::Warm),
-        _ = int.recv() => ("SIGINT", Ending::Warm),
-        _ = quit.recv() => ("SIGQUIT", Ending::Cold),
-    };
-    tracing::info!("{name}");
-    ending
+/// What an operating system asks a program by: SIGTERM (an orchestrator), SIGINT (a terminal), SIGQUIT (at once).
+#[derive(Debug)]
+pub struct Signals {
+    term: Signal,
+    int: Signal,
+    quit: Signal,
+}
+
+impl Signals {
+    /// From here on signals are waited for, and none of these ends the process by itself.
+    pub fn listen() -> Self {
+        let listen = |kind| signal(kind).expect("these three can be handled");
+        Self {
+            term: listen(SignalKind::terminate()),
+            int: listen(SignalKind::interrupt()),
+            quit: listen(SignalKind::quit()),
+        }
+    }
+
+    /// The next of them, or one that came since the last call.
+    pub async fn next(&mut self) -> Ending {
+        let (name, ending) = tokio::select! {
+            _ = self.term.recv() => ("SIGTERM", Ending::Warm),
+            _ = self.int.recv() => ("SIGINT", Ending::Warm),
+            _ = self.quit.recv() => ("SIGQUIT", Ending::Cold),
+        };
+        tracing::info!("{name}");
+        ending
+    }
 }

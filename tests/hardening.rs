@@ -26,6 +26,7 @@ use rna_backup::{
 use rustix::process::Signal;
 use serde_json::{Map, Value, json};
 use std::{fs, net::TcpStream, os::unix::fs::PermissionsExt, path::Path, process::Command, sync::Arc};
+use tokio_util::sync::CancellationToken;
 
 /// The permissions of all that lies below a folder.
 fn modes(folder: &Path, found: &mut Vec<(String, u32)>) {
@@ -203,14 +204,12 @@ async fn a_bug_in_a_backup_fails_its_task_and_the_worker_goes_on() {
     engine.components = vec![Arc::new(FaultySource::new(real.clone(), Some(SourceFault::Panics)))];
     let metrics = app.metrics.clone();
     let health = Health::new(metrics.clone(), 0);
-    let (stop, stopped) = tokio::sync::watch::channel(false);
+    let stop = CancellationToken::new();
+    let stopped = stop.clone();
     let worker = app.worker().unwrap();
-    let working = tokio::spawn(worker.run(health, move || {
-        let mut stopped = stopped.clone();
-        async move {
-            let _ = stopped.wait_for(|stopped| *stopped).await;
-            Ending::Warm
-        }
+    let working = tokio::spawn(worker.run(health, async move || {
+        stopped.cancelled().await;
+        Ending::Warm
     }));
 
     let failed = lab.ended(&lab.order(task::BACKUP_MEDIA, json!({})).await).await;
@@ -231,6 +230,6 @@ async fn a_bug_in_a_backup_fails_its_task_and_the_worker_goes_on() {
     let again = lab.ended(&lab.order(task::VERIFY, json!({"component": "media"})).await).await;
     assert_eq!(again["result"]["exc_type"], "FileNotFoundError", "{again}");
     assert_eq!(lab.ended(&lab.order(task::PING, json!({})).await).await["result"], "pong");
-    stop.send(true).unwrap();
+    stop.cancel();
     working.await.unwrap();
 }

@@ -184,3 +184,17 @@ async fn a_shutdown_gives_back_what_was_not_done_in_the_order_in_which_it_was() 
         nothing_is_left(&lab).await;
     }
 }
+
+#[tokio::test]
+async fn a_worker_that_still_prepares_ends_at_once_and_well_when_it_is_told_to() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let lab = Lab::new()
+        .set("AWS_BACKUP_BUCKET", "backups")
+        .set("AWS_ACCESS_KEY_ID", "id")
+        .set("AWS_SECRET_ACCESS_KEY", "secret")
+        .set("AWS_S3_ENDPOINT", format!("http://{}", silent.local_addr().unwrap()));
+    let worker = lab.worker();
+    let (_line, _) = tokio::task::spawn_blocking(move || silent.accept()).await.unwrap().unwrap();
+    worker.signal(Signal::TERM);
+    assert_eq!(worker.ended(), Some(0));
+}

@@ -1,6 +1,6 @@
 //! `backup COMPONENT|all`.
 
-use crate::app;
+use crate::app::Signals;
 use crate::base::chain;
 use crate::base::units::ByteSize;
 use crate::cli::{App, Exit, Failure, JsonFlag, output, settled};
@@ -174,10 +174,11 @@ fn describe(report: &BackupReport) -> String {
 /// A token that SIGINT or SIGTERM cancels, so that children are stopped and partial files removed.
 pub(super) fn stop_on_signal() -> CancellationToken {
     let token = CancellationToken::new();
+    let mut signals = Signals::listen();
     tokio::spawn({
         let token = token.clone();
         async move {
-            app::signalled().await;
+            signals.next().await;
             token.cancel();
         }
     });

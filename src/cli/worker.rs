@@ -1,6 +1,6 @@
 //! `worker`.
 
-use crate::app::signalled;
+use crate::app::Signals;
 use crate::base::chain;
 use crate::cli::{App, Exit, Failure};
 use crate::config::Config;
@@ -20,6 +20,7 @@ pub(super) struct WorkerArgs {
 pub(super) async fn run(mut config: Config, args: &WorkerArgs) -> Result<Exit, Failure> {
     config.worker.task_events |= args.task_events;
     let address = config.metrics_addr;
+    let mut signals = Signals::listen();
     let app = App::build(config).await?;
     let worker = app.worker().map_err(|err| Failure::new(Exit::Usage, chain(&err)))?;
     let listener = TcpListener::bind(address).await.map_err(|err| {
@@ -28,9 +29,16 @@ pub(super) async fn run(mut config: Config, args: &WorkerArgs) -> Result<Exit, F
     let health = Health::new(app.metrics.clone(), Timestamp::now().as_second());
     // Ends with the process: probes are answered to the last.
     let endpoint = tokio::spawn(http::serve(listener, health.clone()));
-    app.prepare().await;
-    Box::pin(worker.run(health, signalled)).await;
-    app.settle().await;
+    let is_prepared = tokio::select! {
+        () = app.prepare() => true,
+        _ = signals.next() => false,
+    };
+    if is_prepared {
+        Box::pin(worker.run(health, async || signals.next().await)).await;
+        app.settle().await;
+    } else {
+        tracing::info!("stopped before any task was taken; the next start goes on with what this one left");
+    }
     endpoint.abort();
     Ok(Exit::Done)
 }

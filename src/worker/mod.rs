@@ -44,7 +44,6 @@ use returns::Returns;
 use secrecy::SecretString;
 use slots::Slots;
 use std::{
-    future::Future,
     path::PathBuf,
     sync::{Arc, PoisonError, RwLock},
     time::Duration,
@@ -187,12 +186,12 @@ impl Worker {
         Ok(Self { shared: Arc::new(shared), publisher })
     }
 
-    /// Works until `trigger` resolves or somebody asks for it by remote control, then lets running tasks
-    /// finish for the grace, then stops them and gives their messages back. A second trigger, or a
+    /// Works until `signal` resolves or somebody asks for it by remote control, then lets running tasks
+    /// finish for the grace, then stops them and gives their messages back. A second signal, or a
     /// first one that is [`Ending::Cold`], skips the wait.
     ///
-    /// `trigger` is a parameter so that tests stop a worker without a signal.
-    pub async fn run<F: Future<Output = Ending>>(self, health: Health, mut trigger: impl FnMut() -> F) {
+    /// `signal` is a parameter so that tests stop a worker without one.
+    pub async fn run(self, health: Health, mut signal: impl AsyncFnMut() -> Ending) {
         let Self { shared, publisher } = self;
         let (tasks, keepers, stop_keepers) =
             (TaskTracker::new(), TaskTracker::new(), CancellationToken::new());
@@ -219,7 +218,7 @@ impl Worker {
             tokio::pin!(taking);
             let ending = tokio::select! {
                 () = &mut taking => Ending::Warm,
-                ending = trigger() => ending,
+                ending = signal() => ending,
                 () = shared.node.shutdown.cancelled() => {
                     tracing::info!("shutdown by remote control");
                     Ending::Warm
@@ -231,7 +230,7 @@ impl Worker {
         };
         tasks.close();
         shared.waiting.close();
-        shared.finish(&tasks, ending, &mut trigger).await;
+        shared.finish(&tasks, ending, &mut signal).await;
         stop_keepers.cancel();
         keepers.close();
         keepers.wait().await;
@@ -243,11 +242,11 @@ impl Worker {
 
 impl Shared {
     /// Lets running tasks end, or stops them, and gives back what was not done.
-    async fn finish<F: Future<Output = Ending>>(
+    async fn finish(
         &self,
         tasks: &TaskTracker,
         ending: Ending,
-        trigger: &mut impl FnMut() -> F,
+        signal: &mut impl AsyncFnMut() -> Ending,
     ) {
         tracing::info!(running = tasks.len(), "taking no more tasks");
         let end = async {
@@ -260,7 +259,7 @@ impl Shared {
             tokio::select! {
                 () = end => {}
                 () = tokio::time::sleep(self.options.grace) => tracing::warn!(running = tasks.len(), "the grace is over, stopping tasks"),
-                _ = trigger() => tracing::warn!(running = tasks.len(), "second signal, stopping tasks"),
+                _ = signal() => tracing::warn!(running = tasks.len(), "second signal, stopping tasks"),
             }
         }
         self.stop.abandon.cancel();
