@@ -5,6 +5,7 @@ Handlers say `{"error":[{"message":…}]}`; the framework (routes, authenticatio
 """
 
 import json
+import random
 
 JSON_TYPE = "application/json"
 
@@ -23,6 +24,15 @@ class Answer:
 def json_answer(value, status=200):
     """A value as JSON without spaces, as Go writes it."""
     return Answer(status, json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode())
+
+
+def accepted(backend, store, id, place, names):
+    """That a backup or a restore of these classes, told in no order, was accepted."""
+    answer = {"backend": backend, "classes": random.sample(names, len(names)), "id": id, "path": store.home(id, place),
+              "status": "STARTED"}
+    if place.get("bucket"):
+        answer["bucket"] = place["bucket"]
+    return json_answer(answer)
 
 
 def text_answer(text, status=200):

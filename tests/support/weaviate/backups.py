@@ -1,12 +1,11 @@
 """Making backups: the checks in the server's order, the copy, and the end that is seen at a look."""
 
-import random
 import threading
 
 import descriptors
 import naming
 import tree
-from answers import Answer, Refused, json_answer
+from answers import Answer, Refused, accepted
 from descriptors import BACKUP_FILE, NODE_FILE, Unreadable
 from operations import Cancelled, Gone, Operation
 from stores import StoreError
@@ -55,11 +54,7 @@ class Backups:
             raise Refused(self.server.store_status, f"cannot init meta file: {error}") from None
         arguments = (operation, store, captured, tokens, level)
         threading.Thread(target=self._run, args=arguments, daemon=True).start()
-        random.shuffle(names)
-        answer = {"backend": backend, "classes": names, "id": id, "path": store.home(id, place), "status": "STARTED"}
-        if place.get("bucket"):
-            answer["bucket"] = place["bucket"]
-        return json_answer(answer)
+        return accepted(backend, store, id, place, names)
 
     def _classes(self, include, exclude):
         names = list(self.database.classes)
@@ -68,11 +63,7 @@ class Backups:
         unknown = naming.missing(names, include, self.version)
         if unknown:
             raise Refused(422, f"class {unknown} doesn't exist")
-        if include:
-            kept = naming.matching(names, include, self.version)
-        else:
-            dropped = naming.matching(names, exclude, self.version)
-            kept = [name for name in names if name not in dropped]
+        kept = naming.chosen(names, include, exclude, self.version)
         if not kept:
             raise Refused(422, f"empty class list: please choose from : {naming.shown(names)}")
         return kept

@@ -35,6 +35,14 @@ def matching(names, patterns, version):
     return [name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)]
 
 
+def chosen(names, include, exclude, version):
+    """What is left of the names by the one list or the other."""
+    if include:
+        return matching(names, include, version)
+    dropped = matching(names, exclude, version)
+    return [name for name in names if name not in dropped]
+
+
 def missing(names, patterns, version):
     """The first name of a list that means no class."""
     for pattern in patterns:

@@ -1,13 +1,12 @@
 """Restoring: the checks before it is accepted, the reading of the tree, and the classes that come back."""
 
-import random
 import threading
 
 import definitions
 import descriptors
 import naming
 import tree
-from answers import Answer, Refused, json_answer
+from answers import Answer, Refused, accepted
 from database import Shard, new_shard_name
 from descriptors import BACKUP_FILE, NODE_FILE, RESTORE_FILE, Unreadable
 from operations import Cancelled, Gone, Operation
@@ -53,11 +52,7 @@ class Restores:
             operation.tell(status="TRANSFERRING")
         arguments = (operation, store, node, described, value)
         threading.Thread(target=self._run, args=arguments, daemon=True).start()
-        random.shuffle(names)
-        answer = {"backend": backend, "classes": names, "id": id, "path": store.home(id, place), "status": "STARTED"}
-        if place.get("bucket"):
-            answer["bucket"] = place["bucket"]
-        return json_answer(answer)
+        return accepted(backend, store, id, place, names)
 
     def _descriptor(self, store, place, id):
         try:
@@ -86,11 +81,7 @@ class Restores:
         unknown = naming.missing(names, include, self.version)
         if unknown:
             raise Refused(422, f"class {unknown} doesn't exist in the backup, but does have {naming.shown(names)}")
-        if include:
-            kept = naming.matching(names, include, self.version)
-        else:
-            dropped = naming.matching(names, exclude, self.version)
-            kept = [name for name in names if name not in dropped]
+        kept = naming.chosen(names, include, exclude, self.version)
         if not kept:
             raise Refused(422, f"nothing left to restore: please choose from : {naming.shown(names)}")
         return kept
