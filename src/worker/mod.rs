@@ -242,12 +242,7 @@ impl Worker {
 
 impl Shared {
     /// Lets running tasks end, or stops them, and gives back what was not done.
-    async fn finish(
-        &self,
-        tasks: &TaskTracker,
-        ending: Ending,
-        signal: &mut impl AsyncFnMut() -> Ending,
-    ) {
+    async fn finish(&self, tasks: &TaskTracker, ending: Ending, signal: &mut impl AsyncFnMut() -> Ending) {
         tracing::info!(running = tasks.len(), "taking no more tasks");
         let end = async {
             // What has not begun need not wait for what runs.
