@@ -25,7 +25,7 @@ WATCH := prometheus:prometheus promtool:prometheus docker-compose:docker-compose
          '/usr/lib/python3/dist-packages/yaml/__init__.py:python3-yaml'
 VENV := /usr/bin/python3:python3 '/usr/lib/python3*/ensurepip/__main__.py:python3-venv'
 
-.PHONY: help build test test-django lint demo chaos soak audit sbom bench fuzz clean tools-build tools-test
+.PHONY: help build test test-django lint demo chaos soak audit sbom bench coverage fuzz clean tools-build tools-test
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -79,6 +79,10 @@ chaos: tools-test ## half an hour of kills, crashes, cuts, full disks in the mid
 	@cargo build --locked
 	@$(PY) tests/chaos/chaos.py $(TARGET)/debug/rna-backup --sabotage
 	@$(PY) tests/chaos/chaos.py $(TARGET)/debug/rna-backup
+
+coverage: tools-test ## lines that the Rust tests run, file by file, in processes that they start too (installs cargo-tarpaulin the first time)
+	@command -v cargo-tarpaulin >/dev/null || cargo install --locked cargo-tarpaulin
+	@cargo tarpaulin --locked --engine llvm --follow-exec --timeout 600 --exclude-files 'tests/*' --target-dir $(TARGET)/coverage --out Stdout
 
 soak: tools-test ## an hour of small backups with faults: memory, descriptors and threads of one worker, drawn to target/soak/soak.svg
 	@$(INSTALL) debian faketime:faketime

@@ -122,6 +122,7 @@ async fn length_and_hash_are_those_of_the_archive() {
         let (archive, packed) = pack(compression, &chunks).await;
         let sum = tool("sha256sum", &[], &archive);
         assert_eq!(packed.sha256.as_bytes(), &sum[..64]);
+        assert_eq!(packed.xxh3, xxhash_rust::xxh3::xxh3_128(&archive));
         assert_eq!(
             (packed.bytes, packed.source_bytes),
             (archive.len() as u64, content(&chunks).len() as u64)

@@ -184,7 +184,8 @@ impl Engine {
         held: &mut Held,
     ) -> Result<Failed, EngineError> {
         let (component, key) = (manifest.component, &made.key);
-        let wanted = Wanted { bytes: made.filled.packed.bytes, sha256: &made.filled.packed.sha256 };
+        let packed = &made.filled.packed;
+        let wanted = Wanted { bytes: packed.bytes, sha256: &packed.sha256, xxh3: Some(packed.xxh3) };
         // An archive that is on its way is noted until it is settled.
         let mut open: Vec<_> = ways.0.iter().map(|way| way.store.destination()).collect();
         let mut failed = None;

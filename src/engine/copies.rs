@@ -69,7 +69,7 @@ impl Engine {
         let component = manifest.component;
         let archive = self.archive(component, manifest.backup_id.as_str()).await?;
         let (key, bytes) = (archive.copy.key.clone(), archive.copy.bytes);
-        let wanted = Wanted { bytes, sha256: manifest.sha256() };
+        let wanted = Wanted { bytes, sha256: manifest.sha256(), xxh3: None };
         tracing::info!(backup_id = %manifest.backup_id, destination = store.destination(), "copying a backup");
         run.meter.begin("copy", bytes);
         let mut ways = Ways::begin(std::slice::from_ref(store), &key, Some(bytes)).await?;

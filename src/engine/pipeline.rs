@@ -9,7 +9,7 @@ use crate::engine::EngineError;
 use crate::engine::ways::Ways;
 use crate::stream::crypt::{Identities, Recipients, decrypt};
 use crate::stream::pack::{Compression, Packed, Packer};
-use crate::stream::unpack::unpack;
+use crate::stream::unpack::{unpack, unpack_buffered};
 use bytes::Bytes;
 use std::{io, sync::Arc};
 use tokio::{io::AsyncRead, sync::mpsc};
@@ -17,7 +17,7 @@ use tokio_util::{io::StreamReader, task::AbortOnDropHandle};
 
 /// Chunks on their way from one stage to the next: enough to keep both busy, few enough to stay
 /// small (each is at most 1 MiB).
-const UNDER_WAY: usize = 2;
+const UNDER_WAY: usize = 4;
 
 /// What went through.
 #[derive(Debug)]
@@ -96,7 +96,7 @@ async fn decode(
             };
             unpack(compression, opened.map_err(undone)?)
         }
-        None => unpack(compression, archive),
+        None => unpack_buffered(compression, archive),
     };
     let unseen = Meter::default(); // the source's bytes are what people watch
     let counts =

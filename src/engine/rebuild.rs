@@ -226,7 +226,7 @@ impl Engine {
         let unfit = || EngineError::Unfit { what: format!("{} is not configured", copy.destination) };
         let store = self.catalog.store(&copy.destination).ok_or_else(unfit)?;
         run.meter.begin("read", copy.bytes);
-        let wanted = Wanted { bytes: known.bytes, sha256: &known.sha256 };
+        let wanted = Wanted { bytes: known.bytes, sha256: &known.sha256, xxh3: None };
         if wanted.problem_of(store.open(&copy.key, None).await?, &run.meter).await?.is_some() {
             let problem = format!("it is not the same as the whole one in {}", known.destination);
             return Err(EngineError::Damaged { problems: vec![problem] });
@@ -312,7 +312,7 @@ async fn look_for(
     let Ok(key) = object.key.parse() else { return Ok(()) };
     let (backup_id, location) = (manifest.backup_id.clone(), store.location(&key));
     let remark = |why: String| Remark { backup_id, location, why };
-    let wanted = Wanted { bytes: object.bytes, sha256: &object.sha256 };
+    let wanted = Wanted { bytes: object.bytes, sha256: &object.sha256, xxh3: None };
     match survey.objects.get(&key) {
         None if is_named => report.missing.push(remark("the archive is not there".to_owned())),
         None => {}

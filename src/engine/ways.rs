@@ -11,12 +11,17 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use std::{sync::Arc, time::Duration};
 use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio_util::io::InspectReader;
+use xxhash_rust::xxh3::Xxh3;
 
 /// What every copy of an archive must be.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Wanted<'a> {
     pub(super) bytes: u64,
     pub(super) sha256: &'a str,
+    /// XXH3 of what was written a moment ago: looked at instead of SHA-256, at a tenth of its time. Against somebody
+    /// who forges an archive it proves nothing.
+    pub(super) xxh3: Option<u128>,
 }
 
 /// An archive on its way to one destination.
@@ -179,12 +184,23 @@ impl Wanted<'_> {
         body: impl AsyncRead + Send + Unpin,
         meter: &Meter,
     ) -> Result<Option<String>, EngineError> {
-        let mut stored = Fingerprint::new(body);
-        read_all(&mut stored, meter).await?;
-        let (bytes, sha256) = stored.finish();
+        let (bytes, is_same) = if let Some(xxh3) = self.xxh3 {
+            let (mut bytes, mut hash) = (0, Xxh3::new());
+            let hashing = |read: &[u8]| {
+                bytes += read.len() as u64;
+                hash.update(read);
+            };
+            read_all(&mut InspectReader::new(body, hashing), meter).await?;
+            (bytes, hash.digest128() == xxh3)
+        } else {
+            let mut stored = Fingerprint::new(body);
+            read_all(&mut stored, meter).await?;
+            let (bytes, sha256) = stored.finish();
+            (bytes, sha256 == self.sha256)
+        };
         Ok(if bytes != self.bytes {
             Some(format!("wrote {} bytes, found {bytes}", self.bytes))
-        } else if sha256 != self.sha256 {
+        } else if !is_same {
             Some("the hash of the stored bytes is not that of the written ones".to_owned())
         } else {
             None

@@ -1,6 +1,6 @@
 //! Encryption of archives, in the age format (<https://age-encryption.org/v1>): plain `age -d` opens them.
 
-use crate::stream::ship::Shipper;
+use crate::stream::ship::{Hashes, Shipper};
 use crate::stream::unpack::{Sorted, Source, Unpacked};
 use age::stream::StreamWriter;
 use age::x25519::{Identity, Recipient};
@@ -159,8 +159,8 @@ impl Sealer {
         })
     }
 
-    /// Ends it: the length and the hash of what left.
-    pub(super) fn finish(self) -> io::Result<(u64, String)> {
+    /// Ends it: the length and the hashes of what left.
+    pub(super) fn finish(self) -> io::Result<(u64, Hashes)> {
         match self {
             Self::Open(shipper) => shipper.finish(),
             Self::Age(writer) => writer.finish()?.finish(),

@@ -1,7 +1,7 @@
 //! From a component's bytes to those of an archive: compressed, hashed and counted in one pass.
 
 use crate::stream::crypt::{Recipients, Sealer};
-use crate::stream::ship::{Shipper, abandoned};
+use crate::stream::ship::{Hashes, Shipper, abandoned};
 use crate::stream::stored::StoredFrame;
 use crate::stream::{Content, Output};
 use async_compression::{
@@ -28,6 +28,9 @@ pub struct Packed {
     pub bytes: u64,
     /// SHA-256 of the archive, lower-case hex.
     pub sha256: String,
+    /// XXH3 of the archive, 128 bits: shows in a moment whether what was stored is what was written, and against
+    /// forgery nothing.
+    pub xxh3: u128,
     /// Bytes that went in.
     pub source_bytes: u64,
 }
@@ -67,7 +70,7 @@ impl Packer {
         sink: mpsc::Sender<Bytes>,
     ) -> Self {
         /// Enough that neither side waits for the other to wake up.
-        const QUEUE: usize = 2;
+        const QUEUE: usize = 4;
         let (pieces, queue) = mpsc::channel(QUEUE);
         let worker = tokio::task::spawn_blocking(move || pack(compression, recipients.as_ref(), queue, sink));
         Self { pieces, content: Content::default(), worker }
@@ -130,8 +133,8 @@ fn pack(
         // An empty file is neither a zstd frame nor a gzip member.
         frame = Frame::begin(frame.end()?, compression, Content::Compressible)?;
     }
-    let (bytes, sha256) = frame.end()?.finish()?;
-    Ok(Packed { bytes, sha256, source_bytes })
+    let (bytes, Hashes { sha256, xxh3 }) = frame.end()?.finish()?;
+    Ok(Packed { bytes, sha256, xxh3, source_bytes })
 }
 
 /// The frame (zstd) or member (gzip) under way.

@@ -6,7 +6,11 @@ use std::{
     fmt,
     io::{self, Write},
 };
-use tokio::sync::mpsc;
+use tokio::{
+    sync::{mpsc, oneshot},
+    task,
+};
+use xxhash_rust::xxh3::Xxh3;
 
 /// The error of bytes that nobody takes any more.
 pub(super) fn abandoned() -> io::Error {
@@ -15,35 +19,60 @@ pub(super) fn abandoned() -> io::Error {
 
 /// Hashes, counts and hands on in pieces of 1 MiB.
 ///
-/// It is always ready: a slow receiver blocks its thread.
+/// It is always ready: a slow receiver blocks its thread. Hashes are taken on a thread of their own, since SHA-256
+/// takes longer than all else that is done with bytes that do not shrink.
 pub(super) struct Shipper {
     piece: Vec<u8>,
-    hash: Sha256,
     bytes: u64,
     sink: mpsc::Sender<Bytes>,
+    hasher: mpsc::Sender<Bytes>,
+    hashes: oneshot::Receiver<Hashes>,
+}
+
+/// Of what was shipped.
+pub(super) struct Hashes {
+    /// SHA-256, lower-case hex.
+    pub(super) sha256: String,
+    /// XXH3, 128 bits.
+    pub(super) xxh3: u128,
 }
 
 impl Shipper {
     /// What an upload likes, and what two of them may hold.
     const PIECE: usize = 1 << 20;
 
+    /// Starts the thread that hashes: inside a tokio runtime.
     pub(super) fn new(sink: mpsc::Sender<Bytes>) -> Self {
-        Self { piece: Vec::with_capacity(Self::PIECE), hash: Sha256::new(), bytes: 0, sink }
+        let (hasher, pieces) = mpsc::channel(1);
+        let (told, hashes) = oneshot::channel();
+        task::spawn_blocking(move || told.send(hash(pieces)));
+        Self { piece: Vec::with_capacity(Self::PIECE), bytes: 0, sink, hasher, hashes }
     }
 
     fn ship(&mut self, next: Vec<u8>) -> io::Result<()> {
-        let piece = std::mem::replace(&mut self.piece, next);
-        self.hash.update(&piece);
+        let piece = Bytes::from(std::mem::replace(&mut self.piece, next));
         self.bytes += piece.len() as u64;
-        self.sink.blocking_send(piece.into()).map_err(|_| abandoned())
+        self.hasher.blocking_send(piece.clone()).map_err(io::Error::other)?;
+        self.sink.blocking_send(piece).map_err(|_| abandoned())
     }
 
-    pub(super) fn finish(mut self) -> io::Result<(u64, String)> {
+    pub(super) fn finish(mut self) -> io::Result<(u64, Hashes)> {
         if !self.piece.is_empty() {
             self.ship(Vec::new())?;
         }
-        Ok((self.bytes, hex(&self.hash.finalize())))
+        drop(self.hasher);
+        Ok((self.bytes, self.hashes.blocking_recv().map_err(io::Error::other)?))
     }
+}
+
+/// The thread of a [`Shipper`].
+fn hash(mut pieces: mpsc::Receiver<Bytes>) -> Hashes {
+    let (mut sha256, mut xxh3) = (Sha256::new(), Xxh3::new());
+    while let Some(piece) = pieces.blocking_recv() {
+        sha256.update(&piece);
+        xxh3.update(&piece);
+    }
+    Hashes { sha256: hex(&sha256.finalize()), xxh3: xxh3.digest128() }
 }
 
 /// Lower-case hex.

@@ -9,7 +9,7 @@ use std::{
     pin::Pin,
     task::{Context, Poll, ready},
 };
-use tokio::io::{AsyncRead, BufReader, ReadBuf};
+use tokio::io::{AsyncBufRead, AsyncRead, BufReader, ReadBuf};
 
 /// The decompressed bytes of an archive.
 pub type Unpacked<'a> = Box<dyn AsyncRead + Send + Unpin + 'a>;
@@ -22,7 +22,15 @@ pub type Unpacked<'a> = Box<dyn AsyncRead + Send + Unpin + 'a>;
 /// with [`Fingerprint`].
 pub fn unpack<'a>(compression: Compression, archive: impl AsyncRead + Send + Unpin + 'a) -> Unpacked<'a> {
     const BUFFER: usize = 256 * 1024;
-    let archive = BufReader::with_capacity(BUFFER, Source(archive));
+    unpack_buffered(compression, BufReader::with_capacity(BUFFER, archive))
+}
+
+/// [`unpack`] of an archive that lies in memory piece by piece.
+pub fn unpack_buffered<'a>(
+    compression: Compression,
+    archive: impl AsyncBufRead + Send + Unpin + 'a,
+) -> Unpacked<'a> {
+    let archive = Source(archive);
     match compression {
         Compression::Zstd { .. } => {
             let mut decoder = ZstdDecoder::new(archive);
@@ -41,6 +49,10 @@ pub fn unpack<'a>(compression: Compression, archive: impl AsyncRead + Send + Unp
 /// Marks the errors of the archive's reader, which pass through the decompressor unseen.
 pub(super) struct Source<R>(pub(super) R);
 
+fn marked(err: io::Error) -> io::Error {
+    io::Error::new(err.kind(), SourceError(err))
+}
+
 /// The error of the archive's reader, as it was.
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
@@ -52,7 +64,17 @@ impl<R: AsyncRead + Unpin> AsyncRead for Source<R> {
         cx: &mut Context<'_>,
         into: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, into).map_err(|err| io::Error::new(err.kind(), SourceError(err)))
+        Pin::new(&mut self.0).poll_read(cx, into).map_err(marked)
+    }
+}
+
+impl<R: AsyncBufRead + Unpin> AsyncBufRead for Source<R> {
+    fn poll_fill_buf(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
+        Pin::new(&mut self.get_mut().0).poll_fill_buf(cx).map_err(marked)
+    }
+
+    fn consume(mut self: Pin<&mut Self>, count: usize) {
+        Pin::new(&mut self.0).consume(count);
     }
 }
 

@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 /// Written at once. With as much again being gathered, memory stays near 2 MiB.
 const BATCH: usize = 1 << 20;
 
-/// Free space is looked at before every so many bytes.
+/// After every so many bytes free space is looked at, and the disk begins to write: or it would only begin at the end.
 const LOOK_EVERY: u64 = 64 << 20;
 
 /// An object on its way to a [`LocalStore`].
@@ -27,23 +27,31 @@ pub(super) struct LocalUpload {
     gathered_bytes: usize,
     /// The batch that is being written.
     writing: Option<JoinHandle<io::Result<()>>>,
+    /// What was written before is on its way to the disk. The kernel tells an error once: it must be looked at.
+    syncing: Option<JoinHandle<io::Result<()>>>,
     written: u64,
     look_at: u64,
 }
 
 impl LocalUpload {
     pub(super) fn new(store: LocalStore, key: ObjectKey, partial: Partial) -> Self {
-        let (gathered, writing) = (Vec::new(), None);
-        Self { store, key, partial, gathered, gathered_bytes: 0, writing, written: 0, look_at: LOOK_EVERY }
+        let (gathered, writing, syncing) = (Vec::new(), None, None);
+        let (gathered_bytes, written, look_at) = (0, 0, LOOK_EVERY);
+        Self { store, key, partial, gathered, gathered_bytes, writing, syncing, written, look_at }
     }
 
     /// Waits until the batch under way is written.
     async fn settle(&mut self) -> Result<(), StoreError> {
-        if let Some(writing) = &mut self.writing {
-            let done = writing.await.unwrap_or_else(|err| Err(io::Error::other(err)));
-            self.writing = None;
-            done.map_err(|err| self.store.sort("write", &self.key, err))?;
-        }
+        let done = ended(&mut self.writing).await;
+        done.map_err(|err| self.store.sort("write", &self.key, err))
+    }
+
+    /// Lets the disk write what it has got so far, while more comes in.
+    async fn sync_behind(&mut self) -> Result<(), StoreError> {
+        let done = ended(&mut self.syncing).await;
+        done.map_err(|err| self.store.sort("write", &self.key, err))?;
+        let file = self.partial.file().clone();
+        self.syncing = Some(tokio::task::spawn_blocking(move || file.sync_data()));
         Ok(())
     }
 
@@ -55,6 +63,7 @@ impl LocalUpload {
         let look = self.written >= self.look_at;
         if look {
             self.look_at = self.written + LOOK_EVERY;
+            self.sync_behind().await?;
         }
         let (store, file) = (self.store.clone(), self.partial.file().clone());
         self.writing = Some(tokio::task::spawn_blocking(move || {
@@ -70,8 +79,18 @@ impl LocalUpload {
         if !self.gathered.is_empty() {
             self.hand_over().await?;
         }
-        self.settle().await
+        self.settle().await?;
+        let synced = ended(&mut self.syncing).await;
+        synced.map_err(|err| self.store.sort("write", &self.key, err))
     }
+}
+
+/// Waits for work on another thread, if there is any.
+async fn ended(work: &mut Option<JoinHandle<io::Result<()>>>) -> io::Result<()> {
+    let Some(running) = work else { return Ok(()) };
+    let done = running.await.unwrap_or_else(|err| Err(io::Error::other(err)));
+    *work = None;
+    done
 }
 
 #[async_trait]
@@ -111,6 +130,7 @@ impl Upload for LocalUpload {
     async fn abort(mut self: Box<Self>) {
         // What it says does not matter any more, but its space is to be free when we return.
         let _ = self.settle().await;
+        let _ = ended(&mut self.syncing).await;
         let _ = tokio::task::spawn_blocking(move || drop(self)).await;
     }
 }
