@@ -35,6 +35,7 @@ class Restores:
         self.postgres()
         self.media("big", "big files, images and PDFs mostly", lambda at: data.big_mixed(at, int(1e9 * self.scale)))
         self.media("small", "files of 4 KB", lambda at: data.small_files(at, int(100_000 * self.scale)))
+        shutil.rmtree(self.bench.root)
 
     def program(self, component, env):
         """Makes a backup; its archive, and how it is restored."""

@@ -17,7 +17,7 @@ use tokio_util::{io::StreamReader, task::AbortOnDropHandle};
 
 /// Chunks on their way from one stage to the next: enough to keep both busy, few enough to stay
 /// small (each is at most 1 MiB).
-const UNDER_WAY: usize = 4;
+const UNDER_WAY: usize = 2;
 
 /// What went through.
 #[derive(Debug)]

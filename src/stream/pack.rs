@@ -70,7 +70,7 @@ impl Packer {
         sink: mpsc::Sender<Bytes>,
     ) -> Self {
         /// Enough that neither side waits for the other to wake up.
-        const QUEUE: usize = 4;
+        const QUEUE: usize = 2;
         let (pieces, queue) = mpsc::channel(QUEUE);
         let worker = tokio::task::spawn_blocking(move || pack(compression, recipients.as_ref(), queue, sink));
         Self { pieces, content: Content::default(), worker }

@@ -155,7 +155,7 @@ impl Media {
         meter: &Meter,
     ) -> Result<Facts, ComponentError> {
         /// Of 1 MiB each: enough that reading and compressing overlap.
-        const QUEUE: usize = 6;
+        const QUEUE: usize = 4;
         meter.begin("pack", 0);
         let root = self.open().await?;
 
