@@ -217,10 +217,11 @@ class BackupViews:
         except Unreachable as error:
             steps, away = [], str(error)
         over = bool(steps) and all(step.is_over for step in steps)
-        if over and watch.operation == Run.Operation.RESTORE and steps[0].is_good:
+        good = over and steps[0].is_good
+        if good and watch.replaces_database:
+            self._note_again(watch)  # with the first sight of success: after it people go elsewhere
+        if good and watch.operation == Run.Operation.RESTORE:
             over = steps[0].is_old or summary.is_told(watch.task_id)  # from then on it can be undone
-        if over and watch.replaces_database and steps[0].is_good:
-            self._note_again(watch)
         knows = self.admin_site.has_permission(request) and Rights.of(request).view
         undo = ""
         if over and knows and watch.operation == Run.Operation.RESTORE and watch.component in summary.undoable():

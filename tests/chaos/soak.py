@@ -57,13 +57,17 @@ class Soak:
                 side.join()
 
     def back_up(self, component):
-        state = lambda: self.lab.results([id]).get(id, {}).get("status")  # noqa: E731
         with self.lab.quiet:  # Redis is there while a task is sent
             client = self.lab.client()
             id = client.delay(BACKUPS[component])
             self.lab.stage.end(client.process)
-        wait_for("a task to end", lambda: self.lab.redis_answers() and state() in ENDED, seconds=PATIENCE)
-        self.tasks[state()] = self.tasks.get(state(), 0) + 1
+        wait_for("a task to end", lambda: self.state(id) in ENDED, seconds=PATIENCE)
+        state = self.state(id)
+        self.tasks[state] = self.tasks.get(state, 0) + 1
+
+    def state(self, id):
+        with self.lab.quiet:  # and while it is asked
+            return self.lab.results([id]).get(id, {}).get("status")
 
     def strike(self):
         while not self.over.wait(BETWEEN):
