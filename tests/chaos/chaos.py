@@ -47,7 +47,7 @@ def settle(lab, ledger):
     except Failed as late:
         print(f"  {late}")  # the invariant says which
     for worker in lab.workers:
-        worker.process.terminate()
+        lab.terminate(worker)
     for worker in lab.workers:
         worker.process.wait(60)
     lab.start_workers()

@@ -22,16 +22,8 @@ def kill_child(lab):
 
 def terminate_worker(lab):
     """It gives back what it has not done, and ends well, whatever else goes wrong."""
-    process = lab.chance.choice(lab.workers).process
-    if process.poll() is not None:
-        return None
-    process.send_signal(signal.SIGTERM)
-
-    def ended():
-        status = process.wait(60)
-        assert status == 0, f"a worker that was told to stop ended with {status}"
-
-    return ended
+    process = lab.terminate(lab.chance.choice(lab.workers))
+    return process and (lambda: process.wait(60))
 
 
 def freeze_worker(lab):

@@ -104,6 +104,13 @@ def no_lock_is_stale(lab, ledger):
         yield f"locks of the fleet are held: {held}"
 
 
+def who_is_told_to_stop_ends_well(lab, ledger):
+    """With status 0, whatever else goes wrong."""
+    for process in lab.told:
+        if process.wait(60) != 0:
+            yield f"process {process.pid} of a worker was told to stop, and ended with {process.returncode}"
+
+
 ALL = [
     no_message_is_lost,
     nothing_is_done_twice,
@@ -111,6 +118,7 @@ ALL = [
     no_lock_is_stale,
     nothing_half_is_left,
     no_scratch_is_left,
+    who_is_told_to_stop_ends_well,
     listed_backups_are_whole,
 ]
 

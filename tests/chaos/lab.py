@@ -34,6 +34,7 @@ AOF = ("--appendonly", "yes", "--appendfsync", "always")
 class Lab:
     def __init__(self, stage, program, seed):
         self.stage, self.program, self.chance = stage, program, random.Random(seed)
+        self.told = []  # processes of workers that were told to stop
         self.quiet = threading.Lock()  # held by who breaks something, and by who must not be broken
         self.redis = self.durable_redis()
         self.postgres, self.bucket, self.weaviate = Postgres(stage), Bucket(stage), Weaviate(stage, second=0.02)
@@ -133,6 +134,14 @@ class Lab:
                 worker.process = self.stage.start([self.program, "worker"], worker.env["BACKUP_WORKER_NAME"] + ".log", env=worker.env)
         for worker in self.workers:
             wait_for("a worker to be ready", worker.ready, worker.process, seconds=120)
+
+    def terminate(self, worker):
+        """Tells a worker to stop; its process, None if it has ended before."""
+        if worker.process.poll() is not None:
+            return None
+        worker.process.terminate()
+        self.told.append(worker.process)
+        return worker.process
 
     def kill(self, worker):
         """SIGKILL to the worker alone: its children are orphans."""

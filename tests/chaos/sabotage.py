@@ -90,6 +90,11 @@ def held_lock(lab, ledger):
     return lambda: lab.redis.cli("hdel", "rna-backup:locks", "media")
 
 
+def bad_end(lab, ledger):
+    lab.told.append(lab.stage.start(["false"], "false.log"))
+    return lab.told.pop
+
+
 TABLE = [
     ("listed_backups_are_whole", broken_archive),
     ("live_data_is_whole", lost_row),
@@ -104,6 +109,7 @@ TABLE = [
     ("no_scratch_is_left", scratch_database),
     ("no_scratch_is_left", scratch_folder),
     ("no_lock_is_stale", held_lock),
+    ("who_is_told_to_stop_ends_well", bad_end),
 ]
 
 

@@ -43,13 +43,17 @@ impl LocalUpload {
     /// Waits until the batch under way is written.
     async fn settle(&mut self) -> Result<(), StoreError> {
         let done = ended(&mut self.writing).await;
+        self.sorted(done)
+    }
+
+    fn sorted(&self, done: io::Result<()>) -> Result<(), StoreError> {
         done.map_err(|err| self.store.sort("write", &self.key, err))
     }
 
     /// Lets the disk write what it has got so far, while more comes in.
     async fn sync_behind(&mut self) -> Result<(), StoreError> {
         let done = ended(&mut self.syncing).await;
-        done.map_err(|err| self.store.sort("write", &self.key, err))?;
+        self.sorted(done)?;
         let file = self.partial.file().clone();
         self.syncing = Some(tokio::task::spawn_blocking(move || file.sync_data()));
         Ok(())
@@ -80,8 +84,8 @@ impl LocalUpload {
             self.hand_over().await?;
         }
         self.settle().await?;
-        let synced = ended(&mut self.syncing).await;
-        synced.map_err(|err| self.store.sort("write", &self.key, err))
+        let done = ended(&mut self.syncing).await;
+        self.sorted(done)
     }
 }
 
