@@ -3,6 +3,7 @@
 #![allow(clippy::print_stdout)] // a skipped test says so
 
 use crate::store_contract::{content, key, read, upload};
+use crate::support::disk::{ThinDisk, Tmpfs};
 use rna_backup::store::{LocalStore, Store as _, StoreError, local::Swept};
 use std::{
     error::Error as _,
@@ -14,7 +15,7 @@ use std::{
     path::Path,
     process::{Child, Command, Stdio},
 };
-use tempfile::{TempDir, tempdir};
+use tempfile::tempdir;
 use tokio::io::AsyncReadExt as _;
 
 /// Set for the process that a test starts to do something in its stead: the folder to do it in.
@@ -48,24 +49,6 @@ impl Drop for Kill {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
-    }
-}
-
-/// A tmpfs, unmounted at the end; `None` where mounting is not allowed.
-struct Tmpfs(TempDir);
-
-impl Tmpfs {
-    fn mount(size: &str) -> Option<Self> {
-        let dir = tempdir().unwrap();
-        let args = ["-t", "tmpfs", "-o", &format!("size={size}"), "none"];
-        let mounted = Command::new("mount").args(args).arg(dir.path()).stderr(Stdio::null()).status();
-        mounted.is_ok_and(|status| status.success()).then(|| Self(dir))
-    }
-}
-
-impl Drop for Tmpfs {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg(self.0.path()).status();
     }
 }
 
@@ -148,7 +131,7 @@ async fn a_full_disk_is_no_space_and_leaves_no_partial_file() {
     let Some(disk) = Tmpfs::mount("4m") else {
         return println!("skipped: mounting a tmpfs is not allowed here");
     };
-    fill(disk.0.path(), &store_in(disk.0.path()), 6).await;
+    fill(disk.path(), &store_in(disk.path()), 6).await;
 }
 
 #[tokio::test]
@@ -179,8 +162,8 @@ async fn what_must_stay_free_stays_free() {
     let Some(disk) = Tmpfs::mount("160m") else {
         return println!("skipped in part: mounting a tmpfs is not allowed here");
     };
-    let store = LocalStore::open(disk.0.path(), 80 << 20).unwrap();
-    fill(disk.0.path(), &store, 150).await;
+    let store = LocalStore::open(disk.path(), 80 << 20).unwrap();
+    fill(disk.path(), &store, 150).await;
 }
 
 #[tokio::test]
@@ -339,16 +322,48 @@ async fn a_read_only_folder_can_be_read_and_says_why_it_cannot_be_written() {
     let Some(disk) = Tmpfs::mount("4m") else {
         return println!("skipped: mounting a tmpfs is not allowed here");
     };
-    let store = store_in(disk.0.path());
+    let store = store_in(disk.path());
     upload(&store, &key("media/a"), &content(10)).await.unwrap();
     let remount = ["-o", "remount,ro"];
-    assert!(Command::new("mount").args(remount).arg(disk.0.path()).status().unwrap().success());
+    assert!(Command::new("mount").args(remount).arg(disk.path()).status().unwrap().success());
 
-    let store = store_in(disk.0.path());
+    let store = store_in(disk.path());
     assert_eq!(read(&store, &key("media/a")).await, content(10));
     for refused in [store.probe().await, store.put(&key("media/b"), content(1)).await] {
         let refused = refused.unwrap_err();
         let why = refused.source().unwrap().to_string();
         assert!(matches!(refused, StoreError::Denied { .. }) && why.contains("Read-only"), "{refused:?}");
     }
+}
+
+/// The kernel tells an error of writing back once. Here it does so in the middle of an upload, and by its end all is well
+/// again, but for what never came to the disk.
+#[tokio::test]
+async fn an_error_that_the_disk_told_while_more_came_in_is_not_forgotten() {
+    let Some(disk) = ThinDisk::mount("48m") else {
+        return println!("skipped: mounting a file system on a file is not allowed here");
+    };
+    let store = store_in(disk.path());
+    let mut upload = store.begin(&key("media/lost"), None).await.unwrap();
+    // The disk begins to write after 64 MiB, and is asked what came of it after as much again.
+    let chunk = content(1 << 20);
+    for _ in 0..65 {
+        upload.write(chunk.clone()).await.unwrap();
+    }
+    let partial = fs::read_dir(disk.path().join(".partial")).unwrap().next().unwrap().unwrap().path();
+    let file = fs::File::open(partial).unwrap();
+    while file.sync_data().is_err() {}
+    disk.grow("400m");
+
+    let mut done = Ok(());
+    for _ in 0..65 {
+        if done.is_ok() {
+            done = upload.write(chunk.clone()).await;
+        }
+    }
+    if done.is_ok() {
+        done = upload.commit().await;
+    }
+    assert!(done.is_err(), "bytes are lost, and nobody said so");
+    assert!(!disk.path().join("media/lost").exists());
 }

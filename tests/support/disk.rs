@@ -41,3 +41,43 @@ impl Drop for Tmpfs {
         }
     }
 }
+
+/// A disk that promises more than it has, and finds out when it writes: a file system in a file that has no room to
+/// grow. `None` where mounting is not allowed.
+pub struct ThinDisk {
+    path: PathBuf,
+    backing: Tmpfs,
+}
+
+impl ThinDisk {
+    pub fn mount(size: &str) -> Option<Self> {
+        let backing = Tmpfs::mount(size)?;
+        let (image, path) = (backing.path().join("image"), backing.path().join("disk"));
+        std::fs::create_dir(&path).unwrap();
+        std::fs::File::create(&image).unwrap().set_len(300 << 20).unwrap();
+        let run = |command: &mut Command| {
+            command.stderr(Stdio::null()).status().is_ok_and(|status| status.success())
+        };
+        // Without a journal, whose own trouble would stop everything at once.
+        let made = run(Command::new("mkfs.ext2").args(["-q", "-E", "nodiscard"]).arg(&image));
+        (made && run(Command::new("mount").args(["-o", "loop"]).args([&image, &path])))
+            .then_some(Self { path, backing })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Gives the disk as much as it promises.
+    pub fn grow(&self, size: &str) {
+        let remount = format!("remount,size={size}");
+        let grown = Command::new("mount").args(["-o", &remount]).arg(self.backing.path()).status().unwrap();
+        assert!(grown.success());
+    }
+}
+
+impl Drop for ThinDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.path).status();
+    }
+}
