@@ -99,6 +99,19 @@ async fn rights_that_are_missing_are_an_error_and_not_a_wait() {
     assert_eq!(redis.connect().await.llen::<_, u32>("backups").await.unwrap(), 1, "it is still there");
 }
 
+/// A worker asks again on such news: were every failure news, it would connect thousands of times a second for as long as
+/// Redis is away.
+#[tokio::test]
+async fn that_redis_is_still_away_is_no_news() {
+    let url = format!("redis://127.0.0.1:{}/0", free_port());
+    let client = Client::new(ConnectOptions::parse(&url).unwrap()).unwrap();
+    let connected = client.connected();
+    for _ in 0..2 {
+        client.ping().await.unwrap_err();
+        assert!(!connected.has_changed().unwrap());
+    }
+}
+
 #[tokio::test]
 async fn host_password_and_database_of_a_url_are_what_is_connected_to() {
     let port = free_port().to_string();

@@ -141,7 +141,7 @@ impl Client {
         setup.refusal.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Whether the last command, or attempt to connect, reached Redis.
+    /// Whether the last command, or attempt to connect, reached Redis; changes when that does.
     pub fn connected(&self) -> watch::Receiver<bool> {
         self.0.connected.subscribe()
     }
@@ -260,7 +260,7 @@ impl Client {
             Some(setup) => setup.connect(&self.0).await,
             None => self.0.dialer.connect().await,
         };
-        self.0.connected.send_replace(made.is_ok());
+        self.reached(made.is_ok());
         let connection = Connection {
             number: self.0.connects.fetch_add(u64::from(made.is_ok()), Ordering::Relaxed),
             link: made?,
@@ -286,8 +286,13 @@ impl Client {
         let mut current = self.0.current.lock().await;
         if current.as_ref().is_some_and(|connection| connection.number == number) {
             *current = None;
-            self.0.connected.send_replace(false);
+            self.reached(false);
         }
+    }
+
+    /// Tells news alone: who hears of a loss asks again, and would do so without end if each answer were news.
+    fn reached(&self, yes: bool) {
+        self.0.connected.send_if_modified(|was| std::mem::replace(was, yes) != yes);
     }
 }
 
