@@ -1,13 +1,16 @@
 //! Media that hardly change: what has not is stored once, and every backup comes back whole all the same.
 
+use crate::catalog_rebuild::with_bucket;
 use crate::media_restore::{Tree, look, same};
 use crate::support::{
     lab::{Lab, eventually},
+    s3::S3Server,
     tree,
 };
 use serde_json::Value;
 use std::{
     fs::{self, File, Permissions},
+    io::{self, Read as _},
     os::unix::fs::{MetadataExt, PermissionsExt, symlink},
     path::{Path, PathBuf},
     process::Command,
@@ -143,6 +146,59 @@ async fn what_has_not_changed_is_stored_once_and_every_backup_comes_back_whole()
     same(&shown(&media), &trees[1].1);
     lab.json(&["undo", "media", "--yes"]);
     same(&shown(&media), &trees[3].1);
+}
+
+/// What a command takes of memory at most, in KiB, and its exit status must be 0.
+fn peak(lab: &Lab, args: &[&str]) -> u64 {
+    const LOOK: &str = "import resource, subprocess, sys\n\
+        subprocess.run(sys.argv[1:], check=True, stdout=sys.stderr)\n\
+        print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)";
+    let program = lab.program(args);
+    let mut python = Command::new("/usr/bin/python3");
+    python.args(["-c", LOOK]).arg(program.get_program()).args(program.get_args());
+    python.env_clear().envs(program.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let out = python.current_dir(lab.media()).output().unwrap();
+    assert!(out.status.success(), "{}", out.stderr.escape_ascii());
+    String::from_utf8(out.stdout).unwrap().trim().parse().unwrap()
+}
+
+/// Of every archive less is read ahead the more there are, as otherwise sixteen of them in a bucket would take 16 MiB each.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chain_of_many_archives_takes_little_more_memory_than_one() {
+    const FILE: u64 = 10 << 20;
+    let config = S3Server::shared().bucket().await;
+    let lab = with_bucket(Lab::new().set("RUST_LOG", ""), &config)
+        .set("BACKUP_LOCAL", "False")
+        .set("BACKUP_MEDIA_FULL_EVERY", "7d");
+    let write = |name: &str| {
+        let noise = File::open("/dev/urandom").unwrap();
+        io::copy(&mut noise.take(FILE), &mut File::create(lab.media().join(name)).unwrap()).unwrap();
+    };
+    let names: Vec<_> = (0..16).map(|number| format!("{number:02}.bin")).collect();
+    names.iter().for_each(|name| write(name));
+    settled(&lab.media()).await;
+    let full = backup(&lab);
+    let mut last = String::new();
+    for name in &names[..15] {
+        write(name);
+        settled(&lab.media()).await;
+        last = backup(&lab);
+    }
+    let tree = shown(&lab.media());
+    let plan = lab.json(&["restore", "media", &last, "--dry-run"]);
+    assert_eq!(plan["also_reads"].as_array().unwrap().len(), 15, "{plan}");
+    let (one, all) = (lab.path("one"), lab.path("all"));
+    let one = peak(&lab, &["restore", "media", &full, "--yes", "--into", one.to_str().unwrap()]);
+    let sixteen = peak(&lab, &["restore", "media", &last, "--yes", "--into", all.to_str().unwrap()]);
+    println!("{one} KiB with one archive, {sixteen} KiB with sixteen");
+    same(&shown(&all), &tree);
+    assert!(sixteen < one + (80 << 10), "{one} KiB with one archive, {sixteen} KiB with sixteen");
+
+    let next = backup(&lab);
+    assert!(
+        lab.json(&["restore", "media", &next, "--dry-run"]).get("also_reads").is_none(),
+        "it is a full one"
+    );
 }
 
 #[tokio::test]

@@ -40,6 +40,8 @@ pub struct Basis {
     pub sound: BTreeSet<BackupId>,
     /// How archives are protected: those of a chain must open by the same keys.
     pub terms: String,
+    /// How many archives it may need, its own among them.
+    pub most: usize,
 }
 
 /// Something that can be backed up to one stream of bytes.

@@ -53,8 +53,13 @@ impl Archive {
         self.manifest()?.objects.iter().find(here)
     }
 
+    /// Opens the copy as one of several that are read side by side: it and those that it builds on.
     async fn open(&self) -> Result<Body, EngineError> {
-        Ok(self.store.open(&self.copy.key, None).await?)
+        self.open_beside(1 + self.bases.len()).await
+    }
+
+    async fn open_beside(&self, readers: usize) -> Result<Body, EngineError> {
+        Ok(self.store.open_beside(&self.copy.key, readers).await?)
     }
 
     /// Reads the copy once, to see whether its bytes are those of the manifest.
@@ -96,6 +101,19 @@ impl Archive {
     /// Opens the copy; what is read is counted and hashed on the way.
     pub(super) async fn reader(&self) -> Result<Fingerprint<Body>, EngineError> {
         Ok(Fingerprint::new(self.open().await?))
+    }
+
+    /// The same for each of those that it builds on.
+    ///
+    /// # Errors
+    ///
+    /// When one cannot be opened.
+    pub(super) async fn readers_of_bases(&self) -> Result<Vec<Fingerprint<Body>>, EngineError> {
+        let mut readers = Vec::new();
+        for base in &self.bases {
+            readers.push(Fingerprint::new(base.open_beside(1 + self.bases.len()).await?));
+        }
+        Ok(readers)
     }
 
     /// The same, and counts on a meter.

@@ -16,6 +16,12 @@ use crate::stream::unpack::{Fingerprint, Unpacked};
 use jiff::Timestamp;
 use std::sync::Arc;
 
+/// The most archives that one backup may need, its own among them: all are open while it is restored.
+const MOST_ARCHIVES: u64 = 16;
+
+/// What the windows of all their decompressors may take, in bytes.
+const MOST_WINDOWS: u64 = 32 << 20;
+
 /// An archive that is being read, with those that it builds on.
 pub(super) struct Opened<'a> {
     archive: &'a Archive,
@@ -30,11 +36,7 @@ impl Archive {
     ///
     /// When one of the others cannot be opened.
     pub(super) async fn opened(&self, own: Fingerprint<Body>) -> Result<Opened<'_>, EngineError> {
-        let mut bases = Vec::new();
-        for base in &self.bases {
-            bases.push(base.reader().await?);
-        }
-        Ok(Opened { archive: self, own, bases })
+        Ok(Opened { archive: self, own, bases: self.readers_of_bases().await? })
     }
 }
 
@@ -159,7 +161,8 @@ impl Engine {
             |entry: &&Entry| entry.is_verified() && places.iter().all(|place| is_there(entry, place));
         let sound = listing.entries.iter().filter(is_sound).map(|entry| entry.backup_id.clone()).collect();
         let terms = self.encryption.recipients.as_ref().map_or_else(String::new, Recipients::names);
-        Basis { id: id.clone(), at, sound, terms }
+        let most = (MOST_WINDOWS / self.compression.window()).min(MOST_ARCHIVES);
+        Basis { id: id.clone(), at, sound, terms, most: usize::try_from(most).expect("is at most 16") }
     }
 }
 

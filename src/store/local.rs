@@ -16,7 +16,9 @@ use bytes::Bytes;
 use folder::Folder;
 use partial::Partial;
 use std::{
-    fmt, fs, io,
+    fmt,
+    fs::{self, File},
+    io,
     ops::Range,
     os::unix::fs::DirBuilderExt as _,
     path::{Component, Path, PathBuf},
@@ -120,6 +122,15 @@ impl LocalStore {
         done.unwrap_or_else(|err| Err(io::Error::other(err))).map_err(|err| self.sort(op, key, err))
     }
 
+    async fn open_file(&self, key: &ObjectKey) -> Result<(Arc<File>, u64), StoreError> {
+        visible("open", key)?;
+        let target = key.clone();
+        let open =
+            move |store: &Self| Folder::root(&store.root)?.parent(&target)?.open_file(target.file_name());
+        let (file, bytes) = self.blocking("open", key, open).await?;
+        Ok((Arc::new(file), bytes))
+    }
+
     fn disk_free(&self) -> io::Result<u64> {
         Folder::root(&self.root)?.disk_free()
     }
@@ -216,13 +227,14 @@ impl Store for LocalStore {
     }
 
     async fn open(&self, key: &ObjectKey, range: Option<Range<u64>>) -> Result<Body, StoreError> {
-        visible("open", key)?;
-        let target = key.clone();
-        let open =
-            move |store: &Self| Folder::root(&store.root)?.parent(&target)?.open_file(target.file_name());
-        let (file, bytes) = self.blocking("open", key, open).await?;
+        let (file, bytes) = self.open_file(key).await?;
         let range = range.unwrap_or(0..bytes);
-        Ok(read::stream(Arc::new(file), range.start..range.end.min(bytes)))
+        Ok(read::stream(file, range.start..range.end.min(bytes), 1))
+    }
+
+    async fn open_beside(&self, key: &ObjectKey, readers: usize) -> Result<Body, StoreError> {
+        let (file, bytes) = self.open_file(key).await?;
+        Ok(read::stream(file, 0..bytes, readers))
     }
 
     async fn head(&self, key: &ObjectKey) -> Result<ObjectMeta, StoreError> {

@@ -69,6 +69,14 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// [`StoreError::NotFound`] when there is none.
     async fn open(&self, key: &ObjectKey, range: Option<Range<u64>>) -> Result<Body, StoreError>;
 
+    /// Opens a whole object that is read side by side with others, `readers` in all: the more there are, the less is
+    /// read ahead of each, so that together they take little more memory than one alone.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open).
+    async fn open_beside(&self, key: &ObjectKey, readers: usize) -> Result<Body, StoreError>;
+
     /// Describes an object.
     ///
     /// # Errors

@@ -199,7 +199,12 @@ impl Store for S3Store {
 
     async fn open(&self, key: &ObjectKey, range: Option<Range<u64>>) -> Result<Body, StoreError> {
         visible("open", key)?;
-        read::open(self.clone(), key.clone(), range.unwrap_or(0..u64::MAX)).await
+        read::open(self.clone(), key.clone(), range.unwrap_or(0..u64::MAX), 1).await
+    }
+
+    async fn open_beside(&self, key: &ObjectKey, readers: usize) -> Result<Body, StoreError> {
+        visible("open", key)?;
+        read::open(self.clone(), key.clone(), 0..u64::MAX, readers).await
     }
 
     async fn head(&self, key: &ObjectKey) -> Result<ObjectMeta, StoreError> {

@@ -30,6 +30,17 @@ impl Compression {
         }
     }
 
+    /// What whoever reads such an archive has to keep of it in memory, in bytes. For zstd these are the windows of its
+    /// levels (`lib/compress/clevels.h`), for gzip that of RFC 1951, and one block where there is no compression.
+    pub const fn window(self) -> u64 {
+        match self {
+            Self::Zstd { level: ..=8 } => 2 << 20,
+            Self::Zstd { level: 9..=16 } => 4 << 20,
+            Self::Zstd { level: 17.. } => 8 << 20,
+            Self::Gzip { .. } | Self::None => 32 << 10,
+        }
+    }
+
     /// How an archive of this file name is compressed; its level, which no reader needs, is the default.
     pub fn of_file(name: &str) -> Self {
         match name.rsplit('.').next() {

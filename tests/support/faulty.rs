@@ -193,6 +193,9 @@ impl Store for Faulty {
         let body = ask(self.faults, Op::Open, key, self.real.open(key, range)).await?;
         Ok(meddle(body, fault_of(self.faults, Op::Open)))
     }
+    async fn open_beside(&self, key: &ObjectKey, _readers: usize) -> Result<Body, StoreError> {
+        self.open(key, None).await
+    }
     async fn head(&self, key: &ObjectKey) -> Result<ObjectMeta, StoreError> {
         self.real.head(key).await
     }

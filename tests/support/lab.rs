@@ -23,6 +23,9 @@ use std::{
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
+/// Set by `make coverage`: the file that the program says in which lines it ran.
+const PROFILE: &str = "RNA_BACKUP_TEST_PROFILE";
+
 /// Longer than anything here takes on a busy machine.
 const PATIENCE: Duration = Duration::from_mins(2);
 
@@ -107,6 +110,9 @@ impl Lab {
         let mut command = Command::new(env!("CARGO_BIN_EXE_rna-backup"));
         command.args(args).env_clear().env("PATH", std::env::var_os("PATH").unwrap()).envs(&self.settings);
         command.current_dir(self.dir.path()).stdin(Stdio::null());
+        if let Some(profile) = std::env::var_os(PROFILE) {
+            command.env("LLVM_PROFILE_FILE", profile);
+        }
         command
     }
 

@@ -57,6 +57,9 @@ impl Store for Memory {
         let range = range.map_or(0..bytes.len(), |range| inside(range.start)..inside(range.end));
         Ok(Box::new(io::Cursor::new(bytes.slice(range))))
     }
+    async fn open_beside(&self, key: &ObjectKey, _readers: usize) -> Result<Body, StoreError> {
+        self.open(key, None).await
+    }
     async fn head(&self, key: &ObjectKey) -> Result<ObjectMeta, StoreError> {
         let (bytes, modified) = self.get("head", key)?;
         Ok(ObjectMeta { key: key.clone(), bytes: bytes.len() as u64, modified })

@@ -11,9 +11,6 @@ use crate::domain::id::BackupId;
 use jiff::SignedDuration;
 use std::{io, path::Path};
 
-/// The most archives that one backup may need: each is open while it is restored.
-const MOST_ARCHIVES: usize = 16;
-
 /// How a walk goes by what the last backup saw, and writes down what it sees itself.
 #[derive(Default)]
 pub(super) struct Increment {
@@ -147,7 +144,7 @@ fn usable(
         Err("the last one was for other age recipients")
     } else if age + early >= due || age.is_negative() {
         Err("it is time for one (BACKUP_MEDIA_FULL_EVERY)")
-    } else if used().count() >= MOST_ARCHIVES {
+    } else if used().count() >= basis.most {
         Err("the last one needs many archives already")
     } else if used().any(|(archive, _)| !basis.sound.contains(archive)) {
         Err("an archive that the last one needs is not in every destination, or not whole")

@@ -113,7 +113,7 @@ impl Upload for LocalUpload {
         let file = self.partial.file().clone();
         let sync = move |_: &LocalStore| file.sync_all();
         self.store.blocking("read back", &self.key, sync).await?;
-        Ok(read::stream(self.partial.file().clone(), 0..self.written))
+        Ok(read::stream(self.partial.file().clone(), 0..self.written, 1))
     }
 
     async fn commit(mut self: Box<Self>) -> Result<(), StoreError> {

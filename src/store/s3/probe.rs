@@ -71,7 +71,7 @@ impl S3Store {
 
     async fn expect(&self, key: &ObjectKey) -> Result<(), StoreError> {
         let mut bytes = Vec::new();
-        let mut body = read::open(self.clone(), key.clone(), 0..u64::MAX).await?;
+        let mut body = read::open(self.clone(), key.clone(), 0..u64::MAX, 1).await?;
         let done = body.read_to_end(&mut bytes).await;
         if done.is_ok() && bytes == CONTENT {
             return Ok(());

@@ -14,16 +14,25 @@ use std::{io, ops::Range};
 use tokio::sync::mpsc;
 use tokio_util::io::StreamReader;
 
-/// Bytes of one range. One is being read while the next is fetched: memory stays near twice this.
+/// Bytes of one range for one reader alone. One is being read while the next is fetched: memory stays near twice this.
 const RANGE: u64 = 8 << 20;
 
-/// Opens `range` of an object; the part of it that is beyond the end is not there.
-pub(super) async fn open(store: S3Store, key: ObjectKey, range: Range<u64>) -> Result<Body, StoreError> {
-    let opened = start(&store, &key, range).await;
+/// The least that is worth a request.
+const LEAST: u64 = 1 << 20;
+
+/// Opens `range` of an object; the part of it that is beyond the end is not there. One of `readers` at the same time.
+pub(super) async fn open(
+    store: S3Store,
+    key: ObjectKey,
+    range: Range<u64>,
+    readers: usize,
+) -> Result<Body, StoreError> {
+    let most = (RANGE / readers.max(1) as u64).max(LEAST);
+    let opened = start(&store, &key, range, most).await;
     opened.map_err(|fault| store.bucket().error(fault, "open", &key))
 }
 
-async fn start(store: &S3Store, key: &ObjectKey, range: Range<u64>) -> Result<Body, Fault> {
+async fn start(store: &S3Store, key: &ObjectKey, range: Range<u64>, most: u64) -> Result<Body, Fault> {
     if range.is_empty() {
         store.describe(key).await?;
         return Ok(Box::new(io::Cursor::new([])));
@@ -31,7 +40,7 @@ async fn start(store: &S3Store, key: &ObjectKey, range: Range<u64>) -> Result<Bo
     let mut tries = Tries::new(&store.bucket().config);
     loop {
         let (store, key, Range { start: at, end }) = (store.clone(), key.clone(), range.clone());
-        let mut reading = Reading { store, key, at, end, etag: None };
+        let mut reading = Reading { store, key, at, end, most, etag: None };
         match reading.fetch().await {
             Ok(first) => return Ok(Box::new(StreamReader::new(reading.stream(first)))),
             // Replaced between two attempts, when nobody had seen a byte of it: it is the new one then. Some
@@ -50,6 +59,8 @@ struct Reading {
     key: ObjectKey,
     at: u64,
     end: u64,
+    /// Bytes of one range.
+    most: u64,
     /// The object that was opened: no other may take its place meanwhile.
     etag: Option<String>,
 }
@@ -106,7 +117,7 @@ impl Reading {
 
     /// The next range, whole. The first answer says where the object ends.
     async fn fetch(&mut self) -> Result<Vec<Bytes>, Fault> {
-        let end = self.end.min(self.at.saturating_add(RANGE));
+        let end = self.end.min(self.at.saturating_add(self.most));
         let (mut chunks, mut tries) = (Vec::new(), Tries::new(&self.store.bucket().config));
         loop {
             let before = self.at;

@@ -265,7 +265,7 @@ impl Upload for S3Upload {
 
     async fn read_back(&mut self) -> Result<Body, StoreError> {
         self.finish("read back").await?;
-        read::open(self.store.clone(), self.key.clone(), 0..u64::MAX).await
+        read::open(self.store.clone(), self.key.clone(), 0..u64::MAX, 1).await
     }
 
     async fn commit(mut self: Box<Self>) -> Result<(), StoreError> {
