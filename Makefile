@@ -82,7 +82,9 @@ chaos: tools-test ## half an hour of kills, crashes, cuts, full disks in the mid
 
 coverage: tools-test ## lines that the Rust tests run, file by file, in processes that they start too (installs cargo-tarpaulin the first time)
 	@command -v cargo-tarpaulin >/dev/null || cargo install --locked cargo-tarpaulin
-	@cargo tarpaulin --locked --engine llvm --follow-exec --timeout 600 --exclude-files 'tests/*' --target-dir $(TARGET)/coverage --out Stdout
+	@RNA_BACKUP_TEST_PROFILE=$(abspath $(TARGET))/coverage/tarpaulin/profraws/program-%8m.profraw \
+	  cargo tarpaulin --locked --engine llvm --timeout 3600 --exclude-files 'tests/*' \
+	  --target-dir $(TARGET)/coverage --objects $(TARGET)/coverage/debug/rna-backup --out Stdout
 
 soak: tools-test ## an hour of small backups with faults: memory, descriptors and threads of one worker, drawn to target/soak/soak.svg
 	@$(INSTALL) debian faketime:faketime
