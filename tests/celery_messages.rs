@@ -170,6 +170,10 @@ fn only_task_and_id_are_needed() {
 fn contents_that_cannot_be_used_are_refused_under_their_id() {
     let deep = |depth: usize| format!("[[{}{}], {{}}, {{}}]", "[".repeat(depth), "]".repeat(depth));
     assert!(parse(&with_body("t.x", "1", &deep(62))).is_ok());
+    let padded =
+        |length: usize| format!("{}{}", message("t.x", "1"), " ".repeat(length))[..length].to_owned();
+    assert!(parse(&padded(1 << 20)).is_ok());
+    assert!(refused(&padded((1 << 20) + 1)).exception.to_string().contains("larger than"));
     let header = |name: &str, value: Value| {
         let mut raw: Value = serde_json::from_str(&message("t.x", "1")).unwrap();
         raw["headers"][name] = value;

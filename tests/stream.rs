@@ -87,6 +87,27 @@ fn mixed() -> Chunks {
     ]
 }
 
+/// The window that the first frame of an archive asks of its readers (RFC 8878, section 3.1.1.1.2).
+fn window_of(archive: &[u8]) -> u64 {
+    assert_eq!(archive[4] & 0x20, 0, "a frame of one segment");
+    let (exponent, mantissa) = (archive[5] >> 3, archive[5] & 7);
+    let base = 1 << (10 + exponent);
+    base + base / 8 * u64::from(mantissa)
+}
+
+#[tokio::test]
+async fn no_level_of_zstd_asks_more_memory_of_readers_than_it_says() {
+    let long = vec![(Compressible, prose(1 << 20)); 9]; // more than one job of any level
+    for level in [1, 2, 8, 9, 16, 17, 19] {
+        let level = format!("zstd:{level}");
+        let (archive, _) = pack(&level, &long).await;
+        let said = level.parse::<Compression>().unwrap().window();
+        assert!(window_of(&archive) <= said, "{level}: {} of {said}", window_of(&archive));
+    }
+    let (stored, _) = pack("zstd:1", &vec![(Incompressible, noise(1 << 20)); 20]).await;
+    assert!(window_of(&stored) <= Compression::default().window());
+}
+
 /// What a tool makes of an archive on its standard input.
 fn tool(name: &str, arguments: &[&str], archive: &[u8]) -> Vec<u8> {
     let mut child = Command::new(name)
