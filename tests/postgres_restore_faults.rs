@@ -8,6 +8,7 @@ use rna_backup::component::{Component, ComponentError, Target};
 use rna_backup::domain::progress::Meter;
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs;
+use std::process::{Command, Stdio};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
 const LIVE: &str = "SELECT count(*), sum(hashtextextended(t::text, 0)), (SELECT oid FROM pg_database WHERE datname = current_database()) FROM t";
@@ -146,6 +147,27 @@ async fn a_dropped_restore_ends_its_child_and_recover_removes_the_copy() {
     assert_eq!(databases(server, "abandoned"), left);
     lab.forget().await.unwrap();
     assert_eq!((databases(server, "abandoned").len(), databases(server, "other_restore").len()), (3, 1));
+}
+
+/// As exporters do that connect to every database there is, and again when they are cut off.
+#[tokio::test]
+async fn whoever_keeps_looking_into_the_copy_does_not_hold_up_the_swap() {
+    let server = PostgresServer::shared();
+    let (config, archive, facts) = small(server, "looked_into").await;
+    let staged = stage(&config, &archive, &Target::Live, Some(&facts)).await.unwrap();
+    let copy = databases(server, "looked_into_restore_").remove(0);
+    let look = format!("while :; do {}/psql -c 'SELECT pg_sleep(600)'; done", server.bin().display());
+    let mut exporter = Command::new("sh");
+    exporter.args(["-c", &look]).env("PGDATABASE", &copy).env("PGHOST", server.socket_dir());
+    exporter.env("PGPORT", config.port.to_string()).env("PGUSER", "postgres");
+    let mut exporter = exporter.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let sessions = format!("SELECT count(*) FROM pg_stat_activity WHERE datname = '{copy}'");
+    while server.psql("postgres", &sessions) != "1" {}
+    let swapped = staged.swap().await;
+    exporter.kill().unwrap();
+    exporter.wait().unwrap();
+    swapped.unwrap().unwrap();
+    assert_eq!(server.psql("looked_into", "SELECT count(*) FROM t"), "3000");
 }
 
 #[tokio::test]

@@ -114,8 +114,10 @@ impl Exchange {
             self.empty(admin, &self.target).await?;
             match admin.at_once(&rename).await {
                 Ok(()) => return Ok(()),
-                // Somebody was on his way in before the door was closed.
-                Err(err) if err.code() == Some(&SqlState::OBJECT_IN_USE) && Instant::now() < deadline => {}
+                // Somebody was on his way in before the door was closed, or has looked into the incoming one since.
+                Err(err) if err.code() == Some(&SqlState::OBJECT_IN_USE) && Instant::now() < deadline => {
+                    self.empty(admin, &self.incoming).await?;
+                }
                 Err(err) => return Err(self.failed(err)),
             }
         }
