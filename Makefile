@@ -83,7 +83,7 @@ chaos: tools-test ## half an hour of kills, crashes, cuts, full disks in the mid
 coverage: tools-test ## lines that the Rust tests run, file by file, in processes that they start too (installs cargo-tarpaulin the first time)
 	@command -v cargo-tarpaulin >/dev/null || cargo install --locked cargo-tarpaulin
 	@RNA_BACKUP_TEST_PROFILE=$(abspath $(TARGET))/coverage/tarpaulin/profraws/program-%8m.profraw \
-	  cargo tarpaulin --locked --engine llvm --skip-clean --timeout 3600 --exclude-files 'tests/*' \
+	  cargo tarpaulin --locked --engine llvm --skip-clean --no-fail-fast --timeout 3600 --exclude-files 'tests/*' \
 	  --target-dir $(TARGET)/coverage --objects $(TARGET)/coverage/debug/rna-backup --out Stdout
 
 soak: tools-test ## an hour of small backups with faults: memory, descriptors and threads of one worker, drawn to target/soak/soak.svg
