@@ -175,7 +175,9 @@ async fn a_chain_of_many_archives_takes_little_more_memory_than_one() {
         io::copy(&mut noise.take(FILE), &mut File::create(lab.media().join(name)).unwrap()).unwrap();
     };
     let names: Vec<_> = (0..16).map(|number| format!("{number:02}.bin")).collect();
-    names.iter().for_each(|name| write(name));
+    for name in &names {
+        write(name);
+    }
     settled(&lab.media()).await;
     let full = backup(&lab);
     let mut last = String::new();
