@@ -77,7 +77,7 @@ pub async fn decode(tar: &[u8]) -> Result<Counts, ComponentError> {
 }
 
 /// Whatever `first` does in the middle, the archive must hold what the facts say, for us and for GNU tar.
-async fn whatever_happens(root: &Path, first: impl FnOnce() + Send) -> (TempDir, Facts) {
+pub async fn whatever_happens(root: &Path, first: impl FnOnce() + Send) -> (TempDir, Facts) {
     let (tar, facts) = tar_of(root, first).await;
     assert_eq!(decode(&tar).await.unwrap(), facts.counts);
     (extract("tar", &tar), facts)
@@ -153,26 +153,6 @@ async fn an_empty_folder_is_an_archive_of_its_root() {
     let (back, facts) = whatever_happens(dir.path(), || ()).await;
     assert_eq!(facts.counts.files, Some(FileCounts::default()));
     assert_eq!(tree::look(&back.path().join("tree")).len(), 1);
-}
-
-/// Only a folder with the name of an area and our mark in it is left out: the rest is somebody's data.
-#[tokio::test]
-async fn what_merely_looks_like_a_folder_of_a_restore_is_packed() {
-    const AREA: &str = ".rna-restore-20260101_000000";
-    let dir = tempfile::tempdir().unwrap();
-    for folder in [AREA, "marked"] {
-        fs::create_dir(dir.path().join(folder)).unwrap();
-        fs::write(dir.path().join(folder).join("data"), "the only copy").unwrap();
-    }
-    fs::write(dir.path().join("marked/rna-backup"), "").unwrap();
-    let (out, facts) = whatever_happens(dir.path(), || ()).await;
-    assert!(out.path().join("tree").join(AREA).join("data").exists());
-    assert!(out.path().join("tree/marked/data").exists());
-    assert_eq!(facts.counts.files.unwrap().files, 3);
-
-    fs::write(dir.path().join(AREA).join("rna-backup"), "").unwrap();
-    let (out, _) = whatever_happens(dir.path(), || ()).await;
-    assert!(!out.path().join("tree").join(AREA).exists());
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! Media restored where it is not easy: file systems of layers, folders that dead restores left something at,
 //! disks that are full.
 
-use crate::media::{media, tar_of};
+use crate::media::{media, tar_of, whatever_happens};
 use crate::media_restore::{Tree, areas, look, old_tree, same, stage};
 use crate::support::{disk::Tmpfs, lab::eventually, tree};
 use rna_backup::{
@@ -269,4 +269,24 @@ async fn a_disk_without_room_for_files_or_names_leaves_the_live_data_and_the_dis
             }
         }
     }
+}
+
+/// Only a folder with the name of an area and our mark in it is left out: the rest is somebody's data.
+#[tokio::test]
+async fn what_merely_looks_like_a_folder_of_a_restore_is_packed() {
+    const AREA: &str = ".rna-restore-20260101_000000";
+    let dir = tempfile::tempdir().unwrap();
+    for folder in [AREA, "marked"] {
+        fs::create_dir(dir.path().join(folder)).unwrap();
+        fs::write(dir.path().join(folder).join("data"), "the only copy").unwrap();
+    }
+    fs::write(dir.path().join("marked/rna-backup"), "").unwrap();
+    let (out, facts) = whatever_happens(dir.path(), || ()).await;
+    assert!(out.path().join("tree").join(AREA).join("data").exists());
+    assert!(out.path().join("tree/marked/data").exists());
+    assert_eq!(facts.counts.files.unwrap().files, 3);
+
+    fs::write(dir.path().join(AREA).join("rna-backup"), "").unwrap();
+    let (out, _) = whatever_happens(dir.path(), || ()).await;
+    assert!(!out.path().join("tree").join(AREA).exists());
 }

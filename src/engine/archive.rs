@@ -53,12 +53,12 @@ impl Archive {
         self.manifest()?.objects.iter().find(here)
     }
 
-    /// Opens the copy as one of several that are read side by side: it and those that it builds on.
-    async fn open(&self) -> Result<Body, EngineError> {
-        self.open_beside(1 + self.bases.len()).await
+    /// How many are read side by side to read this one: it and those that it builds on.
+    pub(super) fn readers(&self) -> usize {
+        1 + self.bases.len()
     }
 
-    async fn open_beside(&self, readers: usize) -> Result<Body, EngineError> {
+    async fn open(&self, readers: usize) -> Result<Body, EngineError> {
         Ok(self.store.open_beside(&self.copy.key, readers).await?)
     }
 
@@ -100,26 +100,19 @@ impl Archive {
 
     /// Opens the copy; what is read is counted and hashed on the way.
     pub(super) async fn reader(&self) -> Result<Fingerprint<Body>, EngineError> {
-        Ok(Fingerprint::new(self.open().await?))
+        self.reader_beside(self.readers()).await
     }
 
-    /// The same for each of those that it builds on.
-    ///
-    /// # Errors
-    ///
-    /// When one cannot be opened.
-    pub(super) async fn readers_of_bases(&self) -> Result<Vec<Fingerprint<Body>>, EngineError> {
-        let mut readers = Vec::new();
-        for base in &self.bases {
-            readers.push(Fingerprint::new(base.open_beside(1 + self.bases.len()).await?));
-        }
-        Ok(readers)
+    /// The same, as one of several.
+    pub(super) async fn reader_beside(&self, readers: usize) -> Result<Fingerprint<Body>, EngineError> {
+        Ok(Fingerprint::new(self.open(readers).await?))
     }
 
     /// The same, and counts on a meter.
     pub(super) async fn metered_reader(&self, meter: &Meter) -> Result<Fingerprint<Body>, EngineError> {
         let meter = meter.clone();
-        let body = InspectReader::new(self.open().await?, move |read| meter.add(read.len() as u64));
+        let body =
+            InspectReader::new(self.open(self.readers()).await?, move |read| meter.add(read.len() as u64));
         Ok(Fingerprint::new(Box::new(body)))
     }
 

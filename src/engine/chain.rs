@@ -36,7 +36,11 @@ impl Archive {
     ///
     /// When one of the others cannot be opened.
     pub(super) async fn opened(&self, own: Fingerprint<Body>) -> Result<Opened<'_>, EngineError> {
-        Ok(Opened { archive: self, own, bases: self.readers_of_bases().await? })
+        let mut bases = Vec::new();
+        for base in &self.bases {
+            bases.push(base.reader_beside(self.readers()).await?);
+        }
+        Ok(Opened { archive: self, own, bases })
     }
 }
 

@@ -112,12 +112,12 @@ impl Exchange {
         let deadline = Instant::now() + PATIENCE;
         loop {
             self.empty(admin, &self.target).await?;
+            // Once more, as exporters come back: the server would wait five seconds for one.
+            self.empty(admin, &self.incoming).await?;
             match admin.at_once(&rename).await {
                 Ok(()) => return Ok(()),
-                // Somebody was on his way in before the door was closed, or has looked into the incoming one since.
-                Err(err) if err.code() == Some(&SqlState::OBJECT_IN_USE) && Instant::now() < deadline => {
-                    self.empty(admin, &self.incoming).await?;
-                }
+                // Somebody was on his way in before the door was closed, or looked in between.
+                Err(err) if err.code() == Some(&SqlState::OBJECT_IN_USE) && Instant::now() < deadline => {}
                 Err(err) => return Err(self.failed(err)),
             }
         }
