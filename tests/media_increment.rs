@@ -320,7 +320,10 @@ async fn a_backup_is_worth_no_more_than_what_it_builds_on() {
     );
     let (code, out, err) = lab.run(&["verify", "media", &second]);
     assert!(code == 4 && [out, err].concat().contains("which it builds on: its hash is not"), "{code}");
-    assert_eq!(state(), ("ok".into(), "failed".into()), "nobody has looked at the first itself");
+    assert_eq!(state(), ("failed".into(), "failed".into()), "what it builds on is looked at as well");
+    assert!(builds_on(&lab, &backup(&lab)).is_empty(), "nothing builds on it any more");
+    let (code, _, err) = lab.run(&["restore", "media", &second, "--yes"]);
+    assert!(code == 4 && err.contains("one that it builds on is not"), "{code} {err}");
 
     fs::remove_file(&path).unwrap();
     assert_eq!(state(), ("missing".into(), "missing".into()));

@@ -212,7 +212,12 @@ impl Engine {
         if copies.is_empty() {
             return Err(match entry.copies.iter().find(|copy| copy.state == BackupState::Failed) {
                 Some(copy) => {
-                    let problem = format!("{} is not what its manifest says", copy.location);
+                    // The copy's own bytes may be right.
+                    let bases = match entry.builds_on() {
+                        [] => "",
+                        _ => ", or one that it builds on is not: `rna-backup verify` tells",
+                    };
+                    let problem = format!("{} is not what its manifest says{bases}", copy.location);
                     EngineError::Damaged { problems: vec![problem] }
                 }
                 None => unfit(format!("the archive of {} is not there", entry.backup_id)),

@@ -16,7 +16,10 @@ use crate::engine::{Engine, EngineError, Held, Run};
 use crate::observe::labels::{Operation, Reason, RunResult};
 use crate::store::StoreError;
 use serde_json::json;
-use std::sync::Arc;
+use std::{
+    collections::{BTreeSet, VecDeque},
+    sync::Arc,
+};
 
 /// An order to verify.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,7 +57,8 @@ impl Engine {
     /// Verifies backups of one component, in every destination, and notes in their manifests what was
     /// found. Nobody writes or deletes backups of the component meanwhile.
     ///
-    /// A backup that is not whole is a result and no error.
+    /// A backup that is not whole is a result and no error. What it builds on is then looked at as well, and is
+    /// among the results, the newest first.
     ///
     /// # Errors
     ///
@@ -124,28 +128,38 @@ impl Engine {
         held: &Held,
     ) -> Result<Vec<Verification>, EngineError> {
         let (entries, mut results) = self.chosen(reader.name(), request).await?;
-        for entry in entries {
-            let found = match look(self, reader, &entry, request.level, run).await {
+        let mut met: BTreeSet<_> = entries.iter().map(|entry| entry.backup_id.clone()).collect();
+        // The oldest first: what others build on may have been mended.
+        let mut entries: VecDeque<_> =
+            entries.into_iter().rev().map(|entry| (entry, request.level)).collect();
+        while let Some((entry, level)) = entries.pop_front() {
+            let found = match look(self, reader, &entry, level, run).await {
                 // One of many that cannot be read does not keep the others from being looked at, and is
                 // not damaged for all we know.
                 Err(err) if request.backup == EVERY && err.is_unread() => {
                     let problems = vec![format!("it cannot be read: {}", chain(&err))];
-                    results.push(Verification { problems, ..nothing_yet(entry.backup_id, request.level) });
+                    results.push(Verification { problems, ..nothing_yet(entry.backup_id, level) });
                     continue;
                 }
                 found => found?,
             };
             if found.ok {
-                tracing::info!(backup_id = %entry.backup_id, level = request.level.as_str(), "backup is whole");
+                tracing::info!(backup_id = %entry.backup_id, level = level.as_str(), "backup is whole");
             } else {
                 let problems = found.problems.join("; ");
                 tracing::warn!(backup_id = %entry.backup_id, problems, "backup is not whole");
+                // The damage may lie in one that it builds on, and so do others, and the next backup would.
+                for base in entry.builds_on().iter().filter(|base| met.insert((*base).clone())) {
+                    let base = self.catalog.find(Some(reader.name()), base.as_str()).await;
+                    entries.extend(base.ok().map(|base| (base, level.min(VerifyLevel::Decode))));
+                }
             }
             if let Some(manifest) = entry.manifest() {
                 self.note(manifest, &found, held).await?;
             }
             results.push(found);
         }
+        results.sort_by(|one, other| other.backup_id.cmp(&one.backup_id));
         if request.level == VerifyLevel::Drill {
             let mismatches = results.iter().map(|found| found.problems.len() as u64).sum();
             self.metrics.drilled(reader.name(), mismatches);
@@ -268,7 +282,11 @@ async fn look(
                 }
                 Err(err @ EngineError::Locked { .. }) => locked = Some(chain(&err)),
                 problems => {
-                    checked.problems = problems?;
+                    // What it builds on may be known to be damaged.
+                    checked.problems = match problems {
+                        Err(EngineError::Damaged { problems }) => problems,
+                        problems => problems?,
+                    };
                     checked.state = state_of(&checked.problems);
                 }
             }
