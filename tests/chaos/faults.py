@@ -3,7 +3,7 @@
 import os
 import signal
 
-from servers import wait_for
+from servers import Failed, wait_for
 
 
 def kill_worker(lab):
@@ -61,9 +61,12 @@ def fail_over_redis(lab):
     master = lab.redis
     options = ("--replicaof", "127.0.0.1", str(master.port), "--masterauth", master.password)
     replica = lab.durable_redis(*options, password=master.password)
-    wait_for("the replica", lambda: "master_link_status:up" in replica.cli("info", "replication").stdout, replica.process)
+    # The master's word: for a moment the replica calls the link up, and the master refuses to fail over to it.
+    wait_for("the replica", lambda: f"port={replica.port},state=online" in master.cli("info", "replication").stdout, replica.process)
     master.cli("config", "set", "masterauth", master.password)
-    master.cli("failover", "to", "127.0.0.1", str(replica.port), "timeout", "10000")
+    answer = master.cli("failover", "to", "127.0.0.1", str(replica.port), "timeout", "10000").stdout.strip()
+    if answer != "OK":
+        raise Failed(f"failover: {answer}")
     wait_for("the failover", lambda: "role:master" in replica.cli("info", "replication").stdout, replica.process)
     lab.lines["redis"].target = replica.port
     lab.lines["redis"].cut()
