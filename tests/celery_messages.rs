@@ -183,6 +183,10 @@ fn contents_that_cannot_be_used_are_refused_under_their_id() {
         (with_body("t.x", "1", &deep(63)), "nested"),
         (with_body("t.x", "1", &"[".repeat(500_000)), "nested"),
         (with_body("t.x", "1", &format!("[[\"{}\"], {{}}, {{}}]", "x".repeat(1 << 20))), "larger than"),
+        (
+            with_body("t.x", "1", &format!("[[{}0], {{}}, {{}}]", "0,".repeat(300_000))),
+            "more than 200000 values",
+        ),
         (with_body("t.x", "1", "not json"), "not a json array"),
         (with_body("t.x", "1", "{}"), "not a json array"),
         (with_body("t.x", "1", "[[], {}]"), "expected three"),

@@ -325,3 +325,25 @@ async fn a_record_tells_who_a_worker_is() {
         assert!(!record[field].is_null(), "{field}");
     }
 }
+
+/// A Redis that refuses to write refuses it to all: who is first to write again finds the records of the others ended.
+#[tokio::test]
+async fn after_a_time_of_refusals_the_others_are_not_taken_for_dead_at_once() {
+    const PATIENCE: Duration = Duration::from_secs(5);
+    let lab = Lab::new();
+    let limit = async |bytes: &str| {
+        let mut set = redis::cmd("CONFIG");
+        set.arg("SET").arg("maxmemory").arg(bytes).exec_async(&mut lab.link().await).await.unwrap();
+    };
+    let mut keeper = Keeper::new(lab.leases.clone(), HOUR).with_patience(PATIENCE);
+    assert_eq!(keeper.round().await.unwrap(), 0);
+    let begun = std::time::Instant::now();
+    until(async || begun.elapsed() > PATIENCE).await;
+    lab.push(&[message("ours", "1")]).await;
+    take_and_vanish(&other(&lab, elsewhere()), 1).await;
+    limit("1").await;
+    keeper.round().await.unwrap_err();
+    limit("0").await;
+    assert_eq!(keeper.round().await.unwrap(), 0, "it may still come back");
+    until(async || keeper.round().await.unwrap() == 1).await;
+}

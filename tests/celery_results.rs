@@ -1,6 +1,6 @@
 //! Results that `AsyncResult` reads, and messages that Celery workers read.
 
-use crate::celery_lab::{Lab, capture, entries, until, within};
+use crate::celery_lab::{Lab, capture, entries, message, next, until, within};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use redis::AsyncCommands;
@@ -247,4 +247,24 @@ async fn a_retry_of_protocol_1_is_of_protocol_2() {
     assert_eq!((read.eta, read.expires), (message.eta, message.expires));
     assert_eq!(read.callbacks.unwrap().get(), message.callbacks.unwrap().get());
     until(async || lab.link().await.llen::<_, usize>("celery").await.unwrap() == 1).await;
+}
+
+#[tokio::test]
+async fn of_a_message_that_passed_to_another_only_a_success_is_stored() {
+    let lab = Lab::new();
+    let backend = Backend::new(lab.client.clone(), "", DAY);
+    let consumer = lab.consumer();
+    for (id, state, is_stored) in [("1", State::Failure, false), ("2", State::Success, true)] {
+        lab.push(&[message("ours", id)]).await;
+        let delivery = next(&consumer).await;
+        let tag = delivery.lease.tag().to_owned();
+        assert!(delivery.lease.is_ours().await);
+        let theirs = json!(["other", "q", 1, 2]).to_string();
+        let _: usize = lab.link().await.hset("rna-backup:leases", tag, theirs).await.unwrap();
+        assert!(!delivery.lease.is_ours().await);
+        let result = TaskResult::new(id, state, json!(null));
+        let lost = delivery.lease.ack_with(&result, &backend, &lab.stop).await.unwrap_err();
+        assert!(matches!(lost, CeleryError::LeaseLost { .. }), "{lost:?}");
+        assert_eq!(backend.state(id).await.unwrap().is_some(), is_stored, "{state:?}");
+    }
 }

@@ -163,6 +163,15 @@ async fn on_a_mount_point_the_entries_are_exchanged_and_back() {
     old_tree(disk.path());
     let lab = Lab { old: look(disk.path()), ..lab };
     lab.round_trip(disk.path()).await;
+
+    // The volume of a container lies on the file system that its mount point lies on.
+    let volume = disk.path().join("at");
+    fs::create_dir(disk.path().join("volume")).unwrap();
+    fs::create_dir(&volume).unwrap();
+    let _bound = disk.bind("volume", &volume).expect("what mounts a tmpfs binds a folder");
+    old_tree(&volume);
+    let lab = Lab { old: look(&volume), ..lab };
+    lab.round_trip(&volume).await;
 }
 
 #[tokio::test]

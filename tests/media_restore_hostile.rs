@@ -115,8 +115,14 @@ async fn what_climbs_out_is_refused() {
         (vec![symlink("l", "."), folder("l/a/")], "no folder"),
         (vec![file("f"), file("f/evil")], "no folder"),
         (vec![file("f"), symlink("l", "."), link("g", "l/f")], "did not come before"),
-        (vec![file(".rna-before-20260101_000000/tree")], "restores use"),
-        (vec![folder(".rna-restore-20260101_000000")], "restores use"),
+        (
+            vec![folder(".rna-before-20260101_000000"), file(".rna-before-20260101_000000/rna-backup")],
+            "restores use",
+        ),
+        (
+            vec![folder(".rna-restore-20260101_000000"), folder(".rna-restore-20260101_000000/rna-backup")],
+            "restores use",
+        ),
         (vec![entry(EntryType::Char, "dev", "", b"")], "unexpected type"),
         (vec![entry(EntryType::Fifo, "pipe", "", b"")], "unexpected type"),
         (vec![symlink("./", "a")], "no folder"),

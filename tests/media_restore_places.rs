@@ -2,18 +2,24 @@
 //! disks that are full.
 
 use crate::media::{media, tar_of, whatever_happens};
-use crate::media_restore::{Tree, areas, look, old_tree, same, stage};
+use crate::media_restore::{Tree, areas, look, old_tree, restore, same, stage};
+use crate::postgres::Kept;
 use crate::support::{disk::Tmpfs, lab::eventually, tree};
 use rna_backup::{
     component::{Component, ComponentError, Target},
-    domain::facts::Facts,
+    domain::{facts::Facts, progress::Meter},
 };
-use rustix::fs::statvfs;
+use rustix::{
+    fs::statvfs,
+    thread::{CapabilitySet, capabilities, set_capabilities},
+};
 use std::{
-    fs,
-    os::unix::fs::{MetadataExt, symlink},
+    error::Error,
+    fs::{self, Permissions},
+    os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink},
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    thread,
 };
 use tempfile::{TempDir, tempdir};
 
@@ -285,8 +291,72 @@ async fn what_merely_looks_like_a_folder_of_a_restore_is_packed() {
     assert!(out.path().join("tree").join(AREA).join("data").exists());
     assert!(out.path().join("tree/marked/data").exists());
     assert_eq!(facts.counts.files.unwrap().files, 3);
+    fs::write(dir.path().join(".rna-before-20260101_000000"), "a file").unwrap();
+    let (tar, facts) = tar_of(dir.path(), || ()).await;
+    let root = out.path().join("media");
+    fs::create_dir(&root).unwrap();
+    restore(&media(&root), &tar, Some(&facts)).await;
+    assert!(root.join(AREA).join("data").exists() && root.join(".rna-before-20260101_000000").is_file());
 
     fs::write(dir.path().join(AREA).join("rna-backup"), "").unwrap();
     let (out, _) = whatever_happens(dir.path(), || ()).await;
     assert!(!out.path().join("tree").join(AREA).exists());
+}
+
+#[tokio::test]
+async fn a_link_that_leads_to_itself_is_refused_and_said_to_be_one() {
+    let dir = tempdir().unwrap();
+    let link = dir.path().join("link");
+    symlink("link", &link).unwrap();
+    let refused = media(&link).plan(&Target::Live, None).await.unwrap_err();
+    assert!(refused.to_string().contains(&*link.to_string_lossy()), "{refused}");
+    assert!(refused.source().unwrap().to_string().contains("symbolic links"), "{refused:?}");
+}
+
+/// As on a volume of a cluster, which belongs to root and lets a group write.
+#[test]
+fn in_a_folder_of_somebody_else_the_media_are_exchanged_and_the_folder_stays_his() {
+    let Some(disk) = Tmpfs::mount("64m") else { return println!("{NOT_ALLOWED}") };
+    let path = disk.path().to_owned();
+    let source = tempdir().unwrap();
+    fs::write(source.path().join("new"), "new").unwrap();
+    fs::write(path.join("old"), "old").unwrap();
+    fs::set_permissions(&path, Permissions::from_mode(0o777)).unwrap();
+    chown(&path, Some(1234), Some(1234)).unwrap();
+    // Root may do everything, so the thread, and those that it starts, give that up.
+    let restoring = thread::spawn(move || {
+        let mut sets = capabilities(None).unwrap();
+        sets.effective -= CapabilitySet::FOWNER | CapabilitySet::CHOWN;
+        set_capabilities(None, sets).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(async {
+            let (tar, facts) = tar_of(source.path(), || ()).await;
+            let media = media(&path);
+            restore(&media, &tar, Some(&facts)).await;
+            assert!(path.join("new").exists() && !path.join("old").exists());
+            media.undo().await.unwrap();
+            assert!(path.join("old").exists() && !path.join("new").exists());
+            media.forget().await.unwrap();
+            assert_eq!(areas(&path), [""; 0].map(PathBuf::from));
+            let metadata = fs::metadata(&path).unwrap();
+            assert_eq!((metadata.uid(), metadata.mode() & 0o7777), (1234, 0o777));
+        });
+    });
+    restoring.join().unwrap();
+}
+
+#[tokio::test]
+async fn what_lies_too_deep_to_be_restored_is_no_backup() {
+    let dir = tempdir().unwrap();
+    let (mut folder, mut made) = (dir.path().join("a"), 1);
+    while made < 512 {
+        fs::create_dir(&folder).unwrap();
+        (folder, made) = (folder.join("a"), made + 1);
+    }
+    tar_of(dir.path(), || ()).await;
+    fs::create_dir_all(folder.join("b")).unwrap();
+    let mut out = Kept::default();
+    let err = media(dir.path()).backup(&mut out, &Meter::default()).await.unwrap_err();
+    assert!(err.to_string().contains("a/a/a"), "{err}");
+    assert!(err.source().unwrap().to_string().contains("512 folders"), "{err:?}");
 }

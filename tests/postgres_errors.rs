@@ -351,3 +351,21 @@ async fn progress_counts_the_bytes_of_the_dump() {
     assert_eq!((done, &*phase), (out.0.len() as u64, "dump"));
     assert!(expected > done / 2 && expected < done * 2, "{done} of {expected}");
 }
+
+/// `ALTER TABLE` waits for the snapshot's session, `pg_dump` behind it, and all readers behind both.
+#[tokio::test]
+async fn a_dump_behind_a_change_that_waits_for_its_snapshot_gives_way() {
+    let server = PostgresServer::shared();
+    let database = server.database("altered", "");
+    server.psql(&database, "CREATE TABLE t AS SELECT generate_series(1, 5) AS n");
+    let client = fake_client(
+        "$real/psql -Xc 'ALTER TABLE t ADD later int' > $here/altered 2>&1 &\n\
+         until $real/psql -XAtc 'SELECT count(*) FROM pg_locks WHERE NOT granted' | grep -q 1; do :; done\n\
+         exec $real/pg_dump \"$@\"",
+    );
+    let config = PostgresConfig { bin_dir: Some(client.path().into()), ..server.config(&database) };
+    let err = tokio::time::timeout(Duration::from_mins(1), backup(config)).await.expect("it gives way");
+    let err = err.unwrap_err();
+    assert!(err.is_transient() && err.to_string().contains("statement timeout"), "{err:?}");
+    assert_eq!(server.psql(&database, "SELECT count(*) FROM t"), "5", "the app goes on");
+}

@@ -2,7 +2,7 @@
 
 use crate::postgres::backup;
 use crate::postgres_restore::{component, databases, in_parallel, small, stage};
-use crate::support::postgres::PostgresServer;
+use crate::support::postgres::{PASSWORD, PostgresServer};
 use rna_backup::component::postgres::PostgresConfig;
 use rna_backup::component::{Component, ComponentError, Target};
 use rna_backup::domain::progress::Meter;
@@ -191,4 +191,36 @@ async fn what_a_swap_that_died_had_closed_is_opened_again() {
     let done = component(&config).recover().await.unwrap();
     assert!(done.len() == 1 && done[0].starts_with("database closed was missing"), "{done:?}");
     assert_eq!(server.psql("closed", &format!("{comment}; SELECT count(*) FROM t")), "mine|t\n5");
+}
+
+#[tokio::test]
+async fn a_drill_of_a_database_with_a_subscription_leaves_nothing() {
+    let server = PostgresServer::shared();
+    let name = server.database("subscribed", "");
+    let subscribe = "CREATE SUBSCRIPTION s CONNECTION 'dbname=nowhere' PUBLICATION p WITH (connect = false)";
+    server.psql(&name, &format!("CREATE TABLE t (id int); CREATE PUBLICATION p FOR TABLE t; {subscribe}"));
+    let config = server.config(&name);
+    let (archive, facts) = backup(config.clone()).await.unwrap();
+    let staged = stage(&config, &archive, &Target::Scratch, Some(&facts)).await.unwrap();
+    staged.discard().await.unwrap();
+    assert_eq!(databases(server, "subscribed"), ["subscribed"]);
+    server.psql(&name, "ALTER SUBSCRIPTION s SET (slot_name = NONE)");
+    server.psql(&name, "DROP SUBSCRIPTION s");
+}
+
+#[tokio::test]
+async fn a_restore_outlasts_what_a_role_may_do_nothing() {
+    let server = PostgresServer::shared();
+    let name = server.database("idle", "");
+    server.psql(&name, "CREATE TABLE t AS SELECT n FROM generate_series(1, 200000) n");
+    let (archive, facts) = backup(server.config(&name)).await.unwrap();
+    server.psql(
+        "postgres",
+        &format!("CREATE ROLE hasty SUPERUSER LOGIN PASSWORD '{}'", PASSWORD.replace('\'', "''")),
+    );
+    server.psql("postgres", "ALTER ROLE hasty SET idle_session_timeout = 20");
+    let config = PostgresConfig { user: "hasty".to_owned(), ..server.config(&name) };
+    let staged = stage(&config, &archive, &Target::Live, Some(&facts)).await.unwrap();
+    staged.swap().await.unwrap().unwrap();
+    assert_eq!(server.psql(&name, "SELECT count(*) FROM t"), "200000");
 }

@@ -210,3 +210,51 @@ fn the_plan_names_those_who_had_rights_on_tables_that_no_backup_brings_back() {
     assert_eq!(plan["warnings"], json!([warning]));
     assert_eq!(lab.json(&["restore", "postgres", "--yes"])["warnings"], json!([warning]));
 }
+
+/// A task that failed and is tried again must not take the restore of somebody else for its own.
+#[tokio::test]
+async fn what_was_restored_by_hand_between_two_attempts_of_a_task_is_not_taken_for_its_work() {
+    let lab = Lab::new();
+    lab.json(&["backup", "media"]);
+    let before = tree::look(&lab.media());
+    spoil(&lab);
+    let kept = lab.json(&["restore", "media", "--yes"])["kept"].clone();
+    assert!(kept.is_string(), "{kept}");
+    let latest = json!({"backup_path": "latest"}).as_object().unwrap().clone();
+    let order = Outgoing::new(task::RESTORE_MEDIA, "backups").kwargs(latest);
+    // As it stands after an attempt whose swap failed.
+    let record = json!({"task_id": order.id(), "kept_before": kept, "report": null});
+    fs::write(lab.backups().join(".locks/media.restored"), record.to_string()).unwrap();
+    lab.json(&["undo", "media", "--yes"]);
+    assert_ne!(tree::look(&lab.media()), before);
+    let _worker = lab.worker();
+    let ended = lab.ended(&lab.send(&order).await).await;
+    assert_eq!(ended["status"], "SUCCESS", "{ended}");
+    assert_eq!(tree::look(&lab.media()), before);
+}
+
+/// Its result may be lost with the broker, or the worker dies before it is stored.
+#[tokio::test]
+async fn an_undo_that_is_delivered_again_is_not_done_again() {
+    let lab = Lab::new();
+    lab.json(&["backup", "media"]);
+    spoil(&lab);
+    let spoiled = tree::look(&lab.media());
+    lab.json(&["restore", "media", "--yes"]);
+    let order = Outgoing::new(task::UNDO, "backups")
+        .kwargs(json!({"component": "media"}).as_object().unwrap().clone());
+    lab.send(&order).await;
+    let mut link = lab.connection().await;
+    let message: Vec<String> = link.lrange("backups", 0, -1).await.unwrap();
+    let _worker = lab.worker();
+    let first = lab.ended(order.id()).await;
+    assert_eq!(tree::look(&lab.media()), spoiled);
+    let _: usize = link.del(format!("celery-task-meta-{}", order.id())).await.unwrap();
+    let _: usize = link.lpush("backups", &message[0]).await.unwrap();
+    let again = lab.ended(order.id()).await;
+    assert_eq!(again["result"], first["result"]);
+    assert_eq!(tree::look(&lab.media()), spoiled);
+    let another = lab.ended(&lab.order(task::UNDO, json!({"component": "media"})).await).await;
+    assert_eq!(another["status"], "SUCCESS", "{another}");
+    assert_ne!(tree::look(&lab.media()), spoiled, "another order is another undo");
+}

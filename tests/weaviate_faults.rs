@@ -94,8 +94,9 @@ async fn a_restart_in_the_middle_of_a_backup_is_seen_and_another_one_begun() {
         server.direct("hold", json!({"operation": "backup"})).await;
         let restarting = async {
             server.held("backup").await;
-            server.direct("restart", json!({"down_seconds": 20, "unready_seconds": 20})).await;
-            server.direct("release", json!({"operation": "backup"})).await;
+            server
+                .direct("restart", json!({"down_seconds": 20, "unready_seconds": 20, "release": "backup"}))
+                .await;
         };
         let (made, ()) = tokio::join!(backup(&weaviate), restarting);
         made.unwrap_or_else(|err| panic!("{version}: {}", chain(&err)));
@@ -115,8 +116,9 @@ async fn a_restart_in_the_middle_of_a_backup_is_seen_and_another_one_begun() {
         server.direct("hold", json!({"operation": "backup"})).await;
         let restarting = async {
             server.held("backup").await;
-            server.direct("restart", json!({"down_seconds": 5, "unready_seconds": 5})).await;
-            server.direct("release", json!({"operation": "backup"})).await;
+            server
+                .direct("restart", json!({"down_seconds": 5, "unready_seconds": 5, "release": "backup"}))
+                .await;
         };
         let (made, ()) = tokio::join!(backup(&weaviate), restarting);
         if let Err(err) = made {

@@ -1,6 +1,7 @@
 //! `component::weaviate` when a restore fails, is refused, or dies in the middle: what was there is there again.
 
-use crate::support::weaviate::{Start, Weaviate as Server};
+use crate::support::lab::eventually;
+use crate::support::weaviate::{Start, Weaviate as Server, id};
 use crate::weaviate::{VERSIONS, backup, left, restore, weaviate};
 use crate::weaviate_faults::{filled, next, spoiled};
 use reqwest::Method;
@@ -8,7 +9,8 @@ use rna_backup::base::chain;
 use rna_backup::component::weaviate::{Way, Weaviate, WeaviateConfig};
 use rna_backup::component::{Component, ComponentError, Target};
 use rna_backup::domain::progress::Meter;
-use serde_json::json;
+use serde_json::{Value, json};
+use std::{collections::BTreeMap, fs};
 
 /// A restore that fails after the deletion leaves what was there before.
 async fn comes_to_nothing(server: &Server, weaviate: &Weaviate, archive: &[u8], words: &str) {
@@ -69,8 +71,9 @@ async fn a_restart_in_the_middle_of_a_restore_puts_back_what_was_there() {
         server.direct("hold", json!({"operation": "restore"})).await;
         let restarting = async {
             server.held("restore").await;
-            server.direct("restart", json!({"down_seconds": 5, "unready_seconds": 5})).await;
-            server.direct("release", json!({"operation": "restore"})).await;
+            server
+                .direct("restart", json!({"down_seconds": 5, "unready_seconds": 5, "release": "restore"}))
+                .await;
         };
         let (restored, ()) = tokio::join!(restore(&weaviate, &archive, &Target::Live), restarting);
         let found = server.fingerprint().await;
@@ -82,34 +85,103 @@ async fn a_restart_in_the_middle_of_a_restore_puts_back_what_was_there() {
     }
 }
 
+/// Two ways of a server to keep what is set aside: in its own folder, and in ours.
+const WAYS: [&str; 2] = ["backup-filesystem", ""];
+
+/// A server on which a restore has died in the middle, and what was there before it.
+async fn dead_restore(modules: &str) -> (Server, BTreeMap<String, Value>) {
+    let server = Start::version("1.26.1").modules(modules).start();
+    server.fill().await;
+    let weaviate = weaviate(server.config());
+    let (archive, _) = backup(&weaviate).await.unwrap();
+    server.spoil().await;
+    let before = server.fingerprint().await;
+    if modules.is_empty() {
+        server.fault(json!({"method": "POST", "path": "/v1/batch/objects$", "times": null, "kind": "slow_headers", "seconds": 60})).await;
+    } else {
+        server.direct("hold", json!({"operation": "restore"})).await;
+    }
+    let batches =
+        async || server.asked().await.iter().filter(|(_, path)| path == "/v1/batch/objects").count();
+    let filled = batches().await;
+    let died = async {
+        // The classes are gone by then.
+        if modules.is_empty() {
+            assert!(eventually(async || batches().await > filled).await);
+        } else {
+            server.held("restore").await;
+        }
+    };
+    tokio::select! {
+        ended = restore(&weaviate, &archive, &Target::Live) => panic!("{ended:?}"),
+        () = died => {}
+    }
+    assert_ne!(server.fingerprint().await, before);
+    server.ask(Method::DELETE, "/_double/faults", None).await;
+    server.direct("release", json!({"operation": "restore"})).await;
+    (server, before)
+}
+
+fn journal(server: &Server) -> Value {
+    serde_json::from_slice(&fs::read(server.state().join("journal.json")).unwrap()).unwrap()
+}
+
+#[tokio::test]
+async fn what_came_long_after_a_restore_died_is_set_aside_before_it_is_taken_back() {
+    for modules in WAYS {
+        let (server, before) = dead_restore(modules).await;
+        // Somebody has repaired it meanwhile, by hand or from another machine.
+        if !modules.is_empty() {
+            let ended = eventually(async || server.fingerprint().await.contains_key("Document"));
+            assert!(ended.await, "the server goes on with what the dead one has ordered");
+        }
+        server.ask(Method::DELETE, "/v1/schema/Document", None).await;
+        let document = json!({"class": "Document", "vectorizer": "none", "properties": [{"name": "title", "dataType": ["text"]}]});
+        server.ask(Method::POST, "/v1/schema", Some(document)).await;
+        server
+            .put(vec![json!({"class": "Document", "id": id(9, 1), "properties": {"title": "of days"}})])
+            .await;
+        let since = server.fingerprint().await;
+        let mut journal = journal(&server);
+        journal["replacing"]["began"] = json!("2026-01-01T00:00:00Z");
+        fs::write(server.state().join("journal.json"), journal.to_string()).unwrap();
+
+        let next = Weaviate::new(server.config(), None);
+        next.recover().await.unwrap();
+        assert_eq!(server.fingerprint().await, before);
+        next.undo().await.unwrap();
+        assert_eq!(server.fingerprint().await["Document"], since["Document"]);
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_deleted_where_what_would_be_put_back_is_gone() {
+    for modules in WAYS {
+        let (server, before) = dead_restore(modules).await;
+        let id = journal(&server)["replacing"]["safety"]["id"].as_str().unwrap().to_owned();
+        let copy = if modules.is_empty() {
+            server.state().join(format!("{id}.tar"))
+        } else {
+            server.folder().join(id)
+        };
+        let away = copy.with_file_name("away");
+        fs::rename(&copy, &away).unwrap();
+        let next = Weaviate::new(server.config(), None);
+        let asked = server.asked().await.len();
+        let err = next.recover().await.unwrap_err();
+        assert!(!err.is_transient() && err.to_string().contains("nothing was changed"), "{err:?}");
+        let since = server.asked().await.split_off(asked);
+        assert!(since.iter().all(|(method, _)| method != "DELETE"), "{since:?}");
+        fs::rename(&away, &copy).unwrap();
+        next.recover().await.unwrap();
+        assert_eq!(server.fingerprint().await, before);
+    }
+}
+
 #[tokio::test]
 async fn a_run_that_dies_in_the_middle_is_rolled_back_by_the_next() {
-    for modules in ["backup-filesystem", ""] {
-        let server = Start::version("1.26.1").modules(modules).start();
-        server.fill().await;
-        let weaviate = weaviate(server.config());
-        let (archive, _) = backup(&weaviate).await.unwrap();
-        server.spoil().await;
-        let before = server.fingerprint().await;
-        if modules.is_empty() {
-            server.fault(json!({"method": "POST", "path": "/v1/batch/objects$", "times": null, "kind": "slow_headers", "seconds": 60})).await;
-        } else {
-            server.direct("hold", json!({"operation": "restore"})).await;
-        }
-        let died = async {
-            // The classes are gone by then.
-            let gone = crate::support::lab::eventually(async || {
-                !server.fingerprint().await.get("Document").is_some_and(|class| class == &before["Document"])
-            });
-            assert!(gone.await);
-        };
-        tokio::select! {
-            ended = restore(&weaviate, &archive, &Target::Live) => panic!("{ended:?}"),
-            () = died => {}
-        }
-        assert_ne!(server.fingerprint().await, before);
-        server.ask(Method::DELETE, "/_double/faults", None).await;
-        server.direct("release", json!({"operation": "restore"})).await;
+    for modules in WAYS {
+        let (server, before) = dead_restore(modules).await;
         // Another process, which knows nothing but what is written down.
         let next = Weaviate::new(server.config(), None);
         let done = next.recover().await.unwrap();

@@ -4,11 +4,12 @@ use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use std::{borrow::Cow, fmt, str::Utf8Error};
 
-/// A text that every JSON parser reads, and how deep it is nested.
+/// A text that every JSON parser reads, how deep it is nested, and how many values it holds at most.
 #[derive(Debug)]
 pub(super) struct Tamed<'a> {
     pub(super) text: Cow<'a, str>,
     pub(super) depth: usize,
+    pub(super) values: usize,
 }
 
 /// Makes strict JSON of what Python's `json` writes and accepts beyond it.
@@ -20,7 +21,7 @@ pub(super) fn tame(bytes: &[u8]) -> Result<Tamed<'_>, Utf8Error> {
     let text = std::str::from_utf8(bytes)?;
     let mut out = String::new();
     let (mut copied, mut at) = (0, 0);
-    let (mut depth, mut deepest) = (0_usize, 0);
+    let (mut depth, mut deepest, mut values) = (0_usize, 0, 1);
     while let Some(&byte) = bytes.get(at) {
         let end = match byte {
             b'"' => {
@@ -31,6 +32,11 @@ pub(super) fn tame(bytes: &[u8]) -> Result<Tamed<'_>, Utf8Error> {
             b'{' | b'[' => {
                 depth += 1;
                 deepest = deepest.max(depth);
+                values += 1;
+                at + 1
+            }
+            b',' => {
+                values += 1;
                 at + 1
             }
             b'}' | b']' => {
@@ -51,7 +57,7 @@ pub(super) fn tame(bytes: &[u8]) -> Result<Tamed<'_>, Utf8Error> {
         out.push_str(&text[copied..]);
         Cow::Owned(out)
     };
-    Ok(Tamed { text, depth: deepest })
+    Ok(Tamed { text, depth: deepest, values })
 }
 
 /// Goes from behind a string's opening quote to behind its closing one.

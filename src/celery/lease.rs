@@ -28,8 +28,12 @@ static STORE_AND_ACK: LazyLock<Script> = LazyLock::new(|| {
     Script::new(concat!(
         include_str!("lua/store.lua"),
         include_str!("lua/ack.lua"),
-        "store(KEYS[1], ARGV[1], ARGV[2], ARGV[3])\n",
-        "return ack(KEYS[2], KEYS[3], KEYS[4], ARGV[4], ARGV[5], ARGV[6])"
+        "local ours = ack(KEYS[2], KEYS[3], KEYS[4], ARGV[4], ARGV[5], ARGV[6])\n",
+        // What another worker does now may yet succeed.
+        "if ours == 1 or cjson.decode(ARGV[1]).status == 'SUCCESS' then\n",
+        "  store(KEYS[1], ARGV[1], ARGV[2], ARGV[3])\n",
+        "end\n",
+        "return ours"
     ))
 });
 static REPLACE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/replace.lua")));
@@ -218,8 +222,16 @@ impl Lease {
         self.settle("acknowledge message", ACK.prepare_invoke(), stop).await
     }
 
-    /// Stores the result and removes the message for good, in one step. `backend` must be
-    /// [on the broker's server](Backend::is_at). Repeats until Redis answers or `stop` fires.
+    /// Whether no other worker has the message by now. So it seems also while Redis does not answer.
+    pub async fn is_ours(&self) -> bool {
+        let mut get = redis::cmd("HGET");
+        get.arg(self.leases.keys().leases()).arg(&self.tag);
+        let held: Result<Option<Vec<u8>>, _> = self.leases.client().command("look at lease", &get).await;
+        held.map_or(true, |held| held.is_some_and(|held| held == self.claim.text().as_bytes()))
+    }
+
+    /// Stores the result and removes the message for good, in one step; nothing but a SUCCESS is stored when the
+    /// message had passed to another worker. `backend` must be [on the broker's server](Backend::is_at). Repeats until Redis answers or `stop` fires.
     ///
     /// # Errors
     ///

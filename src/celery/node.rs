@@ -81,13 +81,8 @@ impl Node {
         }
     }
 
-    /// Notes that a task must not run, and ends it if it is in hand and waits; with a `signal` also if
-    /// it runs. Tells whether it was in hand.
-    pub fn revoke(&self, id: &str, signal: Option<i32>) -> bool {
-        !self.revoke_all(&[id], signal).is_empty()
-    }
-
-    /// As [`revoke`](Self::revoke) for many; tells which of them were ended.
+    /// Notes that tasks must not run, and ends those that are in hand and wait; with a `signal` also those that
+    /// run. Tells which of them were ended.
     pub fn revoke_all<'a>(&self, ids: &[&'a str], signal: Option<i32>) -> Vec<&'a str> {
         let mut known: HashMap<&str, &'a str> = HashMap::with_capacity(ids.len());
         for id in ids {

@@ -86,17 +86,6 @@ impl Requests {
         self.state().totals.clone()
     }
 
-    /// Ends what waits of the tasks with this id; with a `signal` what runs, too.
-    ///
-    /// Tells whether there was anything to end.
-    pub fn revoke(&self, id: &str, signal: Option<i32>) -> bool {
-        let mut any = false;
-        for held in self.list().iter().filter(|held| held.message.id == id) {
-            any |= held.revoke(signal);
-        }
-        any
-    }
-
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -109,19 +109,28 @@ impl Keeper {
     ///
     /// Any error of Redis; the next round does what this one could not.
     pub async fn round(&mut self) -> Result<usize, CeleryError> {
-        self.renew_record().await?;
+        let leases = self.leases.clone();
+        if let Err(error) = renew_record(&leases).await {
+            // Redis that refuses to write refuses it to the others too, whose records end meanwhile.
+            self.connection.1 = Instant::now();
+            return Err(error);
+        }
         self.renew_scores().await?;
         if self.connection.0 != self.client().connects() {
             self.connection = (self.client().connects(), Instant::now());
         }
-        Ok(self.sweep().await? + self.restorer.round().await?)
-    }
-
-    async fn renew_record(&self) -> Result<(), CeleryError> {
-        let (key, record) = (self.leases.keys().worker(self.leases.instance().id()), self.leases.record());
-        let mut set = redis::cmd("SET");
-        set.arg(key).arg(record).arg("PX").arg(RECORD_LIFE_MS);
-        self.client().command("renew worker record", &set).await
+        // Thousands of messages may have to be given back, for longer than the record lives.
+        let renewing = async {
+            loop {
+                tokio::time::sleep(EVERY).await;
+                let _ = renew_record(&leases).await;
+            }
+        };
+        let giving_back = async { Ok(self.sweep().await? + self.restorer.round().await?) };
+        tokio::select! {
+            done = giving_back => done,
+            () = renewing => unreachable!("it goes on for ever"),
+        }
     }
 
     /// Makes the tags in hand look freshly taken, so that no sweep by visibility timeout gets them.
@@ -229,4 +238,10 @@ impl Keeper {
         let call = self.leases.restore(tag, claim, record, text.as_deref());
         self.client().script("give message back", &call).await
     }
+}
+/// Says that this process lives.
+async fn renew_record(leases: &Leases) -> Result<(), CeleryError> {
+    let mut set = redis::cmd("SET");
+    set.arg(leases.keys().worker(leases.instance().id())).arg(leases.record()).arg("PX").arg(RECORD_LIFE_MS);
+    leases.client().command("renew worker record", &set).await
 }

@@ -95,7 +95,8 @@ impl Tasks {
         if rate.next > now {
             return Err(rate.next - now);
         }
-        rate.next = now + rate.every;
+        // A rate of next to nothing is due when nobody is there any more.
+        rate.next = now.checked_add(rate.every).unwrap_or(now + Duration::from_hours(24 * 365));
         Ok(())
     }
 

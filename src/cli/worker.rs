@@ -6,6 +6,7 @@ use crate::cli::{App, Exit, Failure};
 use crate::config::Config;
 use crate::observe::http::{self, Health};
 use jiff::Timestamp;
+use std::time::Duration;
 use tokio::net::TcpListener;
 
 /// `worker`.
@@ -29,9 +30,17 @@ pub(super) async fn run(mut config: Config, args: &WorkerArgs) -> Result<Exit, F
     let health = Health::new(app.metrics.clone(), Timestamp::now().as_second());
     // Ends with the process: probes are answered to the last.
     let endpoint = tokio::spawn(http::serve(listener, health.clone()));
+    // What a dead restore left may take hours to put right: it is alive meanwhile.
+    let alive = async {
+        loop {
+            health.turned(Timestamp::now().as_second());
+            tokio::time::sleep(Duration::from_secs(5)).await;
+        }
+    };
     let is_prepared = tokio::select! {
         () = app.prepare() => true,
         _ = signals.next() => false,
+        () = alive => unreachable!("it goes on for ever"),
     };
     if is_prepared {
         Box::pin(worker.run(health, async || signals.next().await)).await;

@@ -6,7 +6,7 @@ use crate::domain::component::ComponentName;
 use crate::domain::facts::Counts;
 use crate::domain::report::{RestorePlan, RestoreReport, UndoReport};
 use crate::engine::archive::{Archive, rest_of, unusable};
-use crate::engine::restored::Record;
+use crate::engine::restored::{Record, Undone};
 use crate::engine::{Engine, EngineError, FleetError, Held, Run, Standing};
 use crate::observe::labels::Operation;
 use serde::Serialize;
@@ -155,11 +155,13 @@ impl Engine {
         component: &Arc<dyn Component>,
         run: &Run,
     ) -> Result<Option<Record>, EngineError> {
-        let Some(task_id) = run.task_id.clone() else { return Ok(None) };
         let name = component.name();
         let kept = component.kept().await;
         let kept = kept.map_err(|source| EngineError::Component { component: name, source })?;
-        let record = Record { task_id, kept_before: kept.map(|kept| kept.place), report: None };
+        let kept_before = kept.map(|kept| kept.place);
+        self.locks.forget_undone(name, kept_before.as_deref())?;
+        let Some(task_id) = run.task_id.clone() else { return Ok(None) };
+        let record = Record { task_id, kept_before, report: None };
         self.locks.note_restored(name, &record)?;
         Ok(Some(record))
     }
@@ -205,7 +207,15 @@ impl Engine {
         let held = self.take_whole(component, run).await?;
         let outcome = async {
             let failed = |source| EngineError::Component { component: name, source };
-            let Some(kept) = component.kept().await.map_err(failed)? else {
+            let kept = component.kept().await.map_err(failed)?;
+            if let Some(before) = self.locks.undone_by(name, run.task_id.as_deref())
+                && kept.as_ref().is_none_or(|kept| kept.place != before.kept_before)
+            {
+                tracing::info!("this task has done its undo already");
+                let place = kept.map_or_else(|| "nothing".to_owned(), |kept| kept.place);
+                return Ok(UndoReport::new(name, component.source(), before.replaced_at, place));
+            }
+            let Some(kept) = kept else {
                 let what = format!("nothing to undo: no restore of {name} has set anything aside");
                 return Err(EngineError::Unfit { what });
             };
@@ -215,6 +225,11 @@ impl Engine {
                 Standing::Unknown => {
                     return Err(EngineError::Fleet { component: name, source: FleetError::Away });
                 }
+            }
+            self.locks.forget_undone(name, Some(&kept.place))?;
+            if let Some(task_id) = run.task_id.clone() {
+                let (kept_before, replaced_at) = (kept.place.clone(), kept.at);
+                self.locks.note_undone(name, &Undone { task_id, kept_before, replaced_at })?;
             }
             let replaced = component.undo().await.map_err(failed)?;
             tracing::info!(restored = kept.place, kept = replaced.place, "undone");

@@ -1,13 +1,14 @@
-//! What a restore did, written down for the delivery of its task that may come after a crash.
+//! What a restore or an undo did, written down for the delivery of its task that may come after a crash.
 
 use crate::domain::component::ComponentName;
 use crate::domain::report::RestoreReport;
 use crate::engine::{EngineError, Locks};
-use serde::{Deserialize, Serialize};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
     fs::{self, File},
     io::{self, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 /// The last restore of a component that was ordered by a task.
@@ -22,12 +23,28 @@ pub(super) struct Record {
     pub(super) report: Option<RestoreReport>,
 }
 
+/// The last undo of a component that was ordered by a task.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Undone {
+    pub(super) task_id: String,
+    /// What it was to make live again: something else kept afterwards means that this was done.
+    pub(super) kept_before: String,
+    /// When that had been replaced.
+    pub(super) replaced_at: Timestamp,
+}
+
+const RESTORED: &str = "restored";
+const UNDONE: &str = "undone";
+
 impl Locks {
     /// The record of the last restore, if it was of this task.
     pub(super) fn restored_by(&self, component: ComponentName, task_id: Option<&str>) -> Option<Record> {
-        let text = fs::read(self.record(component)).ok()?;
-        let record: Record = serde_json::from_slice(&text).ok()?;
-        (Some(record.task_id.as_str()) == task_id).then_some(record)
+        read(&self.record(component, RESTORED)).filter(|record: &Record| Some(&*record.task_id) == task_id)
+    }
+
+    /// The record of the last undo, if it was of this task.
+    pub(super) fn undone_by(&self, component: ComponentName, task_id: Option<&str>) -> Option<Undone> {
+        read(&self.record(component, UNDONE)).filter(|record: &Undone| Some(&*record.task_id) == task_id)
     }
 
     /// Writes a record down, durably: old or new, whole.
@@ -36,7 +53,20 @@ impl Locks {
     ///
     /// When the folder of the locks cannot be written: then the swap must not begin.
     pub(super) fn note_restored(&self, component: ComponentName, record: &Record) -> Result<(), EngineError> {
-        let path = self.record(component);
+        self.note(component, RESTORED, record)
+    }
+
+    /// The same before an undo.
+    ///
+    /// # Errors
+    ///
+    /// Likewise.
+    pub(super) fn note_undone(&self, component: ComponentName, record: &Undone) -> Result<(), EngineError> {
+        self.note(component, UNDONE, record)
+    }
+
+    fn note(&self, component: ComponentName, what: &str, record: &impl Serialize) -> Result<(), EngineError> {
+        let path = self.record(component, what);
         let write = || -> io::Result<()> {
             let beside = path.with_extension("new");
             let mut file = File::create(&beside)?;
@@ -48,9 +78,58 @@ impl Locks {
         write().map_err(|source| EngineError::Lock { component, source })
     }
 
-    fn record(&self, component: ComponentName) -> PathBuf {
-        self.dir().join(format!("{component}.restored"))
+    /// Forgets what tasks have still to do: before somebody else's swap, after which nobody could tell the two
+    /// apart. `kept` is what is kept for `undo` now. What was done stays written down.
+    ///
+    /// # Errors
+    ///
+    /// When the folder of the locks cannot be written: then the swap must not begin.
+    pub(super) fn forget_undone(
+        &self,
+        component: ComponentName,
+        kept: Option<&str>,
+    ) -> Result<(), EngineError> {
+        let restored = self.record(component, RESTORED);
+        let to_restore = read(&restored)
+            .is_some_and(|record: Record| record.report.is_none() && record.kept_before.as_deref() == kept);
+        let undone = self.record(component, UNDONE);
+        let to_undo = read(&undone).is_some_and(|record: Undone| Some(&*record.kept_before) == kept);
+        let forget = || -> io::Result<()> {
+            for (path, _) in [(&restored, to_restore), (&undone, to_undo)].iter().filter(|(_, is)| *is) {
+                fs::remove_file(path)?;
+                File::open(self.dir())?.sync_all()?;
+            }
+            Ok(())
+        };
+        forget().map_err(|source| EngineError::Lock { component, source })
     }
+
+    fn record(&self, component: ComponentName, what: &str) -> PathBuf {
+        self.dir().join(format!("{component}.{what}"))
+    }
+}
+
+fn read<T: DeserializeOwned>(record: &Path) -> Option<T> {
+    serde_json::from_slice(&fs::read(record).ok()?).ok()
+}
+
+#[test]
+fn a_swap_that_is_still_to_come_is_forgotten_and_one_that_is_done_is_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let (locks, media) = (Locks::new(dir.path().to_owned()), ComponentName::Media);
+    locks.forget_undone(media, None).unwrap();
+    let record = Record { task_id: "a".to_owned(), kept_before: Some("x".to_owned()), report: None };
+    locks.note_restored(media, &record).unwrap();
+    locks.forget_undone(media, Some("y")).unwrap();
+    assert_eq!(locks.restored_by(media, Some("a")), Some(record));
+    let at = Timestamp::UNIX_EPOCH;
+    let undone = Undone { task_id: "b".to_owned(), kept_before: "x".to_owned(), replaced_at: at };
+    locks.note_undone(media, &undone).unwrap();
+    locks.forget_undone(media, Some("y")).unwrap();
+    assert_eq!(locks.undone_by(media, Some("b")), Some(undone));
+    locks.forget_undone(media, Some("x")).unwrap();
+    assert_eq!(locks.restored_by(media, Some("a")), None);
+    assert_eq!(locks.undone_by(media, Some("b")), None);
 }
 
 #[test]

@@ -114,6 +114,10 @@ impl Task<'_> {
         if !Canvas::ends(self.message, result.state) && backend.is_at(&self.shared.broker) {
             match lease.ack_with(&result, backend, silence).await {
                 Err(err @ CeleryError::Refused { .. }) => lost(&result, &err),
+                Err(err @ CeleryError::LeaseLost { .. }) => {
+                    tracing::warn!(error = chain(&err), "another worker has taken the task over");
+                    return result.state == State::Success;
+                }
                 Err(err) => {
                     tracing::error!(
                         error = chain(&err),
@@ -123,6 +127,9 @@ impl Task<'_> {
                 }
                 Ok(()) => return true,
             }
+        } else if result.state != State::Success && !lease.is_ours().await {
+            tracing::warn!("another worker has taken the task over, what became of it here is dropped");
+            return false;
         } else if !store(self.shared, &result).await {
             return false;
         }
@@ -150,7 +157,9 @@ impl Task<'_> {
     pub(super) async fn end_again(&self, stored: &StoredResult, lease: Lease) {
         let state = State::parse(&stored.status).unwrap_or(State::Success);
         let result = TaskResult::new(&self.message.id, state, stored.result.clone()).of(self.message);
-        self.conclude(&result, lease).await;
+        if self.conclude(&result, lease).await {
+            self.shared.orders.carried_out(self.message);
+        }
     }
 
     fn tell(&self, outcome: &Outcome, ran: Duration) {

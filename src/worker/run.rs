@@ -97,7 +97,8 @@ impl Task<'_> {
             Command::CleanUp { component, retention_days, dry_run } => {
                 let request = PruneRequest { component, retention_days, dry_run };
                 let run = Run { task_id: Some(self.message.id.clone()), ..Run::default() };
-                Outcome::of_engine(task, engine.prune(request, &run).await, |report| json!(report))
+                let done = unless_cancelled(engine.prune(request, &run), cancel).await;
+                Outcome::of_engine(task, done, |report| json!(report))
             }
             Command::Verify { component, backup, drill } => {
                 let level = if drill { VerifyLevel::Drill } else { VerifyLevel::Decode };
@@ -112,7 +113,8 @@ impl Task<'_> {
                 Outcome::of_engine(task, done, |report| json!(report))
             }
             Command::List { component } => {
-                Outcome::of_engine(task, engine.listing(component).await, |listing| json!(listing))
+                let done = unless_cancelled(engine.listing(component), cancel).await;
+                Outcome::of_engine(task, done, |listing| json!(listing))
             }
             // The largest futures by far, and the rarest.
             Command::Restore(order) => Box::pin(self.restore(&order, cancel)).await,
@@ -245,6 +247,14 @@ impl Task<'_> {
         let children = children.into_iter().map(Child::Task).collect();
         Outcome::Success { value: json!(report), children }
     }
+}
+
+/// Work that may be dropped at any point: what is noted first is finished by the next run.
+async fn unless_cancelled<T>(
+    work: impl Future<Output = Result<T, EngineError>>,
+    cancel: &CancellationToken,
+) -> Result<T, EngineError> {
+    cancel.run_until_cancelled(work).await.unwrap_or(Err(EngineError::Cancelled))
 }
 
 /// Returns when the limit is over; never if there is none.

@@ -20,7 +20,15 @@ impl Tmpfs {
     }
 
     pub fn mount_at(size: &str, path: &Path) -> Option<Self> {
-        let args = ["-t", "tmpfs", "-o", &format!("size={size}"), "none"];
+        Self::mount_with(&["-t", "tmpfs", "-o", &format!("size={size}"), "none"], path)
+    }
+
+    /// A folder of the disk at a second place, as the volumes of containers are mounted.
+    pub fn bind(&self, folder: &str, path: &Path) -> Option<Self> {
+        Self::mount_with(&["--bind", &self.path.join(folder).display().to_string()], path)
+    }
+
+    fn mount_with(args: &[&str], path: &Path) -> Option<Self> {
         let mounted = Command::new("mount").args(args).arg(path).stderr(Stdio::null()).status();
         mounted.is_ok_and(|status| status.success()).then(|| Self { path: path.to_owned(), _dir: None })
     }

@@ -107,7 +107,9 @@ impl Start {
         let said: Value = serde_json::from_str(&line).unwrap_or_else(|_| panic!("it did not start: {line}"));
         let port = said["port"].as_u64().unwrap().try_into().unwrap();
         // To direct it; whoever wants a certificate checks that of the program.
-        let http = Client::builder().no_proxy().tls_danger_accept_invalid_certs(true).build().unwrap();
+        // A restart of it ends what is open, and no request is to begin on that.
+        let http = Client::builder().no_proxy().pool_max_idle_per_host(0);
+        let http = http.tls_danger_accept_invalid_certs(true).build().unwrap();
         let weaviate = Weaviate { child, port, http, dir, key: self.key, tls: self.tls };
         std::fs::create_dir_all(weaviate.folder()).unwrap();
         weaviate

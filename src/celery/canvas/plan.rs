@@ -187,7 +187,7 @@ impl<'a> Plan<'a> {
         let place =
             Place { group: group.as_deref(), chord: chord.as_deref(), index: options.read("group_index") };
         let (last_id, errbacks) = (options.read::<String>("task_id"), options.list("link_error"));
-        let mut steps = steps(chain, last_id.as_deref(), &errbacks, &place, seed);
+        let mut steps = steps(chain, last_id.as_deref(), &errbacks, &place, seed)?;
         if let Some(last) = steps.first_mut() {
             link_end(last, "link", &options.list("link"));
         }
@@ -286,8 +286,10 @@ fn steps(
     errbacks: &[&str],
     place: &Place<'_>,
     seed: &Seed,
-) -> Vec<Signature> {
+) -> Result<Vec<Signature>, Refused> {
     let (mut todo, mut steps, mut count) = (chain.members(), Vec::new(), 0);
+    // Each step gets all of them.
+    let (repeated, mut bytes) = (errbacks.iter().map(|text| text.len()).sum::<usize>(), 0);
     while let Some(mut step) = todo.pop() {
         if step.kind() == Kind::Group {
             let mut members = step.members();
@@ -300,6 +302,10 @@ fn steps(
         if step.kind() == Kind::Chain {
             todo.extend(step.members());
             continue;
+        }
+        bytes += repeated;
+        if bytes > MOST_BYTES {
+            return Err(Refused::TooMuch);
         }
         let seed = seed.then("step").at(count);
         count += 1;
@@ -320,7 +326,7 @@ fn steps(
         link_end(&mut step, "link_error", errbacks);
         steps.push(step);
     }
-    steps
+    Ok(steps)
 }
 
 /// Adds callbacks to the end of a signature: those of a chord to its body, and of a group to its members.

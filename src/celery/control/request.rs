@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 /// Longest request, in bytes. The longest that Celery sends is a `hello` with 50,000 revoked ids.
 pub(super) const LONGEST: usize = 6 << 20;
 
-const LIMITS: Limits = Limits { message_bytes: LONGEST, depth: 64, body_bytes: 4 << 20 };
+const LIMITS: Limits = Limits { message_bytes: LONGEST, depth: 64, body_bytes: 4 << 20, values: 200_000 };
 
 /// A request or a reply without its envelope.
 #[derive(Debug)]
@@ -141,7 +141,7 @@ fn text_of(value: Option<Value>) -> Option<String> {
 /// Strict JSON that can be parsed by recursion.
 fn shallow(bytes: &[u8]) -> Option<String> {
     let tamed = json::tame(bytes).ok()?;
-    (tamed.depth <= LIMITS.depth).then(|| tamed.text.into_owned())
+    (tamed.depth <= LIMITS.depth && tamed.values <= LIMITS.values).then(|| tamed.text.into_owned())
 }
 
 #[cfg(test)]

@@ -25,11 +25,13 @@ pub struct Limits {
     pub depth: usize,
     /// Longest body after decompression, in bytes.
     pub body_bytes: usize,
+    /// Most values in its JSON: each takes about a hundred bytes of memory, however short its text is.
+    pub values: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { message_bytes: 1 << 20, depth: 64, body_bytes: 8 << 20 }
+        Self { message_bytes: 1 << 20, depth: 64, body_bytes: 8 << 20, values: 200_000 }
     }
 }
 

@@ -93,6 +93,9 @@ fn tamed(bytes: &[u8], limits: &Limits, what: &str) -> Result<String, Exception>
         let (depth, limit) = (tamed.depth, limits.depth);
         return Err(decode_error(format!("{what} is nested {depth} deep, more than {limit}")));
     }
+    if tamed.values > limits.values {
+        return Err(decode_error(format!("{what} holds more than {} values", limits.values)));
+    }
     Ok(tamed.text.into_owned())
 }
 

@@ -35,7 +35,7 @@ pub(super) const TREE: &CStr = c"tree";
 /// Where things lie between two steps of a swap.
 pub(super) const SPARE: &CStr = c"spare";
 /// The file that makes an area ours, and is locked while a run works in it.
-const MARK: &CStr = c"rna-backup";
+pub(super) const MARK: &CStr = c"rna-backup";
 
 /// Whether an entry at the top of a media folder is an area of ours, and no part of the media.
 pub(super) fn is_area(root: &File, name: &CStr) -> bool {
@@ -179,7 +179,7 @@ pub(super) struct Area {
     pub(super) site: Site,
     pub(super) folder: File,
     pub(super) label: Label,
-    name: CString,
+    pub(super) name: CString,
     /// Held by its lock.
     _mark: Option<File>,
 }

@@ -6,6 +6,7 @@ use crate::component::media::folder::{Folder, look, open_file, read, read_link};
 use crate::component::media::increment::Increment;
 use crate::component::media::kind::is_compressed;
 use crate::component::media::look::Look;
+use crate::component::media::path::DEEPEST;
 use crate::component::media::unreadable::Unreadable;
 use crate::component::tar::{Abandoned, Chunk, DUMPDIR, Reference, TarWriter};
 use crate::domain::{
@@ -116,7 +117,9 @@ impl Packing {
 
         // Folders on the way down, each with the length of its path.
         let mut open = vec![(root, 0)];
-        while let Some((folder, length)) = open.last_mut() {
+        loop {
+            let depth = open.len();
+            let Some((folder, length)) = open.last_mut() else { return Ok(()) };
             self.path.truncate(*length);
             let Some((handle, name, kind)) = folder.next() else {
                 open.pop();
@@ -127,12 +130,15 @@ impl Packing {
                 continue;
             }
             self.path.extend_from_slice(name.to_bytes());
+            if depth > DEEPEST {
+                return Err(self
+                    .broken(io::Error::other("it lies deeper than 512 folders, and could not be restored")));
+            }
             if let Some(folder) = self.entry(handle, name, kind)? {
                 self.path.push(b'/');
                 open.push((folder, self.path.len()));
             }
         }
-        Ok(())
     }
 
     /// Packs one entry; a folder is returned to be walked.

@@ -1,7 +1,7 @@
 //! Names in an archive, which may have been made to climb out of the folder that it is unpacked into.
 
 /// The most folders that may lie in one another: each is held open while something is put into it.
-const DEEPEST: usize = 512;
+pub(super) const DEEPEST: usize = 512;
 
 /// Takes a path apart into names, none of which leads anywhere but down; the root has none.
 ///

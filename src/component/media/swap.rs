@@ -83,6 +83,9 @@ fn plan(area: &Area) -> Result<Journal, Errno> {
             if !is_new && is_area(handle, name) {
                 continue;
             }
+            if is_new && name == area.name.as_c_str() {
+                return Err(Errno::EXIST); // from an archive that guessed it
+            }
             let found = inode(handle, name)?;
             let change = changes.entry(name.to_owned()).or_insert((None, None));
             if is_new { change.0 = found } else { change.1 = found }
@@ -111,7 +114,7 @@ fn carry_out(area: &Area, journal: &Journal, side: Side) -> Result<(), Errno> {
     }
     let [new, old] = journal.roots;
     let (here, there) = if side == Side::New { (new, old) } else { (old, new) };
-    here.give(live)?;
+    give_root(here, live)?;
     there.give(&tree)?;
     fsync(live)?;
     fsync(&tree)
@@ -125,10 +128,21 @@ fn close(area: &mut Area, journal: &Journal) -> Result<bool, Errno> {
         area.relabel(Role::Before)?;
     }
     if area.site.live.is_none() {
-        journal.roots[0].give(&area.site.folder)?;
+        give_root(journal.roots[0], &area.site.folder)?;
     }
     Journal::remove(&area.folder)?;
     Ok(kept)
+}
+
+/// Gives the media folder itself what it had; one of somebody else, in which we may only write, keeps what it has.
+fn give_root(attributes: Attributes, root: &File) -> Result<(), Errno> {
+    match attributes.give(root) {
+        Err(Errno::PERM) => {
+            tracing::warn!("the mode and time of the media folder are left: it belongs to somebody else");
+            Ok(())
+        }
+        given => given.map(drop),
+    }
 }
 
 /// One name and the places where it may be.

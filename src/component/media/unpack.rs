@@ -6,6 +6,7 @@
 
 use crate::component::ComponentError;
 use crate::component::media::{
+    area::MARK,
     label::is_name,
     path::{leaves, parts},
     trouble::{hostile, shown, trouble},
@@ -157,7 +158,7 @@ impl Unpacking {
         let names = parts(&path).map_err(|why| self.refused(why))?;
         let attributes = Attributes::told(entry)?;
         let Some((name, parents)) = names.split_last() else { return self.root(entry, attributes) };
-        if is_name(names[0]) {
+        if is_name(names[0]) && names.get(1) == Some(&MARK.to_bytes()) {
             return Err(self.refused("its name is one that restores use themselves"));
         }
         self.enter(parents)?;

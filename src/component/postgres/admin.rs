@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 const SESSION: &str = "
     SET standard_conforming_strings = on; SET search_path = pg_catalog; SET statement_timeout = 0;
     SET idle_in_transaction_session_timeout = 0; SET lock_timeout = '20s'; SET default_transaction_read_only = off;
-    SET default_transaction_isolation = 'read committed'; SET synchronous_commit = on";
+    SET default_transaction_isolation = 'read committed'; SET synchronous_commit = on;
+    SELECT set_config(name, '0', false) FROM pg_settings WHERE name IN ('idle_session_timeout', 'transaction_timeout')";
 
 /// Key of the advisory locks by which our sessions are known; the database of the configuration is the other.
 const OURS: i32 = i32::from_be_bytes(*b"rna-");

@@ -9,6 +9,9 @@ use crate::domain::{facts::Facts, progress::Meter};
 /// know.
 const SETS_TRANSACTION_TIMEOUT: u32 = 17;
 
+/// Since this version a role may say how long a session may do nothing, as ours does while an archive comes slowly.
+const KNOWS_IDLE_SESSIONS: u32 = 14;
+
 /// A run of `pg_restore` to come.
 #[derive(Debug)]
 pub struct Load<'a> {
@@ -78,9 +81,13 @@ impl Load<'_> {
         let program = Program::new("pg_restore", &self.client.dir.join("pg_restore"));
         // Options outrank what the role has set. What is not yet on disk when the copy is whole is there
         // before the swap is: the log is one.
-        let options = "-c default_transaction_read_only=off -c synchronous_commit=off";
+        let mut options = "-c default_transaction_read_only=off -c synchronous_commit=off".to_owned();
+        if self.server >= KNOWS_IDLE_SESSIONS {
+            options.push_str(" -c idle_session_timeout=0");
+        }
         let program = libpq::reach(program, self.config)?
-            .args(["--no-owner", "--no-privileges"])
+            // A subscription in a copy shares the slot of the live one, and no copy that has one can be dropped.
+            .args(["--no-owner", "--no-privileges", "--no-subscriptions"])
             .args(self.role.map(|role| format!("--role={role}")))
             .env("PGOPTIONS", options);
         Ok(program)

@@ -115,7 +115,7 @@ impl Postgres {
             .iter()
             .map(|table| OsString::from_vec([b"--exclude-table-data=", &*table.pattern].concat()));
         let program = Program::new("pg_dump", &client.dir.join("pg_dump"))
-            .args(["--format=custom", "--compress=0"])
+            .args(["--format=custom", "--compress=0", LOCK_WAIT])
             .args([format!("--snapshot={}", snapshot.id), format!("--encoding={}", server.encoding)])
             .args(exclude);
         libpq::reach(program, &self.config)
@@ -252,6 +252,11 @@ async fn blame(err: ComponentError, snapshot: Snapshot<'_>) -> ComponentError {
         other => other,
     }
 }
+
+/// How long `pg_dump` waits for a table, in milliseconds. The snapshot's session holds them all already, so what it
+/// waits behind is an `ALTER TABLE` that waits for that session, and all the app's queries wait behind both: a
+/// circle of which the server sees a half. Giving up ends it, and the backup is tried again.
+const LOCK_WAIT: &str = "--lock-wait-timeout=10000";
 
 /// What libpq and the server say (in English) of faults that pass.
 const PASSING: [&str; 10] = [

@@ -5,6 +5,7 @@ use crate::component::weaviate::index::{FileInBucket, corrupt};
 use crate::component::weaviate::job::PREFIX;
 use crate::component::weaviate::tree::{DESCRIPTOR, Described, RESTORED, Tree};
 use crate::component::{ComponentError, Shelf};
+use rustix::fs::syncfs;
 use sha2::{Digest, Sha256};
 use std::{
     fs, io,
@@ -90,6 +91,51 @@ impl Files {
         }
     }
 
+    /// Reads the files of a backup, all of them: their hashes, and whether the chunks are whole.
+    ///
+    /// # Errors
+    ///
+    /// [`ComponentError::Corrupt`] when one is damaged.
+    pub(super) async fn prove(
+        &self,
+        id: &str,
+        tree: &Tree,
+        described: &Described,
+    ) -> Result<Vec<FileInBucket>, ComponentError> {
+        let mut files = Vec::new();
+        for (path, bytes) in &tree.files {
+            let file: Box<dyn AsyncRead + Send + Unpin> = match self {
+                Self::Folder(root) => {
+                    Box::new(tokio::fs::File::open(root.join(id).join(path)).await.map_err(unread)?)
+                }
+                Self::Bucket(shelf) => shelf.open(&format!("{id}/{path}")).await?,
+            };
+            let (read, sha256) = read_file(file, path, described).await?;
+            if read != *bytes {
+                return Err(corrupt(format!("{path} has {read} bytes and should have {bytes}")));
+            }
+            files.push(FileInBucket { path: path.clone(), bytes: read, sha256 });
+        }
+        Ok(files)
+    }
+
+    /// Writes a backup to disk: the server leaves that to the kernel. A bucket has done so.
+    ///
+    /// # Errors
+    ///
+    /// When not all of it could be written.
+    pub(super) async fn sync(&self, id: &str) -> Result<(), ComponentError> {
+        let Self::Folder(root) = self else { return Ok(()) };
+        let folder = root.join(id);
+        let sync = move || syncfs(fs::File::open(folder)?).map_err(io::Error::from);
+        task::spawn_blocking(sync).await.map_err(crate::component::tar::crashed)?.map_err(|source| {
+            ComponentError::Unavailable {
+                what: format!("write backup {id} to disk"),
+                source: Some(source.into()),
+            }
+        })
+    }
+
     /// Forgets that a backup was restored before: the server shows the end of that until the next one begins.
     pub(super) async fn forget_restore(&self, id: &str) -> Result<(), ComponentError> {
         match self {
@@ -149,29 +195,6 @@ fn remove_folder(folder: &Path) -> io::Result<()> {
         }
     }
     Ok(())
-}
-
-/// Reads the files of a backup in the bucket, all of them: their hashes, and whether the chunks are whole.
-///
-/// # Errors
-///
-/// [`ComponentError::Corrupt`] when one is damaged.
-pub(super) async fn read_bucket(
-    shelf: &Arc<dyn Shelf>,
-    id: &str,
-    tree: &Tree,
-    described: &Described,
-) -> Result<Vec<FileInBucket>, ComponentError> {
-    let mut files = Vec::new();
-    for (path, bytes) in &tree.files {
-        let file = shelf.open(&format!("{id}/{path}")).await?;
-        let (read, sha256) = read_file(file, path, described).await?;
-        if read != *bytes {
-            return Err(corrupt(format!("{path} has {read} bytes and should have {bytes}")));
-        }
-        files.push(FileInBucket { path: path.clone(), bytes: read, sha256 });
-    }
-    Ok(files)
 }
 
 async fn read_file(

@@ -1,7 +1,7 @@
 //! What must be known of a restore if this process dies in the middle of it: one small file of ours.
 
 use crate::component::ComponentError;
-use crate::component::weaviate::index::Made;
+use crate::component::weaviate::{files::is_ours, index::Made};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::{
@@ -51,6 +51,9 @@ pub(super) struct Replacing {
     pub(super) classes: BTreeSet<String>,
     /// Those that were there before.
     pub(super) safety: Option<Snapshot>,
+    /// When; `None` when nothing of what came since is to be kept, as of a note by an earlier version.
+    #[serde(default)]
+    pub(super) began: Option<Timestamp>,
 }
 
 /// Classes as they were before the last restore.
@@ -69,7 +72,8 @@ pub(super) struct Journal {
 }
 
 impl Journal {
-    const FILE: &str = "journal.json";
+    /// The name of the file.
+    pub(super) const FILE: &str = "journal.json";
 
     /// Reads what there is; nothing, where there is no such folder.
     ///
@@ -136,6 +140,34 @@ impl Journal {
         File::open(&self.folder)?.sync_all()
     }
 
+    /// Removes what the notes do not name: of copies that were not finished, or whose run died before it noted them.
+    ///
+    /// # Errors
+    ///
+    /// [`ComponentError::Unavailable`].
+    pub(super) fn clear(&self) -> Result<(), ComponentError> {
+        let Notes { replacing, kept, .. } = &self.notes;
+        let named =
+            [replacing.as_ref().and_then(|it| it.safety.as_ref()), kept.as_ref().map(|it| &it.snapshot)];
+        let is_needed = |file: &str| {
+            let id = file.split('.').next().unwrap_or(file);
+            !is_ours(id) || named.iter().flatten().any(|snapshot| snapshot.id == id)
+        };
+        let clear = || -> io::Result<()> {
+            for entry in fs::read_dir(&self.folder)? {
+                let entry = entry?;
+                if entry.file_name().to_str().is_some_and(|file| !is_needed(file)) {
+                    fs::remove_file(entry.path())?;
+                }
+            }
+            Ok(())
+        };
+        match clear() {
+            Err(err) if err.kind() != io::ErrorKind::NotFound => Err(unwritten(&self.folder, err)),
+            _ => Ok(()),
+        }
+    }
+
     /// The path of a file of ours.
     pub(super) fn path(&self, name: &str) -> PathBuf {
         self.folder.join(name)
@@ -180,6 +212,25 @@ fn notes_are_there_again_and_a_folder_is_made_only_when_there_is_something_to_no
     journal.put("a", b"x").unwrap();
     journal.remove("a").unwrap();
     journal.remove("a").unwrap();
+
+    let snapshot = |id: &str| Snapshot {
+        made: Made::Export,
+        id: id.to_owned(),
+        at: Timestamp::UNIX_EPOCH,
+        classes: BTreeSet::new(),
+    };
+    let kept = Kept { snapshot: snapshot("rna-kept"), classes: BTreeSet::new() };
+    let replacing = Replacing { safety: Some(snapshot("rna-safe")), ..Replacing::default() };
+    journal.note(|notes| (notes.kept, notes.replacing) = (Some(kept), Some(replacing))).unwrap();
+    let needed = ["rna-kept.json", "rna-kept.tar", "rna-safe.tar", "another.tar", "journal.json"];
+    let left = ["rna-left.tar.partial", "rna-left.json", "rna-left2.tar"];
+    for name in needed.iter().chain(&left).filter(|name| **name != "journal.json") {
+        fs::write(folder.join(name), "").unwrap();
+    }
+    journal.clear().unwrap();
+    assert!(needed.iter().all(|name| folder.join(name).exists()));
+    assert!(!left.iter().any(|name| folder.join(name).exists()));
+
     fs::write(folder.join("journal.json"), "{").unwrap();
     assert!(matches!(Journal::open(&folder), Err(ComponentError::Read { .. })));
 }

@@ -24,6 +24,7 @@ mod journal;
 mod lines;
 mod replace;
 mod restore;
+mod roll_back;
 mod server;
 mod sink;
 mod snapshot;
@@ -230,9 +231,10 @@ impl Component for Weaviate {
         let index = Index::take(feed).await?;
         let counts = decode::decode(&index, feed, meter).await?;
         if let (Made::S3, Some(shelf)) = (index.way, &self.shelf) {
-            let tree = Files::Bucket(Arc::clone(shelf)).tree(&index.id).await?;
+            let files = Files::Bucket(Arc::clone(shelf));
+            let tree = files.tree(&index.id).await?;
             let described = tree.describe(&index.id).map_err(|wrong| index::corrupt(wrong.join("; ")))?;
-            if files::read_bucket(shelf, &index.id, &tree, &described).await? != index.files {
+            if files.prove(&index.id, &tree, &described).await? != index.files {
                 return Err(index::corrupt("the files in the bucket are not those of the backup"));
             }
         }
@@ -267,6 +269,7 @@ impl Component for Weaviate {
 
     async fn recover(&self) -> Result<Vec<String>, ComponentError> {
         let mut journal = Journal::open(&self.config.state)?;
+        journal.clear()?;
         let notes = &journal.notes;
         if notes.replacing.is_none() && notes.loose.is_empty() && notes.drill.is_empty() {
             return Ok(Vec::new());
@@ -274,6 +277,7 @@ impl Component for Weaviate {
         let mut done = Vec::new();
         let server = self.meet().await?;
         if journal.notes.replacing.is_some() {
+            self.keep_what_came_since(&server, &mut journal).await?;
             done.push(self.put_safety_back(&server, &mut journal).await?);
         }
         if !journal.notes.drill.is_empty() {

@@ -7,10 +7,11 @@
 use crate::base::chain;
 use crate::component::weaviate::class::{self, Class, Classes};
 use crate::component::weaviate::files::Files;
-use crate::component::weaviate::index::{Index, Made};
+use crate::component::weaviate::index::{Index, Made, corrupt};
 use crate::component::weaviate::job::{Job, new_id};
 use crate::component::weaviate::journal::{Journal, Kept, Replacing, Snapshot};
 use crate::component::weaviate::server::Server;
+use crate::component::weaviate::tree::{Described, Tree};
 use crate::component::weaviate::{Weaviate, import, sink::FileSink};
 use crate::component::{ComponentError, scratch::Scratch};
 use crate::domain::progress::Meter;
@@ -36,7 +37,7 @@ pub(super) enum Place {
 }
 
 impl Source {
-    async fn open(&self) -> Result<tokio::fs::File, ComponentError> {
+    pub(super) async fn open(&self) -> Result<tokio::fs::File, ComponentError> {
         match &self.place {
             Place::Scratch(scratch) => scratch.reader().await,
             Place::File(path) => tokio::fs::File::open(path)
@@ -140,7 +141,11 @@ impl Weaviate {
             if live.is_empty() { None } else { Some(self.set_aside(server, live, journal, meter).await?) };
         journal.note(|notes| {
             notes.loose.retain(|loose| safety.as_ref().is_none_or(|safety| safety.id != loose.id));
-            notes.replacing = Some(Replacing { classes: classes.clone(), safety: safety.clone() });
+            notes.replacing = Some(Replacing {
+                classes: classes.clone(),
+                safety: safety.clone(),
+                began: Some(Timestamp::now()),
+            });
         })?;
         meter.begin("replace classes", 0);
         let replaced = async {
@@ -156,16 +161,12 @@ impl Weaviate {
             notes.replacing = None;
             notes.kept.clone_from(&kept);
         })?;
-        if let Some(before) = before
-            && let Err(err) = self.drop_snapshot(server, journal, &before.snapshot).await
-        {
-            tracing::warn!(error = %chain(&err), "what an earlier restore had set aside is left");
-        }
+        self.drop_replaced(server, journal, before).await;
         Ok(kept)
     }
 
     /// Copies classes, so that they can be put back.
-    async fn set_aside(
+    pub(super) async fn set_aside(
         &self,
         server: &Server,
         live: Classes,
@@ -186,8 +187,12 @@ impl Weaviate {
             }
             (index, id)
         } else {
-            let (index, _) = self.native(server, made, live, journal, meter).await?;
-            let id = index.id.clone();
+            let (index, tree) = self.native(server, made, live, journal, meter).await?;
+            let (files, id) = (self.files(server, made)?, index.id.clone());
+            if let Files::Folder(_) = files {
+                files.prove(&id, &tree, &described(&tree, &id)?).await?;
+                files.sync(&id).await?;
+            }
             (index, id)
         };
         let text = serde_json::to_vec(&index).expect("names and numbers are JSON");
@@ -213,6 +218,15 @@ impl Weaviate {
         Ok(Source { index, place })
     }
 
+    /// Removes what was kept before something else is.
+    pub(super) async fn drop_replaced(&self, server: &Server, journal: &Journal, before: Option<Kept>) {
+        if let Some(before) = before
+            && let Err(err) = self.drop_snapshot(server, journal, &before.snapshot).await
+        {
+            tracing::warn!(error = %chain(&err), "what an earlier restore had set aside is left");
+        }
+    }
+
     /// Removes a snapshot.
     pub(super) async fn drop_snapshot(
         &self,
@@ -225,71 +239,6 @@ impl Weaviate {
             made => self.files(server, made)?.remove(&snapshot.id).await?,
         }
         journal.remove(&json(&snapshot.id))
-    }
-
-    /// Puts back what was there after a replacement has failed, and tells how that went.
-    async fn roll_back(&self, server: &Server, journal: &mut Journal, err: ComponentError) -> ComponentError {
-        let failed = |stderr: String, transient: bool| ComponentError::Failed {
-            program: "restore into Weaviate",
-            status: "failure".to_owned(),
-            stderr,
-            transient,
-        };
-        let why = chain(&err);
-        tracing::warn!(error = why, "a restore into Weaviate has failed, putting back what was there");
-        match self.put_safety_back(server, journal).await {
-            Ok(_) => failed(format!("{why}; the classes are again as they were before"), err.is_transient()),
-            Err(worse) => {
-                let replacing = journal.notes.replacing.clone().unwrap_or_default();
-                let place = replacing.safety.map(|safety| place_of(journal, &safety));
-                failed(
-                    format!(
-                        "{why}; and what was there before could not be put back: {}; classes {} may be missing, \
-                         they are kept as {} and are put back by the next run on Weaviate or start of the worker",
-                        chain(&worse),
-                        names(&replacing.classes),
-                        place.unwrap_or_else(|| "nothing, since none of them was there".to_owned())
-                    ),
-                    false,
-                )
-            }
-        }
-    }
-
-    /// Finishes a replacement that failed or died, by putting back what was there. Tells what was done.
-    pub(super) async fn put_safety_back(
-        &self,
-        server: &Server,
-        journal: &mut Journal,
-    ) -> Result<String, ComponentError> {
-        /// A restore that is still under way makes classes again that were just deleted.
-        const TIMES: u32 = 3;
-        let Replacing { classes, safety } = journal.notes.replacing.clone().unwrap_or_default();
-        let all: Vec<_> = classes.iter().cloned().collect();
-        let source = safety.as_ref().map(|safety| self.source_of(server, journal, safety)).transpose()?;
-        for turn in 1.. {
-            let done = async {
-                remove_classes(server, &all).await?;
-                match (&source, &safety) {
-                    (Some(source), Some(safety)) => {
-                        source.put_back(self, server, &safety.classes, &Meter::default()).await
-                    }
-                    _ => Ok(()),
-                }
-            };
-            match done.await {
-                Ok(()) => break,
-                Err(err) if turn == TIMES => return Err(err),
-                Err(err) => tracing::warn!(error = %chain(&err), "putting classes back, once more"),
-            }
-        }
-        journal.note(|notes| notes.replacing = None)?;
-        if let Some(safety) = &safety
-            && let Err(err) = self.drop_snapshot(server, journal, safety).await
-        {
-            tracing::warn!(error = %chain(&err), "the safety backup is left");
-        }
-        Ok(format!("a restore into Weaviate was rolled back: classes {} are as before it", names(&classes)))
     }
 }
 
@@ -328,6 +277,11 @@ pub(super) fn all_can_be_kept(live: &Classes) -> Result<(), ComponentError> {
         }
     }
     Ok(())
+}
+
+/// What stands in the descriptors of a backup that is whole.
+pub(super) fn described(tree: &Tree, id: &str) -> Result<Described, ComponentError> {
+    tree.describe(id).map_err(|wrong| corrupt(wrong.join("; ")))
 }
 
 /// Where a snapshot is, for people.

@@ -4,7 +4,7 @@ use crate::component::ComponentError;
 use crate::component::weaviate::Weaviate;
 use crate::component::weaviate::class::Classes;
 use crate::component::weaviate::export::export;
-use crate::component::weaviate::files::{self, Files};
+use crate::component::weaviate::files::Files;
 use crate::component::weaviate::index::{Index, Made, corrupt};
 use crate::component::weaviate::job::Job;
 use crate::component::weaviate::journal::{Journal, Loose};
@@ -43,7 +43,7 @@ impl Weaviate {
         meter.begin("read back", 0);
         let in_bucket = match &files {
             Files::Folder(_) => Vec::new(),
-            Files::Bucket(shelf) => files::read_bucket(shelf, &id, &tree, &described).await?,
+            Files::Bucket(_) => files.prove(&id, &tree, &described).await?,
         };
         count_again(server, &mut classes).await?;
         let index = Index {

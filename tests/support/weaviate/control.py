@@ -70,6 +70,8 @@ class Control:
 
     def _restart(self, given):
         self.double.restart(float(given.get("down_seconds") or 0), float(given.get("unready_seconds") or 0))
+        if given.get("release"):
+            self.double.slots[given["release"]].gate.open()
 
     def _graphql(self, given):
         self.double.counting.disabled = bool(given["disabled"])
