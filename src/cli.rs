@@ -22,7 +22,8 @@ use crate::base::chain;
 use crate::catalog::CatalogError;
 use crate::config::Config;
 use crate::engine::EngineError;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
 use std::process::ExitCode;
 
 /// Backs up the PostgreSQL database and the media folder of a Django app.
@@ -140,6 +141,13 @@ enum Command {
     /// Asks /livez on BACKUP_METRICS_ADDR. A worker that waits for a broker that is down is alive:
     /// restarting it would not help. /readyz says whether it has its broker.
     Healthcheck(JsonFlag),
+    /// Print a script that completes this command line in a shell.
+    ///
+    /// For bash: rna-backup completions bash >/etc/bash_completion.d/rna-backup
+    Completions {
+        /// Which shell.
+        shell: Shell,
+    },
 }
 
 /// The flag of every command that prints data.
@@ -261,6 +269,14 @@ async fn settled<T>(app: &App, work: impl Future<Output = T>) -> T {
 }
 
 impl Cli {
+    /// What is printed without any settings: the script of `completions`, where that is the command.
+    pub fn script(&self) -> Option<Vec<u8>> {
+        let Command::Completions { shell } = self.command else { return None };
+        let mut script = Vec::new();
+        clap_complete::generate(shell, &mut Self::command(), "rna-backup", &mut script);
+        Some(script)
+    }
+
     /// What is logged when `RUST_LOG` does not say: a worker tells what it does, and a command
     /// prints its result, so that only what is out of order is left to say.
     pub fn log_filter(&self) -> &'static str {
@@ -285,6 +301,7 @@ pub async fn run(cli: Cli, config: Config) -> Exit {
         Command::Catalog(command) => catalog::run(config, command).await,
         Command::Check(flag) => check::run(config, flag).await,
         Command::Healthcheck(flag) => healthcheck::run(&config, flag).await,
+        Command::Completions { .. } => unreachable!("it is printed without settings"),
     };
     ended.unwrap_or_else(|failure| failure.tell())
 }

@@ -23,6 +23,9 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    if let Some(script) = cli.script() {
+        return if io::stdout().write_all(&script).is_ok() { Exit::Done.into() } else { Exit::Failed.into() };
+    }
     // The one TLS provider of every client in this process; an error means that it is set already.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let (config, warnings) = match Config::from_env(Env::from_os(std::env::vars_os())) {

@@ -316,3 +316,14 @@ async fn a_cut_or_lost_archive_is_said_where_people_look() {
     assert_eq!(lab.json(&["show", &of(&gone, "backup_id")])["open_with"], json!([]));
     assert_eq!(lab.run(&["show", "latest"]).0, 3, "neither will do for a restore");
 }
+
+#[test]
+fn a_shell_learns_the_commands_without_any_settings() {
+    let script = std::process::Command::new(env!("CARGO_BIN_EXE_rna-backup"))
+        .args(["completions", "bash"])
+        .env_clear()
+        .output()
+        .unwrap();
+    let text = String::from_utf8(script.stdout).unwrap();
+    assert!(script.status.success() && text.contains("restore") && text.contains("--dry-run"), "{text}");
+}

@@ -12,10 +12,14 @@ use rna_backup::{
     component::Target,
     component::media::{Media, MediaConfig},
     domain::{
-        command::Backup, component::ComponentName, listing::BackupState, manifest::Manifest,
-        report::BackupReport, retention::Policy,
+        command::Backup,
+        component::ComponentName,
+        listing::BackupState,
+        manifest::{Manifest, VerifyLevel},
+        report::BackupReport,
+        retention::Policy,
     },
-    engine::{Engine, EngineError, Locks, PruneRequest, RestoreRequest, Run},
+    engine::{Engine, EngineError, Locks, PruneRequest, RestoreRequest, Run, VerifyRequest},
     observe::metrics::Metrics,
     store::{Store, local::LocalStore},
     stream::pack::Compression,
@@ -287,4 +291,21 @@ async fn retention_keeps_the_newest_good_backup_of_each_destination() {
     let left: Vec<_> = engine.listing(None).await.unwrap().backups.iter().map(places).collect();
     assert_eq!(left, [(made[2].clone(), "local".to_owned()), (made[1].clone(), "s3".to_owned())]);
     assert_eq!((bench.counts("near"), bench.counts("far")), ((1, 1), (1, 1)));
+}
+
+#[tokio::test]
+async fn a_backup_that_a_clock_ahead_has_made_is_not_the_newest() {
+    let bench = Bench::new();
+    let ahead =
+        Engine { clock: Arc::new(Ahead(SignedDuration::from_hours(24 * 1000))), ..bench.engine(GOOD, GOOD) };
+    let wrong = back_up(&ahead, &Run::default()).await.unwrap();
+    let engine = bench.engine(GOOD, GOOD);
+    let right = back_up(&engine, &Run::default()).await.unwrap();
+    assert_ne!(right.backup_id, wrong.backup_id);
+    let latest = engine.catalog.find(Some(MEDIA), "latest").await.unwrap();
+    assert_eq!(latest.backup_id, right.backup_id);
+    let request =
+        VerifyRequest { component: Some(MEDIA), backup: "latest".to_owned(), level: VerifyLevel::Checksum };
+    let verified = engine.verify(MEDIA, &request, &Run::default()).await.unwrap();
+    assert_eq!(verified[0].backup_id, right.backup_id);
 }

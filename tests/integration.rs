@@ -17,6 +17,7 @@ mod canvas_lab;
 mod catalog;
 mod catalog_find;
 mod catalog_rebuild;
+mod catalog_shared;
 mod catalog_tables;
 mod catalog_tables_faults;
 mod celery_canvas;

@@ -81,7 +81,7 @@ impl Bench {
 
     /// What the next run is to look for.
     fn noted(&self) -> String {
-        fs::read_to_string(self.dir.path().join(".locks/media.lock")).unwrap()
+        fs::read_to_string(self.dir.path().join(".locks/media.lock")).unwrap().trim().to_owned()
     }
 }
 

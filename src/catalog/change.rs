@@ -2,8 +2,8 @@
 
 use crate::catalog::{Catalog, CatalogError, document, manifest_key};
 use crate::domain::manifest::Manifest;
-use crate::store::Store;
-use std::collections::BTreeSet;
+use crate::store::{ObjectKey, Store, StoreError};
+use std::{collections::BTreeSet, sync::Arc};
 
 impl Catalog {
     /// Writes a manifest into every store that holds the archive, in place of an earlier one: the
@@ -15,6 +15,38 @@ impl Catalog {
     /// [`CatalogError::Store`]; some stores may have it then.
     /// [`CatalogError::UnknownDestination`] when one of its stores is not configured.
     pub async fn write(&self, manifest: &Manifest) -> Result<(), CatalogError> {
+        for store in self.stores_of(manifest)? {
+            self.write_into(store.as_ref(), manifest).await?;
+        }
+        Ok(())
+    }
+
+    /// The same for a backup that exists, but into no store that knows nothing of it: `local` in its manifest may
+    /// be a folder of another machine.
+    ///
+    /// # Errors
+    ///
+    /// As [`write`](Self::write).
+    pub async fn amend(&self, manifest: &Manifest) -> Result<(), CatalogError> {
+        for store in self.stores_of(manifest)? {
+            let objects = manifest.objects.iter().filter(|object| object.destination == store.destination());
+            let archives = objects.filter_map(|object| object.key.parse::<ObjectKey>().ok());
+            let mut is_known = false;
+            for key in archives.chain([manifest_key(&manifest.backup_id)]) {
+                is_known |= match store.head(&key).await {
+                    Err(StoreError::NotFound { .. }) => false,
+                    found => found.map(|_| true).map_err(CatalogError::store("look for a backup"))?,
+                };
+            }
+            if is_known {
+                self.write_into(store.as_ref(), manifest).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The stores that a manifest names, the nearest last.
+    fn stores_of(&self, manifest: &Manifest) -> Result<Vec<&Arc<dyn Store>>, CatalogError> {
         let destinations: BTreeSet<_> = manifest.objects.iter().map(|o| o.destination.as_str()).collect();
         for destination in &destinations {
             if self.store(destination).is_none() {
@@ -22,10 +54,8 @@ impl Catalog {
                 return Err(CatalogError::UnknownDestination { id, destination });
             }
         }
-        for store in self.stores.iter().rev().filter(|store| destinations.contains(store.destination())) {
-            self.write_into(store.as_ref(), manifest).await?;
-        }
-        Ok(())
+        let named = |store: &&Arc<dyn Store>| destinations.contains(store.destination());
+        Ok(self.stores.iter().rev().filter(named).collect())
     }
 
     /// Writes a manifest into one store, in place of an earlier one.

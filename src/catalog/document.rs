@@ -76,7 +76,7 @@ pub(super) enum Document {
 }
 
 /// An archive that a manifest names.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Object {
     pub(super) destination: String,
     pub(super) key: ObjectKey,
@@ -91,6 +91,24 @@ impl Document {
             Self::Ours { objects, .. } | Self::Newer { objects, .. } => objects,
         }
     }
+}
+
+/// What two destinations say of one backup. The later word counts, of equals the nearer one; and what is pinned in
+/// one is pinned: other machines that share a bucket write into it and not into this one's folder.
+pub(super) fn merged(farther: &Arc<Document>, nearer: Arc<Document>) -> Arc<Document> {
+    let (Document::Ours { manifest: far, .. }, Document::Ours { manifest: near, .. }) =
+        (&**farther, &*nearer)
+    else {
+        return nearer;
+    };
+    let (later, other) =
+        if far.last_word().0 > near.last_word().0 { (farther, near) } else { (&nearer, far) };
+    let Document::Ours { manifest, objects } = &**later else { return nearer };
+    if manifest.pinned || !other.pinned {
+        return Arc::clone(later);
+    }
+    let manifest = Arc::new(Manifest { pinned: true, ..manifest.as_ref().clone() });
+    Arc::new(Document::Ours { manifest, objects: objects.clone() })
 }
 
 /// What every format has, now and later.

@@ -11,7 +11,7 @@ use crate::domain::{
     retention::{Candidate, Proof},
 };
 use crate::store::ObjectKey;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use std::{collections::HashMap, sync::Arc};
 
 /// One backup.
@@ -121,6 +121,13 @@ impl Entry {
     /// Whether it was read to its end and found whole.
     pub fn is_verified(&self) -> bool {
         self.manifest().is_some_and(Manifest::is_verified)
+    }
+
+    /// Whether it was made while a clock was ahead: the newest for as long, and yet not the newest.
+    pub fn is_ahead(&self, now: Timestamp) -> bool {
+        /// So far clocks may differ.
+        const APART: SignedDuration = SignedDuration::from_mins(10);
+        self.created_at.duration_since(now) > APART
     }
 
     /// The best of its destinations.

@@ -31,6 +31,13 @@ pub struct Away {
     pub(super) source: CatalogError,
 }
 
+impl Away {
+    /// Why, where it cannot be done without.
+    pub fn into_error(self) -> CatalogError {
+        self.source
+    }
+}
+
 impl Listing {
     /// Whether a destination could be read.
     pub fn has_read(&self, destination: &str) -> bool {

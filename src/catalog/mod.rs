@@ -14,6 +14,7 @@ mod removal;
 mod silence;
 mod survey;
 
+use crate::base::chain;
 use crate::domain::{component::ComponentName, id::BackupId, listing::BackupState};
 use crate::store::{ObjectKey, ObjectMeta, Store, StoreError};
 use document::{Cache, Document, Fault};
@@ -106,15 +107,27 @@ impl Catalog {
     ) -> Result<Entry, CatalogError> {
         let wanted = Wanted::parse(reference, component, &self.stores)?;
         let listing = self.list(wanted.component().or(component)).await?;
+        let away = listing.away.into_iter().next();
         if let Some(entry) = wanted.pick(listing.entries) {
+            if let (Wanted::Latest(_), Some(away)) = (&wanted, away) {
+                tracing::warn!(
+                    why = chain(&away),
+                    "the latest backup of those that can be read may not be the latest"
+                );
+            }
             return Ok(entry);
         }
         self.refuse_links(reference, &wanted).await?;
-        match (component, &wanted) {
+        let found = match (component, &wanted) {
             (Some(component), Wanted::Object(destination, key)) => {
                 self.stranger(component, destination, key, reference).await
             }
             _ => Err(CatalogError::not_found(reference)),
+        };
+        match (found, away) {
+            // It may well be there.
+            (Err(CatalogError::NotFound { .. }), Some(away)) => Err(away.source),
+            (found, _) => found,
         }
     }
 
@@ -185,10 +198,17 @@ impl Catalog {
             }
         }
         let mut documents = BTreeMap::new();
-        let mut known = BTreeSet::new();
-        for (_, shelf) in shelves.iter_mut().rev() {
+        let (mut known, mut told) = (BTreeSet::new(), BTreeSet::new());
+        for (store, shelf) in shelves.iter_mut().rev() {
+            told.extend(shelf.taken.iter().map(|id| (store.destination(), id.clone())));
             listing.taken.append(&mut shelf.taken);
-            documents.append(&mut shelf.documents);
+            for (id, document) in std::mem::take(&mut shelf.documents) {
+                let document = match documents.remove(&id) {
+                    Some(farther) => document::merged(&farther, document),
+                    None => document,
+                };
+                documents.insert(id, document);
+            }
             for damaged in shelf.damaged.drain(..) {
                 known.insert(damaged.backup_id.clone());
                 listing.damaged.push(damaged);
@@ -206,7 +226,15 @@ impl Catalog {
             Look { location: Some(store.location(key)), found }
         };
         for (id, document) in &documents {
-            listing.entries.push(Entry::new(id, document, look));
+            let mut entry = Entry::new(id, document, look);
+            // A destination that knows nothing at all of a backup never had it: where several machines share a
+            // bucket, `local` is a folder of each.
+            entry.copies.retain(|copy| {
+                let has_read = shelves.iter().any(|(store, _)| store.destination() == copy.destination);
+                let is_told = |told: &(&str, BackupId)| told.0 == copy.destination && told.1 == *id;
+                copy.state != BackupState::Missing || !has_read || told.iter().any(is_told)
+            });
+            listing.entries.push(entry);
         }
         known.extend(documents.into_keys());
         for name in names {

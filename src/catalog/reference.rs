@@ -3,6 +3,7 @@
 use crate::catalog::{entry::Entry, error::CatalogError};
 use crate::domain::{component::ComponentName, id::BackupId, listing::BackupState};
 use crate::store::{ObjectKey, Store};
+use jiff::Timestamp;
 use std::sync::Arc;
 
 /// Longer than any path, URL or name that could be meant.
@@ -73,7 +74,10 @@ impl Wanted {
             Self::Latest(_) => {
                 let there = entries.rev().filter(|entry| entry.state() == BackupState::Ok);
                 // Of equals the last one, which is the newest.
-                there.max_by_key(|entry| (entry.is_verified(), entry.manifest().is_some()))
+                let now = Timestamp::now();
+                there.max_by_key(|entry| {
+                    (!entry.is_ahead(now), entry.is_verified(), entry.manifest().is_some())
+                })
             }
             Self::Id(id) => entries.find(|entry| entry.backup_id == *id),
             Self::File(name) => {

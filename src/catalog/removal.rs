@@ -162,10 +162,11 @@ impl Catalog {
             return Err(CatalogError::Protected { id: entry.backup_id.clone(), why });
         };
         let mut left = manifest.clone();
-        // What lies where we cannot look is for those who can.
+        // What lies where we cannot look is for those who can. What was never here is not written down here.
         left.objects.retain(|object| {
             let destination = object.destination.as_str();
-            !going.from.contains(&destination) && self.store(destination).is_some()
+            let is_here = entry.copies.iter().any(|copy| copy.destination == destination);
+            is_here && !going.from.contains(&destination) && self.store(destination).is_some()
         });
         let left = Some(left).filter(|left| !left.objects.is_empty());
         Ok(Step { going, manifest, left, gone: Gone::default(), changed: BTreeSet::new() })

@@ -99,7 +99,7 @@ impl Node {
     }
 
     /// Notes that no task with one of these stamps must run, and ends those in hand as
-    /// [`revoke`](Self::revoke) does. Tells which of the stamps ended one.
+    /// [`revoke_all`](Self::revoke_all) does. Tells which of the stamps ended one.
     pub fn revoke_stamped<'a>(
         &self,
         stamps: &[(&'a str, &'a Value)],

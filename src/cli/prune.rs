@@ -42,7 +42,7 @@ pub(super) async fn run(config: Config, args: PruneArgs) -> Result<Exit, Failure
         output::note(format_args!("locked: {locked}"));
     }
     for problem in &report.problems {
-        output::note(format_args!("error: cannot delete {problem}"));
+        output::note(format_args!("error: {problem}"));
     }
     Ok(if report.problems.is_empty() { printed } else { Exit::Failed })
 }

@@ -144,6 +144,14 @@ impl Manifest {
         }
     }
 
+    /// When somebody last found something out about it, and how many copies were known then: of two manifests of one
+    /// backup, the greater one knows more.
+    pub fn last_word(&self) -> (Timestamp, usize) {
+        let accepted = self.anomaly.as_ref().and_then(|anomaly| anomaly.accepted);
+        let later = [self.verified.at, accepted].into_iter().flatten().max();
+        (later.unwrap_or(self.finished_at).max(self.finished_at), self.objects.len())
+    }
+
     /// Whether the archive was read to its end and found whole.
     pub fn is_verified(&self) -> bool {
         self.verified.level >= VerifyLevel::Decode

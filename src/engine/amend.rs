@@ -83,7 +83,7 @@ impl Engine {
     pub(super) async fn rewrite(&self, manifest: &Manifest, held: &Held) -> Result<(), EngineError> {
         let component = manifest.component;
         match held.standing().await {
-            Standing::Ours => Ok(self.catalog.write(manifest).await?),
+            Standing::Ours => Ok(self.catalog.amend(manifest).await?),
             Standing::Lost => Err(EngineError::LockLost { component }),
             // It must not come back to life after somebody has deleted it.
             Standing::Unknown => Err(EngineError::Fleet { component, source: FleetError::Away }),

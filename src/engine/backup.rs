@@ -131,7 +131,7 @@ impl Engine {
         tracing::info!(%backup_id, "backup begins");
         let manifests = before.entries.iter().filter_map(Entry::manifest);
         let expected = manifests.map(Manifest::size_bytes).max();
-        let trusted = trusted(before);
+        let trusted = trusted(before, created_at);
         // Whoever comes after us, should we die, gives up what we leave.
         let places = self.destinations.iter().map(|store| (store.destination(), &key));
         held.note(Some(&noted(places)))?;
@@ -283,9 +283,10 @@ impl Engine {
 
 /// The newest backup that is whole and whose size nobody doubts: what a new one is compared with. A second
 /// small one does not make the first one right.
-fn trusted(before: Listing) -> Option<Entry> {
+fn trusted(before: Listing, now: Timestamp) -> Option<Entry> {
     let trusted = |entry: &Entry| {
         entry.state() == BackupState::Ok
+            && !entry.is_ahead(now)
             && entry.manifest().is_some_and(|manifest| manifest.is_verified() && !manifest.is_suspect())
     };
     before.entries.into_iter().find(trusted)

@@ -117,6 +117,7 @@ impl Engine {
     ///
     /// [`EngineError::Damaged`] when one of them is not there or not whole.
     pub(super) async fn find_bases(&self, archive: &mut Archive) -> Result<(), EngineError> {
+        bounded(&archive.entry)?;
         for id in archive.entry.builds_on().to_vec() {
             let mut found = self.bases(archive, &id).await?;
             let near = found.iter().position(|base| base.copy.destination == archive.copy.destination);
@@ -135,6 +136,7 @@ impl Engine {
         archive: &mut Archive,
         meter: &Meter,
     ) -> Result<Vec<String>, EngineError> {
+        bounded(&archive.entry)?;
         let mut warnings = Vec::new();
         for id in archive.entry.builds_on().to_vec() {
             let sound = self.sound(self.bases(archive, &id).await?, meter).await;
@@ -168,6 +170,17 @@ impl Engine {
         let most = (MOST_WINDOWS / self.compression.window()).min(MOST_ARCHIVES);
         Basis { id: id.clone(), at, sound, terms, most: usize::try_from(most).expect("is at most 16") }
     }
+}
+
+/// Refuses a manifest that names more than any of ours does.
+fn bounded(entry: &Entry) -> Result<(), EngineError> {
+    // Ours never name so many; each is opened beside the others.
+    if entry.builds_on().len() as u64 >= MOST_ARCHIVES {
+        let problems =
+            vec![format!("its manifest names more than {} archives that it builds on", MOST_ARCHIVES - 1)];
+        return Err(EngineError::Damaged { problems });
+    }
+    Ok(())
 }
 
 /// What a backup is without one that it builds on: damaged, unless that may only be out of reach for now.

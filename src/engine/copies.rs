@@ -1,7 +1,7 @@
 //! One archive in several destinations: copied to one that failed, and taken away from one again.
 
 use crate::base::chain;
-use crate::catalog::{Entry, StoredCopy};
+use crate::catalog::{Damaged, Entry, StoredCopy};
 use crate::domain::component::ComponentName;
 use crate::domain::manifest::{Manifest, StoredObject};
 use crate::engine::archive::CHUNK;
@@ -159,12 +159,17 @@ impl Engine {
         }
         let known = |destination: &str, key: &ObjectKey| {
             let is_it = |copy: &StoredCopy| copy.destination == destination && copy.key == *key;
+            // Of a manifest that cannot be read only the name is known, which is that of its archive too.
+            let is_its = |damaged: &Damaged| key.file_name().starts_with(damaged.backup_id.as_str());
             listing.entries.iter().any(|entry: &Entry| entry.copies.iter().any(is_it))
+                || listing.damaged.iter().any(is_its)
         };
         let mut still = Vec::new();
         for line in left.lines() {
             let Some((destination, key)) = line.split_once('/') else { continue };
-            let (Some(store), Ok(key)) = (self.catalog.store(destination), key.parse::<ObjectKey>()) else {
+            let Ok(key) = key.parse::<ObjectKey>() else { continue };
+            let Some(store) = self.catalog.store(destination) else {
+                still.push(line.to_owned()); // for who has that destination
                 continue;
             };
             if known(destination, &key) {

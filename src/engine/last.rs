@@ -71,7 +71,10 @@ impl Engine {
     pub(super) fn recall(&self, component: ComponentName, newest: Option<&Manifest>) {
         let last = self.last(component);
         let made = newest.map(|made| Attempt { began: made.created_at, ended: made.finished_at, ok: true });
-        let attempt = [made, last.attempt].into_iter().flatten().max_by_key(|attempt| attempt.ended);
+        // One that a clock ahead has noted would hide all to come.
+        let now = self.clock.now();
+        let attempts = [made, last.attempt].into_iter().flatten().filter(|attempt| attempt.began <= now);
+        let attempt = attempts.max_by_key(|attempt| attempt.ended);
         if let Some(Attempt { began, ok, .. }) = attempt {
             self.metrics.remembered(component, began.as_second(), ok);
         }

@@ -130,9 +130,12 @@ fn release(file: &File) {
     let _ = flock(file, FlockOperation::Unlock);
 }
 
+/// Once it has its first block, a lock can be taken on a full disk: by `prune`, which makes room.
 fn write(file: &mut File, owner: Option<&Owner>) -> io::Result<()> {
+    const BLOCK: usize = 4096;
     file.rewind()?;
-    let words = owner.map(serde_json::to_vec).transpose()?.unwrap_or_default();
+    let mut words = owner.map(serde_json::to_vec).transpose()?.unwrap_or_default();
+    words.resize(words.len().max(BLOCK), b' ');
     file.write_all(&words)?;
     file.set_len(words.len() as u64)
 }
@@ -259,8 +262,20 @@ impl Locks {
         })
     }
 
+    /// Gives a lock that nobody has taken yet its block on the disk.
+    fn make_room(&self, component: ComponentName) {
+        let made = OpenOptions::new().create_new(true).write(true).mode(0o600).open(self.path(component));
+        let Ok(mut file) = made else { return };
+        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {
+            let _ = write(&mut file, None);
+        }
+    }
+
     fn try_take(&self, component: ComponentName, owner: &Owner) -> io::Result<Result<Held, Option<Owner>>> {
         self.make_dir()?;
+        for name in ComponentName::ALL {
+            self.make_room(name);
+        }
         let mut file = OpenOptions::new()
             .create(true)
             .truncate(false) // the present holder's words

@@ -172,10 +172,11 @@ impl Engine {
                 self.count_copies(destination, &listing.entries);
             }
         }
-        let entries = &listing.entries;
+        let (entries, now) = (&listing.entries, self.clock.now());
         for name in ComponentName::ALL {
             let of_this = || entries.iter().filter(move |entry| entry.component() == name);
             of_this().filter_map(Entry::manifest).for_each(|manifest| self.metrics.verified(manifest));
+            let of_this = || of_this().filter(|entry| !entry.is_ahead(now));
             self.metrics.anomaly(name, newest_is_suspect(of_this()));
             let newest = of_this().filter_map(Entry::manifest).find(|manifest| manifest.is_verified());
             match newest {

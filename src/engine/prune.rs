@@ -1,7 +1,7 @@
 //! Retention carried out: the plan is pure, this deletes what it says, manifest first.
 
 use crate::base::chain;
-use crate::catalog::{Entry, Going, Gone, Listing};
+use crate::catalog::{Damaged, Entry, Going, Gone, Listing};
 use crate::domain::component::ComponentName;
 use crate::domain::id::BackupId;
 use crate::domain::report::{Kept, PruneReport};
@@ -169,7 +169,15 @@ impl Engine {
         report: &mut PruneReport,
     ) -> BTreeMap<BackupId, Vec<&'static str>> {
         let (policy, now) = (self.policy.with_days(request.retention_days), self.clock.now());
-        let suspect = newest_is_suspect(listing.entries.iter());
+        let is_listed =
+            |damaged: &&Damaged| listing.entries.iter().any(|entry| entry.backup_id == damaged.backup_id);
+        if let Some(damaged) = listing.damaged.iter().find(|damaged| !is_listed(damaged)) {
+            let why = "nothing is deleted while a manifest cannot be read, which may be of a backup that needs what \
+                       would go: give the right to read it, mend it by `rna-backup catalog rebuild`, or remove it";
+            report.problems.push(format!("{why}: {}", chain(damaged)));
+            return BTreeMap::new();
+        }
+        let suspect = newest_is_suspect(listing.entries.iter().filter(|entry| !entry.is_ahead(now)));
         let mut plans = Vec::new();
         for store in self.catalog.stores() {
             let destination = store.destination();

@@ -16,7 +16,6 @@ use crate::engine::ways::{Wanted, read_all};
 use crate::engine::{Engine, EngineError, FleetError, Held, Run, Standing};
 use crate::stream::crypt::Recipients;
 use crate::stream::pack::Compression;
-use jiff::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -119,7 +118,7 @@ impl Engine {
             }
             // Of equals the last one, which is the nearest.
             let known = surveys.iter().rev().filter_map(|survey| survey.manifests.get(*id));
-            let best = known.max_by_key(|manifest| last_word(manifest)).expect("somebody has it");
+            let best = known.max_by_key(|manifest| manifest.last_word()).expect("somebody has it");
             let mut manifest = best.as_ref().clone();
             for survey in surveys {
                 look_for(survey, &mut manifest, run, report).await?;
@@ -335,14 +334,6 @@ async fn look_for(
         }
     }
     Ok(())
-}
-
-/// When somebody last found something out about a backup, and how many copies were known of it then.
-fn last_word(manifest: &Manifest) -> (Timestamp, usize) {
-    let accepted = manifest.anomaly.as_ref().and_then(|anomaly| anomaly.accepted);
-    let times = [Some(manifest.finished_at), manifest.verified.at, accepted];
-    let last = times.into_iter().flatten().max().expect("one of them is always there");
-    (last, manifest.objects.len())
 }
 
 fn object(copy: &StoredCopy, bytes: u64, sha256: String) -> StoredObject {

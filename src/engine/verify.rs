@@ -184,9 +184,14 @@ impl Engine {
         }
         let found = self.catalog.list(Some(component)).await?;
         let (mut entries, mut damaged) = (found.entries, found.damaged);
+        if let Some(away) = found.away.into_iter().next() {
+            // What lies there alone is not among these, and one of them the newest perhaps.
+            return Err(away.into_error().into());
+        }
         if backup == LATEST {
             // Files of the app's old tasks only where there is nothing else.
-            entries.sort_by_key(|entry| matches!(entry.origin, Origin::Incumbent));
+            let now = self.clock.now();
+            entries.sort_by_key(|entry| (entry.is_ahead(now), matches!(entry.origin, Origin::Incumbent)));
             entries.truncate(1);
             // Ids of one component sort as their times do.
             let newest = entries.first().map(|entry| &entry.backup_id);
@@ -272,13 +277,13 @@ async fn look(
         let level = if to_drill { VerifyLevel::Checksum } else { level.min(VerifyLevel::Decode) };
         let (mut checked, mut locked) = check(engine, reader, entry, copy, level, run).await?;
         if to_drill && checked.problems.is_empty() {
-            to_drill = false;
             match engine.drill(reader, entry, copy, run).await {
                 // The archive may be what it was made as, and another server would take it: it is not
                 // marked, but nobody should have to find that out on a bad day.
                 Err(err) if err.is_refusal() => {
                     let why = format!("{}: it cannot be restored: {}", copy.destination, chain(&err));
                     found.problems.push(why);
+                    to_drill = false;
                 }
                 Err(err @ EngineError::Locked { .. }) => locked = Some(chain(&err)),
                 problems => {
@@ -288,6 +293,8 @@ async fn look(
                         problems => problems?,
                     };
                     checked.state = state_of(&checked.problems);
+                    // What is wrong with one copy may be wrong with each.
+                    to_drill = !checked.problems.is_empty();
                 }
             }
         }

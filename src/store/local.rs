@@ -187,8 +187,7 @@ impl Store for LocalStore {
     /// Absolute paths, relative ones from the working directory, and relative ones from the root.
     fn key_at(&self, location: &str) -> Option<ObjectKey> {
         let path = Path::new(location);
-        let climbs = path.components().any(|part| part == Component::ParentDir);
-        if location.is_empty() || climbs || location.contains("://") {
+        if location.is_empty() || location.contains("://") {
             return None;
         }
         let inside = |path: &Path| {
@@ -196,17 +195,22 @@ impl Store for LocalStore {
             key.to_str()?.parse().ok()
         };
         let absolute = std::path::absolute(path).ok()?;
-        inside(&absolute)
-            .or_else(|| {
-                // Perhaps reached through a link above the root.
-                let parent = absolute.parent()?.canonicalize().ok()?;
-                inside(&parent.join(absolute.file_name()?))
-            })
-            .or_else(|| {
-                let from_root: PathBuf =
-                    path.components().filter(|part| *part != Component::CurDir).collect();
-                from_root.to_str().filter(|_| path.is_relative())?.parse().ok()
-            })
+        // The root itself may have been given with `..` in it; no key has.
+        if let Some(key) = inside(&absolute) {
+            return Some(key);
+        }
+        if path.components().any(|part| part == Component::ParentDir) {
+            return None;
+        }
+        None.or_else(|| {
+            // Perhaps reached through a link above the root.
+            let parent = absolute.parent()?.canonicalize().ok()?;
+            inside(&parent.join(absolute.file_name()?))
+        })
+        .or_else(|| {
+            let from_root: PathBuf = path.components().filter(|part| *part != Component::CurDir).collect();
+            from_root.to_str().filter(|_| path.is_relative())?.parse().ok()
+        })
     }
 
     async fn begin(&self, key: &ObjectKey, _expected: Option<u64>) -> Result<Box<dyn Upload>, StoreError> {
