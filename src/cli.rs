@@ -227,7 +227,7 @@ impl From<EngineError> for Failure {
             EngineError::Busy { .. } => (
                 Exit::Busy,
                 Some(
-                    "try again when that has ended; with `--wait`, `backup`, `verify`, `pin` and `accept` wait for it",
+                    "try again when that has ended; with `--wait`, `backup`, `verify`, `restore`, `pin` and `accept` wait for it",
                 ),
             ),
             EngineError::Verify { .. } => {

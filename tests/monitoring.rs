@@ -212,4 +212,12 @@ async fn a_restart_neither_clears_nor_makes_what_alerts_look_at() {
     let worker = lab.worker();
     worker.ready().await;
     assert_eq!(lasting(&worker).await, before);
+
+    // That a backup has stood a drill is known also when retention has taken it.
+    assert_eq!(worker.stop(), Some(0));
+    fs::remove_dir_all(lab.backups().join("manifests")).unwrap();
+    let worker = lab.worker();
+    worker.ready().await;
+    let drilled = before.iter().find(|line| line.contains(r#"level="drill""#)).expect("there was a drill");
+    assert!(lasting(&worker).await.contains(drilled), "{drilled}");
 }

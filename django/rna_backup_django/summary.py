@@ -87,7 +87,8 @@ def _warnings(standing, failed, damaged):
 def undoable():
     """The runs that an undo would take back, by component: until the next backup that is no cause for doubt."""
     succeeded = {"state": Run.State.SUCCESS}
-    backups = {run.component: run for run in _newest(operation=Run.Operation.BACKUP, **succeeded)}
+    # A backup counts also where it could not be stored in every destination, and its run has failed.
+    backups = {run.component: run for run in _newest(operation=Run.Operation.BACKUP, backup_id__isnull=False)}
     found = {}
     for run in _newest(operation__in=[Run.Operation.RESTORE, Run.Operation.UNDO], **succeeded):
         later = backups.get(run.component)

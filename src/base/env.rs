@@ -83,7 +83,11 @@ impl Env {
         let vars: BTreeMap<String, String> =
             vars.into_iter().map(|(name, value)| (name.into(), value.into())).collect();
         let mut env = Self { vars, problems: Vec::new(), warnings: Vec::new() };
-        let unknown = env.vars.keys().filter(|name| name.starts_with("BACKUP_") && !known::is_known(name));
+        let unknown = env.vars.keys().filter(|name| {
+            name.starts_with("BACKUP_")
+                && !known::is_known(name)
+                && !known::OF_COMPOSE.contains(&name.as_str())
+        });
         env.warnings = unknown.map(|name| Warning { name: name.clone(), why: unknown_name(name) }).collect();
         env
     }

@@ -3,7 +3,7 @@
 
 use crate::base::chain;
 use crate::domain::component::ComponentName;
-use crate::domain::manifest::Manifest;
+use crate::domain::manifest::{Manifest, VerifyLevel};
 use crate::engine::Engine;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -34,6 +34,9 @@ pub(super) struct Attempt {
 pub(super) struct Drill {
     pub(super) at: Timestamp,
     pub(super) mismatches: u64,
+    /// When a backup last stood one, this time or before.
+    #[serde(default)]
+    pub(super) proven: Option<Timestamp>,
 }
 
 impl Engine {
@@ -80,6 +83,10 @@ impl Engine {
         }
         if let Some(drill) = last.drill {
             self.metrics.drilled(component, drill.mismatches);
+            if let Some(at) = drill.proven {
+                // Its backup may be gone by now, and its manifest with it.
+                self.metrics.proven(component, VerifyLevel::Drill, at.as_second());
+            }
         }
     }
 }

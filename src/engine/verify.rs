@@ -163,8 +163,12 @@ impl Engine {
         if request.level == VerifyLevel::Drill {
             let mismatches = results.iter().map(|found| found.problems.len() as u64).sum();
             self.metrics.drilled(reader.name(), mismatches);
+            let has_stood = |found: &Verification| found.ok && found.level == VerifyLevel::Drill;
+            let now = self.clock.now();
+            let proven = results.iter().any(has_stood).then_some(now);
             self.remember(reader.name(), |last| {
-                last.drill = Some(Drill { at: self.clock.now(), mismatches });
+                let before = last.drill.and_then(|drill| drill.proven);
+                last.drill = Some(Drill { at: now, mismatches, proven: proven.or(before) });
             });
         }
         Ok(results)

@@ -17,6 +17,9 @@ const fn secret(name: &'static str) -> Setting {
     Setting { name, secret: true }
 }
 
+/// Settings of the compose file, which stand in the same file: nothing reads them here, and they are right.
+pub const OF_COMPOSE: &[&str] = &["BACKUP_IMAGE", "BACKUP_USER", "BACKUP_VOLUME"];
+
 /// The settings of the public contract, whether anything reads them yet or not.
 ///
 /// URLs are secrets, for they hold passwords.

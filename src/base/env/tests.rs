@@ -75,6 +75,7 @@ fn an_unknown_name_of_ours_is_a_warning_with_the_nearest_known_one() {
         ("BACKUP_RESTORE_KEY_FILE", "x"),
         ("BACKUP_AGE_IDENTITY_FILE", "x"),
         ("POSTGRES_DBB", "x"),
+        ("BACKUP_USER", "1000:1000"), // of the compose file
         ("PATH", "x"),
     ]);
     let ((), warnings) = env.finish(Some(())).unwrap();
