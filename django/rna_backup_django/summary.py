@@ -5,7 +5,7 @@ from datetime import timedelta
 from typing import Optional
 
 from django.contrib.admin.utils import quote
-from django.db.models import Count
+from django.db.models import Count, Q
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.formats import date_format
@@ -86,11 +86,12 @@ def _warnings(standing, failed, damaged):
 
 def undoable():
     """The runs that an undo would take back, by component: until the next backup that is no cause for doubt."""
-    succeeded = {"state": Run.State.SUCCESS}
+    succeeded = Q(state=Run.State.SUCCESS)
     # A backup counts also where it could not be stored in every destination, and its run has failed.
-    backups = {run.component: run for run in _newest(operation=Run.Operation.BACKUP, backup_id__isnull=False)}
+    counts = succeeded | Q(backup_id__isnull=False)
+    backups = {run.component: run for run in _newest(counts, operation=Run.Operation.BACKUP)}
     found = {}
-    for run in _newest(operation__in=[Run.Operation.RESTORE, Run.Operation.UNDO], **succeeded):
+    for run in _newest(succeeded, operation__in=[Run.Operation.RESTORE, Run.Operation.UNDO]):
         later = backups.get(run.component)
         over = later and later.started_at > run.started_at and not (later.result or {}).get("anomaly")
         if (run.result or {}).get("kept") and not over:
@@ -98,9 +99,9 @@ def undoable():
     return found
 
 
-def _newest(**which):
+def _newest(*which, **more):
     """The newest of these runs of each component."""
-    return Run.objects.filter(**which).order_by("component", "-started_at").distinct("component")
+    return Run.objects.filter(*which, **more).order_by("component", "-started_at").distinct("component")
 
 
 def running():

@@ -160,6 +160,12 @@ class Summary(CatalogTestCase):
         self.assertEqual(list(summary.undoable()), ["media"])
         run("backup", "media", age=HOUR, result={"anomaly": {"what": ["files fell"]}}).save()
         self.assertEqual(list(summary.undoable()), ["media"], "a backup of a wreck keeps the undo")
+        run("backup", "media", age=HOUR / 2, state="failure").save()
+        self.assertEqual(list(summary.undoable()), ["media"])
+        copied = run("backup", "media", age=HOUR / 3, state="failure", backup_id="media_backup_20261125_230000")
+        copied.save()
+        self.assertEqual(list(summary.undoable()), [], "one that lies in one destination alone counts, though its run has failed")
+        copied.delete()
         run("backup", "media", age=HOUR / 2).save()
         self.assertEqual(list(summary.undoable()), [])
 
