@@ -7,8 +7,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 impl Catalog {
     /// Writes a manifest into every store that holds the archive, in place of an earlier one: the
-    /// last step of a backup, and how it is pinned or marked as verified later. The nearest comes last,
-    /// since it is the one that is believed.
+    /// last step of a backup. The nearest comes last, since of equals it is the one that is believed.
     ///
     /// # Errors
     ///
@@ -21,7 +20,7 @@ impl Catalog {
         Ok(())
     }
 
-    /// The same for a backup that exists, but into no store that knows nothing of it: `local` in its manifest may
+    /// The same for a backup that exists, to pin it or to note what a verification found; but into no store that knows nothing of it: `local` in its manifest may
     /// be a folder of another machine.
     ///
     /// # Errors

@@ -56,8 +56,8 @@ struct Shelf {
 }
 
 impl Catalog {
-    /// The catalogue of these stores, the nearest first: where several know the same backup, the
-    /// nearest is believed.
+    /// The catalogue of these stores, the nearest first: where several know the same backup, the later word is
+    /// believed, and of equals the nearest.
     pub fn new(stores: Vec<Arc<dyn Store>>) -> Self {
         Self { stores, cache: Cache::default(), silence: Silence::default() }
     }

@@ -37,7 +37,12 @@ pub(super) async fn run(config: Config, args: PruneArgs) -> Result<Exit, Failure
         dry_run: args.dry_run,
     };
     let report = settled(&app, app.engine.prune(request, &Run::default())).await?;
-    let printed = if args.json.json { output::json(&report) } else { output::print(describe(&report)) };
+    let is_silent = report.deleted.is_empty() && report.kept.is_empty() && !report.problems.is_empty();
+    let printed = match (args.json.json, is_silent) {
+        (true, _) => output::json(&report),
+        (false, true) => Exit::Failed,
+        (false, false) => output::print(describe(&report)),
+    };
     for locked in &report.locked {
         output::note(format_args!("locked: {locked}"));
     }

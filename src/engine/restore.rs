@@ -159,7 +159,7 @@ impl Engine {
         let kept = component.kept().await;
         let kept = kept.map_err(|source| EngineError::Component { component: name, source })?;
         let kept_before = kept.map(|kept| kept.place);
-        self.locks.forget_undone(name, kept_before.as_deref())?;
+        self.locks.forget_unfinished(name, kept_before.as_deref())?;
         let Some(task_id) = run.task_id.clone() else { return Ok(None) };
         let record = Record { task_id, kept_before, report: None };
         self.locks.note_restored(name, &record)?;
@@ -226,7 +226,7 @@ impl Engine {
                     return Err(EngineError::Fleet { component: name, source: FleetError::Away });
                 }
             }
-            self.locks.forget_undone(name, Some(&kept.place))?;
+            self.locks.forget_unfinished(name, Some(&kept.place))?;
             if let Some(task_id) = run.task_id.clone() {
                 let (kept_before, replaced_at) = (kept.place.clone(), kept.at);
                 self.locks.note_undone(name, &Undone { task_id, kept_before, replaced_at })?;

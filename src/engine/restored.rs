@@ -84,7 +84,7 @@ impl Locks {
     /// # Errors
     ///
     /// When the folder of the locks cannot be written: then the swap must not begin.
-    pub(super) fn forget_undone(
+    pub(super) fn forget_unfinished(
         &self,
         component: ComponentName,
         kept: Option<&str>,
@@ -117,17 +117,17 @@ fn read<T: DeserializeOwned>(record: &Path) -> Option<T> {
 fn a_swap_that_is_still_to_come_is_forgotten_and_one_that_is_done_is_not() {
     let dir = tempfile::tempdir().unwrap();
     let (locks, media) = (Locks::new(dir.path().to_owned()), ComponentName::Media);
-    locks.forget_undone(media, None).unwrap();
+    locks.forget_unfinished(media, None).unwrap();
     let record = Record { task_id: "a".to_owned(), kept_before: Some("x".to_owned()), report: None };
     locks.note_restored(media, &record).unwrap();
-    locks.forget_undone(media, Some("y")).unwrap();
+    locks.forget_unfinished(media, Some("y")).unwrap();
     assert_eq!(locks.restored_by(media, Some("a")), Some(record));
     let at = Timestamp::UNIX_EPOCH;
     let undone = Undone { task_id: "b".to_owned(), kept_before: "x".to_owned(), replaced_at: at };
     locks.note_undone(media, &undone).unwrap();
-    locks.forget_undone(media, Some("y")).unwrap();
+    locks.forget_unfinished(media, Some("y")).unwrap();
     assert_eq!(locks.undone_by(media, Some("b")), Some(undone));
-    locks.forget_undone(media, Some("x")).unwrap();
+    locks.forget_unfinished(media, Some("x")).unwrap();
     assert_eq!(locks.restored_by(media, Some("a")), None);
     assert_eq!(locks.undone_by(media, Some("b")), None);
 }

@@ -1,7 +1,7 @@
 //! Verification: what lies in the destinations is read again, and compared with what is known of it.
 
 use crate::base::chain;
-use crate::catalog::{CatalogError, Damaged, Entry, Origin, StoredCopy};
+use crate::catalog::{Away, CatalogError, Damaged, Entry, Origin, StoredCopy};
 use crate::component::Component;
 use crate::domain::component::ComponentName;
 use crate::domain::id::BackupId;
@@ -127,7 +127,7 @@ impl Engine {
         run: &Run,
         held: &Held,
     ) -> Result<Vec<Verification>, EngineError> {
-        let (entries, mut results) = self.chosen(reader.name(), request).await?;
+        let (entries, mut results, away) = self.chosen(reader.name(), request).await?;
         let mut met: BTreeSet<_> = entries.iter().map(|entry| entry.backup_id.clone()).collect();
         // The oldest first: what others build on may have been mended.
         let mut entries: VecDeque<_> =
@@ -159,6 +159,10 @@ impl Engine {
             }
             results.push(found);
         }
+        // What lies there alone was not looked at: that all is whole must not be said.
+        if let Some(away) = away.filter(|_| results.iter().all(|found| found.ok)) {
+            return Err(away.into_error().into());
+        }
         results.sort_by(|one, other| other.backup_id.cmp(&one.backup_id));
         if request.level == VerifyLevel::Drill {
             let mismatches = results.iter().map(|found| found.problems.len() as u64).sum();
@@ -176,20 +180,21 @@ impl Engine {
 
     /// The backups that are meant, the newest first. The latest is the newest there is, in whatever state:
     /// to prove an older one in its place would hide what is wrong. And what is known already of those
-    /// whose manifest cannot be read.
+    /// whose manifest cannot be read; and a destination that cannot be.
     async fn chosen(
         &self,
         component: ComponentName,
         request: &VerifyRequest,
-    ) -> Result<(Vec<Entry>, Vec<Verification>), EngineError> {
+    ) -> Result<(Vec<Entry>, Vec<Verification>, Option<Away>), EngineError> {
         let backup = request.backup.as_str();
         if ![EVERY, LATEST].contains(&backup) {
-            return Ok((vec![self.catalog.find(Some(component), backup).await?], Vec::new()));
+            return Ok((vec![self.catalog.find(Some(component), backup).await?], Vec::new(), None));
         }
         let found = self.catalog.list(Some(component)).await?;
         let (mut entries, mut damaged) = (found.entries, found.damaged);
-        if let Some(away) = found.away.into_iter().next() {
-            // What lies there alone is not among these, and one of them the newest perhaps.
+        let mut away = found.away.into_iter().next();
+        if let Some(away) = away.take_if(|_| backup == LATEST || entries.is_empty()) {
+            // The newest may lie there alone.
             return Err(away.into_error().into());
         }
         if backup == LATEST {
@@ -208,7 +213,7 @@ impl Engine {
             problems: vec![format!("its manifest cannot be read: {}", chain(damaged))],
             ..nothing_yet(damaged.backup_id.clone(), request.level)
         };
-        Ok((entries, damaged.iter().map(lost).collect()))
+        Ok((entries, damaged.iter().map(lost).collect(), away))
     }
 
     /// Writes down what was found.

@@ -233,7 +233,7 @@ impl Component for Weaviate {
         if let (Made::S3, Some(shelf)) = (index.way, &self.shelf) {
             let files = Files::Bucket(Arc::clone(shelf));
             let tree = files.tree(&index.id).await?;
-            let described = tree.describe(&index.id).map_err(|wrong| index::corrupt(wrong.join("; ")))?;
+            let described = replace::described(&tree, &index.id)?;
             if files.prove(&index.id, &tree, &described).await? != index.files {
                 return Err(index::corrupt("the files in the bucket are not those of the backup"));
             }
