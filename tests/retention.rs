@@ -21,11 +21,10 @@ fn hours(n: i64) -> SignedDuration {
 
 fn made(at: Timestamp, proof: Proof) -> Candidate {
     let id = BackupId::new(ComponentName::Media, at, 1);
-    Candidate { created: id.created(), id, proof, pinned: false, held: false }
+    Candidate { created: id.created(), id, proof, pinned: false }
 }
 
-/// A backup that is `age` hours old: `v`erified, `f`ailed, `m`issing or `u`nknown, and perhaps `p`inned or
-/// `h`eld.
+/// A backup that is `age` hours old: `v`erified, `f`ailed, `m`issing or `u`nknown, and perhaps `p`inned.
 fn candidate((age, marks): (i64, &str)) -> Candidate {
     let proof = match marks.as_bytes()[0] {
         b'v' => Proof::Verified,
@@ -33,8 +32,7 @@ fn candidate((age, marks): (i64, &str)) -> Candidate {
         b'm' => Proof::Missing,
         _ => Proof::Unknown,
     };
-    let (pinned, held) = (marks.contains('p'), marks.contains('h'));
-    Candidate { pinned, held, ..made(now() - hours(age), proof) }
+    Candidate { pinned: marks.contains('p'), ..made(now() - hours(age), proof) }
 }
 
 fn age(id: &BackupId) -> i64 {
@@ -87,10 +85,10 @@ const ROWS: &[(&str, Policy, Backups, Backups)] = &[
     ),
     ("a failed one goes even when it is alone", DEFAULT, &[(400, "f")], &[]),
     (
-        "pinned and in use stay",
+        "pinned ones stay",
         DEFAULT,
-        &[(1, "v"), (400, "vp"), (401, "fp"), (402, "vh"), (403, "fh")],
-        &[(1, "newest verified"), (400, "pinned"), (401, "pinned"), (402, "in use"), (403, "in use")],
+        &[(1, "v"), (400, "vp"), (401, "fp")],
+        &[(1, "newest verified"), (400, "pinned"), (401, "pinned")],
     ),
     ("a pinned one can be the newest verified", DEFAULT, &[(300, "vp"), (400, "v")], &[(300, "pinned")]),
     (
@@ -274,7 +272,7 @@ fn any_policy() -> impl Strategy<Value = Policy> {
 }
 
 fn any_backups() -> impl Strategy<Value = Vec<Candidate>> {
-    let marks = prop_oneof![6 => Just("v"), 2 => Just("f"), 1 => Just("u"), 1 => Just("m"), 1 => Just("vp"), 1 => Just("vh")];
+    let marks = prop_oneof![6 => Just("v"), 2 => Just("f"), 1 => Just("u"), 1 => Just("m"), 1 => Just("vp")];
     proptest::collection::vec((-50i64..20_000, marks).prop_map(candidate), 0..120).prop_map(|mut all| {
         let mut seen = BTreeSet::new();
         all.retain(|candidate| seen.insert(candidate.id.clone()));
@@ -304,7 +302,7 @@ proptest! {
         for candidate in &have {
             let old = candidate.created <= now() - hours(24 * i64::from(rule.days));
             let unknown = matches!(candidate.proof, Proof::Unknown | Proof::Missing);
-            let safe = candidate.pinned || candidate.held || unknown || !old;
+            let safe = candidate.pinned || unknown || !old;
             prop_assert!(!(safe && gone.contains(&candidate.id)), "{:?}", candidate);
         }
     }

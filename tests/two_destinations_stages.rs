@@ -244,7 +244,7 @@ async fn a_copy_that_nobody_could_note_goes_with_its_backup() {
     let entry = engine.catalog.list(None).await.unwrap().entries.remove(0);
     let arrived = entry.copies[0].key.to_string();
     assert!(entry.copies.len() == 1 && bucket.objects().await.contains(&arrived));
-    engine.catalog.delete(&entry).await.unwrap();
+    engine.catalog.delete_copies(&entry, vec!["local", "s3"]).await.unwrap();
     assert!(!bucket.objects().await.contains(&arrived));
 }
 

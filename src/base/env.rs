@@ -116,14 +116,6 @@ impl Env {
         parsed.map_err(|err: T::Err| self.note(name, err)).ok()
     }
 
-    /// The value of `name`, whose absence is noted as a problem.
-    pub fn required<T: FromStr<Err: fmt::Display>>(&mut self, name: &str) -> Option<T> {
-        if !self.is_set(name) {
-            self.note(name, "is required");
-        }
-        self.optional(name)
-    }
-
     /// The value of `name`, or `default`.
     pub fn or<T: FromStr<Err: fmt::Display>>(&mut self, name: &str, default: T) -> T {
         self.optional(name).unwrap_or(default)

@@ -137,7 +137,7 @@ impl Entry {
 
     /// The backup as retention sees it in one destination; `None` when there is no copy of it there
     /// or retention must not touch it.
-    pub fn candidate(&self, destination: &str, held: bool) -> Option<Candidate> {
+    pub fn candidate(&self, destination: &str) -> Option<Candidate> {
         let manifest = self.manifest()?;
         let copy = self.copies.iter().find(|copy| copy.destination == destination)?;
         let proof = match copy.state {
@@ -147,7 +147,7 @@ impl Entry {
             BackupState::Ok => Proof::Unknown,
         };
         let (id, created) = (self.backup_id.clone(), self.created_at);
-        Some(Candidate { id, created, proof, pinned: manifest.pinned, held })
+        Some(Candidate { id, created, proof, pinned: manifest.pinned })
     }
 
     /// Whose it is, when it is not ours to delete.

@@ -153,16 +153,6 @@ impl Catalog {
         }
     }
 
-    /// The newest backup of a component that is verified and there.
-    ///
-    /// # Errors
-    ///
-    /// [`CatalogError::Store`].
-    pub async fn latest_verified(&self, component: ComponentName) -> Result<Option<Entry>, CatalogError> {
-        let usable = |entry: &Entry| entry.is_verified() && entry.state() == BackupState::Ok;
-        Ok(self.list(Some(component)).await?.entries.into_iter().find(usable))
-    }
-
     /// Asks a store, unless it did not answer a moment ago. One that does not is noted; an error when there is
     /// no other.
     async fn ask<T>(

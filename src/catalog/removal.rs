@@ -99,24 +99,14 @@ impl<'a> Step<'a> {
 }
 
 impl Catalog {
-    /// Deletes a backup: its manifests first, then its archives. Deleting it again is done already.
+    /// Deletes the copies of a backup in some destinations: what is known of them first, then the archives.
+    /// With its last copy the backup is gone. Deleting it again is done already.
     ///
     /// # Errors
     ///
     /// [`CatalogError::Protected`] when it is not ours to delete: a file of the app's old tasks, or
     /// of a newer version. [`CatalogError::Store`]; an archive may be left without a manifest then,
     /// which a listing shows among the orphans.
-    pub async fn delete(&self, entry: &Entry) -> Result<(), CatalogError> {
-        let from: Vec<_> = self.stores.iter().map(|store| store.destination()).collect();
-        self.delete_copies(entry, from).await
-    }
-
-    /// Deletes the copies of a backup in some destinations: what is known of them first, then the archives.
-    /// With its last copy the backup is gone.
-    ///
-    /// # Errors
-    ///
-    /// As [`delete`](Self::delete).
     pub async fn delete_copies(&self, entry: &Entry, from: Vec<&'static str>) -> Result<(), CatalogError> {
         let mut gone = self.delete_all(&[Going { entry, from }]).await;
         gone.pop().unwrap_or_default().done()

@@ -41,8 +41,6 @@ pub struct Candidate {
     pub proof: Proof,
     /// Somebody said that it stays.
     pub pinned: bool,
-    /// A running restore or verification reads it.
-    pub held: bool,
 }
 
 /// What is known of the worth of a backup.
@@ -109,8 +107,6 @@ pub fn needed<'a>(
 pub enum Why {
     /// Somebody pinned it.
     Pinned,
-    /// A restore or verification reads it.
-    InUse,
     /// Nobody knows what it is worth.
     NotVerified,
     /// Its archive is not where it should be.
@@ -135,7 +131,6 @@ impl fmt::Display for Why {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = match self {
             Self::Pinned => "pinned",
-            Self::InUse => "in use",
             Self::NotVerified => "not verified yet",
             Self::ArchiveMissing => "archive is missing",
             Self::FromTheFuture => "from the future",
@@ -205,7 +200,6 @@ impl Policy {
         let young = oldest.map_or(true, |oldest| candidate.created > oldest);
         [
             (candidate.pinned, Why::Pinned),
-            (candidate.held, Why::InUse),
             (candidate.proof == Proof::Unknown, Why::NotVerified),
             (candidate.proof == Proof::Missing, Why::ArchiveMissing),
             (!past, Why::FromTheFuture),

@@ -187,7 +187,7 @@ impl Engine {
             }
             let entries = listing.entries.iter();
             let candidates: Vec<Candidate> =
-                entries.filter_map(|entry| entry.candidate(destination, false)).collect();
+                entries.filter_map(|entry| entry.candidate(destination)).collect();
             plans.push((destination, policy.plan(&candidates, now)));
         }
         let builds_on: HashMap<_, _> =

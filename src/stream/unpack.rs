@@ -114,11 +114,6 @@ impl<R> Fingerprint<R> {
         Self { inner, hash: Sha256::new(), bytes: 0 }
     }
 
-    /// Bytes that passed so far.
-    pub const fn bytes(&self) -> u64 {
-        self.bytes
-    }
-
     /// How many bytes passed, and their SHA-256 in lower-case hex.
     pub fn finish(self) -> (u64, String) {
         (self.bytes, hex(&self.hash.finalize()))
