@@ -3,22 +3,24 @@
 use crate::copies::engine;
 use crate::schemas::validates;
 use crate::support::{
-    catalog::named,
+    catalog::manifest,
+    faulty::{AWAY, Faults, Faulty, GOOD},
     lab::{Lab, files},
     postgres::PostgresServer,
 };
 use jiff::Timestamp;
 use rna_backup::{
-    base::clock::SystemClock,
-    catalog::Catalog,
+    base::{chain, clock::SystemClock},
+    catalog::{Catalog, Entry},
     domain::{
         command::Backup,
         component::ComponentName,
         listing::BackupState,
         manifest::{Manifest, VerifyLevel},
+        report::{CheckedCopy, Verification},
         retention::Proof,
     },
-    engine::{Engine, Locks, Owner, Run, VerifyRequest},
+    engine::{Engine, EngineError, Locks, Owner, Run, VerifyRequest},
     store::{Store, local::LocalStore},
 };
 use serde_json::{Value, json};
@@ -317,47 +319,132 @@ async fn a_component_that_another_run_has_is_busy_or_waited_for() {
     assert!(waiting.wait_with_output().unwrap().status.success());
 }
 
+/// A backup of media with a copy in two destinations, and its archive in each.
+struct Twice {
+    dir: tempfile::TempDir,
+    near: PathBuf,
+    far: PathBuf,
+    id: String,
+}
+
+impl Twice {
+    async fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        fs::create_dir(path("media")).unwrap();
+        fs::write(path("media/gel.txt"), noise(5000)).unwrap();
+        let mut twice = Self { near: path("near"), far: path("far"), id: String::new(), dir };
+        let engine = twice.engine(GOOD);
+        let order = Backup { component: ComponentName::Media, label: None, pin: false, set_id: None };
+        let report = engine.backup(&order, &Run::default()).await.unwrap();
+        let mut manifest: Manifest = engine.find("latest", None).await.unwrap().manifest().unwrap().clone();
+        let mut copy = manifest.objects[0].clone();
+        "s3".clone_into(&mut copy.destination);
+        twice.far.push(&copy.key);
+        fs::create_dir_all(twice.far.parent().unwrap()).unwrap();
+        fs::copy(&report.path, &twice.far).unwrap();
+        manifest.objects.push(copy);
+        engine.catalog.write(&manifest).await.unwrap();
+        Self { near: report.path.into(), id: report.backup_id.to_string(), ..twice }
+    }
+
+    /// One with these faults in the far destination.
+    fn engine(&self, faults: Faults) -> Engine {
+        let path = |name: &str| self.dir.path().join(name);
+        let store: Arc<dyn Store> = Arc::new(LocalStore::open(path("near"), 0).unwrap());
+        let far = Faulty::new(Arc::new(LocalStore::open(path("far"), 0).unwrap()), faults).named("s3");
+        Engine {
+            catalog: Catalog::new(vec![Arc::clone(&store), Arc::new(far)]),
+            ..engine(&path("media"), &path("near/.locks"), vec![store])
+        }
+    }
+
+    async fn verify(
+        &self,
+        faults: Faults,
+        backup: &str,
+        level: VerifyLevel,
+    ) -> Result<Vec<Verification>, EngineError> {
+        let request = VerifyRequest { component: None, backup: backup.to_owned(), level };
+        self.engine(faults).verify(ComponentName::Media, &request, &Run::default()).await
+    }
+
+    async fn entry(&self) -> Entry {
+        self.engine(GOOD).find(&self.id, None).await.unwrap()
+    }
+}
+
+fn flip_a_bit(file: &Path) {
+    let mut bytes = fs::read(file).unwrap();
+    bytes[9] ^= 1;
+    fs::write(file, bytes).unwrap();
+}
+
+const WRONG_HASH: &str = "its hash is not the one in its manifest";
+
 #[tokio::test]
 async fn a_damaged_copy_in_one_destination_does_not_spoil_the_good_one_in_another() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = |name: &str| dir.path().join(name);
-    fs::create_dir(path("media")).unwrap();
-    fs::write(path("media/gel.txt"), noise(5000)).unwrap();
-    let store: Arc<dyn Store> = Arc::new(LocalStore::open(path("near"), 0).unwrap());
-    let far: Arc<dyn Store> = Arc::new(named(&path("far"), "s3"));
-    let engine = Engine {
-        catalog: Catalog::new(vec![Arc::clone(&store), far]),
-        ..engine(&path("media"), &path("near/.locks"), vec![store])
-    };
-    let order = Backup { component: ComponentName::Media, label: None, pin: false, set_id: None };
-    let report = engine.backup(&order, &Run::default()).await.unwrap();
-    let entry = engine.find("latest", None).await.unwrap();
-    let mut manifest: Manifest = entry.manifest().unwrap().clone();
-    let mut copy = manifest.objects[0].clone();
-    copy.destination = "s3".to_owned();
-    fs::create_dir_all(path("far/media")).unwrap();
-    let far = path("far").join(&copy.key);
-    fs::copy(&report.path, &far).unwrap();
-    manifest.objects.push(copy);
-    engine.catalog.write(&manifest).await.unwrap();
-
-    let request = |level| VerifyRequest { component: None, backup: "latest".to_owned(), level };
+    let twice = Twice::new().await;
     let verify = async |level| {
-        let results = engine.verify(ComponentName::Media, &request(level), &Run::default()).await.unwrap();
-        (results[0].ok, results[0].problems.clone(), engine.find("latest", None).await.unwrap())
+        let results = twice.verify(GOOD, "latest", level).await.unwrap();
+        (results[0].ok, results[0].problems.clone(), twice.entry().await)
     };
     assert!(verify(VerifyLevel::Decode).await.0);
-    let mut bytes = fs::read(&far).unwrap();
-    bytes[9] ^= 1;
-    fs::write(&far, bytes).unwrap();
+    flip_a_bit(&twice.far);
     let (ok, problems, entry) = verify(VerifyLevel::Checksum).await;
-    assert_eq!((ok, problems), (false, vec!["s3: its hash is not the one in its manifest".to_owned()]));
+    assert_eq!((ok, problems), (false, vec![format!("s3: {WRONG_HASH}")]));
     assert!(entry.is_verified() && entry.state() == BackupState::Ok);
-    let proof = |destination| entry.candidate(destination, false).unwrap().proof;
+    let proof = |destination| entry.candidate(destination).unwrap().proof;
     assert_eq!((proof("local"), proof("s3")), (Proof::Verified, Proof::Failed));
 
-    fs::remove_file(far).unwrap();
+    fs::remove_file(&twice.far).unwrap();
     let (ok, problems, entry) = verify(VerifyLevel::Decode).await;
     assert_eq!((ok, problems), (false, vec!["s3: the archive is missing".to_owned()]));
-    assert_eq!(entry.candidate("s3", false).unwrap().proof, Proof::Missing);
+    assert_eq!(entry.candidate("s3").unwrap().proof, Proof::Missing);
+}
+
+#[tokio::test]
+async fn a_copy_that_can_be_read_is_looked_at_while_the_other_is_away() {
+    let twice = Twice::new().await;
+    // Nothing is wrong with what can be read, and of the other nobody knows.
+    let err = twice.verify(AWAY, &twice.id, VerifyLevel::Decode).await.unwrap_err();
+    assert!(chain(&err).contains("device on fire"), "{err:?}");
+    let before = twice.entry().await.manifest().unwrap().verified;
+    assert!(twice.verify(AWAY, "all", VerifyLevel::Decode).await.is_ok_and(|found| !found[0].ok));
+    assert_eq!(twice.entry().await.manifest().unwrap().objects[1].problems, [""; 0]);
+
+    flip_a_bit(&twice.near);
+    for backup in [twice.id.as_str(), "all"] {
+        let found = twice.verify(AWAY, backup, VerifyLevel::Decode).await.unwrap().remove(0);
+        assert!(!found.ok && found.problems[0] == format!("local: {WRONG_HASH}"), "{found:?}");
+        assert!(found.problems.last().unwrap().starts_with("s3: it cannot be read: "), "{found:?}");
+    }
+    let entry = twice.entry().await;
+    let proof = |destination| entry.candidate(destination).unwrap().proof;
+    assert_eq!((proof("local"), proof("s3")), (Proof::Failed, Proof::Verified));
+    assert!(entry.manifest().unwrap().verified.at >= before.at, "the other copy may be whole");
+}
+
+#[test]
+fn what_was_found_by_looking_farther_is_not_taken_back_by_looking_less_far() {
+    let mut manifest = manifest(ComponentName::Media, 1, &["local"]);
+    let now = Timestamp::now();
+    let mut copy = CheckedCopy {
+        destination: "local".to_owned(),
+        location: String::new(),
+        bytes: Some(1000),
+        state: BackupState::Ok,
+        problems: Vec::new(),
+        found_by: None,
+    };
+    let whole = copy.clone();
+    copy.find(vec!["table paper: 7 rows and not 4000".to_owned()], VerifyLevel::Drill);
+    manifest.note(VerifyLevel::Checksum, now, &[copy]);
+    for level in [VerifyLevel::Checksum, VerifyLevel::Decode] {
+        manifest.note(level, now, std::slice::from_ref(&whole));
+        assert_eq!((manifest.objects[0].problems.len(), manifest.verified.level), (1, VerifyLevel::None));
+    }
+    manifest.note(VerifyLevel::Drill, now, &[whole]);
+    assert_eq!((manifest.objects[0].problems.len(), manifest.objects[0].found_by), (0, None));
+    assert_eq!(manifest.verified.level, VerifyLevel::Drill);
 }

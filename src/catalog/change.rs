@@ -20,14 +20,23 @@ impl Catalog {
         Ok(())
     }
 
-    /// The same for a backup that exists, to pin it or to note what a verification found; but into no store that knows nothing of it: `local` in its manifest may
-    /// be a folder of another machine.
+    /// The same for a backup that exists, to pin it or to note what a verification found; but into no store that
+    /// knows nothing of it: `local` in its manifest may be a folder of another machine.
     ///
     /// # Errors
     ///
     /// As [`write`](Self::write).
     pub async fn amend(&self, manifest: &Manifest) -> Result<(), CatalogError> {
-        for store in self.stores_of(manifest)? {
+        self.amend_but_in(None, manifest).await
+    }
+
+    /// The same, but not in a destination that is away: of two manifests the one that knows more is believed.
+    ///
+    /// # Errors
+    ///
+    /// As [`write`](Self::write).
+    pub async fn amend_but_in(&self, away: Option<&str>, manifest: &Manifest) -> Result<(), CatalogError> {
+        for store in self.stores_of(manifest)?.into_iter().filter(|store| Some(store.destination()) != away) {
             let objects = manifest.objects.iter().filter(|object| object.destination == store.destination());
             let archives = objects.filter_map(|object| object.key.parse::<ObjectKey>().ok());
             let mut is_known = false;

@@ -66,6 +66,9 @@ pub struct StoredObject {
     /// What the last verification found wrong with it: then it is counted on no more. Empty: nothing.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub problems: Vec<String>,
+    /// How far somebody had to look to find those: who looks less far takes nothing back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub found_by: Option<VerifyLevel>,
 }
 
 /// The highest level that was proven.
@@ -126,21 +129,34 @@ impl Manifest {
     }
 
     /// Notes what a verification to `level` found at the time `at`. Proving less than before lowers
-    /// nothing; only when no copy is whole any more the level falls to none. A copy that is not there is
-    /// not marked: it may come back as it was.
+    /// nothing, and takes back no problem that was found by looking farther; only when no copy is whole any more
+    /// the level falls to none. A copy that is not there is not marked: it may come back as it was. Of a copy that
+    /// was not looked at nothing is said.
     pub fn note(&mut self, level: VerifyLevel, at: Timestamp, copies: &[CheckedCopy]) {
+        let (mut is_proven, mut may_be_whole) = (false, false);
         for object in &mut self.objects {
             let Some(copy) = copies.iter().find(|copy| copy.destination == object.destination) else {
+                may_be_whole |= object.problems.is_empty();
                 continue;
             };
-            if copy.state != BackupState::Missing {
-                object.problems.clone_from(&copy.problems);
+            match copy.state {
+                BackupState::Missing => continue,
+                BackupState::Failed => {
+                    object.problems.clone_from(&copy.problems);
+                    object.found_by = object.found_by.max(copy.found_by);
+                }
+                BackupState::Ok if object.found_by > Some(level) => {}
+                BackupState::Ok => {
+                    object.problems.clear();
+                    object.found_by = None;
+                }
             }
+            is_proven |= object.problems.is_empty();
         }
-        if !copies.iter().any(|copy| copy.state == BackupState::Ok) {
-            self.verified = Verified { level: VerifyLevel::None, at: None };
-        } else if level >= self.verified.level {
+        if is_proven && level >= self.verified.level {
             self.verified = Verified { level, at: Some(at) };
+        } else if !is_proven && !may_be_whole {
+            self.verified = Verified { level: VerifyLevel::None, at: None };
         }
     }
 

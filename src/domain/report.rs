@@ -190,6 +190,19 @@ pub struct CheckedCopy {
     pub state: BackupState,
     /// What is wrong with it.
     pub problems: Vec<String>,
+    /// The level at which that was found; not part of results.
+    #[serde(skip)]
+    pub found_by: Option<VerifyLevel>,
+}
+
+impl CheckedCopy {
+    /// Notes what is wrong with it, if anything is, and at which level that was found.
+    pub fn find(&mut self, problems: Vec<String>, level: VerifyLevel) {
+        if !problems.is_empty() {
+            (self.state, self.found_by) = (BackupState::Failed, Some(level));
+        }
+        self.problems = problems;
+    }
 }
 
 /// The result of `pin_backup` and of `accept_backup`.

@@ -74,16 +74,21 @@ impl Engine {
         let id = found.backup_id.as_str();
         let mut manifest = writable(&self.find(id, Some(component)).await?)?.clone();
         change(&mut manifest);
-        self.rewrite(&manifest, held).await?;
+        self.rewrite(&manifest, None, held).await?;
         self.find(id, Some(component)).await
     }
 
     /// Writes the manifest of a backup that exists already, unless the component, and with it the backup,
-    /// is another's by now.
-    pub(super) async fn rewrite(&self, manifest: &Manifest, held: &Held) -> Result<(), EngineError> {
+    /// is another's by now; not in a destination that is `away`.
+    pub(super) async fn rewrite(
+        &self,
+        manifest: &Manifest,
+        away: Option<&str>,
+        held: &Held,
+    ) -> Result<(), EngineError> {
         let component = manifest.component;
         match held.standing().await {
-            Standing::Ours => Ok(self.catalog.amend(manifest).await?),
+            Standing::Ours => Ok(self.catalog.amend_but_in(away, manifest).await?),
             Standing::Lost => Err(EngineError::LockLost { component }),
             // It must not come back to life after somebody has deleted it.
             Standing::Unknown => Err(EngineError::Fleet { component, source: FleetError::Away }),

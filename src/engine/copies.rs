@@ -117,7 +117,7 @@ impl Engine {
         held: &mut Held,
     ) -> Result<(), EngineError> {
         manifest.objects.push(object);
-        let written = self.rewrite(manifest, held).await;
+        let written = self.rewrite(manifest, None, held).await;
         if written.is_err() {
             manifest.objects.pop();
         }
@@ -207,6 +207,7 @@ pub(super) fn stored_object(store: &Arc<dyn Store>, key: &ObjectKey, wanted: Wan
         bytes: wanted.bytes,
         sha256: wanted.sha256.to_owned(),
         problems: Vec::new(),
+        found_by: None,
     }
 }
 

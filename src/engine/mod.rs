@@ -14,6 +14,7 @@ mod fleet;
 mod last;
 mod listing;
 mod locks;
+mod look;
 mod pipeline;
 mod prune;
 mod rebuild;

@@ -1,20 +1,16 @@
 //! Verification: what lies in the destinations is read again, and compared with what is known of it.
 
 use crate::base::chain;
-use crate::catalog::{Away, CatalogError, Damaged, Entry, Origin, StoredCopy};
+use crate::catalog::{Away, CatalogError, Damaged, Entry, Origin};
 use crate::component::Component;
 use crate::domain::component::ComponentName;
-use crate::domain::id::BackupId;
-use crate::domain::listing::BackupState;
 use crate::domain::manifest::{Manifest, VerifyLevel};
-use crate::domain::progress::Meter;
-use crate::domain::report::{CheckedCopy, Verification, VerifyReport};
+use crate::domain::report::{Verification, VerifyReport};
 use crate::engine::last::Drill;
+use crate::engine::look::{look, nothing_yet};
 use crate::engine::restore::tidy;
-use crate::engine::ways::read_all;
 use crate::engine::{Engine, EngineError, Held, Run};
 use crate::observe::labels::{Operation, Reason, RunResult};
-use crate::store::StoreError;
 use serde_json::json;
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -133,19 +129,11 @@ impl Engine {
         let mut entries: VecDeque<_> =
             entries.into_iter().rev().map(|entry| (entry, request.level)).collect();
         while let Some((entry, level)) = entries.pop_front() {
-            let found = match look(self, reader, &entry, level, run).await {
-                // One of many that cannot be read does not keep the others from being looked at, and is
-                // not damaged for all we know.
-                Err(err) if request.backup == EVERY && err.is_unread() => {
-                    let problems = vec![format!("it cannot be read: {}", chain(&err))];
-                    results.push(Verification { problems, ..nothing_yet(entry.backup_id, level) });
-                    continue;
-                }
-                found => found?,
-            };
+            let (mut found, unread) = look(self, reader, &entry, level, run).await?;
+            let is_damaged = !found.problems.is_empty();
             if found.ok {
                 tracing::info!(backup_id = %entry.backup_id, level = level.as_str(), "backup is whole");
-            } else {
+            } else if is_damaged {
                 let problems = found.problems.join("; ");
                 tracing::warn!(backup_id = %entry.backup_id, problems, "backup is not whole");
                 // The damage may lie in one that it builds on, and so do others, and the next backup would.
@@ -154,8 +142,19 @@ impl Engine {
                     entries.extend(base.ok().map(|base| (base, level.min(VerifyLevel::Decode))));
                 }
             }
-            if let Some(manifest) = entry.manifest() {
-                self.note(manifest, &found, held).await?;
+            if let Some(manifest) =
+                entry.manifest().filter(|_| unread.is_none() || !found.destinations.is_empty())
+            {
+                let away = unread.as_ref().map(|(destination, _)| destination.as_str());
+                self.note(manifest, &found, away, held).await?;
+            }
+            // What cannot be read is not damaged for all we know, and does not keep others from being looked at.
+            match unread {
+                Some((_, err)) if request.backup != EVERY && !is_damaged => return Err(err),
+                Some((destination, err)) => {
+                    found.problems.push(format!("{destination}: it cannot be read: {}", chain(&err)));
+                }
+                None => {}
             }
             results.push(found);
         }
@@ -217,17 +216,23 @@ impl Engine {
     }
 
     /// Writes down what was found.
-    async fn note(&self, manifest: &Manifest, found: &Verification, held: &Held) -> Result<(), EngineError> {
+    async fn note(
+        &self,
+        manifest: &Manifest,
+        found: &Verification,
+        away: Option<&str>,
+        held: &Held,
+    ) -> Result<(), EngineError> {
         let (component, now) = (found.component, self.clock.now());
         let mut noted = manifest.clone();
         // What did not stand a drill has proven its hashes on the way there.
-        let failed_drill = !found.ok && found.level == VerifyLevel::Drill;
+        let failed_drill = !found.problems.is_empty() && found.level == VerifyLevel::Drill;
         let proven = if failed_drill { VerifyLevel::Checksum } else { found.level };
         noted.note(proven, now, &found.destinations);
         if found.ok {
             self.metrics.proven(component, found.level, now.as_second());
         }
-        match self.rewrite(&noted, held).await {
+        match self.rewrite(&noted, away, held).await {
             // Where that destination is configured, it can be noted.
             Err(err @ EngineError::Catalog(CatalogError::UnknownDestination { .. })) => {
                 tracing::warn!(error = chain(&err), "what was found cannot be noted");
@@ -236,136 +241,4 @@ impl Engine {
             written => written,
         }
     }
-}
-
-/// What is known before the first look.
-fn nothing_yet(backup_id: BackupId, level: VerifyLevel) -> Verification {
-    Verification {
-        component: backup_id.component(),
-        backup_id,
-        level,
-        ok: false,
-        destinations: Vec::new(),
-        problems: Vec::new(),
-        warnings: Vec::new(),
-    }
-}
-
-/// Looks at every copy of a backup.
-async fn look(
-    engine: &Engine,
-    reader: &Arc<dyn Component>,
-    entry: &Entry,
-    level: VerifyLevel,
-    run: &Run,
-) -> Result<Verification, EngineError> {
-    let (level, why) = match reader.no_drill() {
-        Some(why) if level == VerifyLevel::Drill => (VerifyLevel::Decode, Some(why)),
-        _ => (level, None),
-    };
-    let mut found = nothing_yet(entry.backup_id.clone(), level);
-    found.warnings.extend(why.map(|why| format!("it was read to its end, and not restored: {why}")));
-    match entry.origin {
-        Origin::Newer(_) => {
-            found.problems.push("was made by a newer rna-backup: verify it with that one".to_owned());
-            return Ok(found);
-        }
-        Origin::Incumbent if level < VerifyLevel::Decode => {
-            found.problems.push("has no manifest, and so no hash to compare with: decode it".to_owned());
-            return Ok(found);
-        }
-        Origin::Incumbent => found.warnings.push(
-            "was made by the app's old tasks, which noted neither hash nor counts: it was read to its end, \
-             but there is nothing to compare it with"
-                .to_owned(),
-        ),
-        Origin::Manifest(_) => {}
-    }
-    let mut to_drill = level == VerifyLevel::Drill;
-    for copy in &entry.copies {
-        let level = if to_drill { VerifyLevel::Checksum } else { level.min(VerifyLevel::Decode) };
-        let (mut checked, mut locked) = check(engine, reader, entry, copy, level, run).await?;
-        if to_drill && checked.problems.is_empty() {
-            match engine.drill(reader, entry, copy, run).await {
-                // The archive may be what it was made as, and another server would take it: it is not
-                // marked, but nobody should have to find that out on a bad day.
-                Err(err) if err.is_refusal() => {
-                    let why = format!("{}: it cannot be restored: {}", copy.destination, chain(&err));
-                    found.problems.push(why);
-                    to_drill = false;
-                }
-                Err(err @ EngineError::Locked { .. }) => locked = Some(chain(&err)),
-                problems => {
-                    // What it builds on may be known to be damaged.
-                    checked.problems = match problems {
-                        Err(EngineError::Damaged { problems }) => problems,
-                        problems => problems?,
-                    };
-                    checked.state = state_of(&checked.problems);
-                    // What is wrong with one copy may be wrong with each.
-                    to_drill = !checked.problems.is_empty();
-                }
-            }
-        }
-        if let Some(locked) = locked {
-            found.level = VerifyLevel::Checksum;
-            found.warnings.push(format!("{}: only its hash was compared: {locked}", copy.destination));
-        }
-        let prefixed = checked.problems.iter().map(|problem| format!("{}: {problem}", copy.destination));
-        found.problems.extend(prefixed);
-        found.destinations.push(checked);
-    }
-    found.ok = found.problems.is_empty();
-    Ok(found)
-}
-
-/// Reads one copy once, from its first byte to its last. Tells also why its contents could not be looked at.
-async fn check(
-    engine: &Engine,
-    reader: &Arc<dyn Component>,
-    entry: &Entry,
-    copy: &StoredCopy,
-    level: VerifyLevel,
-    run: &Run,
-) -> Result<(CheckedCopy, Option<String>), EngineError> {
-    let checked = |bytes, state, problems| {
-        let (destination, location) = (copy.destination.clone(), copy.location.clone());
-        CheckedCopy { destination, location, bytes, state, problems }
-    };
-    let missing = |why: &str| Ok((checked(None, BackupState::Missing, vec![why.to_owned()]), None));
-    if engine.catalog.store(&copy.destination).is_none() {
-        return missing("this destination is not configured");
-    }
-    let mut archive = engine.archive_of(entry.clone(), copy.clone())?;
-    run.meter.begin("verify", copy.bytes);
-    let stored = match archive.metered_reader(&run.meter).await {
-        Err(EngineError::Store(StoreError::NotFound { .. })) => return missing("the archive is missing"),
-        opened => opened?,
-    };
-    let decode = level >= VerifyLevel::Decode;
-    let bases = if decode { engine.find_bases(&mut archive).await } else { Ok(()) };
-    let mut opened = archive.opened(stored).await?;
-    let decoded = match bases {
-        Ok(()) if decode => opened.decode(reader).await,
-        bases => bases.map(|()| Vec::new()),
-    };
-    let (mut problems, mut locked) = (Vec::new(), None);
-    match decoded {
-        Ok(differences) => problems = differences,
-        Err(EngineError::Damaged { problems: damage }) => problems = damage,
-        Err(err @ EngineError::Locked { .. }) => locked = Some(chain(&err)),
-        Err(err) => return Err(err),
-    }
-    let (mut stored, of_bases) = opened.problems_of_bases().await?;
-    problems.extend(of_bases);
-    read_all(&mut stored, &Meter::default()).await?;
-    let (bytes, problem) = archive.problem(stored);
-    if let Some(problem) = problem {
-        problems.insert(0, problem);
-    }
-    Ok((checked(Some(bytes), state_of(&problems), problems), locked))
-}
-
-const fn state_of(problems: &[String]) -> BackupState {
-    if problems.is_empty() { BackupState::Ok } else { BackupState::Failed }
 }

@@ -31,6 +31,7 @@ pub fn manifest(component: ComponentName, hour: i64, destinations: &[&str]) -> M
         bytes: 1000,
         sha256: "ab".repeat(32),
         problems: Vec::new(),
+        found_by: None,
     };
     Manifest {
         format: 1,
