@@ -2,8 +2,9 @@
 
 use crate::support::{
     chance::Chance,
-    lab::{Lab, eventually, files},
+    lab::{Lab, Worker, eventually, files},
 };
+use redis::AsyncCommands;
 use rna_backup::{celery::publish::Outgoing, domain::command::task};
 use serde_json::json;
 use std::{
@@ -100,4 +101,42 @@ async fn a_worker_that_starts_before_redis_waits_for_it() {
     lab.redis.start_again();
     let id = lab.order(task::PING, json!({})).await;
     assert_eq!(lab.ended(&id).await["result"], "pong");
+}
+
+/// The value of a gauge without labels, or with these.
+async fn gauge(worker: &Worker, name: &str) -> Option<f64> {
+    let (_, text) = worker.http("/metrics").await?;
+    text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
+}
+
+#[tokio::test]
+async fn a_redis_that_answers_and_forbids_to_take_is_no_broker_that_is_polled() {
+    const POLLED: &str = "rna_backup_broker_last_poll_timestamp_seconds ";
+    const WAITING: &str = "rna_backup_queue_length{queue=\"backups\"} ";
+    let lab = Lab::new();
+    let worker = lab.worker();
+    worker.ready().await;
+    let mut redis = lab.connection().await;
+    let mut scripts = async |rule: &str| {
+        let mut setuser = redis::cmd("ACL");
+        setuser.arg("SETUSER").arg("default").arg(format!("{rule}eval")).arg(format!("{rule}evalsha"));
+        setuser.exec_async(&mut redis).await.unwrap();
+    };
+    scripts("-").await;
+    assert!(eventually(async || worker.log().contains("cannot take tasks")).await, "{}", worker.log());
+    let last = gauge(&worker, POLLED).await;
+    let mut sender = lab.connection().await;
+    for waiting in [1.0, 2.0] {
+        let () = sender.lpush("backups", "{}").await.unwrap();
+        // Whoever asks only how many wait gets an answer.
+        assert!(
+            eventually(async || gauge(&worker, WAITING).await == Some(waiting)).await,
+            "{}",
+            worker.log()
+        );
+    }
+    assert_eq!(gauge(&worker, POLLED).await, last);
+    scripts("+").await;
+    assert!(eventually(async || gauge(&worker, POLLED).await > last).await, "{}", worker.log());
+    assert_eq!(lab.ended(&lab.order(task::PING, json!({})).await).await["result"], "pong");
 }

@@ -198,3 +198,20 @@ async fn a_worker_that_still_prepares_ends_at_once_and_well_when_it_is_told_to()
     worker.signal(Signal::TERM);
     assert_eq!(worker.ended(), Some(0));
 }
+
+#[tokio::test]
+async fn tasks_that_wait_for_their_time_keep_no_question_waiting() {
+    const MANY: usize = 300; // more than are in hand otherwise
+    let lab = Lab::new();
+    let worker = lab.worker();
+    worker.ready().await;
+    for _ in 0..MANY {
+        lab.send(&Outgoing::new(task::PING, "backups").eta(in_an_hour())).await;
+    }
+    let mut redis = lab.connection().await;
+    let all_taken = eventually(async || redis.hlen::<_, usize>("unacked").await.unwrap() == MANY);
+    assert!(all_taken.await, "{}", worker.log());
+    assert_eq!(lab.ended(&lab.order(task::PING, json!({})).await).await["result"], "pong");
+    assert_eq!(worker.stop(), Some(0));
+    assert_eq!(redis.llen::<_, usize>("backups").await.unwrap(), MANY, "they went back");
+}

@@ -30,6 +30,11 @@ pub struct Health {
 /// The loop turns at least every few seconds, also while Redis is away.
 const HUNG_AFTER: i64 = 120;
 
+/// Without a look at the queues for so long, seconds, the worker is not ready, though the broker answers.
+///
+/// They are looked at every few seconds.
+const LATE_AFTER: i64 = 60;
+
 impl Health {
     /// Alive as of `now`, Unix seconds.
     pub fn new(metrics: Metrics, now: i64) -> Self {
@@ -39,6 +44,17 @@ impl Health {
     /// Notes that the loop has turned at `now`, Unix seconds.
     pub fn turned(&self, now: i64) {
         self.last_turn.store(now, Ordering::Relaxed);
+    }
+
+    /// Why it would take no task; `None`: it would.
+    fn not_ready(&self, now: i64) -> Option<&'static str> {
+        if !self.metrics.is_broker_connected() {
+            Some("not connected to the broker\n")
+        } else if now - self.metrics.last_poll() >= LATE_AFTER {
+            Some("the broker answers, but no tasks are taken: the log says why\n")
+        } else {
+            None
+        }
     }
 
     fn is_alive(&self, now: i64) -> bool {
@@ -80,10 +96,9 @@ async fn livez(State(health): State<Health>) -> (StatusCode, &'static str) {
 }
 
 async fn readyz(State(health): State<Health>) -> (StatusCode, &'static str) {
-    if health.metrics.is_broker_connected() {
-        (StatusCode::OK, "ok\n")
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "not connected to the broker\n")
+    match health.not_ready(jiff::Timestamp::now().as_second()) {
+        None => (StatusCode::OK, "ok\n"),
+        Some(why) => (StatusCode::SERVICE_UNAVAILABLE, why),
     }
 }
 
@@ -93,4 +108,16 @@ fn a_loop_that_stands_still_is_no_longer_alive() {
     assert!(health.is_alive(1_000 + HUNG_AFTER - 1) && !health.is_alive(1_000 + HUNG_AFTER));
     health.turned(2_000);
     assert!(health.is_alive(2_000));
+}
+
+#[test]
+fn who_looks_at_no_queue_is_not_ready_though_the_broker_answers() {
+    let metrics = Metrics::new("test").unwrap();
+    let health = Health::new(metrics.clone(), 1_000);
+    assert!(health.not_ready(1_000).is_some_and(|why| why.starts_with("not connected")));
+    metrics.broker(true, 0);
+    assert!(health.not_ready(1_000).is_some_and(|why| why.contains("no tasks are taken")));
+    metrics.polled(1_000);
+    assert_eq!(health.not_ready(1_000 + LATE_AFTER - 1), None);
+    assert!(health.not_ready(1_000 + LATE_AFTER).is_some());
 }

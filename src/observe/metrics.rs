@@ -15,7 +15,7 @@ use crate::domain::manifest::{Manifest, VerifyLevel};
 use crate::observe::labels::{Operation, Reason, Refusal, RunResult};
 use crate::observe::maker::Maker;
 use prometheus::{
-    Gauge, GaugeVec, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, TextEncoder,
+    GaugeVec, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, TextEncoder,
 };
 use tasks::OTHER_TASK;
 
@@ -52,7 +52,7 @@ pub struct Metrics {
     unreadable: IntCounter,
     broker_connected: IntGauge,
     broker_reconnects: IntCounter,
-    broker_last_poll: Gauge,
+    broker_last_poll: IntGauge,
     queue_length: IntGaugeVec,
     foreign_messages: IntGaugeVec,
 }
@@ -208,7 +208,7 @@ impl Metrics {
                 "broker_reconnects_total",
                 "Connections made to the broker after the first",
             )))?,
-            broker_last_poll: m.keep(Gauge::with_opts(Maker::opts(
+            broker_last_poll: m.keep(IntGauge::with_opts(Maker::opts(
                 "broker_last_poll_timestamp_seconds",
                 "Unix time at which the queues were last looked at",
             )))?,

@@ -11,8 +11,14 @@ use tokio_util::task::TaskTracker;
 /// Most messages that are taken at once: a flood of light ones is worked off in few round trips.
 pub(super) const MOST: usize = 64;
 
-/// Light tasks in hand at once.
+/// Tasks in hand at once, beyond which no light one is taken.
 pub(super) const LIGHT: usize = 4 * MOST;
+
+/// Tasks that run or are about to. What waits for its time costs next to nothing and may wait for days: it keeps
+/// nobody's question from being answered.
+pub(super) fn in_hand(shared: &Shared, tasks: &TaskTracker) -> usize {
+    tasks.len().saturating_sub(shared.scheduled.len())
+}
 
 /// Judges messages.
 ///
@@ -41,7 +47,7 @@ impl<'a> Judge<'a> {
         }
         let light = Command::is_light(&look.task);
         let alike = together.iter().filter(|other| Command::is_light(&other.task) == light).count();
-        if light && alike >= LIGHT.saturating_sub(self.tasks.len()) {
+        if light && alike >= LIGHT.saturating_sub(in_hand(self.shared, self.tasks)) {
             return Verdict::Later;
         }
         if !light && alike >= self.shared.slots.room() {

@@ -38,6 +38,7 @@ use crate::engine::Engine;
 use crate::observe::http::Health;
 use crate::observe::metrics::Metrics;
 
+use jiff::Timestamp;
 use judge::Judge;
 use orders::Orders;
 use returns::Returns;
@@ -127,6 +128,8 @@ struct Shared {
     stop: Stop,
     /// Tasks in hand that do not run yet.
     waiting: TaskTracker,
+    /// Those of them that wait for their time, which may be many.
+    scheduled: TaskTracker,
     returns: Returns,
     orders: Orders,
 }
@@ -172,6 +175,7 @@ impl Worker {
             }),
             stop: Stop::default(),
             waiting: TaskTracker::new(),
+            scheduled: TaskTracker::new(),
             returns: Returns::default(),
             orders: Orders::new(options.restore_key.clone(), options.orders.clone()),
             options,
@@ -293,7 +297,9 @@ impl Shared {
 }
 
 fn consumer(leases: &Leases, queues: &[String], metrics: &Metrics) -> Result<Arc<Consumer>, CeleryError> {
-    Ok(Arc::new(Consumer::new(leases.clone(), queues)?.on_notice(hear(metrics.clone()))))
+    let consumer = Consumer::new(leases.clone(), queues)?.on_notice(hear(metrics.clone()));
+    let metrics = metrics.clone();
+    Ok(Arc::new(consumer.on_look(move || metrics.polled(Timestamp::now().as_second()))))
 }
 
 async fn beat(node: Arc<Node>, stop: CancellationToken) {
@@ -337,7 +343,7 @@ async fn take(shared: &Arc<Shared>, tasks: &TaskTracker) {
                     let (shared, all) = (Arc::clone(shared), tasks.clone());
                     tasks.spawn(async move {
                         Box::pin(task::handle(Arc::clone(&shared), delivery, slot)).await;
-                        if all.len() >= judge::LIGHT {
+                        if judge::in_hand(&shared, &all) >= judge::LIGHT {
                             shared.node.changed.notify_one(); // more of them may be taken now
                         }
                     });

@@ -60,7 +60,13 @@ impl Task<'_> {
             self.shared.metrics.redelivered();
         }
         if let Some(stored) = self.stored_end().await {
-            tracing::info!("this task is done already");
+            if self.message.redelivered {
+                tracing::info!("this task is done already");
+            } else {
+                tracing::warn!(
+                    "a task of this id has succeeded before, so nothing is done: to have it done again, order it under a new id"
+                );
+            }
             return self.end_again(&stored, lease).await;
         }
         let (place, outcome, began) = match self.turn(slot).await {
@@ -176,9 +182,11 @@ impl Task<'_> {
         drop(slot);
         tracing::info!(eta = %self.message.eta.unwrap_or_default(), "waiting for its time");
         self.request.waits(Phase::Scheduled);
+        let scheduled = self.shared.scheduled.token();
         while let Some(left) = left() {
             self.unless_stopped(tokio::time::sleep(left.min(LOOK))).await?;
         }
+        drop(scheduled);
         self.request.waits(Phase::Reserved);
         Ok(None)
     }

@@ -31,8 +31,10 @@ pub(super) async fn run(shared: Arc<Shared>, health: Health) {
         let now = Timestamp::now();
         health.turned(now.as_second());
         shared.metrics.broker(lengths.is_ok(), shared.broker.reconnects());
+        if shared.stop.drain.is_cancelled() {
+            shared.metrics.polled(now.as_second()); // who is to take no more is not late
+        }
         if let Ok(lengths) = lengths {
-            shared.metrics.polled(now.as_second() as f64);
             let foreign = consumer.foreign();
             let mut left = std::mem::take(&mut shown);
             for (queue, length) in lengths.into_iter().take(MOST_QUEUES) {

@@ -89,6 +89,7 @@ pub struct Consumer {
     wake: Wake,
     safety_poll: Duration,
     hear: Box<dyn Fn(Notice) + Send + Sync>,
+    looked: Box<dyn Fn() + Send + Sync>,
     again: AtomicBool,
     state: Mutex<State>,
     foreign: std::sync::Mutex<Vec<usize>>,
@@ -123,6 +124,7 @@ impl Consumer {
             limits: Limits::default(),
             safety_poll: SAFETY_POLL,
             hear: Box::new(|_| ()),
+            looked: Box::new(|| ()),
             again: AtomicBool::new(false),
             state: Mutex::new(State { seen, polling: false, lost: false }),
         })
@@ -132,6 +134,14 @@ impl Consumer {
     #[must_use]
     pub fn on_notice(mut self, hear: impl Fn(Notice) + Send + Sync + 'static) -> Self {
         self.hear = Box::new(hear);
+        self
+    }
+
+    /// Sets who is told after each look at the queues that Redis has let us finish; must not block. While the
+    /// consumer waits for messages, that is every [5 s](Self::with_safety_poll) at least.
+    #[must_use]
+    pub fn on_look(mut self, looked: impl Fn() + Send + Sync + 'static) -> Self {
+        self.looked = Box::new(looked);
         self
     }
 
@@ -183,6 +193,7 @@ impl Consumer {
         while !stop.is_cancelled() {
             let pause = match self.pass(&mut state.seen, most, judge).await {
                 Ok(taken) => {
+                    (self.looked)();
                     self.note_link(&mut state);
                     backoff = Backoff::START;
                     if !taken.is_empty() {

@@ -44,8 +44,13 @@ impl Metrics {
     }
 
     /// The queues were looked at; `now` in Unix seconds.
-    pub fn polled(&self, now: f64) {
+    pub fn polled(&self, now: i64) {
         self.broker_last_poll.set(now);
+    }
+
+    /// When the queues were last looked at, in Unix seconds; 0: never.
+    pub fn last_poll(&self) -> i64 {
+        self.broker_last_poll.get()
     }
 
     /// What waits in a queue, and how much of it is not ours.
