@@ -194,6 +194,26 @@ async fn what_a_swap_that_died_had_closed_is_opened_again() {
 }
 
 #[tokio::test]
+async fn what_is_kept_of_another_database_takes_no_name_when_the_live_one_is_missing() {
+    let server = PostgresServer::shared();
+    let (config, archive, facts) = small(server, "vanished").await;
+    server.database("bystander", "");
+    server.psql("bystander", "CREATE TABLE mine (id int)");
+    let target = Target::Database("bystander".into());
+    for target in [&target, &Target::Live] {
+        stage(&config, &archive, target, Some(&facts)).await.unwrap().swap().await.unwrap().unwrap();
+    }
+    // Of the live one nothing is kept, and of the other its old state is.
+    for kept in databases(server, "vanished_before_") {
+        server.psql("postgres", &format!("DROP DATABASE {kept}"));
+    }
+    server.psql("postgres", "DROP DATABASE vanished WITH (FORCE)");
+    assert_eq!(component(&config).recover().await.unwrap(), [""; 0]);
+    assert_eq!(server.psql("bystander", "SELECT count(*) FROM t"), "3000");
+    assert_eq!((databases(server, "bystander").len(), databases(server, "vanished").len()), (2, 0));
+}
+
+#[tokio::test]
 async fn a_drill_of_a_database_with_a_subscription_leaves_nothing() {
     let server = PostgresServer::shared();
     let name = server.database("subscribed", "");
