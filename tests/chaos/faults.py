@@ -1,4 +1,7 @@
-"""What goes wrong. Each is called in the middle of work and returns how to put it right, if that takes anything."""
+"""What goes wrong. Each is called in the middle of work and returns how to put it right, if that takes anything.
+
+Or MISSED, when there was nothing to strike.
+"""
 
 import os
 import signal
@@ -6,31 +9,36 @@ import signal
 from servers import Failed, wait_for
 
 
+MISSED = object()
+
+
 def kill_worker(lab):
-    lab.kill(lab.chance.choice(lab.workers))
+    return None if lab.kill(lab.chance.choice(lab.workers)) else MISSED
 
 
 def kill_all_workers(lab):
-    for worker in lab.workers:
-        lab.kill(worker)
+    killed = [lab.kill(worker) for worker in lab.workers]
+    return None if any(killed) else MISSED
 
 
 def kill_child(lab):
-    for pid in lab.children()[:1]:
+    children = lab.children()[:1]
+    for pid in children:
         lab.kill_pid(pid)
+    return None if children else MISSED
 
 
 def terminate_worker(lab):
     """It gives back what it has not done, and ends well, whatever else goes wrong."""
     process = lab.terminate(lab.chance.choice(lab.workers))
-    return process and (lambda: process.wait(60))
+    return (lambda: process.wait(60)) if process else MISSED
 
 
 def freeze_worker(lab):
     """It stands still and then goes on, knowing nothing of what happened meanwhile."""
     process = lab.chance.choice(lab.workers).process
     if process.poll() is not None:
-        return None
+        return MISSED
     process.send_signal(signal.SIGSTOP)
     return lambda: process.send_signal(signal.SIGCONT)
 
@@ -49,7 +57,8 @@ def crash_postgres(lab):
 
 
 def kill_backend(lab):
-    lab.postgres.psql("select pg_terminate_backend(pid) from pg_stat_activity where backend_type = 'client backend' and pid <> pg_backend_pid()", "postgres", check=False)
+    ended = lab.postgres.psql("select pg_terminate_backend(pid) from pg_stat_activity where backend_type = 'client backend' and pid <> pg_backend_pid()", "postgres", check=False)
+    return None if "t" in ended.stdout.split() else MISSED
 
 
 def crash_redis(lab):
@@ -81,7 +90,7 @@ def crash_s3(lab):
 
 
 def cut_line(lab):
-    lab.lines[lab.chance.choice(list(lab.lines))].cut()
+    return None if lab.lines[lab.chance.choice(list(lab.lines))].cut() else MISSED
 
 
 def black_hole(lab):
@@ -104,7 +113,7 @@ def change(line, mode):
 def full_disk(lab):
     """Where the disk is ours to fill."""
     if not lab.is_small_disk:
-        return None
+        return MISSED
     ballast = lab.root / "ballast"
     with open(ballast, "wb", buffering=0) as file:  # a buffer would be written once more when it is closed
         try:

@@ -5,9 +5,8 @@
 
 import json
 
-from lab import COMPONENTS
-
-ENDED = ("SUCCESS", "FAILURE", "REVOKED")
+from lab import COMPONENTS, KEEP_LAST
+from orders import ENDED, component_of
 
 
 def no_message_is_lost(lab, ledger):
@@ -50,13 +49,36 @@ def listed_backups_are_whole(lab, ledger):
                 yield f"{backup['backup_id']} is {copy['state']} in {copy['destination']}"
 
 
+def what_is_promised_is_kept(lab, ledger):
+    """What a task said it had made is there, or as many newer ones as retention keeps; and what it said it had pinned."""
+    there = {
+        (copy["destination"], backup["backup_id"])
+        for backup in lab.json("list")["backups"]
+        for copy in backup["destinations"]
+        if copy["state"] == "ok"
+    }
+    for destination, backup in sorted(ledger.made - there):
+        like_it = [id for at, id in there if at == destination and component_of(id) == component_of(backup)]
+        newer = sum(id > backup for id in like_it)
+        if newer < KEEP_LAST:
+            yield f"{backup} was made and is gone from {destination}, and only {newer} newer ones are there"
+    for backup in ledger.pinned - {id for _, id in there}:
+        yield f"{backup} was pinned and is gone"
+
+
 def live_data_is_whole(lab, ledger):
-    """Each component is in a state that it was in before, never between two."""
+    """Each component is in a state that it was in before, never between two; and what was restored is there."""
+    results = lab.results(ledger.round_ids())
     for component, found in lab.fingerprints().items():
         if found not in ledger.whole[component]:
             yield f"{component} is in no state that it ever was in: {found}"
         elif not ledger.restored(component) and found != ledger.before[component]:
             yield f"{component} has changed, and nobody ordered that"
+        orders = ledger.restores(component)
+        if len(orders) == 1 and results.get(orders[0], {}).get("status") == "SUCCESS":
+            holds = ledger.holds.get(ledger.orders[orders[0]]["backup"])
+            if holds not in (None, found):
+                yield f"{component} is not what the restore that succeeded was to bring back"
 
 
 def nothing_half_is_left(lab, ledger):
@@ -91,6 +113,12 @@ def no_scratch_is_left(lab, ledger):
     for name in areas:
         if "rna-before" not in name:
             yield f"folder {name}"
+    state = lab.root / ".weaviate"
+    journal = state / "journal.json"
+    kept = json.loads(journal.read_text()).get("kept") if journal.exists() else None
+    for path in {*state.glob("*"), *lab.weaviate.folder.glob("*")} - {journal}:
+        if not (kept and path.name.startswith(kept["snapshot"]["id"])):
+            yield f"of a copy of Weaviate {path.relative_to(lab.stage.dir)}"
 
 
 def no_lock_is_stale(lab, ledger):
@@ -114,6 +142,7 @@ def who_is_told_to_stop_ends_well(lab, ledger):
 ALL = [
     no_message_is_lost,
     nothing_is_done_twice,
+    what_is_promised_is_kept,
     live_data_is_whole,
     no_lock_is_stale,
     nothing_half_is_left,

@@ -15,6 +15,7 @@ from line import Line
 from servers import ROOT, Bucket, Client, Postgres, Redis, Weaviate, Worker, stop, wait_for
 
 COMPONENTS = ("postgres", "weaviate", "media")
+KEEP_LAST = 3  # backups of each component
 DISK = 96  # MB of room for backups, where we may mount such a disk
 FAKETIME = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1"
 
@@ -54,7 +55,7 @@ class Lab:
             "BACKUP_MIN_FREE": "1MiB",
             "BACKUP_RETRY_DELAY": "1s",
             "BACKUP_RETENTION_DAYS": "0",
-            "BACKUP_KEEP_LAST": "3",
+            "BACKUP_KEEP_LAST": str(KEEP_LAST),
             "BACKUP_WEAVIATE_TIMEOUT": "30s",
             "BACKUP_SHUTDOWN_GRACE": "2s",
             "RUST_LOG": "info",
@@ -144,10 +145,12 @@ class Lab:
         return worker.process
 
     def kill(self, worker):
-        """SIGKILL to the worker alone: its children are orphans."""
-        if worker.process and worker.process.poll() is None:
-            worker.process.kill()
-            worker.process.wait()
+        """SIGKILL to the worker alone: its children are orphans. Whether there was one to kill."""
+        if not worker.process or worker.process.poll() is not None:
+            return False
+        worker.process.kill()
+        worker.process.wait()
+        return True
 
     def command(self, *arguments, check=True):
         """One of the program's commands, over good lines."""

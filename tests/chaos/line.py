@@ -54,5 +54,7 @@ class Line:
             await asyncio.sleep(0.05)
 
     def cut(self):
-        """Ends every connection there is, in the middle of whatever passes."""
+        """Ends every connection there is, in the middle of whatever passes. Whether there was one."""
+        is_open = bool(self.open)
         self.loop.call_soon_threadsafe(lambda: [writer.transport.abort() for writer in list(self.open)])
+        return is_open

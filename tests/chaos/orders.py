@@ -15,25 +15,62 @@ RESTORES = {
 UNDO = "api.backup.tasks.undo_restore"
 
 
+FULL, PIN = "api.backup.tasks.run_full_backup", "api.backup.tasks.pin_backup"
+ENDED = ("SUCCESS", "FAILURE", "REVOKED")
+
+
 class Ledger:
-    """The tasks of this round, and every state in which a component ever was as a whole."""
+    """The tasks of this round, every state in which a component ever was as a whole, and what has been promised.
+
+    `made` are the backups that a task said it had made, each with a destination where it put them, and `holds` what is
+    in those of which that is certain. `pinned` is what a task said it had pinned.
+    """
 
     def __init__(self):
         self.whole, self.before, self.orders = {component: set() for component in COMPONENTS}, {}, {}
+        self.made, self.holds, self.pinned = set(), {}, set()
 
     def begin(self, fingerprints):
         self.before, self.orders = fingerprints, {}
         for component, state in fingerprints.items():
             self.whole[component].add(state)
 
-    def note(self, id, component, task):
-        self.orders[id] = {"component": component, "task": task}
+    def note(self, id, component, task, backup=None):
+        self.orders[id] = {"component": component, "task": task, "backup": backup}
+
+    def follow(self, results):
+        """Notes what the tasks that have ended have ordered in turn. Whether all have ended, as far as is known."""
+        for id, result in results.items():
+            if self.orders[id]["task"] == FULL and result["status"] == "SUCCESS":
+                for component, child in result["result"]["task_ids"].items():
+                    if child not in self.orders:
+                        self.note(child, component, BACKUPS[component])
+        return all(results.get(id, {}).get("status") in ENDED for id in self.orders)
+
+    def learn(self, results):
+        """Believes what the tasks of the round say."""
+        for id, order in self.orders.items():
+            component, result = order["component"], results.get(id, {})
+            is_done = result.get("status") == "SUCCESS"
+            if is_done and order["task"] in BACKUPS.values():
+                told = result["result"]
+                backup = told["backup_id"]
+                self.made |= {(at, backup) for at, key in (("local", "path"), ("s3", "s3_uri")) if told[key]}
+                if not self.restored(component):
+                    self.holds[backup] = self.before[component]
+            if order["task"] == PIN:
+                # An unpin that failed may have been done.
+                self.pinned = self.pinned | {order["backup"]} if is_done and order["pins"] else self.pinned - {order["backup"]}
 
     def round_ids(self):
         return list(self.orders)
 
+    def restores(self, component):
+        """The orders that change what is live."""
+        return [id for id, order in self.orders.items() if order["component"] == component and order["task"] in (*RESTORES.values(), UNDO)]
+
     def restored(self, component):
-        return any(order["component"] == component and order["task"] in (*RESTORES.values(), UNDO) for order in self.orders.values())
+        return bool(self.restores(component))
 
 
 def order(lab, client, ledger):
@@ -51,7 +88,17 @@ def order(lab, client, ledger):
     def restore():
         if listed:
             component, backup = chance.choice(listed)
-            send(component, RESTORES[component], backup)
+            ledger.note(client.delay(RESTORES[component], backup), component, RESTORES[component], backup)
+
+    def pin():
+        """One backup of each component at most: the disk is small."""
+        if listed:
+            component, backup = chance.choice(listed)
+            pinned = [id for id in ledger.pinned if component_of(id) == component]
+            backup = pinned[0] if pinned else backup
+            id = client.delay(PIN, backup, not pinned)
+            ledger.note(id, component, PIN, backup)
+            ledger.orders[id]["pins"] = not pinned
 
     def undo():
         component = chance.choice(COMPONENTS)
@@ -62,9 +109,15 @@ def order(lab, client, ledger):
         restore,
         restore,
         undo,
-        lambda: send(None, "api.backup.tasks.run_full_backup"),
+        pin,
+        lambda: send(None, FULL),
         lambda: send(None, "api.backup.tasks.verify_backup", drill=chance.random() < 0.5),
         lambda: send(None, "api.backup.tasks.cleanup_old_backups"),
     ]
     for what in [back_up, back_up, *chance.choices(rest, k=chance.randrange(1, 5))]:
         what()
+
+
+def component_of(backup):
+    begin = backup.split("_")[0]
+    return "postgres" if begin == "pg" else begin

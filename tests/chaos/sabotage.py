@@ -4,7 +4,7 @@ import json
 
 from invariants import violations
 from lab import COMPONENTS
-from orders import BACKUPS
+from orders import BACKUPS, RESTORES
 
 
 def broken_archive(lab, ledger):
@@ -87,6 +87,12 @@ def scratch_folder(lab, ledger):
     return path.rmdir
 
 
+def scratch_copy(lab, ledger):
+    path = lab.weaviate.folder / "rna-20200101t000000z-00000000"
+    path.mkdir()
+    return path.rmdir
+
+
 def held_lock(lab, ledger):
     lab.redis.cli("hset", "rna-backup:locks", "media", "somebody who died")
     return lambda: lab.redis.cli("hdel", "rna-backup:locks", "media")
@@ -97,11 +103,38 @@ def bad_end(lab, ledger):
     return lab.told.pop
 
 
+def lost_backup(lab, ledger):
+    """The newest one from one destination, as if retention had taken it."""
+    backup = max(id for _, id in ledger.made if id.startswith("weaviate"))
+    paths = [*lab.root.glob(f"weaviate/{backup}.*"), *lab.root.glob(f"manifests/weaviate/{backup}.*")]
+    kept = {path: path.read_bytes() for path in paths}
+    for path in paths:
+        path.unlink()
+    return lambda: [path.write_bytes(content) for path, content in kept.items()]
+
+
+def lost_pin(lab, ledger):
+    ledger.pinned.add("media_backup_20200101_040000")
+    return ledger.pinned.clear
+
+
+def idle_restore(lab, ledger):
+    """It says that it has brought back what was before, and did nothing."""
+    id, backup = "00000000-0000-4000-8000-000000000001", min(id for _, id in ledger.made if id.startswith("media"))
+    ledger.note(id, "media", RESTORES["media"], backup)
+    told = json.dumps({"status": "SUCCESS", "result": {"backup_id": backup}})
+    lab.redis.cli("set", f"celery-task-meta-{id}", told)
+    return lambda: (ledger.orders.pop(id), lab.redis.cli("del", f"celery-task-meta-{id}"))
+
+
 TABLE = [
     ("listed_backups_are_whole", broken_archive),
     ("live_data_is_whole", lost_row),
     ("live_data_is_whole", lost_file),
     ("live_data_is_whole", lost_object),
+    ("live_data_is_whole", idle_restore),
+    ("what_is_promised_is_kept", lost_backup),
+    ("what_is_promised_is_kept", lost_pin),
     ("no_message_is_lost", lost_message),
     ("no_message_is_lost", left_message),
     ("nothing_is_done_twice", second_effect),
@@ -110,6 +143,7 @@ TABLE = [
     ("nothing_half_is_left", upload),
     ("no_scratch_is_left", scratch_database),
     ("no_scratch_is_left", scratch_folder),
+    ("no_scratch_is_left", scratch_copy),
     ("no_lock_is_stale", held_lock),
     ("who_is_told_to_stop_ends_well", bad_end),
 ]
@@ -118,11 +152,12 @@ TABLE = [
 def run(lab, ledger, settle):
     """Two backups of everything, without faults; then one thing after the other is broken, and put right."""
     client = lab.client()
-    ledger.begin(lab.fingerprints())
-    for _ in range(2):
+    for night in range(2):
+        lab.live_on(night)
+        ledger.begin(lab.fingerprints())
         for component in COMPONENTS:
             ledger.note(client.delay(BACKUPS[component]), component, BACKUPS[component])
-    settle(lab, ledger)
+        settle(lab, ledger)
     for worker in lab.workers:  # they would put right what we break
         lab.kill(worker)
     wrong = [f"nothing is broken, and {name} says: {what}" for name, what in violations(lab, ledger)]

@@ -18,9 +18,8 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "support")]
 
 import faults  # noqa: E402
-from invariants import ENDED  # noqa: E402
 from lab import COMPONENTS, Lab  # noqa: E402
-from orders import BACKUPS  # noqa: E402
+from orders import BACKUPS, ENDED  # noqa: E402
 from plot import draw, slope  # noqa: E402
 from servers import ROOT, Stage, wait_for  # noqa: E402
 
