@@ -103,6 +103,13 @@ async fn a_worker_that_starts_before_redis_waits_for_it() {
     assert_eq!(lab.ended(&id).await["result"], "pong");
 }
 
+/// Gives or takes commands of Redis, from then on.
+async fn permit(lab: &Lab, rules: &[&str]) {
+    let mut setuser = redis::cmd("ACL");
+    setuser.arg("SETUSER").arg("default").arg(rules);
+    setuser.exec_async(&mut lab.connection().await).await.unwrap();
+}
+
 /// The value of a gauge without labels, or with these.
 async fn gauge(worker: &Worker, name: &str) -> Option<f64> {
     let (_, text) = worker.http("/metrics").await?;
@@ -116,13 +123,7 @@ async fn a_redis_that_answers_and_forbids_to_take_is_no_broker_that_is_polled() 
     let lab = Lab::new();
     let worker = lab.worker();
     worker.ready().await;
-    let mut redis = lab.connection().await;
-    let mut scripts = async |rule: &str| {
-        let mut setuser = redis::cmd("ACL");
-        setuser.arg("SETUSER").arg("default").arg(format!("{rule}eval")).arg(format!("{rule}evalsha"));
-        setuser.exec_async(&mut redis).await.unwrap();
-    };
-    scripts("-").await;
+    permit(&lab, &["-eval", "-evalsha"]).await;
     assert!(eventually(async || worker.log().contains("cannot take tasks")).await, "{}", worker.log());
     let last = gauge(&worker, POLLED).await;
     let mut sender = lab.connection().await;
@@ -136,7 +137,23 @@ async fn a_redis_that_answers_and_forbids_to_take_is_no_broker_that_is_polled() 
         );
     }
     assert_eq!(gauge(&worker, POLLED).await, last);
-    scripts("+").await;
+    permit(&lab, &["+eval", "+evalsha"]).await;
     assert!(eventually(async || gauge(&worker, POLLED).await > last).await, "{}", worker.log());
     assert_eq!(lab.ended(&lab.order(task::PING, json!({})).await).await["result"], "pong");
+}
+
+#[tokio::test]
+async fn a_full_backup_whose_parts_redis_refuses_is_tried_again_and_fails() {
+    let lab = Lab::new().set("BACKUP_MAX_RETRIES", 1).set("BACKUP_RETRY_DELAY", "100ms");
+    let worker = lab.worker();
+    worker.ready().await;
+    let message = Outgoing::new(task::FULL_BACKUP, "backups");
+    permit(&lab, &["-exists"]).await; // asked for only where tasks are sent
+    let text = message.text();
+    let () = lab.connection().await.lpush("backups", text).await.unwrap();
+    let ended = lab.ended(message.id()).await;
+    assert_eq!((&ended["status"], &ended["result"]["exc_type"]), (&json!("FAILURE"), &json!("RuntimeError")));
+    assert!(ended["result"]["exc_message"][0].as_str().unwrap().contains("redis refuses"), "{ended}");
+    let tries = worker.log().matches("task will be tried again").count();
+    assert_eq!((tries, lab.manifests("media").len()), (1, 0), "{}", worker.log());
 }

@@ -2,6 +2,7 @@
 
 use crate::base::chain;
 use crate::catalog::CatalogError;
+use crate::celery::CeleryError;
 use crate::celery::result::{Child, Exception};
 use crate::component::ComponentError;
 use crate::domain::command::InvalidCommand;
@@ -116,6 +117,11 @@ impl Outcome {
         let cause = std::io::Error::other(text);
         let exception = Exception::billiard(name, args);
         Self::Failure(Failure { traceback: traceback(task, name, &cause), exception })
+    }
+
+    /// Redis answers, and refuses the tasks that this one sends: who may mend that has until the last try.
+    pub fn not_sent(task: &str, err: &CeleryError) -> Self {
+        Self::Transient(Failure::new("RuntimeError", task, err))
     }
 
     /// A run that panicked is a failed task, not a dead worker.

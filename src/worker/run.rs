@@ -1,6 +1,7 @@
 //! What a task does while it runs.
 
 use crate::base::chain;
+use crate::celery::CeleryError;
 use crate::celery::publish::{self, Outgoing};
 use crate::celery::requests::Revocation;
 use crate::celery::result::{Child, State, TaskResult};
@@ -236,9 +237,13 @@ impl Task<'_> {
         }
         let sent =
             publish::publish(&self.shared.broker, &self.shared.keys, &calls, &self.shared.stop.silence);
-        if let Err(err) = sent.await {
-            tracing::warn!(error = %chain(&err), "cannot dispatch the full backup");
-            return Outcome::Interrupted;
+        match sent.await {
+            Ok(()) => {}
+            Err(err @ CeleryError::Stopped { .. }) => {
+                tracing::warn!(error = %chain(&err), "cannot dispatch the full backup");
+                return Outcome::Interrupted;
+            }
+            Err(err) => return Outcome::not_sent(&message.task, &err),
         }
         let children: Vec<String> = calls.iter().map(|call| call.id().to_owned()).collect();
         let task_ids: BTreeMap<_, _> = components.into_iter().zip(children.clone()).collect();
