@@ -151,6 +151,9 @@ impl Journal {
             [replacing.as_ref().and_then(|it| it.safety.as_ref()), kept.as_ref().map(|it| &it.snapshot)];
         let is_needed = |file: &str| {
             let id = file.split('.').next().unwrap_or(file);
+            if file.strip_suffix(".partial") == Some(Self::FILE) {
+                return false;
+            }
             !is_ours(id) || named.iter().flatten().any(|snapshot| snapshot.id == id)
         };
         let clear = || -> io::Result<()> {
@@ -223,7 +226,7 @@ fn notes_are_there_again_and_a_folder_is_made_only_when_there_is_something_to_no
     let replacing = Replacing { safety: Some(snapshot("rna-safe")), ..Replacing::default() };
     journal.note(|notes| (notes.kept, notes.replacing) = (Some(kept), Some(replacing))).unwrap();
     let needed = ["rna-kept.json", "rna-kept.tar", "rna-safe.tar", "another.tar", "journal.json"];
-    let left = ["rna-left.tar.partial", "rna-left.json", "rna-left2.tar"];
+    let left = ["rna-left.tar.partial", "rna-left.json", "rna-left2.tar", "journal.json.partial"];
     for name in needed.iter().chain(&left).filter(|name| **name != "journal.json") {
         fs::write(folder.join(name), "").unwrap();
     }
