@@ -29,7 +29,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Stdio,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering::Relaxed},
 };
 
 /// Bytes that no compressor makes smaller, the same ones each time.
@@ -334,7 +334,7 @@ impl Twice {
         fs::create_dir(path("media")).unwrap();
         fs::write(path("media/gel.txt"), noise(5000)).unwrap();
         let mut twice = Self { near: path("near"), far: path("far"), id: String::new(), dir };
-        let engine = twice.engine(GOOD);
+        let engine = twice.engine(twice.far(GOOD));
         let order = Backup { component: ComponentName::Media, label: None, pin: false, set_id: None };
         let report = engine.backup(&order, &Run::default()).await.unwrap();
         let mut manifest: Manifest = engine.find("latest", None).await.unwrap().manifest().unwrap().clone();
@@ -348,13 +348,17 @@ impl Twice {
         Self { near: report.path.into(), id: report.backup_id.to_string(), ..twice }
     }
 
-    /// One with these faults in the far destination.
-    fn engine(&self, faults: Faults) -> Engine {
+    /// The far destination, with these faults.
+    fn far(&self, faults: Faults) -> Arc<Faulty> {
+        let real = LocalStore::open(self.dir.path().join("far"), 0).unwrap();
+        Arc::new(Faulty::new(Arc::new(real), faults).named("s3"))
+    }
+
+    fn engine(&self, far: Arc<Faulty>) -> Engine {
         let path = |name: &str| self.dir.path().join(name);
         let store: Arc<dyn Store> = Arc::new(LocalStore::open(path("near"), 0).unwrap());
-        let far = Faulty::new(Arc::new(LocalStore::open(path("far"), 0).unwrap()), faults).named("s3");
         Engine {
-            catalog: Catalog::new(vec![Arc::clone(&store), Arc::new(far)]),
+            catalog: Catalog::new(vec![Arc::clone(&store), far]),
             ..engine(&path("media"), &path("near/.locks"), vec![store])
         }
     }
@@ -366,11 +370,11 @@ impl Twice {
         level: VerifyLevel,
     ) -> Result<Vec<Verification>, EngineError> {
         let request = VerifyRequest { component: None, backup: backup.to_owned(), level };
-        self.engine(faults).verify(ComponentName::Media, &request, &Run::default()).await
+        self.engine(self.far(faults)).verify(ComponentName::Media, &request, &Run::default()).await
     }
 
     async fn entry(&self) -> Entry {
-        self.engine(GOOD).find(&self.id, None).await.unwrap()
+        self.engine(self.far(GOOD)).find(&self.id, None).await.unwrap()
     }
 }
 
@@ -423,6 +427,25 @@ async fn a_copy_that_can_be_read_is_looked_at_while_the_other_is_away() {
     let proof = |destination| entry.candidate(destination).unwrap().proof;
     assert_eq!((proof("local"), proof("s3")), (Proof::Failed, Proof::Verified));
     assert!(entry.manifest().unwrap().verified.at >= before.at, "the other copy may be whole");
+}
+
+#[tokio::test]
+async fn a_drill_goes_on_to_the_second_copy_where_the_first_is_damaged() {
+    let twice = Twice::new().await;
+    let mut opened = Vec::new();
+    for damaged in [false, true] {
+        if damaged {
+            flip_a_bit(&twice.near);
+        }
+        let far = twice.far(GOOD);
+        let request = VerifyRequest { component: None, backup: twice.id.clone(), level: VerifyLevel::Drill };
+        let engine = twice.engine(Arc::clone(&far));
+        let found = engine.verify(ComponentName::Media, &request, &Run::default()).await.unwrap();
+        assert_eq!(found[0].ok, !damaged, "{found:?}");
+        assert!(found[0].problems.iter().all(|problem| problem.starts_with("local: ")), "{found:?}");
+        opened.push(far.opened.load(Relaxed));
+    }
+    assert!(opened[1] > opened[0], "it is read for its hash, and once more to be restored: {opened:?}");
 }
 
 #[test]
