@@ -208,12 +208,14 @@ fn notes_are_there_again_and_a_folder_is_made_only_when_there_is_something_to_no
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().join(".weaviate");
     let mut journal = Journal::open(&folder).unwrap();
+    journal.clear().unwrap();
     assert!(!folder.exists());
     let loose = Loose { made: Made::S3, id: "rna-1".to_owned() };
     journal.note(|notes| notes.loose.push(loose.clone())).unwrap();
     assert_eq!(Journal::open(&folder).unwrap().notes.loose, [loose]);
     journal.put("a", b"x").unwrap();
     journal.remove("a").unwrap();
+    assert!(!folder.join("a").exists());
     journal.remove("a").unwrap();
 
     let snapshot = |id: &str| Snapshot {
@@ -236,4 +238,15 @@ fn notes_are_there_again_and_a_folder_is_made_only_when_there_is_something_to_no
 
     fs::write(folder.join("journal.json"), "{").unwrap();
     assert!(matches!(Journal::open(&folder), Err(ComponentError::Read { .. })));
+}
+
+#[test]
+fn what_cannot_be_read_or_removed_is_an_error_and_not_an_empty_journal() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = Journal::open(dir.path()).unwrap();
+    fs::create_dir(dir.path().join("rna-1.tar")).unwrap();
+    assert!(matches!(journal.remove("rna-1.tar"), Err(ComponentError::Unavailable { .. })));
+    assert!(matches!(journal.clear(), Err(ComponentError::Unavailable { .. })));
+    fs::create_dir(dir.path().join(Journal::FILE)).unwrap();
+    assert!(matches!(Journal::open(dir.path()), Err(ComponentError::Read { .. })));
 }
