@@ -13,8 +13,6 @@ RESTORES = {
     "media": "api.backup.restore.restore_media_files",
 }
 UNDO = "api.backup.tasks.undo_restore"
-
-
 FULL, PIN = "api.backup.tasks.run_full_backup", "api.backup.tasks.pin_backup"
 ENDED = ("SUCCESS", "FAILURE", "REVOKED")
 
