@@ -194,6 +194,63 @@ async fn what_a_swap_that_died_had_closed_is_opened_again() {
 }
 
 #[tokio::test]
+async fn a_session_that_may_not_be_ended_fails_the_swap_and_the_door_opens_again() {
+    let server = PostgresServer::shared();
+    server.psql("postgres", "CREATE ROLE no_signals LOGIN CREATEDB PASSWORD 'no_signals'");
+    let name = server.database("guarded", "OWNER no_signals");
+    server.psql(
+        &name,
+        "SET ROLE no_signals; CREATE TABLE t AS SELECT generate_series(1, 3000) AS n; COMMENT ON DATABASE guarded IS 'mine'",
+    );
+    let role = || "no_signals".to_owned();
+    let config = PostgresConfig { user: role(), password: Some(role().into()), ..server.config(&name) };
+    let (archive, facts) = backup(config.clone()).await.unwrap();
+    server.psql(&name, "DELETE FROM t WHERE n > 5");
+    let staged = stage(&config, &archive, &Target::Live, Some(&facts)).await.unwrap();
+    // A session of a superuser, whom the role may not end.
+    let mut session = Command::new(server.bin().join("psql"));
+    session.args(["-c", "SELECT pg_sleep(600)"]).env("PGDATABASE", &name).env("PGHOST", server.socket_dir());
+    session.env("PGPORT", config.port.to_string()).env("PGUSER", "postgres").stdout(Stdio::null());
+    let mut session = session.spawn().unwrap();
+    let sleeps = "SELECT count(*) FROM pg_stat_activity WHERE datname = 'guarded' AND wait_event = 'PgSleep'";
+    while server.psql("postgres", sleeps) != "1" {}
+
+    let err = staged.swap().await.unwrap_err();
+    assert!(err.to_string().contains("GRANT pg_signal_backend"), "{err}");
+    let see = "SELECT datallowconn, shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = 'guarded'";
+    assert_eq!(server.psql("postgres", see), "t|mine");
+    assert_eq!(server.psql(&name, "SELECT count(*) FROM t"), "5");
+    assert_eq!(server.psql("postgres", sleeps), "1");
+    session.kill().unwrap();
+    session.wait().unwrap();
+    component(&config).recover().await.unwrap();
+    assert_eq!(databases(server, &name), [name]);
+}
+
+#[tokio::test]
+async fn a_database_with_a_prepared_transaction_is_refused_before_anybody_waits() {
+    let server = PostgresServer::shared();
+    let (config, archive, facts) = small(server, "prepared").await;
+    let prepare = "BEGIN; DELETE FROM t; PREPARE TRANSACTION 'of the app'";
+    let staged = stage(&config, &archive, &Target::Live, Some(&facts)).await.unwrap();
+    server.psql("prepared", prepare);
+    let refusals = [
+        staged.swap().await.unwrap_err(),
+        stage(&config, &archive, &Target::Live, Some(&facts)).await.unwrap_err(),
+    ];
+    for err in refusals {
+        assert!(err.to_string().contains("ROLLBACK PREPARED 'of the app'") && !err.is_transient(), "{err}");
+    }
+    // Nobody was cut off, and a drill needs no other name for it.
+    assert_eq!(server.psql("prepared", "SELECT count(*) FROM t"), "5");
+    let staged = stage(&config, &archive, &Target::Scratch, Some(&facts)).await.unwrap();
+    staged.discard().await.unwrap();
+    server.psql("prepared", "ROLLBACK PREPARED 'of the app'");
+    stage(&config, &archive, &Target::Live, Some(&facts)).await.unwrap().swap().await.unwrap().unwrap();
+    assert_eq!(server.psql("prepared", "SELECT count(*) FROM t"), "3000");
+}
+
+#[tokio::test]
 async fn what_is_kept_of_another_database_takes_no_name_when_the_live_one_is_missing() {
     let server = PostgresServer::shared();
     let (config, archive, facts) = small(server, "vanished").await;
@@ -232,15 +289,15 @@ async fn a_drill_of_a_database_with_a_subscription_leaves_nothing() {
 async fn a_restore_outlasts_what_a_role_may_do_nothing() {
     let server = PostgresServer::shared();
     let name = server.database("idle", "");
-    server.psql(&name, "CREATE TABLE t AS SELECT n FROM generate_series(1, 200000) n");
+    server.psql(&name, "CREATE TABLE t AS SELECT n FROM generate_series(1, 800000) n");
     let (archive, facts) = backup(server.config(&name)).await.unwrap();
     server.psql(
         "postgres",
         &format!("CREATE ROLE hasty SUPERUSER LOGIN PASSWORD '{}'", PASSWORD.replace('\'', "''")),
     );
-    server.psql("postgres", "ALTER ROLE hasty SET idle_session_timeout = 20");
+    server.psql("postgres", "ALTER ROLE hasty SET idle_session_timeout = 250");
     let config = PostgresConfig { user: "hasty".to_owned(), ..server.config(&name) };
     let staged = stage(&config, &archive, &Target::Live, Some(&facts)).await.unwrap();
     staged.swap().await.unwrap().unwrap();
-    assert_eq!(server.psql(&name, "SELECT count(*) FROM t"), "200000");
+    assert_eq!(server.psql(&name, "SELECT count(*) FROM t"), "800000");
 }

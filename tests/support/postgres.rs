@@ -194,7 +194,7 @@ fn supervise(bin: &Path, port: u16) -> Option<PostgresServer> {
             --auth-local=trust --auth-host=scram-sha-256 > log 2>&1 &&
         pg_ctl -D data -w -s -l log start > /dev/null 2>&1 -o "-c listen_addresses=127.0.0.1 -c port=$PORT \
             -c unix_socket_directories=$dir -c fsync=off -c full_page_writes=off -c lc_messages=C \
-            -c max_connections=50 -c shared_buffers=64MB" || { cat log >&2; cd /; rm -rf "$dir"; exit 1; }
+            -c max_connections=50 -c max_prepared_transactions=4 -c shared_buffers=64MB" || { cat log >&2; cd /; rm -rf "$dir"; exit 1; }
         echo "$dir"
         exec > /dev/null 2>&1
         cat

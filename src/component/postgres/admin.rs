@@ -248,6 +248,28 @@ impl Admin {
         Ok(ended.len())
     }
 
+    /// Refuses a database in which a transaction is prepared and was never ended: it cannot be renamed, which the server
+    /// would say after five seconds behind a closed door.
+    ///
+    /// # Errors
+    ///
+    /// [`ComponentError::Unusable`]; as sorted.
+    pub async fn nothing_is_prepared_in(&self, name: &str) -> Result<(), ComponentError> {
+        let ask = "SELECT string_agg(quote_literal(gid), ', ' ORDER BY prepared) FROM pg_prepared_xacts WHERE database = $1";
+        let found = self.client.query_one(ask, &[&name]).await;
+        let found = found.map_err(|err| fault(format!("look for prepared transactions in {name}"), err))?;
+        match found.get::<_, Option<String>>(0) {
+            None => Ok(()),
+            Some(prepared) => {
+                let what = format!(
+                    "database {name} cannot be renamed while transactions are prepared in it: COMMIT PREPARED or \
+                     ROLLBACK PREPARED {prepared}"
+                );
+                Err(ComponentError::Unusable { what, source: None })
+            }
+        }
+    }
+
     /// Runs statements in one transaction, all in one message: the server makes a [transaction] of it, and each way
     /// there and back would be time in which nobody can use the database.
     ///

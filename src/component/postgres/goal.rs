@@ -78,6 +78,9 @@ impl Goal {
                  GRANT it the role {owner} where that is another"
             )));
         }
+        if swaps && live.is_some() && !drill {
+            admin.nothing_is_prepared_in(name).await?;
+        }
         let set = config.bin_dir.as_deref();
         let found = clients::search(set).await?;
         let client = load::choose(server.major, facts, &found).cloned();

@@ -51,6 +51,7 @@ impl Exchange {
         // nobody has to wait for it then.
         self.empty(&admin, &self.incoming).await?;
         let Some(live) = live else { return self.just_rename(&admin).await };
+        admin.nothing_is_prepared_in(&self.target).await?;
         let at = Timestamp::now();
         let name = admin.free_name(&self.target, Role::Kept, at).await?;
         let mark = Mark {
