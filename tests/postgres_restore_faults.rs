@@ -9,7 +9,9 @@ use rna_backup::domain::progress::Meter;
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::net::{TcpListener, TcpStream};
 
 const LIVE: &str = "SELECT count(*), sum(hashtextextended(t::text, 0)), (SELECT oid FROM pg_database WHERE datname = current_database()) FROM t";
 
@@ -217,8 +219,17 @@ async fn a_session_that_may_not_be_ended_fails_the_swap_and_the_door_opens_again
     let sleeps = "SELECT count(*) FROM pg_stat_activity WHERE datname = 'guarded' AND wait_event = 'PgSleep'";
     while server.psql("postgres", sleeps) != "1" {}
 
+    // Another database, in the middle of a swap of its own.
+    let other = server.database("guarded_too", "OWNER no_signals");
+    let mark = r#"rna-backup: {"role":"closed","name":"guarded_too","by":"guarded","of":"guarded_too","at":"2026-01-01T00:00:00Z","comment":null,"allow":true}"#;
+    let close =
+        format!("COMMENT ON DATABASE {other} IS '{mark}'; ALTER DATABASE {other} ALLOW_CONNECTIONS false");
+    server.psql("postgres", &close);
+
     let err = staged.swap().await.unwrap_err();
     assert!(err.to_string().contains("GRANT pg_signal_backend"), "{err}");
+    let closed = "SELECT datallowconn FROM pg_database WHERE datname = 'guarded_too'";
+    assert_eq!(server.psql("postgres", closed), "f");
     let see = "SELECT datallowconn, shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = 'guarded'";
     assert_eq!(server.psql("postgres", see), "t|mine");
     assert_eq!(server.psql(&name, "SELECT count(*) FROM t"), "5");
@@ -227,7 +238,52 @@ async fn a_session_that_may_not_be_ended_fails_the_swap_and_the_door_opens_again
     session.wait().unwrap();
     component(&config).recover().await.unwrap();
     component(&config).forget().await.unwrap();
-    assert_eq!(databases(server, &name), [name]);
+    assert_eq!(databases(server, &name), [name, other]);
+}
+
+/// A way to the server on which the answer to whoever renames a database is lost.
+async fn mute_renames(server: u16) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            let mut server = TcpStream::connect(("127.0.0.1", server)).await.unwrap();
+            tokio::spawn(async move {
+                let ((mut asks, mut hears), (mut answers, mut told)) = (client.split(), server.split());
+                let renames = AtomicBool::new(false);
+                let up = async {
+                    let mut bytes = vec![0; 64 << 10];
+                    while let Ok(read @ 1..) = asks.read(&mut bytes).await {
+                        let is_rename = bytes[..read].windows(9).any(|words| words == b"RENAME TO");
+                        renames.fetch_or(is_rename, Relaxed);
+                        told.write_all(&bytes[..read]).await.unwrap();
+                    }
+                };
+                let down = async {
+                    let mut bytes = vec![0; 64 << 10];
+                    while let Ok(read @ 1..) = answers.read(&mut bytes).await {
+                        if renames.load(Relaxed) || hears.write_all(&bytes[..read]).await.is_err() {
+                            break;
+                        }
+                    }
+                };
+                tokio::select! { () = up => {} () = down => {} }
+            });
+        }
+    });
+    port
+}
+
+#[tokio::test]
+async fn a_swap_whose_answer_is_lost_has_happened_all_the_same() {
+    let server = PostgresServer::shared();
+    let (config, archive, facts) = small(server, "unheard").await;
+    let config =
+        PostgresConfig { host: "127.0.0.1".to_owned(), port: mute_renames(config.port).await, ..config };
+    let staged = stage(&config, &archive, &Target::Live, Some(&facts)).await.unwrap();
+    let kept = staged.swap().await.unwrap().unwrap();
+    assert_eq!(databases(server, "unheard"), ["unheard", &kept.place]);
+    assert_eq!(server.psql("unheard", "SELECT count(*) FROM t"), "3000");
 }
 
 #[tokio::test]
