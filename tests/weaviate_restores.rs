@@ -10,7 +10,7 @@ use rna_backup::component::weaviate::{Way, Weaviate, WeaviateConfig};
 use rna_backup::component::{Component, ComponentError, Target};
 use rna_backup::domain::progress::Meter;
 use serde_json::{Value, json};
-use std::{collections::BTreeMap, fs};
+use std::{collections::BTreeMap, fs, time::Duration};
 
 /// A restore that fails after the deletion leaves what was there before.
 async fn comes_to_nothing(server: &Server, weaviate: &Weaviate, archive: &[u8], words: &str) {
@@ -313,6 +313,31 @@ async fn a_count_is_taken_from_the_nodes_where_there_is_no_graphql() {
     assert_eq!(server.fingerprint().await, before);
     next(&server, "restore", json!({"empty_class": "Document"})).await;
     comes_back(&server, &weaviate, &archive).await;
+}
+
+#[tokio::test]
+async fn a_restore_waits_for_a_count_that_comes_late() {
+    let (server, _) = filled("1.26.1").await;
+    server.direct("graphql", json!({"disabled": true})).await;
+    let patient = WeaviateConfig { second: Duration::from_millis(250), ..server.config() };
+    let weaviate = weaviate(patient);
+    let (archive, _) = backup(&weaviate).await.unwrap();
+    let before = server.fingerprint().await;
+    server.direct("lag", json!({"nodes": 2})).await;
+    // As long as the nodes have not been asked for what has come, they know less of it.
+    let catch_up = async {
+        let has_asked = eventually(async || {
+            let asked = server.asked().await;
+            let came =
+                asked.iter().rposition(|(method, path)| method == "POST" && path.ends_with("/restore"));
+            came.is_some_and(|at| asked[at..].iter().any(|(_, path)| path.starts_with("/v1/nodes/")))
+        });
+        assert!(has_asked.await);
+        server.direct("lag", json!({"nodes": 0})).await;
+    };
+    let (restored, ()) = tokio::join!(restore(&weaviate, &archive, &Target::Live), catch_up);
+    restored.unwrap();
+    assert_eq!(server.fingerprint().await, before);
 }
 
 /// The same as [`comes_to_nothing`], where something was set aside before.
