@@ -41,6 +41,28 @@ async fn a_restore_that_fails_puts_back_what_was_there() {
 }
 
 #[tokio::test]
+async fn what_was_there_is_put_back_once_more_where_that_fails_and_kept_where_it_fails_for_good() {
+    let (server, weaviate, archive) = spoiled("1.26.1").await;
+    let before = server.fingerprint().await;
+    let fail = async |times| {
+        for _ in 0..times {
+            next(&server, "restore", json!({"fail": "it would not go"})).await;
+        }
+    };
+    // The restore itself, and twice what puts back.
+    fail(3).await;
+    comes_to_nothing(&server, &weaviate, &archive, "it would not go").await;
+    fail(4).await;
+    let said = chain(&restore(&weaviate, &archive, &Target::Live).await.unwrap_err());
+    let kept = journal(&server)["replacing"]["safety"]["id"].as_str().unwrap().to_owned();
+    assert!(said.contains("could not be put back") && said.contains(&kept), "{said}");
+    assert_ne!(server.fingerprint().await, before);
+    let done = weaviate.recover().await.unwrap();
+    assert!(done[0].contains("rolled back"), "{done:?}");
+    assert_eq!(server.fingerprint().await, before);
+}
+
+#[tokio::test]
 async fn an_import_that_is_refused_puts_back_what_was_there() {
     for version in VERSIONS {
         let server = Start::version(version).modules("").start();
