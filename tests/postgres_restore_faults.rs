@@ -199,10 +199,10 @@ async fn what_a_swap_that_died_had_closed_is_opened_again() {
 async fn a_session_that_may_not_be_ended_fails_the_swap_and_the_door_opens_again() {
     let server = PostgresServer::shared();
     server.psql("postgres", "CREATE ROLE no_signals LOGIN CREATEDB PASSWORD 'no_signals'");
-    let name = server.database("guarded", "OWNER no_signals");
+    let name = server.database("unsignalled", "OWNER no_signals");
     server.psql(
         &name,
-        "SET ROLE no_signals; CREATE TABLE t AS SELECT generate_series(1, 3000) AS n; COMMENT ON DATABASE guarded IS 'mine'",
+        "SET ROLE no_signals; CREATE TABLE t AS SELECT generate_series(1, 3000) AS n; COMMENT ON DATABASE unsignalled IS 'mine'",
     );
     let role = || "no_signals".to_owned();
     let config = PostgresConfig { user: role(), password: Some(role().into()), ..server.config(&name) };
@@ -216,21 +216,22 @@ async fn a_session_that_may_not_be_ended_fails_the_swap_and_the_door_opens_again
     session.args(["-c", "SELECT pg_sleep(600)"]).env("PGDATABASE", &name).env("PGHOST", server.socket_dir());
     session.env("PGPORT", config.port.to_string()).env("PGUSER", "postgres").stdout(Stdio::null());
     let mut session = session.spawn().unwrap();
-    let sleeps = "SELECT count(*) FROM pg_stat_activity WHERE datname = 'guarded' AND wait_event = 'PgSleep'";
+    let sleeps =
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = 'unsignalled' AND wait_event = 'PgSleep'";
     while server.psql("postgres", sleeps) != "1" {}
 
     // Another database, in the middle of a swap of its own.
-    let other = server.database("guarded_too", "OWNER no_signals");
-    let mark = r#"rna-backup: {"role":"closed","name":"guarded_too","by":"guarded","of":"guarded_too","at":"2026-01-01T00:00:00Z","comment":null,"allow":true}"#;
+    let other = server.database("unsignalled_too", "OWNER no_signals");
+    let mark = r#"rna-backup: {"role":"closed","name":"unsignalled_too","by":"unsignalled","of":"unsignalled_too","at":"2026-01-01T00:00:00Z","comment":null,"allow":true}"#;
     let close =
         format!("COMMENT ON DATABASE {other} IS '{mark}'; ALTER DATABASE {other} ALLOW_CONNECTIONS false");
     server.psql("postgres", &close);
 
     let err = staged.swap().await.unwrap_err();
     assert!(err.to_string().contains("GRANT pg_signal_backend"), "{err}");
-    let closed = "SELECT datallowconn FROM pg_database WHERE datname = 'guarded_too'";
+    let closed = "SELECT datallowconn FROM pg_database WHERE datname = 'unsignalled_too'";
     assert_eq!(server.psql("postgres", closed), "f");
-    let see = "SELECT datallowconn, shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = 'guarded'";
+    let see = "SELECT datallowconn, shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = 'unsignalled'";
     assert_eq!(server.psql("postgres", see), "t|mine");
     assert_eq!(server.psql(&name, "SELECT count(*) FROM t"), "5");
     assert_eq!(server.psql("postgres", sleeps), "1");
