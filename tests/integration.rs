@@ -86,6 +86,7 @@ mod two_destinations;
 mod two_destinations_locked;
 mod two_destinations_stages;
 mod verify;
+mod verify_copies;
 mod verify_worker;
 mod weaviate;
 mod weaviate_clients;

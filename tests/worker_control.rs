@@ -201,14 +201,14 @@ async fn a_worker_that_still_prepares_ends_at_once_and_well_when_it_is_told_to()
 
 #[tokio::test]
 async fn tasks_that_wait_for_their_time_keep_no_question_waiting() {
-    const MANY: usize = 300; // more than are in hand otherwise
+    const MANY: usize = 1000; // more than are in hand otherwise
     let lab = Lab::new();
     let worker = lab.worker();
     worker.ready().await;
-    for _ in 0..MANY {
-        lab.send(&Outgoing::new(task::PING, "backups").eta(in_an_hour())).await;
-    }
     let mut redis = lab.connection().await;
+    let later = || Outgoing::new(task::PING, "backups").eta(in_an_hour()).text();
+    let () =
+        redis.lpush("backups", std::iter::repeat_with(later).take(MANY).collect::<Vec<_>>()).await.unwrap();
     let all_taken = eventually(async || redis.hlen::<_, usize>("unacked").await.unwrap() == MANY);
     assert!(all_taken.await, "{}", worker.log());
     assert_eq!(lab.ended(&lab.order(task::PING, json!({})).await).await["result"], "pong");

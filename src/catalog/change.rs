@@ -21,21 +21,13 @@ impl Catalog {
     }
 
     /// The same for a backup that exists, to pin it or to note what a verification found; but into no store that
-    /// knows nothing of it: `local` in its manifest may be a folder of another machine.
+    /// knows nothing of it: `local` in its manifest may be a folder of another machine. Nor into the one that is `away`:
+    /// the later word counts when it is back.
     ///
     /// # Errors
     ///
     /// As [`write`](Self::write).
-    pub async fn amend(&self, manifest: &Manifest) -> Result<(), CatalogError> {
-        self.amend_but_in(None, manifest).await
-    }
-
-    /// The same, but not in a destination that is away: of two manifests the one that knows more is believed.
-    ///
-    /// # Errors
-    ///
-    /// As [`write`](Self::write).
-    pub async fn amend_but_in(&self, away: Option<&str>, manifest: &Manifest) -> Result<(), CatalogError> {
+    pub async fn amend(&self, manifest: &Manifest, away: Option<&str>) -> Result<(), CatalogError> {
         for store in self.stores_of(manifest)?.into_iter().filter(|store| Some(store.destination()) != away) {
             let objects = manifest.objects.iter().filter(|object| object.destination == store.destination());
             let archives = objects.filter_map(|object| object.key.parse::<ObjectKey>().ok());

@@ -66,12 +66,12 @@ pub struct StoredObject {
     /// What the last verification found wrong with it: then it is counted on no more. Empty: nothing.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub problems: Vec<String>,
-    /// How far somebody had to look to find those: who looks less far takes nothing back.
+    /// How far somebody had to look to find those, and when: who looks less far takes nothing back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub found_by: Option<VerifyLevel>,
+    pub found: Option<Verified>,
 }
 
-/// The highest level that was proven.
+/// A level, and when somebody looked so far: what was proven, or what was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verified {
     /// How.
@@ -143,12 +143,14 @@ impl Manifest {
                 BackupState::Missing => continue,
                 BackupState::Failed => {
                     object.problems.clone_from(&copy.problems);
-                    object.found_by = object.found_by.max(copy.found_by);
+                    let before = object.found.map_or(VerifyLevel::None, |found| found.level);
+                    let level = before.max(copy.found_by.unwrap_or(level));
+                    object.found = Some(Verified { level, at: Some(at) });
                 }
-                BackupState::Ok if object.found_by > Some(level) => {}
+                BackupState::Ok if object.found.is_some_and(|found| found.level > level) => {}
                 BackupState::Ok => {
                     object.problems.clear();
-                    object.found_by = None;
+                    object.found = None;
                 }
             }
             is_proven |= object.problems.is_empty();
@@ -164,7 +166,8 @@ impl Manifest {
     /// backup, the greater one knows more.
     pub fn last_word(&self) -> (Timestamp, usize) {
         let accepted = self.anomaly.as_ref().and_then(|anomaly| anomaly.accepted);
-        let later = [self.verified.at, accepted].into_iter().flatten().max();
+        let marked = self.objects.iter().filter_map(|object| object.found?.at).max();
+        let later = [self.verified.at, accepted, marked].into_iter().flatten().max();
         (later.unwrap_or(self.finished_at).max(self.finished_at), self.objects.len())
     }
 

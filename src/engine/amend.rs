@@ -88,7 +88,7 @@ impl Engine {
     ) -> Result<(), EngineError> {
         let component = manifest.component;
         match held.standing().await {
-            Standing::Ours => Ok(self.catalog.amend_but_in(away, manifest).await?),
+            Standing::Ours => Ok(self.catalog.amend(manifest, away).await?),
             Standing::Lost => Err(EngineError::LockLost { component }),
             // It must not come back to life after somebody has deleted it.
             Standing::Unknown => Err(EngineError::Fleet { component, source: FleetError::Away }),

@@ -207,7 +207,7 @@ pub(super) fn stored_object(store: &Arc<dyn Store>, key: &ObjectKey, wanted: Wan
         bytes: wanted.bytes,
         sha256: wanted.sha256.to_owned(),
         problems: Vec::new(),
-        found_by: None,
+        found: None,
     }
 }
 

@@ -44,7 +44,11 @@ const OF_OLD_TASKS: &str = "was made by the app's old tasks, which noted neither
 fn stays_marked(entry: &Entry, checked: &CheckedCopy, level: VerifyLevel) -> Option<String> {
     let at = &checked.destination;
     let mark = entry.manifest()?.objects.iter().find(|object| object.destination == *at)?;
-    let farther = mark.found_by.filter(|found_by| checked.problems.is_empty() && *found_by > level)?.as_str();
+    let farther = mark.found?.level;
+    if !checked.problems.is_empty() || farther <= level {
+        return None;
+    }
+    let farther = farther.as_str();
     Some(format!(
         "{at}: it stays marked as damaged, as a verification to level {farther} found: only such a one takes that back"
     ))

@@ -328,7 +328,7 @@ async fn look_for(
                 None => manifest.objects.push(StoredObject {
                     destination: store.destination().to_owned(),
                     problems: Vec::new(),
-                    found_by: None,
+                    found: None,
                     ..object
                 }),
             }
@@ -339,5 +339,5 @@ async fn look_for(
 
 fn object(copy: &StoredCopy, bytes: u64, sha256: String) -> StoredObject {
     let (destination, key) = (copy.destination.clone(), copy.key.to_string());
-    StoredObject { destination, key, bytes, sha256, problems: Vec::new(), found_by: None }
+    StoredObject { destination, key, bytes, sha256, problems: Vec::new(), found: None }
 }

@@ -183,6 +183,7 @@ impl Task<'_> {
         tracing::info!(eta = %self.message.eta.unwrap_or_default(), "waiting for its time");
         self.request.waits(Phase::Scheduled);
         let scheduled = self.shared.scheduled.token();
+        self.shared.node.changed.notify_one(); // others may be taken in its place
         while let Some(left) = left() {
             self.unless_stopped(tokio::time::sleep(left.min(LOOK))).await?;
         }

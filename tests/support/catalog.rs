@@ -31,7 +31,7 @@ pub fn manifest(component: ComponentName, hour: i64, destinations: &[&str]) -> M
         bytes: 1000,
         sha256: "ab".repeat(32),
         problems: Vec::new(),
-        found_by: None,
+        found: None,
     };
     Manifest {
         format: 1,
