@@ -95,7 +95,8 @@ enum Command {
     ///
     /// In every destination: bytes and hash, then the archive is decoded and what is in it is counted,
     /// as when it was made. The live data is not touched. One that is not whole is marked: `latest` and
-    /// retention count on it no more, and `list` shows it as failed.
+    /// retention count on it no more, and `list` shows it as failed, until a verification that goes as far
+    /// finds it whole.
     ///
     /// Files of the app's old tasks are read to their end; nothing was noted to compare them with.
     #[command(after_help = verify::EXAMPLES)]

@@ -23,7 +23,7 @@ Examples:
 
 #[derive(Debug, Args)]
 pub(super) struct BackupArgs {
-    /// postgres, media, or all that are configured, one after the other.
+    /// postgres, weaviate, media, or all that are configured, one after the other.
     ///
     /// With `all`, one that fails does not keep the others from being saved; the exit status is then 1.
     #[arg(value_name = "COMPONENT|all", value_parser = parse_scope)]

@@ -20,7 +20,7 @@ Examples:
 
 #[derive(Debug, Args)]
 pub(super) struct VerifyArgs {
-    /// postgres, media, or all that are configured, one after the other.
+    /// postgres, weaviate, media, or all that are configured, one after the other.
     #[arg(value_name = "COMPONENT|all", value_parser = parse_scope)]
     scope: Scope,
     /// A backup id, its file name, its path inside BACKUP_ROOT, `latest`, or `all` for every backup.

@@ -50,7 +50,8 @@ fn stays_marked(entry: &Entry, checked: &CheckedCopy, level: VerifyLevel) -> Opt
     }
     let farther = farther.as_str();
     Some(format!(
-        "{at}: it stays marked as damaged, as a verification to level {farther} found: only such a one takes that back"
+        "{at}: it stays marked as damaged: a verification to level {farther} found that, and only one that goes as far \
+         takes it back"
     ))
 }
 
