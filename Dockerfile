@@ -1,16 +1,26 @@
-# syntax=docker/dockerfile:1
-# The worker with the programs that it calls.
+# The worker and the programs that it calls, and nothing else: no shell, no package manager, no perl.
 #
-#   docker build -t rna-backup .
-#   docker build -t rna-backup --build-arg POSTGRES_MAJORS=16 .                 the client of your server alone
-#   docker build -t rna-backup --build-arg PGDG= --build-arg POSTGRES_MAJORS=15 .     from Debian alone
+#   docker build -t rna-backup .                                        clients of PostgreSQL 15 to 18, from its own repository
+#   docker build -t rna-backup --build-arg POSTGRES_MAJORS=16 .         one client
+#   docker build -t rna-backup --build-arg PGDG= --build-arg POSTGRES_MAJORS=15 .   Debian's packages alone
+#
+# BuildKit and Docker's older builder both build this file. docs/decisions/0017 says why the image is made of single packages.
 
 ARG DEBIAN=bookworm
 ARG RUST=1.95
+# The stage or image that holds /src/target/release/rna-backup. `make image-test` names an image with the binary of `make build`.
+ARG PROGRAM=build
 
-FROM rust:${RUST}-slim-${DEBIAN} AS build
+FROM rust:${RUST}-slim-${DEBIAN} AS toolchain
+# make: for jemalloc's own build. The compiler and the linker are in the base image.
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends make \
+    && rm -rf /var/lib/apt/lists/*
+
+FROM toolchain AS build
 WORKDIR /src
-# The dependencies, in a layer that lasts until Cargo.lock changes: built for a program that does nothing.
+# The dependencies, compiled for an empty program: this layer lasts until Cargo.lock changes.
 COPY Cargo.toml Cargo.lock ./
 COPY .cargo .cargo
 RUN mkdir -p src tests \
@@ -20,43 +30,78 @@ RUN mkdir -p src tests \
     && rm -r src
 COPY schemas schemas
 COPY src src
-# Cargo goes by times, and those of the sources may be older than the program that does nothing.
+# Cargo compares times, and the sources may be older than the empty program.
 RUN find src -name '*.rs' -exec touch {} + && cargo build --locked --release
 
-# The key of PostgreSQL's own repository, as Debian signs it.
-FROM debian:${DEBIAN}-slim AS key
-# hadolint ignore=DL3008
-RUN apt-get update \
-    && apt-get install --yes --no-install-recommends postgresql-common \
-    && rm -rf /var/lib/apt/lists/*
+# hadolint ignore=DL3006
+FROM ${PROGRAM} AS program
 
-FROM debian:${DEBIAN}-slim
+# The file system of the image, put together in /image.
+FROM debian:${DEBIAN}-slim AS image
 ARG DEBIAN
-# A dump is restored best by the client of its server's own version: the worker takes the one that fits.
+# PostgreSQL restores a dump best with the client of the server's own major version: the worker chooses among these.
 ARG POSTGRES_MAJORS="15 16 17 18"
 ARG PGDG=https://apt.postgresql.org/pub/repos/apt
-COPY --from=key /usr/share/postgresql-common/pgdg/apt.postgresql.org.asc /etc/apt/keyrings/pgdg.asc
-# Versions are those that the distribution has mended last: a pinned one would keep its holes.
+WORKDIR /packages
+# libpq5 is the library of all clients. The key of PostgreSQL's repository comes from a package that Debian signs.
+# Versions are the newest of the distribution: a pinned version would keep its security holes.
 # hadolint ignore=DL3008
 RUN set -eu; \
     apt-get update; \
-    apt-get install --yes --no-install-recommends ca-certificates tar zstd; \
+    apt-get install --yes --no-install-recommends ca-certificates; \
     if [ -n "${PGDG}" ]; then \
-        echo "deb [signed-by=/etc/apt/keyrings/pgdg.asc] ${PGDG} ${DEBIAN}-pgdg main" \
-            >/etc/apt/sources.list.d/pgdg.list; \
+        apt-get download postgresql-common; \
+        dpkg-deb --extract postgresql-common_*.deb key; \
+        install -D --mode=0644 key/usr/share/postgresql-common/pgdg/apt.postgresql.org.asc /etc/apt/keyrings/pgdg.asc; \
+        rm -r key postgresql-common_*.deb; \
+        echo "deb [signed-by=/etc/apt/keyrings/pgdg.asc] ${PGDG} ${DEBIAN}-pgdg main" >/etc/apt/sources.list.d/pgdg.list; \
         apt-get update; \
     fi; \
-    for major in ${POSTGRES_MAJORS}; do \
-        apt-get install --yes --no-install-recommends "postgresql-client-${major}"; \
+    apt-get install --yes --no-install-recommends libpq5; \
+    for major in ${POSTGRES_MAJORS}; do apt-get download "postgresql-client-${major}"; done
+COPY --from=program /src/target/release/rna-backup /image/usr/local/bin/rna-backup
+WORKDIR /image
+# The programs, the packages of the libraries that they load, and their entries for scanners in /var/lib/dpkg/status.d.
+# hadolint ignore=DL3003,DL4006
+RUN set -eu; \
+    mkdir -p usr/bin usr/sbin usr/lib usr/lib64 etc/ssl/certs var/lib/dpkg/status.d; \
+    for folder in bin sbin lib lib64; do ln -s "usr/${folder}" "${folder}"; done; \
+    for package in /packages/postgresql-client-*.deb; do \
+        dpkg-deb --fsys-tarfile "${package}" | tar --extract --wildcards \
+            './usr/lib/postgresql/*/bin/pg_dump' './usr/lib/postgresql/*/bin/pg_restore' './usr/share/doc/*/copyright'; \
     done; \
-    rm -rf /var/lib/apt/lists/*
-# A fresh volume takes over the owner of the folder that it is mounted on.
-RUN groupadd --gid 10001 backup \
-    && useradd --uid 10001 --gid backup --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin backup \
-    && install --directory --owner=backup --group=backup --mode=0700 /backups \
-    && install --directory --owner=backup --group=backup --mode=0755 /media /weaviate-backups
-COPY --from=build /src/target/release/rna-backup /usr/local/bin/rna-backup
+    # A library lies in /usr/lib, and some packages still name it as /lib.
+    find . -type f -perm -u+x -exec ldd {} + >/packages/libraries; \
+    if grep 'not found' /packages/libraries; then exit 1; fi; \
+    sed -n 's|.*[[:space:]]\(/[^ ]*\) (0x.*|\1|p' /packages/libraries | sort -u | while read -r library; do \
+        dpkg-query --search "${library}" 2>/dev/null || dpkg-query --search "/usr${library}"; \
+    done | grep -v '^diversion ' | cut -d ' ' -f 1 | sed 's/:$//' | sort -u >/packages/names; \
+    cd /packages; \
+    xargs apt-get download <names; \
+    for package in *.deb; do \
+        name=$(dpkg-deb --field "${package}" Package); \
+        { dpkg-deb --field "${package}"; echo 'Status: install ok installed'; } >"/image/var/lib/dpkg/status.d/${name}"; \
+        case "${name}" in \
+            postgresql-client-*) ;; \
+            *) dpkg-deb --fsys-tarfile "${package}" | tar --extract --directory=/image --keep-directory-symlink \
+                   --exclude='./usr/share/man' --exclude='./usr/share/locale' --exclude='./usr/share/lintian' ;; \
+        esac; \
+    done; \
+    find /image/usr/share/doc -type f ! -name copyright -delete
+# A user of the worker's own: Debian has a user and a group `backup` already. Any user can begin to write into a new, empty
+# volume at /backups. There is no folder for a volume of the app's: Docker would give the owner of that folder to the volume.
+RUN set -eu; \
+    groupadd --gid 10001 rna-backup; \
+    useradd --uid 10001 --gid rna-backup --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin rna-backup; \
+    cp /etc/passwd /etc/group /etc/os-release /etc/debian_version etc/; \
+    cp /etc/ssl/certs/ca-certificates.crt etc/ssl/certs/; \
+    dpkg-query --status ca-certificates >var/lib/dpkg/status.d/ca-certificates; \
+    echo 'hosts: files dns' >etc/nsswitch.conf; \
+    install --directory --mode=1777 backups tmp; \
+    for program in usr/local/bin/rna-backup usr/lib/postgresql/*/bin/*; do chroot . "/${program}" --version; done
 
+FROM scratch
+COPY --from=image /image /
 ARG VERSION=0.1.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="rna-backup" \
@@ -67,7 +112,7 @@ LABEL org.opencontainers.image.title="rna-backup" \
 
 USER 10001:10001
 WORKDIR /backups
-ENV BACKUP_ROOT=/backups
+ENV PATH=/usr/local/bin BACKUP_ROOT=/backups
 EXPOSE 9188
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=30s --timeout=10s --start-period=30s --retries=3 CMD ["rna-backup", "healthcheck"]

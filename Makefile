@@ -12,35 +12,45 @@ MAKEFLAGS += --no-builtin-rules --no-print-directory
 INSTALL := tests/support/install.sh
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 PY := /usr/bin/python3
+IMAGE := rna-backup
 export PYTHONDONTWRITEBYTECODE := 1
 
 # COMMAND:PACKAGE, what the compiler and the linker want for zstd, xz and ring
 COMPILE := cc:gcc '/usr/include/*/sys/cdefs.h:libc6-dev'
 SERVERS := redis-server:redis-server '/usr/lib/postgresql/*/bin/initdb:postgresql' \
            '/usr/lib/postgresql/*/bin/pg_dump:postgresql-client'
-TOOLS := age:age /usr/sbin/mkfs.ext2:e2fsprogs tar:tar zstd:zstd openssl:openssl setpriv:util-linux
+TOOLS := age:age /usr/sbin/mkfs.ext2:e2fsprogs tar:tar zstd:zstd openssl:openssl setpriv:util-linux jq:jq curl:curl
 BROWSER := chromium:chromium chromedriver:chromium-driver setpriv:util-linux
 # What looks at the alert rules, and at the image and the compose file, for which no Docker is needed.
 WATCH := prometheus:prometheus promtool:prometheus docker-compose:docker-compose \
          '/usr/lib/python3/dist-packages/yaml/__init__.py:python3-yaml'
 VENV := /usr/bin/python3:python3 '/usr/lib/python3*/ensurepip/__main__.py:python3-venv'
 
-.PHONY: help build test test-django lint demo chaos soak audit sbom bench coverage fuzz clean tools-build tools-test
+# The app's version, one between, and the newest.
+WEAVIATE := 1.26.1 1.37.14 1.39.2
+
+# What `make image-test` needs beside Docker, to make base images where no registry answers.
+ENGINE := dockerd:docker.io debootstrap:debootstrap chroot:coreutils
+
+.PHONY: help build test test-django lint demo chaos soak audit sbom bench coverage fuzz clean image image-test weaviate \
+        tools-build tools-test tools-engine
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
 
-demo: tools-test ## see it work: Celery Beat, backups, kill -9, an accident, restores (a minute; KEEP=1: stays with the web app)
+demo: tools-test weaviate-1.26.1 ## see it work: Celery Beat, backups, kill -9, an accident, restores (two minutes; KEEP=1: stays with the web app)
 	@$(INSTALL) debian faketime:faketime
 	@$(if $(KEEP),$(INSTALL) venv django-4.2)
 	@cargo build --locked
 	@$(PY) tests/demo/demo.py $(TARGET)/debug/rna-backup
 
-test: tools-test ## every test, against real servers that the tests start themselves
-	@cargo test --locked
+test: tools-test weaviate-1.26.1 weaviate-1.39.2 ## every test, against real servers that the tests start themselves
+	@cargo test --locked -- --skip weaviate
+	@# These wait for their servers most of the time.
+	@cargo test --locked --test integration weaviate -- --test-threads 6
 	@$(MAKE) test-django
 
-test-django: tools-test ## the pages in Django Admin alone, by Django's client and in a real browser (pictures in target/screenshots/)
+test-django: tools-test weaviate-1.26.1 ## the pages in Django Admin alone, by Django's client and in a real browser (pictures in target/screenshots/)
 	@$(INSTALL) debian $(BROWSER)
 	@$(INSTALL) venv django-4.2 django-newest browser
 	@cargo build --locked
@@ -60,10 +70,30 @@ audit: tools-build ## licences, sources and known holes of the dependencies (ins
 	@command -v cargo-deny >/dev/null || cargo install --locked cargo-deny
 	@cargo deny --locked check
 
-sbom: tools-build ## what the program is made of, as CycloneDX: target/rna-backup.cdx.json
+sbom: tools-build ## what the program and its image are made of, as CycloneDX: target/rna-backup.cdx.json, target/rna-backup-image.cdx.json
 	@$(INSTALL) debian /usr/bin/python3:python3
 	@cargo metadata --locked --format-version 1 --filter-platform x86_64-unknown-linux-gnu | $(PY) tests/support/sbom.py >$(TARGET)/rna-backup.cdx.json
 	@echo $(TARGET)/rna-backup.cdx.json
+	@if docker image inspect $(IMAGE) >/dev/null 2>&1; then \
+	  docker create --name rna-backup-sbom $(IMAGE) >/dev/null; trap 'docker rm rna-backup-sbom >/dev/null' EXIT; \
+	  docker cp rna-backup-sbom:/var/lib/dpkg/status.d - | $(PY) tests/support/sbom.py --image >$(TARGET)/rna-backup-image.cdx.json; \
+	  echo $(TARGET)/rna-backup-image.cdx.json; \
+	else echo 'No image $(IMAGE) in Docker: its packages are in no file (make image)'; fi
+
+image: tools-build ## the Docker image rna-backup, compiled inside Docker, with its size and its bill of materials
+	@docker build --tag $(IMAGE) $(IMAGE_OPTIONS) .
+	@docker image inspect --format '{{.Size}} bytes' $(IMAGE)
+	@$(MAKE) sbom
+
+image-test: tools-build weaviate-1.26.1 tools-engine ## the image and every command of README's section on compose, on a real Docker engine (root, or a running engine)
+	@cargo build --locked
+	@mkdir -p target/image-test && strip -o target/image-test/rna-backup $(TARGET)/debug/rna-backup
+	@$(PY) tests/image/image_test.py target/image-test/rna-backup
+
+weaviate: $(WEAVIATE:%=weaviate-%) ## real Weaviate servers of several versions, built from their Go module: target/weaviate/
+
+weaviate-%:
+	@$(INSTALL) go target/weaviate/$*/weaviate-server github.com/weaviate/weaviate v$* github.com/weaviate/weaviate/cmd/weaviate-server
 
 bench: tools-test ## side by side with tar, restic, pg_dump, pg_restore, boto3, Python's shutil and its Celery (BENCH_SCALE=0.01: quick)
 	@$(INSTALL) debian pigz:pigz restic:restic
@@ -74,19 +104,19 @@ bench: tools-test ## side by side with tar, restic, pg_dump, pg_restore, boto3, 
 fuzz: tools-build ## damaged messages, requests and results at every reader, for ten minutes (FUZZ_SECONDS=60: one)
 	@FUZZ_SECONDS=$${FUZZ_SECONDS:-600} cargo test --locked --test integration fuzz:: -- --nocapture
 
-chaos: tools-test ## half an hour of kills, crashes, cuts, full disks in the middle of work, and what must hold after it (CHAOS_SECONDS=90: short)
+chaos: tools-test weaviate-1.26.1 ## half an hour of kills, crashes, cuts, full disks in the middle of work, and what must hold after it (CHAOS_SECONDS=90: short)
 	@$(INSTALL) debian faketime:faketime
 	@cargo build --locked
 	@$(PY) tests/chaos/chaos.py $(TARGET)/debug/rna-backup --sabotage
 	@$(PY) tests/chaos/chaos.py $(TARGET)/debug/rna-backup
 
-coverage: tools-test ## lines that the Rust tests run, file by file, in processes that they start too (installs cargo-tarpaulin the first time)
+coverage: tools-test weaviate ## lines that the Rust tests run, file by file, in processes that they start too (installs cargo-tarpaulin the first time)
 	@command -v cargo-tarpaulin >/dev/null || cargo install --locked cargo-tarpaulin
 	@RNA_BACKUP_TEST_PROFILE=$(abspath $(TARGET))/coverage/tarpaulin/profraws/program-%8m.profraw \
 	  cargo tarpaulin --locked --engine llvm --skip-clean --no-fail-fast --timeout 3600 --exclude-files 'tests/*' \
 	  --target-dir $(TARGET)/coverage --objects $(TARGET)/coverage/debug/rna-backup --out Stdout
 
-soak: tools-test ## an hour of small backups with faults: memory, descriptors and threads of one worker, drawn to target/soak/soak.svg
+soak: tools-test weaviate-1.26.1 ## an hour of small backups with faults: memory, descriptors and threads of one worker, drawn to target/soak/soak.svg
 	@$(INSTALL) debian faketime:faketime
 	@cargo build --locked --release
 	@$(PY) tests/chaos/soak.py $(TARGET)/release/rna-backup
@@ -97,10 +127,15 @@ build: tools-build ## the program, optimised: target/release/rna-backup
 clean: ## everything that was built, the Python environments too
 	@rm -rf target
 
+tools-engine:
+	@$(INSTALL) debian $(ENGINE) /usr/bin/python3:python3
+	@docker compose version >/dev/null 2>&1 || \
+	  $(INSTALL) go target/tools/docker-compose github.com/docker/compose/v2 v2.40.3 github.com/docker/compose/v2/cmd
+
 tools-build:
 	@command -v cargo >/dev/null || { echo 'Please install Rust first: https://rustup.rs' >&2; exit 1; }
 	@$(INSTALL) debian $(COMPILE)
 
 tools-test: tools-build
 	@$(INSTALL) debian $(SERVERS) $(TOOLS) $(WATCH) $(VENV)
-	@$(INSTALL) venv celery-5.3 celery-newest celery-tools postgres-16 postgres-18 juicefs boto3 weaviate-3 weaviate-newest hadolint
+	@$(INSTALL) venv celery-5.3 celery-newest celery-tools postgres-16 postgres-18 juicefs boto3 hadolint

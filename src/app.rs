@@ -54,10 +54,22 @@ impl App {
     ///
     /// # Errors
     ///
-    /// [`BuildError::Root`] when the backup folder cannot be made or written.
+    /// [`BuildError::Root`] when the backup folder cannot be made or read.
     pub async fn build(config: Config) -> Result<Self, BuildError> {
+        let app = Self::assemble(config).await?;
+        app.local.ready()?;
+        Ok(app)
+    }
+
+    /// Puts the parts together for a worker, which waits for a backup folder that cannot be used: a restart would
+    /// not mend it, and nobody would hear why.
+    ///
+    /// # Errors
+    ///
+    /// [`BuildError`] of a certificate file that cannot be used.
+    pub async fn assemble(config: Config) -> Result<Self, BuildError> {
         let metrics = Metrics::new(env!("CARGO_PKG_VERSION"))?;
-        let local = Arc::new(LocalStore::open(&config.root, config.min_free)?);
+        let local = Arc::new(LocalStore::later(&config.root, config.min_free)?);
         let bucket = bucket(&config, &metrics).await?;
         let near: Arc<dyn Store> = Arc::clone(&local) as _;
         let far = bucket.clone().map(|bucket| bucket as Arc<dyn Store>);
@@ -114,7 +126,8 @@ impl App {
         }
         self.sweep_bucket().await;
         self.engine.recover().await;
-        self.engine.refresh_metrics().await;
+        // Of destinations that cannot be used the looks of every minute tell, which begin at the start as well.
+        self.engine.read_destinations(true).await;
     }
 }
 

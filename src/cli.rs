@@ -140,7 +140,7 @@ enum Command {
     /// Ask the worker on this machine whether it is alive; for container health checks.
     ///
     /// Asks /livez on BACKUP_METRICS_ADDR. A worker that waits for a broker that is down is alive:
-    /// restarting it would not help. /readyz says whether it has its broker.
+    /// restarting it would not help. /readyz says whether it has its broker and can store backups.
     Healthcheck(JsonFlag),
     /// Print a script that completes this command line in a shell.
     ///

@@ -1,12 +1,18 @@
 //! Looks at every dependency before it is needed: one line each, with what to do.
 
+mod advice;
 mod destinations;
 mod queues;
+mod watch;
+
+pub use watch::watch;
 
 use crate::app;
 use crate::base::chain;
+use crate::base::place::{Need, Trouble, look};
 use crate::celery::CeleryError;
 use crate::celery::client::{Client, ConnectOptions};
+use crate::component::weaviate::Way;
 use crate::component::{Component, ComponentError};
 use crate::config::Config;
 use crate::domain::component::ComponentName;
@@ -65,8 +71,9 @@ pub async fn run(config: &Config) -> Vec<Check> {
     }
     let components = app::components(config, app::shelf(config).await);
     for component in &components {
-        checks.push(source(component.as_ref()).await);
+        checks.push(source(config, component.as_ref(), component.check()).await);
     }
+    checks.extend(weaviate_folder(config));
     if components.is_empty() {
         let nothing = Err("no component is configured, so nothing would be backed up".to_owned());
         checks.push(Check::new(
@@ -90,43 +97,114 @@ async fn redis(name: &str, options: &ConnectOptions, setting: &str) -> Check {
     match answer.await {
         Ok(Ok(())) => Check::new(name, Ok(format!("{options} answers")), ""),
         Ok(Err(err)) => {
+            let why = chain(&err);
             let fix = match err {
-                CeleryError::Refused { .. } => format!("correct the user, password or database in {setting}"),
+                CeleryError::Refused { .. } => advice::with_dollar(
+                    &format!("correct the user, password or database in {setting}"),
+                    setting.split(' ').next().unwrap_or(setting),
+                ),
                 CeleryError::Config { .. } => format!("correct {setting}"),
-                _ => start,
+                _ => advice::unknown_host(&why, &options.to_string(), setting).unwrap_or(start),
             };
-            Check::new(name, Err(format!("{options}: {}", chain(&err))), &fix)
+            Check::new(name, Err(format!("{options}: {why}")), &fix)
         }
         Err(late) => Check::new(name, Err(format!("{options}: {late}")), &start),
     }
 }
 
-/// The source of a component: its server or folder.
-async fn source(component: &dyn Component) -> Check {
+/// The source of a component, its server or folder, by what `found` brings: of a thorough look, or of a light one.
+async fn source<T: Into<Found>>(
+    config: &Config,
+    component: &dyn Component,
+    found: impl Future<Output = Result<T, ComponentError>>,
+) -> Check {
     let name = component.name();
-    let (setting, kind) = match name {
+    let (found, fix) = match in_time(found).await {
+        Ok(Ok(found)) => {
+            let Found(words) = found.into();
+            (Ok(words + &unwritable_media(config, name)), String::new())
+        }
+        Ok(Err(err)) => match Trouble::within(&err) {
+            Some(trouble) => (Err(format!("{}: {}", name.setting(), trouble.found)), trouble.fix.clone()),
+            None => (Err(chain(&err)), remedy(config, name, &err)),
+        },
+        Err(late) => (Err(late), start(name)),
+    };
+    Check::new(name.as_str(), found, &fix)
+}
+
+/// What a look at a source has found, in one line; a light one finds nothing to tell.
+struct Found(String);
+
+impl From<String> for Found {
+    fn from(words: String) -> Self {
+        Self(words)
+    }
+}
+
+impl From<()> for Found {
+    fn from((): ()) -> Self {
+        Self("it answers".to_owned())
+    }
+}
+
+/// Where the address of a source stands, and what it is.
+const fn whereabouts(name: ComponentName) -> (&'static str, &'static str) {
+    match name {
         ComponentName::Postgres => ("DATABASE_URL (or POSTGRES_HOST, POSTGRES_PORT)", "PostgreSQL"),
         ComponentName::Weaviate => ("WEAVIATE_URL", "Weaviate"),
         ComponentName::Media => ("MEDIA_ROOT", "the folder's file system"),
-    };
-    let start = format!("start {kind}, or correct {setting}");
-    let (found, fix) = match in_time(component.check()).await {
-        Ok(Ok(found)) => (Ok(found), String::new()),
-        Ok(Err(err)) => {
-            let fix = match &err {
-                ComponentError::Denied { .. } if name == ComponentName::Weaviate => {
-                    "correct WEAVIATE_API_KEY, or leave it empty where the server knows no keys".to_owned()
+    }
+}
+
+fn start(name: ComponentName) -> String {
+    let (setting, kind) = whereabouts(name);
+    format!("start {kind}, or correct {setting}")
+}
+
+/// What to do about a source that cannot be read.
+fn remedy(config: &Config, name: ComponentName, err: &ComponentError) -> String {
+    let (setting, _) = whereabouts(name);
+    match err {
+        ComponentError::Denied { .. } if name == ComponentName::Weaviate => advice::with_dollar(
+            "correct WEAVIATE_API_KEY, or leave it empty where the server knows no keys",
+            "WEAVIATE_API_KEY",
+        ),
+        ComponentError::Denied { .. } => advice::with_dollar(
+            "correct user and password in DATABASE_URL (or POSTGRES_USER, POSTGRES_PASSWORD)",
+            "POSTGRES_PASSWORD",
+        ),
+        ComponentError::Unavailable { .. } => {
+            let place = match name {
+                ComponentName::Postgres => config.postgres.as_ref().map(ToString::to_string),
+                ComponentName::Weaviate => {
+                    config.weaviate.as_ref().map(|weaviate| weaviate.server.to_string())
                 }
-                ComponentError::Denied { .. } => {
-                    "correct user and password in DATABASE_URL (or POSTGRES_USER, POSTGRES_PASSWORD)"
-                        .to_owned()
-                }
-                ComponentError::Unavailable { .. } => start,
-                _ => format!("correct {}, or what it points to", name.setting()),
+                ComponentName::Media => None,
             };
-            (Err(chain(&err)), fix)
+            let unknown = advice::unknown_host(&chain(err), &place.unwrap_or_default(), setting);
+            unknown.unwrap_or_else(|| start(name))
         }
-        Err(late) => (Err(late), start),
-    };
-    Check::new(name.as_str(), found, &fix)
+        _ => format!("correct {}, or what it points to", name.setting()),
+    }
+}
+
+/// A warning where backups of the media can be made and restores cannot: many mount the folder read-only.
+fn unwritable_media(config: &Config, name: ComponentName) -> String {
+    let media = config.media.as_ref().filter(|_| name == ComponentName::Media);
+    let trouble = media.and_then(|media| look(&media.root, Need::Write).err());
+    trouble.map_or(String::new(), |trouble| format!("; a restore could not write there: {trouble}"))
+}
+
+/// The folder that Weaviate writes to, where it is to be used for certain.
+fn weaviate_folder(config: &Config) -> Option<Check> {
+    let weaviate = config.weaviate.as_ref().filter(|_| config.wants(ComponentName::Weaviate))?;
+    let folder = weaviate.dir.as_ref().filter(|_| weaviate.way == Way::Filesystem)?;
+    let name = "weaviate folder";
+    Some(match look(folder, Need::Write) {
+        Ok(()) => Check::new(name, Ok(format!("{} can be written", folder.display())), ""),
+        Err(trouble) => {
+            Check::new(name, Err(format!("BACKUP_WEAVIATE_DIR: {}", trouble.found)), &trouble.fix)
+        }
+    })
 }

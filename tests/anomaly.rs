@@ -61,6 +61,12 @@ fn what_falls_by_more_than_half_is_named_and_nothing_else_is() {
             by("export", facts(3, &[60, 40, 0], 10, 500)),
             &["source bytes fell from 1000 to 3"],
         ),
+        (
+            "bytes of files that the server compacts",
+            by("filesystem", whole()),
+            by("filesystem", facts(3, &[60, 40, 0], 10, 500)),
+            none,
+        ),
         ("from nothing to nothing", Facts::default(), Facts::default(), none),
         ("the largest", facts(u64::MAX, &[u64::MAX; 3], 1, 1), facts(u64::MAX, &[u64::MAX; 3], 1, 1), none),
     ] {

@@ -77,7 +77,7 @@ async fn what_is_final_is_not_replaced_by_what_is_not_and_a_success_by_nothing()
     let lab = Lab::new();
     let backend = Backend::new(lab.client.clone(), "", DAY);
     let cases = [
-        (vec![Started, Progress, Retry, Started], "STARTED"),
+        (vec![Started, Progress, Retry], "RETRY"),
         (vec![Started, Success, Progress], "SUCCESS"),
         (vec![Success, Failure], "SUCCESS"),
         (vec![Success, Revoked], "SUCCESS"),
@@ -98,6 +98,40 @@ async fn what_is_final_is_not_replaced_by_what_is_not_and_a_success_by_nothing()
     assert_eq!(backend.state("odd").await.unwrap(), None);
     backend.store(&TaskResult::new("odd", Success, Value::Null), &lab.stop).await.unwrap();
     assert_eq!(backend.state("odd").await.unwrap().unwrap().status, "SUCCESS");
+}
+
+#[tokio::test]
+async fn a_progress_that_arrives_late_does_not_hide_the_retry_that_ended_its_attempt() {
+    use State::{Failure, Progress, Retry, Started};
+    let lab = Lab::new();
+    let backend = Backend::new(lab.client.clone(), "", DAY);
+    let steps = [
+        (Progress, 0, "PROGRESS"),
+        (Retry, 0, "RETRY"),
+        (Progress, 0, "RETRY"),
+        (Started, 0, "RETRY"),
+        (Retry, 0, "RETRY"), // the attempt was made again after a crash
+        (Started, 1, "STARTED"),
+        (Progress, 1, "PROGRESS"),
+        (Retry, 1, "RETRY"),
+        (Progress, 1, "RETRY"),
+        (Progress, 2, "PROGRESS"),
+        (Failure, 2, "FAILURE"),
+    ];
+    for (state, retries, shown) in steps {
+        let result = TaskResult { retries, ..TaskResult::new("1", state, Value::Null) };
+        backend.offer(&result).await.unwrap();
+        assert_eq!(
+            backend.state("1").await.unwrap().unwrap().status,
+            shown,
+            "{state:?} of attempt {retries}"
+        );
+    }
+    // A RETRY of Python's worker does not tell of which attempt.
+    let python = r#"{"status": "RETRY", "result": null}"#;
+    let _: () = lab.link().await.set("celery-task-meta-2", python).await.unwrap();
+    backend.offer(&TaskResult::new("2", Progress, Value::Null)).await.unwrap();
+    assert_eq!(backend.state("2").await.unwrap().unwrap().status, "PROGRESS");
 }
 
 #[tokio::test]

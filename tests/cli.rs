@@ -3,7 +3,7 @@
 use crate::{
     schemas::validates,
     support::{
-        lab::{Lab, files},
+        lab::{Lab, files, unfinished},
         postgres::{PASSWORD, PostgresServer},
         tree,
     },
@@ -58,7 +58,7 @@ async fn a_backup_by_hand_says_in_two_lines_what_it_made_and_nothing_else() {
 
     let report = lab.json(&["backup", "media"]);
     validates("result-backup", &report);
-    assert!(files(&lab.backups().join(".partial")).is_empty());
+    assert!(unfinished(&lab.backups()).is_empty());
 }
 
 #[tokio::test]

@@ -63,11 +63,21 @@ async fn what_is_out_of_order_is_said_with_what_to_do() {
     for (at, name, found, fix) in [
         (2, "broker", "redis is not available", "start Redis, or correct the host in REDIS_URL"),
         (4, "postgres", "access denied", "correct user and password in DATABASE_URL"),
-        (6, "media", "find MEDIA_ROOT", "correct MEDIA_ROOT, or what it points to"),
+        (
+            6,
+            "media",
+            "does not exist; this process is ",
+            "create or mount the folder, or correct the setting",
+        ),
     ] {
         assert!(lines[at].starts_with(name) && lines[at].contains(found), "{}", lines[at]);
         assert!(lines[at].contains("  NOT OK  ") && lines[at + 1].contains(fix), "{}", lines[at + 1]);
     }
+    assert!(
+        lines[5].contains("a `$` in an env file") && lines[5].contains("POSTGRES_PASSWORD_FILE"),
+        "{}",
+        lines[5]
+    );
 }
 
 #[tokio::test]
@@ -108,6 +118,9 @@ async fn a_redis_that_wants_a_password_and_one_that_hangs_are_told_apart() {
         redis::cmd("CONFIG").arg(&["SET", "requirepass", "sesame"]).query_async(&mut redis).await.unwrap();
     let (ok, found, fix) = check(&lab, "broker");
     assert!(!ok && fix.starts_with("correct the user, password or database"), "{found} {fix}");
+    let dollar =
+        "compose reads a `$` in an env file as a variable: write the value in single quotes, or give it by ";
+    assert!(fix.ends_with(&format!("; {dollar}REDIS_URL_FILE")), "{fix}");
 
     let pid = rustix::process::Pid::from_raw(i32::try_from(lab.redis.pid()).unwrap()).unwrap();
     rustix::process::kill_process(pid, Signal::STOP).unwrap();
@@ -231,8 +244,9 @@ async fn a_bucket_is_tried_out_and_nothing_is_left_in_it() {
     let (ok, found, _) = check(&alone, "local destination");
     assert!(ok && found.contains("BACKUP_LOCAL is off"), "{found}");
     let wrong = alone.set("AWS_SECRET_ACCESS_KEY", "s3same");
-    let (ok, found, _) = check(&wrong, "s3");
+    let (ok, found, fix) = check(&wrong, "s3");
     assert!(!ok && found.contains("correct AWS_ACCESS_KEY_ID") && !found.contains("s3same"), "{found}");
+    assert!(fix.contains("a `$` in an env file") && fix.ends_with("AWS_SECRET_ACCESS_KEY_FILE"), "{fix}");
     let missing = wrong.set("AWS_SECRET_ACCESS_KEY", SECRET).set("AWS_BACKUP_BUCKET", "lab-is-not-there");
     let (ok, found, fix) = check(&missing, "s3");
     assert!(!ok && found.contains("create the bucket") && fix.contains("AWS_BACKUP_BUCKET"), "{found} {fix}");

@@ -2,7 +2,7 @@
 
 use crate::support::{
     faulty::{self, AWAY, Fault, Faults, Faulty, GOOD, Op},
-    lab::files,
+    lab::{files, unfinished},
     tree,
 };
 use jiff::SignedDuration;
@@ -66,7 +66,7 @@ impl Bench {
     /// How many archives and manifests there are in a destination, and nothing else.
     pub fn counts(&self, destination: &str) -> (usize, usize) {
         let root = self.path(destination);
-        assert_eq!(files(&root.join(".partial")), [""; 0].map(PathBuf::from), "{destination}");
+        assert_eq!(unfinished(&root), [""; 0].map(PathBuf::from), "{destination}");
         (files(&root.join("media")).len(), files(&root.join("manifests/media")).len())
     }
 }

@@ -3,7 +3,7 @@
 use crate::postgres_restore::databases;
 use crate::schemas::validates;
 use crate::support::{
-    lab::{Lab, eventually, files},
+    lab::{Lab, eventually, unfinished},
     postgres::PostgresServer,
     python::Python,
     tree,
@@ -209,5 +209,5 @@ async fn a_restore_is_terminated_while_it_runs_and_while_it_waits_for_its_turn()
         assert_eq!(lab.ended(id).await["status"], "REVOKED");
     }
     assert_eq!((databases(server, "terminated restore").len(), live()), (1, before));
-    assert!(files(&lab.backups().join(".partial")).is_empty());
+    assert!(unfinished(&lab.backups()).is_empty());
 }

@@ -2,7 +2,7 @@
 
 use crate::support::{
     faulty::{self, Fault, Faults, Faulty, GOOD, Op},
-    lab::files,
+    lab::{files, unfinished},
     source::{FaultySource, SourceFault},
 };
 use rna_backup::{
@@ -73,7 +73,7 @@ impl Bench {
     }
 
     fn archives(&self) -> Vec<PathBuf> {
-        [files(&self.root().join("media")), files(&self.root().join(".partial"))].concat()
+        [files(&self.root().join("media")), unfinished(&self.root())].concat()
     }
 
     fn manifests(&self) -> Vec<PathBuf> {

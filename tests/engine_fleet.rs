@@ -1,7 +1,7 @@
 //! One component is worked on by one run at a time among all machines that share a broker.
 
 use crate::celery_lab::{Lab, client, until, within};
-use crate::support::lab::files;
+use crate::support::lab::{files, unfinished};
 use crate::support::source::{FaultySource, SourceFault};
 use redis::AsyncCommands;
 use rna_backup::{
@@ -96,7 +96,10 @@ impl Host {
 
     /// How many archives, of any state, and how many manifests there are.
     fn left(&self) -> (usize, usize) {
-        (self.found("media").len() + self.found(".partial").len(), self.found("manifests/media").len())
+        (
+            self.found("media").len() + unfinished(&self.dir.path().join("backups")).len(),
+            self.found("manifests/media").len(),
+        )
     }
 
     /// Dies without a word, as others see it.

@@ -149,7 +149,7 @@ async fn what_has_not_changed_is_stored_once_and_every_backup_comes_back_whole()
 }
 
 /// What a command takes of memory at most, in KiB, and its exit status must be 0.
-fn peak(lab: &Lab, args: &[&str]) -> u64 {
+pub fn peak(lab: &Lab, args: &[&str]) -> u64 {
     const LOOK: &str = "import resource, subprocess, sys\n\
         subprocess.run(sys.argv[1:], check=True, stdout=sys.stderr)\n\
         print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)";

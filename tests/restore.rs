@@ -3,7 +3,7 @@
 use crate::{
     schemas::validates,
     support::{
-        lab::{Lab, eventually, files},
+        lab::{Lab, eventually, unfinished},
         postgres::PostgresServer,
         python::Python,
         tree,
@@ -133,7 +133,7 @@ async fn a_damaged_archive_is_refused_with_the_live_data_untouched() {
         let (code, out, err) = lab.run(&["restore", "media", id, "--yes"]);
         assert_eq!((code, out.as_str()), (4, ""), "{what}: {err}");
         assert_eq!(tree::look(&lab.media()), live, "{what}");
-        assert!(files(&lab.backups().join(".partial")).is_empty(), "{what}");
+        assert!(unfinished(&lab.backups()).is_empty(), "{what}");
     }
     fs::write(path, whole).unwrap();
     lab.json(&["restore", "media", "--yes"]);
@@ -190,7 +190,7 @@ async fn a_worker_killed_at_any_instant_of_a_restore_leaves_the_old_or_the_new_a
         assert_eq!(undo["status"], "SUCCESS", "{undo}");
         assert!(tree::look(&lab.media()) == spoiled, "after {delay} ms undo leads elsewhere");
     }
-    let clean = eventually(async || files(&lab.backups().join(".partial")).is_empty());
+    let clean = eventually(async || unfinished(&lab.backups()).is_empty());
     assert!(clean.await);
 }
 

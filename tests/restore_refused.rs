@@ -3,7 +3,7 @@
 use crate::media_restore::areas;
 use crate::postgres_restore::databases;
 use crate::support::{
-    lab::{Lab, files},
+    lab::{Lab, unfinished},
     postgres::{PASSWORD, PostgresServer},
     tree::{self, Seen},
 };
@@ -117,7 +117,7 @@ impl Case {
             databases: databases(server, &self.database),
             media: tree::look(&self.lab.media()),
             areas: areas(&self.lab.media()),
-            unfinished: files(&self.lab.backups().join(".partial")),
+            unfinished: unfinished(&self.lab.backups()),
         }
     }
 

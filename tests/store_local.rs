@@ -83,6 +83,19 @@ async fn a_killed_upload_leaves_nothing_visible_and_is_swept_while_a_live_one_st
     assert_eq!(partial_files(dir.path()), 0);
 }
 
+#[tokio::test]
+async fn an_upload_that_died_is_given_up_by_whoever_lives_and_a_live_one_stays() {
+    let dir = tempdir().unwrap();
+    let store = store_in(dir.path());
+    let mut live = store.begin(&key("media/live"), None).await.unwrap();
+    live.write(content(10)).await.unwrap();
+    fs::write(dir.path().join(".partial/1-dead"), "half").unwrap();
+    store.give_up(&key("media/dead")).await.unwrap();
+    assert_eq!(partial_files(dir.path()), 1);
+    live.commit().await.unwrap();
+    assert_eq!(read(&store, &key("media/live")).await, content(10));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_sweep_never_takes_the_file_of_a_writer_that_has_just_begun() {
     let dir = tempdir().unwrap();
@@ -333,7 +346,10 @@ async fn a_read_only_folder_can_be_read_and_says_why_it_cannot_be_written() {
     for refused in [store.probe().await, store.put(&key("media/b"), content(1)).await] {
         let refused = refused.unwrap_err();
         let why = refused.source().unwrap().to_string();
-        assert!(matches!(refused, StoreError::Denied { .. }) && why.contains("Read-only"), "{refused:?}");
+        assert!(
+            matches!(refused, StoreError::Denied { .. }) && why.contains("is mounted read-only"),
+            "{refused:?}"
+        );
     }
 }
 

@@ -4,7 +4,7 @@ use crate::{
     catalog_rebuild::{flip, with_bucket},
     support::{
         disk::Tmpfs,
-        lab::{Lab, files},
+        lab::{Lab, files, unfinished},
         postgres::PostgresServer,
         s3::{Bucket, S3Server, SECRET},
         s3_proxy::{Asked, BadLine, Line},
@@ -175,11 +175,17 @@ async fn with_s3_alone_nothing_of_the_archive_is_ever_on_the_local_disk() {
     assert!(tree::look(&lab.media()) == whole);
 }
 
-/// Every file below a folder but those of locks.
+/// Every file below a folder but those of locks and of runs that look whether they can write.
 fn other_than_locks(root: &Path) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(root) else { return Vec::new() };
     let entries = entries.map(|entry| entry.unwrap().path()).filter(|path| !path.ends_with(".locks"));
-    entries.flat_map(|path| if path.is_dir() { other_than_locks(&path) } else { vec![path] }).collect()
+    entries
+        .flat_map(|path| match path.file_name().unwrap().to_str().unwrap() {
+            ".partial" => unfinished(root),
+            _ if path.is_dir() => other_than_locks(&path),
+            _ => vec![path],
+        })
+        .collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,24 +5,18 @@ use crate::schemas::validates;
 use crate::support::{
     lab::Lab,
     s3::{Bucket, S3Server},
-    weaviate::{Start, Weaviate},
+    tls_front::TlsFront,
+    weaviate_server::{NEWEST, OLDEST, Start, WeaviateServer},
 };
+use crate::weaviate::left;
+use crate::weaviate_faults::filled;
 use rna_backup::domain::command::task;
 use rna_backup::store::S3Config;
 use serde_json::{Value, json};
-use std::{fs, time::Duration};
-
-/// The program asks every two seconds, so a server that takes longer teaches nothing.
-const SECOND: Duration = Duration::from_millis(100);
-
-async fn filled(start: Start) -> Weaviate {
-    let server = start.second(SECOND).start();
-    server.fill().await;
-    server
-}
+use std::fs;
 
 /// A lab with this server and nothing else to back up.
-fn lab(server: &Weaviate) -> Lab {
+fn lab(server: &WeaviateServer) -> Lab {
     Lab::new()
         .set("BACKUP_COMPONENTS", "weaviate")
         .set("WEAVIATE_URL", server.url())
@@ -32,9 +26,9 @@ fn lab(server: &Weaviate) -> Lab {
 
 #[tokio::test]
 async fn by_task_it_is_backed_up_restored_and_undone() {
-    let server = filled(Start::version("1.26.1")).await;
+    let server = filled(Start::version(OLDEST)).await;
     let lab = lab(&server);
-    let before = server.fingerprint().await;
+    let before = server.contents().await;
     let worker = lab.worker();
     let made = lab.ended(&lab.order(task::BACKUP_WEAVIATE, json!({"label": "nightly"})).await).await;
     let report = &made["result"];
@@ -47,26 +41,26 @@ async fn by_task_it_is_backed_up_restored_and_undone() {
         manifest["facts"]["counts"]["classes"],
         json!({"Document": 300, "Protocol": 30, "Sample": 60})
     );
-    assert_eq!(fs::read_dir(server.folder()).unwrap().count(), 0, "nothing is left in the server's folder");
+    assert_eq!(left(&server), [""; 0]);
 
     server.spoil().await;
-    let spoiled = server.fingerprint().await;
+    let spoiled = server.contents().await;
     let name = &report["backup_name"];
     let restored = lab.ended(&lab.order(task::RESTORE_WEAVIATE, json!({"backup_name": name})).await).await;
     validates("result-restore", &restored["result"]);
     assert_eq!(&restored["result"]["backup_name"], name, "{restored}");
-    let mut found = server.fingerprint().await;
+    let mut found = server.contents().await;
     found.remove("Later");
-    assert_eq!(found, before);
+    assert!(found == before);
     let undone = lab.ended(&lab.order(task::UNDO, json!({"component": "weaviate"})).await).await;
     validates("result-undo", &undone["result"]);
-    assert_eq!(server.fingerprint().await, spoiled);
+    assert!(server.contents().await == spoiled);
 
     let only = json!({"backup_name": "latest", "include": ["Protocol"]});
     let restored = lab.ended(&lab.order(task::RESTORE_WEAVIATE, only).await).await;
     assert_eq!(restored["status"], "SUCCESS", "{restored}");
-    let found = server.fingerprint().await;
-    assert_eq!((&found["Protocol"], &found["Document"]), (&before["Protocol"], &spoiled["Document"]));
+    let found = server.contents().await;
+    assert!(found["Protocol"] == before["Protocol"] && found["Document"] == spoiled["Document"]);
     // The next backup needs no longer what was set aside.
     lab.ended(&lab.order(task::BACKUP_WEAVIATE, json!({})).await).await;
     assert_eq!(lab.run(&["undo", "weaviate", "--yes"]).0, 1);
@@ -75,7 +69,7 @@ async fn by_task_it_is_backed_up_restored_and_undone() {
 
 #[tokio::test]
 async fn by_hand_it_says_what_it_would_do_and_how_far_it_looked() {
-    let server = filled(Start::version("1.26.1")).await;
+    let server = filled(Start::version(OLDEST)).await;
     let lab = lab(&server).set("RUST_LOG", "");
     lab.json(&["backup", "weaviate"]);
     let found = lab.json(&["verify", "weaviate", "--drill"]);
@@ -84,13 +78,13 @@ async fn by_hand_it_says_what_it_would_do_and_how_far_it_looked() {
     assert_eq!((&result["ok"], &result["level"]), (&json!(true), &json!("decode")), "{result}");
     assert!(result["warnings"][0].as_str().unwrap().contains("BACKUP_WEAVIATE_DRILL_URL"), "{result}");
 
-    let second = Start::version("1.26.1").folder_of(&server).second(SECOND).start();
+    let second = Start::version(OLDEST).folder_of(&server).server().await;
     let lab = lab.set("BACKUP_WEAVIATE_DRILL_URL", second.url());
     let found = lab.json(&["verify", "weaviate", "--drill"]);
     let result = &found["results"][0];
     assert_eq!((&result["ok"], &result["level"]), (&json!(true), &json!("drill")), "{result}");
     assert_eq!(lab.manifests("weaviate")[0]["verified"]["level"], "drill");
-    assert_eq!(second.fingerprint().await.len(), 0);
+    assert_eq!(second.classes().await.len(), 0);
 
     server.spoil().await;
     let plan = lab.json(&["restore", "weaviate", "--dry-run"]);
@@ -115,12 +109,7 @@ async fn by_hand_it_says_what_it_would_do_and_how_far_it_looked() {
 /// The way into a bucket, and what a server is started with that writes into it.
 async fn bucket() -> (S3Config, Start) {
     let config = S3Server::shared().bucket().await;
-    let start = Start::version("1.26.1")
-        .modules("backup-s3,backup-filesystem")
-        .arg("--s3-bucket", &config.bucket)
-        .arg("--s3-path", "lab/weaviate")
-        .arg("--s3-endpoint", &S3Server::shared().address())
-        .arg("--s3-use-ssl", "false");
+    let start = Start::version(OLDEST).bucket(&config, "lab/weaviate");
     (config, start)
 }
 
@@ -136,7 +125,7 @@ async fn what_the_server_writes_into_the_bucket_is_proven_restored_and_goes_with
     let (config, start) = bucket().await;
     let (server, bucket) = (filled(start).await, Bucket::of(&config));
     let lab = with_bucket(lab(&server), &config).set("BACKUP_S3_PREFIX", "lab").set("RUST_LOG", "");
-    let before = server.fingerprint().await;
+    let before = server.contents().await;
     let report = lab.json(&["backup", "weaviate"]);
     assert_eq!(report["backend"], "s3", "{report}");
     let manifest = &lab.manifests("weaviate")[0];
@@ -148,9 +137,9 @@ async fn what_the_server_writes_into_the_bucket_is_proven_restored_and_goes_with
 
     server.spoil().await;
     lab.json(&["restore", "weaviate", "--yes"]);
-    let mut found = server.fingerprint().await;
+    let mut found = server.contents().await;
     found.remove("Later");
-    assert_eq!(found, before);
+    assert!(found == before);
     lab.json(&["undo", "weaviate", "--yes"]);
     lab.json(&["undo", "weaviate", "--yes"]);
 
@@ -163,9 +152,9 @@ async fn what_the_server_writes_into_the_bucket_is_proven_restored_and_goes_with
     bucket.put(chunk, bad.into()).await;
     let (code, out, err) = lab.run(&["verify", "weaviate", "--json"]);
     assert_eq!(code, 4, "{out} {err}");
-    let live = server.fingerprint().await;
+    let live = server.contents().await;
     assert_ne!(lab.run(&["restore", "weaviate", "--yes"]).0, 0);
-    assert_eq!(server.fingerprint().await, live);
+    assert!(server.contents().await == live);
     bucket.put(chunk, good.into()).await;
     assert_eq!(lab.json(&["verify", "weaviate"])["results"][0]["ok"], true);
 
@@ -223,15 +212,11 @@ async fn a_client_certificate_and_an_own_authority_open_the_door() {
         ));
     }
     let path = |name: &str| dir.path().join(name).display().to_string();
-    let server = Start::version("1.26.1")
-        .second(SECOND)
-        .arg("--tls-cert", &path("server.crt"))
-        .arg("--tls-key", &path("server.key"))
-        .arg("--client-ca", &path("ca.crt"))
-        .start();
+    let server = filled(Start::version(NEWEST)).await;
+    let front = TlsFront::before(&server.address(), dir.path());
     let lab = lab(&server)
         .set("RUST_LOG", "")
-        .set("WEAVIATE_URL", format!("http://localhost:{}", server.port()))
+        .set("WEAVIATE_URL", format!("http://localhost:{}", front.port()))
         .set("WEAVIATE_TLS_ENABLED", "True")
         .set("WEAVIATE_CA_CERT", path("ca.crt"));
     let (code, _, err) = lab.run(&["backup", "weaviate"]);
@@ -246,7 +231,7 @@ async fn a_client_certificate_and_an_own_authority_open_the_door() {
 
 #[tokio::test]
 async fn a_second_delivery_answers_from_the_manifest_and_a_wrong_call_touches_nothing() {
-    let server = filled(Start::version("1.22.4")).await;
+    let server = filled(Start::version(OLDEST)).await;
     let lab = lab(&server);
     let worker = lab.worker();
     let id = lab.order(task::BACKUP_WEAVIATE, json!({})).await;

@@ -1,311 +1,378 @@
 //! `component::weaviate` when a restore fails, is refused, or dies in the middle: what was there is there again.
 
 use crate::support::lab::eventually;
-use crate::support::weaviate::{Start, Weaviate as Server, id};
-use crate::weaviate::{VERSIONS, backup, left, restore, weaviate};
-use crate::weaviate_faults::{filled, next, spoiled};
+use crate::support::s3_proxy::{Asked, BadLine, Line};
+use crate::support::weaviate_contents::id;
+use crate::support::weaviate_server::{NEWEST, OLDEST, Start, WeaviateServer};
+use crate::weaviate::{MODULES, backup, decode, each, left, restore, weaviate};
+use crate::weaviate_faults::{
+    BOTH, LONG_SECOND, RESTORE, all_have_ended, filled, first, kill, over, spoiled, to,
+};
 use reqwest::Method;
 use rna_backup::base::chain;
 use rna_backup::component::weaviate::{Way, Weaviate, WeaviateConfig};
 use rna_backup::component::{Component, ComponentError, Target};
 use rna_backup::domain::progress::Meter;
 use serde_json::{Value, json};
-use std::{collections::BTreeMap, fs, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fs::{self, OpenOptions},
+    path::Path,
+};
 
-/// A restore that fails after the deletion leaves what was there before.
-async fn comes_to_nothing(server: &Server, weaviate: &Weaviate, archive: &[u8], words: &str) {
-    let before = server.fingerprint().await;
-    let err = restore(weaviate, archive, &Target::Live).await.unwrap_err();
-    let said = chain(&err);
-    assert!(said.contains(words) && said.contains("again as they were before"), "{said}");
-    assert_eq!(server.fingerprint().await, before, "{said}");
+/// What a server holds, by class.
+type Contents = BTreeMap<String, Value>;
+
+/// Checks that each class is as it was before a restore or as the backup has it, and that nothing is left to do.
+async fn nothing_is_lost(server: &WeaviateServer, before: &Contents, backed_up: &Contents) {
+    let found = server.contents().await;
+    for class in before.keys().chain(backed_up.keys()) {
+        let is = found.get(class);
+        assert!(is == before.get(class) || (is.is_some() && is == backed_up.get(class)), "class {class}");
+    }
+    let weaviate = weaviate(server.config());
     assert_eq!(weaviate.recover().await.unwrap(), [""; 0]);
-    assert_eq!((left(server), weaviate.kept().await.unwrap()), (Vec::new(), None));
+    // What stood in the place of a class that was put back stays until a newer backup is proven.
+    if weaviate.kept().await.unwrap().is_none() {
+        // One backup is outlived by what stood where a class was put back.
+        for _ in 0..2 {
+            weaviate.forget().await.unwrap();
+        }
+        assert_eq!(left(server), [""; 0]);
+    }
 }
+
+/// Something done to a server's folder of data, or to the backup that it is about to restore.
+type Deed = fn(data: &Path, backup: &Path);
 
 #[tokio::test]
 async fn a_restore_that_fails_puts_back_what_was_there() {
-    for version in VERSIONS {
-        let (server, weaviate, archive) = spoiled(version).await;
-        for (script, words) in [
-            (json!({"fail": "it would not go"}), "it would not go"),
-            (json!({"empty_class": "Document"}), "class Document: 0 objects are there and should be 300"),
-            (json!({"lose": {"Protocol": 3}}), "class Protocol: 27 objects are there and should be 30"),
-        ] {
-            println!("{version} {script}");
-            next(&server, "restore", script).await;
-            comes_to_nothing(&server, &weaviate, &archive, words).await;
+    let deeds: [(&str, Deed); 3] = [
+        ("the descriptor of the node vanishes", |_, backup| {
+            fs::remove_file(backup.join("node1/backup.json")).unwrap();
+        }),
+        ("a chunk is torn", |_, backup| {
+            let chunk = OpenOptions::new().write(true).open(backup.join("node1/Document/chunk-1")).unwrap();
+            chunk.set_len(chunk.metadata().unwrap().len() / 2).unwrap();
+        }),
+        // Then the server says SUCCESS, and the class is empty.
+        ("a folder of the deleted class is left", |data, _| {
+            fs::create_dir_all(data.join("document")).unwrap();
+        }),
+    ];
+    each(BOTH, async |version| {
+        let (server, archive, backed_up) = spoiled(Start::version(version)).await;
+        let before = server.contents().await;
+        let folder = server.folder();
+        for (name, deed) in deeds {
+            println!("{version}: {name}");
+            let (folder, mut is_done) = (folder.clone(), false);
+            let (_line, component) = over(&server, move |asked| {
+                if to("POST", RESTORE)(asked) && !is_done {
+                    is_done = true;
+                    let id = asked.target.split('/').rev().nth(1).unwrap();
+                    deed(&folder.with_file_name("data"), &folder.join(id));
+                }
+                Line::Good
+            })
+            .await;
+            let err = restore(&component, &archive, &Target::Live).await.unwrap_err();
+            println!("{}", chain(&err));
+            nothing_is_lost(&server, &before, &backed_up).await;
+            assert!(server.contents().await["Document"] == before["Document"], "{}", chain(&err));
         }
-        restore(&weaviate, &archive, &Target::Live).await.unwrap();
-    }
+        restore(&weaviate(server.config()), &archive, &Target::Live).await.unwrap();
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn what_was_there_is_put_back_once_more_where_that_fails_and_kept_where_it_fails_for_good() {
-    let (server, weaviate, archive) = spoiled("1.26.1").await;
-    let before = server.fingerprint().await;
-    let fail = async |times| {
-        for _ in 0..times {
-            next(&server, "restore", json!({"fail": "it would not go"})).await;
-        }
-    };
-    // The restore itself, and twice what puts back.
-    fail(3).await;
-    comes_to_nothing(&server, &weaviate, &archive, "it would not go").await;
-    fail(4).await;
-    let said = chain(&restore(&weaviate, &archive, &Target::Live).await.unwrap_err());
-    let kept = journal(&server)["replacing"]["safety"]["id"].as_str().unwrap().to_owned();
-    assert!(said.contains("could not be put back") && said.contains(&kept), "{said}");
-    assert_ne!(server.fingerprint().await, before);
-    let done = weaviate.recover().await.unwrap();
-    assert!(done[0].contains("rolled back"), "{done:?}");
-    assert_eq!(server.fingerprint().await, before);
+    let (server, archive, backed_up) = spoiled(Start::version(OLDEST)).await;
+    let before = server.contents().await;
+    // The restore itself, and twice the restore of what was set aside.
+    let refusal = Line::Say(500, String::new());
+    let (_line, component) = over(&server, first(3, to("POST", RESTORE), refusal.clone())).await;
+    let _ = restore(&component, &archive, &Target::Live).await;
+    nothing_is_lost(&server, &before, &backed_up).await;
+
+    let (_line, component) = over(&server, first(usize::MAX, to("POST", RESTORE), refusal)).await;
+    let said = chain(&restore(&component, &archive, &Target::Live).await.unwrap_err());
+    assert!(said.contains("rna-"), "the copy is named: {said}");
+    assert!(server.contents().await != before);
+    assert_ne!(weaviate(server.config()).recover().await.unwrap(), [""; 0]);
+    nothing_is_lost(&server, &before, &backed_up).await;
+}
+
+#[tokio::test]
+async fn a_restore_brings_a_class_that_is_still_due_and_undo_what_it_was_before_it_was_deleted() {
+    let (server, archive, backed_up) = spoiled(Start::version(OLDEST)).await;
+    let before = server.contents().await;
+    let refusal = Line::Say(500, String::new());
+    let (_line, component) = over(&server, first(usize::MAX, to("POST", RESTORE), refusal)).await;
+    restore(&component, &archive, &Target::Live).await.unwrap_err();
+    let due = server.contents().await;
+    let missing = before.keys().find(|class| !due.contains_key(*class)).expect("a class is missing");
+    let next = weaviate(server.config());
+    assert!(next.check().await.unwrap().contains(&format!("classes {missing} are missing or not proven")));
+
+    restore(&next, &archive, &Target::Live).await.unwrap();
+    let found = server.contents().await;
+    assert!(backed_up.iter().all(|(class, contents)| found[class] == *contents));
+    next.undo().await.unwrap();
+    assert!(server.contents().await == before);
 }
 
 #[tokio::test]
 async fn an_import_that_is_refused_puts_back_what_was_there() {
-    for version in VERSIONS {
-        let server = Start::version(version).modules("").start();
-        server.fill().await;
-        let weaviate = weaviate(server.config());
-        let (archive, _) = backup(&weaviate).await.unwrap();
-        server.spoil().await;
-        for (path, times) in [("/v1/batch/objects$", 1), ("/v1/batch/references$", 1), ("/v1/schema$", 1)] {
-            server.fault(json!({"method": "POST", "path": path, "times": times, "kind": "status", "status": 422, "body": "{}"})).await;
-            comes_to_nothing(&server, &weaviate, &archive, "422").await;
+    each(BOTH, async |version| {
+        let (server, archive, backed_up) = spoiled(Start::version(version).modules("")).await;
+        let before = server.contents().await;
+        for path in ["/v1/batch/objects", "/v1/batch/references", "/v1/schema"] {
+            let (_line, component) =
+                over(&server, first(1, to("POST", path), Line::Say(422, "{}".to_owned()))).await;
+            let err = restore(&component, &archive, &Target::Live).await.unwrap_err();
+            assert!(chain(&err).contains("422"), "{}", chain(&err));
+            nothing_is_lost(&server, &before, &backed_up).await;
         }
         // What passes is waited for.
-        server
-            .fault(
-                json!({"method": "POST", "path": "/v1/batch/", "times": 3, "kind": "status", "status": 503}),
-            )
-            .await;
-        server.fault(json!({"method": "GET", "path": "/v1/objects", "times": 3, "kind": "truncated"})).await;
-        restore(&weaviate, &archive, &Target::Live).await.unwrap();
-    }
+        let mut busy = first(3, to("POST", "/v1/batch/objects"), Line::Busy);
+        let mut torn = first(3, to("GET", "/v1/objects"), Line::CutAnswer(9));
+        let rule = move |asked: &Asked| if asked.method == "GET" { torn(asked) } else { busy(asked) };
+        let (_line, component) = over(&server, rule).await;
+        restore(&component, &archive, &Target::Live).await.unwrap();
+    })
+    .await;
 }
 
 #[tokio::test]
-async fn a_restart_in_the_middle_of_a_restore_puts_back_what_was_there() {
-    for version in VERSIONS {
-        let (server, weaviate, archive) = spoiled(version).await;
-        let before = server.fingerprint().await;
-        server.direct("hold", json!({"operation": "restore"})).await;
-        let restarting = async {
-            server.held("restore").await;
-            server
-                .direct("restart", json!({"down_seconds": 5, "unready_seconds": 5, "release": "restore"}))
-                .await;
+async fn a_server_that_is_killed_in_the_middle_of_a_restore_loses_nothing() {
+    // Before it has taken the order, and after.
+    each([(OLDEST, "GET"), (NEWEST, "POST")], async |(version, method)| {
+        let (mut server, archive, backed_up) = spoiled(Start::version(version)).await;
+        let before = server.contents().await;
+        let (pid, mut is_dead) = (server.pid(), false);
+        let line = BadLine::before(&server.address(), move |asked| {
+            if !is_dead && to(method, RESTORE)(asked) {
+                is_dead = true;
+                kill(pid);
+            }
+            Line::Good
+        })
+        .await;
+        let config =
+            WeaviateConfig { server: line.url().parse().unwrap(), second: LONG_SECOND, ..server.config() };
+        let component = Weaviate::new(config, None);
+        let starting = async {
+            assert!(eventually(async || line.count(to(method, RESTORE)) > 0).await);
+            server.start_again();
         };
-        let (restored, ()) = tokio::join!(restore(&weaviate, &archive, &Target::Live), restarting);
-        let found = server.fingerprint().await;
-        match restored {
-            Err(err) => assert_eq!(found, before, "{version}: {}", chain(&err)),
-            // Where the order could be given once more, it was.
-            Ok(_) => assert_ne!(found["Document"], before["Document"]),
-        }
-    }
+        let (restored, ()) = tokio::join!(restore(&component, &archive, &Target::Live), starting);
+        println!("{version}: {:?}", restored.as_ref().map_err(|err| chain(err)));
+        let is_done = restored.is_ok();
+        component.recover().await.unwrap();
+        nothing_is_lost(&server, &before, &backed_up).await;
+        assert!(!is_done || server.contents().await["Document"] == backed_up["Document"], "{version}");
+    })
+    .await;
 }
 
-/// Two ways of a server to keep what is set aside: in its own folder, and in ours.
-const WAYS: [&str; 2] = ["backup-filesystem", ""];
-
-/// A server on which a restore has died in the middle, and what was there before it.
-async fn dead_restore(modules: &str) -> (Server, BTreeMap<String, Value>) {
-    let server = Start::version("1.26.1").modules(modules).start();
-    server.fill().await;
-    let weaviate = weaviate(server.config());
-    let (archive, _) = backup(&weaviate).await.unwrap();
-    server.spoil().await;
-    let before = server.fingerprint().await;
-    if modules.is_empty() {
-        server.fault(json!({"method": "POST", "path": "/v1/batch/objects$", "times": null, "kind": "slow_headers", "seconds": 60})).await;
-    } else {
-        server.direct("hold", json!({"operation": "restore"})).await;
-    }
-    let batches =
-        async || server.asked().await.iter().filter(|(_, path)| path == "/v1/batch/objects").count();
-    let filled = batches().await;
-    let died = async {
-        // The classes are gone by then.
-        if modules.is_empty() {
-            assert!(eventually(async || batches().await > filled).await);
+/// A server on which a restore has died as the first class was gone, and what was there before it and in the backup.
+async fn dead_restore(modules: &str) -> (WeaviateServer, Contents, Contents) {
+    let (server, archive, backed_up) = spoiled(Start::version(OLDEST).modules(modules)).await;
+    let before = server.contents().await;
+    let is_live = |class: &str| ["Document", "Protocol", "Sample"].contains(&class);
+    let mut is_deleted = false;
+    let (line, component) = over(&server, move |asked| {
+        let class = asked.target.strip_prefix("/v1/schema/");
+        is_deleted |= asked.method == "DELETE" && class.is_some_and(is_live);
+        // The server does what it is told, and the one who asked is dead by then.
+        if is_deleted && asked.method == "POST" && asked.target != "/v1/graphql" {
+            Line::LoseAnswer
         } else {
-            server.held("restore").await;
+            Line::Good
         }
+    })
+    .await;
+    let has_died = async || {
+        let asked = line.asked();
+        let deleted = asked
+            .iter()
+            .position(|asked| asked.method == "DELETE" && asked.target.starts_with("/v1/schema/"));
+        deleted.is_some_and(|at| {
+            asked[at..].iter().any(|asked| asked.method == "POST" && asked.target != "/v1/graphql")
+        })
     };
     tokio::select! {
-        ended = restore(&weaviate, &archive, &Target::Live) => panic!("{ended:?}"),
-        () = died => {}
+        ended = restore(&component, &archive, &Target::Live) => panic!("{ended:?}"),
+        has_died = eventually(has_died) => assert!(has_died),
     }
-    assert_ne!(server.fingerprint().await, before);
-    server.ask(Method::DELETE, "/_double/faults", None).await;
-    server.direct("release", json!({"operation": "restore"})).await;
-    (server, before)
+    assert!(server.contents().await != before);
+    (server, before, backed_up)
 }
 
-fn journal(server: &Server) -> Value {
-    serde_json::from_slice(&fs::read(server.state().join("journal.json")).unwrap()).unwrap()
+#[tokio::test]
+async fn a_run_that_dies_in_the_middle_is_rolled_back_by_the_next() {
+    each(MODULES, async |modules| {
+        let (server, before, backed_up) = dead_restore(modules).await;
+        // Another process, which knows nothing but what is written down.
+        let next = weaviate(server.config());
+        assert_ne!(next.recover().await.unwrap(), [""; 0]);
+        nothing_is_lost(&server, &before, &backed_up).await;
+    })
+    .await;
+}
+
+/// Makes what is noted of a dead restore look as if that had happened long ago.
+fn age(server: &WeaviateServer) {
+    let path = server.state().join("journal.json");
+    let mut journal: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    journal["replacing"]["began"] = json!("2026-01-01T00:00:00Z");
+    fs::write(path, journal.to_string()).unwrap();
 }
 
 #[tokio::test]
 async fn what_came_long_after_a_restore_died_is_set_aside_before_it_is_taken_back() {
-    for modules in WAYS {
-        let (server, before) = dead_restore(modules).await;
+    each(MODULES, async |modules| {
+        let (server, before, backed_up) = dead_restore(modules).await;
         // Somebody has repaired it meanwhile, by hand or from another machine.
-        if !modules.is_empty() {
-            let ended = eventually(async || server.fingerprint().await.contains_key("Document"));
-            assert!(ended.await, "the server goes on with what the dead one has ordered");
-        }
+        all_have_ended(&server).await;
         server.ask(Method::DELETE, "/v1/schema/Document", None).await;
-        let document = json!({"class": "Document", "vectorizer": "none", "properties": [{"name": "title", "dataType": ["text"]}]});
-        server.ask(Method::POST, "/v1/schema", Some(document)).await;
+        let properties = json!([{"name": "title", "dataType": ["text"]}]);
+        server.make(json!({"class": "Document", "vectorizer": "none", "properties": properties})).await;
         server
             .put(vec![json!({"class": "Document", "id": id(9, 1), "properties": {"title": "of days"}})])
             .await;
-        let since = server.fingerprint().await;
-        let mut journal = journal(&server);
-        journal["replacing"]["began"] = json!("2026-01-01T00:00:00Z");
-        fs::write(server.state().join("journal.json"), journal.to_string()).unwrap();
+        let since = server.contents().await;
+        age(&server);
 
-        let next = Weaviate::new(server.config(), None);
+        let next = weaviate(server.config());
         next.recover().await.unwrap();
-        assert_eq!(server.fingerprint().await, before);
+        nothing_is_lost(&server, &before, &backed_up).await;
+        // As after a backup of the very run that has put back.
+        next.forget().await.unwrap();
         next.undo().await.unwrap();
-        assert_eq!(server.fingerprint().await["Document"], since["Document"]);
+        assert!(server.contents().await["Document"] == since["Document"]);
+    })
+    .await;
+}
+
+/// The copies that a dead restore needs, moved away or back.
+fn move_copies(server: &WeaviateServer, away: bool) {
+    let places = [(server.folder(), "rna-"), (server.state(), "rna-")];
+    for (folder, begin) in places {
+        let aside = folder.with_extension("aside");
+        fs::create_dir_all(&aside).unwrap();
+        let [from, to] = if away { [&folder, &aside] } else { [&aside, &folder] };
+        let entries = fs::read_dir(from).unwrap().map(|entry| entry.unwrap().file_name());
+        for name in entries.filter(|name| name.to_str().unwrap().starts_with(begin)) {
+            let is_copy = Path::new(&name).extension().is_none_or(|extension| extension == "tar");
+            if is_copy {
+                fs::rename(from.join(&name), to.join(&name)).unwrap();
+            }
+        }
     }
 }
 
 #[tokio::test]
 async fn nothing_is_deleted_where_what_would_be_put_back_is_gone() {
-    for modules in WAYS {
-        let (server, before) = dead_restore(modules).await;
-        let id = journal(&server)["replacing"]["safety"]["id"].as_str().unwrap().to_owned();
-        let copy = if modules.is_empty() {
-            server.state().join(format!("{id}.tar"))
-        } else {
-            server.folder().join(id)
-        };
-        let away = copy.with_file_name("away");
-        fs::rename(&copy, &away).unwrap();
-        let next = Weaviate::new(server.config(), None);
-        let asked = server.asked().await.len();
-        let err = next.recover().await.unwrap_err();
-        assert!(!err.is_transient() && err.to_string().contains("nothing was changed"), "{err:?}");
-        let since = server.asked().await.split_off(asked);
-        assert!(since.iter().all(|(method, _)| method != "DELETE"), "{since:?}");
-        fs::rename(&away, &copy).unwrap();
+    each(MODULES, async |modules| {
+        let (server, before, backed_up) = dead_restore(modules).await;
+        all_have_ended(&server).await;
+        move_copies(&server, true);
+        let (line, next) = over(&server, |_| Line::Good).await;
+        let said = next.recover().await.unwrap().join("; ");
+        assert!(said.contains("could not be put back") && said.contains("nothing was changed"), "{said}");
+        assert_eq!(
+            line.count(|asked| asked.method == "DELETE" && asked.target.contains("schema")),
+            0,
+            "{said}"
+        );
+        assert!(next.check().await.unwrap().contains("are missing or not proven"));
+        move_copies(&server, false);
         next.recover().await.unwrap();
-        assert_eq!(server.fingerprint().await, before);
-    }
-}
-
-#[tokio::test]
-async fn a_run_that_dies_in_the_middle_is_rolled_back_by_the_next() {
-    for modules in WAYS {
-        let (server, before) = dead_restore(modules).await;
-        // Another process, which knows nothing but what is written down.
-        let next = Weaviate::new(server.config(), None);
-        let done = next.recover().await.unwrap();
-        assert!(done[0].contains("rolled back"), "{done:?}");
-        assert_eq!(server.fingerprint().await, before);
-        assert_eq!(next.recover().await.unwrap(), [""; 0]);
-        assert_eq!(left(&server), [""; 0]);
-    }
+        nothing_is_lost(&server, &before, &backed_up).await;
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn a_backup_or_a_drill_that_dies_leaves_nothing_after_the_next_start() {
-    let (server, _) = filled("1.26.18").await;
-    let second = Start::version("1.26.18").folder_of(&server).start();
-    let config = WeaviateConfig { drill: Some(second.url().parse().unwrap()), ..server.config() };
-    let weaviate = weaviate(config);
+    let server = filled(Start::version(OLDEST)).await;
+    let second = Start::version(OLDEST).folder_of(&server).server().await;
+    let drill_line = BadLine::before(&second.address(), |_| Line::Good).await;
+    let line = BadLine::before(&server.address(), |_| Line::Good).await;
+    let drill = Some(drill_line.url().parse().unwrap());
+    let weaviate = weaviate(WeaviateConfig { server: line.url().parse().unwrap(), drill, ..server.config() });
     let (archive, _) = backup(&weaviate).await.unwrap();
 
-    server.direct("hold", json!({"operation": "backup"})).await;
+    let is_order = to("POST", "/v1/backups/filesystem");
+    let orders = line.count(is_order);
     tokio::select! {
         made = backup(&weaviate) => panic!("{made:?}"),
-        () = server.held("backup") => {}
+        is_ordered = eventually(async || line.count(is_order) > orders) => assert!(is_ordered),
     }
-    server.direct("release", json!({"operation": "backup"})).await;
-    let cleared = crate::support::lab::eventually(async || {
+    let cleared = eventually(async || {
         weaviate.recover().await.unwrap();
         left(&server).is_empty()
     });
     assert!(cleared.await, "{:?}", left(&server));
 
-    second.direct("hold", json!({"operation": "restore"})).await;
     let drill = async {
         let staged = weaviate.stage(&mut &*archive, &Target::Scratch, None, &Meter::default()).await;
-        panic!("{staged:?}");
+        panic!("{staged:?}")
     };
     tokio::select! {
         () = drill => {}
-        () = second.held("restore") => {}
+        is_ordered = eventually(async || drill_line.count(to("POST", RESTORE)) > 0) => assert!(is_ordered),
     }
-    second.direct("release", json!({"operation": "restore"})).await;
-    let restored = crate::support::lab::eventually(async || second.fingerprint().await.len() == 3);
-    assert!(restored.await);
+    assert!(eventually(async || second.classes().await.len() == 3).await);
     let done = weaviate.recover().await.unwrap();
     assert!(done.iter().any(|line| line.contains("dead drill")), "{done:?}");
-    assert_eq!((second.fingerprint().await.len(), left(&server)), (0, Vec::new()));
+    assert_eq!((second.classes().await.len(), left(&server)), (0, Vec::new()));
 }
 
 #[tokio::test]
 async fn what_would_be_lost_or_could_not_be_made_is_refused_with_nothing_touched() {
-    let refused = async |server: &Server, weaviate: &Weaviate, archive: &[u8], words: &str| {
-        let before = server.fingerprint().await;
-        let err = restore(weaviate, archive, &Target::Live).await.unwrap_err();
+    let refused = async |server: &WeaviateServer, archive: &[u8], words: &str| {
+        let before = server.contents().await;
+        let err = restore(&weaviate(server.config()), archive, &Target::Live).await.unwrap_err();
         assert!(chain(&err).contains(words), "{}", chain(&err));
-        assert_eq!((server.fingerprint().await, left(server)), (before, Vec::new()));
+        assert!(server.contents().await == before);
+        assert_eq!(left(server), [""; 0]);
     };
-    let (server, weaviate, archive) = spoiled("1.26.1").await;
+    let (server, archive, _) = spoiled(Start::version(OLDEST)).await;
     let cold = json!([{"name": "dry", "activityStatus": "COLD"}]);
     server.ask(Method::PUT, "/v1/schema/Sample/tenants", Some(cold)).await;
-    refused(&server, &weaviate, &archive, "activate them first").await;
-    let (_, facts) = backup(&weaviate).await.unwrap();
-    assert!(
-        facts.warnings.iter().any(|warning| warning.contains("inactive tenants of class Sample")),
-        "{facts:?}"
-    );
+    refused(&server, &archive, "activate them first").await;
+    let (_, facts) = backup(&weaviate(server.config())).await.unwrap();
+    let said = facts.warnings.join("\n");
+    assert!(said.contains("inactive tenants of class Sample"), "{said}");
 
-    let older = Start::version("1.22.4").start();
-    older.fill().await;
-    refused(&older, &crate::weaviate::weaviate(older.config()), &archive, "newer than this one").await;
-    let renamed = Start::version("1.26.1").arg("--node", "node2").start();
-    refused(
-        &renamed,
-        &crate::weaviate::weaviate(renamed.config()),
-        &archive,
-        "set CLUSTER_HOSTNAME of Weaviate to node1",
-    )
-    .await;
-    let bare = Start::version("1.26.1").modules("").start();
-    refused(
-        &bare,
-        &crate::weaviate::weaviate(bare.config()),
-        &archive,
-        "set ENABLE_MODULES=backup-filesystem",
-    )
-    .await;
+    let renamed = Start::version(OLDEST).set("CLUSTER_HOSTNAME", "node2").server().await;
+    refused(&renamed, &archive, "set CLUSTER_HOSTNAME of Weaviate to node1").await;
+    let bare = Start::version(OLDEST).modules("").server().await;
+    refused(&bare, &archive, "backup-filesystem").await;
+    let newer = filled(Start::version(NEWEST)).await;
+    let (archive, _) = backup(&weaviate(newer.config())).await.unwrap();
+    refused(&filled(Start::version(OLDEST)).await, &archive, "newer than this one").await;
 
     // An export needs no module of backups, but those of its classes.
-    let (server, _) = filled("1.26.1").await;
-    let vectorised = json!({"class": "Figure", "vectorizer": "text2vec-openai", "properties": []});
-    server.ask(Method::POST, "/v1/schema", Some(vectorised)).await;
-    let export = crate::weaviate::weaviate(WeaviateConfig { way: Way::Export, ..server.config() });
-    let (archive, _) = backup(&export).await.unwrap();
-    refused(&bare, &crate::weaviate::weaviate(bare.config()), &archive, "add that to ENABLE_MODULES").await;
+    let server = Start::version(OLDEST).modules("text2vec-openai").server().await;
+    server.make(json!({"class": "Figure", "vectorizer": "text2vec-openai", "properties": []})).await;
+    let export = WeaviateConfig { way: Way::Export, ..server.config() };
+    let (archive, _) = backup(&weaviate(export)).await.unwrap();
+    refused(&bare, &archive, "add that to ENABLE_MODULES").await;
 }
 
 #[tokio::test]
 async fn a_damaged_archive_is_seen_by_decoding_and_refused_by_a_restore() {
-    for modules in ["backup-filesystem", ""] {
-        let server = Start::version("1.26.1").modules(modules).start();
-        server.fill().await;
+    each(MODULES, async |modules| {
+        // A newer server does not compress, so that the hash of the archive alone tells of a flipped bit.
+        let server = filled(Start::version(OLDEST).modules(modules)).await;
         let weaviate = weaviate(server.config());
         let (archive, _) = backup(&weaviate).await.unwrap();
-        let before = server.fingerprint().await;
+        let before = server.contents().await;
         let cut = [70, 30, 2].map(|part| archive[..archive.len() * part / 100].to_vec());
         // Some bytes into what Weaviate, or we, have packed.
         let magic: &[u8] = if modules.is_empty() { &[0x28, 0xb5, 0x2f, 0xfd] } else { &[0x1f, 0x8b, 0x08] };
@@ -313,58 +380,15 @@ async fn a_damaged_archive_is_seen_by_decoding_and_refused_by_a_restore() {
         let mut flipped = archive.clone();
         flipped[packed + 40] ^= 4;
         for damaged in [vec![Vec::new(), flipped], cut.to_vec()].concat() {
-            let found = crate::weaviate::decode(&weaviate, &damaged).await;
+            let found = decode(&weaviate, &damaged).await;
             assert!(matches!(found, Err(ComponentError::Corrupt { .. })), "{found:?}");
         }
         for damaged in cut {
             restore(&weaviate, &damaged, &Target::Live).await.unwrap_err();
             weaviate.recover().await.unwrap();
-            assert_eq!((server.fingerprint().await, left(&server)), (before.clone(), Vec::new()));
+            assert!(server.contents().await == before);
+            assert_eq!(left(&server), [""; 0]);
         }
-    }
-}
-
-#[tokio::test]
-async fn a_count_is_taken_from_the_nodes_where_there_is_no_graphql() {
-    let (server, weaviate) = filled("1.26.1").await;
-    server.direct("graphql", json!({"disabled": true})).await;
-    server.direct("lag", json!({"nodes": 2})).await;
-    let before = server.fingerprint().await;
-    let (archive, _) = backup(&weaviate).await.unwrap();
-    restore(&weaviate, &archive, &Target::Live).await.unwrap();
-    assert_eq!(server.fingerprint().await, before);
-    next(&server, "restore", json!({"empty_class": "Document"})).await;
-    comes_back(&server, &weaviate, &archive).await;
-}
-
-#[tokio::test]
-async fn a_restore_waits_for_a_count_that_comes_late() {
-    let (server, _) = filled("1.26.1").await;
-    server.direct("graphql", json!({"disabled": true})).await;
-    let patient = WeaviateConfig { second: Duration::from_millis(250), ..server.config() };
-    let weaviate = weaviate(patient);
-    let (archive, _) = backup(&weaviate).await.unwrap();
-    let before = server.fingerprint().await;
-    server.direct("lag", json!({"nodes": 2})).await;
-    // As long as the nodes have not been asked for what has come, they know less of it.
-    let catch_up = async {
-        let has_asked = eventually(async || {
-            let asked = server.asked().await;
-            let came =
-                asked.iter().rposition(|(method, path)| method == "POST" && path.ends_with("/restore"));
-            came.is_some_and(|at| asked[at..].iter().any(|(_, path)| path.starts_with("/v1/nodes/")))
-        });
-        assert!(has_asked.await);
-        server.direct("lag", json!({"nodes": 0})).await;
-    };
-    let (restored, ()) = tokio::join!(restore(&weaviate, &archive, &Target::Live), catch_up);
-    restored.unwrap();
-    assert_eq!(server.fingerprint().await, before);
-}
-
-/// The same as [`comes_to_nothing`], where something was set aside before.
-async fn comes_back(server: &Server, weaviate: &Weaviate, archive: &[u8]) {
-    let before = server.fingerprint().await;
-    assert!(restore(weaviate, archive, &Target::Live).await.is_err());
-    assert_eq!(server.fingerprint().await, before);
+    })
+    .await;
 }

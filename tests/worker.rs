@@ -2,7 +2,7 @@
 
 use crate::{
     schemas::validates,
-    support::lab::{Lab, eventually, files},
+    support::lab::{Lab, eventually, files, unfinished},
 };
 use jiff::{SignedDuration, Timestamp};
 use redis::AsyncCommands;
@@ -43,7 +43,7 @@ async fn a_media_backup_is_stored_proven_and_answered() {
     assert_eq!((&manifests[0]["task_id"], &manifests[0]["pinned"]), (&json!(id), &json!(true)));
     let archive = report["path"].as_str().unwrap();
     assert_eq!(std::fs::metadata(archive).unwrap().len(), report["size_bytes"].as_u64().unwrap());
-    assert!(files(&lab.backups().join(".partial")).is_empty());
+    assert!(unfinished(&lab.backups()).is_empty());
     lab.settled().await;
 
     let (_, metrics) = worker.http("/metrics").await.unwrap();

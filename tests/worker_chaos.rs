@@ -54,6 +54,7 @@ async fn two_hundred_sigkills_lose_no_task_and_do_none_twice() {
         // Not a wait for something: the instant of death is the point.
         tokio::time::sleep(Duration::from_millis(chance.below(150) as u64)).await;
         worker.kill();
+        lab.forget_deaths().await;
     }
     let _worker = lab.worker();
     for set in &sets {

@@ -1,7 +1,7 @@
 //! What operators do to a running worker: revoke, terminate, limit, resize, shut down.
 
 use crate::support::{
-    lab::{Lab, eventually, files},
+    lab::{Lab, eventually, files, unfinished},
     python::Python,
 };
 use jiff::{SignedDuration, Timestamp};
@@ -19,7 +19,8 @@ fn ended_by(result: &Value) -> (&str, &str, &Value) {
 /// Nothing of a stopped backup is left: no archive, no manifest, no partial file, no message.
 async fn nothing_is_left(lab: &Lab) {
     lab.settled().await;
-    for folder in [".partial", "media", "manifests/media"] {
+    assert_eq!(unfinished(&lab.backups()).len(), 0);
+    for folder in ["media", "manifests/media"] {
         assert_eq!(files(&lab.backups().join(folder)).len(), 0, "{folder}");
     }
 }

@@ -111,6 +111,7 @@ impl Fleet {
             orders.0.insert(last, ("python, after a ping of ours", "SUCCESS"));
             self.send(&orders.burst()).await;
             self.kill_one().await;
+            self.lab.forget_deaths().await;
         }
     }
 
@@ -251,4 +252,27 @@ async fn each_had_its_effect_once(fleet: &Fleet, orders: &Orders, ends: &BTreeMa
         assert_eq!(redis.llen::<_, u64>(list).await.unwrap(), 0, "{list}");
     }
     reruns
+}
+
+#[tokio::test]
+async fn two_workers_of_one_name_are_told_and_do_each_task_once() {
+    let lab = Lab::new();
+    let workers = [lab.worker_named("backup@lab"), lab.worker_named("backup@lab")];
+    for worker in &workers {
+        worker.ready().await;
+    }
+    let words = "another worker has the same node name";
+    let told = eventually(async || workers.iter().any(|worker| worker.log().contains(words)));
+    assert!(told.await, "{}", workers[0].log());
+    let mut ids = Vec::new();
+    for _ in 0..6 {
+        ids.push(lab.order(task::BACKUP_MEDIA, json!({})).await);
+    }
+    for id in &ids {
+        assert_eq!(lab.ended(id).await["status"], "SUCCESS");
+    }
+    assert_eq!(lab.manifests("media").len(), ids.len(), "each was done once");
+    let lone = lab.worker_named("backup@other");
+    lone.ready().await;
+    assert!(!lone.log().contains(words), "{}", lone.log());
 }

@@ -2,10 +2,17 @@
 
 mod known;
 
+use crate::base::place;
 use crate::base::units::{ByteSize, Span};
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
 use std::{
-    collections::BTreeMap, ffi::OsString, fmt, fs::File, io::Read as _, path::Path, str::FromStr,
+    collections::BTreeMap,
+    ffi::OsString,
+    fmt,
+    fs::File,
+    io::{self, Read as _},
+    path::Path,
+    str::FromStr,
     time::Duration,
 };
 
@@ -89,6 +96,9 @@ impl Env {
                 && !known::OF_COMPOSE.contains(&name.as_str())
         });
         env.warnings = unknown.map(|name| Warning { name: name.clone(), why: unknown_name(name) }).collect();
+        let quoted = env.vars.iter().filter(|(name, value)| known::is_known(name) && is_quoted(value));
+        let quoted = quoted.map(|(name, _)| Warning { name: name.clone(), why: QUOTED.to_owned() });
+        env.warnings.extend(quoted.collect::<Vec<_>>());
         env
     }
 
@@ -163,7 +173,7 @@ impl Env {
     }
 
     /// A secret, from `name` or from the file that `<name>_FILE` names, whose last newline does not
-    /// count. Both at once is a problem, and so is a file that cannot be read.
+    /// count. Both at once is a problem, and so is a file that cannot be read or is empty.
     pub fn secret(&mut self, name: &str) -> Option<SecretString> {
         debug_assert!(known::find(name).is_some_and(|s| s.secret), "{name} is not in KNOWN as a secret");
         let file = format!("{name}_FILE");
@@ -176,13 +186,13 @@ impl Env {
                 self.note(name, format_args!("is set, and {file} as well: leave one of them"));
                 None
             }
-            (None, Some(path)) => match read_secret(Path::new(path)) {
-                Ok(secret) => secret,
-                Err(why) => {
-                    self.note(&file, why);
-                    None
+            (None, Some(path)) => {
+                let read = read_secret(Path::new(path)).map_err(|why| self.note_shown(&file, why)).ok();
+                if read.as_ref().is_some_and(|secret| is_quoted(secret.expose_secret())) {
+                    self.warn(&file, format_args!("names a file whose content {QUOTED}"));
                 }
-            },
+                read
+            }
         }
     }
 
@@ -195,7 +205,17 @@ impl Env {
     /// Notes a problem with `name`: for what a reader finds out after the parsing. A text that
     /// repeats the value is replaced.
     pub fn note(&mut self, name: &str, why: impl fmt::Display) {
-        let problem = Problem { name: name.to_owned(), why: self.without_value(name, why) };
+        let why = self.without_value(name, why);
+        self.note_shown(name, why);
+    }
+
+    /// Notes that the file cannot be read which the setting `name` names; shows its path, where it is one.
+    pub fn note_unreadable(&mut self, name: &str, path: &Path, err: &io::Error) {
+        self.note_shown(name, unreadable(path, err));
+    }
+
+    fn note_shown(&mut self, name: &str, why: String) {
+        let problem = Problem { name: name.to_owned(), why };
         if !self.problems.contains(&problem) {
             self.problems.push(problem);
         }
@@ -258,19 +278,44 @@ fn unknown_name(name: &str) -> String {
     })
 }
 
-fn read_secret(path: &Path) -> Result<Option<SecretString>, String> {
+/// Tells of a value in quotation marks, without it.
+const QUOTED: &str = "begins and ends with a quotation mark, which counts as a part of it: `docker run --env-file` \
+                      takes quotes off no value, so leave them out";
+
+fn is_quoted(value: &str) -> bool {
+    let value = value.trim();
+    value.len() > 1 && ['"', '\''].iter().any(|mark| value.starts_with(*mark) && value.ends_with(*mark))
+}
+
+fn read_secret(path: &Path) -> Result<SecretString, String> {
     /// No password or key is longer; whoever names a device gets an error and not all of it.
     const LONGEST: u64 = 64 * 1024;
     let mut bytes = Vec::new();
-    File::open(path)
-        .and_then(|file| file.take(LONGEST + 1).read_to_end(&mut bytes))
-        .map_err(|err| format!("names a file that cannot be read: {}", err.kind()))?;
+    let read = File::open(path).and_then(|file| file.take(LONGEST + 1).read_to_end(&mut bytes));
+    read.map_err(|err| unreadable(path, &err))?;
+    let shown = if is_path(path) { format!(": {}", path.display()) } else { String::new() };
     if bytes.len() as u64 > LONGEST {
-        return Err("names a file of more than 64 KiB".to_owned());
+        return Err(format!("names a file of more than 64 KiB{shown}"));
     }
-    let text = String::from_utf8(bytes).map_err(|_| "names a file that is not UTF-8".to_owned())?;
+    let text = String::from_utf8(bytes).map_err(|_| format!("names a file that is not UTF-8{shown}"))?;
     let text = text.strip_suffix('\n').map_or(text.as_str(), |text| text.strip_suffix('\r').unwrap_or(text));
-    Ok((!text.is_empty()).then(|| text.into()))
+    if text.is_empty() { Err(format!("names an empty file{shown}")) } else { Ok(text.into()) }
+}
+
+fn unreadable(path: &Path, err: &io::Error) -> String {
+    if is_path(path) {
+        format!("names a file that cannot be read: {}", place::unreadable(path, err))
+    } else {
+        format!("names a file that cannot be read, by no absolute path: {}", err.kind())
+    }
+}
+
+/// Tests whether a value is a path that may be shown. Anything else may be the secret itself, written into the wrong
+/// setting: base64 has `/` as well, but hardly at the beginning and without `+` or `=`.
+fn is_path(path: &Path) -> bool {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-".contains(c);
+    let has_folder = path.parent().is_some_and(|folder| folder != Path::new("/"));
+    path.is_absolute() && has_folder && path.to_str().is_some_and(|text| text.chars().all(is_plain))
 }
 
 /// A boolean as Django people write it.

@@ -4,6 +4,7 @@ pub mod backoff;
 pub mod clock;
 pub mod dumps;
 pub mod env;
+pub mod place;
 pub mod units;
 
 use std::{error::Error, fmt::Write};

@@ -28,6 +28,12 @@ pub fn archive_key(id: &BackupId, suffix: &str) -> ObjectKey {
 }
 
 /// Where the manifests of all components lie.
+/// The folders of a destination that runs write to: archives, manifests, and on a disk the locks.
+pub fn folders() -> Vec<ObjectKey> {
+    let of_each = ComponentName::ALL.into_iter().flat_map(|name| [archives_of(name), manifests_of(name)]);
+    of_each.chain([manifests(), key(".locks")]).collect()
+}
+
 pub(super) fn manifests() -> ObjectKey {
     key("manifests")
 }

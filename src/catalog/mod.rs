@@ -28,7 +28,7 @@ use std::{
     sync::Arc,
 };
 
-pub use document::{archive_key, manifest_key};
+pub use document::{archive_key, folders, manifest_key};
 pub use entry::{Entry, Origin, StoredCopy};
 pub use error::CatalogError;
 pub use listing::{Away, Damaged, Listing};
@@ -70,6 +70,11 @@ impl Catalog {
     /// The store of a destination, when it is configured.
     pub fn store(&self, destination: &str) -> Option<&Arc<dyn Store>> {
         self.stores.iter().find(|store| store.destination() == destination)
+    }
+
+    /// A destination has answered a question that was asked elsewhere: it is asked again.
+    pub fn answers(&self, destination: &'static str) {
+        self.silence.note(destination, None);
     }
 
     /// Every backup, or those of one component. A destination that is away keeps nobody from what lies in

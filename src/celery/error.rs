@@ -60,23 +60,75 @@ impl CeleryError {
         if Self::passes(&source) { Self::Unavailable { op, source } } else { Self::Refused { op, source } }
     }
 
+    /// The code of an error that the server answered with. Redis before 7 answers `ERR` to what a command inside
+    /// of a script met, and has the code of that in its text.
+    pub(super) fn code(source: &RedisError) -> Option<&str> {
+        const INSIDE: [&str; 5] = ["READONLY", "MASTERDOWN", "OOM", "MISCONF", "NOREPLICAS"];
+        let text = source.detail().filter(|text| text.starts_with("Error running script"));
+        let inside =
+            text.and_then(|text| INSIDE.into_iter().find(|code| text.contains(&format!("-{code} "))));
+        inside.or_else(|| source.code())
+    }
+
     /// Whether the state of a server that an error tells of passes by itself.
     pub(super) fn passes(source: &RedisError) -> bool {
-        // Out of memory, cannot persist, too few replicas, a script that runs: a state that passes.
-        let passing_state = matches!(source.code(), Some("OOM" | "MISCONF" | "NOREPLICAS" | "BUSY"));
+        // Out of memory, cannot persist, too few replicas, a script that runs, a failover: a state that passes.
+        const PASSING: [&str; 6] = ["OOM", "MISCONF", "NOREPLICAS", "BUSY", "READONLY", "MASTERDOWN"];
+        let passing_state = Self::code(source).is_some_and(|code| PASSING.contains(&code));
         let comes_back = matches!(
             source.kind(),
             ErrorKind::Io
                 | ErrorKind::Parse
                 | ErrorKind::Server(
                     ServerErrorKind::BusyLoading
-                        | ServerErrorKind::MasterDown
-                        | ServerErrorKind::ReadOnly
                         | ServerErrorKind::TryAgain
                         | ServerErrorKind::ClusterDown
                         | ServerErrorKind::NoScript
                 )
         );
         comes_back || passing_state
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The error that a server's answer is to the client library.
+    fn answered(line: &str) -> CeleryError {
+        let reply = redis::parse_redis_value(format!("{line}\r\n").as_bytes()).unwrap();
+        CeleryError::from_redis("store result", reply.extract_error().unwrap_err())
+    }
+
+    #[test]
+    fn a_server_that_cannot_write_for_now_is_waited_for_also_where_a_script_met_it() {
+        let states = [
+            "READONLY You can't write against a read only replica.",
+            "OOM command not allowed when used memory > 'maxmemory'.",
+            "MISCONF Redis is configured to save RDB snapshots, but it is currently not able to persist on disk.",
+            "NOREPLICAS Not enough good replicas to write.",
+            "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
+        ];
+        for state in states {
+            assert!(answered(&format!("-{state}")).is_transient(), "{state}");
+            // The words of Redis 5 and 6.
+            let inside = format!(
+                "-ERR Error running script (call to f_0a1b): @user_script:14: @user_script: 14: -{state}"
+            );
+            assert!(answered(&inside).is_transient(), "{inside}");
+        }
+        for state in
+            ["-LOADING Redis is loading the dataset in memory", "-BUSY Redis is busy running a script."]
+        {
+            assert!(answered(state).is_transient(), "{state}");
+        }
+        let lasting = [
+            "-NOPERM this user has no permissions to run the 'setex' command",
+            "-WRONGTYPE Operation against a key holding the wrong kind of value",
+            "-ERR Error running script (call to f_0a1b): @user_script:4: -OOMPH",
+        ];
+        for answer in lasting {
+            assert!(!answered(answer).is_transient(), "{answer}");
+        }
     }
 }

@@ -73,6 +73,11 @@ impl Keys {
         self.key(&format!("rna-backup:worker:{instance}"))
     }
 
+    /// Set of the workers of ours that began the task of a message, and neither ended it nor gave it back.
+    pub fn begun(&self, tag: &str) -> String {
+        self.key(&format!("rna-backup:begun:{tag}"))
+    }
+
     /// Hash from the name of a lock to who holds it.
     pub fn locks(&self) -> String {
         self.key("rna-backup:locks")

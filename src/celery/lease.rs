@@ -21,14 +21,14 @@ pub use super::instance::{Instance, Record};
 static ACK: LazyLock<Script> = LazyLock::new(|| {
     Script::new(concat!(
         include_str!("lua/ack.lua"),
-        "return ack(KEYS[1], KEYS[2], KEYS[3], ARGV[1], ARGV[2], ARGV[3])"
+        "return ack(KEYS[1], KEYS[2], KEYS[3], KEYS[4], ARGV[1], ARGV[2], ARGV[3])"
     ))
 });
 static STORE_AND_ACK: LazyLock<Script> = LazyLock::new(|| {
     Script::new(concat!(
         include_str!("lua/store.lua"),
         include_str!("lua/ack.lua"),
-        "local ours = ack(KEYS[2], KEYS[3], KEYS[4], ARGV[4], ARGV[5], ARGV[6])\n",
+        "local ours = ack(KEYS[2], KEYS[3], KEYS[4], KEYS[5], ARGV[4], ARGV[5], ARGV[6])\n",
         // What another worker does now may yet succeed.
         "if ours == 1 or cjson.decode(ARGV[1]).status == 'SUCCESS' then\n",
         "  store(KEYS[1], ARGV[1], ARGV[2], ARGV[3])\n",
@@ -144,6 +144,7 @@ impl Leases {
             .key(keys.unacked_index())
             .key(keys.leases())
             .key(keys.worker(&claim.worker))
+            .key(keys.begun(tag))
             .arg(tag)
             .arg(claim.text())
             .arg(record)
@@ -207,6 +208,10 @@ impl Lease {
         self.number
     }
 
+    pub(super) fn leases(&self) -> &Leases {
+        &self.leases
+    }
+
     /// The delivery tag under which the message lies in `unacked`.
     pub fn tag(&self) -> &str {
         &self.tag
@@ -255,7 +260,7 @@ impl Lease {
         stop: &CancellationToken,
     ) -> Result<(), CeleryError> {
         let keys = self.leases.keys();
-        call.key(keys.unacked()).key(keys.unacked_index()).key(keys.leases());
+        call.key(keys.unacked()).key(keys.unacked_index()).key(keys.leases()).key(keys.begun(&self.tag));
         call.arg(&self.tag).arg(self.claim.text()).arg(self.claim.size);
         let ours = self.leases.client().script_retrying(op, stop, &call).await?;
         if ours { Ok(()) } else { Err(CeleryError::LeaseLost { tag: self.tag.clone() }) }
@@ -270,7 +275,7 @@ impl Lease {
     pub async fn replace(self, others: &[Outgoing], stop: &CancellationToken) -> Result<(), CeleryError> {
         let mut call = REPLACE.prepare_invoke();
         let keys = self.leases.keys();
-        call.key(keys.unacked()).key(keys.unacked_index()).key(keys.leases());
+        call.key(keys.unacked()).key(keys.unacked_index()).key(keys.leases()).key(keys.begun(&self.tag));
         call.arg(&self.tag).arg(self.claim.text()).arg(self.claim.size);
         for other in others {
             call.key(other.list(keys)).arg(other.text());

@@ -44,6 +44,7 @@ pub mod client;
 mod clock;
 pub mod consumer;
 pub mod control;
+mod deaths;
 pub mod error;
 pub mod events;
 mod instance;

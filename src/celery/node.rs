@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 /// A worker as the others on its broker see it, shared by all of its parts.
 ///
@@ -20,6 +21,8 @@ use tokio_util::sync::CancellationToken;
 pub struct Node {
     /// `name@host`, unique on the broker.
     pub name: String,
+    /// This run of the worker, so that another one of the same name is seen.
+    pub run: String,
     /// The logical clock.
     pub clock: Arc<Clock>,
     /// What goes to Flower and exporters.
@@ -67,6 +70,7 @@ impl Node {
     ) -> Self {
         Self {
             name: name.to_owned(),
+            run: Uuid::new_v4().to_string(),
             clock: Arc::clone(events.clock()),
             events,
             requests: Arc::default(),

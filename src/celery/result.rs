@@ -20,7 +20,10 @@ pub use call::Call;
 pub use child::Child;
 
 static STORE: LazyLock<Script> = LazyLock::new(|| {
-    Script::new(concat!(include_str!("lua/store.lua"), "return store(KEYS[1], ARGV[1], ARGV[2], ARGV[3])"))
+    Script::new(concat!(
+        include_str!("lua/store.lua"),
+        "return store(KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4])"
+    ))
 });
 
 /// State of a task.
@@ -153,6 +156,8 @@ pub struct TaskResult {
     pub group_id: Option<String>,
     /// The task that sent it.
     pub parent_id: Option<String>,
+    /// Attempts made before the one that this is a state of.
+    pub retries: u32,
     /// How it was called, for a backend that keeps that too.
     pub call: Option<Arc<Call>>,
 }
@@ -169,6 +174,7 @@ impl TaskResult {
             date_done: state.is_final().then(Timestamp::now),
             group_id: None,
             parent_id: None,
+            retries: 0,
             call: None,
         }
     }
@@ -178,6 +184,7 @@ impl TaskResult {
     pub fn of(mut self, message: &Message) -> Self {
         self.group_id.clone_from(&message.group);
         self.parent_id.clone_from(&message.parent_id);
+        self.retries = message.retries;
         self.call = Some(Arc::new(Call::of(message)));
         self
     }
@@ -207,6 +214,9 @@ impl TaskResult {
         }
         if let (Some(call), Some(worker)) = (&self.call, worker) {
             call.write(worker, &mut meta);
+        }
+        if self.state == State::Retry {
+            meta.entry("retries").or_insert_with(|| json!(self.retries));
         }
         meta.insert("task_id".to_owned(), json!(self.task_id));
         Value::Object(meta)
@@ -277,7 +287,8 @@ impl Backend {
 
     /// Stores a result and wakes those who wait for it; repeats until Redis answers or `stop` fires.
     ///
-    /// A stored SUCCESS stays; a state that is not final never replaces a final one.
+    /// A stored SUCCESS stays; a state that is not final never replaces a final one; and a RETRY is replaced by
+    /// states of a later attempt alone, however late a command arrives that was sent before it.
     ///
     /// # Errors
     ///
@@ -309,6 +320,9 @@ impl Backend {
     fn call(&self, result: &TaskResult, finality: u8) -> ScriptInvocation<'static> {
         let mut call = STORE.prepare_invoke();
         self.write(result, finality, &mut call);
+        // The RETRY of an attempt that had to be made again replaces its first one.
+        let attempt = (result.state != State::Retry).then_some(result.retries);
+        call.arg(attempt.map_or_else(String::new, |attempt| attempt.to_string()));
         call
     }
 

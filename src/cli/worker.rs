@@ -5,6 +5,7 @@ use crate::base::chain;
 use crate::cli::{App, Exit, Failure};
 use crate::config::Config;
 use crate::observe::http::{self, Health};
+use crate::preflight;
 use jiff::Timestamp;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -22,7 +23,7 @@ pub(super) async fn run(mut config: Config, args: &WorkerArgs) -> Result<Exit, F
     config.worker.task_events |= args.task_events;
     let address = config.metrics_addr;
     let mut signals = Signals::listen();
-    let app = App::build(config).await?;
+    let app = App::assemble(config).await?;
     let worker = app.worker().map_err(|err| Failure::new(Exit::Usage, chain(&err)))?;
     let listener = TcpListener::bind(address).await.map_err(|err| {
         Failure::new(Exit::Usage, format!("listen on {address} (BACKUP_METRICS_ADDR): {err}"))
@@ -37,16 +38,24 @@ pub(super) async fn run(mut config: Config, args: &WorkerArgs) -> Result<Exit, F
             tokio::time::sleep(Duration::from_secs(5)).await;
         }
     };
-    let is_prepared = tokio::select! {
-        () = app.prepare() => true,
-        _ = signals.next() => false,
-        () = alive => unreachable!("it goes on for ever"),
+    let work = async {
+        let is_prepared = tokio::select! {
+            () = app.prepare() => true,
+            _ = signals.next() => false,
+            () = alive => unreachable!("it goes on for ever"),
+        };
+        if is_prepared {
+            Box::pin(worker.run(health.clone(), async || signals.next().await)).await;
+            app.settle().await;
+        } else {
+            tracing::info!(
+                "stopped before any task was taken; the next start goes on with what this one left"
+            );
+        }
     };
-    if is_prepared {
-        Box::pin(worker.run(health, async || signals.next().await)).await;
-        app.settle().await;
-    } else {
-        tracing::info!("stopped before any task was taken; the next start goes on with what this one left");
+    tokio::select! {
+        () = work => {}
+        () = preflight::watch(&app) => unreachable!("it goes on for ever"),
     }
     endpoint.abort();
     Ok(Exit::Done)

@@ -67,6 +67,15 @@ pub trait Component: Send + Sync + fmt::Debug {
     /// What a backup would fail with.
     async fn check(&self) -> Result<String, ComponentError>;
 
+    /// Looks whether the source is there and lets us in, at so little cost that it can be asked every minute.
+    ///
+    /// # Errors
+    ///
+    /// As [`check`](Self::check), which finds more.
+    async fn reach(&self) -> Result<(), ComponentError> {
+        self.check().await.map(drop)
+    }
+
     /// Reads the data once, from one consistent state, into `out`.
     ///
     /// Begins the phases of `meter` itself and counts source bytes on it.

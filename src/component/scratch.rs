@@ -1,6 +1,7 @@
 //! An archive on disk for as long as it is restored from: `pg_restore` works in parallel only on a file
 //! in which it can jump, and what is imported into Weaviate is read more than once.
 
+use crate::base::place::{Trouble, explained};
 use crate::component::{ComponentError, Feed, process};
 use crate::domain::progress::Meter;
 use bytes::BytesMut;
@@ -27,11 +28,16 @@ impl Scratch {
     ///
     /// # Errors
     ///
-    /// [`ComponentError::Unavailable`] when the disk does not take it; that of the feed, sorted.
+    /// [`ComponentError::Unavailable`] when the disk does not take it, [`ComponentError::Denied`] when we may not
+    /// write there; that of the feed, sorted.
     pub async fn spool(folder: &Path, feed: Feed<'_>, meter: &Meter) -> Result<Self, ComponentError> {
-        let refused = |err: io::Error| ComponentError::Unavailable {
-            what: format!("write a scratch file in {}", folder.display()),
-            source: Some(err.into()),
+        let refused = |err: io::Error| {
+            let what = format!("write a scratch file in {}", folder.display());
+            let err = explained(folder, err);
+            if Trouble::within(&err).is_some() {
+                return ComponentError::Denied { what, source: Some(err.into()) };
+            }
+            ComponentError::Unavailable { what, source: Some(err.into()) }
         };
         let file = nameless(folder).map_err(refused)?;
         let mut writer = tokio::fs::File::from_std(file.try_clone().map_err(refused)?);

@@ -36,7 +36,7 @@ pub(super) fn read_worker(env: &mut Env, host: &str, root: &Path) -> Option<Opti
         );
     }
     let options = Options {
-        node: node.replace("%h", host),
+        node: formatted(&node, host),
         queues: env.list("BACKUP_QUEUES").unwrap_or_else(|| vec!["backups".to_owned()]),
         concurrency,
         max_retries: env.of_kind("BACKUP_MAX_RETRIES", NUMBER, 3),
@@ -55,4 +55,23 @@ pub(super) fn read_worker(env: &mut Env, host: &str, root: &Path) -> Option<Opti
         backend: backend?,
     };
     Some(options)
+}
+
+/// A node name with the names of the machine in the place of `%h` (all of it), `%n` (before its first dot) and `%d`
+/// (its domain), as `celery.utils.nodenames.host_format` has it.
+fn formatted(node: &str, host: &str) -> String {
+    let (name, domain) = host.split_once('.').unwrap_or((host, ""));
+    node.replace("%h", host).replace("%n", name).replace("%d", domain)
+}
+
+#[test]
+fn a_node_name_takes_in_the_names_of_its_machine() {
+    for (node, host, formatted_as) in [
+        ("backup@%h", "nas.lab.example", "backup@nas.lab.example"),
+        ("%n@%d", "nas.lab.example", "nas@lab.example"),
+        ("backup-%n@%d", "f00dcafe1234", "backup-f00dcafe1234@"),
+        ("backup@rna-backup", "nas", "backup@rna-backup"),
+    ] {
+        assert_eq!(formatted(node, host), formatted_as);
+    }
 }

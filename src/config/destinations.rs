@@ -87,9 +87,8 @@ pub(super) fn read_encryption(env: &mut Env) -> Encryption {
     let recipients = env.optional("BACKUP_AGE_RECIPIENTS");
     let identities = env.optional::<PathBuf>("BACKUP_AGE_IDENTITY_FILE").and_then(|path| {
         let name = "BACKUP_AGE_IDENTITY_FILE";
-        let text = std::fs::read_to_string(&path)
-            .map_err(|err| env.note(name, format_args!("cannot be read: {err}")))
-            .ok()?;
+        let text =
+            std::fs::read_to_string(&path).map_err(|err| env.note_unreadable(name, &path, &err)).ok()?;
         text.parse().map_err(|err| env.note(name, chain(&err))).ok()
     });
     Encryption { recipients, identities }

@@ -3,7 +3,7 @@
 use crate::catalog::{Entry, Origin};
 use crate::domain::component::ComponentName;
 use crate::domain::manifest::Manifest;
-use crate::engine::{Engine, EngineError, FleetError, Held, Run, Standing};
+use crate::engine::{Engine, EngineError, Held, Run};
 
 impl Engine {
     /// Says of the backup that `reference` names whether retention must leave it alone. Whoever pins one that
@@ -86,13 +86,9 @@ impl Engine {
         away: Option<&str>,
         held: &Held,
     ) -> Result<(), EngineError> {
-        let component = manifest.component;
-        match held.standing().await {
-            Standing::Ours => Ok(self.catalog.amend(manifest, away).await?),
-            Standing::Lost => Err(EngineError::LockLost { component }),
-            // It must not come back to life after somebody has deleted it.
-            Standing::Unknown => Err(EngineError::Fleet { component, source: FleetError::Away }),
-        }
+        // Others may have pinned the backup, or deleted it: neither must be undone.
+        held.confirm().await?;
+        Ok(self.catalog.amend(manifest, away).await?)
     }
 }
 

@@ -15,8 +15,8 @@ use crate::engine::last::Attempt;
 use crate::engine::pipeline::{self, Filled};
 use crate::engine::restore::recover;
 use crate::engine::ways::{Wanted, Ways};
-use crate::engine::{Engine, EngineError, Held, Run, Standing};
-use crate::observe::labels::{Operation, RunResult};
+use crate::engine::{Engine, EngineError, Held, Run};
+use crate::observe::labels::{Operation, Reason, RunResult};
 use crate::store::ObjectKey;
 use crate::stream::crypt::Recipients;
 use jiff::Timestamp;
@@ -55,6 +55,9 @@ impl Engine {
         }
         if let Some(recording) = recording {
             recording.end(outcome.as_ref().map(|report| (json!(report), Vec::new())));
+        }
+        if outcome.as_ref().is_err_and(|err| err.reason() == Reason::Store) {
+            self.metrics.doubt_destinations();
         }
         self.refresh_metrics().await;
         outcome
@@ -101,6 +104,26 @@ impl Engine {
         let (manifest, failed) = self.make(component, order, listing, run, held).await?;
         self.metrics.backed_up(&manifest);
         let manifest = self.clean_up_local(manifest, held).await?;
+        let pruned = self.clear(component, &manifest, held).await;
+        match failed {
+            Some((destination, err)) => Err(self.incomplete(&manifest, destination, err)),
+            None => Ok(self.report(&manifest, pruned)),
+        }
+    }
+
+    /// Deletes what a new backup makes superfluous: data that a restore set aside, and backups that retention no
+    /// longer keeps. Returns the latter. Nothing of it is a reason for the backup to fail.
+    async fn clear(
+        &self,
+        component: &Arc<dyn Component>,
+        manifest: &Manifest,
+        held: &mut Held,
+    ) -> Vec<BackupId> {
+        if let Err(err) = held.confirm().await {
+            // Another worker may be restoring at this moment.
+            tracing::warn!(error = %chain(&err), "nothing old is deleted after this backup, only after the next one");
+            return Vec::new();
+        }
         // Where there is suddenly far less, what a restore has replaced may be what somebody misses.
         if manifest.is_suspect() {
             tracing::warn!(
@@ -109,11 +132,7 @@ impl Engine {
         } else if let Err(err) = component.forget().await {
             tracing::warn!(error = %chain(&err), "cannot remove what an earlier restore set aside");
         }
-        let pruned = self.prune_after(order.component, held).await;
-        match failed {
-            Some((destination, err)) => Err(self.incomplete(&manifest, destination, err)),
-            None => Ok(self.report(&manifest, pruned)),
-        }
+        self.prune_after(manifest.component, held).await
     }
 
     async fn make(
@@ -231,13 +250,9 @@ impl Engine {
 
     /// Writes the manifest, unless the component is another worker's by now.
     async fn write_manifest(&self, manifest: &Manifest, held: &Held) -> Result<(), EngineError> {
-        match held.standing().await {
-            Standing::Ours => {}
-            Standing::Lost => return Err(EngineError::LockLost { component: manifest.component }),
-            // One backup more harms nobody, one less may.
-            Standing::Unknown => {
-                tracing::warn!("the broker does not tell whose the component is, the backup counts anyway");
-            }
+        // A backup too many does no harm, a backup too few may.
+        if !held.may_add().await? {
+            tracing::warn!("the broker does not tell whose the component is, the backup counts anyway");
         }
         Ok(self.catalog.write(manifest).await?)
     }

@@ -116,13 +116,29 @@ impl Engine {
         object: StoredObject,
         held: &mut Held,
     ) -> Result<(), EngineError> {
-        manifest.objects.push(object);
-        let written = self.rewrite(manifest, None, held).await;
-        if written.is_err() {
-            manifest.objects.pop();
-        }
+        let written = self.write_copy(manifest, object, held).await;
         held.note(None)?;
-        written
+        *manifest = written?;
+        Ok(())
+    }
+
+    /// Writes the manifest with a further copy. While the broker does not answer, others may have changed the
+    /// manifest, so it is read again first; a store where they have deleted the backup is not written.
+    async fn write_copy(
+        &self,
+        manifest: &Manifest,
+        object: StoredObject,
+        held: &Held,
+    ) -> Result<Manifest, EngineError> {
+        let mut manifest = manifest.clone();
+        if !held.may_add().await? {
+            tracing::warn!("the broker does not tell whose the component is, the copy counts anyway");
+            let entry = self.find(manifest.backup_id.as_str(), Some(manifest.component)).await?;
+            manifest = entry.manifest().cloned().unwrap_or(manifest);
+        }
+        manifest.objects.push(object);
+        self.catalog.amend(&manifest, None).await?;
+        Ok(manifest)
     }
 
     /// With `BACKUP_CLEANUP_LOCAL`, removes the local copy of a backup that is whole elsewhere.
@@ -134,6 +150,10 @@ impl Engine {
         let (local, others): (Vec<_>, Vec<_>) =
             manifest.objects.iter().cloned().partition(|object| object.destination == LOCAL);
         if !self.cleanup_local || local.is_empty() || others.is_empty() {
+            return Ok(manifest);
+        }
+        if let Err(err) = held.confirm().await {
+            tracing::warn!(error = %chain(&err), "the local copy stays until retention removes it");
             return Ok(manifest);
         }
         let entry = self.find(manifest.backup_id.as_str(), Some(manifest.component)).await?;

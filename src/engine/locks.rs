@@ -3,6 +3,7 @@
 //! fleet, if there is one.
 
 use crate::base::clock::Clock;
+use crate::base::place::explained;
 use crate::domain::component::ComponentName;
 use crate::domain::progress::Meter;
 use crate::engine::error::EngineError;
@@ -55,7 +56,7 @@ pub struct Owner {
 #[must_use = "the component is free again as soon as this is dropped"]
 pub struct Held {
     file: File,
-    component: ComponentName,
+    pub(super) component: ComponentName,
     owner: Owner,
     /// Archives without a manifest that are for a later holder, one a line.
     left: Option<String>,
@@ -235,8 +236,8 @@ impl Locks {
             Ok(hold) => hold,
             Err(blocked) => return Ok(Err(blocked)),
         };
-        let here =
-            self.try_take(component, owner).map_err(|source| EngineError::Lock { component, source })?;
+        let here = self.try_take(component, owner).map_err(|err| explained(&self.path(component), err));
+        let here = here.map_err(|source| EngineError::Lock { component, source })?;
         let mut held = match here {
             Ok(held) => held,
             Err(holder) => return Ok(Err(Blocked::Here(holder))),

@@ -146,7 +146,9 @@ async fn check(
         Err(EngineError::Store(StoreError::NotFound { .. })) => return missing("the archive is missing"),
         opened => opened?,
     };
-    let decode = level >= VerifyLevel::Decode;
+    // An archive that names files elsewhere is nothing without them, so their hashes are part of its own.
+    let names_files = entry.manifest().is_some_and(|manifest| manifest.facts.server_backup.is_some());
+    let decode = level >= VerifyLevel::Decode || names_files;
     let bases = if decode { engine.find_bases(&mut archive).await } else { Ok(()) };
     let mut opened = archive.opened(stored).await?;
     let decoded = match bases {
@@ -164,7 +166,7 @@ async fn check(
     problems.extend(of_bases);
     read_all(&mut stored, &Meter::default()).await?;
     let (bytes, problem) = archive.problem(stored);
-    let found_by = if problem.is_some() { VerifyLevel::Checksum } else { VerifyLevel::Decode };
+    let found_by = if problem.is_some() { VerifyLevel::Checksum } else { level };
     problems.splice(0..0, problem);
     let mut checked = checked(Some(bytes), BackupState::Ok, Vec::new());
     checked.find(problems, found_by);

@@ -8,6 +8,7 @@ mod archive;
 mod backup;
 mod chain;
 mod copies;
+mod destinations;
 mod drill;
 mod error;
 mod fleet;
@@ -15,6 +16,7 @@ mod last;
 mod listing;
 mod locks;
 mod look;
+mod lost;
 mod pipeline;
 mod prune;
 mod rebuild;
@@ -22,9 +24,11 @@ mod record;
 mod restore;
 mod restored;
 mod shelf;
+mod standing;
 mod verify;
 mod ways;
 
+pub use destinations::Unusable;
 pub use error::EngineError;
 pub use fleet::{Fleet, FleetError, FleetHold, FleetTake, Standing};
 pub use locks::{Held, Locks, Owner};
@@ -35,11 +39,9 @@ pub use verify::VerifyRequest;
 
 use crate::base::chain;
 use crate::base::clock::Clock;
-use crate::catalog::{Catalog, Entry, mirror::Mirror};
+use crate::catalog::{Catalog, mirror::Mirror};
 use crate::component::Component;
 use crate::domain::component::ComponentName;
-use crate::domain::listing::BackupState;
-use crate::domain::manifest::Manifest;
 use crate::domain::progress::Meter;
 use crate::domain::retention::Policy;
 use crate::observe::metrics::Metrics;
@@ -150,81 +152,4 @@ impl Engine {
             held.free().await;
         }
     }
-
-    /// Brings what comes from the catalogue up to date, the gauges and the tables in the app's database: at
-    /// start, and after each run.
-    pub async fn refresh_metrics(&self) {
-        let listing = match self.catalog.list(None).await {
-            Ok(listing) => listing,
-            Err(err) => {
-                tracing::warn!(error = %chain(&err), "the catalogue cannot be read");
-                let stores = self.catalog.stores().iter();
-                return stores.for_each(|store| self.metrics.destination(store.destination(), false, None));
-            }
-        };
-        for away in &listing.away {
-            tracing::warn!(error = %chain(away), "a destination cannot be read");
-        }
-        for store in self.catalog.stores() {
-            let (destination, free) = (store.destination(), store.free_bytes().await);
-            let up = free.is_ok() && listing.has_read(destination);
-            self.metrics.destination(destination, up, free.ok().flatten());
-            if up {
-                self.count_copies(destination, &listing.entries);
-            }
-        }
-        let (entries, now) = (&listing.entries, self.clock.now());
-        for name in ComponentName::ALL {
-            let of_this = || entries.iter().filter(move |entry| entry.component() == name);
-            of_this().filter_map(Entry::manifest).for_each(|manifest| self.metrics.verified(manifest));
-            let of_this = || of_this().filter(|entry| !entry.is_ahead(now));
-            self.metrics.anomaly(name, newest_is_suspect(of_this()));
-            let newest = of_this().filter_map(Entry::manifest).find(|manifest| manifest.is_verified());
-            match newest {
-                Some(manifest) => self.metrics.newest(manifest),
-                None if listing.away.is_empty() => self.metrics.none_left(name),
-                None => {}
-            }
-            self.recall(name, newest);
-        }
-        if let Some(mirror) = &self.mirror {
-            mirror.show(listing);
-        }
-    }
-}
-
-impl Engine {
-    fn count_copies(&self, destination: &str, entries: &[Entry]) {
-        for name in ComponentName::ALL {
-            let states: Vec<_> = entries
-                .iter()
-                .filter(|entry| entry.component() == name)
-                .filter_map(|entry| catalogue_state(entry, destination))
-                .collect();
-            for state in CATALOGUE_STATES {
-                let count = states.iter().filter(|of_one| **of_one == state).count();
-                self.metrics.catalogue(name, destination, state, count);
-            }
-        }
-    }
-}
-
-/// Whether the newest backup that counts is much smaller than before, and nobody has said that it should
-/// be. `entries` come the newest first.
-fn newest_is_suspect<'a>(mut entries: impl Iterator<Item = &'a Entry>) -> bool {
-    let newest = entries.find(|entry| entry.is_verified() && entry.state() == BackupState::Ok);
-    newest.and_then(Entry::manifest).is_some_and(Manifest::is_suspect)
-}
-
-/// How the catalogue's backups are counted.
-const CATALOGUE_STATES: [&str; 4] = ["verified", "unverified", "failed", "missing"];
-
-fn catalogue_state(entry: &Entry, destination: &str) -> Option<&'static str> {
-    let copy = entry.copies.iter().find(|copy| copy.destination == destination)?;
-    Some(match copy.state {
-        BackupState::Ok if entry.is_verified() => "verified",
-        BackupState::Ok => "unverified",
-        BackupState::Failed => "failed",
-        BackupState::Missing => "missing",
-    })
 }

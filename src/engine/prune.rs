@@ -6,7 +6,8 @@ use crate::domain::component::ComponentName;
 use crate::domain::id::BackupId;
 use crate::domain::report::{Kept, PruneReport};
 use crate::domain::retention::{Candidate, Why, needed};
-use crate::engine::{Engine, EngineError, FleetError, Held, Run, Standing, newest_is_suspect};
+use crate::engine::destinations::newest_is_suspect;
+use crate::engine::{Engine, EngineError, Held, Run};
 use crate::observe::labels::{Operation, Refusal, RunResult};
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -116,7 +117,7 @@ impl Engine {
             going.iter().map(|(id, from)| Going { entry: entries[id], from: from.clone() }).collect();
         let problems = report.problems.len();
         for batch in going.chunks(BATCH) {
-            if let Err(err) = self.delete(name, batch, held, report).await {
+            if let Err(err) = self.delete(batch, held, report).await {
                 let error = chain(&err);
                 tracing::warn!(error, "retention stops");
                 report.problems.push(error);
@@ -124,6 +125,7 @@ impl Engine {
             }
         }
         let swept = async {
+            held.confirm().await?;
             match going.as_slice() {
                 [] => self.sweep(name, &listing).await,
                 // The listing shows what is gone by now.
@@ -218,17 +220,12 @@ impl Engine {
     /// All manifests of a batch first, then the archives; a crash in between is finished by the next run.
     async fn delete(
         &self,
-        component: ComponentName,
         batch: &[Going<'_>],
         held: &mut Held,
         report: &mut PruneReport,
     ) -> Result<(), EngineError> {
-        match held.standing().await {
-            Standing::Ours => {}
-            Standing::Lost => return Err(EngineError::LockLost { component }),
-            // Unlike a backup, this can wait.
-            Standing::Unknown => return Err(EngineError::Fleet { component, source: FleetError::Away }),
-        }
+        // Unlike a backup, this can wait.
+        held.confirm().await?;
         held.note(Some(&archives_of(batch).join("\n")))?;
         let gone = self.catalog.delete_all(batch).await;
         let mut left: Vec<_> = held.left_behind().into_iter().map(str::to_owned).collect();

@@ -13,7 +13,7 @@ use crate::domain::progress::Meter;
 use crate::domain::rebuild::{FoundCopies, RebuildReport, Remark, WrittenManifest};
 use crate::engine::archive::{rest_of, unusable};
 use crate::engine::ways::{Wanted, read_all};
-use crate::engine::{Engine, EngineError, FleetError, Held, Run, Standing};
+use crate::engine::{Engine, EngineError, Held, Run};
 use crate::stream::crypt::Recipients;
 use crate::stream::pack::Compression;
 use std::collections::{BTreeMap, BTreeSet};
@@ -73,8 +73,8 @@ impl Engine {
         }
         for (id, copies) in orphans {
             if let Some(manifest) = self.remake(&id, copies, run, report).await? {
-                self.write_as_holder(component, held).await?;
-                if held.is_some() {
+                if let Some(held) = held {
+                    held.confirm().await?;
                     self.catalog.write(&manifest).await?;
                 }
                 tracing::info!(backup_id = %id, "made a manifest from an archive");
@@ -82,22 +82,6 @@ impl Engine {
             }
         }
         self.count(component, report).await
-    }
-
-    /// Whether the component is still ours to write to.
-    async fn write_as_holder(
-        &self,
-        component: ComponentName,
-        held: Option<&Held>,
-    ) -> Result<(), EngineError> {
-        match held {
-            None => Ok(()),
-            Some(held) => match held.standing().await {
-                Standing::Ours => Ok(()),
-                Standing::Lost => Err(EngineError::LockLost { component }),
-                Standing::Unknown => Err(EngineError::Fleet { component, source: FleetError::Away }),
-            },
-        }
     }
 
     /// Brings manifests to where they belong.
@@ -128,8 +112,8 @@ impl Engine {
                 if there == Some(&manifest) || (there.is_none() && !survey.holds(&manifest)) {
                     continue;
                 }
-                self.write_as_holder(manifest.component, held).await?;
-                if held.is_some() {
+                if let Some(held) = held {
+                    held.confirm().await?;
                     self.catalog.write_into(survey.store.as_ref(), &manifest).await?;
                 }
                 let destination = survey.store.destination().to_owned();

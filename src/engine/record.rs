@@ -45,6 +45,11 @@ impl Engine {
 }
 
 impl Recording<'_> {
+    /// Tells that the run failed, and why.
+    pub(super) fn fail(mut self, why: &str) {
+        (self.row.state, self.row.error) = (RunResult::Failure.label(), Some(why.to_owned()));
+    }
+
     /// Tells how the run ended: with a result, and perhaps problems in it.
     pub(super) fn end(mut self, outcome: Result<(Value, Vec<String>), &EngineError>) {
         let row = &mut self.row;

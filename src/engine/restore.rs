@@ -7,7 +7,7 @@ use crate::domain::facts::Counts;
 use crate::domain::report::{RestorePlan, RestoreReport, UndoReport};
 use crate::engine::archive::{Archive, rest_of, unusable};
 use crate::engine::restored::{Record, Undone};
-use crate::engine::{Engine, EngineError, FleetError, Held, Run, Standing};
+use crate::engine::{Engine, EngineError, Held, Run};
 use crate::observe::labels::Operation;
 use serde::Serialize;
 use serde_json::json;
@@ -174,7 +174,6 @@ impl Engine {
         run: &Run,
         held: &Held,
     ) -> Result<(), EngineError> {
-        let component = archive.entry.component();
         let problems = match archive.facts() {
             Some(facts) => facts.counts.differences(found),
             None => Vec::new(),
@@ -185,12 +184,8 @@ impl Engine {
         if run.cancel.is_cancelled() {
             return Err(EngineError::Cancelled);
         }
-        match held.standing().await {
-            Standing::Ours => Ok(()),
-            Standing::Lost => Err(EngineError::LockLost { component }),
-            // What overwrites data needs to know.
-            Standing::Unknown => Err(EngineError::Fleet { component, source: FleetError::Away }),
-        }
+        // What overwrites data needs to know.
+        held.confirm().await
     }
 
     /// Puts back what the last restore replaced.
@@ -219,13 +214,7 @@ impl Engine {
                 let what = format!("nothing to undo: no restore of {name} has set anything aside");
                 return Err(EngineError::Unfit { what });
             };
-            match held.standing().await {
-                Standing::Ours => {}
-                Standing::Lost => return Err(EngineError::LockLost { component: name }),
-                Standing::Unknown => {
-                    return Err(EngineError::Fleet { component: name, source: FleetError::Away });
-                }
-            }
+            held.confirm().await?;
             self.locks.forget_unfinished(name, Some(&kept.place))?;
             if let Some(task_id) = run.task_id.clone() {
                 let (kept_before, replaced_at) = (kept.place.clone(), kept.at);

@@ -232,6 +232,8 @@ impl Engine {
         if found.ok {
             self.metrics.proven(component, found.level, now.as_second());
         }
+        // What took hours to read is not read again because the broker is away at this moment.
+        held.confirmed(&*self.clock).await?;
         match self.rewrite(&noted, away, held).await {
             // Where that destination is configured, it can be noted.
             Err(err @ EngineError::Catalog(CatalogError::UnknownDestination { .. })) => {

@@ -46,15 +46,19 @@ impl Health {
         self.last_turn.store(now, Ordering::Relaxed);
     }
 
-    /// Why it would take no task; `None`: it would.
-    fn not_ready(&self, now: i64) -> Option<&'static str> {
+    /// The reasons, a line each, why the worker would take no task or could not store a backup; `None`: there are
+    /// none.
+    fn not_ready(&self, now: i64) -> Option<String> {
+        let mut why = String::new();
         if !self.metrics.is_broker_connected() {
-            Some("not connected to the broker\n")
+            why.push_str("not connected to the broker\n");
         } else if now - self.metrics.last_poll() >= LATE_AFTER {
-            Some("the broker answers, but no tasks are taken: the log says why\n")
-        } else {
-            None
+            why.push_str("the broker answers, but no tasks are taken: the log says why\n");
         }
+        for (destination, reason) in self.metrics.closed_destinations() {
+            why.push_str(&format!("the destination {destination} cannot be used: {reason}\n"));
+        }
+        (!why.is_empty()).then_some(why)
     }
 
     fn is_alive(&self, now: i64) -> bool {
@@ -95,9 +99,9 @@ async fn livez(State(health): State<Health>) -> (StatusCode, &'static str) {
     }
 }
 
-async fn readyz(State(health): State<Health>) -> (StatusCode, &'static str) {
+async fn readyz(State(health): State<Health>) -> (StatusCode, String) {
     match health.not_ready(jiff::Timestamp::now().as_second()) {
-        None => (StatusCode::OK, "ok\n"),
+        None => (StatusCode::OK, "ok\n".to_owned()),
         Some(why) => (StatusCode::SERVICE_UNAVAILABLE, why),
     }
 }
@@ -120,4 +124,8 @@ fn who_looks_at_no_queue_is_not_ready_though_the_broker_answers() {
     metrics.polled(1_000);
     assert_eq!(health.not_ready(1_000 + LATE_AFTER - 1), None);
     assert!(health.not_ready(1_000 + LATE_AFTER).is_some());
+    metrics.destination("s3", Err("no such bucket".to_owned()));
+    let why = health.not_ready(1_000).expect("a destination is closed");
+    assert_eq!(why, "the destination s3 cannot be used: no such bucket\n");
+    assert!(health.is_alive(1_000), "a restart would not help");
 }

@@ -77,13 +77,15 @@ pub enum Reason {
     Verify,
     /// Another run has the component.
     Busy,
+    /// Worker after worker died over it.
+    WorkerLost,
     /// Anything else.
     Internal,
 }
 
 impl Reason {
     /// Every reason.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Config,
         Self::Connect,
         Self::Read,
@@ -91,6 +93,7 @@ impl Reason {
         Self::Store,
         Self::Verify,
         Self::Busy,
+        Self::WorkerLost,
         Self::Internal,
     ];
 
@@ -104,6 +107,7 @@ impl Reason {
             Self::Store => "store",
             Self::Verify => "verify",
             Self::Busy => "busy",
+            Self::WorkerLost => "worker_lost",
             Self::Internal => "internal",
         }
     }

@@ -4,6 +4,7 @@
 //! start, so that an alert on `increase()` sees the first failure. Gauges of last times do not exist
 //! before they are known: absent means never.
 
+mod destinations;
 mod runs;
 mod tasks;
 
@@ -14,6 +15,7 @@ use crate::domain::component::ComponentName;
 use crate::domain::manifest::{Manifest, VerifyLevel};
 use crate::observe::labels::{Operation, Reason, Refusal, RunResult};
 use crate::observe::maker::Maker;
+use destinations::LastLooks;
 use prometheus::{
     GaugeVec, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, TextEncoder,
 };
@@ -43,6 +45,7 @@ pub struct Metrics {
     catalog_backups: IntGaugeVec,
     destination_up: IntGaugeVec,
     destination_free: IntGaugeVec,
+    last_looks: LastLooks,
     requests: IntCounterVec,
     request_retries: IntCounterVec,
     tasks: IntCounterVec,
@@ -163,7 +166,7 @@ impl Metrics {
             )?,
             destination_up: m.gauges(
                 "destination_up",
-                "1 if the destination could be read at the last look",
+                "1 if the destination could be read and written at the last look",
                 &["destination"],
             )?,
             destination_free: m.gauges(
@@ -171,6 +174,7 @@ impl Metrics {
                 "Bytes that can still be written there",
                 &["destination"],
             )?,
+            last_looks: LastLooks::default(),
             requests: m.counters(
                 "storage_requests_total",
                 "Requests to a destination that is far away",
@@ -337,14 +341,6 @@ impl Metrics {
         self.requests.with_label_values(&[destination, op, result]).inc();
         if retry {
             self.request_retries.with_label_values(&[destination]).inc();
-        }
-    }
-
-    /// Whether a destination can be read, and the room left in it.
-    pub fn destination(&self, destination: &str, up: bool, free: Option<u64>) {
-        self.destination_up.with_label_values(&[destination]).set(i64::from(up));
-        if let Some(free) = free {
-            self.destination_free.with_label_values(&[destination]).set(as_gauge(free));
         }
     }
 }

@@ -2,39 +2,43 @@
 
 use crate::app;
 use crate::base::chain;
+use crate::base::place::Trouble;
 use crate::base::units::ByteSize;
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, folders};
 use crate::config::Config;
 use crate::domain::listing::BackupState;
 use crate::domain::manifest::Manifest;
-use crate::preflight::{Check, in_time};
+use crate::preflight::{Check, advice, in_time};
 use crate::store::local::LocalStore;
 use crate::store::s3::{Probe, S3Config, S3Store};
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreError, Trial};
 use crate::stream::crypt::Encryption;
-use std::sync::Arc;
+use std::{error::Error, sync::Arc};
+
+/// The names of the destinations among the checks.
+const LOCAL: &str = "local destination";
+const S3: &str = "s3";
+
+const FULL: &str = "make room, choose another BACKUP_ROOT, or lower BACKUP_MIN_FREE";
+const REACH: &str = "start the server, or correct AWS_S3_ENDPOINT or what lies between";
+const CORRECT: &str = "correct AWS_BACKUP_BUCKET, AWS_S3_ENDPOINT, AWS_REGION, the keys, or what they may do";
 
 /// The folder: whether it can be written, and has room for the next backup of everything. With `bucket`
 /// what lies there is also looked at, to tell how long that will be.
 pub(super) async fn local(config: &Config, bucket: bool) -> Check {
-    let name = "local destination";
-    let full = "make room, choose another BACKUP_ROOT, or lower BACKUP_MIN_FREE";
-    let denied = "let the user of this process write to BACKUP_ROOT, or choose another one";
+    let name = LOCAL;
     let root = config.root.display();
     let store = match LocalStore::open(&config.root, config.min_free) {
         Ok(store) => store,
-        Err(err) => return Check::new(name, Err(chain(&err)), denied),
+        Err(err) => return closed_folder(config, &err),
     };
     let found = async {
-        store.probe().await?;
+        store.try_out(&folders(), Trial::Write).await?;
         store.free_bytes().await
     };
     let room = match found.await {
         Ok(room) => room.unwrap_or(u64::MAX),
-        Err(err) => {
-            let fix = if matches!(err, StoreError::NoSpace { .. }) { full } else { denied };
-            return Check::new(name, Err(format!("{root}: {}", chain(&err))), fix);
-        }
+        Err(err) => return closed_folder(config, &err),
     };
     if !config.destinations.local {
         let found = format!("{root} holds locks only, since BACKUP_LOCAL is off; no backups go there");
@@ -53,7 +57,47 @@ pub(super) async fn local(config: &Config, bucket: bool) -> Check {
         }
         _ => Ok(format!("{root} has room for {}", ByteSize(room))),
     };
-    Check::new(name, found, full)
+    Check::new(name, found, FULL)
+}
+
+/// A destination that `err` has closed, for whoever looked at it in whatever way.
+pub(super) fn closed(config: &Config, destination: &str, err: &(dyn Error + 'static)) -> Check {
+    match &config.destinations.bucket {
+        Some(bucket) if destination == "s3" => closed_bucket(bucket, err),
+        _ => closed_folder(config, err),
+    }
+}
+
+/// The name of a destination among the checks.
+pub(super) fn name(destination: &str) -> &'static str {
+    if destination == "s3" { S3 } else { LOCAL }
+}
+
+fn closed_folder(config: &Config, err: &(dyn Error + 'static)) -> Check {
+    if let Some(trouble) = Trouble::within(err) {
+        return Check::new(LOCAL, Err(format!("BACKUP_ROOT: {}", trouble.found)), &trouble.fix);
+    }
+    let denied = "let the user of this process write to BACKUP_ROOT, or choose another one";
+    let fix = if matches!(of_store(err), Some(StoreError::NoSpace { .. })) { FULL } else { denied };
+    Check::new(LOCAL, Err(format!("{}: {}", config.root.display(), chain(err))), fix)
+}
+
+fn closed_bucket(bucket: &S3Config, err: &(dyn Error + 'static)) -> Check {
+    let (name, why) = (&bucket.bucket, chain(err));
+    let fix = match of_store(err) {
+        Some(StoreError::Unavailable { .. }) => {
+            let endpoint = bucket.endpoint.as_deref().unwrap_or("s3.amazonaws.com");
+            advice::unknown_host(&why, endpoint, "AWS_S3_ENDPOINT").unwrap_or_else(|| REACH.to_owned())
+        }
+        _ if why.contains("AWS_SECRET_ACCESS_KEY") => advice::with_dollar(CORRECT, "AWS_SECRET_ACCESS_KEY"),
+        _ => CORRECT.to_owned(),
+    };
+    Check::new(S3, Err(format!("bucket {name}: {why}")), &fix)
+}
+
+/// The error of a store that an error stands for.
+fn of_store<'a>(err: &'a (dyn Error + 'static)) -> Option<&'a StoreError> {
+    std::iter::successors(Some(err), |&err| err.source()).find_map(|err| err.downcast_ref())
 }
 
 /// What the last whole backup of each component took: about what the next ones will. `None`: nobody can tell.
@@ -87,21 +131,16 @@ pub(super) fn encryption(encryption: &Encryption) -> Option<Check> {
 
 /// Whether the bucket does all that a backup asks of it.
 pub(super) async fn s3(bucket: &S3Config) -> Check {
-    let reach = "start the server, or correct AWS_S3_ENDPOINT or what lies between";
-    let correct = "correct AWS_BACKUP_BUCKET, AWS_S3_ENDPOINT, AWS_REGION, the keys, or what they may do";
     let store = match Box::pin(S3Store::open(bucket.clone(), None)).await {
         Ok(store) => store,
-        Err(err) => return Check::new("s3", Err(chain(&err)), "correct AWS_CA_BUNDLE"),
+        Err(err) => return Check::new(S3, Err(chain(&err)), "correct AWS_CA_BUNDLE"),
     };
     let look = Box::pin(store.probe()); // the SDK's futures are large
-    let (found, fix) = match in_time(look).await {
-        Ok(Ok(found)) => (Ok(describe(bucket, found)), ""),
-        Ok(Err(err @ StoreError::Unavailable { .. })) => (Err(chain(&err)), reach),
-        Ok(Err(err)) => (Err(chain(&err)), correct),
-        Err(late) => (Err(late), reach),
-    };
-    let found = found.map_err(|why| format!("bucket {}: {why}", bucket.bucket));
-    Check::new("s3", found, fix)
+    match in_time(look).await {
+        Ok(Ok(found)) => Check::new(S3, Ok(describe(bucket, found)), ""),
+        Ok(Err(err)) => closed_bucket(bucket, &err),
+        Err(late) => Check::new(S3, Err(format!("bucket {}: {late}", bucket.bucket)), REACH),
+    }
 }
 
 fn describe(bucket: &S3Config, found: Probe) -> String {

@@ -10,7 +10,8 @@ mod partial;
 mod read;
 mod upload;
 
-use crate::store::{Body, ObjectKey, ObjectMeta, Store, StoreError, Upload};
+use crate::base::place::{self, Need, explained};
+use crate::store::{Body, ObjectKey, ObjectMeta, Store, StoreError, Trial, Upload};
 use async_trait::async_trait;
 use bytes::Bytes;
 use folder::Folder;
@@ -22,7 +23,7 @@ use std::{
     ops::Range,
     os::unix::fs::DirBuilderExt as _,
     path::{Component, Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 use upload::LocalUpload;
 
@@ -33,8 +34,8 @@ pub use partial::Swept;
 pub struct LocalStore {
     /// Absolute, as people wrote it.
     root: Arc<Path>,
-    /// The same without any symbolic link.
-    real_root: Arc<Path>,
+    /// The same without any symbolic link; set when the folder is opened for the first time.
+    real_root: Arc<OnceLock<PathBuf>>,
     keep_free: u64,
 }
 
@@ -57,14 +58,44 @@ impl LocalStore {
     ///
     /// [`RootError`] when it is not a folder, or cannot be made or read.
     pub fn open(root: impl AsRef<Path>, keep_free: u64) -> Result<Self, RootError> {
+        let store = Self::later(root, keep_free)?;
+        store.ready()?;
+        Ok(store)
+    }
+
+    /// The store in the folder `root`, which the first call that needs it opens, and makes when it is missing. A
+    /// worker starts with it also while the folder cannot be used, and works as soon as it can.
+    ///
+    /// # Errors
+    ///
+    /// [`RootError`] when `root` is relative and there is no working directory.
+    pub fn later(root: impl AsRef<Path>, keep_free: u64) -> Result<Self, RootError> {
         let root = root.as_ref();
-        let open = || {
-            let root = std::path::absolute(root)?;
-            fs::DirBuilder::new().recursive(true).mode(0o700).create(&root)?;
-            Folder::root(&root)?;
-            Ok(Self { real_root: root.canonicalize()?.into(), root: root.into(), keep_free })
-        };
-        open().map_err(|source| RootError { root: root.to_owned(), source })
+        let absolute = std::path::absolute(root);
+        let absolute = absolute.map_err(|source| RootError { root: root.to_owned(), source })?;
+        Ok(Self { root: absolute.into(), real_root: Arc::default(), keep_free })
+    }
+
+    /// Opens the folder unless that is done, and makes it when it is missing.
+    ///
+    /// # Errors
+    ///
+    /// [`RootError`] when it is not a folder, or cannot be made or read.
+    pub fn ready(&self) -> Result<(), RootError> {
+        let failed = |err| RootError { root: self.root.to_path_buf(), source: explained(&self.root, err) };
+        self.folder().map(drop).map_err(failed)
+    }
+
+    /// The open root. A folder that has been opened once is not made again: it may be a disk that is not mounted
+    /// at the moment.
+    fn folder(&self) -> io::Result<Folder> {
+        if self.real_root.get().is_none() {
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.root)?;
+            Folder::root(&self.root)?;
+            // An error means that another thread was first.
+            let _ = self.real_root.set(self.root.canonicalize()?);
+        }
+        Folder::root(&self.root)
     }
 
     /// The folder, absolute.
@@ -78,9 +109,11 @@ impl LocalStore {
     ///
     /// What [`Store::begin`] would fail with.
     pub async fn probe(&self) -> Result<(), StoreError> {
-        let upload = self.start(&reserved()).await?;
-        Box::new(upload).abort().await;
-        Ok(())
+        let create = |store: &Self| {
+            store.check_space()?;
+            Partial::trial(&store.folder()?).map(drop)
+        };
+        self.blocking("begin", &reserved(), create).await
     }
 
     /// Removes what dead runs have left in `.partial/`. Files that a living process, this one
@@ -90,13 +123,13 @@ impl LocalStore {
     ///
     /// What the file system says.
     pub async fn sweep_partial(&self) -> Result<Swept, StoreError> {
-        self.blocking("sweep", &reserved(), |store| partial::sweep(&store.root)).await
+        self.blocking("sweep", &reserved(), |store| partial::sweep(&store.folder()?)).await
     }
 
     async fn start(&self, key: &ObjectKey) -> Result<LocalUpload, StoreError> {
         let create = |store: &Self| {
             store.check_space()?;
-            Partial::create(&store.root)
+            Partial::create(&store.folder()?)
         };
         let partial = self.blocking("begin", key, create).await?;
         Ok(LocalUpload::new(self.clone(), key.clone(), partial))
@@ -125,17 +158,17 @@ impl LocalStore {
     async fn open_file(&self, key: &ObjectKey) -> Result<(Arc<File>, u64), StoreError> {
         visible("open", key)?;
         let target = key.clone();
-        let open =
-            move |store: &Self| Folder::root(&store.root)?.parent(&target)?.open_file(target.file_name());
+        let open = move |store: &Self| store.folder()?.parent(&target)?.open_file(target.file_name());
         let (file, bytes) = self.blocking("open", key, open).await?;
         Ok((Arc::new(file), bytes))
     }
 
     fn disk_free(&self) -> io::Result<u64> {
-        Folder::root(&self.root)?.disk_free()
+        self.folder()?.disk_free()
     }
 
     fn sort(&self, op: &'static str, key: &ObjectKey, err: io::Error) -> StoreError {
+        let err = explained(&self.root.join(key.as_str()), err);
         match StoreError::from_io(op, key, err) {
             StoreError::NoSpace { op, key, .. } => {
                 let free = self.disk_free().unwrap_or(0);
@@ -191,8 +224,8 @@ impl Store for LocalStore {
             return None;
         }
         let inside = |path: &Path| {
-            let key = path.strip_prefix(&self.root).or_else(|_| path.strip_prefix(&self.real_root)).ok()?;
-            key.to_str()?.parse().ok()
+            let of_real = || path.strip_prefix(self.real_root.get()?).ok();
+            path.strip_prefix(&self.root).ok().or_else(of_real)?.to_str()?.parse().ok()
         };
         let absolute = std::path::absolute(path).ok()?;
         // The root itself may have been given with `..` in it; no key has.
@@ -222,9 +255,9 @@ impl Store for LocalStore {
         writable("put", key)?;
         let target = key.clone();
         self.blocking("put", key, move |store| {
-            let partial = Partial::create(&store.root)?;
+            let partial = Partial::create(&store.folder()?)?;
             io::Write::write_all(&mut &**partial.file(), &bytes)?;
-            let folder = Folder::root(&store.root)?.make_parent(&target)?;
+            let folder = store.folder()?.make_parent(&target)?;
             partial.replace(&folder, target.file_name())
         })
         .await
@@ -245,7 +278,7 @@ impl Store for LocalStore {
         visible("head", key)?;
         let target = key.clone();
         self.blocking("head", key, move |store| {
-            Folder::root(&store.root)?.parent(&target)?.describe(target.file_name(), target.clone())
+            store.folder()?.parent(&target)?.describe(target.file_name(), target.clone())
         })
         .await
     }
@@ -257,7 +290,7 @@ impl Store for LocalStore {
         let folder = prefix.clone();
         let list = move |store: &Self| {
             let mut found = Vec::new();
-            Folder::root(&store.root)?.prefix(&folder)?.list(&folder, &mut found)?;
+            store.folder()?.prefix(&folder)?.list(&folder, &mut found)?;
             found.sort_unstable_by(|a, b| a.key.cmp(&b.key));
             Ok(found)
         };
@@ -267,15 +300,34 @@ impl Store for LocalStore {
         }
     }
 
+    /// Removes every partial file that no process is writing: none has the name of its object.
+    async fn give_up(&self, _key: &ObjectKey) -> Result<(), StoreError> {
+        self.sweep_partial().await.map(drop)
+    }
+
     async fn delete(&self, key: &ObjectKey) -> Result<(), StoreError> {
         writable("delete", key)?;
         let target = key.clone();
-        let delete =
-            move |store: &Self| Folder::root(&store.root)?.parent(&target)?.remove_file(target.file_name());
+        let delete = move |store: &Self| store.folder()?.parent(&target)?.remove_file(target.file_name());
         match self.blocking("delete", key, delete).await {
             Err(StoreError::NotFound { .. }) => Ok(()),
             done => done,
         }
+    }
+
+    async fn try_out(&self, folders: &[ObjectKey], _trial: Trial) -> Result<(), StoreError> {
+        self.probe().await?;
+        for folder in folders {
+            let path = self.root.join(folder.as_str());
+            let look = move |_: &Self| match place::look(&path, Need::Write) {
+                Err(trouble) if path.exists() => {
+                    Err(io::Error::new(io::ErrorKind::PermissionDenied, trouble))
+                }
+                _ => Ok(()), // one that is missing is made when it is needed
+            };
+            self.blocking("begin", folder, look).await?;
+        }
+        Ok(())
     }
 
     async fn free_bytes(&self) -> Result<Option<u64>, StoreError> {

@@ -30,6 +30,17 @@ pub struct ObjectMeta {
     pub modified: Timestamp,
 }
 
+/// The lengths to which a store goes to find out whether it can be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trial {
+    /// One request that costs little, and the rights of folders: fit for every minute.
+    Answer,
+    /// The rights of folders alone, of a store that has just answered.
+    Rights,
+    /// Something written and removed again.
+    Write,
+}
+
 /// A destination: a folder or a bucket.
 #[async_trait]
 pub trait Store: Send + Sync + fmt::Debug {
@@ -121,6 +132,13 @@ pub trait Store: Send + Sync + fmt::Debug {
         }
         left
     }
+
+    /// Finds out whether the destination can be used at this moment: each of `folders`, where it is there.
+    ///
+    /// # Errors
+    ///
+    /// What a backup would fail with.
+    async fn try_out(&self, folders: &[ObjectKey], trial: Trial) -> Result<(), StoreError>;
 
     /// Bytes that can still be written: what the destination is to keep free is not among them.
     /// `None` where there is no such limit.

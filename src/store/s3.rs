@@ -19,7 +19,7 @@ mod read;
 mod sweep;
 mod upload;
 
-use crate::store::{Body, ObjectKey, ObjectMeta, Store, StoreError, Upload};
+use crate::store::{Body, ObjectKey, ObjectMeta, Store, StoreError, Trial, Upload};
 use async_trait::async_trait;
 use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use bucket::Bucket;
@@ -238,6 +238,14 @@ impl Store for S3Store {
             hidden.into_iter().filter_map(|key| Some((key.clone(), writable("delete", &key).err()?))),
         );
         left
+    }
+
+    async fn try_out(&self, _folders: &[ObjectKey], trial: Trial) -> Result<(), StoreError> {
+        match trial {
+            Trial::Answer => self.try_reading().await,
+            Trial::Rights => Ok(()), // a bucket has no folders
+            Trial::Write => self.try_writing().await,
+        }
     }
 
     async fn free_bytes(&self) -> Result<Option<u64>, StoreError> {

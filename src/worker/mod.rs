@@ -7,6 +7,7 @@ mod about;
 mod finish;
 mod fleet;
 mod judge;
+mod lost;
 mod orders;
 mod outcome;
 mod progress;
@@ -17,6 +18,7 @@ mod task;
 mod watch;
 
 pub use fleet::Brokered;
+pub use lost::MOST_DEATHS;
 
 use crate::base::backoff::Backoff;
 use crate::base::chain;
@@ -203,7 +205,6 @@ impl Worker {
         keepers.spawn(keeper.run(stop_keepers.clone()));
         keepers
             .spawn(stop_keepers.clone().run_until_cancelled_owned(watch::run(Arc::clone(&shared), health)));
-        keepers.spawn(stop_keepers.clone().run_until_cancelled_owned(watch::catalogue(Arc::clone(&shared))));
         let silence = CancellationToken::new();
         let publishing = tokio::spawn(publisher.run(silence.clone()));
         let mailbox = Mailbox::new(Arc::clone(&shared.node), shared.broker.clone(), shared.keys.clone());

@@ -6,6 +6,7 @@
 //! result is stored; from then on it is refused. On another machine its age alone is left to judge by.
 
 use crate::base::chain;
+use crate::base::place::explained;
 use crate::celery::message::Message;
 use crate::celery::publish::Outgoing;
 use crate::domain::signature::{self, Order, Signature, SignatureError};
@@ -47,11 +48,11 @@ impl Orders {
         match fs::read_to_string(self.note(&signature)) {
             Ok(said) if said == SPENT => Err(SignatureError::Used),
             Ok(_) => Ok(()), // it was under way when its worker died
-            Err(err) if err.kind() != ErrorKind::NotFound => Err(unnoted(&err)),
+            Err(err) if err.kind() != ErrorKind::NotFound => Err(self.unnoted(err)),
             Err(_) if !signature.is_fresh(now) => Err(SignatureError::Stale),
             Err(_) => {
                 self.forget_old();
-                self.write(&signature, "").map_err(|err| unnoted(&err))
+                self.write(&signature, "").map_err(|err| self.unnoted(err))
             }
         }
     }
@@ -107,6 +108,11 @@ impl Orders {
         file.sync_all()
     }
 
+    fn unnoted(&self, err: io::Error) -> SignatureError {
+        tracing::error!(error = %chain(&explained(&self.dir, err)), "cannot note a signed order");
+        SignatureError::Unnoted
+    }
+
     /// Removes notes that change no answer any more.
     fn forget_old(&self) {
         let Ok(entries) = fs::read_dir(&self.dir) else { return };
@@ -123,9 +129,4 @@ impl Orders {
 
 fn order(message: &Message) -> Order<'_> {
     Order { task_id: &message.id, task: &message.task, body: &message.body }
-}
-
-fn unnoted(err: &io::Error) -> SignatureError {
-    tracing::error!(error = %chain(err), "cannot note a signed order");
-    SignatureError::Unnoted
 }

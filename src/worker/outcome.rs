@@ -124,6 +124,13 @@ impl Outcome {
         Self::Transient(Failure::new("RuntimeError", task, err))
     }
 
+    /// A task that too many workers died over, as Celery's pool fails one whose process died.
+    pub fn worker_lost(task: &str, words: String) -> Self {
+        const NAME: &str = "WorkerLostError";
+        let traceback = traceback(task, NAME, &std::io::Error::other(words.clone()));
+        Self::Failure(Failure { exception: Exception::billiard(NAME, vec![words.into()]), traceback })
+    }
+
     /// A run that panicked is a failed task, not a dead worker.
     pub fn of_panic(task: &str) -> Self {
         Self::words(task, "RuntimeError", "a bug in rna-backup stopped this task, its log says where")

@@ -17,6 +17,8 @@ pub(super) struct Reporter<'a> {
     pub(super) backend: Option<&'a Backend>,
     pub(super) metrics: &'a Metrics,
     pub(super) task_id: &'a str,
+    /// Attempts made before this one.
+    pub(super) retries: u32,
     pub(super) component: ComponentName,
 }
 
@@ -39,7 +41,7 @@ impl Reporter<'_> {
                 self.metrics.progress(self.component, progress.percent / 100.0);
                 if let Some(backend) = self.backend {
                     let state = TaskResult::new(self.task_id, State::Progress, json!(progress));
-                    let _ = backend.offer(&state).await;
+                    let _ = backend.offer(&TaskResult { retries: self.retries, ..state }).await;
                 }
                 shown = Some(progress);
             }

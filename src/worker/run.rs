@@ -206,7 +206,8 @@ impl Task<'_> {
     /// Shows the progress of this task.
     pub(super) fn reporter(&self, component: ComponentName) -> Reporter<'_> {
         let Self { shared, message, .. } = self;
-        Reporter { backend: self.backend(), metrics: &shared.metrics, task_id: &message.id, component }
+        let (task_id, retries) = (&*message.id, message.retries);
+        Reporter { backend: self.backend(), metrics: &shared.metrics, task_id, retries, component }
     }
 
     /// Sends one backup of each configured component, as children of this task.

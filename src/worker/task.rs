@@ -69,9 +69,14 @@ impl Task<'_> {
             }
             return self.end_again(&stored, lease).await;
         }
+        if let Some(outcome) = self.worker_lost(&lease).await {
+            drop(waiting);
+            return self.finish(outcome, Duration::ZERO, lease).await;
+        }
         let (place, outcome, began) = match self.turn(slot).await {
             Ok(place) => {
                 drop(waiting); // but not before the lease of one that did not begin is handed back
+                self.note_begin(&lease).await;
                 let began = Instant::now();
                 self.shared.node.events.started(self.message);
                 self.shared.metrics.task_started(watch::known(&self.message.task), taken.elapsed());

@@ -9,9 +9,6 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 /// Prometheus scrapes every 15 s or so.
 const EVERY: Duration = Duration::from_secs(5);
 
-/// The catalogue also changes behind our back: other workers, commands by hand, a disk that goes away.
-const CATALOGUE_EVERY: Duration = Duration::from_mins(5);
-
 /// Queues that are shown: whoever can write to the broker can have us consume any number of them.
 const MOST_QUEUES: usize = 100;
 
@@ -47,14 +44,6 @@ pub(super) async fn run(shared: Arc<Shared>, health: Health) {
                 shared.metrics.queue_left(&queue);
             }
         }
-    }
-}
-
-/// Looks at the catalogue again and again until it is dropped.
-pub(super) async fn catalogue(shared: Arc<Shared>) {
-    loop {
-        tokio::time::sleep(CATALOGUE_EVERY).await;
-        shared.engine.refresh_metrics().await;
     }
 }
 

@@ -89,6 +89,10 @@ def crash_s3(lab):
     return crash(lab, lab.bucket)
 
 
+def crash_weaviate(lab):
+    return crash(lab, lab.weaviate)
+
+
 def cut_line(lab):
     return None if lab.lines[lab.chance.choice(list(lab.lines))].cut() else MISSED
 
@@ -148,6 +152,7 @@ ALL = [
     crash_redis,
     fail_over_redis,
     crash_s3,
+    crash_weaviate,
     cut_line,
     cut_line,
     black_hole,

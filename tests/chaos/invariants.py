@@ -84,6 +84,8 @@ def live_data_is_whole(lab, ledger):
 def nothing_half_is_left(lab, ledger):
     """After the next start: no partial file, no archive without a manifest, no upload."""
     for path in (lab.root / ".partial").glob("*"):
+        if "-trial-" in path.name:
+            continue  # of a look whether the folder can be written to, which comes and goes
         yield f"partial file {path.name}"
     known = {
         (place["destination"], place["key"])
@@ -104,7 +106,7 @@ def nothing_half_is_left(lab, ledger):
 
 
 def no_scratch_is_left(lab, ledger):
-    """Nothing that a restore works in; only what there is to undo to."""
+    """Nothing that a restore works in; only the copies that the journal keeps: for an undo, and of what stood in the way of one put back."""
     names = lab.postgres.psql("select datname from pg_database", "postgres").stdout.split()
     kept = [name for name in names if "_before_" in name]
     for name in set(names) - {"postgres", "template0", "template1", lab.postgres.database, *kept}:
@@ -115,9 +117,11 @@ def no_scratch_is_left(lab, ledger):
             yield f"folder {name}"
     state = lab.root / ".weaviate"
     journal = state / "journal.json"
-    kept = json.loads(journal.read_text()).get("kept") if journal.exists() else None
+    notes = json.loads(journal.read_text()) if journal.exists() else {}
+    copies = [*(notes.get("kept") or {"before": {}})["before"].values(), *notes.get("found", [])]
+    kept = tuple(copy["id"] for copy in copies if copy)
     for path in {*state.glob("*"), *lab.weaviate.folder.glob("*")} - {journal}:
-        if not (kept and path.name.startswith(kept["snapshot"]["id"])):
+        if not path.name.startswith(kept):
             yield f"of a copy of Weaviate {path.relative_to(lab.stage.dir)}"
 
 

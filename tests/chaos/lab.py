@@ -38,7 +38,7 @@ class Lab:
         self.told = []  # processes of workers that were told to stop
         self.quiet = threading.Lock()  # held by who breaks something, and by who must not be broken
         self.redis = self.durable_redis()
-        self.postgres, self.bucket, self.weaviate = Postgres(stage), Bucket(stage), Weaviate(stage, second=0.02)
+        self.postgres, self.bucket, self.weaviate = Postgres(stage), Bucket(stage), Weaviate(stage)
         self.lines = {"redis": Line(self.redis.port), "postgres": Line(self.postgres.port), "s3": Line(self.bucket.port)}
         self.root, self.media = stage.dir / "backups", stage.dir / "live/media"
         self.is_small_disk = self.mount()
@@ -125,8 +125,7 @@ class Lab:
         classes = [one["class"] for one in self.weaviate.ask("GET", "/v1/schema")["classes"]]
         if "Paper" not in classes:
             return None
-        objects = self.weaviate.ask("GET", "/v1/objects?class=Paper&limit=1000&include=vector")["objects"]
-        told = sorted((one["id"], one["properties"], one.get("vector")) for one in objects)
+        told = [(one["id"], one["properties"], one.get("vector")) for one in self.weaviate.objects("Paper")]
         return hashlib.sha256(json.dumps([classes, told], sort_keys=True).encode()).hexdigest()
 
     def start_workers(self):

@@ -38,7 +38,7 @@ class Demo:
     def __init__(self, stage, program):
         self.stage, self.report = stage, Report()
         self.root, self.media = stage.dir / "backups", stage.dir / "media"
-        self.report.chapter("A lab: PostgreSQL with its database, a double of Weaviate, a media folder, Redis")
+        self.report.chapter("A lab: PostgreSQL with its database, Weaviate, a media folder, Redis")
         self.redis = Redis(stage)
         self.postgres = Postgres(stage)
         self.postgres.script(HERE / "lab.sql")
@@ -82,7 +82,7 @@ class Demo:
         say(f"PostgreSQL {version}: {rows:,} rows, a large object, partitions, generated columns, NaN, infinity, 'Lab Notes'.\"Select\"")
         say(f"media: {len(self.expected['media']):,} entries, {MEDIA_MB} MB; links, empty folders, names no shell likes, a socket")
         objects = ", ".join(f"{found['count']} of {name}" for name, found in self.expected["weaviate"].items())
-        say(f"Weaviate 1.26.1, or rather a double of it, as no package has the server: {objects}; references, tenants")
+        say(f"Weaviate {self.weaviate.ask('GET', '/v1/meta')['version']}: {objects}; references, tenants")
         say("the worker's environment, as in the app's .env:")
         for name, value in self.worker.env.items():
             for secret in (self.redis.url, self.postgres.url()):

@@ -87,7 +87,7 @@ def fill_vectors(server):
     for number in range(900):
         source = f"weaviate://localhost/Paper/{vector_id('Paper', number)}/follows"
         links.append({"from": source, "to": f"weaviate://localhost/Protocol/{vector_id('Protocol', number % 60)}"})
-    server.ask("POST", "/v1/batch/references", links)
+    server.link(links)
 
 
 def vector_id(kind, number):

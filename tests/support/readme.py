@@ -19,7 +19,7 @@ def problems():
         for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text):
             if "://" not in target and not (document.parent / target).exists():
                 yield f"{name}: link to {target}, which does not exist"
-        for target in re.findall(r"(?:`|^)make ([a-z]+)", text, re.M):
+        for target in re.findall(r"(?:`(?=make [a-z-]+(?: [A-Z_]+=\S+)?`)|^)make ([a-z-]+)", text, re.M):
             if not re.search(rf"^{target}:", makefile, re.M):
                 yield f"{name}: make {target}, which is no target"
     readme = (ROOT / "README.md").read_text()

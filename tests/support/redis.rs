@@ -1,7 +1,9 @@
 //! A Redis server of one's own, on a socket in its own folder.
 
 use redis::{AsyncConnectionConfig, aio::MultiplexedConnection};
+use std::fs::{self, Permissions};
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Child, Command, Stdio};
 use tempfile::TempDir;
 
@@ -30,6 +32,14 @@ impl Redis {
     /// URL of database 0.
     pub fn url(&self) -> String {
         format!("unix://{}/redis.sock", self.dir.path().display())
+    }
+
+    /// Lets every user of the machine connect.
+    pub fn open_to_all(&self) {
+        for (path, mode) in [(self.dir.path().to_owned(), 0o755), (self.dir.path().join("redis.sock"), 0o666)]
+        {
+            fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+        }
     }
 
     /// Starts the server again on the same socket, with the data that it had.

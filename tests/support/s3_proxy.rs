@@ -1,6 +1,7 @@
-//! A bad line to an S3 server: a proxy that does to each request what a test says.
+//! A bad line to a server that speaks HTTP: a proxy that does to each request what a test says.
 
 use rna_backup::store::S3Config;
+use rustix::process::{Pid, Signal, kill_process};
 use std::{
     fmt, io,
     net::SocketAddr,
@@ -10,6 +11,7 @@ use std::{
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
+    sync::watch,
     task::AbortHandle,
 };
 
@@ -27,6 +29,8 @@ pub enum Line {
     FlipRequest(usize),
     /// The server does what it is asked to, and nobody learns of it.
     LoseAnswer,
+    /// The server does what it is asked to, and dies before anybody learns of it: this process is killed.
+    KillServer(i32),
     /// The answer ends after so many bytes of its body.
     CutAnswer(usize),
     /// One bit of a byte of the body is another one when it comes back.
@@ -83,6 +87,7 @@ type Rule = dyn FnMut(&Asked) -> Line + Send;
 pub struct BadLine {
     address: SocketAddr,
     asked: Arc<Mutex<Vec<Asked>>>,
+    open: watch::Sender<usize>,
     listener: AbortHandle,
 }
 
@@ -93,23 +98,46 @@ impl fmt::Debug for BadLine {
 }
 
 impl BadLine {
-    /// A line to the server of `config`, which leads through it from now on. `rule` says what happens to each
-    /// request.
+    /// A line to the server of `config`, which leads through it from now on.
     pub async fn to(config: &mut S3Config, rule: impl FnMut(&Asked) -> Line + Send + 'static) -> Self {
-        let server = config.endpoint.as_ref().unwrap().strip_prefix("http://").unwrap().to_owned();
+        let server = config.endpoint.as_ref().unwrap().strip_prefix("http://").unwrap();
+        let line = Self::before(server, rule).await;
+        config.endpoint = Some(line.url());
+        line
+    }
+
+    /// A line to the server at `server`, `host:port`. `rule` says what happens to each request.
+    pub async fn before(server: &str, rule: impl FnMut(&Asked) -> Line + Send + 'static) -> Self {
+        let server = server.to_owned();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        config.endpoint = Some(format!("http://{address}"));
         let asked = Arc::new(Mutex::new(Vec::new()));
         let (rule, log): (Arc<Mutex<Rule>>, _) = (Arc::new(Mutex::new(rule)), asked.clone());
+        let (open, _) = watch::channel(0);
+        let at_work = open.clone();
         let listener = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                let (rule, log, server) = (rule.clone(), log.clone(), server.clone());
+                let (rule, log, server, open) = (rule.clone(), log.clone(), server.clone(), at_work.clone());
+                open.send_modify(|open| *open += 1);
                 // What it cannot pass on is a cut as well.
-                tokio::spawn(async move { pass_on(client, &server, &rule, &log).await });
+                tokio::spawn(async move {
+                    let passed = pass_on(client, &server, &rule, &log).await;
+                    open.send_modify(|open| *open -= 1);
+                    passed
+                });
             }
         });
-        Self { address, asked, listener: listener.abort_handle() }
+        Self { address, asked, open, listener: listener.abort_handle() }
+    }
+
+    /// The address that leads to the server.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Waits until the server has answered everything that it was asked.
+    pub async fn is_idle(&self) {
+        self.open.subscribe().wait_for(|open| *open == 0).await.unwrap();
     }
 
     /// Every request so far.
@@ -186,6 +214,10 @@ async fn answer(mut client: TcpStream, mut server: TcpStream, line: Line) -> io:
     let body = answer.windows(4).position(|end| end == b"\r\n\r\n").map_or(0, |at| at + 4);
     match line {
         Line::LoseAnswer => return Ok(()),
+        Line::KillServer(pid) => {
+            kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL)?;
+            return Ok(());
+        }
         Line::CutAnswer(at) => answer.truncate(body + at),
         Line::FlipAnswer(at) => answer[body + at] ^= 1,
         Line::SlowAnswer(pieces, pause) => {

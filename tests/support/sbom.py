@@ -1,11 +1,14 @@
-"""A bill of materials: `cargo metadata` on standard input becomes CycloneDX 1.5 on standard output.
+"""A bill of materials in CycloneDX 1.5 on standard output, of what standard input lists. The same input gives the same output.
 
-Only what is in the program: neither what tests need nor what build scripts do. The same input gives the same output.
+    cargo metadata … | sbom.py                        the crates in the program: neither what tests need nor what build scripts do
+    docker cp …:/var/lib/dpkg/status.d - | sbom.py --image    the Debian packages in the image
 """
 
 import json
 import re
 import sys
+import tarfile
+from urllib.parse import quote
 
 
 def linked(metadata):
@@ -43,7 +46,23 @@ def lock(path):
     return {(name, version): checksum for name, version, checksum in packages}
 
 
-def main():
+def of_image():
+    """The packages of the image: each file of the folder is an entry of dpkg's."""
+    components = []
+    with tarfile.open(fileobj=sys.stdin.buffer, mode="r|") as entries:
+        for entry in filter(tarfile.TarInfo.isfile, entries):
+            fields = dict(re.findall(r"^(\S+): (.*)$", entries.extractfile(entry).read().decode(), re.M))
+            name, version = fields["Package"], fields["Version"]
+            purl = f"pkg:deb/debian/{name}@{quote(version)}?arch={fields['Architecture']}"
+            components.append({"type": "library", "bom-ref": purl, "name": name, "version": version, "purl": purl})
+    return bill({"type": "container", "name": "rna-backup"}, sorted(components, key=lambda one: one["bom-ref"]))
+
+
+def bill(of, components, **more):
+    return {"bomFormat": "CycloneDX", "specVersion": "1.5", "version": 1, "metadata": {"component": of}, "components": components, **more}
+
+
+def of_program():
     metadata = json.load(sys.stdin)
     found, nodes = linked(metadata)
     packages = {package["id"]: package for package in metadata["packages"] if package["id"] in found}
@@ -51,15 +70,15 @@ def main():
     checksums = lock("Cargo.lock")
     others = sorted((package for id, package in packages.items() if id != root), key=reference)
     needs = {id: sorted({reference(packages[d["pkg"]]) for d in nodes[id]["deps"] if d["pkg"] in packages}) for id in packages}
-    bom = {
-        "bomFormat": "CycloneDX",
-        "specVersion": "1.5",
-        "version": 1,
-        "metadata": {"component": {**component(packages[root], checksums), "type": "application"}},
-        "components": [component(package, checksums) for package in others],
-        "dependencies": sorted(({"ref": reference(packages[id]), "dependsOn": of} for id, of in needs.items()), key=lambda one: one["ref"]),
-    }
-    json.dump(bom, sys.stdout, indent=1)
+    return bill(
+        {**component(packages[root], checksums), "type": "application"},
+        [component(package, checksums) for package in others],
+        dependencies=sorted(({"ref": reference(packages[id]), "dependsOn": of} for id, of in needs.items()), key=lambda one: one["ref"]),
+    )
+
+
+def main():
+    json.dump(of_image() if sys.argv[1:] == ["--image"] else of_program(), sys.stdout, indent=1)
     print()
 
 

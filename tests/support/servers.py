@@ -131,6 +131,18 @@ def free_port():
         return probe.getsockname()[1]
 
 
+def free_pair():
+    """A port that is free, as the next one is: Weaviate wants two ports in a row for its cluster."""
+    while True:
+        port = free_port()
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port + 1))
+                return port
+            except (OSError, OverflowError):
+                pass
+
+
 def wait_for(what, ready, process=None, seconds=30):
     """Waits until `ready()` is true, and says what it waited for when it never is."""
     deadline = time.monotonic() + seconds
@@ -252,16 +264,52 @@ class Postgres:
 
 
 class Weaviate:
-    """A double of a Weaviate server, since no package has the server itself: see `weaviate/README.md`."""
+    """A Weaviate server of a version that `make weaviate` builds, with the module backup-filesystem."""
 
-    def __init__(self, stage, version="1.26.1", second=0.1):
-        self.folder = stage.dir / "weaviate"
-        command = ["/usr/bin/python3", ROOT / "tests/support/weaviate", "--version", version, "--time-scale", second]
-        command += ["--modules", "backup-filesystem", "--backup-path", self.folder]
-        self.process = stage.start(command, "weaviate.log", env={"PYTHONDONTWRITEBYTECODE": "1"})
-        said = lambda: self.process.log.read_text().rpartition("\n")[0]  # noqa: E731
-        line = wait_for("start the double of Weaviate", said, self.process).splitlines()[0]
-        self.url = f"http://127.0.0.1:{json.loads(line)['port']}"
+    def __init__(self, stage, version="1.26.1"):
+        self.stage, self.port, home = stage, free_port(), stage.dir / "weaviate"
+        self.folder, self.url = home / "backups", f"http://127.0.0.1:{self.port}"
+        for path in (home, home / "data", self.folder):
+            path.mkdir()
+        program = ROOT / f"target/weaviate/{version}/weaviate-server"
+        self.command = [program, "--host", "127.0.0.1", "--port", self.port, "--scheme", "http"]
+        self.settings = {name: str(value) for name, value in self.of_one_node(home).items()}
+        self.start()
+
+    def of_one_node(self, home):
+        """The server's environment: a cluster of one, that asks nobody else."""
+        gossip, raft = free_pair(), free_port()
+        return {
+            "PERSISTENCE_DATA_PATH": home / "data",
+            "ENABLE_MODULES": "backup-filesystem",
+            "BACKUP_FILESYSTEM_PATH": self.folder,
+            "AUTHENTICATION_ANONYMOUS_ACCESS_ENABLED": "true",
+            "DEFAULT_VECTORIZER_MODULE": "none",
+            "DISABLE_TELEMETRY": "true",
+            "GO_PROFILING_DISABLE": "true",
+            "LOG_LEVEL": "warning",
+            "CLUSTER_HOSTNAME": "node1",
+            "CLUSTER_ADVERTISE_ADDR": "127.0.0.1",
+            "CLUSTER_ADVERTISE_PORT": gossip,
+            "CLUSTER_GOSSIP_BIND_PORT": gossip,
+            "CLUSTER_DATA_BIND_PORT": gossip + 1,
+            "GRPC_PORT": free_port(),
+            "RAFT_PORT": raft,
+            "RAFT_INTERNAL_RPC_PORT": free_port(),
+            "RAFT_BOOTSTRAP_EXPECT": 1,
+            "RAFT_JOIN": f"node1:{raft}",
+        }
+
+    def start(self):
+        self.process = self.stage.start(self.command, "weaviate.log", env=self.settings)
+        wait_for("start Weaviate", self.is_ready, self.process, seconds=60)
+
+    def is_ready(self):
+        try:
+            with urllib.request.urlopen(f"{self.url}/v1/.well-known/ready", timeout=5):
+                return True
+        except OSError:
+            return False
 
     def ask(self, method, path, body=None):
         """A request as any client would send it; the answer as JSON."""
@@ -271,9 +319,24 @@ class Weaviate:
             return json.loads(answer.read() or b"null")
 
     def put(self, objects):
-        for answer in self.ask("POST", "/v1/batch/objects", {"objects": objects}):
+        """Stores objects."""
+        self.batch("/v1/batch/objects", {"objects": objects})
+
+    def link(self, references):
+        """Stores references between objects."""
+        self.batch("/v1/batch/references", references)
+
+    def batch(self, path, things):
+        for answer in self.ask("POST", path, things):
             if answer["result"].get("status") == "FAILED":
-                raise Failed(f"Weaviate refuses an object: {answer['result']}")
+                raise Failed(f"Weaviate refuses something: {answer['result']}")
+
+    def objects(self, name, tenant=None):
+        """The objects of a class, or of one of its tenants, in the order of their ids."""
+        path, after = f"/v1/objects?class={name}&limit=1000&include=vector" + (f"&tenant={tenant}" if tenant else ""), ""
+        while page := self.ask("GET", path + after)["objects"]:
+            yield from page
+            after = f"&after={page[-1]['id']}"
 
     def env(self):
         return {"WEAVIATE_URL": self.url, "BACKUP_WEAVIATE_DIR": str(self.folder)}

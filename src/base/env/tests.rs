@@ -1,5 +1,4 @@
 use super::*;
-use secrecy::ExposeSecret as _;
 use std::{fs, num::NonZeroUsize, os::unix::ffi::OsStringExt as _};
 
 fn env<const N: usize>(vars: [(&str, &str); N]) -> Env {
@@ -108,17 +107,60 @@ fn a_secret_comes_from_the_variable_or_from_a_file() {
     assert_eq!(read("", &file("lf", b"a b\n")), some("a b"));
     assert_eq!(read("", &file("crlf", b"a b \r\n")), some("a b "));
     assert_eq!(read("", &file("bare", b"a\nb")), some("a\nb"));
-    assert_eq!(read("", &file("empty", b"\n")), (None, None));
     for (value, path, name) in [
         ("x", file("both", b"y"), "POSTGRES_PASSWORD: is set, and POSTGRES_PASSWORD_FILE as well"),
         ("", "/nowhere/at/all".to_owned(), "POSTGRES_PASSWORD_FILE: names a file that cannot be read"),
         ("", dir.path().to_str().unwrap().to_owned(), "POSTGRES_PASSWORD_FILE: names a file that cannot"),
+        ("", file("empty", b"\n"), "POSTGRES_PASSWORD_FILE: names an empty file: /"),
         ("", file("latin", b"caf\xe9"), "POSTGRES_PASSWORD_FILE: names a file that is not UTF-8"),
         ("", file("large", &vec![b'x'; 70_000]), "POSTGRES_PASSWORD_FILE: names a file of more than 64 KiB"),
     ] {
         let (secret, problems) = read(value, &path);
         assert!(secret.is_none() && problems.as_ref().unwrap().contains(name), "{problems:?}");
     }
+}
+
+#[test]
+fn the_file_of_a_secret_that_cannot_be_read_is_named_unless_it_may_be_the_secret() {
+    let why = |path: &str| {
+        let mut env = env([("POSTGRES_PASSWORD_FILE", path)]);
+        assert!(env.secret("POSTGRES_PASSWORD").is_none());
+        env.finish(Some(())).unwrap_err().to_string()
+    };
+    let missing = why("/run/secrets/not-there");
+    assert!(missing.contains("/run/secrets/not-there does not exist; this process is "), "{missing}");
+    let folder = why("/proc/self");
+    assert!(
+        folder.contains("/proc/self is a folder; this process is ") && folder.contains("mount a file there")
+    );
+    for pasted in ["hunter2-value", "/hunter2-value", "/ab/hunter2+value==", "x/hunter2-value"] {
+        assert!(!why(pasted).contains("hunter2"), "{}", why(pasted));
+    }
+}
+
+#[test]
+fn a_value_in_quotation_marks_is_a_warning_without_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("key");
+    fs::write(&file, "'hunter2'\n").unwrap();
+    let mut env = env([
+        ("POSTGRES_PASSWORD", "\"hunter2\""),
+        ("MEDIA_ROOT", "'/media'"),
+        ("WEAVIATE_API_KEY", "hunter\"2\""),
+        ("BACKUP_RESTORE_KEY_FILE", file.to_str().unwrap()),
+        ("ELSE", "'x'"),
+        ("REDIS_URL", "'"),
+    ]);
+    assert_eq!(
+        env.secret("BACKUP_RESTORE_KEY").unwrap().expose_secret(),
+        "'hunter2'",
+        "it is taken as it is"
+    );
+    let ((), warnings) = env.finish(Some(())).unwrap();
+    let names: Vec<_> = warnings.iter().map(|warning| warning.name.as_str()).collect();
+    assert_eq!(names, ["MEDIA_ROOT", "POSTGRES_PASSWORD", "BACKUP_RESTORE_KEY_FILE"]);
+    assert!(warnings.iter().all(|warning| warning.why.contains("a quotation mark")), "{warnings:?}");
+    assert!(!format!("{warnings:?}").contains("hunter2"), "{warnings:?}");
 }
 
 #[test]

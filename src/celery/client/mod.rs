@@ -6,9 +6,7 @@ mod options;
 
 use super::CeleryError;
 use redis::aio::MultiplexedConnection;
-use redis::{
-    Cmd, ErrorKind, FromRedisValue, PushInfo, RedisError, RedisResult, ScriptInvocation, ServerErrorKind,
-};
+use redis::{Cmd, ErrorKind, FromRedisValue, PushInfo, RedisError, RedisResult, ScriptInvocation};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::{
     fmt,
@@ -271,9 +269,8 @@ impl Client {
     /// Forgets the connection if `source` says that it, not the command, is the fault.
     async fn note_failure(&self, number: u64, source: &RedisError) {
         let only_the_command = match source.kind() {
-            ErrorKind::Server(kind) => {
-                !matches!(kind, ServerErrorKind::ReadOnly | ServerErrorKind::MasterDown)
-            }
+            // After a failover the name of the master leads elsewhere.
+            ErrorKind::Server(_) => !matches!(CeleryError::code(source), Some("READONLY" | "MASTERDOWN")),
             ErrorKind::Extension | ErrorKind::UnexpectedReturnType | ErrorKind::Client => true,
             _ => false,
         };

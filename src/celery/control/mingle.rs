@@ -93,7 +93,11 @@ impl Mailbox {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let body = json!({
             "method": "hello",
-            "arguments": {"from_node": self.node.name, "revoked": self.node.revoked.list()},
+            "arguments": {
+                "from_node": self.node.name,
+                "revoked": self.node.revoked.list(),
+                "run": self.node.run, // Celery passes over what it does not know
+            },
             "destination": null,
             "pattern": null,
             "matcher": null,
@@ -120,7 +124,11 @@ impl Mailbox {
 
     fn learn(&self, reply: &Letter) {
         self.node.clock.hear(reply.clock);
-        let Some((_, value)) = reply.body.iter().find(|(node, _)| **node != self.node.name) else { return };
+        // Our own answer to ourselves says nothing.
+        let Some((node, value)) = reply.body.iter().find(|(_, value)| value.is_object()) else { return };
+        if **node == self.node.name {
+            warn_of_namesake(&self.node);
+        }
         if let Some(clock) = value.get("clock").and_then(Value::as_u64) {
             self.node.clock.hear(clock);
         }
@@ -132,11 +140,28 @@ impl Mailbox {
 pub(super) fn greet(node: &Node, arguments: Arguments) -> Outcome {
     let [from] = arguments.require(["from_node"])?;
     if from.as_str() == Some(&node.name) {
-        return Ok(Value::Null);
+        let run = arguments.get("run");
+        if run != Some(&json!(node.run)) {
+            warn_of_namesake(node);
+        }
+        // A Python worker of the same name would not hear the answer.
+        if run.is_none_or(|run| *run == json!(node.run)) {
+            return Ok(Value::Null);
+        }
     }
     tracing::info!(node = from.as_str(), "sync with another worker");
     revoke(node, arguments.get("revoked").filter(|revoked| truthy(revoked)));
     Ok(json!({"revoked": node.revoked.list(), "clock": node.clock.tick()}))
+}
+
+/// Celery's `DuplicateNodenameWarning`. Two workers of one name lose no task and do none twice, for leases and locks go by
+/// the run and not by the name.
+fn warn_of_namesake(node: &Node) {
+    tracing::warn!(
+        node = node.name,
+        "another worker has the same node name: `celery inspect` shows one of the two, and orders to one go to both; \
+         give each a name of its own, such as BACKUP_WORKER_NAME=backup@%h"
+    );
 }
 
 /// Takes over the ids that another worker knows as revoked: a list, or an object from id to time.

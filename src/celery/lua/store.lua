@@ -1,13 +1,16 @@
 -- Stores a result and tells those who wait for it. A SUCCESS stays; nothing that is not final replaces what is.
 -- The key is the channel, too. Life in seconds (0: for ever). Finality: 1 if the state is final, 2 if it is and yet
--- replaces no other final one.
-local function store(key, json, life, finality)
+-- replaces no other final one. Attempt: the number of attempts before that of a state which is not final, '' for any.
+local function store(key, json, life, finality, attempt)
   local stored = redis.call('GET', key)
   if stored then
     local ok, meta = pcall(cjson.decode, stored)
     local status = ok and type(meta) == 'table' and meta.status
     if status == 'SUCCESS' then return 0 end
     if finality ~= '1' and (status == 'FAILURE' or status == 'REVOKED') then return 0 end
+    -- A progress that was on its way when the attempt ended.
+    local ended = status == 'RETRY' and tonumber(meta.retries)
+    if finality == '0' and ended and tonumber(attempt) and tonumber(attempt) <= ended then return 0 end
   end
   if life == '0' then
     redis.call('SET', key, json)

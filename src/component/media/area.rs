@@ -11,7 +11,7 @@ use crate::component::media::{
     label::{Label, Role, is_name},
     layers::{is_layered, may_leave},
     remove::remove,
-    trouble::{shown, trouble, unusable},
+    trouble::{shown, trouble_at, unusable},
     unpack::{Attributes, open_folder},
 };
 use rustix::{
@@ -79,12 +79,12 @@ impl Site {
         match open(parent) {
             Ok(folder) => Ok(Some(Self { folder, path: parent.to_owned(), live })),
             Err(Errno::ACCESS) => Ok(None),
-            Err(err) => Err(trouble(format!("open {}", parent.display()), err)),
+            Err(err) => Err(trouble_at(format!("open {}", parent.display()), parent, err)),
         }
     }
 
     fn inside(root: &Path) -> Result<Self, ComponentError> {
-        let folder = open(root).map_err(|err| trouble(format!("open {}", root.display()), err))?;
+        let folder = open(root).map_err(|err| trouble_at(format!("open {}", root.display()), root, err))?;
         Ok(Self { folder, path: root.to_owned(), live: None })
     }
 
@@ -106,7 +106,10 @@ impl Site {
             Err(Errno::NOTDIR | Errno::LOOP) => {
                 Err(unusable(format!("open {}: it is not a folder", self.live_path().display())))
             }
-            Err(err) => Err(trouble(format!("open {}", self.live_path().display()), err)),
+            Err(err) => {
+                let path = self.live_path();
+                Err(trouble_at(format!("open {}", path.display()), &path, err))
+            }
         }
     }
 
@@ -140,6 +143,14 @@ impl Site {
     }
 }
 
+fn unremoved(path: &Path, err: Errno) -> ComponentError {
+    trouble_at(format!("remove {}", path.display()), path, err)
+}
+
+fn unmade(site: &Site, err: Errno) -> ComponentError {
+    trouble_at(format!("make a folder in {}", site.path.display()), &site.path, err)
+}
+
 fn open(path: &Path) -> Result<File, Errno> {
     Ok(openat(CWD, path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?.into())
 }
@@ -150,7 +161,7 @@ fn resolve(root: &Path) -> Result<PathBuf, ComponentError> {
         Some(Errno::NOENT | Errno::NOTDIR) | None => {
             unusable(format!("find the folder of {}: create or mount it", root.display()))
         }
-        Some(err) => trouble(format!("find {}", root.display()), err),
+        Some(err) => trouble_at(format!("find {}", root.display()), root, err),
     };
     match (fs::canonicalize(root), root.parent(), root.file_name()) {
         (Ok(path), ..) => Ok(path),
@@ -217,7 +228,8 @@ impl Area {
             }
             Ok(None)
         };
-        find().map_err(|err| trouble(format!("look at what is in {}", self.site.path.display()), err))
+        let path = &self.site.path;
+        find().map_err(|err| trouble_at(format!("look at what is in {}", path.display()), path, err))
     }
 
     /// Makes a new one, for us alone.
@@ -228,7 +240,7 @@ impl Area {
             match site.keeping_time(|| mkdirat(&site.folder, &name, Mode::RWXU)) {
                 Ok(()) => break name,
                 Err(Errno::EXIST) => label.number += 1,
-                Err(err) => return Err(trouble(format!("make a folder in {}", site.path.display()), err)),
+                Err(err) => return Err(unmade(&site, err)),
             }
         };
         let furnished = open_folder(&site.folder, &made).and_then(|folder| {
@@ -244,7 +256,7 @@ impl Area {
             Ok((mark, folder)) => Ok(Self { site, folder, label, name: made, _mark: Some(mark) }),
             Err(err) => {
                 let _ = site.keeping_time(|| unlinkat(&site.folder, &made, AtFlags::REMOVEDIR));
-                Err(trouble(format!("make a folder in {}", site.path.display()), err))
+                Err(unmade(&site, err))
             }
         }
     }
@@ -254,7 +266,7 @@ impl Area {
     pub(super) fn all(root: &Path) -> Result<Vec<Self>, ComponentError> {
         let mut found = Vec::new();
         for site in Site::all(root)? {
-            let failed = |err| trouble(format!("list {}", site.path.display()), err);
+            let failed = |err| trouble_at(format!("list {}", site.path.display()), &site.path, err);
             let mut listing = Folder::reopen(&site.folder).map_err(failed)?;
             while let Some((_, name, kind)) = listing.next() {
                 let label = site.label(name);
@@ -326,8 +338,9 @@ impl Area {
     pub(super) fn remove(mut self) -> Result<(), ComponentError> {
         if self.label.role == Role::Before {
             let relabelled = self.relabel(Role::Restore);
-            relabelled.map_err(|err| trouble(format!("remove {}", self.path().display()), err))?;
+            relabelled.map_err(|err| unremoved(&self.path(), err))?;
         }
+        let path = self.path();
         let removed = self.site.keeping_time(|| {
             for name in [TREE, SPARE, JOURNAL, MARK] {
                 remove(&self.folder, name)?;
@@ -335,7 +348,7 @@ impl Area {
             // Halves of files of ours.
             remove(&self.site.folder, &self.name)
         });
-        removed.map_err(|err| trouble(format!("remove {}", self.path().display()), err))
+        removed.map_err(|err| unremoved(&path, err))
     }
 }
 

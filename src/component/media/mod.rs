@@ -51,6 +51,7 @@ mod trouble;
 mod unpack;
 mod unreadable;
 
+use crate::base::place;
 use crate::component::tar::{self, Entry, Reference, Visit};
 use crate::component::{Basis, Component, ComponentError, Feed, Kept, Plan, Staged, Target};
 use crate::domain::{
@@ -63,7 +64,6 @@ use crate::stream::{Content, Output, unpack::Unpacked};
 use async_trait::async_trait;
 use folder::Folder;
 use increment::Increment;
-use rustix::io::Errno;
 use std::{
     collections::BTreeSet,
     path::PathBuf,
@@ -117,23 +117,10 @@ impl Media {
         let root = self.config.root.clone();
         let opened = task::spawn_blocking(move || Folder::root(&root)).await.map_err(tar::crashed)?;
         let root = self.config.root.display();
-        opened.map_err(|err| {
-            let what = match err {
-                Errno::NOENT => {
-                    format!("find MEDIA_ROOT {root}: create or mount the folder, or correct the setting")
-                }
-                Errno::NOTDIR => {
-                    format!("open MEDIA_ROOT {root}: it is not a folder, correct the setting")
-                }
-                Errno::ACCESS | Errno::PERM => {
-                    format!("open MEDIA_ROOT {root}: give the user of this process the right to read it")
-                }
-                err => {
-                    let what = format!("open MEDIA_ROOT {root}");
-                    return ComponentError::Read { what, source: err.into() };
-                }
-            };
-            ComponentError::Unusable { what, source: Some(Box::new(err)) }
+        opened.map_err(|err| match place::look(&self.config.root, place::Need::Read) {
+            Err(trouble) => unusable(trouble),
+            // Whatever it was, it is not a matter of rights.
+            Ok(()) => ComponentError::Read { what: format!("open MEDIA_ROOT {root}"), source: err.into() },
         })
     }
 
@@ -193,6 +180,11 @@ impl Media {
     }
 }
 
+/// The media folder cannot be used: somebody has to change something.
+fn unusable(trouble: place::Trouble) -> ComponentError {
+    ComponentError::Unusable { what: "find MEDIA_ROOT".to_owned(), source: Some(trouble.into()) }
+}
+
 /// The archives that an incremental one refers to.
 #[derive(Debug, Default)]
 struct Needed(BTreeSet<BackupId>);
@@ -229,6 +221,13 @@ impl Component for Media {
         Ok(format!("{} is readable, {} entries at its top", self.config.root.display(), folder.len()))
     }
 
+    async fn reach(&self) -> Result<(), ComponentError> {
+        // Not by its contents: a folder of a million files is not listed every minute.
+        let root = self.config.root.clone();
+        let found = task::spawn_blocking(move || place::look(&root, place::Need::Read));
+        found.await.map_err(tar::crashed)?.map_err(unusable)
+    }
+
     async fn backup(&self, out: &mut dyn Output, meter: &Meter) -> Result<Facts, ComponentError> {
         self.pack(Increment::default(), out, meter).await
     }
@@ -249,7 +248,8 @@ impl Component for Media {
         let (Some(Increments { state, .. }), id) = (self.config.increments.clone(), id.clone()) else {
             return Ok(());
         };
-        let kept = task::spawn_blocking(move || snapshot::keep(&state, &id)).await.map_err(tar::crashed)?;
+        let keep = move || snapshot::keep(&state, &id).map_err(|err| place::explained(&state, err));
+        let kept = task::spawn_blocking(keep).await.map_err(tar::crashed)?;
         kept.map_err(|source| ComponentError::Read { what: "keep what the backup saw".to_owned(), source })
     }
 

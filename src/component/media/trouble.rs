@@ -1,19 +1,34 @@
 //! What goes wrong in a restore, sorted by what the caller can do about it.
 
+use crate::base::place;
 use crate::component::ComponentError;
 use rustix::io::Errno;
-use std::{ffi::OsStr, os::unix::ffi::OsStrExt};
+use std::{ffi::OsStr, io, os::unix::ffi::OsStrExt, path::Path};
 
-/// Sorts the error of a system call.
+/// Sorts the error of a system call on what `what` names. A missing right is told with the user of this process.
 pub(super) fn trouble(what: impl Into<String>, err: Errno) -> ComponentError {
-    let (what, source) = (what.into(), Some(err.into()));
+    let what = match err {
+        Errno::ACCESS | Errno::PERM | Errno::ROFS => format!("{} ({})", what.into(), place::process()),
+        _ => what.into(),
+    };
+    sort(what, err, err.into())
+}
+
+/// Sorts the error of a system call on `path`. A missing right is told with owner, mode and the command that helps.
+pub(super) fn trouble_at(what: impl Into<String>, path: &Path, err: Errno) -> ComponentError {
+    sort(what.into(), err, place::explained(path, err.into()))
+}
+
+fn sort(what: String, err: Errno, cause: io::Error) -> ComponentError {
     match err {
         // A limit on the size of files is one more kind of full.
         Errno::NOSPC | Errno::DQUOT | Errno::FBIG => {
-            ComponentError::Unavailable { what: format!("{what}: room for it"), source }
+            ComponentError::Unavailable { what: format!("{what}: room for it"), source: Some(cause.into()) }
         }
-        Errno::ACCESS | Errno::PERM | Errno::ROFS => ComponentError::Denied { what, source },
-        err => ComponentError::Read { what, source: err.into() },
+        Errno::ACCESS | Errno::PERM | Errno::ROFS => {
+            ComponentError::Denied { what, source: Some(cause.into()) }
+        }
+        _ => ComponentError::Read { what, source: cause },
     }
 }
 

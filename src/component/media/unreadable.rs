@@ -1,5 +1,7 @@
 //! What may not be read, told at once.
 
+use crate::base::place;
+
 /// What the process may not read: all counted, the first few by name.
 #[derive(Debug, Default)]
 pub(super) struct Unreadable {
@@ -22,9 +24,10 @@ impl Unreadable {
         let more = if more > 0 { format!(" and {more} more") } else { String::new() };
         format!(
             "read {} files or folders without the right to: {}{more}; \
-             give them to the user of this process, or run it as theirs",
+             {}: give them to that user, or run it as theirs",
             self.count,
-            self.names.join(", ")
+            self.names.join(", "),
+            place::process()
         )
     }
 }

@@ -146,6 +146,11 @@ impl Component for Postgres {
         ))
     }
 
+    async fn reach(&self) -> Result<(), ComponentError> {
+        // Taken out of the pool, so that it is closed: nobody's connection is kept between two looks.
+        self.connect().await.map(|connection| drop(Object::take(connection)))
+    }
+
     async fn backup(&self, out: &mut dyn Output, meter: &Meter) -> Result<Facts, ComponentError> {
         // Taken out of the pool: dropped in the middle of a dump, it is closed and not used again.
         let mut connection = Object::take(self.connect().await?);

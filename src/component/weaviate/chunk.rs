@@ -1,11 +1,21 @@
 //! A chunk of Weaviate's, read to its end while it passes: a tar in a gzip or zstd stream, or as it is.
 
+use crate::component::weaviate::segment::{Segment, Vectors};
 use flate2::write::MultiGzDecoder;
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     io::{self, Write},
 };
 use zstd::stream::{raw, zio};
+
+/// The files in a chunk, and the vectors of their objects.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Contents {
+    /// The paths of its files.
+    pub(super) files: BTreeSet<String>,
+    /// The shards whose objects have vectors, by the paths of their folders.
+    pub(super) vectors: BTreeMap<String, Vectors>,
+}
 
 /// Takes the bytes of one chunk and finds out what files are in it, and whether it ends as it should: gzip's
 /// own checksum is all that there is.
@@ -55,14 +65,14 @@ impl Chunk {
         }
     }
 
-    /// The end: the names of the files that were in it.
+    /// The end: what was in it.
     ///
     /// # Errors
     ///
     /// When it is damaged or cut short.
-    pub(super) fn finish(self) -> io::Result<BTreeSet<String>> {
+    pub(super) fn finish(self) -> io::Result<Contents> {
         let names = match self {
-            Self::Begun(head) if head.is_empty() => return Ok(BTreeSet::new()),
+            Self::Begun(head) if head.is_empty() => return Ok(Contents::default()),
             Self::Begun(_) => return Err(cut()),
             Self::Gzip(decoder) => decoder.finish()?,
             Self::Zstd(mut decoder) => {
@@ -75,6 +85,13 @@ impl Chunk {
     }
 }
 
+/// The folder of the shard whose objects are in the file of that path.
+pub(super) fn shard_of(path: &str) -> Option<&str> {
+    let (shard, file) = path.split_once("/lsm/objects/segment-")?;
+    let (_, kind) = file.rsplit_once('.')?;
+    (kind == "db").then_some(shard)
+}
+
 fn cut() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, "it is cut short")
 }
@@ -82,7 +99,7 @@ fn cut() -> io::Error {
 /// Reads the names in a tar stream that is pushed to it.
 #[derive(Debug, Default)]
 pub(super) struct Names {
-    found: BTreeSet<String>,
+    found: Contents,
     /// The block under way.
     block: Vec<u8>,
     /// Of the content under way: how many bytes are left, with what fills up its last block.
@@ -91,6 +108,8 @@ pub(super) struct Names {
     long: Option<Vec<u8>>,
     /// The name of the next entry, from before it.
     name: Option<String>,
+    /// The objects under way, with the folder of their shard.
+    objects: Option<(String, Segment)>,
     ended: bool,
 }
 
@@ -112,7 +131,8 @@ impl Names {
         } else if !kind.is_pax_global_extensions() {
             let short = || String::from_utf8_lossy(&header.path_bytes()).into_owned();
             let name = self.name.take().unwrap_or_else(short);
-            self.found.insert(name);
+            self.objects = shard_of(&name).map(|shard| (shard.to_owned(), Segment::default()));
+            self.found.files.insert(name);
         }
         Ok(())
     }
@@ -130,7 +150,16 @@ impl Names {
         }
     }
 
-    fn finish(self) -> io::Result<BTreeSet<String>> {
+    /// Notes what vectors the objects have that have ended.
+    fn judged(&mut self) {
+        let Some((shard, Segment { found, .. })) = self.objects.take() else { return };
+        if found != Vectors::default() {
+            let vectors = self.found.vectors.entry(shard).or_default();
+            *vectors = Vectors { plain: vectors.plain || found.plain, named: vectors.named || found.named };
+        }
+    }
+
+    fn finish(self) -> io::Result<Contents> {
         if self.ended && self.left == 0 { Ok(self.found) } else { Err(cut()) }
     }
 }
@@ -150,9 +179,13 @@ impl Write for Names {
                 }
                 long.extend_from_slice(&bytes[..part]);
             }
+            if let Some((_, segment)) = &mut self.objects {
+                segment.take(&bytes[..part]);
+            }
             self.left -= part as u64;
             if self.left == 0 {
                 self.named();
+                self.judged();
             }
             return Ok(part);
         }
@@ -199,7 +232,7 @@ mod tests {
     fn read(bytes: &[u8]) -> io::Result<BTreeSet<String>> {
         let mut chunk = Chunk::default();
         bytes.chunks(3).try_for_each(|part| chunk.take(part))?;
-        chunk.finish()
+        Ok(chunk.finish()?.files)
     }
 
     #[test]

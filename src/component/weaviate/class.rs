@@ -1,5 +1,6 @@
 //! A class: its definition, its tenants, how many objects it has. Pure.
 
+use crate::component::weaviate::count::{Bracket, Verdict};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -39,44 +40,31 @@ impl Tenant {
     }
 }
 
-/// Two counts between which the true one lies: nobody stops writing while a backup runs.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Bracket {
-    pub(super) before: u64,
-    pub(super) after: u64,
-    /// Whether both were counted exactly. Where the server has no GraphQL they were not.
-    #[serde(default = "yes", skip_serializing_if = "is_true")]
-    pub(super) exact: bool,
-}
-
-const fn yes() -> bool {
-    true
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
-const fn is_true(exact: &bool) -> bool {
-    *exact
-}
-
-impl Bracket {
-    /// Whether `found` objects may be those of this moment.
-    pub(super) fn holds(self, found: u64) -> bool {
-        let (least, most) = (self.before.min(self.after), self.before.max(self.after));
-        // What lags behind still tells something from nothing.
-        (least..=most).contains(&found) || !self.exact && (found > 0) == (most > 0)
-    }
-}
-
 impl Class {
     /// Tenants whose data cannot be read now.
     pub(super) fn inactive(&self) -> impl Iterator<Item = &str> {
         self.tenants.iter().filter(|tenant| !tenant.is_active()).map(|tenant| tenant.name.as_str())
+    }
+
+    /// The meaning of `found` objects after a restore. An empty class contradicts estimates too; objects that
+    /// expire are missing by right.
+    pub(super) fn judge(&self, found: u64) -> Verdict {
+        match self.objects.judge(found) {
+            Verdict::Fewer | Verdict::Unproven if expires(&self.definition) => Verdict::Unproven,
+            Verdict::Unproven if found == 0 && self.objects.has_objects() => Verdict::Fewer,
+            verdict => verdict,
+        }
     }
 }
 
 /// Whether objects of the class belong to tenants.
 pub(super) fn has_tenants(definition: &Value) -> bool {
     definition["multiTenancyConfig"]["enabled"] == true
+}
+
+/// Returns whether the server deletes objects of the class by itself, after a time.
+fn expires(definition: &Value) -> bool {
+    definition["objectTtlConfig"]["enabled"] == true
 }
 
 /// The properties that refer to other objects: their data types are classes, which begin with a capital.
@@ -87,6 +75,35 @@ pub(super) fn references(definition: &Value) -> BTreeSet<String> {
     };
     let properties = definition["properties"].as_array().into_iter().flatten().filter(refers);
     properties.filter_map(|property| Some(property["name"].as_str()?.to_owned())).collect()
+}
+
+/// The classes that the objects of a class may refer to.
+pub(super) fn targets(definition: &Value) -> BTreeSet<String> {
+    let refers = references(definition);
+    let properties = definition["properties"].as_array().into_iter().flatten();
+    let refers = properties.filter(|one| one["name"].as_str().is_some_and(|name| refers.contains(name)));
+    let kinds = refers.flat_map(|property| property["dataType"].as_array().into_iter().flatten());
+    kinds.filter_map(|kind| Some(kind.as_str()?.to_owned())).collect()
+}
+
+/// The references of classes to classes that are neither among `classes` nor among `there`, in words: no server makes
+/// a class that refers to one that is not there.
+pub(super) fn dangling(classes: &Classes, there: &BTreeSet<String>) -> Vec<String> {
+    let mut missing = Vec::new();
+    for (name, class) in classes {
+        let targets = targets(&class.definition).into_iter();
+        let lost = targets.filter(|target| !classes.contains_key(target) && !there.contains(target));
+        missing
+            .extend(lost.map(|target| format!("class {name} refers to class {target}, which is not there")));
+    }
+    missing
+}
+
+/// Returns whether a class has a vector without a name and named vectors beside it, as from 1.31 on they can be added later.
+pub(super) fn has_both_kinds_of_vectors(definition: &Value) -> bool {
+    let has_named = definition["vectorConfig"].as_object().is_some_and(|vectors| !vectors.is_empty());
+    let has_unnamed = ["vectorizer", "vectorIndexType"].iter().any(|field| definition[field].is_string());
+    has_named && has_unnamed
 }
 
 /// The modules that a class cannot be made without.
@@ -145,21 +162,24 @@ pub(super) fn is_name(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::component::weaviate::count::Count;
     use serde_json::json;
 
     #[test]
-    fn a_bracket_holds_what_lies_between_and_an_inexact_one_tells_something_from_nothing() {
-        let bracket = |before, after, exact| Bracket { before, after, exact };
-        for (bracket, found, holds) in [
-            (bracket(5, 5, true), 5, true),
-            (bracket(5, 5, true), 4, false),
-            (bracket(7, 5, true), 6, true),
-            (bracket(5, 7, true), 8, false),
-            (bracket(5, 5, false), 9, true),
-            (bracket(5, 5, false), 0, false),
-            (bracket(0, 0, false), 1, false),
+    fn an_empty_class_is_less_than_what_was_estimated_and_what_expires_is_not_missed() {
+        let estimate = Bracket { before: Count::Estimate(0), after: Count::Estimate(5) };
+        let seen = Bracket { before: Count::Estimate(4), ..estimate };
+        for (objects, found, verdict) in [
+            (Bracket::captured(5), 4, Verdict::Fewer),
+            (Bracket::captured(5), 6, Verdict::More),
+            (seen, 0, Verdict::Fewer),
+            (seen, 1, Verdict::Unproven),
+            (estimate, 0, Verdict::Unproven),
         ] {
-            assert_eq!(bracket.holds(found), holds, "{bracket:?} {found}");
+            let class = |definition| Class { definition, tenants: Vec::new(), objects };
+            assert_eq!(class(json!({})).judge(found), verdict, "{objects:?} {found}");
+            let brief = class(json!({"objectTtlConfig": {"enabled": true, "defaultTtl": 60}}));
+            assert_ne!(brief.judge(found), Verdict::Fewer);
         }
     }
 

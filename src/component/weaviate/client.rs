@@ -1,69 +1,54 @@
-//! Requests to Weaviate and what its answers mean for the caller.
-//!
-//! Facts about answers are from Weaviate's source at 1.22.4, 1.26.1 and later tags: errors come as
-//! `{"error":[{"message"}]}` from its handlers, as `{"code","message"}` from its framework, and as
-//! anything at all from a proxy in front of it.
+//! Requests to Weaviate: sent when the server is ready, and asked again while it is away.
 
 use crate::base::backoff::Backoff;
 use crate::component::ComponentError;
+use crate::component::weaviate::answer::{Answer, NotReady};
 use crate::component::weaviate::config::{Address, Tls, WeaviateConfig};
+use crate::component::weaviate::lines::append;
+use bytes::Bytes;
 use reqwest::{Certificate, Identity, Method, StatusCode, header::CONTENT_TYPE};
 use secrecy::{ExposeSecret, SecretString};
+use serde::de::DeserializeOwned;
 use serde_json::Value;
-use std::{fs, io, path::Path, time::Duration};
+use std::{
+    fs, io,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+pub(super) use crate::component::weaviate::answer::Fault;
 
 /// One server. Clones share their connections.
 #[derive(Debug, Clone)]
 pub(super) struct Client {
     http: reqwest::Client,
     server: Address,
+    setting: &'static str,
     key: Option<SecretString>,
     second: Duration,
+    patience: Patience,
+    /// True if the server has said that it is ready, and has not been away since.
+    is_ready: Arc<AtomicBool>,
 }
 
-/// Why a request did not bring what was asked for.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum Fault {
-    /// The key is wrong or missing, or has no right to this.
-    #[error("{status}: {message}")]
-    Denied { status: StatusCode, message: String },
-    /// The server says no, in words.
-    #[error("{status}: {message}")]
-    Refused { status: StatusCode, message: String },
-    /// There was no answer, or one of a proxy's. The request may have had its effect.
-    #[error("no answer of Weaviate's")]
-    Away(#[source] Box<dyn std::error::Error + Send + Sync>),
-}
-
-impl Fault {
-    /// Whether it was refused with these words.
-    pub(super) fn says(&self, words: &str) -> bool {
-        matches!(self, Self::Refused { message, .. } if message.contains(words))
-    }
-
-    pub(super) fn is(&self, code: u16) -> bool {
-        matches!(self, Self::Refused { status, .. } if status.as_u16() == code)
-    }
-
-    /// The error of somebody who wanted `what`.
-    pub(super) fn of(self, what: impl Into<String>) -> ComponentError {
-        let what = what.into();
-        match self {
-            Self::Denied { .. } => ComponentError::Denied { what, source: Some(self.into()) },
-            Self::Away(_) => ComponentError::Unavailable { what, source: Some(self.into()) },
-            Self::Refused { status, .. } if status.is_server_error() => {
-                ComponentError::Unavailable { what, source: Some(self.into()) }
-            }
-            Self::Refused { .. } => ComponentError::Unusable { what, source: Some(self.into()) },
-        }
-    }
+/// The time for which a server that gives no usable answer is asked again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Patience {
+    /// About a minute: whoever wants something can come again.
+    Usual,
+    /// About ten minutes: classes are missing until the server answers, and nobody else brings them back.
+    ClassesAreMissing,
 }
 
 impl Client {
     /// Answers of a kind that cannot be longer: statuses, schemas, pages of objects.
     pub(super) const LONGEST: usize = 64 << 20;
-    /// How long the server may take for one answer.
-    const PATIENCE: u32 = 60;
+    /// The longest time for one answer of the server, in seconds.
+    const LONGEST_ANSWER: u32 = 60;
 
     /// A client of the server at `server`; nothing is asked of it yet.
     ///
@@ -78,7 +63,16 @@ impl Client {
             .tcp_nodelay(true);
         let builder = with_certificates(builder, &config.tls)?;
         let http = builder.build().map_err(|err| unusable("prepare TLS to Weaviate", err))?;
-        Ok(Self { http, server: server.clone(), key: config.api_key.clone(), second: config.second })
+        let is_drill = config.drill.as_ref() == Some(server);
+        Ok(Self {
+            http,
+            server: server.clone(),
+            setting: if is_drill { "BACKUP_WEAVIATE_DRILL_URL" } else { "WEAVIATE_URL" },
+            key: config.api_key.clone(),
+            second: config.second,
+            patience: Patience::Usual,
+            is_ready: Arc::default(),
+        })
     }
 
     /// Where the server is, for people.
@@ -96,8 +90,49 @@ impl Client {
         tokio::time::sleep(self.seconds(seconds)).await;
     }
 
-    /// Asks once.
+    /// The same client with another patience.
+    pub(super) fn with(&self, patience: Patience) -> Self {
+        Self { patience, ..self.clone() }
+    }
+
+    /// The name of our setting that has led here.
+    pub(super) const fn setting(&self) -> &'static str {
+        self.setting
+    }
+
+    /// Returns whether a key is sent, so that the server may have rights that differ by key.
+    pub(super) const fn has_key(&self) -> bool {
+        self.key.is_some()
+    }
+
+    /// Asks once, as soon as the server is ready. The request is not sent before, so what may not be repeated is
+    /// asked so.
     pub(super) async fn ask(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value, Fault> {
+        let mut turns = self.turns();
+        loop {
+            let answer = match self.look_ready().await {
+                Ok(()) => self.ask_now(method.clone(), path, body).await,
+                Err(fault) => {
+                    if turns.another(&fault).await {
+                        continue;
+                    }
+                    return Err(fault);
+                }
+            };
+            match answer {
+                Err(fault) if fault.is_not_ready() && turns.another(&fault).await => {}
+                answer => return answer,
+            }
+        }
+    }
+
+    /// Asks once, without waiting for the server.
+    pub(super) async fn ask_now(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<Value, Fault> {
         // Some orders are obeyed without a word; a question is answered.
         let is_order = method != Method::GET;
         let text = self.ask_text(method, path, body, Self::LONGEST).await?;
@@ -107,7 +142,7 @@ impl Client {
         serde_json::from_slice(&text).map_err(|err| Fault::Away(err.into()))
     }
 
-    /// Asks once, for the bytes of the answer; more than `longest` are an error.
+    /// Asks once, without waiting for the server, for the bytes of the answer; more than `longest` are an error.
     pub(super) async fn ask_text(
         &self,
         method: Method,
@@ -115,15 +150,69 @@ impl Client {
         body: Option<&Value>,
         longest: usize,
     ) -> Result<Vec<u8>, Fault> {
+        let body = body.map(|body| Bytes::from(body.to_string()));
+        self.ask_bytes(method, path, body, longest).await
+    }
+
+    async fn ask_bytes(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Bytes>,
+        longest: usize,
+    ) -> Result<Vec<u8>, Fault> {
+        self.look_ready().await?;
+        let mut answer = self.send(method.clone(), path, body.clone(), longest).await?;
+        if answer.may_be_of_a_start(path) {
+            // A server that has been restarted since the last look: nothing was done, and the answer is another
+            // one as soon as the server is ready.
+            self.is_ready.store(false, Relaxed);
+            self.look_ready().await?;
+            answer = self.send(method, path, body, longest).await?;
+        }
+        let judged = answer.judged(path, self.has_key());
+        if matches!(judged, Err(Fault::Away(_))) {
+            self.is_ready.store(false, Relaxed);
+        }
+        judged
+    }
+
+    /// Looks whether the server is ready, unless it was when it last answered.
+    async fn look_ready(&self) -> Result<(), Fault> {
+        const PATH: &str = "/v1/.well-known/ready";
+        if self.is_ready.load(Relaxed) {
+            return Ok(());
+        }
+        let answer = self.send(Method::GET, PATH, None, Self::LONGEST).await?;
+        // A proxy may keep this path to itself: nothing but Weaviate's own word is believed.
+        if answer.status == StatusCode::SERVICE_UNAVAILABLE {
+            return Err(Fault::Away(NotReady.into()));
+        }
+        self.is_ready.store(true, Relaxed);
+        Ok(())
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Bytes>,
+        longest: usize,
+    ) -> Result<Answer, Fault> {
         let mut request = self.http.request(method, self.server.join(path));
         // At least so long in real time: tests shorten the server's seconds, not the machine's.
-        request = request.timeout(self.seconds(Self::PATIENCE).max(Duration::from_secs(20)));
+        request = request.timeout(self.seconds(Self::LONGEST_ANSWER).max(Duration::from_secs(20)));
         if let Some(key) = &self.key {
             request = request.bearer_auth(key.expose_secret());
         }
         if let Some(body) = body {
-            request = request.header(CONTENT_TYPE, "application/json").body(body.to_string());
+            request = request.header(CONTENT_TYPE, "application/json").body(body);
         }
+        let away = |err: reqwest::Error| {
+            self.is_ready.store(false, Relaxed);
+            // Errors of the library hold the URL, which is known and noise.
+            Fault::Away(err.without_url().into())
+        };
         let mut answer = request.send().await.map_err(away)?;
         let status = answer.status();
         let mut text = Vec::new();
@@ -131,44 +220,62 @@ impl Client {
             if text.len() + chunk.len() > longest {
                 return Err(Fault::Away(io::Error::from(io::ErrorKind::FileTooLarge).into()));
             }
-            text.extend_from_slice(&chunk);
+            append(&mut text, &chunk, longest);
         }
-        match status.as_u16() {
-            200..=299 => Ok(text),
-            401 | 403 => Err(Fault::Denied { status, message: message(&text) }),
-            429 | 502..=504 => Err(Fault::Away(format!("{status}: {}", message(&text)).into())),
-            _ => Err(Fault::Refused { status, message: message(&text) }),
-        }
+        Ok(Answer { status, body: text })
     }
 
-    /// Asks for what has no effect, or the same each time, again and again for about a minute while there is no
-    /// answer.
+    /// Asks for what has no effect, or the same each time, again and again for as long as this client's patience
+    /// lasts, while there is no answer or the server is in trouble.
     pub(super) async fn again(
         &self,
         method: Method,
         path: &str,
         body: Option<&Value>,
     ) -> Result<Value, Fault> {
-        self.in_turns(self.turns(), method, path, body).await
+        let mut turns = self.turns();
+        loop {
+            match self.ask_now(method.clone(), path, body).await {
+                Err(fault) if fault.passes() && turns.another(&fault).await => {}
+                answer => return answer,
+            }
+        }
     }
 
-    /// Asks who is there: for some seconds only, since whoever wants that can come again.
+    /// Posts a text of JSON whose effect is the same however often it is posted, again and again while there is
+    /// no answer. An answer without a body is the default of `T`; an answer may be as long as what was posted.
+    pub(super) async fn post_again<T: DeserializeOwned + Default>(
+        &self,
+        path: &str,
+        body: &Bytes,
+    ) -> Result<T, Fault> {
+        let (mut turns, longest) = (self.turns(), Self::LONGEST + 2 * body.len());
+        loop {
+            let answer = self.ask_bytes(Method::POST, path, Some(body.clone()), longest).await;
+            let answer = answer.and_then(|text| match &*text {
+                [] => Ok(T::default()),
+                text => serde_json::from_slice(text).map_err(|err| Fault::Away(err.into())),
+            });
+            match answer {
+                Err(fault) if fault.passes() && turns.another(&fault).await => {}
+                answer => return answer,
+            }
+        }
+    }
+
+    /// Asks who is there: for some seconds only, since whoever wants that can come again; longer when the server
+    /// is starting.
     pub(super) async fn knock(&self, path: &str) -> Result<Value, Fault> {
         const TIMES: u32 = 3;
-        self.in_turns(Turns { left: TIMES, ..self.turns() }, Method::GET, path, None).await
-    }
-
-    async fn in_turns(
-        &self,
-        mut turns: Turns,
-        method: Method,
-        path: &str,
-        body: Option<&Value>,
-    ) -> Result<Value, Fault> {
+        let (mut few, mut many) = (Turns { left: TIMES, ..self.turns() }, self.turns());
         loop {
-            match self.ask(method.clone(), path, body).await {
-                Err(Fault::Away(err)) if turns.another(&*err).await => {}
+            let fault = match self.ask_now(Method::GET, path, None).await {
+                Err(fault @ Fault::Away(_)) => fault,
                 answer => return answer,
+            };
+            let turns = if fault.is_not_ready() { &mut many } else { &mut few };
+            if !turns.another(&fault).await {
+                return Err(fault);
             }
         }
     }
@@ -180,8 +287,11 @@ impl Client {
 
     /// How often something is asked that gets no answer.
     pub(super) fn turns(&self) -> Turns {
-        const TIMES: u32 = 7;
-        Turns { left: TIMES, backoff: Backoff::new(self.seconds(1), self.seconds(16)) }
+        let left = match self.patience {
+            Patience::Usual => 7,
+            Patience::ClassesAreMissing => 42,
+        };
+        Turns { left, backoff: Backoff::new(self.seconds(1), self.seconds(16)) }
     }
 }
 
@@ -205,25 +315,9 @@ impl Turns {
     }
 }
 
-/// Errors of the library hold the URL, which is known and noise.
-fn away(err: reqwest::Error) -> Fault {
-    Fault::Away(err.without_url().into())
-}
-
-/// What an error says, in one line and no longer than anybody reads.
-fn message(body: &[u8]) -> String {
-    const LONGEST: usize = 400;
-    let text = String::from_utf8_lossy(body);
-    let said = serde_json::from_str::<Value>(&text).ok().and_then(|body| {
-        let one = body.get("message").or_else(|| body.get("error")?.get(0)?.get("message"));
-        Some(one?.as_str()?.to_owned())
-    });
-    let said = said.unwrap_or_else(|| match text.trim() {
-        "" => "no word why".to_owned(),
-        text if text.starts_with('<') => "a page that is not Weaviate's".to_owned(),
-        text => text.to_owned(),
-    });
-    said.replace(['\n', '\r'], " ").chars().take(LONGEST).collect()
+/// Returns whether an answer was longer than the caller allows.
+pub(super) fn is_too_long(err: &(dyn std::error::Error + Send + Sync + 'static)) -> bool {
+    err.downcast_ref::<io::Error>().is_some_and(|err| err.kind() == io::ErrorKind::FileTooLarge)
 }
 
 fn with_certificates(
@@ -254,19 +348,4 @@ pub(super) fn unusable(
     source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
 ) -> ComponentError {
     ComponentError::Unusable { what: what.into(), source: Some(source.into()) }
-}
-
-#[test]
-fn what_an_error_says_is_found_in_every_shape() {
-    for (body, words) in [
-        (r#"{"error":[{"message":"no backup backend"}]}"#, "no backup backend"),
-        (r#"{"code":404,"message":"path was not found"}"#, "path was not found"),
-        ("<html>\n<h1>502</h1>", "a page that is not Weaviate's"),
-        ("", "no word why"),
-        ("plain\nwords", "plain words"),
-        (r#"{"error":"odd"}"#, r#"{"error":"odd"}"#),
-    ] {
-        assert_eq!(message(body.as_bytes()), words);
-    }
-    assert_eq!(message("ä".repeat(999).as_bytes()).chars().count(), 400);
 }

@@ -1,9 +1,9 @@
 //! An archive read to its end: whether all is there that its index and Weaviate's descriptors name.
 
 use crate::component::tar::{Entry, Visit, walk};
-use crate::component::weaviate::chunk::Chunk;
+use crate::component::weaviate::chunk::{Chunk, Contents};
 use crate::component::weaviate::index::{Index, Made, corrupt};
-use crate::component::weaviate::lines::Lines;
+use crate::component::weaviate::lines::{Lines, Owner};
 use crate::component::weaviate::tree::Tree;
 use crate::component::{ComponentError, Feed};
 use crate::domain::{facts::Counts, progress::Meter};
@@ -14,7 +14,18 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Of what Weaviate wrote itself nothing but the files can be counted: the objects are those of the index,
 /// if the classes are there and every chunk is whole.
 pub(super) async fn decode(index: &Index, feed: Feed<'_>, meter: &Meter) -> Result<Counts, ComponentError> {
-    let mut reading = Reading::new(index);
+    decode_only(index, None, feed, meter).await
+}
+
+/// Reads an archive as [`decode`] does; of an export, only the objects of the classes of `only` must name their tenants,
+/// so that these classes can be restored from an archive in which another class cannot.
+pub(super) async fn decode_only(
+    index: &Index,
+    only: Option<&BTreeSet<String>>,
+    feed: Feed<'_>,
+    meter: &Meter,
+) -> Result<Counts, ComponentError> {
+    let mut reading = Reading::new(index, only);
     walk(feed, meter, &mut reading).await?;
     reading.finish()
 }
@@ -22,11 +33,13 @@ pub(super) async fn decode(index: &Index, feed: Feed<'_>, meter: &Meter) -> Resu
 /// What is seen of an archive.
 struct Reading<'a> {
     index: &'a Index,
+    /// The classes of an export that are to be restored; all if `None`.
+    only: Option<&'a BTreeSet<String>>,
     tree: Tree,
     /// What the entry under way is.
     now: Now<'a>,
-    /// The files in each chunk that was whole.
-    chunks: BTreeMap<String, BTreeSet<String>>,
+    /// The contents of each chunk that was whole.
+    chunks: BTreeMap<String, Contents>,
     /// Objects of an export.
     objects: BTreeMap<String, u64>,
 }
@@ -35,14 +48,14 @@ enum Now<'a> {
     Nothing,
     Text(String, Vec<u8>),
     Chunk(String, Chunk),
-    Part(&'a str, Box<Lines>),
+    Part(&'a str, Box<Lines<'a>>),
 }
 
 impl<'a> Reading<'a> {
-    fn new(index: &'a Index) -> Self {
+    fn new(index: &'a Index, only: Option<&'a BTreeSet<String>>) -> Self {
         // A class without objects has no part.
         let objects = index.classes.keys().map(|class| (class.clone(), 0)).collect();
-        Self { index, tree: Tree::default(), now: Now::Nothing, chunks: BTreeMap::new(), objects }
+        Self { index, only, tree: Tree::default(), now: Now::Nothing, chunks: BTreeMap::new(), objects }
     }
 
     /// Closes the entry before.
@@ -51,8 +64,8 @@ impl<'a> Reading<'a> {
             Now::Nothing => {}
             Now::Text(path, text) => self.tree.say(&path, text),
             Now::Chunk(path, chunk) => {
-                let names = chunk.finish().map_err(|err| corrupt(format!("{path}: {err}")))?;
-                self.chunks.insert(path, names);
+                let contents = chunk.finish().map_err(|err| corrupt(format!("{path}: {err}")))?;
+                self.chunks.insert(path, contents);
             }
             Now::Part(class, lines) => {
                 let count = lines.finish().map_err(|err| corrupt(format!("objects of {class}: {err}")))?;
@@ -64,7 +77,8 @@ impl<'a> Reading<'a> {
 
     fn finish(mut self) -> Result<Counts, ComponentError> {
         self.close()?;
-        let promised = |(name, class): (&String, &super::class::Class)| (name.clone(), class.objects.before);
+        let promised =
+            |(name, class): (&String, &super::class::Class)| (name.clone(), class.objects.number());
         let classes = match self.index.way {
             Made::Export => self.objects,
             Made::Filesystem => {
@@ -86,13 +100,8 @@ impl<'a> Reading<'a> {
         if described.classes != wanted {
             return Err(corrupt(format!("it holds {:?} and should hold {wanted:?}", described.classes)));
         }
-        for (chunk, names) in &described.chunks {
-            let found = self.chunks.get(chunk).ok_or_else(|| corrupt(format!("{chunk} is missing")))?;
-            if let Some(lost) = names.difference(found).next() {
-                return Err(corrupt(format!("{chunk} does not have {lost}")));
-            }
-        }
-        Ok(())
+        described.compare(&self.chunks).map_err(corrupt)?;
+        self.index.accept(&described.lost_indexes(&self.chunks, &self.index.classes))
     }
 }
 
@@ -105,8 +114,10 @@ impl Visit for Reading<'_> {
         let path = String::from_utf8_lossy(&entry.path()).into_owned();
         if self.index.way == Made::Export {
             let class = self.index.class_of(&path);
-            let class = class.ok_or_else(|| corrupt(format!("{path:?} is of no class of its index")))?;
-            self.now = Now::Part(class, Box::new(Lines::new().map_err(corrupt)?));
+            let name = class.ok_or_else(|| corrupt(format!("{path:?} is of no class of its index")))?;
+            let is_brought = self.only.is_none_or(|only| only.contains(name));
+            let owner = is_brought.then(|| Owner::new(name, &self.index.classes[name]));
+            self.now = Now::Part(name, Box::new(Lines::new(owner).map_err(corrupt)?));
             return Ok(());
         }
         self.tree.add(&path, size);
@@ -152,6 +163,8 @@ mod tests {
             server_version: "1.26.1".to_owned(),
             nodes: BTreeSet::new(),
             classes: BTreeMap::new(),
+            aliases: BTreeMap::new(),
+            unindexed: BTreeSet::new(),
             files: Vec::new(),
         };
         let counts = decode(&index, &mut &END[..], &Meter::default()).await.unwrap();

@@ -5,25 +5,38 @@
 
 use crate::component::ComponentError;
 use crate::component::weaviate::class::{self, Class, Classes};
-use crate::component::weaviate::client::{Client, Fault};
-use crate::component::weaviate::index::{Index, entry};
-use crate::component::weaviate::lines::pack;
+use crate::component::weaviate::client::{Fault, is_too_long};
+use crate::component::weaviate::index::{Index, Made, head, padding};
+use crate::component::weaviate::lines::{LONGEST_PART, Pieces, encoder};
 use crate::component::weaviate::server::Server;
-use crate::domain::progress::Meter;
+use crate::domain::{facts::Facts, progress::Meter};
 use crate::stream::{Content, Output};
 use bytes::Bytes;
+use memchr::memchr2_iter;
 use reqwest::Method;
 use serde::Deserialize;
-use serde_json::value::RawValue;
-use std::{collections::BTreeMap, io};
+use serde_json::{json, value::RawValue};
+use std::{borrow::Cow, collections::BTreeMap, io::Write as _, iter};
 use url::form_urlencoded;
+use zstd::stream::write::Encoder;
 
-/// Lines of a part before they are packed: memory holds a page and a part.
+/// Bytes of a part before it is packed.
 const PART: usize = 4 << 20;
-/// How large a page should be.
+/// The size of a page in bytes, about: memory holds a page and a packed part.
 const PAGE: usize = 2 << 20;
-/// The most objects of a page; servers refuse more than 10,000.
-const MOST: usize = 1000;
+
+/// A server's words when it gives fewer objects at once than it was asked for (`QUERY_MAXIMUM_RESULTS`).
+pub(super) const TOO_MANY: &str = "query maximum results exceeded";
+
+/// Everything of a server that an export cannot hold, for people.
+pub(super) const NOT_KEPT: &str = "an export brings objects back with new creation and update times, and holds no users, \
+                                   roles and keys: Weaviate's own backups keep them (BACKUP_WEAVIATE_BACKEND)";
+
+/// The warning of a plan to restore an export.
+pub(super) fn not_kept(facts: &Facts) -> Option<String> {
+    let is_export = facts.backend.as_deref() == Some(Made::Export.as_str());
+    is_export.then(|| format!("The backup is an export: {NOT_KEPT}."))
+}
 
 /// Writes the objects of all classes, as entries of the archive, and tells how many there were of each.
 ///
@@ -37,11 +50,18 @@ pub(super) async fn export(
     meter: &Meter,
 ) -> Result<BTreeMap<String, u64>, ComponentError> {
     let mut counts = BTreeMap::new();
+    let mut reader = Reader { server, meter, most: Reader::MOST };
     for (number, (name, class)) in classes.iter().enumerate() {
-        let mut parts = Parts { folder: Index::folder(number, name), number: 0, lines: Vec::new(), out };
+        let mut parts = Parts {
+            folder: Index::folder(number, name),
+            number: 0,
+            packed: encoder().map_err(ComponentError::Output)?,
+            bytes: 0,
+            out,
+        };
         let mut count = 0;
         for tenant in tenants(class) {
-            count += read_all(server, name, tenant, &mut parts, meter).await?;
+            count += reader.read_all(name, tenant, &mut parts).await?;
         }
         parts.flush().await?;
         counts.insert(name.clone(), count);
@@ -63,64 +83,93 @@ fn tenants(class: &Class) -> Vec<Option<&str>> {
 }
 
 #[derive(Deserialize)]
-struct Page {
-    #[serde(default)]
-    objects: Option<Vec<Box<RawValue>>>,
+struct Page<'a> {
+    #[serde(borrow, default)]
+    objects: Option<Vec<&'a RawValue>>,
 }
 
 #[derive(Deserialize)]
-struct Id {
-    id: String,
+struct Listed<'a> {
+    #[serde(borrow)]
+    id: Cow<'a, str>,
+    #[serde(borrow)]
+    tenant: Option<Cow<'a, str>>,
 }
 
-async fn read_all(
-    server: &Server,
-    class: &str,
-    tenant: Option<&str>,
-    parts: &mut Parts<'_>,
-    meter: &Meter,
-) -> Result<u64, ComponentError> {
-    let what = || format!("read the objects of class {class}");
-    let (mut after, mut limit, mut count) = (None::<String>, 25, 0);
-    loop {
-        let (page, bytes) = read_page(server, class, tenant, after.as_deref(), &mut limit)
-            .await
-            .map_err(|fault| fault.of(what()))?;
-        let Some(last) = page.last() else { return Ok(count) };
-        let Id { id } = serde_json::from_str(last.get()).map_err(|err| Fault::Away(err.into()).of(what()))?;
-        count += page.len() as u64;
-        meter.add(bytes as u64);
-        for object in &page {
-            parts.add(object.get()).await?;
+/// The pages of a server.
+struct Reader<'a> {
+    server: &'a Server,
+    meter: &'a Meter,
+    /// The most objects that the server gives at once.
+    most: usize,
+}
+
+impl Reader<'_> {
+    /// Servers refuse more than 10,000, or less by their setting `QUERY_MAXIMUM_RESULTS`.
+    const MOST: usize = 1000;
+
+    /// Writes the objects of a class, or of one of its tenants.
+    async fn read_all(
+        &mut self,
+        class: &str,
+        tenant: Option<&str>,
+        parts: &mut Parts<'_>,
+    ) -> Result<u64, ComponentError> {
+        let what = || format!("read the objects of class {class}");
+        let mut turns = self.server.client.turns();
+        let (mut after, mut limit, mut count) = (None::<String>, 25, 0);
+        loop {
+            let text = self.read_page(class, tenant, after.as_deref(), &mut limit).await;
+            let text = text.map_err(|fault| fault.of(what()))?;
+            // A page that was cut is no JSON, and is asked for again.
+            let page = match serde_json::from_slice::<Page>(&text) {
+                Ok(page) => page.objects.unwrap_or_default(),
+                Err(err) if turns.another(&err).await => continue,
+                Err(err) => return Err(Fault::Away(err.into()).of(what())),
+            };
+            turns = self.server.client.turns();
+            let Some(last) = page.last() else { return Ok(count) };
+            count += page.len() as u64;
+            self.meter.add(text.len() as u64);
+            let listed = |object: &RawValue| {
+                serde_json::from_str::<Listed>(object.get())
+                    .map(|listed| (listed.id.into_owned(), listed.tenant.is_some()))
+                    .map_err(|err| Fault::Away(err.into()).of(what()))
+            };
+            for object in &page {
+                // No server of today says of which tenant a listed object is.
+                let unsaid = match tenant {
+                    Some(tenant) if !listed(object)?.1 => Some(tenant),
+                    _ => None,
+                };
+                parts.add(object.get(), unsaid).await?;
+            }
+            after = Some(listed(last)?.0);
+            // As many as make a page of the right size.
+            limit = (PAGE / (text.len() / page.len()).max(1)).clamp(1, self.most);
         }
-        after = Some(id);
-        // As many as make a page of the right size.
-        limit = (PAGE / (bytes / page.len()).max(1)).clamp(1, MOST);
     }
-}
 
-/// One page; of fewer objects when it would be too long.
-async fn read_page(
-    server: &Server,
-    class: &str,
-    tenant: Option<&str>,
-    after: Option<&str>,
-    limit: &mut usize,
-) -> Result<(Vec<Box<RawValue>>, usize), Fault> {
-    let mut turns = server.client.turns();
-    loop {
-        let path = path(class, tenant, after, *limit);
-        let longest = if *limit == 1 { Client::LONGEST } else { 4 * PAGE };
-        let answer = server.client.ask_text(Method::GET, &path, None, longest).await;
-        // A page that was cut is no JSON, and is asked for again.
-        let page = answer.and_then(|text| {
-            let page: Page = serde_json::from_slice(&text).map_err(|err| Fault::Away(err.into()))?;
-            Ok((page.objects.unwrap_or_default(), text.len()))
-        });
-        match page {
-            Err(Fault::Away(err)) if is_too_long(&*err) && *limit > 1 => *limit = (*limit / 4).max(1),
-            Err(Fault::Away(err)) if turns.another(&*err).await => {}
-            page => return page,
+    /// The text of one page; of fewer objects when it would be too long, or the server gives fewer at once.
+    async fn read_page(
+        &mut self,
+        class: &str,
+        tenant: Option<&str>,
+        after: Option<&str>,
+        limit: &mut usize,
+    ) -> Result<Vec<u8>, Fault> {
+        let mut turns = self.server.client.turns();
+        loop {
+            *limit = (*limit).min(self.most);
+            let path = path(class, tenant, after, *limit);
+            // The length of one object is the server's business, as long as an import can read it.
+            let longest = if *limit == 1 { LONGEST_PART } else { 4 * PAGE };
+            match self.server.client.ask_text(Method::GET, &path, None, longest).await {
+                Err(Fault::Away(err)) if is_too_long(&*err) && *limit > 1 => *limit = (*limit / 4).max(1),
+                Err(fault) if fault.says(TOO_MANY) && *limit > 1 => self.most = *limit / 2,
+                Err(fault) if fault.passes() && turns.another(&fault).await => {}
+                page => return page,
+            }
         }
     }
 }
@@ -137,35 +186,62 @@ fn path(class: &str, tenant: Option<&str>, after: Option<&str>, limit: usize) ->
     query.finish()
 }
 
-fn is_too_long(err: &(dyn std::error::Error + Send + Sync + 'static)) -> bool {
-    err.downcast_ref::<io::Error>().is_some_and(|err| err.kind() == io::ErrorKind::FileTooLarge)
-}
-
 /// The entries of one class.
 struct Parts<'a> {
     folder: String,
     number: u32,
-    lines: Vec<u8>,
+    /// The part under way, and its bytes before they were packed.
+    packed: Encoder<'static, Pieces>,
+    bytes: usize,
     out: &'a mut dyn Output,
 }
 
 impl Parts<'_> {
-    async fn add(&mut self, object: &str) -> Result<(), ComponentError> {
+    /// Writes an object as a line. `tenant` is set before its fields.
+    async fn add(&mut self, object: &str, tenant: Option<&str>) -> Result<(), ComponentError> {
+        // An object that makes a part too long gets one of its own.
+        if self.bytes + object.len() > PART {
+            self.flush().await?;
+        }
+        let rest = match tenant {
+            None => object,
+            Some(tenant) => {
+                let (brace, rest) = object.split_at(1);
+                self.write(format!("{brace}\"tenant\":{},", json!(tenant)).as_bytes())?;
+                rest
+            }
+        };
         // Line ends between the tokens of an object say nothing; those in texts are escaped.
-        self.lines.extend(object.bytes().map(|byte| if matches!(byte, b'\n' | b'\r') { b' ' } else { byte }));
-        self.lines.push(b'\n');
-        if self.lines.len() >= PART { self.flush().await } else { Ok(()) }
+        let mut from = 0;
+        for end in memchr2_iter(b'\n', b'\r', rest.as_bytes()) {
+            self.write(&rest.as_bytes()[from..end])?;
+            from = end + 1;
+        }
+        self.write(&rest.as_bytes()[from..])?;
+        self.write(b"\n")
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<(), ComponentError> {
+        self.bytes += bytes.len();
+        self.packed.write_all(bytes).map_err(ComponentError::Output)
     }
 
     async fn flush(&mut self) -> Result<(), ComponentError> {
-        if self.lines.is_empty() {
+        if self.bytes == 0 {
             return Ok(());
         }
         self.number += 1;
-        let packed = pack(&self.lines).map_err(ComponentError::Output)?;
-        self.lines.clear();
-        let entry = entry(&format!("{}/{:06}.ndjson.zst", self.folder, self.number), &packed);
+        self.bytes = 0;
+        let packed = std::mem::replace(&mut self.packed, encoder().map_err(ComponentError::Output)?)
+            .finish()
+            .map_err(ComponentError::Output)?;
+        let head = head(&format!("{}/{:06}.ndjson.zst", self.folder, self.number), packed.length());
+        let padding = padding(packed.length());
         self.out.content(Content::Incompressible);
-        self.out.write(Bytes::from(entry)).await.map_err(ComponentError::Output)
+        let entry = iter::once(Bytes::from(head)).chain(packed.into_pieces()).chain([padding.into()]);
+        for piece in entry {
+            self.out.write(piece).await.map_err(ComponentError::Output)?;
+        }
+        Ok(())
     }
 }

@@ -1,15 +1,18 @@
 //! The files of backups that Weaviate wrote itself: in its folder, which we see too, or in the bucket.
 
-use crate::component::weaviate::chunk::Chunk;
-use crate::component::weaviate::index::{FileInBucket, corrupt};
+use crate::component::weaviate::chunk::{Chunk, Contents};
+use crate::component::weaviate::class::Classes;
+use crate::component::weaviate::folder::Folder;
+use crate::component::weaviate::index::{FileInBucket, Index, corrupt};
 use crate::component::weaviate::job::PREFIX;
 use crate::component::weaviate::tree::{DESCRIPTOR, Described, RESTORED, Tree};
 use crate::component::{ComponentError, Shelf};
 use rustix::fs::syncfs;
 use sha2::{Digest, Sha256};
 use std::{
+    collections::{BTreeMap, BTreeSet},
     fs, io,
-    path::{Path, PathBuf},
+    path::Path,
     sync::Arc,
 };
 use tokio::{
@@ -21,7 +24,7 @@ use tokio::{
 #[derive(Debug, Clone)]
 pub(super) enum Files {
     /// In this folder.
-    Folder(PathBuf),
+    Folder(Folder),
     /// In the bucket.
     Bucket(Arc<dyn Shelf>),
 }
@@ -34,8 +37,8 @@ impl Files {
     /// When it cannot be read.
     pub(super) async fn tree(&self, id: &str) -> Result<Tree, ComponentError> {
         match self {
-            Self::Folder(root) => {
-                let folder = root.join(id);
+            Self::Folder(folder) => {
+                let folder = folder.of(id);
                 task::spawn_blocking(move || read_folder(&folder))
                     .await
                     .map_err(crate::component::tar::crashed)?
@@ -43,13 +46,14 @@ impl Files {
             Self::Bucket(shelf) => {
                 let mut tree = Tree::default();
                 for (path, bytes) in shelf.files(id).await? {
-                    if Tree::is_descriptor(&path) && bytes <= Tree::LONGEST_TEXT {
-                        let mut text = Vec::new();
-                        let mut file = shelf.open(&format!("{id}/{path}")).await?;
-                        file.read_to_end(&mut text).await.map_err(unread)?;
-                        tree.say(&path, text);
+                    if !Tree::is_descriptor(&path) || bytes > Tree::LONGEST_TEXT {
+                        tree.add(&path, bytes);
+                        continue;
                     }
-                    tree.add(&path, bytes);
+                    let mut text = Vec::new();
+                    let file = shelf.open(&format!("{id}/{path}")).await?;
+                    file.take(Tree::LONGEST_TEXT).read_to_end(&mut text).await.map_err(unread)?;
+                    tree.say(&path, text);
                 }
                 Ok(tree)
             }
@@ -67,20 +71,7 @@ impl Files {
             return Err(corrupt(format!("{id:?} is no backup of ours")));
         }
         match self {
-            Self::Folder(root) => {
-                let folder = root.join(id);
-                let removing = {
-                    let folder = folder.clone();
-                    task::spawn_blocking(move || remove_folder(&folder))
-                };
-                removing.await.map_err(crate::component::tar::crashed)?.map_err(|source| {
-                    let what = format!(
-                        "remove {}: run rna-backup as the user of the server, or as one of its group",
-                        folder.display()
-                    );
-                    ComponentError::Read { what, source }
-                })
-            }
+            Self::Folder(folder) => folder.remove(id).await,
             Self::Bucket(shelf) => {
                 shelf.remove(&format!("{id}/{DESCRIPTOR}")).await?;
                 for (path, _) in shelf.files(id).await? {
@@ -102,21 +93,97 @@ impl Files {
         tree: &Tree,
         described: &Described,
     ) -> Result<Vec<FileInBucket>, ComponentError> {
-        let mut files = Vec::new();
-        for (path, bytes) in &tree.files {
+        let (files, contents) = self.read(id, tree, described).await?;
+        described.compare(&contents).map_err(corrupt)?;
+        Ok(files)
+    }
+
+    /// Reads every file of `tree`: the hash of each, and the contents of the chunks.
+    async fn read(
+        &self,
+        id: &str,
+        tree: &Tree,
+        described: &Described,
+    ) -> Result<(Vec<FileInBucket>, BTreeMap<String, Contents>), ComponentError> {
+        let (mut files, mut contents) = (Vec::new(), BTreeMap::new());
+        for (path, wanted) in &tree.files {
             let file: Box<dyn AsyncRead + Send + Unpin> = match self {
-                Self::Folder(root) => {
-                    Box::new(tokio::fs::File::open(root.join(id).join(path)).await.map_err(unread)?)
+                Self::Folder(folder) => {
+                    Box::new(tokio::fs::File::open(folder.of(id).join(path)).await.map_err(unread)?)
                 }
                 Self::Bucket(shelf) => shelf.open(&format!("{id}/{path}")).await?,
             };
-            let (read, sha256) = read_file(file, path, described).await?;
-            if read != *bytes {
-                return Err(corrupt(format!("{path} has {read} bytes and should have {bytes}")));
+            let mut chunk = described.is_chunk(path).then(Chunk::default);
+            let (bytes, sha256) = read_file(file, path, chunk.as_mut()).await?;
+            if bytes != *wanted {
+                return Err(corrupt(format!("{path} has {bytes} bytes and should have {wanted}")));
             }
-            files.push(FileInBucket { path: path.clone(), bytes: read, sha256 });
+            if let Some(chunk) = chunk {
+                let found = chunk.finish().map_err(|err| corrupt(format!("{path}: {err}")))?;
+                contents.insert(path.clone(), found);
+            }
+            files.push(FileInBucket { path: path.clone(), bytes, sha256 });
         }
-        Ok(files)
+        Ok((files, contents))
+    }
+
+    /// Reads the files that an archive names, and compares their lengths and hashes with those in its index. Files
+    /// that came later are left alone.
+    ///
+    /// # Errors
+    ///
+    /// [`ComponentError::Corrupt`], which names the first file that is missing or not what was backed up.
+    pub(super) async fn compare(&self, index: &Index) -> Result<(), ComponentError> {
+        let mut tree = self.tree(&index.id).await?;
+        tree.files.retain(|path, _| index.files.iter().any(|file| file.path == *path));
+        for FileInBucket { path, bytes, .. } in &index.files {
+            match tree.files.get(path) {
+                None => return Err(corrupt(format!("{}/{path} is missing in the bucket", index.id))),
+                Some(found) if found != bytes => {
+                    let what = format!("{}/{path} has {found} bytes and should have {bytes}", index.id);
+                    return Err(corrupt(what));
+                }
+                Some(_) => {}
+            }
+        }
+        // The hashes prove the contents of the chunks, too.
+        let (found, _) = self.read(&index.id, &tree, &Described::default()).await?;
+        match index.files.iter().find(|file| !found.contains(file)) {
+            Some(changed) => Err(corrupt(format!("{}/{} is not what was backed up", index.id, changed.path))),
+            None => Ok(()),
+        }
+    }
+
+    /// The shards whose vector index the server has left out. Only chunks of classes that may lack one are read.
+    ///
+    /// # Errors
+    ///
+    /// When a chunk cannot be read.
+    pub(super) async fn lost_indexes(
+        &self,
+        id: &str,
+        tree: &Tree,
+        described: &Described,
+        classes: &Classes,
+    ) -> Result<BTreeSet<String>, ComponentError> {
+        let part = tree.only(&described.chunks_without_index(classes));
+        let (_, contents) = self.read(id, &part, described).await?;
+        Ok(described.lost_indexes(&contents, classes))
+    }
+
+    /// Returns whether the files of the backup `id` are, byte for byte, those of `tree`, which has the name `other`.
+    /// Files that cannot be read are not the same.
+    pub(super) async fn is_same(&self, id: &str, other: &str, tree: &Tree, described: &Described) -> bool {
+        let prove = async |name: &str, tree: &Tree| {
+            let mut files = self.prove(name, tree, described).await?;
+            files.retain(|file| file.path != RESTORED);
+            Ok::<_, ComponentError>(files)
+        };
+        let same = async {
+            let found = self.tree(id).await?;
+            Ok::<_, ComponentError>(prove(id, &found).await? == prove(other, tree).await?)
+        };
+        same.await.unwrap_or(false)
     }
 
     /// Writes a backup to disk: the server leaves that to the kernel. A bucket has done so.
@@ -125,8 +192,8 @@ impl Files {
     ///
     /// When not all of it could be written.
     pub(super) async fn sync(&self, id: &str) -> Result<(), ComponentError> {
-        let Self::Folder(root) = self else { return Ok(()) };
-        let folder = root.join(id);
+        let Self::Folder(folder) = self else { return Ok(()) };
+        let folder = folder.of(id);
         let sync = move || syncfs(fs::File::open(folder)?).map_err(io::Error::from);
         task::spawn_blocking(sync).await.map_err(crate::component::tar::crashed)?.map_err(|source| {
             ComponentError::Unavailable {
@@ -137,11 +204,14 @@ impl Files {
     }
 
     /// Forgets that a backup was restored before: the server shows the end of that until the next one begins.
+    /// In a folder that this process may not change, the old status stays; the server overwrites it with the order.
     pub(super) async fn forget_restore(&self, id: &str) -> Result<(), ComponentError> {
         match self {
-            Self::Folder(root) => match fs::remove_file(root.join(id).join(RESTORED)) {
-                Err(err) if err.kind() != io::ErrorKind::NotFound => Err(unread(err)),
-                _ => Ok(()),
+            Self::Folder(folder) => match fs::remove_file(folder.of(id).join(RESTORED)) {
+                Ok(()) => Ok(()),
+                Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(()),
+                Err(err) if err.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+                Err(err) => Err(unread(err)),
             },
             Self::Bucket(shelf) => shelf.remove(&format!("{id}/{RESTORED}")).await,
         }
@@ -180,48 +250,30 @@ fn read_folder(root: &Path) -> Result<Tree, ComponentError> {
             let below = path.strip_prefix(root).unwrap_or(&path).to_string_lossy().into_owned();
             if kind.is_file() && Tree::is_descriptor(&below) && bytes <= Tree::LONGEST_TEXT {
                 tree.say(&below, fs::read(&path).map_err(unread)?);
+            } else {
+                tree.add(&below, bytes);
             }
-            tree.add(&below, bytes);
         }
     }
     Ok(tree)
 }
 
-fn remove_folder(folder: &Path) -> io::Result<()> {
-    for result in [fs::remove_file(folder.join(DESCRIPTOR)), fs::remove_dir_all(folder)] {
-        match result {
-            Err(err) if err.kind() != io::ErrorKind::NotFound => return Err(err),
-            _ => {}
-        }
-    }
-    Ok(())
-}
-
+/// Reads a file to its end, through `chunk` if it is one: its length and its hash.
 async fn read_file(
     mut file: Box<dyn AsyncRead + Send + Unpin>,
     path: &str,
-    described: &Described,
+    mut chunk: Option<&mut Chunk>,
 ) -> Result<(u64, String), ComponentError> {
-    let wanted = described.chunks.get(path);
-    let mut chunk = wanted.is_some().then(Chunk::default);
     let (mut hash, mut bytes, mut buffer) = (Sha256::new(), 0, vec![0; 256 * 1024]);
-    let broken = |err: io::Error| corrupt(format!("{path}: {err}"));
     loop {
         let read = file.read(&mut buffer).await.map_err(unread)?;
         if read == 0 {
-            break;
+            return Ok((bytes, crate::stream::hex(&hash.finalize())));
         }
         bytes += read as u64;
         hash.update(&buffer[..read]);
         if let Some(chunk) = &mut chunk {
-            chunk.take(&buffer[..read]).map_err(broken)?;
+            chunk.take(&buffer[..read]).map_err(|err| corrupt(format!("{path}: {err}")))?;
         }
     }
-    if let (Some(chunk), Some(wanted)) = (chunk, wanted) {
-        let found = chunk.finish().map_err(broken)?;
-        if let Some(lost) = wanted.difference(&found).next() {
-            return Err(corrupt(format!("{path} does not have {lost}")));
-        }
-    }
-    Ok((bytes, crate::stream::hex(&hash.finalize())))
 }

@@ -5,35 +5,41 @@
 
 use crate::component::ComponentError;
 use crate::component::weaviate::class::{self, Classes};
-use crate::component::weaviate::index::{self, Index, corrupt};
-use crate::component::weaviate::lines::LONGEST_PART;
+use crate::component::weaviate::client::Fault;
+use crate::component::weaviate::index::Index;
+use crate::component::weaviate::parts::Parts;
+use crate::component::weaviate::refer::{Batch as Links, plain};
 use crate::component::weaviate::server::Server;
 use crate::domain::progress::Meter;
-use async_tar::Header;
-use serde_json::{Value, json};
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    io::{self, Read as _},
-};
-use tokio::io::{AsyncRead, AsyncReadExt};
+use bytes::Bytes;
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+use tokio::io::AsyncRead;
 
-/// Objects of one request, and about how many bytes of them.
+/// The most objects of one request, and about the most bytes.
 const MOST: usize = 200;
 const BATCH: usize = 2 << 20;
+
+/// Classes that were made for an import, with the definitions that the server gave them.
+#[derive(Debug)]
+pub(super) struct MadeClasses(BTreeMap<String, Value>);
 
 /// Makes the classes of `classes`, empty.
 ///
 /// # Errors
 ///
 /// When one of them is there already, or is refused.
-pub(super) async fn make_classes(server: &Server, classes: &Classes) -> Result<(), ComponentError> {
+pub(super) async fn make_classes(server: &Server, classes: &Classes) -> Result<MadeClasses, ComponentError> {
     for (name, class) in classes {
-        let (definition, _) = split(&class.definition);
-        let made = server.create_class(&definition).await;
-        made.map_err(|fault| fault.of(format!("make class {name}")))?;
+        let failed = |fault: Fault| fault.of(format!("make class {name}"));
+        let steps = Steps::of(&class.definition);
+        server.create_class(&steps.first).await.map_err(failed)?;
+        if let Some(second) = &steps.second {
+            server.update_class(name, second).await.map_err(failed)?;
+        }
     }
     for (name, class) in classes {
-        for property in split(&class.definition).1 {
+        for property in Steps::of(&class.definition).references {
             let made = server.add_property(name, &property).await;
             made.map_err(|fault| fault.of(format!("make property {} of class {name}", property["name"])))?;
         }
@@ -42,24 +48,73 @@ pub(super) async fn make_classes(server: &Server, classes: &Classes) -> Result<(
             made.map_err(|fault| fault.of(format!("make the tenants of class {name}")))?;
         }
     }
-    Ok(())
+    let mut made = definitions(server).await?;
+    made.retain(|name, _| classes.contains_key(name));
+    Ok(MadeClasses(made))
 }
 
-/// A definition without its references, and those.
-fn split(definition: &Value) -> (Value, Vec<Value>) {
-    let references = class::references(definition);
-    let mut plain = definition.clone();
-    if class::has_tenants(definition)
-        && let Some(fields) = plain.as_object_mut()
-    {
-        // Servers tell it of such classes, and refuse it: "cannot have both shardingConfig and multiTenancyConfig".
-        fields.remove("shardingConfig");
+async fn definitions(server: &Server) -> Result<BTreeMap<String, Value>, ComponentError> {
+    server.definitions().await.map_err(|fault| fault.of("read Weaviate's schema"))
+}
+
+/// Ends an import, when all objects and references are stored: makes the aliases that are missing, and looks whether
+/// the classes are still those that were made.
+///
+/// # Errors
+///
+/// When somebody has deleted or changed a class meanwhile: a server with automatic schema makes a class that has
+/// vanished anew from the next object, with types that it guesses.
+pub(super) async fn finish(
+    server: &Server,
+    index: &Index,
+    MadeClasses(made): MadeClasses,
+) -> Result<(), ComponentError> {
+    put_aliases(server, index, &made).await;
+    let found = definitions(server).await?;
+    let other = made.iter().find(|(name, definition)| found.get(*name) != Some(definition));
+    let Some((name, _)) = other else { return Ok(()) };
+    let what = format!(
+        "restore class {name}: somebody has deleted or changed it meanwhile, stop what writes to Weaviate"
+    );
+    Err(ComponentError::Unavailable { what, source: None })
+}
+
+/// The steps in which a server takes a definition that it shows as one.
+#[derive(Debug, PartialEq)]
+struct Steps {
+    /// The class as it is made.
+    first: Value,
+    /// The class as it is changed then: named vectors cannot be made beside a vector without a name, and can be added
+    /// to it.
+    second: Option<Value>,
+    /// The properties that are added when all classes are there.
+    references: Vec<Value>,
+}
+
+impl Steps {
+    fn of(definition: &Value) -> Self {
+        let references = class::references(definition);
+        let mut first = definition.clone();
+        let is_one =
+            |property: &Value| property["name"].as_str().is_some_and(|name| references.contains(name));
+        let refers = match first["properties"].as_array_mut() {
+            Some(properties) => properties.extract_if(.., |property| is_one(property)).collect(),
+            None => Vec::new(),
+        };
+        let mut second = None;
+        if let Some(fields) = first.as_object_mut() {
+            if class::has_tenants(definition) {
+                // Servers tell it of such classes, and refuse it: "cannot have both shardingConfig and
+                // multiTenancyConfig".
+                fields.remove("shardingConfig");
+            }
+            if class::has_both_kinds_of_vectors(definition) {
+                second = Some(Value::Object(fields.clone()));
+                fields.remove("vectorConfig");
+            }
+        }
+        Self { first, second, references: refers }
     }
-    let Some(properties) = plain["properties"].as_array_mut() else { return (plain, Vec::new()) };
-    let is_one = |property: &Value| property["name"].as_str().is_some_and(|name| references.contains(name));
-    let (refers, rest) = std::mem::take(properties).into_iter().partition(is_one);
-    *properties = rest;
-    (plain, refers)
 }
 
 /// Stores the objects of those classes.
@@ -74,50 +129,91 @@ pub(super) async fn put_objects(
     archive: impl AsyncRead + Unpin,
     meter: &Meter,
 ) -> Result<(), ComponentError> {
-    let mut parts = Parts(archive);
-    while let Some((path, lines)) = parts.next().await? {
+    let mut parts = Parts::new(archive);
+    while let Some(path) = parts.next().await? {
         let Some(name) = index.class_of(&path).filter(|name| only.contains(*name)) else { continue };
         let references = class::references(&index.classes[name].definition);
-        let (mut batch, mut bytes) = (Vec::new(), 0);
-        for line in lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
-            batch.push(plain(line, &references)?);
-            bytes += line.len();
-            if bytes >= BATCH || batch.len() == MOST {
-                store(server, name, std::mem::take(&mut batch)).await?;
-                meter.add(std::mem::take(&mut bytes) as u64);
+        let mut batch = Batch::new();
+        while parts.line(batch.next()).await? {
+            batch.take(&references)?;
+            if batch.is_full() {
+                std::mem::replace(&mut batch, Batch::new()).store(server, name, meter).await?;
             }
         }
-        store(server, name, batch).await?;
-        meter.add(bytes as u64);
+        batch.store(server, name, meter).await?;
     }
     Ok(())
 }
 
-async fn store(server: &Server, class: &str, batch: Vec<Value>) -> Result<(), ComponentError> {
-    if batch.is_empty() {
-        return Ok(());
-    }
-    let what = format!("store the objects of class {class}");
-    let refused = server.put_objects(&json!({"objects": batch})).await.map_err(|fault| fault.of(&what))?;
-    all_taken(what, &refused)
+/// Objects on their way to the server: the text of a request, into which lines of an export are read.
+#[derive(Debug)]
+pub(super) struct Batch {
+    text: Vec<u8>,
+    count: usize,
+    /// The end of the last object.
+    end: usize,
+    /// The bytes of the lines.
+    bytes: u64,
 }
 
-fn all_taken(what: String, refused: &[String]) -> Result<(), ComponentError> {
+impl Batch {
+    pub(super) fn new() -> Self {
+        let text = b"{\"objects\":[".to_vec();
+        Self { count: 0, end: text.len(), bytes: 0, text }
+    }
+
+    /// The buffer to append the next line to.
+    pub(super) fn next(&mut self) -> &mut Vec<u8> {
+        self.text.truncate(self.end);
+        if self.count > 0 {
+            self.text.push(b',');
+        }
+        &mut self.text
+    }
+
+    /// Takes the line that was appended, without its references. A line is what the server takes, so that nothing
+    /// in it is read and written again, numbers least of all.
+    pub(super) fn take(&mut self, references: &BTreeSet<String>) -> Result<(), ComponentError> {
+        let start = self.end + usize::from(self.count > 0);
+        self.bytes += (self.text.len() - start) as u64;
+        if !references.is_empty() {
+            let stripped = plain(&self.text[start..], references)?;
+            self.text.truncate(start);
+            self.text.extend_from_slice(&stripped);
+        }
+        self.end = self.text.len();
+        self.count += 1;
+        Ok(())
+    }
+
+    fn is_full(&self) -> bool {
+        self.count == MOST || self.end >= BATCH
+    }
+
+    /// Stores the objects; each replaces the one of its id.
+    pub(super) async fn store(
+        mut self,
+        server: &Server,
+        class: &str,
+        meter: &Meter,
+    ) -> Result<(), ComponentError> {
+        if self.count == 0 {
+            return Ok(());
+        }
+        self.text.truncate(self.end);
+        self.text.extend_from_slice(b"]}");
+        let what = format!("store the objects of class {class}");
+        let refused = server.put_objects(&Bytes::from(self.text), self.count).await;
+        all_taken(what.clone(), &refused.map_err(|fault| fault.of(what))?)?;
+        meter.add(self.bytes);
+        Ok(())
+    }
+}
+
+pub(super) fn all_taken(what: String, refused: &[String]) -> Result<(), ComponentError> {
     let Some(first) = refused.first() else { return Ok(()) };
     let source = format!("{} were refused, the first: {first}", refused.len());
     Err(ComponentError::Unusable { what, source: Some(source.into()) })
-}
-
-/// An object as it is stored: what the server makes itself, and what refers to others, left out.
-fn plain(line: &[u8], references: &BTreeSet<String>) -> Result<Value, ComponentError> {
-    const KEPT: [&str; 6] = ["class", "id", "properties", "vector", "vectors", "tenant"];
-    let mut object: Value = serde_json::from_slice(line).map_err(corrupt)?;
-    let fields = object.as_object_mut().ok_or_else(|| corrupt("an object is none"))?;
-    fields.retain(|name, value| KEPT.contains(&name.as_str()) && !value.is_null());
-    if let Some(properties) = fields.get_mut("properties").and_then(Value::as_object_mut) {
-        properties.retain(|name, _| !references.contains(name));
-    }
-    Ok(object)
 }
 
 /// Adds the references of the objects of those classes, all of which must be stored.
@@ -141,104 +237,85 @@ pub(super) async fn put_references(
     if refers.is_empty() {
         return Ok(());
     }
-    let (mut parts, mut batch) = (Parts(archive), Vec::new());
-    while let Some((path, lines)) = parts.next().await? {
-        let Some((name, references)) = index.class_of(&path).and_then(|name| refers.get_key_value(name))
-        else {
-            continue;
-        };
-        for line in lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
-            let object: Value = serde_json::from_slice(line).map_err(corrupt)?;
-            batch.extend(references.iter().flat_map(|property| links(name, property, &object)));
-            if batch.len() >= MOST {
-                refer(server, std::mem::take(&mut batch)).await?;
+    let (mut parts, mut lost) = (Parts::new(archive), 0);
+    while let Some(path) = parts.next().await? {
+        let found = index.class_of(&path).and_then(|name| refers.get_key_value(name));
+        let Some((name, references)) = found else { continue };
+        let (mut links, mut line) = (Links::new(name, references), Vec::new());
+        while parts.line(&mut line).await? {
+            links.take(&line)?;
+            line.clear();
+            if links.is_full() {
+                lost += std::mem::replace(&mut links, Links::new(name, references)).add(server).await?;
             }
         }
+        lost += links.add(server).await?;
     }
-    refer(server, batch).await
-}
-
-async fn refer(server: &Server, batch: Vec<Value>) -> Result<(), ComponentError> {
-    if batch.is_empty() {
-        return Ok(());
+    if lost > 0 {
+        tracing::warn!(references = lost, "references to objects that are not there are left out");
     }
-    let what = "add the references of objects";
-    let refused = server.put_references(&json!(batch)).await.map_err(|fault| fault.of(what))?;
-    all_taken(what.to_owned(), &refused)
+    Ok(())
 }
 
-/// The references of one property of an object, as they are added.
-fn links(class: &str, property: &str, object: &Value) -> Vec<Value> {
-    let id = object["id"].as_str().unwrap_or_default();
-    let from = format!("weaviate://localhost/{class}/{id}/{property}");
-    let links = object["properties"][property].as_array().into_iter().flatten();
-    let added = links.filter_map(|link| {
-        let mut added = json!({"from": from, "to": link["beacon"].as_str()?});
-        if let Some(tenant) = object["tenant"].as_str() {
-            added["tenant"] = json!(tenant);
+/// Makes the aliases of those classes that are missing. An alias that is in the way or cannot be made is logged: the
+/// classes are there without it.
+async fn put_aliases(server: &Server, index: &Index, made: &BTreeMap<String, Value>) {
+    let wanted = index.aliases.iter().filter(|(_, class)| made.contains_key(*class));
+    for (alias, class) in wanted {
+        let found = server.aliases().await;
+        match found.map(|mut there| there.remove(alias)) {
+            Ok(Some(is)) if is == *class => continue,
+            Ok(Some(is)) => {
+                tracing::warn!(alias, class, is, "an alias is that of another class now, and stays so");
+                continue;
+            }
+            Ok(None) | Err(_) => {}
         }
-        Some(added)
-    });
-    added.collect()
-}
-
-/// The parts of an export, one after the other.
-struct Parts<R>(R);
-
-impl<R: AsyncRead + Unpin> Parts<R> {
-    /// The path and the lines of the next; `None` at the end.
-    async fn next(&mut self) -> Result<Option<(String, Vec<u8>)>, ComponentError> {
-        const BLOCK: usize = 512;
-        let unread = |source| ComponentError::Read { what: "read the export".to_owned(), source };
-        let mut header = Header::new_old();
-        self.0.read_exact(header.as_mut_bytes()).await.map_err(unread)?;
-        if header.as_bytes().iter().all(|byte| *byte == 0) {
-            return Ok(None);
+        if let Err(fault) = server.create_alias(alias, class).await {
+            tracing::warn!(alias, class, error = %fault, "an alias could not be made");
         }
-        let size = usize::try_from(header.entry_size().map_err(corrupt)?).map_err(corrupt)?;
-        if size > LONGEST_PART {
-            return Err(corrupt("a part too long to be true"));
-        }
-        let mut content = vec![0; size.next_multiple_of(BLOCK)];
-        self.0.read_exact(&mut content).await.map_err(unread)?;
-        content.truncate(size);
-        let path = String::from_utf8_lossy(&header.path_bytes()).into_owned();
-        if path == index::NAME {
-            return Ok(Some((path, content)));
-        }
-        let mut lines = Vec::new();
-        let unpacked = zstd::Decoder::new(&*content).map_err(corrupt)?.take(LONGEST_PART as u64 + 1);
-        io::BufReader::new(unpacked).read_to_end(&mut lines).map_err(corrupt)?;
-        if lines.len() > LONGEST_PART {
-            return Err(corrupt("a part too long to be true"));
-        }
-        Ok(Some((path, lines)))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     #[test]
-    fn references_are_taken_out_and_added_later() {
-        let definition = json!({"class": "A", "properties": [
-            {"name": "title", "dataType": ["text"]}, {"name": "of", "dataType": ["B", "C"]}]});
-        let (plain_definition, refers) = split(&definition);
-        assert_eq!(plain_definition["properties"], json!([{"name": "title", "dataType": ["text"]}]));
-        assert_eq!(refers, [json!({"name": "of", "dataType": ["B", "C"]})]);
+    fn a_class_is_made_in_the_steps_that_a_server_takes() {
+        let title = json!({"name": "title", "dataType": ["text"]});
+        let of = json!({"name": "of", "dataType": ["B", "C"]});
+        let definition = json!({"class": "A", "vectorizer": "none", "vectorConfig": {"late": {}},
+            "shardingConfig": {}, "multiTenancyConfig": {"enabled": true}, "properties": [title, of]});
+        let steps = Steps::of(&definition);
+        let mut first = json!({"class": "A", "vectorizer": "none", "multiTenancyConfig": {"enabled": true},
+            "properties": [title]});
+        assert_eq!(steps.first, first);
+        first["vectorConfig"] = json!({"late": {}});
+        assert_eq!(steps.second, Some(first));
+        assert_eq!(steps.references, [of]);
+        let named = json!({"class": "A", "vectorConfig": {"only": {}}, "properties": []});
+        assert_eq!(Steps::of(&named), Steps { first: named, second: None, references: Vec::new() });
+    }
 
-        let line = json!({"class": "A", "id": "1", "tenant": "t", "creationTimeUnix": 5, "vector": [0.5],
-            "vectorWeights": null, "properties": {"title": "x", "of": [{"beacon": "weaviate://localhost/B/2", "href": "/v1"}]}});
-        let references = class::references(&definition);
-        let stored = plain(line.to_string().as_bytes(), &references).unwrap();
-        assert_eq!(
-            stored,
-            json!({"class": "A", "id": "1", "tenant": "t", "vector": [0.5], "properties": {"title": "x"}})
-        );
-        assert_eq!(
-            links("A", "of", &line),
-            [json!({"from": "weaviate://localhost/A/1/of", "to": "weaviate://localhost/B/2", "tenant": "t"})]
-        );
+    #[test]
+    fn a_line_is_sent_as_it_is_but_for_its_references() {
+        let line = br#"{"tenant":"t","class":"A","id":"1","properties":{"n":90.33333333333333,"of":[{"beacon":"x"}]},"vector":[1.50]}"#;
+        let send = |references: &BTreeSet<String>| {
+            let mut batch = Batch::new();
+            for _ in 0..2 {
+                batch.next().extend_from_slice(line);
+                batch.take(references).unwrap();
+            }
+            batch.next();
+            String::from_utf8(batch.text[..batch.end].to_vec()).unwrap()
+        };
+        let line = std::str::from_utf8(line).unwrap();
+        assert_eq!(send(&BTreeSet::new()), format!("{{\"objects\":[{line},{line}"));
+        let stripped = send(&BTreeSet::from(["of".to_owned()]));
+        assert_eq!(stripped.matches("90.33333333333333").count(), 2);
+        assert_eq!(stripped.matches("[1.50]").count(), 2);
+        assert!(!stripped.contains("beacon"), "{stripped}");
     }
 }

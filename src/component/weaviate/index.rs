@@ -2,17 +2,22 @@
 
 use crate::component::weaviate::class::{Classes, is_name};
 use crate::component::weaviate::files::is_ours;
+use crate::component::weaviate::hnsw::without;
 use crate::component::{ComponentError, Feed};
 use async_tar::{EntryType, Header};
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeSet, io};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+};
 use tokio::io::AsyncReadExt;
 
 /// What an archive says of itself, in `weaviate.json`.
 ///
 /// Behind it come the files that Weaviate wrote, below `./`, or for an export the objects of each class in
-/// `export/<number>-<Class>/<number>.ndjson.zst`, one JSON object a line as `GET /v1/objects` has it; of a
-/// backup that Weaviate keeps in the bucket nothing more.
+/// `export/<number>-<Class>/<number>.ndjson.zst`, one JSON object a line as `GET /v1/objects` has it, with its
+/// `tenant` as the first field where the class has tenants, and as `POST /v1/batch/objects` takes it; of a backup
+/// that Weaviate keeps in the bucket nothing more. Exports of earlier versions name no tenants: `decode` refuses them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Index {
     /// Version of this format: [`Index::FORMAT`].
@@ -25,13 +30,19 @@ pub(super) struct Index {
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub(super) nodes: BTreeSet<String>,
     pub(super) classes: Classes,
+    /// The class of each alias, of an export; a server's own backup holds its aliases itself.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) aliases: BTreeMap<String, String>,
+    /// The shards without a vector index on the server itself, so that the backup cannot have one.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub(super) unindexed: BTreeSet<String>,
     /// Of a backup in the bucket: its files.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) files: Vec<FileInBucket>,
 }
 
 /// How a backup was made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Made {
     /// By the server, in its folder; the archive holds that.
@@ -132,6 +143,16 @@ impl Index {
         Ok(index)
     }
 
+    /// Compares the shards whose vector index is not in the backup with those that never had one.
+    ///
+    /// # Errors
+    ///
+    /// [`ComponentError::Corrupt`], which names the shards.
+    pub(super) fn accept(&self, lost: &BTreeSet<String>) -> Result<(), ComponentError> {
+        let lost: BTreeSet<_> = lost.difference(&self.unindexed).cloned().collect();
+        if lost.is_empty() { Ok(()) } else { Err(corrupt(without(&lost))) }
+    }
+
     /// Where the objects of each class lie in an export, and of which class what lies there is.
     pub(super) fn folder(number: usize, class: &str) -> String {
         /// So that the name fits into a header whatever the class is called.
@@ -151,17 +172,23 @@ const BLOCK: usize = 512;
 
 /// An entry of a tar, padded.
 pub(super) fn entry(path: &str, content: &[u8]) -> Vec<u8> {
+    [&head(path, content.len()), content, &padding(content.len())].concat()
+}
+
+/// The bytes behind the content of an entry.
+pub(super) fn padding(length: usize) -> Vec<u8> {
+    vec![0; length.next_multiple_of(BLOCK) - length]
+}
+
+/// The header of an entry of a tar.
+pub(super) fn head(path: &str, length: usize) -> Vec<u8> {
     let mut header = Header::new_gnu();
     header.set_path(path).expect("our own names are short");
     header.set_entry_type(EntryType::Regular);
     header.set_mode(0o600);
-    header.set_size(content.len() as u64);
+    header.set_size(length as u64);
     header.set_cksum();
-    let mut entry = Vec::with_capacity(BLOCK + content.len().next_multiple_of(BLOCK));
-    entry.extend_from_slice(header.as_bytes());
-    entry.extend_from_slice(content);
-    entry.resize(entry.len().next_multiple_of(BLOCK), 0);
-    entry
+    header.as_bytes().to_vec()
 }
 
 /// The end of a tar.
@@ -175,12 +202,13 @@ pub(super) fn corrupt(why: impl Into<Box<dyn std::error::Error + Send + Sync>>) 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::component::weaviate::class::{Bracket, Class};
+    use crate::component::weaviate::class::Class;
+    use crate::component::weaviate::count::{Bracket, Count};
     use serde_json::json;
 
     fn index() -> Index {
         let class = |name: &str| {
-            let objects = Bracket { before: 3, after: 4, exact: true };
+            let objects = Bracket { after: Count::Exact(4), ..Bracket::captured(3) };
             (name.to_owned(), Class { definition: json!({"class": name}), tenants: Vec::new(), objects })
         };
         Index {
@@ -190,6 +218,8 @@ mod tests {
             server_version: "1.26.1".to_owned(),
             nodes: BTreeSet::new(),
             classes: [class("Document"), class(&"L".repeat(200))].into(),
+            aliases: [("Paper".to_owned(), "Document".to_owned())].into(),
+            unindexed: BTreeSet::new(),
             files: Vec::new(),
         }
     }

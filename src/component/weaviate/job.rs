@@ -1,23 +1,24 @@
-//! What Weaviate does in the background, followed to its end.
+//! The jobs that Weaviate runs in the background, followed to their ends.
 //!
 //! Neither order takes an idempotency key, a status answers 404 for a while and whenever the store behind it
-//! is away, and up to 1.27.3 an operation that a restart has ended says `STARTED` for ever. So nothing is
-//! believed but the terminal words, everything has a deadline, and what comes after it is a failure.
+//! is away, and a job that a restart has ended says `STARTED` for ever. So nothing is believed but the terminal
+//! words and a refusal because of a job under way, everything has a deadline, and what comes after it is a failure.
 
 use crate::component::ComponentError;
 use crate::component::weaviate::client::Fault;
-use crate::component::weaviate::server::{Server, Status, Work};
+use crate::component::weaviate::server::{Server, Work};
+use crate::component::weaviate::watch::{Seen, Watch};
 use jiff::{Timestamp, tz::TimeZone};
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
 use uuid::Uuid;
 
 /// How often the status is asked for, in seconds: the server itself looks after 2 s and then every 10.
-const POLL: u32 = 2;
+pub(super) const POLL: u32 = 2;
 /// How long a status may not be readable before that is a failure, in seconds.
-const BLIND: u32 = 180;
+pub(super) const BLIND: u32 = 180;
 /// All nodes agree within 8 s, and a node keeps a slot for 20: after that a lost order has not been taken.
 const AGREED: u32 = 25;
 
@@ -36,7 +37,31 @@ pub(super) struct Job<'a> {
     pub(super) server: &'a Server,
     pub(super) backend: &'a str,
     pub(super) classes: Vec<&'a String>,
+    /// True if the server is to leave the compression of a backup to the archive.
+    pub(super) is_plain: bool,
     pub(super) timeout: Duration,
+}
+
+/// A backup that the server may be at work on.
+struct Order {
+    id: String,
+    /// True if the answer to the order was lost, so that nothing proves that the server is at work on the order.
+    is_lost: bool,
+}
+
+/// The ids of this program that the server may be at work on.
+#[derive(Debug)]
+pub(super) struct Ours {
+    /// The ids that a run which has ended may have left under way.
+    dead: Vec<String>,
+    ordered: Vec<String>,
+}
+
+impl Ours {
+    /// The ids before the first order.
+    pub(super) const fn after(dead: Vec<String>) -> Self {
+        Self { dead, ordered: Vec::new() }
+    }
 }
 
 impl Job<'_> {
@@ -47,25 +72,29 @@ impl Job<'_> {
     /// What the server says. After a timeout it is unknown what becomes of the backup.
     pub(super) async fn back_up(
         &self,
+        mut ours: Ours,
         mut begun: impl FnMut(&str) -> Result<(), ComponentError>,
     ) -> Result<String, ComponentError> {
         let deadline = Instant::now() + self.timeout;
-        let mut id = self.order(&mut begun).await?;
-        let mut watch = Watch::new(self, Work::Backup, deadline);
+        let Order { mut id, is_lost } = self.order(&mut ours, &mut begun, deadline).await?;
+        let mut watch = Watch::new(self, Work::Backup, deadline, is_lost);
         loop {
             match watch.next(&id).await? {
                 Seen::Running => {}
                 Seen::Done => return Ok(id),
-                // The server was away and says STARTED again: is it still at it? Another order tells.
-                Seen::Doubtful => match self.order(&mut begun).await {
-                    Ok(another) => {
-                        tracing::warn!(lost = id, id = another, "Weaviate was restarted and has begun anew");
-                        id = another;
+                // STARTED is also what a restart leaves behind. Another order tells: it is refused while there is work.
+                Seen::Doubtful => {
+                    let order = self.order(&mut ours, &mut begun, deadline).await?;
+                    if order.id != id {
+                        tracing::warn!(
+                            lost = id,
+                            id = order.id,
+                            "Weaviate has lost a backup and has begun anew"
+                        );
                     }
-                    Err(ComponentError::Unavailable { source: Some(source), .. })
-                        if source.downcast_ref::<Fault>().is_some_and(|fault| is_busy_with(fault, &id)) => {}
-                    Err(err) => return Err(err),
-                },
+                    watch = Watch::new(self, Work::Backup, deadline, order.is_lost);
+                    id = order.id;
+                }
             }
         }
     }
@@ -73,33 +102,72 @@ impl Job<'_> {
     /// Orders a backup, under a fresh id each time the order was lost.
     async fn order(
         &self,
+        ours: &mut Ours,
         begun: &mut impl FnMut(&str) -> Result<(), ComponentError>,
-    ) -> Result<String, ComponentError> {
-        const TIMES: u32 = 3;
-        let what = "begin a backup by Weaviate";
-        for turn in 1.. {
-            let id = new_id();
-            begun(&id)?;
-            match self.server.begin_backup(self.backend, &id, &self.classes).await {
-                Ok(taken) => return self.all_of(&taken).map(|()| id),
-                Err(fault) if is_busy_with(&fault, &id) || fault.says("already exists") => return Ok(id),
-                Err(fault) if fault.says("already in progress") || fault.says("not yet released") => {
-                    // Another one is at it; it may be the one that we ask about.
-                    let source = Some(fault.into());
-                    return Err(ComponentError::Unavailable { what: what.to_owned(), source });
+        deadline: Instant,
+    ) -> Result<Order, ComponentError> {
+        const TIMES: usize = 3;
+        const WHAT: &str = "begin a backup by Weaviate";
+        let (since, mut lost) = (Instant::now(), 0);
+        let mut id = new_id();
+        begun(&id)?;
+        ours.ordered.push(id.clone());
+        loop {
+            let compression = self.server.version.compression(self.is_plain);
+            match self.server.begin_backup(self.backend, &id, &self.classes, compression).await {
+                Ok(taken) => return self.all_of(&taken).map(|()| Order { id, is_lost: false }),
+                Err(fault) if fault.says("already exists") => return Ok(Order { id, is_lost: true }),
+                Err(fault) if let Some(id) = busy_with(&fault, &ours.ordered) => {
+                    return Ok(Order { id: id.clone(), is_lost: false });
+                }
+                Err(fault) if let Some(dead) = busy_with(&fault, &ours.dead) => {
+                    if Instant::now() > deadline {
+                        return Err(fault.of(WHAT));
+                    }
+                    self.release(dead).await;
+                }
+                // The server holds on to a slot for seconds after a backup has ended or was refused.
+                Err(fault) if fault.says("already in progress") || passes(&fault) => {
+                    self.bear(fault, WHAT, since).await?;
                 }
                 Err(fault @ Fault::Away(_)) => {
                     if self.was_taken(&id).await? {
-                        return Ok(id);
+                        return Ok(Order { id, is_lost: true });
                     }
-                    if turn == TIMES {
-                        return Err(fault.of(what));
+                    lost += 1;
+                    if lost == TIMES {
+                        return Err(fault.of(WHAT));
                     }
+                    id = new_id();
+                    begun(&id)?;
+                    ours.ordered.push(id.clone());
                 }
-                Err(fault) => return Err(explained(fault, what, self.backend)),
+                Err(fault) => return Err(explained(fault, WHAT, self.backend)),
             }
         }
-        unreachable!("the last turn returns")
+    }
+
+    /// Waits for the next attempt after a fault that passes by itself.
+    ///
+    /// # Errors
+    ///
+    /// The fault, when it has not passed for a long time.
+    async fn bear(&self, fault: Fault, what: &str, since: Instant) -> Result<(), ComponentError> {
+        if since.elapsed() > self.server.client.seconds(BLIND) {
+            return Err(ComponentError::Unavailable { what: what.to_owned(), source: Some(fault.into()) });
+        }
+        tracing::debug!(error = %fault, "trying again to {what}");
+        self.server.client.wait(POLL).await;
+        Ok(())
+    }
+
+    /// Calls off a backup that a dead run has left under way, where the server can do that, and gives it time to end.
+    async fn release(&self, dead: &str) {
+        tracing::info!(id = dead, "waiting for the end of a backup that a dead run has ordered of Weaviate");
+        if self.server.version.can_cancel() {
+            let _ = self.server.cancel_backup(self.backend, dead).await;
+        }
+        self.server.client.wait(POLL).await;
     }
 
     /// Whether an order whose answer was lost has begun.
@@ -133,62 +201,102 @@ impl Job<'_> {
         Err(ComponentError::Denied { what, source: None })
     }
 
-    /// Restores to the end. The classes must not be there.
+    /// Restores a backup of these nodes to the end. The classes must not be there.
     ///
     /// # Errors
     ///
     /// What the server says; then any of the classes may be there or not. After a timeout it may go on.
-    pub(super) async fn restore(&self, id: &str) -> Result<(), ComponentError> {
+    pub(super) async fn restore(&self, id: &str, nodes: &BTreeSet<String>) -> Result<(), ComponentError> {
         let deadline = Instant::now() + self.timeout;
-        self.order_restore(id, deadline).await?;
-        let mut watch = Watch::new(self, Work::Restore, deadline);
+        let nodes = self.mapped(nodes).await;
+        let is_lost = self.order_restore(id, &nodes, deadline).await?;
+        let mut watch = Watch::new(self, Work::Restore, deadline, is_lost);
         loop {
             match watch.next(id).await? {
                 Seen::Running => {}
                 Seen::Done => return Ok(()),
                 // A restart ends a restore for good, and its status stays: an order that is taken is a new one.
-                Seen::Doubtful => match self.server.begin_restore(self.backend, id, &self.classes).await {
-                    Ok(()) | Err(Fault::Away(_)) => {}
-                    Err(fault) if fault.says("already in progress") => {}
-                    Err(fault) => return Err(explained(fault, "restore by Weaviate", self.backend)),
-                },
+                Seen::Doubtful => {
+                    match self.server.begin_restore(self.backend, id, &self.classes, &nodes).await {
+                        Ok(()) => {}
+                        Err(fault) if fault.says("already in progress") => {}
+                        Err(fault) if matches!(fault, Fault::Away(_)) || passes(&fault) => {
+                            watch.is_doubtful = true;
+                        }
+                        Err(fault) => return Err(explained(fault, "restore by Weaviate", self.backend)),
+                    }
+                }
             }
         }
     }
 
-    async fn order_restore(&self, id: &str, deadline: Instant) -> Result<(), ComponentError> {
-        let what = "begin a restore by Weaviate";
+    /// The name of the server's only node for the only node of a backup, where they differ.
+    async fn mapped(&self, nodes: &BTreeSet<String>) -> BTreeMap<String, String> {
+        let (Some(made_by), 1, true) = (nodes.first(), nodes.len(), self.server.version.maps_nodes()) else {
+            return BTreeMap::new();
+        };
+        // A key that may not ask for names may still restore onto a node of the same name.
+        match &self.server.nodes().await.unwrap_or_default()[..] {
+            [only] if only != made_by => [(made_by.clone(), only.clone())].into(),
+            _ => BTreeMap::new(),
+        }
+    }
+
+    /// Orders a restore, and returns whether the answer to the order was lost.
+    async fn order_restore(
+        &self,
+        id: &str,
+        nodes: &BTreeMap<String, String>,
+        deadline: Instant,
+    ) -> Result<bool, ComponentError> {
+        const WHAT: &str = "begin a restore by Weaviate";
+        let since = Instant::now();
         loop {
-            match self.server.begin_restore(self.backend, id, &self.classes).await {
-                Ok(()) => return Ok(()),
+            match self.server.begin_restore(self.backend, id, &self.classes, nodes).await {
+                Ok(()) => return Ok(false),
                 // Ours, whose answer was lost, or one that a dead run has left: its end is waited for.
-                Err(fault) if is_busy_with(&fault, id) => return Ok(()),
+                Err(fault) if is_busy_with(&fault, id) => return Ok(false),
                 Err(fault) if fault.says("already in progress") => {
                     if Instant::now() > deadline {
-                        return Err(fault.of(what));
+                        return Err(fault.of(WHAT));
                     }
                     self.server.client.wait(POLL).await;
                 }
+                Err(fault) if passes(&fault) => self.bear(fault, WHAT, since).await?,
                 // Nothing but its status tells whether it was taken.
                 Err(fault @ Fault::Away(_)) => {
                     self.server.client.wait(AGREED).await;
                     match self.server.status_again(self.backend, id, Work::Restore).await {
-                        Ok(_) => return Ok(()),
+                        Ok(_) => return Ok(true),
                         Err(status) if status.is(404) && Instant::now() < deadline => {
                             tracing::warn!(error = %fault, "Weaviate has not taken the restore, ordering it again");
                         }
-                        Err(status) => return Err(status.of(what)),
+                        Err(status) => return Err(status.of(WHAT)),
                     }
                 }
-                Err(fault) => return Err(explained(fault, what, self.backend)),
+                Err(fault) => return Err(explained(fault, WHAT, self.backend)),
             }
         }
     }
 }
 
-/// Whether the server is at work on this very id.
+/// The one of these ids that the server is at work on, by its refusal.
+fn busy_with<'a>(fault: &Fault, ids: &'a [String]) -> Option<&'a String> {
+    ids.iter().find(|id| is_busy_with(fault, id))
+}
+
+/// Returns whether the server is at work on this very id.
 fn is_busy_with(fault: &Fault, id: &str) -> bool {
     fault.says("already in progress") && fault.says(id)
+}
+
+/// Returns whether an order had no effect because of something that passes by itself: the store of the backups is
+/// away, or the server has not ended the job before.
+fn passes(fault: &Fault) -> bool {
+    const WORDS: [&str; 3] = ["check if backup", "find backup", "not yet released"];
+    // A descriptor that was cut short stays so.
+    let is_refused = fault.is(422) && WORDS.iter().any(|words| fault.says(words));
+    fault.is_store_away() || is_refused && !fault.says("end of JSON input")
 }
 
 /// A refusal, with what to do about it where that is known.
@@ -197,81 +305,6 @@ fn explained(fault: Fault, what: &str, backend: &str) -> ComponentError {
         return fault.of(format!("{what}: add backup-{backend} to ENABLE_MODULES of Weaviate"));
     }
     fault.of(what)
-}
-
-/// What a look at the status says.
-enum Seen {
-    Running,
-    Done,
-    /// Running, it says, but the server was away since the last look.
-    Doubtful,
-}
-
-/// Looks again and again.
-struct Watch<'a> {
-    job: &'a Job<'a>,
-    work: Work,
-    deadline: Instant,
-    /// Since when nothing can be seen.
-    blind: Option<Instant>,
-    /// Whether the server was not to be reached meanwhile, and not just some status of it.
-    was_away: bool,
-}
-
-impl<'a> Watch<'a> {
-    const fn new(job: &'a Job<'a>, work: Work, deadline: Instant) -> Self {
-        Self { job, work, deadline, blind: None, was_away: false }
-    }
-
-    async fn next(&mut self, id: &str) -> Result<Seen, ComponentError> {
-        let Job { server, backend, .. } = self.job;
-        if Instant::now() > self.deadline {
-            return Err(self.overdue(id));
-        }
-        server.client.wait(POLL).await;
-        match server.status(backend, id, self.work).await {
-            Ok(Status::Done) => Ok(Seen::Done),
-            Ok(Status::Failed { word, why }) => Err(ComponentError::Failed {
-                program: self.name(),
-                status: word,
-                stderr: why,
-                // Some of these pass by themselves; a new attempt has a new id.
-                transient: true,
-            }),
-            Ok(Status::Running) => {
-                self.blind = None;
-                Ok(if std::mem::take(&mut self.was_away) { Seen::Doubtful } else { Seen::Running })
-            }
-            Err(fault @ Fault::Denied { .. }) => {
-                Err(fault.of(format!("ask for the status of a {}", self.name())))
-            }
-            Err(fault) => {
-                self.was_away |= matches!(fault, Fault::Away(_));
-                let since = *self.blind.get_or_insert_with(Instant::now);
-                if since.elapsed() > server.client.seconds(BLIND) {
-                    return Err(fault.of(format!("follow a {}", self.name())));
-                }
-                Ok(Seen::Running)
-            }
-        }
-    }
-
-    const fn name(&self) -> &'static str {
-        match self.work {
-            Work::Backup => "backup by Weaviate",
-            Work::Restore => "restore by Weaviate",
-        }
-    }
-
-    fn overdue(&self, id: &str) -> ComponentError {
-        let what = format!(
-            "wait for the {} {id}: it is not done within {} s, and whether it goes on is unknown: look at \
-             Weaviate's log, restart Weaviate if it hangs, or raise BACKUP_WEAVIATE_TIMEOUT",
-            self.name(),
-            self.job.timeout.as_secs()
-        );
-        ComponentError::Unusable { what, source: None }
-    }
 }
 
 #[test]

@@ -1,68 +1,14 @@
 //! What must be known of a restore if this process dies in the middle of it: one small file of ours.
 
 use crate::component::ComponentError;
-use crate::component::weaviate::{files::is_ours, index::Made};
-use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use crate::component::weaviate::files::is_ours;
+use crate::component::weaviate::notes::Notes;
 use std::{
-    collections::BTreeSet,
     fs::{self, DirBuilder, File},
     io::{self, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
-
-/// Where classes are kept, whole.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Snapshot {
-    pub(super) made: Made,
-    /// Its name: on the server, or of the file in our folder.
-    pub(super) id: String,
-    pub(super) at: Timestamp,
-    /// What is in it; more stands in its index, a file of ours beside this one.
-    pub(super) classes: BTreeSet<String>,
-}
-
-/// What is under way or set aside.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub(super) struct Notes {
-    /// Backups on the server that are nobody's, unless they stand elsewhere here as well.
-    pub(super) loose: Vec<Loose>,
-    /// A replacement that has begun.
-    pub(super) replacing: Option<Replacing>,
-    /// What the last restore set aside, for `undo`.
-    pub(super) kept: Option<Kept>,
-    /// Classes that a drill made on the second server.
-    pub(super) drill: BTreeSet<String>,
-}
-
-/// A backup that somebody ordered of the server and that may still be under way.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Loose {
-    pub(super) made: Made,
-    pub(super) id: String,
-}
-
-/// From the first deletion to the last count.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Replacing {
-    /// All that are to be there afterwards, of whichever backup.
-    pub(super) classes: BTreeSet<String>,
-    /// Those that were there before.
-    pub(super) safety: Option<Snapshot>,
-    /// When; `None` when nothing of what came since is to be kept, as of a note by an earlier version.
-    #[serde(default)]
-    pub(super) began: Option<Timestamp>,
-}
-
-/// Classes as they were before the last restore.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Kept {
-    pub(super) snapshot: Snapshot,
-    /// All that the restore brought.
-    pub(super) classes: BTreeSet<String>,
-}
 
 /// The file, and what stands in it.
 #[derive(Debug)]
@@ -146,15 +92,13 @@ impl Journal {
     ///
     /// [`ComponentError::Unavailable`].
     pub(super) fn clear(&self) -> Result<(), ComponentError> {
-        let Notes { replacing, kept, .. } = &self.notes;
-        let named =
-            [replacing.as_ref().and_then(|it| it.safety.as_ref()), kept.as_ref().map(|it| &it.snapshot)];
+        let named = self.notes.snapshots();
         let is_needed = |file: &str| {
             let id = file.split('.').next().unwrap_or(file);
             if file.strip_suffix(".partial") == Some(Self::FILE) {
                 return false;
             }
-            !is_ours(id) || named.iter().flatten().any(|snapshot| snapshot.id == id)
+            !is_ours(id) || named.iter().any(|snapshot| snapshot.id == id)
         };
         let clear = || -> io::Result<()> {
             for entry in fs::read_dir(&self.folder)? {
@@ -203,6 +147,12 @@ pub(super) fn unwritten(folder: &Path, source: io::Error) -> ComponentError {
     ComponentError::Unavailable { what, source: Some(source.into()) }
 }
 
+#[cfg(test)]
+use crate::component::weaviate::{
+    index::Made,
+    notes::{Kept, Loose, Replacing, Snapshot, State, Step, befores},
+};
+
 #[test]
 fn notes_are_there_again_and_a_folder_is_made_only_when_there_is_something_to_note() {
     let dir = tempfile::tempdir().unwrap();
@@ -221,11 +171,12 @@ fn notes_are_there_again_and_a_folder_is_made_only_when_there_is_something_to_no
     let snapshot = |id: &str| Snapshot {
         made: Made::Export,
         id: id.to_owned(),
-        at: Timestamp::UNIX_EPOCH,
-        classes: BTreeSet::new(),
+        at: jiff::Timestamp::UNIX_EPOCH,
+        classes: ["A".to_owned()].into(),
     };
-    let kept = Kept { snapshot: snapshot("rna-kept"), classes: BTreeSet::new() };
-    let replacing = Replacing { safety: Some(snapshot("rna-safe")), ..Replacing::default() };
+    let kept = Kept { before: befores(["A".to_owned()], Some(&snapshot("rna-kept"))) };
+    let step = Step { state: State::Deleted, before: Some(snapshot("rna-safe")) };
+    let replacing = Replacing { classes: [("A".to_owned(), step)].into(), ..Replacing::default() };
     journal.note(|notes| (notes.kept, notes.replacing) = (Some(kept), Some(replacing))).unwrap();
     let needed = ["rna-kept.json", "rna-kept.tar", "rna-safe.tar", "another.tar", "journal.json"];
     let left = ["rna-left.tar.partial", "rna-left.json", "rna-left2.tar", "journal.json.partial"];

@@ -7,29 +7,45 @@
 //! - **export**: we read every object through the API. Indexes are built anew by a restore.
 //!
 //! Each class is of one moment, all of them together are not. Weaviate can neither overwrite nor rename a
-//! class, so a restore deletes those that it brings: before that they are copied and proven, and put back if
-//! anything goes wrong (`replace`). What a dead run left stands in a journal of ours (`journal`).
+//! class, so a restore deletes those that it brings, one after the other: before that they are copied and proven,
+//! and a class that fails is put back (`replace`, `put_back`). A journal says how far each class is (`journal`,
+//! `notes`), for the run that follows one that died.
 
+mod access;
+mod answer;
 mod chunk;
 mod class;
 mod client;
 mod config;
+mod copies;
+mod count;
+mod counting;
 mod decode;
 mod export;
 mod files;
+mod folder;
+mod hnsw;
 mod import;
 mod index;
 mod job;
 mod journal;
+mod leftovers;
 mod lines;
+mod notes;
+mod parts;
+mod put_back;
+mod refer;
 mod replace;
 mod restore;
-mod roll_back;
+mod schema;
+mod segment;
 mod server;
 mod sink;
 mod snapshot;
+mod source;
 mod tree;
 mod version;
+mod watch;
 mod ways;
 
 use crate::base::chain;
@@ -42,13 +58,20 @@ use crate::domain::{
 };
 use crate::stream::Output;
 use async_trait::async_trait;
-use client::{Client, Fault};
+use client::Client;
 use files::Files;
+use folder::is_closed;
 use index::{END, Index, Made};
 use jiff::Timestamp;
-use journal::{Journal, Notes};
-use server::{Server, Status, Work};
-use std::{collections::BTreeSet, fs, sync::Arc};
+use journal::Journal;
+use leftovers::is_older;
+use notes::{Notes, Snapshot};
+use server::Server;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+use tree::Tree;
 
 pub use config::{Address, InvalidAddress, Tls, Way, WeaviateConfig};
 
@@ -78,98 +101,62 @@ impl Weaviate {
         Server::meet(Client::new(&self.config, drill)?).await
     }
 
-    /// Has the server write a backup into its folder, and packs that.
-    async fn backup_files(
+    /// Packs what the server has written into its folder, or the index of what it has written into the bucket.
+    async fn pack(
         &self,
         server: &Server,
-        (made, classes): (Made, class::Classes),
+        (index, tree): (&Index, &Tree),
         out: &mut dyn Output,
         meter: &Meter,
-    ) -> Result<(Index, Facts), ComponentError> {
+    ) -> Result<Facts, ComponentError> {
         let mut journal = Journal::open(&self.config.state)?;
-        let (index, tree) = self.native(server, made, classes, &mut journal, meter).await?;
         out.write(index.entry().into()).await.map_err(ComponentError::Output)?;
         let mut facts = Facts { source_bytes: tree.bytes(), ..Facts::default() };
-        match self.files(server, made)? {
+        match self.files(server, index.way)? {
             Files::Bucket(_) => {
                 out.write(END.to_vec().into()).await.map_err(ComponentError::Output)?;
                 facts.server_backup = Some(index.id.clone());
                 journal.note(|notes| notes.loose.retain(|loose| loose.id != index.id))?;
             }
-            files @ Files::Folder(_) => {
-                let Files::Folder(dir) = &files else { unreachable!("just matched") };
-                let packed = Media::new(MediaConfig::full(dir.join(&index.id))).backup(out, meter).await?;
+            Files::Folder(folder) => {
+                let packed = Media::new(MediaConfig::full(folder.of(&index.id))).backup(out, meter).await?;
                 if packed.warning_count > 0 {
                     // Nothing may change there by now.
                     let what = format!("pack Weaviate's backup: {}", packed.warnings.join("; "));
                     return Err(ComponentError::Unavailable { what, source: None });
                 }
-                match files.remove(&index.id).await {
+                match folder.remove(&index.id).await {
                     Ok(()) => journal.note(|notes| notes.loose.retain(|loose| loose.id != index.id))?,
                     Err(err) => facts.warn(chain(&err)),
                 }
             }
         }
-        Ok((index, facts))
-    }
-
-    /// Removes backups of the server that a dead run had ordered, once they have ended.
-    async fn clear_loose(
-        &self,
-        server: &Server,
-        journal: &mut Journal,
-    ) -> Result<Vec<String>, ComponentError> {
-        let mut done = Vec::new();
-        for loose in journal.notes.loose.clone() {
-            let (backend, id) = (loose.made.as_str(), &loose.id);
-            match server.status_again(backend, id, Work::Backup).await {
-                Ok(Status::Running) => {
-                    if server.version.can_cancel() {
-                        let _ = server.cancel_backup(backend, id).await;
-                    }
-                    // Up to 1.27.3 one that a restart has ended says so for ever.
-                    if !is_older(id, self.config.timeout) {
-                        tracing::info!(
-                            id,
-                            "a backup that a dead run has ordered of Weaviate is still under way"
-                        );
-                        continue;
-                    }
-                }
-                // In the bucket it may be the data of a backup whose manifest is written: retention sees that.
-                Ok(Status::Done) if loose.made == Made::S3 => {
-                    journal.note(|notes| notes.loose.retain(|other| *other != loose))?;
-                    continue;
-                }
-                Ok(_) | Err(Fault::Refused { .. }) => {}
-                Err(fault) => return Err(fault.of("look for what a dead run has left in Weaviate")),
-            }
-            self.files(server, loose.made)?.remove(id).await?;
-            journal.note(|notes| notes.loose.retain(|other| *other != loose))?;
-            done.push(format!("removed backup {id}, which a dead run had left in Weaviate's {backend}"));
-        }
-        Ok(done)
+        Ok(facts)
     }
 }
 
-/// What a restore has set aside, for people.
-fn kept_as(journal: &Journal, kept: &journal::Kept) -> Kept {
-    Kept { place: replace::place_of(journal, &kept.snapshot), at: kept.snapshot.at }
+/// The copies that a restore has set aside, for people.
+fn kept_as(journal: &Journal, kept: &notes::Kept) -> Kept {
+    let copies: BTreeSet<&Snapshot> = kept.before.values().flatten().collect();
+    let places: Vec<_> = copies.into_iter().map(|copy| copies::place_of(journal, copy)).collect();
+    Kept { place: places.join(", "), at: kept.at() }
+}
+
+/// The warning about classes that a restore which failed or died has left to be put back.
+fn still_due(notes: &Notes) -> Option<String> {
+    let due = notes.due();
+    (!due.is_empty()).then(|| {
+        format!(
+            "classes {} are missing or not proven: a restore of them failed or died, and the next run on Weaviate or start \
+             of the worker puts them right",
+            replace::names(&due)
+        )
+    })
 }
 
 /// What keeps a drill from being held.
 const NO_DRILL: &str = "weaviate is restored for real only on a second server: set BACKUP_WEAVIATE_DRILL_URL to \
                         one with nothing on it";
-
-/// Whether the time in the name of a backup of ours is longer ago than that.
-fn is_older(id: &str, than: std::time::Duration) -> bool {
-    let time = id.strip_prefix(job::PREFIX).and_then(|rest| rest.get(..16));
-    let begun = time.and_then(|time| {
-        let civil = jiff::civil::DateTime::strptime("%Y%m%dt%H%M%Sz", time).ok()?;
-        Some(civil.to_zoned(jiff::tz::TimeZone::UTC).ok()?.timestamp())
-    });
-    begun.is_none_or(|begun| Timestamp::now().duration_since(begun).unsigned_abs() > than)
-}
 
 #[async_trait]
 impl Component for Weaviate {
@@ -183,45 +170,68 @@ impl Component for Weaviate {
 
     async fn check(&self) -> Result<String, ComponentError> {
         let server = self.meet().await?;
-        let (made, warning) = self.way(&server)?;
-        if let (Made::Filesystem, Some(dir)) = (made, &self.config.dir) {
-            let probe = dir.join(format!(".rna-backup-{}", uuid::Uuid::new_v4().simple()));
-            fs::write(&probe, "").and_then(|()| fs::remove_file(&probe)).map_err(|err| {
-                let what = format!(
-                    "write in BACKUP_WEAVIATE_DIR {}: run rna-backup as the user of the server, or as one of its group",
-                    dir.display()
-                );
-                client::unusable(what, err)
-            })?;
-        }
-        let classes = server.definitions().await.map_err(|fault| fault.of("read Weaviate's schema"))?.len();
+        let (made, warning) = self.way(&server).await?;
+        let left = match self.files(&server, Made::Filesystem) {
+            Ok(Files::Folder(folder)) => folder.left().await.ok().and_then(|left| folder.advice(&left)),
+            _ => None,
+        };
+        let classes = server.whole_schema().await?.len();
         let found =
             format!("Weaviate {} answers, classes: {classes}, by way of {}", server.version, made.as_str());
-        Ok(warning.map_or(found.clone(), |warning| format!("{found}; {warning}")))
+        let notes = Journal::open(&self.config.state)?.notes;
+        let due = still_due(&notes);
+        let closed = notes.closed.filter(|_| made == Made::Filesystem);
+        let closed = closed.map(|why| format!("the last backup of that way has failed: {why}"));
+        Ok([Some(found), warning, closed, left, due].into_iter().flatten().collect::<Vec<_>>().join("; "))
     }
 
     async fn backup(&self, out: &mut dyn Output, meter: &Meter) -> Result<Facts, ComponentError> {
         meter.begin("connect", 0);
         let server = self.meet().await?;
-        let (made, warning) = self.way(&server)?;
-        let classes = server.classes(None).await?;
-        let (index, mut facts) = if made == Made::Export || classes.is_empty() {
+        let (made, mut warning) = self.way(&server).await?;
+        let classes = server.all_classes().await?;
+        let mut native = None;
+        if made != Made::Export && !classes.is_empty() {
+            let mut journal = Journal::open(&self.config.state)?;
+            match self.native(&server, made, classes.clone(), &mut journal, meter).await {
+                Ok(made) => {
+                    if journal.notes.closed.is_some() {
+                        journal.note(|notes| notes.closed = None)?;
+                    }
+                    native = Some(made);
+                }
+                Err(err) => {
+                    if is_closed(&err) {
+                        journal.note(|notes| notes.closed = Some(chain(&err)))?;
+                        if let Err(left) = self.clear_loose(&server, &mut journal).await {
+                            tracing::warn!(error = %chain(&left), "what Weaviate has begun is left until the next run");
+                        }
+                    }
+                    warning = Some(self.may_export(&err).ok_or(err)?);
+                }
+            }
+        }
+        let (index, mut facts) = if let Some((index, tree)) = native {
+            let facts = self.pack(&server, (&index, &tree), out, meter).await?;
+            let counts = restore::counted(&index.classes);
+            (index, Facts { counts, ..facts })
+        } else {
             let (index, counts) = self.exported(&server, classes, out, meter).await?;
             let (source_bytes, _, _) = meter.read();
             let counts = Counts { classes: counts, ..Counts::default() };
             (index, Facts { source_bytes, counts, ..Facts::default() })
-        } else {
-            let (index, facts) = self.backup_files(&server, (made, classes), out, meter).await?;
-            let counts = restore::counted(&index.classes);
-            (index, Facts { counts, ..facts })
         };
-        if let Some(warning) = warning {
+        for warning in warning.into_iter().chain(still_due(&Journal::open(&self.config.state)?.notes)) {
             facts.warn(warning);
         }
-        snapshot::warn(&mut facts, &server, &index);
+        snapshot::warn(&mut facts, &server, &index).await;
         facts.backend = Some(index.way.as_str().to_owned());
         facts.versions.insert("weaviate".to_owned(), server.version.to_string());
-        for name in server.modules.keys() {
+        let needed: BTreeSet<_> =
+            index.classes.values().flat_map(|class| class::modules(&class.definition)).collect();
+        // Servers enable some forty modules by default: those that make backups and vectors matter.
+        let matters = |name: &&String| name.starts_with("backup-") || needed.contains(*name);
+        for name in server.modules.keys().filter(matters) {
             facts.versions.insert(format!("weaviate module {name}"), "enabled".to_owned());
         }
         Ok(facts)
@@ -230,13 +240,17 @@ impl Component for Weaviate {
     async fn decode(&self, feed: Feed<'_>, meter: &Meter) -> Result<Counts, ComponentError> {
         let index = Index::take(feed).await?;
         let counts = decode::decode(&index, feed, meter).await?;
-        if let (Made::S3, Some(shelf)) = (index.way, &self.shelf) {
+        if index.way == Made::S3 {
+            let shelf = self.shelf.as_ref().ok_or_else(|| ComponentError::Unusable {
+                what: "read the files that Weaviate keeps in its bucket: set AWS_BACKUP_BUCKET to it"
+                    .to_owned(),
+                source: None,
+            })?;
             let files = Files::Bucket(Arc::clone(shelf));
+            files.compare(&index).await?;
             let tree = files.tree(&index.id).await?;
-            let described = replace::described(&tree, &index.id)?;
-            if files.prove(&index.id, &tree, &described).await? != index.files {
-                return Err(index::corrupt("the files in the bucket are not those of the backup"));
-            }
+            let described = copies::described(&tree, &index.id)?;
+            index.accept(&files.lost_indexes(&index.id, &tree, &described, &index.classes).await?)?;
         }
         Ok(counts)
     }
@@ -277,8 +291,7 @@ impl Component for Weaviate {
         let mut done = Vec::new();
         let server = self.meet().await?;
         if journal.notes.replacing.is_some() {
-            self.keep_what_came_since(&server, &mut journal).await?;
-            done.push(self.put_safety_back(&server, &mut journal).await?);
+            done.push(self.settle(&server, &mut journal).await?);
         }
         if !journal.notes.drill.is_empty() {
             let made: Vec<_> = journal.notes.drill.iter().cloned().collect();
@@ -286,7 +299,10 @@ impl Component for Weaviate {
             journal.note(|notes| notes.drill.clear())?;
             done.push("removed the classes of a dead drill from the second server".to_owned());
         }
-        done.extend(self.clear_loose(&server, &mut journal).await?);
+        // While classes are still to be put back, nothing goes that somebody may want to bring them from.
+        if journal.notes.due().is_empty() {
+            done.extend(self.clear_loose(&server, &mut journal).await?);
+        }
         Ok(done)
     }
 
@@ -302,9 +318,15 @@ impl Component for Weaviate {
             return Err(ComponentError::Unusable { what, source: None });
         };
         let server = self.meet().await?;
-        let source = self.source_of(&server, &journal, &kept.snapshot)?;
-        let classes = (&kept.classes, &kept.snapshot.classes);
-        let replaced = self.replace(&server, &mut journal, &source, classes, &Meter::default()).await?;
+        let mut sources = BTreeMap::new();
+        for copy in kept.before.values().flatten() {
+            if !sources.contains_key(&copy.id) {
+                sources.insert(copy.id.clone(), self.source_of(&server, &journal, copy)?);
+            }
+        }
+        let source = |copy: &Option<Snapshot>| copy.as_ref().map(|copy| &sources[&copy.id]);
+        let bring = kept.before.iter().map(|(class, copy)| (class.clone(), source(copy))).collect();
+        let replaced = self.replace(&server, &mut journal, &bring, &Meter::default()).await?;
         let none =
             || Kept { place: "nothing: none of its classes was there".to_owned(), at: Timestamp::now() };
         Ok(replaced.map_or_else(none, |kept| kept_as(&journal, &kept)))
@@ -312,19 +334,20 @@ impl Component for Weaviate {
 
     async fn forget(&self) -> Result<(), ComponentError> {
         let mut journal = Journal::open(&self.config.state)?;
-        let Some(kept) = journal.notes.kept.clone() else { return Ok(()) };
-        self.drop_snapshot(&self.meet().await?, &journal, &kept.snapshot).await?;
-        journal.note(|notes| notes.kept = None)
+        if journal.notes.kept.is_none() && journal.notes.found.is_empty() {
+            return Ok(());
+        }
+        let server = self.meet().await?;
+        self.note_and_drop(&server, &mut journal, Notes::forget).await
     }
 
     async fn sweep(&self, living: &[&Facts]) -> Result<Vec<String>, ComponentError> {
         let Some(shelf) = &self.shelf else { return Ok(Vec::new()) };
-        let Notes { replacing, kept, .. } = Journal::open(&self.config.state)?.notes;
-        let aside = replacing.and_then(|replacing| replacing.safety).into_iter();
-        let aside: Vec<_> = aside.chain(kept.map(|kept| kept.snapshot)).map(|snapshot| snapshot.id).collect();
+        let notes = Journal::open(&self.config.state)?.notes;
+        let aside: BTreeSet<_> = notes.snapshots().into_iter().map(|snapshot| &snapshot.id).collect();
         let is_needed = |id: &str| {
             let of = |facts: &&&Facts| facts.server_backup.as_deref() == Some(id);
-            living.iter().any(|facts| of(&facts)) || aside.iter().any(|kept| kept == id)
+            living.iter().any(|facts| of(&facts)) || aside.iter().any(|kept| *kept == id)
         };
         let found = shelf.files("").await?;
         let ids: BTreeSet<_> =

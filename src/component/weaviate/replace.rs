@@ -1,245 +1,271 @@
-//! Classes replaced by others of the same names, and back again.
+//! Classes replaced by others of the same names, one after the other.
 //!
-//! Weaviate neither overwrites nor renames a class, so between its deletion and the end of its restore it is
-//! missing. Before the first deletion all that will be deleted is copied and proven; whatever goes wrong
-//! then, that copy is put back, by the next run if not by this one.
+//! Weaviate neither overwrites nor renames a class, so between its deletion and the end of its restore a class is
+//! missing. Before the first deletion all that will be deleted is copied and proven. Then each class goes through
+//! its steps by itself, noted in the journal: what was proven is never taken back, what was not touched stays, and
+//! the one class that fails is put back, by the next run if not by this one (`put_back`).
 
 use crate::base::chain;
-use crate::component::weaviate::class::{self, Class, Classes};
+use crate::component::ComponentError;
+use crate::component::weaviate::Weaviate;
+use crate::component::weaviate::class::{self, Classes};
+use crate::component::weaviate::copies::place_of;
+use crate::component::weaviate::count::Verdict;
 use crate::component::weaviate::files::Files;
-use crate::component::weaviate::index::{Index, Made, corrupt};
-use crate::component::weaviate::job::{Job, new_id};
-use crate::component::weaviate::journal::{Journal, Kept, Replacing, Snapshot};
+use crate::component::weaviate::index::Made;
+use crate::component::weaviate::journal::Journal;
+use crate::component::weaviate::notes::{Kept, Notes, State, Step};
 use crate::component::weaviate::server::Server;
-use crate::component::weaviate::tree::{Described, Tree};
-use crate::component::weaviate::{Weaviate, import, sink::FileSink};
-use crate::component::{ComponentError, scratch::Scratch};
+use crate::component::weaviate::source::{Place, Source, prove};
 use crate::domain::progress::Meter;
-use jiff::Timestamp;
-use std::{collections::BTreeSet, fs, path::PathBuf, time::Instant};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Instant,
+};
 
-/// Where classes come from.
-#[derive(Debug)]
-pub(super) struct Source {
-    /// What is in it. Of an export, both counts are what was counted in it.
-    pub(super) index: Index,
-    pub(super) place: Place,
-}
+/// The classes that a replacement leaves, each with the place that it comes from; `None`: there is to be none.
+pub(super) type Bring<'a> = BTreeMap<String, Option<&'a Source>>;
 
-#[derive(Debug)]
-pub(super) enum Place {
-    /// A backup that the server sees.
-    Server(Files),
-    /// An export on disk.
-    Scratch(Scratch),
-    /// The same, under a name.
-    File(PathBuf),
-}
-
-impl Source {
-    pub(super) async fn open(&self) -> Result<tokio::fs::File, ComponentError> {
-        match &self.place {
-            Place::Scratch(scratch) => scratch.reader().await,
-            Place::File(path) => tokio::fs::File::open(path)
-                .await
-                .map_err(|source| ComponentError::Read { what: format!("read {}", path.display()), source }),
-            Place::Server(_) => unreachable!("the server reads its own backups"),
-        }
-    }
-
-    /// Puts classes into a server that has none of them, and looks that they are there, all of them.
-    ///
-    /// # Errors
-    ///
-    /// When it failed; then any of them may be there or not.
-    pub(super) async fn put_back(
-        &self,
-        weaviate: &Weaviate,
-        server: &Server,
-        only: &BTreeSet<String>,
-        meter: &Meter,
-    ) -> Result<(), ComponentError> {
-        if only.is_empty() {
-            return Ok(());
-        }
-        match &self.place {
-            Place::Server(files) => {
-                files.forget_restore(&self.index.id).await?;
-                let classes = only.iter().collect();
-                let backend = self.index.way.as_str();
-                let job = Job { server, backend, classes, timeout: weaviate.config.timeout };
-                job.restore(&self.index.id).await?;
-            }
-            Place::Scratch(_) | Place::File(_) => {
-                let mut classes = self.index.classes.clone();
-                classes.retain(|name, _| only.contains(name));
-                import::make_classes(server, &classes).await?;
-                import::put_objects(server, &self.index, only, self.open().await?, meter).await?;
-                import::put_references(server, &self.index, only, self.open().await?).await?;
-            }
-        }
-        for name in only {
-            prove(server, name, &self.index.classes[name]).await?;
-        }
-        Ok(())
-    }
-}
-
-/// Looks whether a class is what it should be: a server says SUCCESS also of an empty one.
-async fn prove(server: &Server, name: &str, promised: &Class) -> Result<(), ComponentError> {
-    /// Seconds until all must be counted that was stored.
-    const PATIENCE: u32 = 20;
-    let failed = |why: String| ComponentError::Failed {
-        program: "restore into Weaviate",
-        status: "success, which is not true".to_owned(),
-        stderr: format!("class {name}: {why}"),
-        transient: false,
-    };
-    let what = || format!("look at class {name}");
-    let definitions = server.definitions().await.map_err(|fault| fault.of(what()))?;
-    let found = definitions.get(name).ok_or_else(|| failed("it is not there".to_owned()))?;
-    let differences = class::differences(&promised.definition, found);
-    if !differences.is_empty() {
-        return Err(failed(differences.join("; ")));
-    }
-    if promised.definition != *found {
-        tracing::warn!(class = name, "the definition of a class is not in every detail what it was");
-    }
-    let begun = Instant::now();
-    loop {
-        let (count, _) = server.count(name, promised).await.map_err(|fault| fault.of(what()))?;
-        let (before, after) = (promised.objects.before, promised.objects.after);
-        if promised.objects.holds(count) {
-            return Ok(());
-        }
-        if begun.elapsed() > server.client.seconds(PATIENCE) {
-            let wanted = if before == after { before.to_string() } else { format!("{before} to {after}") };
-            return Err(failed(format!("{count} objects are there and should be {wanted}")));
-        }
-        server.client.wait(1).await;
-    }
+/// A replacement under way.
+struct Replacement<'a> {
+    weaviate: &'a Weaviate,
+    server: &'a Server,
+    journal: &'a mut Journal,
+    bring: &'a Bring<'a>,
+    /// The classes that are there, as they were when they were copied.
+    live: Classes,
+    meter: &'a Meter,
 }
 
 impl Weaviate {
-    /// Replaces what is there of `classes` by `bring`, and keeps what was there for an undo.
+    /// Replaces what is there of the classes of `bring`, and keeps what was there for an undo.
     ///
     /// # Errors
     ///
-    /// Then what was there is there again, unless the text says otherwise; the next run tries that again.
+    /// Then each class is what it was, or what it was to be, as the text says; the next run puts right what is not.
     pub(super) async fn replace(
         &self,
         server: &Server,
         journal: &mut Journal,
-        source: &Source,
-        (classes, bring): (&BTreeSet<String>, &BTreeSet<String>),
+        bring: &Bring<'_>,
         meter: &Meter,
     ) -> Result<Option<Kept>, ComponentError> {
-        let live = server.classes(Some(classes)).await?;
-        all_can_be_kept(&live)?;
-        let going: Vec<_> = live.keys().cloned().collect();
-        let safety =
-            if live.is_empty() { None } else { Some(self.set_aside(server, live, journal, meter).await?) };
-        journal.note(|notes| {
-            notes.loose.retain(|loose| safety.as_ref().is_none_or(|safety| safety.id != loose.id));
-            notes.replacing = Some(Replacing {
-                classes: classes.clone(),
-                safety: safety.clone(),
-                began: Some(Timestamp::now()),
-            });
-        })?;
+        let names = bring.keys().cloned().collect();
+        let live = server.classes(Some(&names)).await?;
+        all_can_be_kept(server, &live, way_of(bring))?;
+        self.begin(server, journal, bring, &live, meter).await?;
         meter.begin("replace classes", 0);
-        let replaced = async {
-            remove_classes(server, &going).await?;
-            source.put_back(self, server, bring, meter).await
+        let before = journal.notes.clone();
+        let server = &server.while_classes_are_missing();
+        let mut replacement = Replacement { weaviate: self, server, journal, bring, live, meter };
+        let replaced = match replacement.run().await {
+            Ok(()) => Ok(()),
+            Err((class, err)) => Err(self.failed(server, journal, &class, err).await),
         };
-        if let Err(err) = replaced.await {
-            return Err(self.roll_back(server, journal, err).await);
+        // How far each class is has been noted: that there is nothing left to do can be noted by the next run.
+        let ended = async {
+            journal.note(Notes::settled)?;
+            self.drop_copies(server, journal, &before).await
+        };
+        if let Err(left) = ended.await {
+            tracing::warn!(error = %chain(&left), "the next run notes how the classes are");
         }
-        let before = journal.notes.kept.clone();
-        let kept = safety.map(|snapshot| Kept { snapshot, classes: classes.clone() });
-        journal.note(|notes| {
-            notes.replacing = None;
-            notes.kept.clone_from(&kept);
-        })?;
-        self.drop_replaced(server, journal, before).await;
-        Ok(kept)
+        replaced.map(|()| journal.notes.kept.clone())
     }
 
-    /// Copies classes, so that they can be put back.
-    pub(super) async fn set_aside(
+    /// Copies what is there, and notes that the replacement begins.
+    async fn begin(
         &self,
         server: &Server,
-        live: Classes,
         journal: &mut Journal,
+        bring: &Bring<'_>,
+        live: &Classes,
         meter: &Meter,
-    ) -> Result<Snapshot, ComponentError> {
-        let (made, warning) = self.way(server)?;
-        if let Some(warning) = warning {
-            tracing::warn!("{warning}");
-        }
-        let (index, id) = if made == Made::Export {
-            let id = new_id();
-            let mut sink = FileSink::begin(journal, &tar(&id))?;
-            let (mut index, counts) = self.exported(server, live, &mut sink, meter).await?;
-            sink.finish(journal).await?;
-            for (name, class) in &mut index.classes {
-                (class.objects.before, class.objects.after) = (counts[name], counts[name]);
-            }
-            (index, id)
-        } else {
-            let (index, tree) = self.native(server, made, live, journal, meter).await?;
-            let (files, id) = (self.files(server, made)?, index.id.clone());
-            if let Files::Folder(_) = files {
-                files.prove(&id, &tree, &described(&tree, &id)?).await?;
-                files.sync(&id).await?;
-            }
-            (index, id)
-        };
-        let text = serde_json::to_vec(&index).expect("names and numbers are JSON");
-        journal.put(&json(&id), &text)?;
-        Ok(Snapshot { made, id, at: Timestamp::now(), classes: index.classes.into_keys().collect() })
-    }
-
-    /// What a snapshot is put back from.
-    pub(super) fn source_of(
-        &self,
-        server: &Server,
-        journal: &Journal,
-        snapshot: &Snapshot,
-    ) -> Result<Source, ComponentError> {
-        let file = journal.path(&json(&snapshot.id));
-        let text = fs::read(&file)
-            .map_err(|source| ComponentError::Read { what: format!("read {}", file.display()), source })?;
-        let index = Index::parse(&text)?;
-        let place = match snapshot.made {
-            Made::Export => Place::File(journal.path(&tar(&snapshot.id))),
-            made => Place::Server(self.files(server, made)?),
-        };
-        Ok(Source { index, place })
-    }
-
-    /// Removes what was kept before something else is.
-    pub(super) async fn drop_replaced(&self, server: &Server, journal: &Journal, before: Option<Kept>) {
-        if let Some(before) = before
-            && let Err(err) = self.drop_snapshot(server, journal, &before.snapshot).await
-        {
-            tracing::warn!(error = %chain(&err), "what an earlier restore had set aside is left");
-        }
-    }
-
-    /// Removes a snapshot.
-    pub(super) async fn drop_snapshot(
-        &self,
-        server: &Server,
-        journal: &Journal,
-        snapshot: &Snapshot,
     ) -> Result<(), ComponentError> {
-        match snapshot.made {
-            Made::Export => journal.remove(&tar(&snapshot.id))?,
-            made => self.files(server, made)?.remove(&snapshot.id).await?,
+        let way = way_of(bring);
+        let safety = if live.is_empty() {
+            None
+        } else {
+            Some(self.set_aside(server, live.clone(), journal, way, meter).await?)
+        };
+        for source in bring.values().flatten() {
+            if let (Some(safety), Place::Server(Files::Folder(folder))) = (&safety, &source.place) {
+                folder.is_open_to_server(&source.index.id, &safety.id)?;
+            }
         }
-        journal.remove(&json(&snapshot.id))
+        if safety.as_ref().is_some_and(|safety| safety.made == Made::Export) {
+            can_be_put_back(server, live, bring).await?;
+        }
+        let step = |class: &String| {
+            let before = safety.clone().filter(|_| live.contains_key(class));
+            (class.clone(), Step { state: State::Untouched, before })
+        };
+        let is_due = !journal.notes.due().is_disjoint(&live.keys().cloned().collect());
+        self.note_and_drop(server, journal, |notes| {
+            notes.loose.retain(|loose| safety.as_ref().is_none_or(|safety| safety.id != loose.id));
+            notes.begin(bring.keys().map(step).collect());
+            // What there is of a class that is still to be put back is no copy to put back.
+            notes.found.extend(safety.clone().filter(|_| is_due));
+        })
+        .await
     }
+}
+
+impl Replacement<'_> {
+    /// Brings all classes, or names those that failed. Classes that are not there come first and together: nothing
+    /// is missing meanwhile that was there, and classes that come later may refer to them.
+    async fn run(&mut self) -> Result<(), (String, ComponentError)> {
+        let missing: BTreeSet<_> =
+            self.bring.keys().filter(|class| !self.live.contains_key(*class)).cloned().collect();
+        if !missing.is_empty() {
+            self.bring_missing(&missing).await.map_err(|err| (names(&missing), err))?;
+        }
+        for class in self.live.keys().cloned().collect::<Vec<_>>() {
+            self.replace_class(&class).await.map_err(|err| (class, err))?;
+        }
+        Ok(())
+    }
+
+    async fn bring_missing(&mut self, classes: &BTreeSet<String>) -> Result<(), ComponentError> {
+        self.journal.note(|notes| classes.iter().for_each(|class| notes.reached(class, State::Deleted)))?;
+        let mut left = classes.clone();
+        while let Some(first) = left.first() {
+            let Some(source) = self.bring[first] else {
+                left.pop_first();
+                continue;
+            };
+            let is_here = |class: &String| self.bring[class].is_some_and(|other| std::ptr::eq(other, source));
+            let (together, others) = left.into_iter().partition(is_here);
+            source.bring(self.weaviate, self.server, &together, self.meter).await?;
+            left = others;
+        }
+        self.journal.note(|notes| {
+            for class in classes {
+                let promised = self.bring[class].map(|source| source.promised(class));
+                notes.reached(
+                    class,
+                    promised.map_or(State::Proven, |promised| State::Brought(Box::new(promised))),
+                );
+            }
+        })?;
+        for class in classes {
+            self.prove(class).await?;
+        }
+        Ok(())
+    }
+
+    async fn replace_class(&mut self, class: &str) -> Result<(), ComponentError> {
+        self.copy_again_if_changed(class).await?;
+        self.journal.note(|notes| notes.reached(class, State::Deleted))?;
+        remove_classes(self.server, &[class.to_owned()]).await?;
+        if let Some(source) = self.bring[class] {
+            let only = [class.to_owned()].into();
+            source.bring(self.weaviate, self.server, &only, self.meter).await?;
+            let promised = Box::new(source.promised(class));
+            self.journal.note(|notes| notes.reached(class, State::Brought(promised)))?;
+        }
+        self.prove(class).await
+    }
+
+    /// Proves a class that was brought, or notes that a class is gone that was only to go.
+    async fn prove(&mut self, class: &str) -> Result<(), ComponentError> {
+        if let Some(source) = self.bring[class] {
+            prove(self.server, class, &source.promised(class)).await?;
+        }
+        self.journal.note(|notes| notes.reached(class, State::Proven))
+    }
+
+    /// Copies a class once more if its objects are not as many as when it was copied with the others: somebody writes.
+    async fn copy_again_if_changed(&mut self, class: &str) -> Result<(), ComponentError> {
+        if self.journal.notes.due().contains(class) {
+            return Ok(()); // what is there is not what would be put back
+        }
+        let copied = &self.live[class];
+        let what = || format!("count the objects of class {class}");
+        let now = self.server.count_exactly(class, copied).await.map_err(|fault| fault.of(what()))?;
+        if !matches!(copied.objects.judge(now), Verdict::Fewer | Verdict::More) {
+            return Ok(());
+        }
+        tracing::warn!(
+            class,
+            then = %copied.objects.after,
+            now,
+            "somebody writes to a class that is about to be replaced, so it is copied again: stop what writes to Weaviate"
+        );
+        let way = self.bring[class].map_or(Made::Export, |source| source.index.way);
+        let only = [class.to_owned()].into();
+        let live = self.server.classes(Some(&only)).await?;
+        all_can_be_kept(self.server, &live, way)?;
+        if live.is_empty() {
+            return Ok(()); // deleted meanwhile: the first copy is the newest there is
+        }
+        let again = self.weaviate.set_aside(self.server, live, self.journal, way, self.meter).await?;
+        self.weaviate
+            .note_and_drop(self.server, self.journal, |notes| {
+                notes.loose.retain(|loose| loose.id != again.id);
+                let steps = notes.replacing.iter_mut().flat_map(|replacing| &mut replacing.classes);
+                steps
+                    .filter(|(name, _)| *name == class)
+                    .for_each(|(_, step)| step.before = Some(again.clone()));
+            })
+            .await
+    }
+}
+
+impl Weaviate {
+    /// Puts back the classes over which a replacement failed, and tells how each class is now.
+    async fn failed(
+        &self,
+        server: &Server,
+        journal: &mut Journal,
+        class: &str,
+        err: ComponentError,
+    ) -> ComponentError {
+        let why = chain(&err);
+        tracing::warn!(class, error = why, "a restore into Weaviate has failed, putting back what was there");
+        let put_back = self.put_right(server, journal).await;
+        let replacing = journal.notes.replacing.clone().unwrap_or_default();
+        let restored = names(&replacing.in_state(|state| *state == State::Proven));
+        let mut words = vec![format!("class {class}: {why}")];
+        match &put_back {
+            Ok(()) if restored.is_empty() => {
+                words.push("the classes are again as they were before".to_owned());
+            }
+            Ok(()) => words.push(format!(
+                "restored: {restored}, which `undo` takes back; as before: {}",
+                names(&replacing.in_state(|state| *state != State::Proven))
+            )),
+            Err(worse) => {
+                let due = replacing.classes.values().filter(|step| !step.state.is_final());
+                let kept = due.into_iter().find_map(|step| step.before.as_ref());
+                let kept = kept.map(|snapshot| place_of(journal, snapshot));
+                words.push(format!(
+                    "and what was there before could not be put back: {}; classes {} are missing or not proven, as they \
+                     were they are kept as {}, and the next run on Weaviate or start of the worker tries again",
+                    chain(worse),
+                    names(&journal.notes.due()),
+                    kept.unwrap_or_else(|| "nothing, since none of them was there".to_owned())
+                ));
+            }
+        }
+        ComponentError::Failed {
+            program: "restore into Weaviate",
+            status: "failure".to_owned(),
+            stderr: words.join("; "),
+            transient: put_back.is_ok() && err.is_transient(),
+        }
+    }
+}
+
+/// Makes sure that a server would take the live classes back: none makes a class that refers to one that is not there.
+async fn can_be_put_back(server: &Server, live: &Classes, bring: &Bring<'_>) -> Result<(), ComponentError> {
+    let definitions = server.definitions().await.map_err(|fault| fault.of("read Weaviate's schema"))?;
+    let brought = bring.iter().filter(|(_, source)| source.is_some()).map(|(class, _)| class.clone());
+    let there = definitions.into_keys().chain(brought).collect();
+    let Some(dangling) = class::dangling(live, &there).into_iter().next() else { return Ok(()) };
+    let what =
+        format!("replace classes: {dangling}, so a copy of it could not be put back: make that class first");
+    Err(ComponentError::Unusable { what, source: None })
 }
 
 /// Deletes classes, and waits until they are gone.
@@ -262,8 +288,18 @@ pub(super) async fn remove_classes(server: &Server, classes: &[String]) -> Resul
     }
 }
 
-/// Whether nothing is lost when these classes are replaced: of inactive tenants no copy can be made.
-pub(super) fn all_can_be_kept(live: &Classes) -> Result<(), ComponentError> {
+/// The way of the copies that are made before a replacement: that of the backup that the server restores, if any.
+fn way_of(bring: &Bring<'_>) -> Made {
+    let mut ways = bring.values().flatten().map(|source| source.index.way);
+    ways.find(|way| *way != Made::Export).unwrap_or(Made::Export)
+}
+
+/// Makes sure that nothing is lost when these classes are replaced by a backup of this kind: some servers can copy
+/// inactive tenants, in their own backups.
+pub(super) fn all_can_be_kept(server: &Server, live: &Classes, made: Made) -> Result<(), ComponentError> {
+    if made != Made::Export && server.version.keeps_inactive_tenants() {
+        return Ok(());
+    }
     for (name, class) in live {
         let inactive: Vec<_> = class.inactive().collect();
         if !inactive.is_empty() {
@@ -279,28 +315,7 @@ pub(super) fn all_can_be_kept(live: &Classes) -> Result<(), ComponentError> {
     Ok(())
 }
 
-/// What stands in the descriptors of a backup that is whole.
-pub(super) fn described(tree: &Tree, id: &str) -> Result<Described, ComponentError> {
-    tree.describe(id).map_err(|wrong| corrupt(wrong.join("; ")))
-}
-
-/// Where a snapshot is, for people.
-pub(super) fn place_of(journal: &Journal, snapshot: &Snapshot) -> String {
-    match snapshot.made {
-        Made::Export => journal.path(&tar(&snapshot.id)).display().to_string(),
-        made => format!("backup {} of Weaviate ({})", snapshot.id, made.as_str()),
-    }
-}
-
 /// Classes for people.
 pub(super) fn names(classes: &BTreeSet<String>) -> String {
     classes.iter().map(String::as_str).collect::<Vec<_>>().join(", ")
-}
-
-fn json(id: &str) -> String {
-    format!("{id}.json")
-}
-
-fn tar(id: &str) -> String {
-    format!("{id}.tar")
 }

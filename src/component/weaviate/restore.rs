@@ -5,14 +5,19 @@ use crate::component::media::{Media, MediaConfig};
 use crate::component::scratch::{Scratch, free_bytes};
 use crate::component::stage::{Kept, Plan, Staged, Target};
 use crate::component::weaviate::class::{self, Classes};
-use crate::component::weaviate::decode::decode;
+use crate::component::weaviate::count::Bracket;
+use crate::component::weaviate::decode::{decode, decode_only};
+use crate::component::weaviate::export::not_kept;
 use crate::component::weaviate::files::Files;
+use crate::component::weaviate::folder::{Freed, is_closed};
 use crate::component::weaviate::index::{Index, Made, corrupt};
-use crate::component::weaviate::journal::{Journal, Loose};
-use crate::component::weaviate::replace::{Place, Source, all_can_be_kept, names, remove_classes};
+use crate::component::weaviate::journal::Journal;
+use crate::component::weaviate::notes::Loose;
+use crate::component::weaviate::replace::{all_can_be_kept, names, remove_classes};
 use crate::component::weaviate::server::Server;
+use crate::component::weaviate::source::{Place, Source, prove};
 use crate::component::weaviate::version::Version;
-use crate::component::weaviate::{Weaviate, kept_as};
+use crate::component::weaviate::{Weaviate, kept_as, still_due};
 use crate::component::{Component, ComponentError, Feed};
 use crate::domain::{
     facts::{Counts, Facts},
@@ -20,6 +25,7 @@ use crate::domain::{
 };
 use async_trait::async_trait;
 use std::collections::BTreeSet;
+use uuid::Uuid;
 
 impl Weaviate {
     /// What a restore would do.
@@ -29,6 +35,11 @@ impl Weaviate {
         facts: Option<&Facts>,
     ) -> Result<Plan, ComponentError> {
         let server = self.target_server(target).await?;
+        if facts.is_some_and(|facts| facts.backend.as_deref() == Some(Made::Filesystem.as_str()))
+            && let Files::Folder(folder) = self.files(&server, Made::Filesystem)?
+        {
+            folder.probe().await?;
+        }
         let version = facts.and_then(|facts| facts.versions.get("weaviate"));
         if let Some(made_by) = version {
             fits(&server, made_by)?;
@@ -36,6 +47,7 @@ impl Weaviate {
         let counts = facts.map(|facts| &facts.counts.classes);
         let all: Option<BTreeSet<String>> = counts.map(|counts| counts.keys().cloned().collect());
         let wanted = all.as_ref().map(|all| chosen(target, all)).transpose()?;
+        server.no_alias_bears(wanted.iter().flatten()).await?;
         let live = server.classes(None).await?;
         let going: Vec<_> = match &wanted {
             Some(wanted) => live.iter().filter(|(name, _)| wanted.contains(*name)).collect(),
@@ -44,24 +56,25 @@ impl Weaviate {
         let described: Vec<_> =
             going.iter().map(|(name, class)| format!("{name} ({} objects)", class.objects.after)).collect();
         let room = self.config.dir.as_deref().or(self.config.state.parent());
+        let due = still_due(&Journal::open(&self.config.state)?.notes).filter(|_| *target != Target::Scratch);
         let mut plan = Plan {
             replaces: match target {
                 Target::Scratch => format!("nothing: classes on {}, deleted again", server.client.place()),
                 _ if described.is_empty() => "nothing: none of its classes is there".to_owned(),
                 _ => format!("classes {}", described.join(", ")),
             },
-            method:
-                "a safety backup of those classes, delete, restore, count; on failure the safety backup back"
-                    .to_owned(),
-            needs_bytes: facts.map(|facts| facts.source_bytes),
+            method: "a safety backup of those classes; then class by class: delete, restore, count; a class that fails \
+                     is put back from the safety backup"
+                .to_owned(),
+            needs_bytes: facts.map(|facts| needed(facts, &going)),
             free_bytes: room.and_then(free_bytes),
             downtime: match target {
                 Target::Scratch => "none",
-                _ => "the classes are missing while they are restored",
+                _ => "each class is missing while it is restored",
             }
             .to_owned(),
             versions: vec![format!("weaviate {}", server.version)],
-            warnings: Vec::new(),
+            warnings: due.into_iter().chain(facts.and_then(not_kept)).collect(),
         };
         if let Some(made_by) = version {
             plan.versions.push(format!("backup made by weaviate {made_by}"));
@@ -118,10 +131,10 @@ impl Weaviate {
                 return Err(ComponentError::Unusable { what, source: None });
             }
         } else {
-            all_can_be_kept(&live)?;
+            all_can_be_kept(&server, &live, index.way)?;
         }
         let mut journal = Journal::open(&self.config.state)?;
-        let (source, counts) = self.unpack(&server, index, feed, &mut journal, meter).await?;
+        let (source, counts) = self.unpack(&server, (index, &bring), feed, &mut journal, meter).await?;
         let (weaviate, meter) = (self.clone(), meter.clone());
         let mut copy = Copy { weaviate, server, source, bring, counts, drill: false, meter };
         if *target == Target::Scratch {
@@ -135,7 +148,7 @@ impl Weaviate {
     async fn unpack(
         &self,
         server: &Server,
-        mut index: Index,
+        (mut index, bring): (Index, &BTreeSet<String>),
         feed: Feed<'_>,
         journal: &mut Journal,
         meter: &Meter,
@@ -144,22 +157,18 @@ impl Weaviate {
             Made::Export => {
                 journal.note(|_| {})?; // makes the folder
                 let scratch = Scratch::spool(&self.config.state, feed, meter).await?;
-                let counts = decode(&index, &mut scratch.reader().await?, &Meter::default()).await?;
+                let archive = &mut scratch.reader().await?;
+                let counts = decode_only(&index, Some(bring), archive, &Meter::default()).await?;
                 for (name, class) in &mut index.classes {
                     let count = counts.classes.get(name).copied().unwrap_or_default();
-                    (class.objects.before, class.objects.after) = (count, count);
-                    class.objects.exact = true;
+                    class.objects = Bracket::captured(count);
                 }
                 Ok((Source { index, place: Place::Scratch(scratch) }, counts))
             }
             Made::S3 => {
                 let counts = decode(&index, feed, meter).await?;
                 let files = self.files(server, Made::S3)?;
-                let tree = files.tree(&index.id).await?;
-                let lost = index.files.iter().find(|file| tree.files.get(&file.path) != Some(&file.bytes));
-                if let Some(lost) = lost {
-                    return Err(corrupt(format!("{} is not in the bucket as it was", lost.path)));
-                }
+                files.compare(&index).await?;
                 Ok((Source { index, place: Place::Server(files) }, counts))
             }
             Made::Filesystem => {
@@ -167,7 +176,8 @@ impl Weaviate {
                 if !index.classes.is_empty() {
                     self.unpack_tree(&files, &index, feed, journal, meter).await?;
                 }
-                let classes = index.classes.iter().map(|(name, class)| (name.clone(), class.objects.before));
+                let classes =
+                    index.classes.iter().map(|(name, class)| (name.clone(), class.objects.number()));
                 let counts = Counts { classes: classes.collect(), ..Counts::default() };
                 Ok((Source { index, place: Place::Server(files) }, counts))
             }
@@ -183,26 +193,39 @@ impl Weaviate {
         journal: &mut Journal,
         meter: &Meter,
     ) -> Result<(), ComponentError> {
-        let (Files::Folder(dir), id) = (files, &index.id) else { return Ok(()) };
-        if !files.tree(id).await?.files.is_empty() {
-            // The same bytes, which a run has left, or what somebody has put there by hand.
-            tracing::warn!(id, "a backup of this name lies in Weaviate's folder already, it is replaced");
-            files.remove(id).await?;
-        }
+        let (Files::Folder(folder), id) = (files, &index.id) else { return Ok(()) };
+        // Another run may have left the same backup there, or somebody may have put it there by hand.
+        let aside = format!("{id}-{}", &Uuid::new_v4().simple().to_string()[..8]);
         journal.note(|notes| {
-            let loose = Loose { made: Made::Filesystem, id: id.clone() };
-            if !notes.loose.contains(&loose) {
-                notes.loose.push(loose);
+            for id in [id, &aside] {
+                let loose = Loose { made: Made::Filesystem, id: id.clone() };
+                if !notes.loose.contains(&loose) {
+                    notes.loose.push(loose);
+                }
             }
         })?;
-        let folder = dir.join(id);
-        let media = Media::new(MediaConfig::full(folder.clone()));
-        media.stage(feed, &Target::Folder(folder), None, meter).await?.swap().await?;
-        let described = files.tree(id).await?.describe(id).map_err(|wrong| corrupt(wrong.join("; ")))?;
+        let freed = folder.free(id, &aside).await?;
+        let place = if freed == Freed::Taken { &aside } else { id };
+        let media = Media::new(MediaConfig::full(folder.of(place)));
+        media.stage(feed, &Target::Folder(folder.of(place)), None, meter).await?.swap().await?;
+        folder.share(place).await?;
+        let tree = files.tree(place).await?;
+        let described = tree.describe(id).map_err(|wrong| corrupt(wrong.join("; ")))?;
         if described.classes.iter().ne(index.classes.keys()) {
             return Err(corrupt("its classes are not those of its index"));
         }
-        Ok(())
+        match freed {
+            Freed::Renamed => return Ok(()),
+            Freed::Free => {}
+            Freed::Taken => {
+                let is_same = files.is_same(id, &aside, &tree, &described).await;
+                files.remove(&aside).await?;
+                if !is_same {
+                    return Err(folder.taken(id));
+                }
+            }
+        }
+        journal.note(|notes| notes.loose.retain(|loose| loose.id != aside))
     }
 
     /// Whether the server can make these classes at all: found out before anything is touched.
@@ -214,9 +237,12 @@ impl Weaviate {
     ) -> Result<(), ComponentError> {
         let unusable = |what: String| Err(ComponentError::Unusable { what, source: None });
         if index.way != Made::Export {
-            self.files(server, index.way)?;
+            if let Files::Folder(folder) = self.files(server, index.way)? {
+                folder.probe().await?;
+            }
             let nodes = server.nodes().await.map_err(|fault| fault.of("ask for the names of the nodes"))?;
-            let mut strange = index.nodes.iter().filter(|node| !nodes.contains(node));
+            let is_mapped = index.nodes.len() == 1 && nodes.len() == 1 && server.version.maps_nodes();
+            let mut strange = index.nodes.iter().filter(|node| !nodes.contains(node) && !is_mapped);
             if let (Some(node), false) = (strange.next(), nodes.is_empty()) {
                 return unusable(format!(
                     "restore weaviate: the backup is of node {node}, and the server's is {}: set CLUSTER_HOSTNAME of \
@@ -225,7 +251,14 @@ impl Weaviate {
                 ));
             }
         }
-        for (name, class) in index.classes.iter().filter(|(name, _)| bring.contains(*name)) {
+        let mut brought = index.classes.clone();
+        brought.retain(|name, _| bring.contains(name));
+        let there = server.definitions().await.map_err(|fault| fault.of("read Weaviate's schema"))?;
+        if let Some(dangling) = class::dangling(&brought, &there.into_keys().collect()).first() {
+            return unusable(format!("restore weaviate: {dangling}: restore that class too, or make it"));
+        }
+        server.no_alias_bears(bring.iter()).await?;
+        for (name, class) in &brought {
             let missing = class::modules(&class.definition);
             if let Some(module) = missing.iter().find(|module| !server.modules.contains_key(*module)) {
                 return unusable(format!(
@@ -235,6 +268,16 @@ impl Weaviate {
         }
         Ok(())
     }
+}
+
+/// The bytes that a restore needs: the backup unpacked, and a copy of what is there, which takes about as much for
+/// each object.
+fn needed(facts: &Facts, going: &[(&String, &class::Class)]) -> u64 {
+    let unpacked = facts.source_bytes;
+    let there: u64 = going.iter().map(|(_, class)| class.objects.number()).sum();
+    let brought: u64 = facts.counts.classes.values().sum();
+    let copied = u128::from(unpacked) * u128::from(there) / u128::from(brought.max(1));
+    unpacked.saturating_add(u64::try_from(copied).unwrap_or(u64::MAX))
 }
 
 /// Whether a server restores what that version has made.
@@ -273,8 +316,14 @@ impl Copy {
     /// Restores it for real, where nobody needs anything.
     async fn try_out(&mut self, journal: &mut Journal) -> Result<(), ComponentError> {
         journal.note(|notes| notes.drill.clone_from(&self.bring))?;
-        let restored = self.source.put_back(&self.weaviate, &self.server, &self.bring, &self.meter).await;
-        if let Err(err) = restored {
+        let restored = async {
+            self.source.bring(&self.weaviate, &self.server, &self.bring, &self.meter).await?;
+            for class in &self.bring {
+                prove(&self.server, class, &self.source.promised(class)).await?;
+            }
+            Ok(())
+        };
+        if let Err(err) = restored.await {
             if let Err(left) = self.clean(journal).await {
                 tracing::warn!(error = %chain(&left), "what a drill has made is left until the next start");
             }
@@ -292,10 +341,13 @@ impl Copy {
         }
         if let (Made::Filesystem, Place::Server(files)) = (self.source.index.way, &self.source.place) {
             let id = &self.source.index.id;
-            if !id.is_empty() {
-                files.remove(id).await?;
+            match files.remove(id).await {
+                Ok(()) => journal.note(|notes| notes.loose.retain(|loose| loose.id != *id))?,
+                Err(err) if is_closed(&err) => {
+                    tracing::warn!(error = %chain(&err), "a backup is left in Weaviate's folder");
+                }
+                Err(err) => return Err(err),
             }
-            journal.note(|notes| notes.loose.retain(|loose| loose.id != *id))?;
         }
         Ok(())
     }
@@ -314,7 +366,8 @@ impl Staged for Copy {
             return Err(ComponentError::Unusable { what, source: None });
         }
         let mut journal = Journal::open(&weaviate.config.state)?;
-        let replaced = weaviate.replace(server, &mut journal, source, (bring, bring), meter).await;
+        let bring = bring.iter().map(|class| (class.clone(), Some(source))).collect();
+        let replaced = weaviate.replace(server, &mut journal, &bring, meter).await;
         if let Err(err) = self.clean(&mut journal).await {
             tracing::warn!(error = %chain(&err), "the files of the restored backup are left until the next start");
         }
@@ -331,6 +384,6 @@ impl Staged for Copy {
 
 /// Objects by class, for manifests.
 pub(super) fn counted(classes: &Classes) -> Counts {
-    let classes = classes.iter().map(|(name, class)| (name.clone(), class.objects.before)).collect();
+    let classes = classes.iter().map(|(name, class)| (name.clone(), class.objects.number())).collect();
     Counts { classes, ..Counts::default() }
 }

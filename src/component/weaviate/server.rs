@@ -1,12 +1,16 @@
 //! Weaviate's API as far as backups need it, in its own words.
 
+use crate::base::chain;
 use crate::component::ComponentError;
-use crate::component::weaviate::class::{self, Bracket, Class, Classes, Tenant};
-use crate::component::weaviate::client::{Client, Fault};
+use crate::component::weaviate::class::{self, Class, Tenant};
+use crate::component::weaviate::client::{Client, Fault, Patience};
 use crate::component::weaviate::version::Version;
+use bytes::Bytes;
 use reqwest::Method;
+use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
+use url::form_urlencoded;
 
 /// A server that has said who it is.
 #[derive(Debug, Clone)]
@@ -25,14 +29,22 @@ impl Server {
     /// When it gives no answer, refuses us, or is no Weaviate.
     pub(super) async fn meet(client: Client) -> Result<Self, ComponentError> {
         let what = || format!("ask Weaviate at {} who it is", client.place());
-        let meta = client.knock("/v1/meta").await.map_err(|fault| fault.of(what()))?;
+        let meta = client.knock("/v1/meta").await.map_err(|fault| {
+            let help = reach(&client, &fault).map_or_else(String::new, |help| format!(": {help}"));
+            fault.of(what() + &help)
+        })?;
         let version = meta["version"].as_str().and_then(|text| text.parse().ok());
         let Some(version) = version else {
-            let what = format!("{}: its answer names no version, correct WEAVIATE_URL", what());
+            let what = format!("{}: its answer names no version, correct {}", what(), client.setting());
             return Err(ComponentError::Unusable { what, source: None });
         };
         let modules = meta["modules"].as_object().cloned().unwrap_or_default();
         Ok(Self { client, version, modules })
+    }
+
+    /// The same server for a time when classes are missing: it is asked for minutes, not for one.
+    pub(super) fn while_classes_are_missing(&self) -> Self {
+        Self { client: self.client.with(Patience::ClassesAreMissing), ..self.clone() }
     }
 
     /// The names of its nodes, which stand in every backup.
@@ -40,91 +52,6 @@ impl Server {
         let found = self.client.get("/v1/nodes?output=verbose").await?;
         let nodes = found["nodes"].as_array().into_iter().flatten();
         Ok(nodes.filter_map(|node| Some(node["name"].as_str()?.to_owned())).collect())
-    }
-
-    /// The definitions of all classes, by name.
-    pub(super) async fn definitions(&self) -> Result<BTreeMap<String, Value>, Fault> {
-        let found = self.client.get("/v1/schema").await?;
-        let classes = found["classes"].as_array().into_iter().flatten();
-        let named = |definition: &Value| Some((definition["class"].as_str()?.to_owned(), definition.clone()));
-        Ok(classes.filter_map(named).filter(|(name, _)| class::is_name(name)).collect())
-    }
-
-    /// The classes of these names, or all, with their tenants and how many objects they have now.
-    ///
-    /// # Errors
-    ///
-    /// When something of it cannot be found out.
-    pub(super) async fn classes(&self, only: Option<&BTreeSet<String>>) -> Result<Classes, ComponentError> {
-        let definitions = self.definitions().await.map_err(|fault| fault.of("read Weaviate's schema"))?;
-        let mut classes = Classes::new();
-        for (name, definition) in definitions {
-            if only.is_some_and(|only| !only.contains(&name)) {
-                continue;
-            }
-            let what = format!("count the objects of class {name}");
-            let tenants = if class::has_tenants(&definition) {
-                self.tenants(&name).await.map_err(|fault| fault.of(&what))?
-            } else {
-                Vec::new()
-            };
-            let mut found = Class { definition, tenants, objects: Bracket::default() };
-            let (count, exact) = self.count(&name, &found).await.map_err(|fault| fault.of(what))?;
-            found.objects = Bracket { before: count, after: count, exact };
-            classes.insert(name, found);
-        }
-        Ok(classes)
-    }
-
-    /// The tenants of a class.
-    pub(super) async fn tenants(&self, class: &str) -> Result<Vec<Tenant>, Fault> {
-        let found = self.client.get(&format!("/v1/schema/{class}/tenants")).await?;
-        let mut tenants: Vec<Tenant> =
-            serde_json::from_value(found).map_err(|err| Fault::Away(err.into()))?;
-        tenants.sort();
-        Ok(tenants)
-    }
-
-    /// How many objects a class has, of its active tenants if it has tenants, and whether that is exact.
-    pub(super) async fn count(&self, name: &str, class: &Class) -> Result<(u64, bool), Fault> {
-        if !class::has_tenants(&class.definition) {
-            return self.count_of(name, None).await;
-        }
-        let (mut sum, mut exact) = (0, true);
-        for tenant in class.tenants.iter().filter(|tenant| tenant.is_active()) {
-            let (count, is_exact) = self.count_of(name, Some(&tenant.name)).await?;
-            (sum, exact) = (sum + count, exact && is_exact);
-        }
-        Ok((sum, exact))
-    }
-
-    async fn count_of(&self, class: &str, tenant: Option<&str>) -> Result<(u64, bool), Fault> {
-        let of = tenant.map_or(String::new(), |tenant| format!("(tenant:{})", json!(tenant)));
-        let query = json!({"query": format!("{{Aggregate{{{class}{of}{{meta{{count}}}}}}}}")});
-        let answer = self.client.again(Method::POST, "/v1/graphql", Some(&query)).await;
-        // A server without GraphQL says so with one of several statuses.
-        let answer = match answer {
-            Err(Fault::Refused { .. }) => return self.count_by_nodes(class, tenant).await,
-            answer => answer?,
-        };
-        if let Some(count) = answer["data"]["Aggregate"][class][0]["meta"]["count"].as_u64() {
-            return Ok((count, true));
-        }
-        let said = answer["errors"][0]["message"].as_str().unwrap_or("no count in the answer").to_owned();
-        if said.contains("disabled") {
-            return self.count_by_nodes(class, tenant).await;
-        }
-        Err(Fault::Away(said.into()))
-    }
-
-    /// What the nodes say: from about 1.24 on without what is still in memory.
-    async fn count_by_nodes(&self, class: &str, tenant: Option<&str>) -> Result<(u64, bool), Fault> {
-        let found = self.client.get(&format!("/v1/nodes/{class}?output=verbose")).await?;
-        let nodes = found["nodes"].as_array().into_iter().flatten();
-        let shards = nodes.flat_map(|node| node["shards"].as_array().into_iter().flatten());
-        let of_it =
-            shards.filter(|shard| shard["class"] == class && tenant.is_none_or(|name| shard["name"] == name));
-        Ok((of_it.filter_map(|shard| shard["objectCount"].as_u64()).sum(), false))
     }
 
     /// Deletes a class with all that is in it; one that is not there is deleted already.
@@ -153,33 +80,65 @@ impl Server {
         self.client.ask(Method::POST, &path, Some(&json!(tenants))).await.map(drop)
     }
 
-    /// Stores objects, new or not, and tells of each that is refused why.
-    pub(super) async fn put_objects(&self, objects: &Value) -> Result<Vec<String>, Fault> {
-        self.batch("/v1/batch/objects", objects).await
+    /// Changes what can be changed of a class.
+    pub(super) async fn update_class(&self, class: &str, definition: &Value) -> Result<(), Fault> {
+        let path = format!("/v1/schema/{class}");
+        self.client.again(Method::PUT, &path, Some(definition)).await.map(drop)
     }
 
-    /// Adds references, and tells of each that is refused why.
-    pub(super) async fn put_references(&self, references: &Value) -> Result<Vec<String>, Fault> {
-        self.batch("/v1/batch/references", references).await
+    /// The class of each alias; none where the version has no aliases.
+    pub(super) async fn aliases(&self) -> Result<BTreeMap<String, String>, Fault> {
+        if !self.version.has_aliases() {
+            return Ok(BTreeMap::new());
+        }
+        let found = self.client.get("/v1/aliases").await?;
+        let aliases = found["aliases"].as_array().into_iter().flatten();
+        let named =
+            |alias: &Value| Some((alias["alias"].as_str()?.to_owned(), alias["class"].as_str()?.to_owned()));
+        Ok(aliases.filter_map(named).collect())
     }
 
-    /// The answer is 200 also when nothing of it was taken: each item has a result of its own.
-    async fn batch(&self, path: &str, body: &Value) -> Result<Vec<String>, Fault> {
-        let answer = self.client.again(Method::POST, path, Some(body)).await?;
-        let results = answer.as_array().into_iter().flatten().map(|one| &one["result"]);
-        let refused = results.filter(|result| {
-            result["status"].as_str().is_some_and(|status| status != "SUCCESS")
-                || result["errors"]["error"].as_array().is_some_and(|errors| !errors.is_empty())
+    /// Makes an alias; an alias of that name that is there already is an error.
+    pub(super) async fn create_alias(&self, alias: &str, class: &str) -> Result<(), Fault> {
+        let body = json!({"alias": alias, "class": class});
+        self.client.ask(Method::POST, "/v1/aliases", Some(&body)).await.map(drop)
+    }
+
+    /// One object with its properties.
+    pub(super) async fn object(&self, class: &str, id: &str, tenant: Option<&str>) -> Result<Value, Fault> {
+        let tenant = tenant.map_or(String::new(), |tenant| {
+            form_urlencoded::Serializer::for_suffix("?".to_owned(), 1).append_pair("tenant", tenant).finish()
         });
-        let why = |result: &Value| {
-            result["errors"]["error"][0]["message"]
-                .as_str()
-                .unwrap_or("no word why")
-                .chars()
-                .take(300)
-                .collect()
+        self.client.get(&format!("/v1/objects/{class}/{id}{tenant}")).await
+    }
+
+    /// Stores `count` objects, new or not, whose request is `body`, and tells of each that is refused why. An object
+    /// that is stored again replaces the one before.
+    pub(super) async fn put_objects(&self, body: &Bytes, count: usize) -> Result<Vec<String>, Fault> {
+        let items: Vec<Item> = self.client.post_again("/v1/batch/objects", body).await?;
+        refusals(&items, count)
+    }
+
+    /// Adds references, and tells of each that is refused why. The server adds a reference a second time when it is
+    /// asked a second time, so this request is sent once.
+    pub(super) async fn add_references(&self, references: &[Value]) -> Result<Vec<String>, Fault> {
+        let body = json!(references);
+        let answer = self.client.ask(Method::POST, "/v1/batch/references", Some(&body)).await?;
+        let items: Option<Vec<Item>> =
+            serde_json::from_value(answer).map_err(|err| Fault::Away(err.into()))?;
+        refusals(&items.unwrap_or_default(), references.len())
+    }
+
+    /// Reads an object of a class, or of its first active tenant: a class whose shards are lost is there, too.
+    pub(super) async fn read_one(&self, name: &str, class: &Class) -> Result<(), Fault> {
+        let tenant = match class.tenants.iter().find(|tenant| tenant.is_active()) {
+            _ if !class::has_tenants(&class.definition) => String::new(),
+            Some(tenant) => form_urlencoded::Serializer::for_suffix("&".to_owned(), 1)
+                .append_pair("tenant", &tenant.name)
+                .finish(),
+            None => return Ok(()),
         };
-        Ok(refused.map(why).collect())
+        self.client.get(&format!("/v1/objects?class={name}&limit=1{tenant}")).await.map(drop)
     }
 
     /// Begins a backup of exactly these classes. The answer's classes are those that it will hold.
@@ -188,21 +147,29 @@ impl Server {
         backend: &str,
         id: &str,
         classes: &[&String],
+        compression: Option<&str>,
     ) -> Result<BTreeSet<String>, Fault> {
-        let body = json!({"id": id, "include": classes});
+        let mut body = json!({"id": id, "include": classes});
+        if let Some(level) = compression {
+            body["config"] = json!({"CompressionLevel": level});
+        }
         let answer = self.client.ask(Method::POST, &format!("/v1/backups/{backend}"), Some(&body)).await?;
         let taken = answer["classes"].as_array().into_iter().flatten();
         Ok(taken.filter_map(|class| Some(class.as_str()?.to_owned())).collect())
     }
 
-    /// Begins to restore exactly these classes.
+    /// Begins to restore exactly these classes, from nodes of other names if there are any.
     pub(super) async fn begin_restore(
         &self,
         backend: &str,
         id: &str,
         classes: &[&String],
+        nodes: &BTreeMap<String, String>,
     ) -> Result<(), Fault> {
-        let body = json!({"include": classes});
+        let mut body = json!({"include": classes});
+        if !nodes.is_empty() {
+            body["node_mapping"] = json!(nodes);
+        }
         let path = format!("/v1/backups/{backend}/{id}/restore");
         self.client.ask(Method::POST, &path, Some(&body)).await.map(drop)
     }
@@ -217,7 +184,7 @@ impl Server {
         let mut turns = self.client.turns();
         loop {
             match self.status(backend, id, of).await {
-                Err(Fault::Away(err)) if turns.another(&*err).await => {}
+                Err(fault @ Fault::Away(_)) if turns.another(&fault).await => {}
                 answer => return answer,
             }
         }
@@ -226,7 +193,8 @@ impl Server {
     /// How far a backup is, or the last restore of it.
     pub(super) async fn status(&self, backend: &str, id: &str, of: Work) -> Result<Status, Fault> {
         let tail = if of == Work::Restore { "/restore" } else { "" };
-        let answer = self.client.ask(Method::GET, &format!("/v1/backups/{backend}/{id}{tail}"), None).await?;
+        let path = format!("/v1/backups/{backend}/{id}{tail}");
+        let answer = self.client.ask_now(Method::GET, &path, None).await?;
         let why = || answer["error"].as_str().unwrap_or("no word why").to_owned();
         Ok(match answer["status"].as_str() {
             Some("SUCCESS") => Status::Done,
@@ -236,6 +204,21 @@ impl Server {
             None => return Err(Fault::Away("the answer names no status".into())),
         })
     }
+}
+
+/// Our setting that helps where nobody answers, or somebody who is no Weaviate.
+fn reach(client: &Client, fault: &Fault) -> Option<String> {
+    let said = chain(fault);
+    Some(match fault {
+        Fault::Denied { .. } => return None,
+        fault if fault.is_not_ready() => return None,
+        Fault::Away(_) if said.contains("received fatal alert") => {
+            "correct WEAVIATE_CLIENT_CERT and WEAVIATE_CLIENT_KEY".to_owned()
+        }
+        Fault::Away(_) if said.contains("certificate") => "correct WEAVIATE_CA_CERT".to_owned(),
+        Fault::Away(_) => format!("start it, or correct {}", client.setting()),
+        Fault::Refused { .. } => format!("correct {}", client.setting()),
+    })
 }
 
 /// What the server does in the background.
@@ -251,4 +234,51 @@ pub(super) enum Status {
     Running,
     Done,
     Failed { word: String, why: String },
+}
+
+/// The result of one item of a batch; whatever else an item repeats of the request is not kept.
+#[derive(Debug, Default, Deserialize)]
+struct Item {
+    #[serde(default)]
+    result: Outcome,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct Outcome {
+    status: Option<String>,
+    #[serde(default)]
+    errors: Value,
+}
+
+impl Outcome {
+    /// The reason why the item was refused; `None` if the server took the item.
+    fn refusal(&self) -> Option<String> {
+        let errors = self.errors["error"].as_array().filter(|errors| !errors.is_empty());
+        if errors.is_none() && self.status.as_ref().is_none_or(|status| status == "SUCCESS") {
+            return None;
+        }
+        let why = errors.and_then(|errors| errors[0]["message"].as_str()).unwrap_or("no word why");
+        Some(why.chars().take(300).collect())
+    }
+}
+
+/// The reasons of the items that were refused. The answer is 200 also when nothing was taken: each of the `count`
+/// items has a result of its own.
+fn refusals(items: &[Item], count: usize) -> Result<Vec<String>, Fault> {
+    if items.len() != count {
+        let why = format!("the answer has results of {} items, and {count} were sent", items.len());
+        return Err(Fault::Away(why.into()));
+    }
+    Ok(items.iter().filter_map(|item| item.result.refusal()).collect())
+}
+
+#[test]
+fn a_list_of_results_that_is_shorter_than_the_batch_is_no_success() {
+    let items = |text: &str| serde_json::from_str::<Vec<Item>>(text).unwrap();
+    let good = r#"{"id":"1","result":{"status":"SUCCESS"}}"#;
+    let bad = r#"{"result":{"status":"FAILED","errors":{"error":[{"message":"invalid"}]}}}"#;
+    assert_eq!(refusals(&items(&format!("[{good},{bad}]")), 2).unwrap(), ["invalid"]);
+    for short in [format!("[{good}]"), "[]".to_owned()] {
+        assert!(matches!(refusals(&items(&short), 2), Err(Fault::Away(_))), "{short}");
+    }
 }

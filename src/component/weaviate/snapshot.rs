@@ -1,18 +1,26 @@
 //! Classes, copied whole: by the server itself or object by object, for a backup as for safety.
 
+use crate::base::chain;
 use crate::component::ComponentError;
 use crate::component::weaviate::Weaviate;
-use crate::component::weaviate::class::Classes;
-use crate::component::weaviate::export::export;
+use crate::component::weaviate::class::{self, Class, Classes};
+use crate::component::weaviate::client::Fault;
+use crate::component::weaviate::count::{Bracket, Verdict};
+use crate::component::weaviate::export::{NOT_KEPT, export};
 use crate::component::weaviate::files::Files;
+use crate::component::weaviate::hnsw::without;
 use crate::component::weaviate::index::{Index, Made, corrupt};
-use crate::component::weaviate::job::Job;
-use crate::component::weaviate::journal::{Journal, Loose};
+use crate::component::weaviate::job::{Job, Ours};
+use crate::component::weaviate::journal::Journal;
+use crate::component::weaviate::notes::Loose;
 use crate::component::weaviate::server::Server;
 use crate::component::weaviate::tree::{Described, Tree};
 use crate::domain::{facts::Facts, progress::Meter};
 use crate::stream::Output;
 use std::collections::{BTreeMap, BTreeSet};
+
+/// The id of a backup by the server, its files and what its descriptors say.
+type Ordered = (String, Tree, Described);
 
 impl Weaviate {
     /// Has the server back up `classes`, as they were counted before, and looks that it is whole. The backup
@@ -31,11 +39,14 @@ impl Weaviate {
     ) -> Result<(Index, Tree), ComponentError> {
         let files = self.files(server, made)?;
         meter.begin("backup by Weaviate", 0);
-        let names = classes.keys().collect();
-        let job = Job { server, backend: made.as_str(), classes: names, timeout: self.config.timeout };
-        let begun = |id: &str| journal.note(|notes| notes.loose.push(Loose { made, id: id.to_owned() }));
-        let id = job.back_up(begun).await?;
-        let (tree, described) = whole(server, &files, &id).await?;
+        let ((id, tree, described), unindexed) = match &files {
+            Files::Bucket(_) => self.indexed(server, made, &files, &classes, journal).await?,
+            Files::Folder(folder) => {
+                let ordered = self.indexed(server, made, &files, &classes, journal).await;
+                ordered.map_err(|err| folder.judge(err))?
+            }
+        };
+        classes.retain(|name, class| described.classes.contains(name) || !is_left_out(server, class));
         let wanted: BTreeSet<_> = classes.keys().cloned().collect();
         if described.classes != wanted {
             return Err(corrupt(format!("Weaviate's backup holds {:?}, not {wanted:?}", described.classes)));
@@ -53,9 +64,83 @@ impl Weaviate {
             server_version: server.version.to_string(),
             nodes: described.nodes,
             classes,
+            aliases: BTreeMap::new(),
+            unindexed,
             files: in_bucket,
         };
         Ok((index, tree))
+    }
+
+    /// Has the server make a backup with every vector index that the server has. A log that the server began in the
+    /// second of a backup is left out by the server, so another backup is ordered in another second. An index that is
+    /// missing in both is missing on the server itself.
+    async fn indexed(
+        &self,
+        server: &Server,
+        made: Made,
+        files: &Files,
+        classes: &Classes,
+        journal: &mut Journal,
+    ) -> Result<(Ordered, BTreeSet<String>), ComponentError> {
+        const TIMES: u32 = 4;
+        let mut before = BTreeSet::new();
+        for _ in 0..TIMES {
+            let (id, tree, described) = self.order(server, made, files, classes, journal).await?;
+            let lost = files.lost_indexes(&id, &tree, &described, classes).await?;
+            if lost.is_subset(&before) {
+                return Ok(((id, tree, described), lost));
+            }
+            tracing::warn!(id, "{}: ordering another backup", without(&lost));
+            files.remove(&id).await?;
+            journal.note(|notes| notes.loose.retain(|loose| loose.id != id))?;
+            server.client.wait(2).await;
+            before = lost;
+        }
+        let what = format!("back up by Weaviate {}, {TIMES} times: {}", server.version, without(&before));
+        Err(ComponentError::Unavailable { what, source: None })
+    }
+
+    /// Orders a backup of the server and waits until it is there, whole.
+    async fn order(
+        &self,
+        server: &Server,
+        made: Made,
+        files: &Files,
+        classes: &Classes,
+        journal: &mut Journal,
+    ) -> Result<Ordered, ComponentError> {
+        // A key that may not ask for the nodes' names may still make backups.
+        let nodes = match files {
+            Files::Bucket(_) => Vec::new(),
+            Files::Folder(_) => server.nodes().await.unwrap_or_default(),
+        };
+        let names: Vec<_> = classes.keys().collect();
+        let backend = made.as_str();
+        let is_plain = made == Made::Filesystem && is_small(classes);
+        let job = Job { server, backend, classes: names.clone(), is_plain, timeout: self.config.timeout };
+        let ours = Ours::after(journal.notes.loose.iter().map(|loose| loose.id.clone()).collect());
+        let mut ordered = Vec::new();
+        let begun = |id: &str| {
+            ordered.push(id.to_owned());
+            journal.note(|notes| notes.loose.push(Loose { made, id: id.to_owned() }))?;
+            match files {
+                Files::Bucket(_) => Ok(()),
+                Files::Folder(folder) => folder.prepare(id, &nodes, &names),
+            }
+        };
+        let made = job.back_up(ours, begun).await;
+        if let Files::Folder(folder) = files {
+            folder.discard_unused(ordered.clone()).await;
+        }
+        let id = made?;
+        // The server has one place for a backup, so it is not at work on any other of these.
+        for lost in ordered.iter().filter(|lost| **lost != id) {
+            if files.remove(lost).await.is_ok() {
+                journal.note(|notes| notes.loose.retain(|loose| loose.id != *lost))?;
+            }
+        }
+        let (tree, described) = whole(server, files, &id).await?;
+        Ok((id, tree, described))
     }
 
     /// Reads `classes` object by object into `out`, behind their index.
@@ -76,7 +161,9 @@ impl Weaviate {
             id: String::new(),
             server_version: server.version.to_string(),
             nodes: BTreeSet::new(),
+            aliases: aliases_of(server, &classes).await?,
             classes,
+            unindexed: BTreeSet::new(),
             files: Vec::new(),
         };
         meter.begin("export", 0);
@@ -85,7 +172,7 @@ impl Weaviate {
         out.write(super::index::END.to_vec().into()).await.map_err(ComponentError::Output)?;
         count_again(server, &mut index.classes).await?;
         for (name, class) in &index.classes {
-            if !class.objects.holds(counts[name]) {
+            if class.objects.judge(counts[name]) == Verdict::Fewer {
                 let what = format!(
                     "export class {name}: {} objects were read, and there were {} before and {} after it",
                     counts[name], class.objects.before, class.objects.after
@@ -122,24 +209,61 @@ async fn whole(server: &Server, files: &Files, id: &str) -> Result<(Tree, Descri
 
 /// Notes how many objects there are now.
 async fn count_again(server: &Server, classes: &mut Classes) -> Result<(), ComponentError> {
-    for (name, class) in classes {
-        let counted = server.count(name, class).await;
-        let (count, exact) =
-            counted.map_err(|fault| fault.of(format!("count the objects of class {name}")))?;
-        class.objects.after = count;
-        class.objects.exact &= exact;
+    let counts = server.counts(classes).await;
+    let counts = counts.map_err(|fault| fault.of("count the objects of all classes"))?;
+    for (name, count) in counts {
+        if let Some(class) = classes.get_mut(&name) {
+            class.objects.after = count;
+        }
     }
     Ok(())
 }
 
-/// Notes what is otherwise than one would wish.
-pub(super) fn warn(facts: &mut Facts, server: &Server, index: &Index) {
+/// The aliases of classes. A key that may not read aliases can make an export all the same.
+async fn aliases_of(server: &Server, classes: &Classes) -> Result<BTreeMap<String, String>, ComponentError> {
+    let mut aliases = match server.aliases().await {
+        Err(fault @ Fault::Denied { .. }) => {
+            tracing::warn!(error = %fault, "the aliases of Weaviate are not in the export");
+            BTreeMap::new()
+        }
+        answer => answer.map_err(|fault| fault.of("list the aliases of Weaviate"))?,
+    };
+    aliases.retain(|_, class| classes.contains_key(class));
+    Ok(aliases)
+}
+
+/// Returns whether a backup fits into the server's folder without compression. Each shard has files of megabytes that are
+/// nearly empty, so the tenants count and not the objects.
+fn is_small(classes: &Classes) -> bool {
+    const MOST_SHARDS: usize = 100;
+    classes.values().map(|class| class.tenants.len().max(1)).sum::<usize>() <= MOST_SHARDS
+}
+
+/// Returns whether backups by this server do not hold a class at all: none of its tenants is active.
+fn is_left_out(server: &Server, class: &Class) -> bool {
+    !server.version.keeps_inactive_tenants()
+        && class::has_tenants(&class.definition)
+        && class.tenants.iter().all(|tenant| !tenant.is_active())
+}
+
+/// Notes what people should know of a backup.
+pub(super) async fn warn(facts: &mut Facts, server: &Server, index: &Index) {
     if index.classes.is_empty() {
         facts.warn("Weaviate has no classes: there was nothing to back up".to_owned());
     }
+    warn_of_missing(facts, server, index).await;
+    if !index.unindexed.is_empty() {
+        let shards: Vec<_> = index.unindexed.iter().map(String::as_str).collect();
+        facts.warn(format!(
+            "Weaviate itself has no vector index of {}, though the objects have vectors: a search by vector finds \
+             nothing there, now and after a restore. Weaviate loses an index that was just begun when it is killed: store \
+             the objects again, or restore a backup that was made with BACKUP_WEAVIATE_BACKEND=export",
+            shards.join(", ")
+        ));
+    }
     for (name, class) in &index.classes {
         let objects = class.objects;
-        if objects.before != objects.after {
+        if objects.exact().is_some_and(|(least, most)| least != most) {
             facts.warn(format!(
                 "class {name} had {} objects before and {} after its backup: somebody wrote meanwhile",
                 objects.before, objects.after
@@ -152,6 +276,36 @@ pub(super) fn warn(facts: &mut Facts, server: &Server, index: &Index) {
                 "the data of {count} inactive tenants of class {name} is not in the backup, {first} among them: \
                  activate them before"
             ));
+        }
+    }
+    if index.way == Made::Export && !index.classes.is_empty() {
+        facts.warn(NOT_KEPT.to_owned());
+        for dangling in class::dangling(&index.classes, &BTreeSet::new()) {
+            facts.warn(format!("{dangling}: it can be restored only when that class is there, make it or remove the reference"));
+        }
+    }
+}
+
+/// Names the classes that the server has and the backup does not.
+async fn warn_of_missing(facts: &mut Facts, server: &Server, index: &Index) {
+    let there = match server.definitions().await {
+        Ok(there) => there,
+        Err(fault) => {
+            facts.warn(format!("whether a class was made during the backup is unknown: {}", chain(&fault)));
+            return;
+        }
+    };
+    for (name, definition) in there.into_iter().filter(|(name, _)| !index.classes.contains_key(name)) {
+        let tenants = if class::has_tenants(&definition) { server.tenants(&name).await.ok() } else { None };
+        let class = Class { definition, tenants: tenants.unwrap_or_default(), objects: Bracket::default() };
+        if index.way != Made::Export && is_left_out(server, &class) {
+            facts.warn(format!(
+                "class {name} is not in the backup: none of its tenants is active, and Weaviate {} leaves such a class \
+                 out: activate a tenant before, or set BACKUP_WEAVIATE_BACKEND=export to have its definition",
+                server.version
+            ));
+        } else {
+            facts.warn(format!("class {name} was made after the backup began and is not in it"));
         }
     }
 }

@@ -4,6 +4,7 @@
 //! `<node>/<Class>/chunk-<n>` hold the data. Chunks that no descriptor names may be there; the hash of none
 //! is written down (Weaviate's source, `entities/backup` and `usecases/backup`).
 
+use crate::component::weaviate::chunk::Contents;
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -28,8 +29,44 @@ pub(super) struct Described {
     pub(super) classes: BTreeSet<String>,
     pub(super) nodes: BTreeSet<String>,
     pub(super) server_version: String,
-    /// Which files must be in a chunk, by its path; of later versions that split shards, nothing is known.
-    pub(super) chunks: BTreeMap<String, BTreeSet<String>>,
+    /// The files of each class on each node.
+    pub(super) stored: Vec<Stored>,
+}
+
+/// The files of a class on one node. A shard may lie in several chunks, so the files are known of all chunks together.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Stored {
+    pub(super) class: String,
+    /// The paths of its chunks.
+    pub(super) chunks: BTreeSet<String>,
+    /// The files of its shards, by the paths that they have on the server.
+    pub(super) files: BTreeSet<String>,
+}
+
+impl Described {
+    /// Returns whether the file of that path is a chunk of a class.
+    pub(super) fn is_chunk(&self, path: &str) -> bool {
+        self.stored.iter().any(|stored| stored.chunks.contains(path))
+    }
+
+    /// Compares what was read in the chunks, by their paths, with the files that must be in them.
+    ///
+    /// # Errors
+    ///
+    /// The first file that is missing, in words.
+    pub(super) fn compare(&self, read: &BTreeMap<String, Contents>) -> Result<(), String> {
+        for stored in &self.stored {
+            if let Some(lost) = stored.chunks.iter().find(|chunk| !read.contains_key(*chunk)) {
+                return Err(format!("{lost} is missing"));
+            }
+            let is_there =
+                |file: &&String| stored.chunks.iter().any(|chunk| read[chunk].files.contains(*file));
+            if let Some(lost) = stored.files.iter().find(|file| !is_there(file)) {
+                return Err(format!("no chunk of class {} has {lost}", stored.class));
+            }
+        }
+        Ok(())
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -99,9 +136,16 @@ impl Tree {
         }
     }
 
-    /// Notes what a descriptor says.
+    /// Notes a descriptor. Its length is that of this text: the server may write the file again after it was listed.
     pub(super) fn say(&mut self, path: &str, text: Vec<u8>) {
+        self.add(path, text.len() as u64);
         self.texts.insert(path.to_owned(), text);
+    }
+
+    /// The files of these paths alone.
+    pub(super) fn only(&self, paths: &BTreeSet<String>) -> Self {
+        let files = self.files.iter().filter(|(path, _)| paths.contains(*path));
+        Self { files: files.map(|(path, bytes)| (path.clone(), *bytes)).collect(), texts: BTreeMap::new() }
     }
 
     /// Bytes of all files.
@@ -167,31 +211,21 @@ impl Tree {
     /// Each chunk must be there, and each shard in one of them. A class without shards has no chunks.
     fn class(&self, node: &str, class: &NodeClass, into: &mut Described, wrong: &mut Vec<String>) {
         let shards = class.shards.as_deref().unwrap_or_default();
-        let files: BTreeMap<_, _> = shards
-            .iter()
-            .map(|shard| (shard.name.as_str(), shard.files.as_deref().unwrap_or_default()))
-            .collect();
-        let mut stored = BTreeMap::<&str, usize>::new();
-        let none = BTreeMap::new();
-        let chunks = class.chunks.as_ref().unwrap_or(&none);
-        for names in chunks.values().flatten().flatten() {
-            *stored.entry(names).or_default() += 1;
-        }
-        for (number, names) in chunks {
+        let (mut stored, mut chunks) = (BTreeSet::new(), BTreeSet::new());
+        for (number, names) in class.chunks.iter().flatten() {
             let path = format!("{node}/{}/chunk-{number}", class.name);
             match self.files.get(&path) {
                 None => wrong.push(format!("{path} is missing")),
                 Some(0) => wrong.push(format!("{path} is empty")),
                 Some(_) => {}
             }
-            // Of a shard that is spread over several, nobody knows which file is in which.
-            let whole = names.iter().flatten().filter(|name| stored[name.as_str()] == 1);
-            let named =
-                whole.filter_map(|name| files.get(name.as_str())).flat_map(|files| files.iter().cloned());
-            into.chunks.insert(path, named.collect());
+            stored.extend(names.iter().flatten());
+            chunks.insert(path);
         }
-        let lost = files.keys().filter(|shard| !stored.contains_key(**shard));
+        let lost = shards.iter().map(|shard| &shard.name).filter(|shard| !stored.contains(shard));
         wrong.extend(lost.map(|shard| format!("shard {shard} of class {} is in no chunk", class.name)));
+        let files = shards.iter().flat_map(|shard| shard.files.iter().flatten().cloned()).collect();
+        into.stored.push(Stored { class: class.name.clone(), chunks, files });
     }
 }
 
@@ -233,8 +267,42 @@ mod tests {
         assert_eq!(described.classes, BTreeSet::from(["Document".to_owned()]));
         assert_eq!(described.nodes, BTreeSet::from(["node1".to_owned()]));
         let files = ["document/s1/a", "document/s1/b"].map(str::to_owned).into();
-        assert_eq!(described.chunks, BTreeMap::from([("node1/Document/chunk-1".to_owned(), files)]));
-        assert_eq!(tree(&descriptors(), Some(5)).bytes(), 7);
+        let stored = Stored {
+            class: "Document".to_owned(),
+            chunks: BTreeSet::from(["node1/Document/chunk-1".to_owned()]),
+            files,
+        };
+        assert_eq!(described.stored, [stored]);
+    }
+
+    #[test]
+    fn a_descriptor_is_as_long_as_its_text_whatever_a_listing_said_before() {
+        let mut tree = Tree::default();
+        tree.add(DESCRIPTOR, 406);
+        tree.say(DESCRIPTOR, vec![b' '; 433]);
+        assert_eq!(tree.bytes(), 433);
+    }
+
+    #[test]
+    fn a_shard_may_lie_in_several_chunks_and_each_of_its_files_is_in_one() {
+        let (global, mut node) = descriptors();
+        node["classes"][0]["chunks"] = json!({"1": ["s1"], "2": ["s1"]});
+        let mut tree = tree(&(global, node), Some(5));
+        tree.add("node1/Document/chunk-2", 3);
+        let described = tree.describe("rna-1").unwrap();
+        let read = |names: [&str; 2]| {
+            let chunk = |number: usize, name: &str| {
+                let files = BTreeSet::from([name.to_owned()]);
+                (format!("node1/Document/chunk-{number}"), Contents { files, ..Contents::default() })
+            };
+            BTreeMap::from([chunk(1, names[0]), chunk(2, names[1])])
+        };
+        assert_eq!(described.compare(&read(["document/s1/a", "document/s1/b"])), Ok(()));
+        let lost = "no chunk of class Document has document/s1/b".to_owned();
+        assert_eq!(described.compare(&read(["document/s1/a", "document/s1/c"])), Err(lost));
+        let mut cut = read(["document/s1/a", "document/s1/b"]);
+        cut.remove("node1/Document/chunk-2");
+        assert_eq!(described.compare(&cut), Err("node1/Document/chunk-2 is missing".to_owned()));
     }
 
     #[test]

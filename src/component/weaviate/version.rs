@@ -29,6 +29,28 @@ impl Version {
         self.since(&[Self(1, 35, 17), Self(1, 36, 10), Self(1, 37, 0)])
     }
 
+    /// Returns whether classes can have aliases.
+    pub(super) fn has_aliases(self) -> bool {
+        self >= Self(1, 32, 0)
+    }
+
+    /// The level of compression for a backup, by its name in an order; `None` where the server knows no levels. An
+    /// archive is compressed anyway when it is packed, so the server need not do that too.
+    pub(super) fn compression(self, is_plain: bool) -> Option<&'static str> {
+        let has_more = self.since(&[Self(1, 32, 18), Self(1, 33, 6), Self(1, 34, 1), Self(1, 35, 0)]);
+        match (has_more, is_plain) {
+            (true, true) => Some("NoCompression"),
+            (true, false) => Some("ZstdBestSpeed"),
+            (false, _) => (self >= Self(1, 24, 0)).then_some("BestSpeed"),
+        }
+    }
+
+    /// Returns whether a backup can be restored onto a node of another name. Earlier versions take the order and say
+    /// SUCCESS, and no class can be read then (seen with 1.26.1).
+    pub(super) fn maps_nodes(self) -> bool {
+        self >= Self(1, 37, 14)
+    }
+
     /// Whether a server of this version restores what one of version `made_by` has backed up; else why not.
     pub(super) fn restores(self, made_by: Self) -> Result<(), String> {
         if made_by > self {
@@ -111,6 +133,21 @@ mod tests {
         }
         for (text, keeps) in [("1.26.1", false), ("1.35.17", true), ("1.36.9", false), ("1.39.0", true)] {
             assert_eq!(version(text).keeps_inactive_tenants(), keeps, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_level_of_compression_is_named_where_the_server_knows_it() {
+        for (text, packed, stays) in [
+            ("1.22.4", None, None),
+            ("1.26.1", Some("BestSpeed"), Some("BestSpeed")),
+            ("1.32.17", Some("BestSpeed"), Some("BestSpeed")),
+            ("1.32.18", Some("NoCompression"), Some("ZstdBestSpeed")),
+            ("1.34.0", Some("BestSpeed"), Some("BestSpeed")),
+            ("1.39.2", Some("NoCompression"), Some("ZstdBestSpeed")),
+        ] {
+            assert_eq!(version(text).compression(true), packed, "{text}");
+            assert_eq!(version(text).compression(false), stays, "{text}");
         }
     }
 

@@ -1,9 +1,11 @@
 //! By which way a server is backed up: what it has enabled, and what we can see of it.
 
+use crate::base::chain;
 use crate::component::ComponentError;
 use crate::component::weaviate::Weaviate;
 use crate::component::weaviate::config::Way;
 use crate::component::weaviate::files::Files;
+use crate::component::weaviate::folder::{Folder, is_closed};
 use crate::component::weaviate::index::Made;
 use crate::component::weaviate::server::Server;
 use serde_json::Value;
@@ -15,8 +17,8 @@ impl Weaviate {
     /// # Errors
     ///
     /// [`ComponentError::Unusable`] when the way that was asked for is closed; the text says how to open it.
-    pub(super) fn way(&self, server: &Server) -> Result<(Made, Option<String>), ComponentError> {
-        let (folder, bucket) = (self.files(server, Made::Filesystem), self.files(server, Made::S3));
+    pub(super) async fn way(&self, server: &Server) -> Result<(Made, Option<String>), ComponentError> {
+        let (folder, bucket) = (self.open_folder(server).await, self.files(server, Made::S3));
         let open = |made, files: Result<Files, ComponentError>| files.map(|_| (made, None));
         match self.config.way {
             Way::Filesystem => open(Made::Filesystem, folder),
@@ -26,17 +28,28 @@ impl Weaviate {
             Way::Auto if folder.is_ok() => open(Made::Filesystem, folder),
             Way::Auto => {
                 let why = match (server.modules.contains_key(&module(Made::Filesystem)), folder) {
-                    (true, Err(err)) => err.to_string(),
-                    _ => enable(server, Made::Filesystem),
+                    (true, Err(err)) => chain(&err),
+                    _ => enable(Made::Filesystem),
                 };
-                let warning = format!(
-                    "Weaviate has no backup module that could be used, so every object is read by itself, which \
-                     takes longer and leaves its indexes out: {why}, or set BACKUP_WEAVIATE_BACKEND=export if \
-                     that is meant"
-                );
-                Ok((Made::Export, Some(warning)))
+                Ok((Made::Export, Some(exported_because(&why))))
             }
         }
+    }
+
+    /// The folder that Weaviate writes to, where this process may make and remove folders.
+    async fn open_folder(&self, server: &Server) -> Result<Files, ComponentError> {
+        let files = self.files(server, Made::Filesystem)?;
+        if let Files::Folder(folder) = &files {
+            folder.probe().await?;
+            folder.look_for_evidence().await?;
+        }
+        Ok(files)
+    }
+
+    /// The warning of an export that replaces a failed backup by the server; `None` where only people can help. By
+    /// `auto`, a folder that turns out to be closed is replaced by an export.
+    pub(super) fn may_export(&self, err: &ComponentError) -> Option<String> {
+        (self.config.way == Way::Auto && is_closed(err)).then(|| exported_because(&chain(err)))
     }
 
     /// Where the files of backups lie that the server makes in that way.
@@ -46,7 +59,7 @@ impl Weaviate {
     /// [`ComponentError::Unusable`] when it does not, or we cannot see them; the text says what to do.
     pub(super) fn files(&self, server: &Server, made: Made) -> Result<Files, ComponentError> {
         let Some(module) = server.modules.get(&module(made)) else {
-            let (module, enable) = (module(made), enable(server, made));
+            let (module, enable) = (module(made), enable(made));
             return Err(unusable(format!("back up by Weaviate's module {module}: {enable}")));
         };
         if made == Made::S3 { self.shelf_of(module) } else { self.folder_of(module) }
@@ -79,7 +92,7 @@ impl Weaviate {
             )));
         };
         if fs::metadata(dir).is_ok_and(|found| found.is_dir()) {
-            return Ok(Files::Folder(dir.clone()));
+            return Ok(Files::Folder(Folder::new(dir.clone(), path.to_owned())));
         }
         Err(unusable(format!(
             "find what Weaviate writes to {path}: BACKUP_WEAVIATE_DIR {} is no folder, mount that volume there",
@@ -88,19 +101,25 @@ impl Weaviate {
     }
 }
 
+fn exported_because(why: &str) -> String {
+    format!(
+        "Weaviate has no backup module that could be used, so every object is read by itself, which takes longer \
+         and leaves its indexes out: {why}, or set BACKUP_WEAVIATE_BACKEND=export if that is meant"
+    )
+}
+
 /// The lines for Weaviate's environment, so that it can back itself up.
-fn enable(server: &Server, made: Made) -> String {
-    let mut modules: Vec<_> = server.modules.keys().cloned().collect();
-    modules.push(module(made));
-    let modules = modules.join(",");
+fn enable(made: Made) -> String {
+    let module = module(made);
     match made {
         Made::S3 => format!(
-            "set ENABLE_MODULES={modules} of Weaviate, and its BACKUP_S3_BUCKET and BACKUP_S3_PATH to where \
+            "add {module} to ENABLE_MODULES of Weaviate, and set its BACKUP_S3_BUCKET and BACKUP_S3_PATH to where \
              AWS_BACKUP_BUCKET is"
         ),
         _ => format!(
-            "set ENABLE_MODULES={modules} and BACKUP_FILESYSTEM_PATH=/var/lib/weaviate/backups of Weaviate, and \
-             mount that folder in rna-backup as BACKUP_WEAVIATE_DIR"
+            "add {module} to ENABLE_MODULES of Weaviate, set its \
+             BACKUP_FILESYSTEM_PATH=/var/lib/weaviate/backups, and mount that folder in rna-backup as \
+             BACKUP_WEAVIATE_DIR"
         ),
     }
 }

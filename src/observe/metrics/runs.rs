@@ -92,6 +92,12 @@ impl Metrics {
         self.failures.with_label_values(&[component.as_str(), reason.label()]).inc();
     }
 
+    /// A run that its workers died over is not tried again; how long it took nobody knows.
+    pub fn worker_lost(&self, component: ComponentName, operation: Operation) {
+        self.failed(component, Reason::WorkerLost);
+        self.count_end(component, operation, RunResult::Failure);
+    }
+
     /// So many things were not restored as they were.
     pub fn drilled(&self, component: ComponentName, mismatches: u64) {
         self.drill_mismatches.with_label_values(&[component.as_str()]).set(as_gauge(mismatches));

@@ -3,7 +3,7 @@
 use crate::store::local::folder::Folder;
 use rustix::fs::{Advice, FlockOperation};
 use rustix::io::Errno;
-use std::{fs::File, io, os::unix::fs::MetadataExt as _, path::Path, sync::Arc};
+use std::{fs::File, io, os::unix::fs::MetadataExt as _, sync::Arc};
 use uuid::Uuid;
 
 /// Where files are made, below the root.
@@ -20,11 +20,20 @@ pub(super) struct Partial {
 }
 
 impl Partial {
-    pub(super) fn create(root: &Path) -> io::Result<Self> {
+    pub(super) fn create(root: &Folder) -> io::Result<Self> {
+        Self::named(root, "")
+    }
+
+    /// A file that only shows that files can be made. Its name says so to people, and to who counts partial files.
+    pub(super) fn trial(root: &Folder) -> io::Result<Self> {
+        Self::named(root, "trial-")
+    }
+
+    fn named(root: &Folder, purpose: &str) -> io::Result<Self> {
         loop {
-            let folder = Folder::root(root)?.enter_or_make(FOLDER)?;
+            let folder = root.enter_or_make(FOLDER)?;
             // The process id is for people who look into the folder.
-            let name = format!("{}-{}", std::process::id(), Uuid::new_v4().simple());
+            let name = format!("{}-{purpose}{}", std::process::id(), Uuid::new_v4().simple());
             let file = Arc::new(folder.create_file(&name)?);
             let partial = Self { folder, name, file, placed: false };
             // A sweep may have come between creating and locking: it locks before it removes.
@@ -80,8 +89,8 @@ pub struct Swept {
 }
 
 /// Removes the files that nobody has locked.
-pub(super) fn sweep(root: &Path) -> io::Result<Swept> {
-    let folder = match Folder::root(root)?.enter(FOLDER) {
+pub(super) fn sweep(root: &Folder) -> io::Result<Swept> {
+    let folder = match root.enter(FOLDER) {
         Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(Swept::default()),
         entered => entered?,
     };

@@ -1,6 +1,6 @@
 //! Writing one object: bytes are gathered, and written by another thread while more come in.
 
-use crate::store::local::{LocalStore, folder::Folder, partial::Partial, read};
+use crate::store::local::{LocalStore, partial::Partial, read};
 use crate::store::{Body, ObjectKey, StoreError, Upload};
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -125,7 +125,7 @@ impl Upload for LocalUpload {
             if partial.file().metadata()?.len() != written {
                 return Err(io::Error::other("file is not as long as what was written to it"));
             }
-            let folder = Folder::root(store.root())?.make_parent(&target)?;
+            let folder = store.folder()?.make_parent(&target)?;
             partial.place(&folder, target.file_name())
         };
         store.blocking("commit", &key, place).await

@@ -2,6 +2,7 @@
 //! sent again when that may help.
 
 use crate::base::backoff::Backoff;
+use crate::base::place::explained;
 use crate::store::s3::{
     S3OpenError,
     config::S3Config,
@@ -319,7 +320,7 @@ fn http_client(config: &S3Config) -> Result<SharedHttpClient, S3OpenError> {
     let mut trusted = tls::TrustStore::default();
     if let Some(path) = &config.ca_bundle {
         let fail = |source| S3OpenError { path: path.clone(), source };
-        let pem = std::fs::read(path).map_err(|err| fail(err.into()))?;
+        let pem = std::fs::read(path).map_err(|err| fail(explained(path, err).into()))?;
         // The SDK panics at what it cannot read.
         check_certificates(&pem).map_err(fail)?;
         trusted = trusted.with_pem_certificate(pem);

@@ -109,6 +109,12 @@ pub(super) async fn list_page(
     bucket.ask("list", || list.clone().send()).await
 }
 
+/// The first key at most below a prefix.
+pub(super) async fn list_one(bucket: &Bucket, prefix: &str) -> Result<ListObjectsV2Output, Fault> {
+    let list = bucket.client.list_objects_v2().bucket(&bucket.config.bucket).prefix(prefix).max_keys(1);
+    bucket.ask("list", || list.clone().send()).await
+}
+
 /// Gives a request the [`Content-MD5`](https://www.rfc-editor.org/rfc/rfc1864) of its body, without which MinIO
 /// and Ceph delete nothing.
 #[derive(Debug)]

@@ -53,6 +53,27 @@ impl S3Store {
         Ok(found)
     }
 
+    /// Lists one key at most: the cheapest question whose answer names what is wrong with bucket or keys.
+    pub(super) async fn try_reading(&self) -> Result<(), StoreError> {
+        let bucket = self.bucket();
+        let key = marker();
+        let listed = list::list_one(bucket, &folder_of(bucket, &key)).await;
+        listed.map(drop).map_err(|fault| bucket.error(fault, "list", &key))
+    }
+
+    /// Puts a marker and deletes it. One that may not be deleted stays, and the next one takes its place: keys
+    /// without that right are no fault.
+    pub(super) async fn try_writing(&self) -> Result<(), StoreError> {
+        let bucket = self.bucket();
+        let key = marker();
+        let put = self.put_object(&key, &Part::of(Bytes::from_static(CONTENT), bucket.hashes()), None).await;
+        put.map_err(|fault| bucket.error(fault, "put", &key))?;
+        match self.remove(&key).await.map_err(|fault| bucket.error(fault, "delete", &key)) {
+            Err(err) if !err.is_refusal() => Err(err),
+            _ => Ok(()),
+        }
+    }
+
     async fn probe_with(
         &self,
         key: &ObjectKey,
@@ -117,6 +138,11 @@ impl S3Store {
             Err(fault) => Err(fault),
         }
     }
+}
+
+/// The marker of a worker that looks whether it can write.
+fn marker() -> ObjectKey {
+    format!("{FOLDER}/worker").parse().expect("it is a valid key")
 }
 
 fn folder_of(bucket: &Bucket, key: &ObjectKey) -> String {

@@ -1,0 +1,187 @@
+//! Copies of classes beside a restore: made before anything is deleted, kept for `undo`, removed when nobody needs them.
+
+use crate::base::chain;
+use crate::component::ComponentError;
+use crate::component::weaviate::Weaviate;
+use crate::component::weaviate::class::Classes;
+use crate::component::weaviate::count::Bracket;
+use crate::component::weaviate::files::Files;
+use crate::component::weaviate::folder::is_closed;
+use crate::component::weaviate::index::{Index, Made, corrupt};
+use crate::component::weaviate::job::new_id;
+use crate::component::weaviate::journal::Journal;
+use crate::component::weaviate::notes::{Loose, Notes, Snapshot};
+use crate::component::weaviate::server::Server;
+use crate::component::weaviate::sink::FileSink;
+use crate::component::weaviate::source::{Place, Source};
+use crate::component::weaviate::tree::{Described, Tree};
+use crate::domain::progress::Meter;
+use jiff::Timestamp;
+use std::{collections::BTreeSet, fs};
+
+impl Weaviate {
+    /// Copies classes, so that they can be put back. `way` is that of the backup which is about to be restored:
+    /// where the server restores that itself, it makes this copy too, in the same place, so that its rights there
+    /// have been tried before any class is deleted.
+    pub(super) async fn set_aside(
+        &self,
+        server: &Server,
+        live: Classes,
+        journal: &mut Journal,
+        way: Made,
+        meter: &Meter,
+    ) -> Result<Snapshot, ComponentError> {
+        let closed = |err: &ComponentError| {
+            let is_closed = way == Made::Export && is_closed(err);
+            if is_closed {
+                tracing::warn!(error = %chain(err), "what a restore replaces is copied object by object");
+            }
+            is_closed
+        };
+        let made = match way {
+            Made::Export => match self.way(server).await {
+                Ok((made, _)) => made,
+                Err(err) if closed(&err) => Made::Export,
+                Err(err) => return Err(err),
+            },
+            made => made,
+        };
+        let native = match made {
+            Made::Export => None,
+            made => match self.native(server, made, live.clone(), journal, meter).await {
+                Ok(native) => Some(native),
+                Err(err) if closed(&err) => None,
+                Err(err) => return Err(err),
+            },
+        };
+        let (index, id) = match native {
+            None => self.export_aside(server, live, journal, meter).await?,
+            Some((index, tree)) => {
+                let (files, id) = (self.files(server, made)?, index.id.clone());
+                if let Files::Folder(_) = files {
+                    files.prove(&id, &tree, &described(&tree, &id)?).await?;
+                    files.sync(&id).await?;
+                }
+                (index, id)
+            }
+        };
+        let text = serde_json::to_vec(&index).expect("names and numbers are JSON");
+        journal.put(&json(&id), &text)?;
+        Ok(Snapshot {
+            made: index.way,
+            id,
+            at: Timestamp::now(),
+            classes: index.classes.into_keys().collect(),
+        })
+    }
+
+    async fn export_aside(
+        &self,
+        server: &Server,
+        live: Classes,
+        journal: &Journal,
+        meter: &Meter,
+    ) -> Result<(Index, String), ComponentError> {
+        let id = new_id();
+        let mut sink = FileSink::begin(journal, &tar(&id))?;
+        let (mut index, counts) = self.exported(server, live, &mut sink, meter).await?;
+        sink.finish(journal).await?;
+        for (name, class) in &mut index.classes {
+            class.objects = Bracket::captured(counts[name]);
+        }
+        Ok((index, id))
+    }
+
+    /// The source from which a snapshot is put back.
+    pub(super) fn source_of(
+        &self,
+        server: &Server,
+        journal: &Journal,
+        snapshot: &Snapshot,
+    ) -> Result<Source, ComponentError> {
+        let file = journal.path(&json(&snapshot.id));
+        let text = fs::read(&file)
+            .map_err(|source| ComponentError::Read { what: format!("read {}", file.display()), source })?;
+        let index = Index::parse(&text)?;
+        let place = match snapshot.made {
+            Made::Export => Place::File(journal.path(&tar(&snapshot.id))),
+            made => Place::Server(self.files(server, made)?),
+        };
+        Ok(Source { index, place })
+    }
+
+    /// Changes the notes, and then removes the copies that the notes named and name no more.
+    ///
+    /// # Errors
+    ///
+    /// When the notes cannot be written; then the old ones stand.
+    pub(super) async fn note_and_drop(
+        &self,
+        server: &Server,
+        journal: &mut Journal,
+        change: impl FnOnce(&mut Notes),
+    ) -> Result<(), ComponentError> {
+        let before = journal.notes.clone();
+        journal.note(change)?;
+        self.drop_copies(server, journal, &before).await
+    }
+
+    /// Removes the copies that the notes named before and name no more.
+    ///
+    /// # Errors
+    ///
+    /// As [`note_and_drop`](Self::note_and_drop).
+    pub(super) async fn drop_copies(
+        &self,
+        server: &Server,
+        journal: &mut Journal,
+        before: &Notes,
+    ) -> Result<(), ComponentError> {
+        let needed: BTreeSet<_> = journal.notes.snapshots().into_iter().cloned().collect();
+        for copy in before.snapshots().into_iter().filter(|copy| !needed.contains(copy)) {
+            match self.remove_copy(server, journal, copy).await {
+                Ok(()) => journal.note(|notes| notes.loose.retain(|loose| loose.id != copy.id))?,
+                Err(err) => {
+                    tracing::warn!(error = %chain(&err), "a copy of classes is left until the next run");
+                    journal.note(|notes| notes.loose.extend(Loose::of(copy)))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes a copy.
+    pub(super) async fn remove_copy(
+        &self,
+        server: &Server,
+        journal: &Journal,
+        snapshot: &Snapshot,
+    ) -> Result<(), ComponentError> {
+        match snapshot.made {
+            Made::Export => journal.remove(&tar(&snapshot.id))?,
+            made => self.files(server, made)?.remove(&snapshot.id).await?,
+        }
+        journal.remove(&json(&snapshot.id))
+    }
+}
+
+/// The contents of the descriptors of a backup that is whole.
+pub(super) fn described(tree: &Tree, id: &str) -> Result<Described, ComponentError> {
+    tree.describe(id).map_err(|wrong| corrupt(wrong.join("; ")))
+}
+
+/// The place of a copy, for people.
+pub(super) fn place_of(journal: &Journal, snapshot: &Snapshot) -> String {
+    match snapshot.made {
+        Made::Export => journal.path(&tar(&snapshot.id)).display().to_string(),
+        made => format!("backup {} of Weaviate ({})", snapshot.id, made.as_str()),
+    }
+}
+
+fn json(id: &str) -> String {
+    format!("{id}.json")
+}
+
+fn tar(id: &str) -> String {
+    format!("{id}.tar")
+}

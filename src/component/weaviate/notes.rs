@@ -1,0 +1,325 @@
+//! The contents of the journal: backups that nobody needs, a replacement under way, and what `undo` brings back. Pure.
+
+use crate::component::weaviate::class::Class;
+use crate::component::weaviate::index::Made;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A copy of classes, whole.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(super) struct Snapshot {
+    pub(super) made: Made,
+    /// The name of the backup on the server, or of the file in the folder of the journal.
+    pub(super) id: String,
+    pub(super) at: Timestamp,
+    /// The classes in the copy. More stands in the index of the copy, a file beside the journal.
+    pub(super) classes: BTreeSet<String>,
+}
+
+/// The notes of this machine about one server.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct Notes {
+    /// Backups on the server that are nobody's, unless the notes name them elsewhere as well.
+    pub(super) loose: Vec<Loose>,
+    /// A replacement that has begun.
+    pub(super) replacing: Option<Replacing>,
+    /// The classes as they were before the last restore, for `undo`.
+    pub(super) kept: Option<Kept>,
+    /// Copies that no command brings back and that are not thrown away before newer backups are proven: of classes that
+    /// stood where others were put back, and those that an `undo` was to bring which failed.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub(super) found: BTreeSet<Snapshot>,
+    /// True until the first backup after a put-back that has kept a copy: such a copy outlives that backup, since the
+    /// run that makes the backup may be the one that has put back.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(super) is_spared: bool,
+    /// Classes that a drill made on the second server.
+    pub(super) drill: BTreeSet<String>,
+    /// The reason why the server and this process could not use the folder together in the last backup by the server.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) closed: Option<String>,
+}
+
+impl Notes {
+    /// The copies that are needed.
+    pub(super) fn snapshots(&self) -> BTreeSet<&Snapshot> {
+        let steps = self.replacing.iter().flat_map(|replacing| replacing.classes.values());
+        let earlier = self.replacing.iter().filter_map(|replacing| replacing.earlier.as_ref());
+        let kept = self.kept.iter().chain(earlier).flat_map(Kept::copies);
+        steps.filter_map(|step| step.before.as_ref()).chain(kept).chain(&self.found).collect()
+    }
+
+    /// The classes that are missing, or not what they should be, until a replacement is put right.
+    pub(super) fn due(&self) -> BTreeSet<String> {
+        self.replacing
+            .as_ref()
+            .map(|replacing| replacing.in_state(|state| !state.is_final()))
+            .unwrap_or_default()
+    }
+
+    /// Notes that a replacement of these classes begins. Classes of an earlier one that are still due stay so, and come
+    /// from the copies that were made before they were deleted.
+    pub(super) fn begin(&mut self, mut classes: BTreeMap<String, Step>) {
+        if let Some(ended) = self.replacing.take() {
+            classes.extend(ended.classes.into_iter().filter(|(_, step)| !step.state.is_final()));
+            self.found.extend(ended.earlier.iter().flat_map(Kept::copies).cloned());
+        }
+        self.replacing = Some(Replacing { classes, began: Some(Timestamp::now()), ..Replacing::default() });
+    }
+
+    /// Notes how far a class is. A class that is proven is one that `undo` takes back.
+    pub(super) fn reached(&mut self, class: &str, state: State) {
+        let steps = self.replacing.iter_mut().flat_map(|replacing| &mut replacing.classes);
+        let Some((_, step)) = steps.into_iter().find(|(name, _)| *name == class) else { return };
+        let is_proven = state == State::Proven;
+        step.state = state;
+        let before = step.before.clone();
+        if is_proven {
+            self.keep(class, before);
+        }
+    }
+
+    /// Keeps a class for `undo`, in place of what an earlier replacement has kept.
+    pub(super) fn keep(&mut self, class: &str, before: Option<Snapshot>) {
+        let Some(replacing) = &mut self.replacing else { return };
+        if !std::mem::replace(&mut replacing.has_kept, true) {
+            replacing.earlier = self.kept.take();
+        }
+        self.kept.get_or_insert_default().before.insert(class.to_owned(), before);
+    }
+
+    /// Forgets the copies that no backup needs any more, after a backup was proven.
+    pub(super) fn forget(&mut self) {
+        if !std::mem::take(&mut self.is_spared) {
+            self.kept = None;
+            self.found.clear();
+        }
+    }
+
+    /// Ends the replacement if nothing is left to be done about any of its classes.
+    pub(super) fn settled(&mut self) {
+        if self.due().is_empty()
+            && let Some(ended) = self.replacing.take()
+            && ended.classes.values().any(|step| step.state != State::Proven)
+        {
+            self.found.extend(ended.earlier.iter().flat_map(Kept::copies).cloned());
+        }
+        // Where nothing was before, there is nothing to take back.
+        self.kept.take_if(|kept| kept.copies().next().is_none());
+    }
+}
+
+/// A backup that somebody ordered of the server and that may still be under way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Loose {
+    pub(super) made: Made,
+    pub(super) id: String,
+}
+
+impl Loose {
+    /// A copy that nobody needs; `None` for one that is a file of ours.
+    pub(super) fn of(copy: &Snapshot) -> Option<Self> {
+        (copy.made != Made::Export).then(|| Self { made: copy.made, id: copy.id.clone() })
+    }
+}
+
+/// The classes that a restore replaces, each with what has been done about it.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(from = "ReplacingAsWritten")]
+pub(super) struct Replacing {
+    pub(super) classes: BTreeMap<String, Step>,
+    /// When it began.
+    pub(super) began: Option<Timestamp>,
+    /// True as soon as what `undo` brings back is of this replacement.
+    pub(super) has_kept: bool,
+    /// The copies that `undo` would have brought back before. This replacement may be that undo.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) earlier: Option<Kept>,
+}
+
+impl Replacing {
+    /// The classes in such a state.
+    pub(super) fn in_state(&self, wanted: impl Fn(&State) -> bool) -> BTreeSet<String> {
+        let classes = self.classes.iter().filter(|(_, step)| wanted(&step.state));
+        classes.map(|(class, _)| class.clone()).collect()
+    }
+}
+
+/// One class of a replacement.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Step {
+    pub(super) state: State,
+    /// The class as it was before; `None` where there was none.
+    pub(super) before: Option<Snapshot>,
+}
+
+/// The progress of the replacement of a class. Each state is noted before the server is asked for the next step.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum State {
+    /// Nothing of the class was changed.
+    Untouched,
+    /// The class is being deleted, or is deleted, or a part of the new one is there.
+    Deleted,
+    /// The new class has come, and should be this; that has not been proven.
+    Brought(Box<Class>),
+    /// The new class is there, whole.
+    Proven,
+    /// The class is again as it was before.
+    PutBack,
+}
+
+impl State {
+    /// Returns whether nothing is to be done about the class.
+    pub(super) const fn is_final(&self) -> bool {
+        matches!(self, Self::Untouched | Self::Proven | Self::PutBack)
+    }
+}
+
+/// The classes as they were before the last restore; `None` where there was none.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "KeptAsWritten")]
+pub(super) struct Kept {
+    pub(super) before: BTreeMap<String, Option<Snapshot>>,
+}
+
+impl Kept {
+    /// The copies, each as often as a class is in it.
+    pub(super) fn copies(&self) -> impl Iterator<Item = &Snapshot> {
+        self.before.values().flatten()
+    }
+
+    /// When the first of the copies was made.
+    pub(super) fn at(&self) -> Timestamp {
+        self.copies().map(|copy| copy.at).min().unwrap_or_default()
+    }
+}
+
+/// A replacement as this version writes it, or as versions did that replaced all classes at once.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum ReplacingAsWritten {
+    ClassByClass {
+        classes: BTreeMap<String, Step>,
+        began: Option<Timestamp>,
+        has_kept: bool,
+        #[serde(default)]
+        earlier: Option<Kept>,
+    },
+    AllAtOnce {
+        classes: BTreeSet<String>,
+        safety: Option<Snapshot>,
+        began: Option<Timestamp>,
+    },
+}
+
+impl From<ReplacingAsWritten> for Replacing {
+    fn from(written: ReplacingAsWritten) -> Self {
+        match written {
+            ReplacingAsWritten::ClassByClass { classes, began, has_kept, earlier } => {
+                Self { classes, began, has_kept, earlier }
+            }
+            ReplacingAsWritten::AllAtOnce { classes, safety, began } => {
+                let step = |before| Step { state: State::Deleted, before };
+                let before = befores(classes, safety.as_ref()).into_iter();
+                let classes = before.map(|(class, before)| (class, step(before))).collect();
+                Self { classes, began, ..Self::default() }
+            }
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum KeptAsWritten {
+    ClassByClass { before: BTreeMap<String, Option<Snapshot>> },
+    AllAtOnce { snapshot: Snapshot, classes: BTreeSet<String> },
+}
+
+impl From<KeptAsWritten> for Kept {
+    fn from(written: KeptAsWritten) -> Self {
+        match written {
+            KeptAsWritten::ClassByClass { before } => Self { before },
+            KeptAsWritten::AllAtOnce { snapshot, classes } => {
+                Self { before: befores(classes, Some(&snapshot)) }
+            }
+        }
+    }
+}
+
+/// The copy of each class, if one copy was made of all that were there.
+pub(super) fn befores(
+    classes: impl IntoIterator<Item = String>,
+    snapshot: Option<&Snapshot>,
+) -> BTreeMap<String, Option<Snapshot>> {
+    let before = |class: &String| snapshot.filter(|snapshot| snapshot.classes.contains(class)).cloned();
+    classes.into_iter().map(|class| (class.clone(), before(&class))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn snapshot(id: &str, classes: &[&str]) -> Snapshot {
+        let classes = classes.iter().map(|class| (*class).to_owned()).collect();
+        Snapshot { made: Made::Export, id: id.to_owned(), at: Timestamp::UNIX_EPOCH, classes }
+    }
+
+    #[test]
+    fn undo_takes_back_what_was_proven_and_the_restore_before_it_is_forgotten_with_the_first() {
+        let step = |before| Step { state: State::Untouched, before };
+        let old = Kept { before: befores(["A".to_owned()], Some(&snapshot("old", &["A"]))) };
+        let safety = snapshot("new", &["A", "B"]);
+        let classes = [
+            ("A".to_owned(), step(Some(safety.clone()))),
+            ("B".to_owned(), step(Some(safety.clone()))),
+            ("C".to_owned(), step(None)),
+        ];
+        let replacing = Some(Replacing { classes: classes.into(), ..Replacing::default() });
+        let mut notes = Notes { replacing, kept: Some(old.clone()), ..Notes::default() };
+        notes.reached("A", State::Deleted);
+        assert_eq!((notes.kept.as_ref(), notes.due().len()), (Some(&old), 1));
+        notes.reached("A", State::PutBack);
+        notes.reached("C", State::Proven);
+        notes.reached("B", State::Proven);
+        let before = BTreeMap::from([("B".to_owned(), Some(safety)), ("C".to_owned(), None)]);
+        assert_eq!(notes.kept, Some(Kept { before }));
+        assert_eq!(notes.replacing.as_ref().unwrap().earlier, Some(old));
+        notes.settled();
+        // One class was not replaced, so this may have been an undo that is still wanted.
+        let copies: Vec<_> = notes.snapshots().into_iter().map(|copy| copy.id.as_str()).collect();
+        assert_eq!((notes.replacing.as_ref(), copies), (None, vec!["new", "old"]));
+    }
+
+    #[test]
+    fn a_class_that_is_due_comes_from_the_copy_that_was_made_before_it_was_deleted() {
+        let step = |state, before| Step { state, before: Some(snapshot(before, &["A", "B"])) };
+        let untouched = |class: &str| (class.to_owned(), step(State::Untouched, "second"));
+        let due = ("A".to_owned(), step(State::Deleted, "first"));
+        let replacing = Some(Replacing { classes: [due.clone()].into(), ..Replacing::default() });
+        let mut notes = Notes { replacing, ..Notes::default() };
+        notes.begin([untouched("A"), untouched("B")].into());
+        let replacing = notes.replacing.unwrap();
+        assert_eq!(replacing.classes, [due, untouched("B")].into());
+    }
+
+    #[test]
+    fn notes_of_versions_that_replaced_all_classes_at_once_are_read() {
+        let safety = json!({"made": "s3", "id": "rna-1", "at": "2026-01-01T00:00:00Z", "classes": ["A"]});
+        let written = json!({
+            "loose": [], "drill": [],
+            "replacing": {"classes": ["A", "B"], "safety": safety, "began": "2026-01-01T00:00:00Z"},
+            "kept": {"snapshot": safety, "classes": ["A", "B"]},
+        });
+        let notes: Notes = serde_json::from_value(written).unwrap();
+        let steps = &notes.replacing.as_ref().unwrap().classes;
+        assert!(steps.values().all(|step| step.state == State::Deleted));
+        assert_eq!(steps["A"].before, notes.kept.as_ref().unwrap().before["A"]);
+        assert_eq!((steps["B"].before.as_ref(), notes.snapshots().len()), (None, 1));
+        let again = serde_json::from_value::<Notes>(serde_json::to_value(&notes).unwrap()).unwrap();
+        assert_eq!(again, notes);
+    }
+}

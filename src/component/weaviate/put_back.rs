@@ -1,0 +1,193 @@
+//! Classes of a replacement that failed or died, put right one by one.
+
+use crate::base::{backoff::Backoff, chain};
+use crate::component::ComponentError;
+use crate::component::weaviate::Weaviate;
+use crate::component::weaviate::copies::{described, place_of};
+use crate::component::weaviate::count::Count;
+use crate::component::weaviate::index::Made;
+use crate::component::weaviate::journal::Journal;
+use crate::component::weaviate::notes::{Notes, Snapshot, State, Step};
+use crate::component::weaviate::replace::{all_can_be_kept, names, remove_classes};
+use crate::component::weaviate::server::Server;
+use crate::component::weaviate::source::{Place, Source, prove};
+use crate::domain::progress::Meter;
+use jiff::{SignedDuration, Timestamp};
+use std::{io, time::Instant};
+
+impl Weaviate {
+    /// Puts right what a run that died has left of a replacement, and tells how the classes are now. A class that
+    /// cannot be put right now stays in the notes and stands in nobody's way: the next restore may bring it.
+    ///
+    /// # Errors
+    ///
+    /// When the notes cannot be written.
+    pub(super) async fn settle(
+        &self,
+        server: &Server,
+        journal: &mut Journal,
+    ) -> Result<String, ComponentError> {
+        let put = self.put_right(&server.while_classes_are_missing(), journal).await;
+        let replacing = journal.notes.replacing.clone().unwrap_or_default();
+        let of = |wanted: State| names(&replacing.in_state(|state| *state == wanted));
+        let (proven, back) = (of(State::Proven), of(State::PutBack));
+        self.note_and_drop(server, journal, Notes::settled).await?;
+        let mut words = Vec::new();
+        if !back.is_empty() {
+            words.push(format!("classes {back} are as before it"));
+        }
+        if !proven.is_empty() {
+            words.push(format!("classes {proven} are restored, which `undo` takes back"));
+        }
+        if let Err(err) = put {
+            words.push(format!(
+                "classes {} could not be put back: {}",
+                names(&journal.notes.due()),
+                chain(&err)
+            ));
+        }
+        Ok(format!("a restore into Weaviate was put right: {}", words.join("; ")))
+    }
+
+    /// Puts right every class of the replacement that is neither what it was nor what it was to be. A class that
+    /// cannot be put right keeps no other from it.
+    ///
+    /// # Errors
+    ///
+    /// The first of those of the classes; their notes stay.
+    pub(super) async fn put_right(
+        &self,
+        server: &Server,
+        journal: &mut Journal,
+    ) -> Result<(), ComponentError> {
+        let steps = journal.notes.replacing.clone().unwrap_or_default().classes;
+        let mut first = Ok(());
+        for (class, Step { state, before }) in steps {
+            let put = match &state {
+                State::Brought(promised) => match prove(server, &class, promised).await {
+                    Ok(()) => {
+                        self.note_and_drop(server, journal, |notes| notes.reached(&class, State::Proven))
+                            .await
+                    }
+                    Err(err) => {
+                        tracing::warn!(class, error = %chain(&err), "a class that came is not whole");
+                        self.put_class_back(server, journal, &class, before.as_ref()).await
+                    }
+                },
+                State::Deleted => self.put_class_back(server, journal, &class, before.as_ref()).await,
+                State::Untouched | State::Proven | State::PutBack => Ok(()),
+            };
+            if let Err(err) = &put {
+                tracing::error!(class, error = %chain(err), "a class could not be put back");
+            }
+            first = first.and(put);
+        }
+        first
+    }
+
+    /// Puts a class back as it was, trying for minutes: nobody else can.
+    async fn put_class_back(
+        &self,
+        server: &Server,
+        journal: &mut Journal,
+        class: &str,
+        before: Option<&Snapshot>,
+    ) -> Result<(), ComponentError> {
+        /// Seconds for faults that may pass.
+        const PATIENCE: u32 = 300;
+        /// Attempts where the fault does not look so: a restore that is still under way makes a class again.
+        const TIMES: u32 = 3;
+        let source = match before {
+            None => None,
+            Some(before) => Some(self.still_there(server, journal, before, class).await?),
+        };
+        let mut backoff = Backoff::new(server.client.seconds(1), server.client.seconds(16));
+        let (begun, mut turn) = (Instant::now(), 0);
+        loop {
+            turn += 1;
+            let put = async {
+                self.make_room_for(server, journal, class).await?;
+                let Some(source) = &source else { return Ok(()) };
+                source.bring(self, server, &[class.to_owned()].into(), &Meter::default()).await?;
+                prove(server, class, &source.promised(class)).await
+            };
+            match put.await {
+                Ok(()) => break,
+                Err(err) if err.is_transient() && begun.elapsed() < server.client.seconds(PATIENCE) => {
+                    tracing::warn!(class, error = %chain(&err), "putting a class back, once more");
+                    tokio::time::sleep(backoff.step()).await;
+                }
+                Err(err) if turn >= TIMES => return Err(err),
+                Err(err) => tracing::warn!(class, error = %chain(&err), "putting a class back, once more"),
+            }
+        }
+        self.note_and_drop(server, journal, |notes| notes.reached(class, State::PutBack)).await
+    }
+
+    /// Deletes what is there of a class that is put back. What that holds may be the work of others since then, so
+    /// it is copied first and kept until the second backup after that is proven: long after the restore began, for `undo`.
+    async fn make_room_for(
+        &self,
+        server: &Server,
+        journal: &mut Journal,
+        class: &str,
+    ) -> Result<(), ComponentError> {
+        /// Within this time what is there is most likely what the restore itself has brought so far.
+        const FRESH: SignedDuration = SignedDuration::from_hours(1);
+        let live = server.classes(Some(&[class.to_owned()].into())).await?;
+        let Some(found) = live.get(class) else { return Ok(()) };
+        let began = journal.notes.replacing.as_ref().and_then(|replacing| replacing.began);
+        let is_late = began.is_some_and(|began| Timestamp::now().duration_since(began).abs() > FRESH);
+        if found.objects.after != Count::Exact(0) {
+            all_can_be_kept(server, &live, Made::Export)?;
+            let copy = self.set_aside(server, live, journal, Made::Export, &Meter::default()).await?;
+            tracing::warn!(
+                class,
+                kept = place_of(journal, &copy),
+                "what stood in the place of a class that is put back is kept until the second backup from now is proven"
+            );
+            journal.note(|notes| {
+                notes.loose.retain(|loose| loose.id != copy.id);
+                notes.is_spared = true;
+                if is_late {
+                    notes.keep(class, Some(copy));
+                } else {
+                    notes.found.insert(copy);
+                }
+            })?;
+        }
+        remove_classes(server, &[class.to_owned()]).await
+    }
+
+    /// The place of a copy, once it is seen that the copy still is there: what is live goes before the copy comes.
+    async fn still_there(
+        &self,
+        server: &Server,
+        journal: &Journal,
+        snapshot: &Snapshot,
+        class: &str,
+    ) -> Result<Source, ComponentError> {
+        let looked = async {
+            let source = self.source_of(server, journal, snapshot)?;
+            match &source.place {
+                Place::Server(files) => drop(described(&files.tree(&snapshot.id).await?, &snapshot.id)?),
+                Place::Scratch(_) | Place::File(_) => drop(source.open().await?),
+            }
+            Ok::<_, ComponentError>(source)
+        };
+        let gone = |err: ComponentError| ComponentError::Unusable {
+            what: format!(
+                "put back what a restore that died had set aside ({}): nothing was changed; bring that back, or if \
+                 class {class} is as you want it, remove {}, which says that it is to be put back",
+                place_of(journal, snapshot),
+                journal.path(Journal::FILE).display(),
+            ),
+            source: Some(err.into()),
+        };
+        looked.await.map_err(|err| match err {
+            ComponentError::Read { ref source, .. } if source.kind() == io::ErrorKind::NotFound => gone(err),
+            err if err.is_transient() => err,
+            err => gone(err),
+        })
+    }
+}

@@ -1,0 +1,134 @@
+//! The places that classes are brought from: a backup that the server reads itself, or an export.
+
+use crate::component::weaviate::class::{self, Class};
+use crate::component::weaviate::count::{Bracket, Verdict};
+use crate::component::weaviate::files::Files;
+use crate::component::weaviate::index::{Index, Made};
+use crate::component::weaviate::job::Job;
+use crate::component::weaviate::server::Server;
+use crate::component::weaviate::{Weaviate, import};
+use crate::component::{ComponentError, scratch::Scratch};
+use crate::domain::progress::Meter;
+use std::{collections::BTreeSet, path::PathBuf, time::Instant};
+
+/// A place with classes in it.
+#[derive(Debug)]
+pub(super) struct Source {
+    /// The classes. Of an export, both counts of a class are what was counted in the export.
+    pub(super) index: Index,
+    pub(super) place: Place,
+}
+
+#[derive(Debug)]
+pub(super) enum Place {
+    /// A backup that the server sees.
+    Server(Files),
+    /// An export on disk.
+    Scratch(Scratch),
+    /// The same, under a name.
+    File(PathBuf),
+}
+
+impl Source {
+    pub(super) async fn open(&self) -> Result<tokio::fs::File, ComponentError> {
+        match &self.place {
+            Place::Scratch(scratch) => scratch.reader().await,
+            Place::File(path) => tokio::fs::File::open(path)
+                .await
+                .map_err(|source| ComponentError::Read { what: format!("read {}", path.display()), source }),
+            Place::Server(_) => unreachable!("the server reads its own backups"),
+        }
+    }
+
+    /// Brings classes to a server that has none of them.
+    ///
+    /// # Errors
+    ///
+    /// When it failed; then any of them may be there or not, or a part of it.
+    pub(super) async fn bring(
+        &self,
+        weaviate: &Weaviate,
+        server: &Server,
+        only: &BTreeSet<String>,
+        meter: &Meter,
+    ) -> Result<(), ComponentError> {
+        if only.is_empty() {
+            return Ok(());
+        }
+        if let Place::Server(files) = &self.place {
+            files.forget_restore(&self.index.id).await?;
+            let classes = only.iter().collect();
+            let backend = self.index.way.as_str();
+            let job = Job { server, backend, classes, is_plain: false, timeout: weaviate.config.timeout };
+            return job.restore(&self.index.id, &self.index.nodes).await;
+        }
+        let mut classes = self.index.classes.clone();
+        classes.retain(|name, _| only.contains(name));
+        let made = import::make_classes(server, &classes).await?;
+        import::put_objects(server, &self.index, only, self.open().await?, meter).await?;
+        import::put_references(server, &self.index, only, self.open().await?).await?;
+        import::finish(server, &self.index, made).await
+    }
+
+    /// The class as it should be once it has been brought. The counts around a backup by the server are those of
+    /// other moments than the one at which the server captured the class, so of them an empty class alone decides.
+    pub(super) fn promised(&self, name: &str) -> Class {
+        let mut class = self.index.classes[name].clone();
+        if self.index.way != Made::Export {
+            class.objects = class.objects.estimated();
+        }
+        class
+    }
+}
+
+/// Proves that a class is what it should be: a server says SUCCESS also of an empty one.
+///
+/// # Errors
+///
+/// [`ComponentError::Failed`] when the class is not, or not whole.
+pub(super) async fn prove(server: &Server, name: &str, promised: &Class) -> Result<(), ComponentError> {
+    /// Seconds until all must be counted that was stored.
+    const PATIENCE: u32 = 20;
+    let failed = |why: String| ComponentError::Failed {
+        program: "restore into Weaviate",
+        status: "success, which is not true".to_owned(),
+        stderr: format!("class {name}: {why}"),
+        transient: false,
+    };
+    let what = || format!("look at class {name}");
+    let definitions = server.definitions().await.map_err(|fault| fault.of(what()))?;
+    let found = definitions.get(name).ok_or_else(|| failed("it is not there".to_owned()))?;
+    let differences = class::differences(&promised.definition, found);
+    if !differences.is_empty() {
+        return Err(failed(differences.join("; ")));
+    }
+    if promised.definition != *found {
+        tracing::warn!(class = name, "the definition of a class is not in every detail what it was");
+    }
+    server.read_one(name, promised).await.map_err(|fault| fault.of(what()))?;
+    let begun = Instant::now();
+    loop {
+        let count = server.count_exactly(name, promised).await.map_err(|fault| fault.of(what()))?;
+        let Bracket { before, after } = promised.objects;
+        let wanted = if before == after { before.to_string() } else { format!("{before} to {after}") };
+        match promised.judge(count) {
+            Verdict::Whole => break,
+            Verdict::More | Verdict::Unproven => {
+                if count != promised.objects.number() {
+                    tracing::warn!(
+                        class = name,
+                        count,
+                        wanted,
+                        "a class has another number of objects than was counted"
+                    );
+                }
+                break;
+            }
+            Verdict::Fewer if begun.elapsed() > server.client.seconds(PATIENCE) => {
+                return Err(failed(format!("{count} objects are there and should be {wanted}")));
+            }
+            Verdict::Fewer => server.client.wait(1).await,
+        }
+    }
+    server.read_one(name, promised).await.map_err(|fault| fault.of(what()))
+}

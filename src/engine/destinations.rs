@@ -1,0 +1,191 @@
+//! Looks at the destinations: the gauges that come from the catalogue, and which destination cannot be used.
+
+use crate::base::{chain, place::Trouble};
+use crate::catalog::{self, CatalogError, Entry, Listing};
+use crate::domain::component::ComponentName;
+use crate::domain::listing::BackupState;
+use crate::domain::manifest::Manifest;
+use crate::engine::Engine;
+use crate::store::{Store, StoreError, Trial};
+use std::{io, sync::Arc, time::Duration};
+
+/// No light look at one destination takes longer. A bucket that lets connections hang would hold up the others.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A destination that cannot be used. The cause says why.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("use destination {destination}")]
+pub struct Unusable {
+    /// Which.
+    pub destination: &'static str,
+    /// Why; one error may be that of several destinations.
+    pub source: Arc<CatalogError>,
+}
+
+impl Unusable {
+    fn new(store: &Arc<dyn Store>, source: StoreError) -> Self {
+        let source = CatalogError::Store { op: "look at the destination", source };
+        Self { destination: store.destination(), source: Arc::new(source) }
+    }
+
+    /// The reason in one line, without any secret.
+    fn reason(&self) -> String {
+        Trouble::within(self).map_or_else(|| chain(&self.source), ToString::to_string)
+    }
+}
+
+impl Engine {
+    /// Looks at every destination at little cost: every minute. One that can be used again is read and written for
+    /// real before it counts as well. Metrics and `/readyz` say what is found.
+    pub async fn look_at_destinations(&self) -> Vec<Unusable> {
+        let mut unusable = Vec::new();
+        for store in self.catalog.stores() {
+            match self.try_out(store, Trial::Answer).await {
+                Err(source) => unusable.push(Unusable::new(store, source)),
+                Ok(()) if self.metrics.is_destination_well(store.destination()) => {}
+                Ok(()) => {
+                    self.catalog.answers(store.destination());
+                    return self.read_destinations(true).await;
+                }
+            }
+        }
+        self.note_all(&unusable, true);
+        unusable
+    }
+
+    /// Reads the whole catalogue, and brings the gauges and the tables in the app's database up to date: at start,
+    /// after each run, and now and then. With `writing` a destination that was not well is written to, and may be well
+    /// again; without, it stays what it was.
+    pub async fn read_destinations(&self, writing: bool) -> Vec<Unusable> {
+        let mut listing = match self.catalog.list(None).await {
+            Ok(listing) => listing,
+            Err(err) => {
+                let unusable = self.each_reason(err).await;
+                self.note_all(&unusable, writing);
+                return unusable;
+            }
+        };
+        let mut unusable = Vec::new();
+        for store in self.catalog.stores() {
+            let destination = store.destination();
+            if let Ok(Some(free)) = store.free_bytes().await {
+                self.metrics.destination_free(destination, free);
+            }
+            if !listing.has_read(destination) {
+                continue;
+            }
+            self.count_copies(destination, &listing.entries);
+            let is_well = self.metrics.is_destination_well(destination);
+            let trial = if writing && !is_well { Trial::Write } else { Trial::Rights };
+            if let Err(source) = self.try_out(store, trial).await {
+                unusable.push(Unusable::new(store, source));
+            }
+        }
+        self.show(&listing);
+        let away = std::mem::take(&mut listing.away).into_iter();
+        unusable.extend(
+            away.map(|away| Unusable { destination: away.destination, source: away.into_error().into() }),
+        );
+        self.note_all(&unusable, writing);
+        if let Some(mirror) = &self.mirror {
+            mirror.show(listing);
+        }
+        unusable
+    }
+
+    /// As [`read_destinations`](Self::read_destinations), for who has nobody else to tell of it: it is logged.
+    pub async fn refresh_metrics(&self) {
+        for unusable in self.read_destinations(false).await {
+            tracing::warn!(error = %chain(&unusable), "a destination cannot be used");
+        }
+    }
+
+    /// The reason of each destination when none can be read: the catalogue tells of the last alone.
+    async fn each_reason(&self, err: CatalogError) -> Vec<Unusable> {
+        let (stores, common) = (self.catalog.stores(), Arc::new(err));
+        let mut unusable = Vec::new();
+        for store in stores {
+            let own = if stores.len() > 1 { self.try_out(store, Trial::Answer).await.err() } else { None };
+            let shared = || Unusable { destination: store.destination(), source: Arc::clone(&common) };
+            unusable.push(own.map_or_else(shared, |source| Unusable::new(store, source)));
+        }
+        unusable
+    }
+
+    async fn try_out(&self, store: &Arc<dyn Store>, trial: Trial) -> Result<(), StoreError> {
+        let folders = catalog::folders();
+        let tried = tokio::time::timeout(PATIENCE, store.try_out(&folders, trial)).await;
+        tried.unwrap_or_else(|_| {
+            let why = io::Error::other(format!("no answer within {} s", PATIENCE.as_secs()));
+            let key = folders.into_iter().next().expect("there are folders");
+            Err(StoreError::Unavailable { op: "reach", key, source: why.into() })
+        })
+    }
+
+    /// Notes what a look has found; one that has only read makes no destination well.
+    fn note_all(&self, unusable: &[Unusable], written: bool) {
+        for store in self.catalog.stores() {
+            let destination = store.destination();
+            let found = unusable.iter().find(|unusable| unusable.destination == destination);
+            match found {
+                Some(found) => self.metrics.destination(destination, Err(found.reason())),
+                None if written || self.metrics.is_destination_well(destination) => {
+                    self.metrics.destination(destination, Ok(()));
+                }
+                None => {}
+            }
+        }
+    }
+
+    /// Shows the newest backups, and what is remembered of the last runs.
+    fn show(&self, listing: &Listing) {
+        let (entries, now) = (&listing.entries, self.clock.now());
+        for name in ComponentName::ALL {
+            let of_this = || entries.iter().filter(move |entry| entry.component() == name);
+            of_this().filter_map(Entry::manifest).for_each(|manifest| self.metrics.verified(manifest));
+            let of_this = || of_this().filter(|entry| !entry.is_ahead(now));
+            self.metrics.anomaly(name, newest_is_suspect(of_this()));
+            let newest = of_this().filter_map(Entry::manifest).find(|manifest| manifest.is_verified());
+            match newest {
+                Some(manifest) => self.metrics.newest(manifest),
+                None if listing.away.is_empty() => self.metrics.none_left(name),
+                None => {}
+            }
+            self.recall(name, newest);
+        }
+    }
+
+    fn count_copies(&self, destination: &str, entries: &[Entry]) {
+        for name in ComponentName::ALL {
+            let states: Vec<_> = entries
+                .iter()
+                .filter(|entry| entry.component() == name)
+                .filter_map(|entry| catalogue_state(entry, destination))
+                .collect();
+            for state in CATALOGUE_STATES {
+                let count = states.iter().filter(|of_one| **of_one == state).count();
+                self.metrics.catalogue(name, destination, state, count);
+            }
+        }
+    }
+}
+
+/// Tests whether the newest backup that counts is much smaller than before, and nobody has said that it should
+/// be. `entries` come the newest first.
+pub(super) fn newest_is_suspect<'a>(mut entries: impl Iterator<Item = &'a Entry>) -> bool {
+    let newest = entries.find(|entry| entry.is_verified() && entry.state() == BackupState::Ok);
+    newest.and_then(Entry::manifest).is_some_and(Manifest::is_suspect)
+}
+
+/// How the catalogue's backups are counted.
+const CATALOGUE_STATES: [&str; 4] = ["verified", "unverified", "failed", "missing"];
+
+fn catalogue_state(entry: &Entry, destination: &str) -> Option<&'static str> {
+    let copy = entry.copies.iter().find(|copy| copy.destination == destination)?;
+    Some(match copy.state {
+        BackupState::Ok if entry.is_verified() => "verified",
+        BackupState::Ok => "unverified",
+        BackupState::Failed => "failed",
+        BackupState::Missing => "missing",
+    })
+}

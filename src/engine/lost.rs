@@ -1,0 +1,33 @@
+//! The end of a run that worker after worker died over.
+
+use crate::base::chain;
+use crate::domain::component::ComponentName;
+use crate::engine::last::Attempt;
+use crate::engine::{Engine, Run};
+use crate::observe::labels::Operation;
+
+impl Engine {
+    /// Counts a run that its workers died over as failed, in the metrics, for the alerts after a restart and in the
+    /// app's database; and removes what the dead runs left in the destinations. Data that a restore left half
+    /// done is not touched: the next start of a worker, or the next restore, puts that right.
+    pub async fn worker_lost(&self, operation: Operation, component: ComponentName, run: &Run, why: &str) {
+        let now = self.clock.now();
+        if let Some(recording) = self.record(operation, component, run) {
+            recording.fail(why);
+        }
+        if operation == Operation::Backup {
+            self.metrics.backup_began(component, now.as_second());
+            self.remember(component, |last| {
+                last.attempt = Some(Attempt { began: now, ended: now, ok: false });
+            });
+        }
+        self.metrics.worker_lost(component, operation);
+        match self.take(component, &Run::default()).await {
+            Ok(held) => held.free().await,
+            Err(err) => {
+                tracing::debug!(%component, error = %chain(&err), "the next run removes what the dead ones left");
+            }
+        }
+        self.refresh_metrics().await;
+    }
+}

@@ -1,0 +1,78 @@
+//! The looks of a worker at all that it needs, at its start and every minute: faults are found before a backup fails
+//! over them at night, and said until they are mended.
+
+use crate::app::App;
+use crate::preflight::{Check, destinations, redis, source, weaviate_folder};
+use futures_util::future::join_all;
+use std::{collections::BTreeSet, time::Duration};
+use tokio::time::{MissedTickBehavior, interval};
+
+const EVERY: Duration = Duration::from_mins(1);
+
+/// The whole catalogue is read in one look of so many: it changes behind our back, by other workers, by commands,
+/// by a disk that goes away.
+const READ_EVERY: u64 = 5;
+
+/// Looks at everything again and again until it is dropped. What cannot be used is logged each time, what is well
+/// again once. `/readyz` and the metrics say of destinations what is found here.
+pub async fn watch(app: &App) {
+    let mut faulty = BTreeSet::new();
+    let mut tick = interval(EVERY);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    for round in 0_u64.. {
+        tick.tick().await;
+        let reading = round > 0 && round % READ_EVERY == 0;
+        let (stores, others) = tokio::join!(stores(app, reading), others(app));
+        let checks: Vec<_> = stores.into_iter().chain(others).collect();
+        tell(&checks, &mut faulty);
+    }
+}
+
+/// Every destination; `reading`: with its catalogue.
+async fn stores(app: &App, reading: bool) -> Vec<Check> {
+    let engine = &app.engine;
+    let closed =
+        if reading { engine.read_destinations(true).await } else { engine.look_at_destinations().await };
+    let check = |destination: &'static str| {
+        let closed = closed.iter().find(|closed| closed.destination == destination);
+        let well = || Check::new(destinations::name(destination), Ok(String::new()), "");
+        closed.map_or_else(well, |closed| destinations::closed(&app.config, destination, &closed.source))
+    };
+    engine.catalog.stores().iter().map(|store| check(store.destination())).collect()
+}
+
+/// Servers and folders that backups are made from, and Redis.
+async fn others(app: &App) -> Vec<Check> {
+    let (config, worker) = (&app.config, &app.config.worker);
+    let looks = app.engine.components.iter();
+    let looks = looks.map(|component| source(config, component.as_ref(), component.reach()));
+    let broker = async {
+        // The worker knows by itself whether it answers; why not, a look tells.
+        if app.metrics.is_broker_connected() {
+            return Check::new("broker", Ok(String::new()), "");
+        }
+        redis("broker", &worker.broker, "REDIS_URL (or CELERY_BROKER_URL)").await
+    };
+    let backend = async {
+        if worker.backend == worker.broker {
+            return None;
+        }
+        Some(redis("result backend", &worker.backend, "CELERY_RESULT_BACKEND").await)
+    };
+    let (mut checks, broker, backend) = tokio::join!(join_all(looks), broker, backend);
+    checks.push(broker);
+    checks.extend(backend.into_iter().chain(weaviate_folder(config)));
+    checks
+}
+
+/// Logs what cannot be used, and what was `faulty` and is not any more.
+fn tell(checks: &[Check], faulty: &mut BTreeSet<String>) {
+    for Check { name, ok, detail, fix } in checks {
+        if !ok {
+            tracing::warn!("{name} cannot be used: {detail}: {fix}");
+            faulty.insert(name.clone());
+        } else if faulty.remove(name) {
+            tracing::info!("{name} can be used again");
+        }
+    }
+}

@@ -1,0 +1,130 @@
+"""The image is built, the stack started, and the README's section on compose walked, on a real Docker engine: `make image-test`.
+
+    python tests/image/image_test.py PROGRAM
+
+PROGRAM is the binary of `make build`: the final stage of the image gets it, and the compiler's stage runs in `make image` alone.
+Substitutes for what cannot be had here are printed as such.
+"""
+
+import io
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import bases  # noqa: E402
+import beside  # noqa: E402
+import build  # noqa: E402
+import demo  # noqa: E402
+from documents import Commands  # noqa: E402
+from engine import ROOT, STATE, Engine, Unavailable  # noqa: E402
+from terminal import Failed, Terminal  # noqa: E402
+
+STARTED = time.monotonic()
+SECTION = "## Run it with compose"
+
+
+def say(text):
+    print(f"[{time.monotonic() - STARTED:5.0f} s] {text}", flush=True)
+
+
+class Runner:
+    """Runs steps; after a failed one the rest of its walk is not tried, for each builds on those before."""
+
+    def __init__(self):
+        self.passed, self.failed, self.skipped = 0, 0, 0
+
+    def walk(self, steps, *arguments):
+        for number, step in enumerate(steps):
+            name = step.__name__.replace("_", " ")
+            try:
+                found = step(*arguments)
+            except Exception as err:  # noqa: BLE001 - whatever it is, it is told, and the next walk goes on
+                self.failed += 1
+                say(f"FAILED {name}\n{type(err).__name__}: {err}")
+                rest = len(steps) - number - 1
+                if rest:
+                    self.skipped += rest
+                    say(f"not tried after this failure: {rest} more")
+                return
+            self.passed += 1
+            say(f"ok     {name}" + (f": {found}" if found else ""))
+
+
+def program_image(engine, program):
+    """The image that stands for the compiler's stage: the binary at its place in that stage."""
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+        tar.add(program, "src/target/release/rna-backup")
+    subprocess.run(["docker", "import", "-", "rna-backup-program"], input=archive.getvalue(), env=engine.env, check=True, capture_output=True)
+    say("substitute: the program is a debug build without its symbols, built outside the image; `make image` compiles inside it")
+
+
+def checkout():
+    """A copy of what git has here, under a name that a person would give it."""
+    folder = STATE / "work/rna-backup"
+    shutil.rmtree(folder.parent, ignore_errors=True)
+    names = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True).stdout.decode().split("\0")
+    for name in filter(None, names):
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    return folder
+
+
+def make_room(engine):
+    """Nothing of an earlier run is there. In an engine of others, a project of that name is theirs."""
+    for project in (demo.PROJECT, beside.PROJECT):
+        if engine.is_own:
+            engine.remove(project)
+        elif left := engine.left_of(project):
+            raise Unavailable(f"this engine has a compose project {project} already, with {left}: take it away first, if it is yours to take")
+
+
+def main(program):
+    readme = Commands("README.md", SECTION)
+    quickstart = Commands("docs/quickstart.md")
+    runner = Runner()
+    with Engine() as engine:
+        made_here = bases.prepare(engine, say)
+        program_image(engine, program)
+        substitutes = {"RNA_BACKUP_PROGRAM": "rna-backup-program", "BACKUP_IMAGE": build.IMAGE}
+        if made_here:
+            substitutes |= {"PGDG": "", "POSTGRES_MAJORS": "15"}
+            say("substitute: the client of PostgreSQL 15 from Debian alone, in place of PostgreSQL's own repository")
+        options = [word for name, value in substitutes.items() for word in ("--build-arg", f"{name.removeprefix('RNA_BACKUP_')}={value}") if name != "BACKUP_IMAGE"]
+        make_room(engine)
+        repository = checkout()
+        terminal = Terminal(engine, repository / readme.line("cd tests/webapp").removeprefix("cd "), substitutes)
+        terminal.run("docker compose build rna-backup")
+        runner.walk([build.the_build_stage_has_what_the_c_code_of_our_crates_asks_for], engine)
+        runner.walk([build.the_older_builder_makes_the_same_image], engine, options)
+        runner.walk([build.the_image_is_small_and_has_nothing_that_the_worker_does_not_call], engine)
+        subprocess.run(["make", "sbom", f"IMAGE={build.IMAGE}"], cwd=ROOT, env=os.environ | engine.env, check=True, capture_output=True)
+        runner.walk([build.the_bill_of_materials_names_each_package_of_the_image], engine)
+        runner.walk(demo.STEPS, demo.Demo(terminal, readme))
+        runner.walk(beside.STEPS, beside.Lab(engine, repository, substitutes, readme, quickstart))
+        for project in (demo.PROJECT, beside.PROJECT):
+            engine.remove(project)
+        if not runner.failed:
+            runner.walk([every_command_of_the_documents_was_run], readme, quickstart)
+    print(f"{runner.passed} passed, {runner.failed} failed, {runner.skipped} skipped", flush=True)
+    return 1 if runner.failed else 0
+
+
+def every_command_of_the_documents_was_run(*documents):
+    left = [line for document in documents for line in document.unused()]
+    if left:
+        raise Failed("commands that nobody ran:\n" + "\n".join(left))
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(Path(sys.argv[1]).resolve()))
+    except Unavailable as why:
+        sys.exit(f"image-test NOT RUN: {why}")

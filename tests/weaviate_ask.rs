@@ -1,0 +1,273 @@
+//! Asking real Weaviate servers: counts, servers that start or are away, and keys with few rights.
+
+use crate::support::s3_proxy::{Asked, BadLine, Line};
+use crate::support::weaviate_server::{NEWEST, OLDEST, Start, WeaviateServer};
+use crate::weaviate::{backup, decode, restore};
+use async_trait::async_trait;
+use reqwest::Method;
+use rna_backup::base::chain;
+use rna_backup::component::weaviate::{Way, Weaviate, WeaviateConfig};
+use rna_backup::component::{Component, ComponentError, Shelf, Target};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::{io::AsyncRead, sync::mpsc};
+
+/// Fresh objects of a class without tenants: nothing of them is on disk yet.
+async fn fresh(server: &WeaviateServer) {
+    server
+        .make(json!({"class": "Document", "vectorizer": "none",
+        "properties": [{"name": "page", "dataType": ["int"]}]}))
+        .await;
+    server.put((0..300).map(document).collect()).await;
+}
+
+fn document(page: u32) -> Value {
+    json!({"class": "Document", "vector": [0.5, page], "properties": {"page": page}})
+}
+
+#[tokio::test]
+async fn fresh_objects_are_backed_up_and_brought_back_by_a_server_without_graphql() {
+    for (version, way) in [(OLDEST, Way::Export), (NEWEST, Way::Filesystem)] {
+        let server = Start::version(version).set("DISABLE_GRAPHQL", "true").server().await;
+        fresh(&server).await;
+        let before = server.contents().await;
+        let weaviate = Weaviate::new(WeaviateConfig { way, ..server.config() }, None);
+        let (archive, facts) = backup(&weaviate).await.unwrap();
+        assert_eq!(facts.counts.classes, [("Document".to_owned(), 300)].into(), "{version} {way:?}");
+        let is_known = |warning: &&String| warning.contains("an export brings objects back");
+        let others: Vec<_> = facts.warnings.iter().filter(|warning| !is_known(warning)).collect();
+        assert!(others.is_empty(), "{version} {way:?} {others:?}");
+        server.put(vec![document(999)]).await;
+        let spoiled = server.contents().await;
+        restore(&weaviate, &archive, &Target::Live).await.unwrap();
+        assert!(server.contents().await == before, "{version} {way:?}");
+        weaviate.undo().await.unwrap();
+        assert!(server.contents().await == spoiled, "{version} {way:?}");
+    }
+}
+
+#[tokio::test]
+async fn many_tenants_and_classes_are_counted_by_few_questions() {
+    let server = Start::version(NEWEST).server().await;
+    server
+        .make(json!({"class": "Sample", "vectorizer": "none", "multiTenancyConfig": {"enabled": true}}))
+        .await;
+    let tenants: Vec<_> = (0..1000).map(|number| json!({"name": format!("lab{number}")})).collect();
+    for some in tenants.chunks(100) {
+        server.ask(Method::POST, "/v1/schema/Sample/tenants", Some(json!(some))).await;
+    }
+    server
+        .put(vec![
+            json!({"class": "Sample", "tenant": "lab7"}),
+            json!({"class": "Sample", "tenant": "lab999"}),
+        ])
+        .await;
+    for number in 0..20 {
+        server.make(json!({"class": format!("Class{number}"), "vectorizer": "none"})).await;
+    }
+    let line = BadLine::before(&server.address(), |_| Line::Good).await;
+    let config = WeaviateConfig { server: line.url().parse().unwrap(), way: Way::Export, ..server.config() };
+    let plan = Weaviate::new(config, None).plan(&Target::Live, None).await.unwrap();
+    assert!(plan.replaces.contains("Sample (2 objects)"), "{}", plan.replaces);
+    assert!(line.asked().len() < 20, "{} requests", line.asked().len());
+}
+
+/// The route of a request, without names: requests of one kind share it.
+fn kind(asked: &Asked) -> String {
+    let path = asked.target.split('?').next().unwrap();
+    let route: Vec<_> = path.split('/').skip(2).take(1).collect();
+    let tail = if path.ends_with("/tenants") { "/tenants" } else { "" };
+    format!("{} {}{tail}", asked.method, route.concat())
+}
+
+#[tokio::test]
+async fn a_server_that_dies_at_each_kind_of_request_of_a_backup_is_waited_for() {
+    let mut server = Start::version(NEWEST).server().await;
+    server.fill().await;
+    let (dead, mut deaths) = mpsc::unbounded_channel();
+    let (pids, mut pid) = (Arc::new(std::sync::Mutex::new(server.pid())), None);
+    let known = pids.clone();
+    let mut left = BTreeSet::from(["GET schema", "GET schema/tenants", "POST graphql", "GET objects"]);
+    let line = BadLine::before(&server.address(), move |asked| {
+        let current = *known.lock().unwrap();
+        // One death at a time: the next kind is due when the server has been started again.
+        if pid != Some(current) && left.remove(kind(asked).as_str()) {
+            pid = Some(current);
+            kill_process(Pid::from_raw(current).unwrap(), Signal::KILL).unwrap();
+            dead.send(()).unwrap();
+        }
+        Line::Good
+    })
+    .await;
+    let config = WeaviateConfig { server: line.url().parse().unwrap(), way: Way::Export, ..server.config() };
+    let weaviate = Weaviate::new(config, None);
+    let mut starts = 0;
+    let made = tokio::select! {
+        made = backup(&weaviate) => made,
+        () = async {
+            while deaths.recv().await.is_some() {
+                server.start_again();
+                *pids.lock().unwrap() = server.pid();
+                starts += 1;
+            }
+        } => unreachable!("the line lives longer"),
+    };
+    assert_eq!(starts, 4);
+    let (archive, facts) = made.unwrap();
+    let objects = [("Document", 300), ("Protocol", 30), ("Sample", 60)];
+    assert_eq!(facts.counts.classes, objects.map(|(class, count)| (class.to_owned(), count)).into());
+    assert_eq!(decode(&weaviate, &archive).await.unwrap(), facts.counts);
+}
+
+/// The answers of a server that listens and has not loaded its classes, as real servers give them for some seconds.
+fn starting(asked: &Asked) -> Line {
+    let says =
+        |status, message: &str| Line::Say(status, format!(r#"{{"error":[{{"message":"{message}"}}]}}"#));
+    match kind(asked).as_str() {
+        "GET .well-known" => Line::Say(503, String::new()),
+        "GET objects" => Line::Say(404, String::new()),
+        "POST graphql" => {
+            says(422, "no graphql provider present, this is most likely because no schema is present")
+        }
+        "POST backups" => says(422, "class Document doesn't exist"),
+        kind if kind.contains("schema") => says(
+            403,
+            "could not read schema with strong consistency: failed to execute query: leader not found",
+        ),
+        _ => Line::Good,
+    }
+}
+
+#[tokio::test]
+async fn nothing_that_a_starting_server_says_is_believed() {
+    let server = Start::version(NEWEST).server().await;
+    server.fill().await;
+    for way in [Way::Export, Way::Filesystem] {
+        // The server is started anew at the first request of each kind, and loads until it was asked three times.
+        let (mut known, mut left) = (BTreeSet::new(), 0);
+        let line = BadLine::before(&server.address(), move |asked| {
+            let kind = kind(asked);
+            if left == 0 && kind != "GET .well-known" && known.insert(kind.clone()) {
+                left = 3;
+            }
+            if left == 0 {
+                return Line::Good;
+            }
+            left -= u32::from(kind == "GET .well-known");
+            starting(asked)
+        })
+        .await;
+        let config = WeaviateConfig { way, second: Duration::from_millis(100), ..server.config() };
+        let config = WeaviateConfig { server: line.url().parse().unwrap(), ..config };
+        let weaviate = Weaviate::new(config, None);
+        let before = server.contents().await;
+        let (archive, facts) = backup(&weaviate).await.unwrap();
+        assert_eq!(facts.counts.classes["Document"], 300);
+        let is_known = |warning: &&String| warning.contains("an export brings objects back");
+        assert_eq!(facts.warnings.iter().find(|warning| !is_known(warning)), None);
+        restore(&weaviate, &archive, &Target::Classes(vec!["Protocol".to_owned()])).await.unwrap();
+        let mut found = server.contents().await;
+        assert!(found["Protocol"] == before["Protocol"], "{way:?}");
+        found.retain(|class, _| class != "Protocol");
+        assert!(found.iter().all(|(class, content)| before[class] == *content), "{way:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_in_trouble_is_asked_again_while_classes_are_missing() {
+    let server = Start::version(NEWEST).server().await;
+    server.fill().await;
+    let before = server.contents().await;
+    let mut asked_so_far = BTreeMap::<String, u32>::new();
+    let mut is_replacing = false;
+    let line = BadLine::before(&server.address(), move |asked| {
+        is_replacing |= asked.method == "DELETE";
+        let is_repeated = asked.method != "POST" || !asked.target.starts_with("/v1/schema");
+        let times = asked_so_far.entry(kind(asked)).or_default();
+        // More often than the usual patience lasts.
+        if is_replacing && is_repeated && *times < 10 {
+            *times += 1;
+            return Line::Say(500, r#"{"error":[{"message":"in trouble"}]}"#.to_owned());
+        }
+        Line::Good
+    })
+    .await;
+    let direct = Weaviate::new(WeaviateConfig { way: Way::Export, ..server.config() }, None);
+    let (archive, _) = backup(&direct).await.unwrap();
+    server.spoil().await;
+    let second = Duration::from_millis(10);
+    let config =
+        WeaviateConfig { server: line.url().parse().unwrap(), way: Way::Export, second, ..server.config() };
+    let only = Target::Classes(vec!["Document".to_owned(), "Protocol".to_owned()]);
+    restore(&Weaviate::new(config, None), &archive, &only).await.unwrap();
+    let found = server.contents().await;
+    for class in ["Document", "Protocol"] {
+        assert!(found[class] == before[class], "{class}");
+    }
+}
+
+/// A bucket that Weaviate writes to, seen by nobody.
+#[derive(Debug)]
+struct Unseen;
+
+#[async_trait]
+impl Shelf for Unseen {
+    fn bucket(&self) -> &'static str {
+        "lab"
+    }
+
+    fn prefix(&self) -> String {
+        "weaviate".to_owned()
+    }
+
+    async fn files(&self, _: &str) -> Result<Vec<(String, u64)>, ComponentError> {
+        Ok(Vec::new())
+    }
+
+    async fn open(&self, _: &str) -> Result<Box<dyn AsyncRead + Send + Unpin>, ComponentError> {
+        unreachable!("nothing is in it")
+    }
+
+    async fn remove(&self, _: &str) -> Result<(), ComponentError> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_bucket_that_is_away_is_a_reason_to_come_again() {
+    let start = Start::version(NEWEST).modules("backup-s3");
+    let nowhere = format!("127.0.0.1:{}", crate::support::lab::free_port());
+    let settings = [
+        ("BACKUP_S3_BUCKET", "lab"),
+        ("BACKUP_S3_PATH", "weaviate"),
+        ("BACKUP_S3_ENDPOINT", &nowhere),
+        ("BACKUP_S3_USE_SSL", "false"),
+        ("AWS_ACCESS_KEY_ID", "key"),
+        ("AWS_SECRET_ACCESS_KEY", "secret"),
+        ("AWS_REGION", "us-east-1"),
+    ];
+    let server =
+        settings.into_iter().fold(start, |start, (name, value)| start.set(name, value)).server().await;
+    fresh(&server).await;
+    let config = WeaviateConfig { way: Way::S3, second: Duration::from_millis(10), ..server.config() };
+    let err = backup(&Weaviate::new(config, Some(Arc::new(Unseen)))).await.unwrap_err();
+    assert!(err.is_transient(), "{}", chain(&err));
+}
+
+#[tokio::test]
+async fn only_modules_that_matter_are_named() {
+    let server = Start::version(NEWEST).server().await;
+    fresh(&server).await;
+    let (_, facts) = backup(&Weaviate::new(server.config(), None)).await.unwrap();
+    let named: Vec<_> = facts.versions.keys().map(String::as_str).collect();
+    assert_eq!(named, ["weaviate", "weaviate module backup-filesystem"]);
+    let server = Start::version(NEWEST).modules("").server().await;
+    let said = Weaviate::new(server.config(), None).check().await.unwrap();
+    assert!(said.contains("add backup-filesystem to ENABLE_MODULES of Weaviate"), "{said}");
+    assert!(!said.contains("text2vec"), "{said}");
+}

@@ -1,0 +1,125 @@
+//! Keys with part of the rights, wrong keys and none, on real Weaviate servers: nothing is left out in silence.
+
+use crate::support::s3_proxy::{BadLine, Line};
+use crate::support::weaviate_server::{NEWEST, OLDEST, Start, WeaviateServer};
+use crate::weaviate::{backup, restore};
+use reqwest::Method;
+use rna_backup::base::chain;
+use rna_backup::component::weaviate::{Way, Weaviate, WeaviateConfig};
+use rna_backup::component::{Component, Target};
+use serde_json::{Value, json};
+use std::time::Duration;
+
+/// The component with the key of a new user that has these permissions and no others.
+async fn user(server: &WeaviateServer, name: &str, permissions: Value) -> Weaviate {
+    for path in [format!("/v1/users/db/{name}"), format!("/v1/authz/roles/{name}")] {
+        server.answer(Method::DELETE, &path, None).await;
+    }
+    let role = json!({"name": name, "permissions": permissions});
+    server.ask(Method::POST, "/v1/authz/roles", Some(role)).await;
+    let user = server.ask(Method::POST, &format!("/v1/users/db/{name}"), None).await;
+    let roles = json!({"roles": [name], "userType": "db"});
+    server.ask(Method::POST, &format!("/v1/authz/users/{name}/assign"), Some(roles)).await;
+    let key = user["apikey"].as_str().unwrap().to_owned();
+    let config = server.config();
+    Weaviate::new(WeaviateConfig { api_key: Some(key.into()), way: Way::Export, ..config }, None)
+}
+
+fn collections(action: &str, collection: &str) -> Value {
+    json!({"action": action, "collections": {"collection": collection}})
+}
+
+fn data(action: &str, collection: &str) -> Value {
+    json!({"action": action, "data": {"collection": collection}})
+}
+
+#[tokio::test]
+async fn a_key_that_may_not_read_everything_is_refused_by_check_and_backup() {
+    let server = Start::version(NEWEST).key("root-key").server().await;
+    let nobody = user(&server, "nobody", json!([{"action": "read_cluster"}])).await;
+    let right = "the right read_collections on *";
+    for empty in [true, false] {
+        if !empty {
+            server.fill().await;
+        }
+        let limited = user(
+            &server,
+            "limited",
+            json!([collections("read_collections", "Document"), data("read_data", "*")]),
+        )
+        .await;
+        for weaviate in [&nobody, &limited] {
+            let err = chain(&weaviate.check().await.unwrap_err());
+            assert!(err.contains("give the user of WEAVIATE_API_KEY") && err.contains(right), "{err}");
+            let err = chain(&backup(weaviate).await.unwrap_err());
+            assert!(err.contains(right), "{err}");
+        }
+    }
+    let all = json!([collections("read_collections", "*"), data("read_data", "*")]);
+    let blind = user(&server, "blind", all).await;
+    let err = chain(&backup(&blind).await.unwrap_err());
+    assert!(err.contains("the right read_tenants on all tenants of Sample"), "{err}");
+    let all = json!([collections("read_collections", "*"), data("read_data", "*"),
+        {"action": "read_tenants", "tenants": {"collection": "*", "tenant": "*"}}]);
+    let reader = user(&server, "reader", all).await;
+    let (_, facts) = backup(&reader).await.unwrap();
+    let objects = [("Document", 300), ("Protocol", 30), ("Sample", 60)];
+    assert_eq!(facts.counts.classes, objects.map(|(class, count)| (class.to_owned(), count)).into());
+}
+
+#[tokio::test]
+async fn a_key_for_one_class_restores_that_class_and_learns_of_hidden_ones() {
+    let server = Start::version(NEWEST).key("root-key").server().await;
+    server.fill().await;
+    let before = server.contents().await;
+    let root = Weaviate::new(WeaviateConfig { way: Way::Export, ..server.config() }, None);
+    let (archive, _) = backup(&root).await.unwrap();
+    server.spoil().await;
+    let of = ["create", "read", "update", "delete"];
+    let mut rights: Vec<_> =
+        of.iter().map(|verb| collections(&format!("{verb}_collections"), "Protocol")).collect();
+    rights.extend(of.iter().map(|verb| data(&format!("{verb}_data"), "Protocol")));
+    let owner = user(&server, "owner", json!(rights)).await;
+    let only = |class: &str| Target::Classes(vec![class.to_owned()]);
+    restore(&owner, &archive, &only("Protocol")).await.unwrap();
+    assert!(server.contents().await["Protocol"] == before["Protocol"]);
+    let spoiled = server.contents().await;
+    let err = chain(&restore(&owner, &archive, &only("Document")).await.unwrap_err());
+    assert!(err.contains("the right read_collections on Document"), "{err}");
+    assert!(server.contents().await == spoiled);
+}
+
+#[tokio::test]
+async fn a_wrong_key_is_named_by_its_setting() {
+    for version in [OLDEST, NEWEST] {
+        let closed = Start::version(version).key("root-key").server().await;
+        let open = Start::version(version).server().await;
+        for (server, key, help) in [
+            (&closed, Some("wrong"), ": correct WEAVIATE_API_KEY"),
+            (&closed, None, ": set WEAVIATE_API_KEY"),
+            (&open, Some("useless"), ": remove WEAVIATE_API_KEY"),
+        ] {
+            let api_key = key.map(|key| key.to_owned().into());
+            let weaviate = Weaviate::new(WeaviateConfig { api_key, ..server.config() }, None);
+            let err = chain(&weaviate.check().await.unwrap_err());
+            assert!(err.contains(help), "{version} {key:?}: {err}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_address_where_no_weaviate_is_is_named_by_its_setting() {
+    let server = Start::version(NEWEST).server().await;
+    let nowhere = format!("127.0.0.1:{}", crate::support::lab::free_port());
+    let page = BadLine::before(&server.address(), |_| Line::Say(404, "<html>".to_owned())).await;
+    for (url, help) in [
+        (format!("http://{nowhere}"), ": start it, or correct WEAVIATE_URL"),
+        (page.url(), ": correct WEAVIATE_URL"),
+        (format!("https://{}", server.address()), ": start it, or correct WEAVIATE_URL"),
+    ] {
+        let second = Duration::from_millis(10);
+        let config = WeaviateConfig { server: url.parse().unwrap(), second, ..server.config() };
+        let err = chain(&Weaviate::new(config, None).check().await.unwrap_err());
+        assert!(err.contains(help), "{url}: {err}");
+    }
+}
