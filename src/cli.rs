@@ -20,6 +20,7 @@ mod worker;
 use crate::app::{App, BuildError};
 use crate::base::chain;
 use crate::catalog::CatalogError;
+use crate::component::ComponentError;
 use crate::config::Config;
 use crate::engine::EngineError;
 use clap::{Args, CommandFactory, Parser, Subcommand};
@@ -241,6 +242,8 @@ impl From<EngineError> for Failure {
             EngineError::Cancelled => (Exit::Failed, Some("nothing of it was kept")),
             EngineError::Catalog(CatalogError::NotFound { .. }) => (Exit::NotFound, Some(LIST)),
             EngineError::Catalog(CatalogError::Refused { .. }) => (Exit::Usage, Some(LIST)),
+            // Such an error says itself what to do.
+            EngineError::Component { source: ComponentError::Unusable { .. }, .. } => (Exit::Failed, None),
             EngineError::Component { .. } => {
                 (Exit::Failed, Some("`rna-backup check` looks at everything that a backup needs"))
             }

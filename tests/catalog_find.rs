@@ -24,6 +24,21 @@ async fn the_latest_is_verified_if_any_is() {
 }
 
 #[tokio::test]
+async fn where_no_backup_is_whole_that_is_said_and_not_that_there_is_none() {
+    let lab = Lab::new();
+    for (hour, words) in [
+        (1, "there is one, and it is damaged or its archive is gone"),
+        (2, "there are 2, and each is damaged"),
+    ] {
+        let manifest = lab.backup(Media, hour).await;
+        std::fs::remove_file(lab.path(&manifest.objects[0].key)).unwrap();
+        let err = lab.find(None, "media").await.unwrap_err();
+        assert!(matches!(err, CatalogError::NotFound { .. }) && err.to_string().contains(words), "{err}");
+    }
+    assert!(lab.find(None, "postgres").await.unwrap_err().to_string().contains("no such backup"));
+}
+
+#[tokio::test]
 async fn a_backup_is_found_by_all_its_names() {
     let lab = Lab::new();
     lab.backup(Media, 1).await;

@@ -100,6 +100,7 @@ mod weaviate_real;
 mod weaviate_replace;
 mod weaviate_restores;
 mod weaviate_rights;
+mod weaviate_trial;
 mod worker;
 mod worker_canvas;
 mod worker_captures;

@@ -54,7 +54,7 @@ fn what_cannot_be_pinned_is_said_and_nothing_is_written() {
 
 /// Takes media as another run would.
 async fn media(lab: &Lab) -> Held {
-    let owner = Owner { pid: 7, host: "lab".into(), task_id: None, loose: None };
+    let owner = Owner { pid: 7, host: "lab".into(), task_id: None, recovers: false, loose: None };
     let locks = Locks::new(lab.backups().join(".locks"));
     locks.take(ComponentName::Media, &owner, None, &SystemClock).await.unwrap()
 }

@@ -3,17 +3,19 @@
 use crate::catalog_rebuild::with_bucket;
 use crate::schemas::validates;
 use crate::support::{
-    lab::Lab,
+    lab::{Lab, eventually},
     s3::{Bucket, S3Server},
     tls_front::TlsFront,
     weaviate_server::{NEWEST, OLDEST, Start, WeaviateServer},
 };
 use crate::weaviate::left;
+use crate::weaviate_export::wipe;
 use crate::weaviate_faults::filled;
+use reqwest::Method;
 use rna_backup::domain::command::task;
 use rna_backup::store::S3Config;
 use serde_json::{Value, json};
-use std::fs;
+use std::{fs, process::Command};
 
 /// A lab with this server and nothing else to back up.
 fn lab(server: &WeaviateServer) -> Lab {
@@ -101,9 +103,54 @@ async fn by_hand_it_says_what_it_would_do_and_how_far_it_looked() {
     assert_eq!(lab.json(&["undo", "weaviate", "--yes"])["component"], "weaviate");
 
     let (_, out, _) = lab.run(&["show", "weaviate"]);
-    assert!(out.contains("tar -tv") && out.contains("by way of filesystem"), "{out}");
+    assert!(
+        out.contains("/v1/backups/filesystem/$ID/restore") && out.contains("by way of filesystem"),
+        "{out}"
+    );
     let (code, out, _) = lab.run(&["check"]);
     assert!(code == 0 && out.contains("Weaviate 1.26.1 answers, classes: 4, by way of filesystem"), "{out}");
+}
+
+/// Runs what `show` prints of the newest backup, as somebody without the program would; the classes are gone before.
+async fn by_hand(server: &WeaviateServer, lab: &Lab, settings: &[(&str, String)]) {
+    let before = server.contents().await;
+    lab.json(&["backup", "weaviate"]);
+    let commands = lab.json(&["show", "latest", "--component", "weaviate"])["open_with"].clone();
+    let commands: Vec<_> = commands.as_array().unwrap().iter().map(|line| line.as_str().unwrap()).collect();
+    wipe(server).await;
+    let folder = tempfile::tempdir().unwrap();
+    let ran = Command::new("bash")
+        .args(["-e", "-o", "pipefail", "-c", &commands.join("\n")])
+        .current_dir(folder.path())
+        .env("WEAVIATE_URL", server.url())
+        .envs(settings.iter().map(|(name, value)| (name, value)))
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&ran.stdout).into_owned() + &String::from_utf8_lossy(&ran.stderr);
+    assert!(ran.status.success(), "{said}");
+    // Weaviate restores in the background.
+    let is_there = async |class: &str| {
+        let path = format!("/v1/objects?class={class}&limit=1");
+        server.answer(Method::GET, &path, None).await.0 == 200
+    };
+    let all_are_there = eventually(async || {
+        is_there("Document").await && is_there("Protocol").await && is_there("Sample&tenant=dry").await
+    });
+    assert!(all_are_there.await, "{said}");
+    assert!(server.contents().await == before, "{said}");
+}
+
+#[tokio::test]
+async fn what_show_prints_brings_the_classes_back_from_each_way() {
+    let server = filled(Start::version(NEWEST)).await;
+    let folder = server.folder().display().to_string();
+    by_hand(&server, &lab(&server), &[("BACKUP_FILESYSTEM_PATH", folder)]).await;
+    let export = lab(&server).set("BACKUP_WEAVIATE_BACKEND", "export");
+    by_hand(&server, &export, &[]).await;
+    let (config, start) = bucket().await;
+    let in_bucket = filled(start).await;
+    let lab = with_bucket(lab(&in_bucket), &config).set("BACKUP_S3_PREFIX", "lab");
+    by_hand(&in_bucket, &lab, &[]).await;
 }
 
 /// The way into a bucket, and what a server is started with that writes into it.

@@ -76,17 +76,85 @@ async fn a_key_for_one_class_restores_that_class_and_learns_of_hidden_ones() {
     let (archive, _) = backup(&root).await.unwrap();
     server.spoil().await;
     let of = ["create", "read", "update", "delete"];
-    let mut rights: Vec<_> =
-        of.iter().map(|verb| collections(&format!("{verb}_collections"), "Protocol")).collect();
-    rights.extend(of.iter().map(|verb| data(&format!("{verb}_data"), "Protocol")));
-    let owner = user(&server, "owner", json!(rights)).await;
+    let rights = |class: &str| {
+        let on_classes = of.map(|verb| collections(&format!("{verb}_collections"), class));
+        on_classes.into_iter().chain(of.map(|verb| data(&format!("{verb}_data"), class))).collect::<Vec<_>>()
+    };
     let only = |class: &str| Target::Classes(vec![class.to_owned()]);
+    // Nothing is deleted where the trial of the class would not be allowed.
+    let narrow = user(&server, "narrow", json!(rights("Protocol"))).await;
+    let as_spoiled = server.contents().await;
+    let err = chain(&restore(&narrow, &archive, &only("Protocol")).await.unwrap_err());
+    assert!(err.contains("every right on the classes Protocol_rna_trial_*"), "{err}");
+    assert!(server.contents().await == as_spoiled);
+    let both = [rights("Protocol"), rights("Protocol_rna_trial_*")].concat();
+    let owner = user(&server, "owner", json!(both)).await;
     restore(&owner, &archive, &only("Protocol")).await.unwrap();
     assert!(server.contents().await["Protocol"] == before["Protocol"]);
     let spoiled = server.contents().await;
     let err = chain(&restore(&owner, &archive, &only("Document")).await.unwrap_err());
     assert!(err.contains("the right read_collections on Document"), "{err}");
     assert!(server.contents().await == spoiled);
+}
+
+#[tokio::test]
+async fn users_roles_and_aliases_come_back_where_that_is_asked_for() {
+    let server = Start::version(NEWEST).key("root-key").server().await;
+    server.fill().await;
+    let alias = async |class: &str| {
+        let (status, _) = server.answer(Method::DELETE, "/v1/aliases/Steps", None).await;
+        assert!([204, 404].contains(&status));
+        server.ask(Method::POST, "/v1/aliases", Some(json!({"alias": "Steps", "class": class}))).await;
+    };
+    let there = async || {
+        let role = server.answer(Method::GET, "/v1/authz/roles/student", None).await.0;
+        let user = server.answer(Method::GET, "/v1/users/db/student", None).await.0;
+        let aliases = server.ask(Method::GET, "/v1/aliases", None).await;
+        (role, user, aliases["aliases"][0]["class"].as_str().unwrap_or_default().to_owned())
+    };
+    user(&server, "student", json!([collections("read_collections", "*")])).await;
+    alias("Protocol").await;
+    let native = Weaviate::new(server.config(), None);
+    let before = server.contents().await;
+    let (archive, facts) = backup(&native).await.unwrap();
+    assert_eq!(facts.backend.as_deref(), Some("filesystem"));
+    for path in ["/v1/users/db/student", "/v1/authz/roles/student"] {
+        server.ask(Method::DELETE, path, None).await;
+    }
+    alias("Document").await;
+    restore(&native, &archive, &Target::Live).await.unwrap();
+    assert_eq!((there().await.0, there().await.1), (404, 404), "nobody asked for them");
+    alias("Document").await;
+    let plan = native.plan(&Target::LiveWithAccess, Some(&facts)).await.unwrap();
+    assert!(plan.warnings.concat().contains("the key of WEAVIATE_API_KEY must be one of them"), "{plan:?}");
+    restore(&native, &archive, &Target::LiveWithAccess).await.unwrap();
+    assert_eq!(there().await, (200, 200, "Protocol".to_owned()));
+    assert!(server.contents().await == before);
+    native.undo().await.unwrap();
+    assert!(server.contents().await == before);
+}
+
+#[tokio::test]
+async fn users_and_roles_that_a_backup_does_not_hold_are_refused_before_anything_is_touched() {
+    for (start, way, words) in [
+        (Start::version(NEWEST), Way::Export, "the backup is an export, which holds none"),
+        (Start::version(OLDEST), Way::Filesystem, "backups of Weaviate 1.26.1 hold none"),
+        (Start::version(NEWEST), Way::Filesystem, "the server that made it had neither roles"),
+    ] {
+        let server = start.server().await;
+        server.fill().await;
+        let before = server.contents().await;
+        let weaviate = Weaviate::new(WeaviateConfig { way, ..server.config() }, None);
+        let (archive, facts) = backup(&weaviate).await.unwrap();
+        let err = chain(&restore(&weaviate, &archive, &Target::LiveWithAccess).await.unwrap_err());
+        assert!(err.contains(words), "{err}");
+        if !words.contains("the server that made it") {
+            let err = chain(&weaviate.plan(&Target::LiveWithAccess, Some(&facts)).await.unwrap_err());
+            assert!(err.contains(words), "{err}");
+        }
+        assert!(server.contents().await == before);
+        assert_eq!(crate::weaviate::left(&server), [""; 0]);
+    }
 }
 
 #[tokio::test]

@@ -7,10 +7,12 @@ use crate::store::StoreError;
 #[derive(Debug, thiserror::Error)]
 pub enum CatalogError {
     /// There is no such backup: name another.
-    #[error("find backup {what}: no such backup")]
+    #[error("find backup {what}: {why}")]
     NotFound {
         /// What was asked for.
         what: String,
+        /// Whether there is none, or none that is whole.
+        why: String,
     },
 
     /// The reference is none, or leads where nobody may look.
@@ -75,7 +77,16 @@ impl CatalogError {
     }
 
     pub(super) fn not_found(reference: &str) -> Self {
-        Self::NotFound { what: shown(reference) }
+        Self::NotFound { what: shown(reference), why: "no such backup".to_owned() }
+    }
+
+    /// There are backups, so many, and all of them are damaged or gone.
+    pub(super) fn none_whole(reference: &str, damaged: usize) -> Self {
+        let why = match damaged {
+            1 => "there is one, and it is damaged or its archive is gone".to_owned(),
+            many => format!("there are {many}, and each is damaged or its archive is gone"),
+        };
+        Self::NotFound { what: shown(reference), why }
     }
 
     pub(super) fn refused(reference: &str, why: impl Into<String>) -> Self {

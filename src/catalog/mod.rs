@@ -112,7 +112,7 @@ impl Catalog {
     ) -> Result<Entry, CatalogError> {
         let wanted = Wanted::parse(reference, component, &self.stores)?;
         let listing = self.list(wanted.component().or(component)).await?;
-        let away = listing.away.into_iter().next();
+        let (away, count) = (listing.away.into_iter().next(), listing.entries.len());
         if let Some(entry) = wanted.pick(listing.entries) {
             if let (Wanted::Latest(_), Some(away)) = (&wanted, away) {
                 tracing::warn!(
@@ -127,6 +127,7 @@ impl Catalog {
             (Some(component), Wanted::Object(destination, key)) => {
                 self.stranger(component, destination, key, reference).await
             }
+            (_, Wanted::Latest(_)) if count > 0 => Err(CatalogError::none_whole(reference, count)),
             _ => Err(CatalogError::not_found(reference)),
         };
         match (found, away) {

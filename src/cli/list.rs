@@ -22,6 +22,9 @@ pub(super) async fn run(config: Config, args: ListArgs) -> Result<Exit, Failure>
     if args.json.json {
         return Ok(output::json(&listing));
     }
+    for due in app.engine.due(args.component).await {
+        output::note(format_args!("warning: {due}"));
+    }
     if listing.backups.is_empty() {
         let of = args.component.map_or(String::new(), |component| format!("{component} "));
         // The folder tells whoever forgot a setting that they look in the wrong place.

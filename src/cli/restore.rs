@@ -39,6 +39,12 @@ pub(super) struct RestoreArgs {
     /// Of Weaviate, restore this class alone; give it once for each.
     #[arg(long, value_name = "CLASS", conflicts_with_all = ["database", "into"])]
     include: Vec<String>,
+    /// Of Weaviate, restore users, roles and aliases of the backup as well, in the place of those that there are.
+    ///
+    /// A key that is no longer valid then stays so: also that of WEAVIATE_API_KEY, unless the environment of Weaviate
+    /// sets it. `undo` brings back classes alone.
+    #[arg(long, conflicts_with_all = ["database", "into", "include"])]
+    with_access: bool,
     /// Only say what would be done.
     #[arg(long)]
     dry_run: bool,
@@ -72,6 +78,7 @@ pub(super) async fn run(config: Config, args: RestoreArgs) -> Result<Exit, Failu
             Target::Folder(absolute.map_err(|err| Failure::new(Exit::Usage, format!("--into: {err}")))?)
         }
         (None, None) if !args.include.is_empty() => Target::Classes(args.include.clone()),
+        (None, None) if args.with_access => Target::LiveWithAccess,
         (None, None) => Target::Live,
     };
     let request = RestoreRequest { component: args.component, reference: args.backup.clone(), target };

@@ -1,5 +1,7 @@
 //! `show`.
 
+mod by_hand;
+
 use crate::base::units::ByteSize;
 use crate::catalog::{Entry, Origin};
 use crate::cli::{Exit, Failure, JsonFlag, open, output};
@@ -7,7 +9,6 @@ use crate::config::Config;
 use crate::domain::component::ComponentName;
 use crate::domain::listing::BackupState;
 use crate::domain::manifest::Manifest;
-use crate::stream::crypt::Recipients;
 use clap::Args;
 use serde_json::json;
 use std::fmt::Display;
@@ -38,7 +39,7 @@ pub(super) async fn run(config: Config, args: ShowArgs) -> Result<Exit, Failure>
     for id in entry.builds_on() {
         bases.push(app.engine.find(id.as_str(), Some(entry.component())).await?);
     }
-    let commands = how_to_open(&entry, &bases);
+    let commands = by_hand::how_to_open(&entry, &bases);
     if args.json.json {
         let shown = json!({"backup": entry.listed(), "manifest": entry.manifest(), "open_with": commands});
         return Ok(output::json(&shown));
@@ -51,8 +52,15 @@ pub(super) async fn run(config: Config, args: ShowArgs) -> Result<Exit, Failure>
         lines.push("to look into it and to unpack it, without rna-backup:".to_owned());
         lines.extend(commands.iter().map(|command| format!("  {command}")));
     }
-    if entry.component() == ComponentName::Postgres {
-        lines.push("where the server is, and as whom: PGHOST, PGPORT, PGUSER and PGPASSWORD".to_owned());
+    match entry.component() {
+        ComponentName::Postgres => {
+            lines.push("where the server is, and as whom: PGHOST, PGPORT, PGUSER and PGPASSWORD".to_owned());
+        }
+        ComponentName::Weaviate => lines.push(
+            "where the server is: WEAVIATE_URL, and BACKUP_FILESYSTEM_PATH for the folder of that setting of Weaviate's"
+                .to_owned(),
+        ),
+        ComponentName::Media => {}
     }
     Ok(output::print(lines.join("\n")))
 }
@@ -143,97 +151,4 @@ fn describe_manifest(manifest: &Manifest) -> Vec<String> {
     }
     lines.extend(facts.warnings.iter().map(|warning| fact("warning", warning)));
     lines
-}
-
-/// The commands that open a backup with nothing of ours; none when there is nothing to open.
-fn how_to_open(entry: &Entry, bases: &[Entry]) -> Vec<String> {
-    fn there(entry: &Entry) -> Option<&str> {
-        let copy = entry.copies.iter().find(|copy| copy.state != BackupState::Missing);
-        copy.map(|copy| copy.location.as_str())
-    }
-    let Some(own) = there(entry) else { return Vec::new() };
-    if bases.is_empty() {
-        return commands(entry.component(), own);
-    }
-    let Some(bases) = bases.iter().map(there).collect::<Option<Vec<_>>>() else { return Vec::new() };
-    // GNU tar removes by the lists of names in incremental archives what is gone since the one before.
-    let unpack = |location| {
-        let read = read(location);
-        format!("{read} | tar -xp --listed-incremental=/dev/null -C restored")
-    };
-    let steps = bases.into_iter().chain([own]).map(unpack);
-    std::iter::once("mkdir restored".to_owned()).chain(steps).collect()
-}
-
-fn commands(component: ComponentName, location: &str) -> Vec<String> {
-    let folder = !location.rsplit('/').next().unwrap_or(location).contains('.');
-    if folder {
-        // What the app's old tasks had Weaviate write, and it alone can read.
-        return vec![format!("ls -R {}", quoted(location))];
-    }
-    let read = read(location);
-    match component {
-        ComponentName::Postgres => vec![
-            format!("{read} | pg_restore --list"),
-            "createdb restored".to_owned(),
-            format!("{read} | pg_restore --no-owner --exit-on-error --dbname=restored"),
-        ],
-        ComponentName::Media | ComponentName::Weaviate => vec![
-            format!("{read} | tar -tv"),
-            "mkdir restored".to_owned(),
-            format!("{read} | tar -xp -C restored"),
-        ],
-    }
-}
-
-/// What writes the content of an archive to standard output.
-fn read(location: &str) -> String {
-    let path = quoted(location);
-    let mut steps = Vec::new();
-    let mut name = location;
-    if location.starts_with("s3://") {
-        steps.push(format!("aws s3 cp {path} -"));
-    }
-    let from = if steps.is_empty() { format!(" {path}") } else { String::new() };
-    if let Some(inner) = location.strip_suffix(Recipients::EXTENSION) {
-        steps.push(format!("age -d -i KEYFILE{from}"));
-        name = inner;
-    }
-    let from = if steps.is_empty() { from } else { String::new() };
-    match name.rsplit('.').next() {
-        Some("zst") => steps.push(format!("zstd -dc{from}")),
-        Some("gz") => steps.push(format!("gzip -dc{from}")),
-        _ if steps.is_empty() => steps.push(format!("cat{from}")),
-        _ => {}
-    }
-    steps.join(" | ")
-}
-
-/// A path as a shell takes it.
-fn quoted(path: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+=:@".contains(c);
-    if path.chars().all(plain) { path.to_owned() } else { format!("'{}'", path.replace('\'', r"'\''")) }
-}
-
-#[test]
-fn the_commands_survive_odd_paths() {
-    let listing = |path| commands(ComponentName::Media, path).remove(0);
-    assert_eq!(
-        listing("/var/lab's backups/media_backup_20261122_040000.tar.zst"),
-        r"zstd -dc '/var/lab'\''s backups/media_backup_20261122_040000.tar.zst' | tar -tv"
-    );
-    assert_eq!(
-        listing("/b/media_backup_20240101_040000.tar.gz"),
-        "gzip -dc /b/media_backup_20240101_040000.tar.gz | tar -tv"
-    );
-    assert_eq!(
-        listing("/b/media_backup_20261122_040000.tar.zst.age"),
-        "age -d -i KEYFILE /b/media_backup_20261122_040000.tar.zst.age | zstd -dc | tar -tv"
-    );
-    assert_eq!(
-        listing("s3://lab/media/media_backup_20261122_040000.tar.zst.age"),
-        "aws s3 cp s3://lab/media/media_backup_20261122_040000.tar.zst.age - | age -d -i KEYFILE | zstd -dc | tar -tv"
-    );
-    let old = commands(ComponentName::Weaviate, "/var/lab.d/weaviate/weaviate_backup_20240101_030000");
-    assert_eq!(old, ["ls -R /var/lab.d/weaviate/weaviate_backup_20240101_030000"]);
 }

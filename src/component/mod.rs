@@ -190,6 +190,17 @@ pub trait Component: Send + Sync + fmt::Debug {
         Ok(Vec::new())
     }
 
+    /// What a restore that failed or died has left to be done by [`recover`](Self::recover), for people, at so little
+    /// cost that it can be asked every few seconds; `None` when nothing is. While a run restores, it is what that run
+    /// has still to do.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be looked for.
+    async fn due(&self) -> Result<Option<String>, ComponentError> {
+        Ok(None)
+    }
+
     /// What the last restore set aside, if it is still there.
     ///
     /// # Errors

@@ -16,6 +16,8 @@ use std::{fmt, path::PathBuf};
 pub enum Target {
     /// It takes the place of the live data, which is kept for [`undo`](super::Component::undo).
     Live,
+    /// The same, and users, roles and aliases of Weaviate as well take the place of those that there are.
+    LiveWithAccess,
     /// It is compared and thrown away: a drill.
     Scratch,
     /// A database of this name instead of the live one; its own old data is kept likewise.

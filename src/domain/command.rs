@@ -113,12 +113,14 @@ pub struct Restore {
     pub database: Option<String>,
     /// Of Weaviate, these classes alone.
     pub classes: Option<Vec<String>>,
+    /// Of Weaviate, users, roles and aliases as well.
+    pub with_access: bool,
 }
 
 impl Restore {
     /// Of all that is in the backup, in the place of what is live.
     pub const fn new(component: ComponentName, backup: String) -> Self {
-        Self { component, backup, database: None, classes: None }
+        Self { component, backup, database: None, classes: None, with_access: false }
     }
 }
 
@@ -279,10 +281,16 @@ impl Command {
                 Ok(Self::Restore(Restore { database, ..Restore::new(ComponentName::Postgres, backup) }))
             }
             task::RESTORE_WEAVIATE => {
-                let mut given = bind(&["backup_name", "backup_path", "include"])?;
+                let mut given = bind(&["backup_name", "backup_path", "include", "with_access"])?;
                 let (named, path) = (given.required("backup_name")?, given.text("backup_path")?);
+                let (classes, with_access) = (given.names("include")?, given.flag("with_access", false)?);
+                if classes.is_some() && with_access {
+                    let function = &given.function;
+                    let why = format!("{function}() takes 'include' or 'with_access', not both");
+                    return Err(InvalidCommand::Value(why));
+                }
                 let restore = Restore::new(ComponentName::Weaviate, path.unwrap_or(named));
-                Ok(Self::Restore(Restore { classes: given.names("include")?, ..restore }))
+                Ok(Self::Restore(Restore { classes, with_access, ..restore }))
             }
             task::RESTORE_MEDIA => {
                 let backup = bind(&["backup_path"])?.required("backup_path")?;

@@ -26,6 +26,10 @@ const LOOK_AGAIN: Duration = Duration::from_millis(200);
 /// How often it asks the fleet.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
+/// How long a run that does not wait for others waits for a worker that has just started and looks at what
+/// dead runs left: mostly there is nothing, and the look takes less than a second.
+const RECOVERY: Duration = Duration::from_secs(60);
+
 /// The locks of all components below one `BACKUP_ROOT`, and of the fleet.
 ///
 /// Those of the folder hold between all processes that see it on one machine; `flock` is freed by the
@@ -46,6 +50,9 @@ pub struct Owner {
     pub host: String,
     /// The Celery task, if it is one.
     pub task_id: Option<String>,
+    /// Whether it only puts right what dead runs left.
+    #[serde(default)]
+    pub recovers: bool,
     /// Keys of archives that have no manifest at this moment, one a line: either not yet, or no longer.
     #[serde(default)]
     pub loose: Option<String>,
@@ -153,14 +160,15 @@ impl Locks {
         let _ = self.fleet.set(fleet);
     }
 
-    /// Takes the component, waiting for it if there is a `wait` to show why.
+    /// Takes the component, waiting for it if there is a `wait` to show why; any other run waits for nothing but
+    /// a worker that puts right what dead runs left, a minute at most.
     ///
     /// Who waits holds nothing meanwhile: it keeps nobody from a folder or a component that it does not
     /// work on, and no two wait for each other.
     ///
     /// # Errors
     ///
-    /// [`EngineError::Busy`] when it is taken and nobody waits, [`EngineError::Lock`] when the file
+    /// [`EngineError::Busy`] when it is taken and the run does not wait, [`EngineError::Lock`] when the file
     /// cannot be used, [`EngineError::Fleet`] when the fleet's locks cannot.
     pub async fn take(
         &self,
@@ -170,16 +178,24 @@ impl Locks {
         clock: &dyn Clock,
     ) -> Result<Held, EngineError> {
         let (mut shown, mut by_fleet) = (String::new(), false);
+        let mut recovery = RECOVERY;
         loop {
             let blocked = match self.try_both(component, owner, by_fleet).await? {
                 Ok(held) => return Ok(held),
                 Err(blocked) => blocked,
             };
-            let Some(meter) = wait else { return Err(blocked.into_error(component)) };
+            if wait.is_none() {
+                if !blocked.recovers() || recovery.is_zero() {
+                    return Err(blocked.into_error(component));
+                }
+                recovery = recovery.saturating_sub(LOOK_AGAIN);
+            }
             let why = blocked.why(component);
             if why != shown {
                 tracing::info!(%component, why, "waiting for another run to end");
-                meter.begin(format!("waiting: {why}"), 0);
+                if let Some(meter) = wait {
+                    meter.begin(format!("waiting: {why}"), 0);
+                }
                 shown = why;
             }
             by_fleet = !matches!(blocked, Blocked::Here(_));
@@ -315,6 +331,11 @@ enum Blocked {
 }
 
 impl Blocked {
+    /// Whether a process of this machine puts right what dead runs left, or is about to say what it does.
+    fn recovers(&self) -> bool {
+        matches!(self, Self::Here(owner) if owner.as_ref().is_none_or(|owner| owner.recovers))
+    }
+
     fn who(&self) -> Option<String> {
         match self {
             Self::Here(owner) => Some(owner.as_ref().map_or("another run".to_owned(), Owner::to_string)),
@@ -342,7 +363,8 @@ impl Blocked {
 impl std::fmt::Display for Owner {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "process {} on {}", self.pid, self.host)?;
-        self.task_id.as_ref().map_or(Ok(()), |id| write!(f, " (task {id})"))
+        self.task_id.as_ref().map_or(Ok(()), |id| write!(f, " (task {id})"))?;
+        if self.recovers { f.write_str(", putting right what a dead run left,") } else { Ok(()) }
     }
 }
 
@@ -350,9 +372,12 @@ impl std::fmt::Display for Owner {
 mod tests {
     use super::*;
     use crate::base::clock::SystemClock;
+    use async_trait::async_trait;
+    use jiff::Timestamp;
+    use std::sync::Mutex;
 
     fn owner(task_id: &str) -> Owner {
-        Owner { pid: 1, host: "lab".into(), task_id: Some(task_id.into()), loose: None }
+        Owner { pid: 1, host: "lab".into(), task_id: Some(task_id.into()), recovers: false, loose: None }
     }
 
     async fn take(locks: &Locks, task_id: &str, wait: bool) -> Result<Held, EngineError> {
@@ -375,6 +400,47 @@ mod tests {
         drop(held);
         assert!(waiting.await.unwrap());
         assert!(take(&locks, "c", false).await.is_ok(), "the waiting run has ended too");
+    }
+
+    /// The time at which a worker that has just started is done with its look.
+    #[derive(Debug)]
+    struct LookEnds(Mutex<Option<Held>>);
+
+    #[async_trait]
+    impl Clock for LookEnds {
+        fn now(&self) -> Timestamp {
+            SystemClock.now()
+        }
+
+        async fn sleep(&self, _: Duration) {
+            self.0.lock().unwrap().take();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_command_waits_for_a_worker_that_looks_what_dead_runs_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let locks = Locks::new(dir.path().join(".locks"));
+        let look = Owner { recovers: true, task_id: None, ..owner("") };
+        let held = locks.take(ComponentName::Media, &look, None, &SystemClock).await.unwrap();
+        let ends = LookEnds(Mutex::new(Some(held)));
+        let held = locks.take(ComponentName::Media, &owner("a"), None, &ends).await;
+        let ends = LookEnds(Mutex::new(Some(held.unwrap())));
+        locks.take(ComponentName::Media, &owner("b"), None, &ends).await.unwrap_err();
+    }
+
+    #[tokio::test]
+    async fn a_look_that_does_not_end_is_said_after_a_minute() {
+        let dir = tempfile::tempdir().unwrap();
+        let locks = Locks::new(dir.path().join(".locks"));
+        let look = Owner { recovers: true, task_id: None, ..owner("") };
+        let _held = locks.take(ComponentName::Media, &look, None, &SystemClock).await.unwrap();
+        let never = LookEnds(Mutex::new(None));
+        let busy = locks.take(ComponentName::Media, &owner("a"), None, &never).await.unwrap_err();
+        assert_eq!(
+            busy.to_string(),
+            "media is busy: process 1 on lab, putting right what a dead run left, works on it"
+        );
     }
 
     #[tokio::test]

@@ -10,6 +10,7 @@ mod chain;
 mod copies;
 mod destinations;
 mod drill;
+mod due;
 mod error;
 mod fleet;
 mod last;
@@ -37,7 +38,6 @@ pub use restore::RestoreRequest;
 pub use shelf::StoreShelf;
 pub use verify::VerifyRequest;
 
-use crate::base::chain;
 use crate::base::clock::Clock;
 use crate::catalog::{Catalog, mirror::Mirror};
 use crate::component::Component;
@@ -93,6 +93,8 @@ pub struct Run {
     pub cancel: CancellationToken,
     /// Whether to wait for a component that another run has.
     pub wait: bool,
+    /// Whether it only puts right what dead runs left: others wait for it who would not wait for a backup.
+    pub recovers: bool,
 }
 
 impl Engine {
@@ -132,24 +134,12 @@ impl Engine {
     }
 
     fn owner(&self, run: &Run) -> Owner {
-        Owner { pid: std::process::id(), host: self.host.clone(), task_id: run.task_id.clone(), loose: None }
-    }
-
-    /// Puts right what runs left half done that died, on every component that nobody works on: at the start
-    /// of a worker. What cannot be done now is done by the next run on that component.
-    pub async fn recover(&self) {
-        for component in &self.components {
-            let held = match self.take(component.name(), &Run::default()).await {
-                Ok(held) => held,
-                Err(err) => {
-                    tracing::debug!(error = %chain(&err), "not the time to look for what dead runs left");
-                    continue;
-                }
-            };
-            if let Err(err) = restore::recover(component).await {
-                tracing::warn!(error = %chain(&err), "what a dead run left half done is still to be put right");
-            }
-            held.free().await;
+        Owner {
+            pid: std::process::id(),
+            host: self.host.clone(),
+            task_id: run.task_id.clone(),
+            recovers: run.recovers,
+            loose: None,
         }
     }
 }

@@ -206,7 +206,11 @@ impl Engine {
             damaged.retain(|damaged| newest.is_none_or(|newest| damaged.backup_id > *newest));
         }
         if entries.is_empty() && damaged.is_empty() {
-            return Err(CatalogError::NotFound { what: format!("{backup} of {component}") }.into());
+            return Err(CatalogError::NotFound {
+                what: format!("{backup} of {component}"),
+                why: "no such backup".to_owned(),
+            }
+            .into());
         }
         let lost = |damaged: &Damaged| Verification {
             problems: vec![format!("its manifest cannot be read: {}", chain(damaged))],

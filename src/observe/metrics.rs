@@ -43,6 +43,7 @@ pub struct Metrics {
     retention_refused: IntCounterVec,
     anomaly: IntGaugeVec,
     catalog_backups: IntGaugeVec,
+    restore_due: IntGaugeVec,
     destination_up: IntGaugeVec,
     destination_free: IntGaugeVec,
     last_looks: LastLooks,
@@ -163,6 +164,11 @@ impl Metrics {
                 "catalog_backups",
                 "Backups in the catalogue: verified, unverified, failed or missing",
                 &["component", "destination", "state"],
+            )?,
+            restore_due: m.gauges(
+                "restore_due",
+                "1 while what a restore that failed or died has left is still to be put right",
+                component,
             )?,
             destination_up: m.gauges(
                 "destination_up",

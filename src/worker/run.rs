@@ -195,6 +195,7 @@ impl Task<'_> {
             target: match (&order.database, &order.classes) {
                 (Some(database), _) => Target::Database(database.clone()),
                 (None, Some(classes)) => Target::Classes(classes.clone()),
+                (None, None) if order.with_access => Target::LiveWithAccess,
                 (None, None) => Target::Live,
             },
         };

@@ -127,6 +127,21 @@ def counted(lab):
     return found["data"]["Aggregate"]["Paper"][0]["meta"]["count"]
 
 
+def a_drill_of_weaviate_is_held_on_the_second_server(lab):
+    for line in lab.readme.block("dotenv", "COMPOSE_PROFILES=").splitlines():
+        name, value = line.split("=", 1)
+        lab.set(**{name: value})
+    lab.say("docker compose up --detach")
+    lab.project.wait_healthy("rna-backup-drill")
+    lab.project.wait_healthy("rna-backup")
+    said = lab.say("verify weaviate --drill")
+    if "drill" not in said or "warning" in said:
+        raise Failed(said)
+    left = lab.terminal.run("docker compose exec rna-backup-drill wget -q -O - http://127.0.0.1:8080/v1/schema")
+    if json.loads(left)["classes"]:
+        raise Failed(f"the drill has left {left}")
+
+
 def another_backup_user_gets_the_volume_by_the_documented_command(lab):
     give = lab.readme.line("docker run --rm --volume lab_rna_backups")
     lab.terminal.run("docker compose stop rna-backup")
@@ -234,6 +249,7 @@ STEPS = [
     check_names_the_network_that_is_missing,
     the_quickstart_leads_to_a_proven_backup_of_all_three,
     weaviate_as_root_is_exported_until_the_worker_owns_the_volume,
+    a_drill_of_weaviate_is_held_on_the_second_server,
     another_backup_user_gets_the_volume_by_the_documented_command,
     the_owner_of_the_media_restores_them,
     a_folder_of_the_wrong_owner_is_told_until_it_is_mended,

@@ -24,6 +24,9 @@ pub(super) fn folder_of(root: &Path, target: &Target) -> Result<PathBuf, Compone
         Target::Folder(path) => Ok(path.clone()),
         Target::Database(name) => Err(unusable(format!("restore media to database {name}: they are files"))),
         Target::Classes(_) => Err(unusable("restore classes of media: they are files".to_owned())),
+        Target::LiveWithAccess => Err(unusable(
+            "restore users and roles of media: owner and mode of its files are restored".to_owned(),
+        )),
     }
 }
 

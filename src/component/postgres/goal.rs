@@ -59,6 +59,9 @@ impl Goal {
                 )));
             }
             Target::Classes(_) => return Err(unusable("a database has no classes".to_owned())),
+            Target::LiveWithAccess => {
+                return Err(unusable("the roles of PostgreSQL are not in backups of a database".to_owned()));
+            }
         };
         let admin = Admin::beside(config, name).await?;
         let server = Server::ask(&admin.client).await?;

@@ -63,7 +63,7 @@ pub(super) fn has_tenants(definition: &Value) -> bool {
 }
 
 /// Returns whether the server deletes objects of the class by itself, after a time.
-fn expires(definition: &Value) -> bool {
+pub(super) fn expires(definition: &Value) -> bool {
     definition["objectTtlConfig"]["enabled"] == true
 }
 

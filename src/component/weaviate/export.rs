@@ -174,7 +174,8 @@ impl Reader<'_> {
     }
 }
 
-fn path(class: &str, tenant: Option<&str>, after: Option<&str>, limit: usize) -> String {
+/// The path of a page of a class's objects, or of one of its tenants, with their vectors.
+pub(super) fn path(class: &str, tenant: Option<&str>, after: Option<&str>, limit: usize) -> String {
     let mut query = form_urlencoded::Serializer::for_suffix("/v1/objects?".to_owned(), "/v1/objects?".len());
     query.append_pair("class", class).append_pair("limit", &limit.to_string());
     query.append_pair("include", "vector");

@@ -6,7 +6,7 @@
 
 use crate::component::ComponentError;
 use crate::component::weaviate::client::Fault;
-use crate::component::weaviate::server::{Server, Work};
+use crate::component::weaviate::server::{Access, Server, Work};
 use crate::component::weaviate::watch::{Seen, Watch};
 use jiff::{Timestamp, tz::TimeZone};
 use std::{
@@ -39,6 +39,8 @@ pub(super) struct Job<'a> {
     pub(super) classes: Vec<&'a String>,
     /// True if the server is to leave the compression of a backup to the archive.
     pub(super) is_plain: bool,
+    /// What a restore brings beside classes.
+    pub(super) access: Access,
     pub(super) timeout: Duration,
 }
 
@@ -217,7 +219,11 @@ impl Job<'_> {
                 Seen::Done => return Ok(()),
                 // A restart ends a restore for good, and its status stays: an order that is taken is a new one.
                 Seen::Doubtful => {
-                    match self.server.begin_restore(self.backend, id, &self.classes, &nodes).await {
+                    match self
+                        .server
+                        .begin_restore(self.backend, id, &self.classes, &nodes, self.access)
+                        .await
+                    {
                         Ok(()) => {}
                         Err(fault) if fault.says("already in progress") => {}
                         Err(fault) if matches!(fault, Fault::Away(_)) || passes(&fault) => {
@@ -252,7 +258,7 @@ impl Job<'_> {
         const WHAT: &str = "begin a restore by Weaviate";
         let since = Instant::now();
         loop {
-            match self.server.begin_restore(self.backend, id, &self.classes, nodes).await {
+            match self.server.begin_restore(self.backend, id, &self.classes, nodes, self.access).await {
                 Ok(()) => return Ok(false),
                 // Ours, whose answer was lost, or one that a dead run has left: its end is waited for.
                 Err(fault) if is_busy_with(&fault, id) => return Ok(false),

@@ -31,8 +31,10 @@ mod job;
 mod journal;
 mod leftovers;
 mod lines;
+mod needs;
 mod notes;
 mod parts;
+mod plan;
 mod put_back;
 mod refer;
 mod replace;
@@ -44,6 +46,7 @@ mod sink;
 mod snapshot;
 mod source;
 mod tree;
+mod trial;
 mod version;
 mod watch;
 mod ways;
@@ -230,9 +233,13 @@ impl Component for Weaviate {
         let needed: BTreeSet<_> =
             index.classes.values().flat_map(|class| class::modules(&class.definition)).collect();
         // Servers enable some forty modules by default: those that make backups and vectors matter.
-        let matters = |name: &&String| name.starts_with("backup-") || needed.contains(*name);
+        let matters = |name: &&String| needs::is_for_backups(name) || needed.contains(*name);
         for name in server.modules.keys().filter(matters) {
-            facts.versions.insert(format!("weaviate module {name}"), "enabled".to_owned());
+            facts.versions.insert(format!("{}{name}", needs::MODULE), "enabled".to_owned());
+        }
+        if !index.nodes.is_empty() {
+            let nodes: Vec<_> = index.nodes.iter().map(String::as_str).collect();
+            facts.versions.insert(needs::NODES.to_owned(), nodes.join(", "));
         }
         Ok(facts)
     }
@@ -285,13 +292,23 @@ impl Component for Weaviate {
         let mut journal = Journal::open(&self.config.state)?;
         journal.clear()?;
         let notes = &journal.notes;
-        if notes.replacing.is_none() && notes.loose.is_empty() && notes.drill.is_empty() {
+        if notes.replacing.is_none()
+            && notes.loose.is_empty()
+            && notes.drill.is_empty()
+            && notes.trials.is_empty()
+        {
             return Ok(Vec::new());
         }
         let mut done = Vec::new();
         let server = self.meet().await?;
         if journal.notes.replacing.is_some() {
             done.push(self.settle(&server, &mut journal).await?);
+        }
+        if !journal.notes.trials.is_empty() {
+            let made: Vec<_> = journal.notes.trials.iter().cloned().collect();
+            replace::remove_classes(&server, &made).await?;
+            journal.note(|notes| notes.trials.clear())?;
+            done.push("removed the classes that a dead restore had made to try them".to_owned());
         }
         if !journal.notes.drill.is_empty() {
             let made: Vec<_> = journal.notes.drill.iter().cloned().collect();
@@ -304,6 +321,10 @@ impl Component for Weaviate {
             done.extend(self.clear_loose(&server, &mut journal).await?);
         }
         Ok(done)
+    }
+
+    async fn due(&self) -> Result<Option<String>, ComponentError> {
+        Ok(still_due(&Journal::open(&self.config.state)?.notes))
     }
 
     async fn kept(&self) -> Result<Option<Kept>, ComponentError> {
@@ -326,7 +347,7 @@ impl Component for Weaviate {
         }
         let source = |copy: &Option<Snapshot>| copy.as_ref().map(|copy| &sources[&copy.id]);
         let bring = kept.before.iter().map(|(class, copy)| (class.clone(), source(copy))).collect();
-        let replaced = self.replace(&server, &mut journal, &bring, &Meter::default()).await?;
+        let replaced = self.replace(&server, &mut journal, &bring, false, &Meter::default()).await?;
         let none =
             || Kept { place: "nothing: none of its classes was there".to_owned(), at: Timestamp::now() };
         Ok(replaced.map_or_else(none, |kept| kept_as(&journal, &kept)))

@@ -35,6 +35,9 @@ pub(super) struct Notes {
     /// run that makes the backup may be the one that has put back.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(super) is_spared: bool,
+    /// Classes that a restore made on the server to try them, each under a name of its own.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub(super) trials: BTreeSet<String>,
     /// Classes that a drill made on the second server.
     pub(super) drill: BTreeSet<String>,
     /// The reason why the server and this process could not use the folder together in the last backup by the server.

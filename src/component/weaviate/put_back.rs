@@ -9,7 +9,7 @@ use crate::component::weaviate::index::Made;
 use crate::component::weaviate::journal::Journal;
 use crate::component::weaviate::notes::{Notes, Snapshot, State, Step};
 use crate::component::weaviate::replace::{all_can_be_kept, names, remove_classes};
-use crate::component::weaviate::server::Server;
+use crate::component::weaviate::server::{Access, Server};
 use crate::component::weaviate::source::{Place, Source, prove};
 use crate::domain::progress::Meter;
 use jiff::{SignedDuration, Timestamp};
@@ -108,7 +108,9 @@ impl Weaviate {
             let put = async {
                 self.make_room_for(server, journal, class).await?;
                 let Some(source) = &source else { return Ok(()) };
-                source.bring(self, server, &[class.to_owned()].into(), &Meter::default()).await?;
+                source
+                    .bring(self, server, &[class.to_owned()].into(), Access::Stays, &Meter::default())
+                    .await?;
                 prove(server, class, &source.promised(class)).await
             };
             match put.await {

@@ -15,7 +15,7 @@ use crate::component::weaviate::files::Files;
 use crate::component::weaviate::index::Made;
 use crate::component::weaviate::journal::Journal;
 use crate::component::weaviate::notes::{Kept, Notes, State, Step};
-use crate::component::weaviate::server::Server;
+use crate::component::weaviate::server::{Access, Server};
 use crate::component::weaviate::source::{Place, Source, prove};
 use crate::domain::progress::Meter;
 use std::{
@@ -34,11 +34,15 @@ struct Replacement<'a> {
     bring: &'a Bring<'a>,
     /// The classes that are there, as they were when they were copied.
     live: Classes,
+    /// True if users, roles and aliases come too, users and roles with the last class: they may take the key of this
+    /// program its rights.
+    access: bool,
     meter: &'a Meter,
 }
 
 impl Weaviate {
-    /// Replaces what is there of the classes of `bring`, and keeps what was there for an undo.
+    /// Replaces what is there of the classes of `bring`, and keeps what was there for an undo; `access`: users, roles and
+    /// aliases come from the backup as well.
     ///
     /// # Errors
     ///
@@ -48,6 +52,7 @@ impl Weaviate {
         server: &Server,
         journal: &mut Journal,
         bring: &Bring<'_>,
+        access: bool,
         meter: &Meter,
     ) -> Result<Option<Kept>, ComponentError> {
         let names = bring.keys().cloned().collect();
@@ -57,7 +62,7 @@ impl Weaviate {
         meter.begin("replace classes", 0);
         let before = journal.notes.clone();
         let server = &server.while_classes_are_missing();
-        let mut replacement = Replacement { weaviate: self, server, journal, bring, live, meter };
+        let mut replacement = Replacement { weaviate: self, server, journal, bring, live, access, meter };
         let replaced = match replacement.run().await {
             Ok(()) => Ok(()),
             Err((class, err)) => Err(self.failed(server, journal, &class, err).await),
@@ -73,7 +78,8 @@ impl Weaviate {
         replaced.map(|()| journal.notes.kept.clone())
     }
 
-    /// Copies what is there, and notes that the replacement begins.
+    /// Tries what will be brought, copies what is there, tries the copy if that is ours, and notes that the
+    /// replacement begins.
     async fn begin(
         &self,
         server: &Server,
@@ -83,6 +89,9 @@ impl Weaviate {
         meter: &Meter,
     ) -> Result<(), ComponentError> {
         let way = way_of(bring);
+        for (source, classes) in sources(bring) {
+            source.try_out(server, journal, &classes).await?;
+        }
         let safety = if live.is_empty() {
             None
         } else {
@@ -93,8 +102,12 @@ impl Weaviate {
                 folder.is_open_to_server(&source.index.id, &safety.id)?;
             }
         }
-        if safety.as_ref().is_some_and(|safety| safety.made == Made::Export) {
-            can_be_put_back(server, live, bring).await?;
+        if let Some(safety) = &safety {
+            if safety.made == Made::Export {
+                can_be_put_back(server, live, bring).await?;
+            }
+            let copy = self.source_of(server, journal, safety)?;
+            copy.try_out(server, journal, &safety.classes).await?;
         }
         let step = |class: &String| {
             let before = safety.clone().filter(|_| live.contains_key(class));
@@ -128,16 +141,10 @@ impl Replacement<'_> {
 
     async fn bring_missing(&mut self, classes: &BTreeSet<String>) -> Result<(), ComponentError> {
         self.journal.note(|notes| classes.iter().for_each(|class| notes.reached(class, State::Deleted)))?;
-        let mut left = classes.clone();
-        while let Some(first) = left.first() {
-            let Some(source) = self.bring[first] else {
-                left.pop_first();
-                continue;
-            };
-            let is_here = |class: &String| self.bring[class].is_some_and(|other| std::ptr::eq(other, source));
-            let (together, others) = left.into_iter().partition(is_here);
-            source.bring(self.weaviate, self.server, &together, self.meter).await?;
-            left = others;
+        for (source, together) in sources(self.bring) {
+            let together = together.intersection(classes).cloned().collect();
+            let access = self.access_with(self.live.is_empty());
+            source.bring(self.weaviate, self.server, &together, access, self.meter).await?;
         }
         self.journal.note(|notes| {
             for class in classes {
@@ -154,13 +161,24 @@ impl Replacement<'_> {
         Ok(())
     }
 
+    /// What comes beside classes with the next order of a restore.
+    const fn access_with(&self, is_last: bool) -> Access {
+        match (self.access, is_last) {
+            (false, _) => Access::Stays,
+            (true, false) => Access::Aliases,
+            (true, true) => Access::All,
+        }
+    }
+
     async fn replace_class(&mut self, class: &str) -> Result<(), ComponentError> {
         self.copy_again_if_changed(class).await?;
         self.journal.note(|notes| notes.reached(class, State::Deleted))?;
         remove_classes(self.server, &[class.to_owned()]).await?;
         if let Some(source) = self.bring[class] {
             let only = [class.to_owned()].into();
-            source.bring(self.weaviate, self.server, &only, self.meter).await?;
+            let is_last = self.live.keys().next_back().is_some_and(|last| last == class);
+            let access = self.access_with(is_last);
+            source.bring(self.weaviate, self.server, &only, access, self.meter).await?;
             let promised = Box::new(source.promised(class));
             self.journal.note(|notes| notes.reached(class, State::Brought(promised)))?;
         }
@@ -200,6 +218,8 @@ impl Replacement<'_> {
             return Ok(()); // deleted meanwhile: the first copy is the newest there is
         }
         let again = self.weaviate.set_aside(self.server, live, self.journal, way, self.meter).await?;
+        let copy = self.weaviate.source_of(self.server, self.journal, &again)?;
+        copy.try_out(self.server, self.journal, &only).await?;
         self.weaviate
             .note_and_drop(self.server, self.journal, |notes| {
                 notes.loose.retain(|loose| loose.id != again.id);
@@ -286,6 +306,18 @@ pub(super) async fn remove_classes(server: &Server, classes: &[String]) -> Resul
         }
         server.client.wait(1).await;
     }
+}
+
+/// The sources of a replacement, each with the classes that come from it.
+fn sources<'a>(bring: &Bring<'a>) -> Vec<(&'a Source, BTreeSet<String>)> {
+    let mut sources: Vec<(&Source, BTreeSet<String>)> = Vec::new();
+    for (class, source) in bring.iter().filter_map(|(class, source)| Some((class, (*source)?))) {
+        match sources.iter_mut().find(|(known, _)| std::ptr::eq(*known, source)) {
+            Some((_, classes)) => classes.extend([class.clone()]),
+            None => sources.push((source, [class.clone()].into())),
+        }
+    }
+    sources
 }
 
 /// The way of the copies that are made before a replacement: that of the backup that the server restores, if any.

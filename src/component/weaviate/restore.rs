@@ -2,102 +2,33 @@
 
 use crate::base::chain;
 use crate::component::media::{Media, MediaConfig};
-use crate::component::scratch::{Scratch, free_bytes};
-use crate::component::stage::{Kept, Plan, Staged, Target};
+use crate::component::scratch::Scratch;
+use crate::component::stage::{Kept, Staged, Target};
 use crate::component::weaviate::class::{self, Classes};
+use crate::component::weaviate::copies::described;
 use crate::component::weaviate::count::Bracket;
 use crate::component::weaviate::decode::{decode, decode_only};
-use crate::component::weaviate::export::not_kept;
 use crate::component::weaviate::files::Files;
 use crate::component::weaviate::folder::{Freed, is_closed};
 use crate::component::weaviate::index::{Index, Made, corrupt};
 use crate::component::weaviate::journal::Journal;
+use crate::component::weaviate::needs::Needs;
 use crate::component::weaviate::notes::Loose;
 use crate::component::weaviate::replace::{all_can_be_kept, names, remove_classes};
-use crate::component::weaviate::server::Server;
+use crate::component::weaviate::server::{Access, Server};
 use crate::component::weaviate::source::{Place, Source, prove};
-use crate::component::weaviate::version::Version;
-use crate::component::weaviate::{Weaviate, kept_as, still_due};
+use crate::component::weaviate::{Weaviate, kept_as};
 use crate::component::{Component, ComponentError, Feed};
-use crate::domain::{
-    facts::{Counts, Facts},
-    progress::Meter,
-};
+use crate::domain::{facts::Counts, progress::Meter};
 use async_trait::async_trait;
 use std::collections::BTreeSet;
 use uuid::Uuid;
 
 impl Weaviate {
-    /// What a restore would do.
-    pub(super) async fn planned(
-        &self,
-        target: &Target,
-        facts: Option<&Facts>,
-    ) -> Result<Plan, ComponentError> {
-        let server = self.target_server(target).await?;
-        if facts.is_some_and(|facts| facts.backend.as_deref() == Some(Made::Filesystem.as_str()))
-            && let Files::Folder(folder) = self.files(&server, Made::Filesystem)?
-        {
-            folder.probe().await?;
-        }
-        let version = facts.and_then(|facts| facts.versions.get("weaviate"));
-        if let Some(made_by) = version {
-            fits(&server, made_by)?;
-        }
-        let counts = facts.map(|facts| &facts.counts.classes);
-        let all: Option<BTreeSet<String>> = counts.map(|counts| counts.keys().cloned().collect());
-        let wanted = all.as_ref().map(|all| chosen(target, all)).transpose()?;
-        server.no_alias_bears(wanted.iter().flatten()).await?;
-        let live = server.classes(None).await?;
-        let going: Vec<_> = match &wanted {
-            Some(wanted) => live.iter().filter(|(name, _)| wanted.contains(*name)).collect(),
-            None => live.iter().collect(),
-        };
-        let described: Vec<_> =
-            going.iter().map(|(name, class)| format!("{name} ({} objects)", class.objects.after)).collect();
-        let room = self.config.dir.as_deref().or(self.config.state.parent());
-        let due = still_due(&Journal::open(&self.config.state)?.notes).filter(|_| *target != Target::Scratch);
-        let mut plan = Plan {
-            replaces: match target {
-                Target::Scratch => format!("nothing: classes on {}, deleted again", server.client.place()),
-                _ if described.is_empty() => "nothing: none of its classes is there".to_owned(),
-                _ => format!("classes {}", described.join(", ")),
-            },
-            method: "a safety backup of those classes; then class by class: delete, restore, count; a class that fails \
-                     is put back from the safety backup"
-                .to_owned(),
-            needs_bytes: facts.map(|facts| needed(facts, &going)),
-            free_bytes: room.and_then(free_bytes),
-            downtime: match target {
-                Target::Scratch => "none",
-                _ => "each class is missing while it is restored",
-            }
-            .to_owned(),
-            versions: vec![format!("weaviate {}", server.version)],
-            warnings: due.into_iter().chain(facts.and_then(not_kept)).collect(),
-        };
-        if let Some(made_by) = version {
-            plan.versions.push(format!("backup made by weaviate {made_by}"));
-        }
-        if let (Target::Live, Some(wanted)) = (target, &wanted) {
-            let stay: BTreeSet<_> = live.keys().filter(|name| !wanted.contains(*name)).cloned().collect();
-            if !stay.is_empty() {
-                let stay = names(&stay);
-                plan.warnings
-                    .push(format!("Classes that the backup does not have stay as they are: {stay}."));
-            }
-            plan.warnings.push(
-                "Stop what writes to Weaviate first: what is written meanwhile is lost or mixed in."
-                    .to_owned(),
-            );
-        }
-        Ok(plan)
-    }
-
     /// The server that a restore goes to.
-    async fn target_server(&self, target: &Target) -> Result<Server, ComponentError> {
+    pub(super) async fn target_server(&self, target: &Target) -> Result<Server, ComponentError> {
         match target {
-            Target::Live | Target::Classes(_) => self.meet().await,
+            Target::Live | Target::LiveWithAccess | Target::Classes(_) => self.meet().await,
             Target::Scratch => self.meet_drill().await,
             Target::Database(_) | Target::Folder(_) => Err(ComponentError::Unusable {
                 what: "restore weaviate: it goes into its own server, name classes by --include for a part of it"
@@ -116,10 +47,10 @@ impl Weaviate {
     ) -> Result<Copy, ComponentError> {
         let index = Index::take(feed).await?;
         let server = self.target_server(target).await?;
-        fits(&server, &index.server_version)?;
         let all = index.classes.keys().cloned().collect();
         let bring = chosen(target, &all)?;
-        self.can_be_made(&server, &index, &bring).await?;
+        self.meets(&server, &Needs::of_archive(&index, target)?, &bring).await?;
+        refers_to_what_is_there(&server, &index, &bring).await?;
         let live = server.classes(Some(&bring)).await?;
         if *target == Target::Scratch {
             if let Some(name) = live.keys().next() {
@@ -136,7 +67,12 @@ impl Weaviate {
         let mut journal = Journal::open(&self.config.state)?;
         let (source, counts) = self.unpack(&server, (index, &bring), feed, &mut journal, meter).await?;
         let (weaviate, meter) = (self.clone(), meter.clone());
-        let mut copy = Copy { weaviate, server, source, bring, counts, drill: false, meter };
+        let access = *target == Target::LiveWithAccess;
+        let mut copy = Copy { weaviate, server, source, bring, counts, drill: false, access, meter };
+        if access && let Err(err) = copy.holds_access().await {
+            copy.clean(&mut journal).await?;
+            return Err(err);
+        }
         if *target == Target::Scratch {
             copy.drill = true;
             copy.try_out(&mut journal).await?;
@@ -227,70 +163,26 @@ impl Weaviate {
         }
         journal.note(|notes| notes.loose.retain(|loose| loose.id != aside))
     }
-
-    /// Whether the server can make these classes at all: found out before anything is touched.
-    async fn can_be_made(
-        &self,
-        server: &Server,
-        index: &Index,
-        bring: &BTreeSet<String>,
-    ) -> Result<(), ComponentError> {
-        let unusable = |what: String| Err(ComponentError::Unusable { what, source: None });
-        if index.way != Made::Export {
-            if let Files::Folder(folder) = self.files(server, index.way)? {
-                folder.probe().await?;
-            }
-            let nodes = server.nodes().await.map_err(|fault| fault.of("ask for the names of the nodes"))?;
-            let is_mapped = index.nodes.len() == 1 && nodes.len() == 1 && server.version.maps_nodes();
-            let mut strange = index.nodes.iter().filter(|node| !nodes.contains(node) && !is_mapped);
-            if let (Some(node), false) = (strange.next(), nodes.is_empty()) {
-                return unusable(format!(
-                    "restore weaviate: the backup is of node {node}, and the server's is {}: set CLUSTER_HOSTNAME of \
-                     Weaviate to {node}",
-                    nodes.join(", ")
-                ));
-            }
-        }
-        let mut brought = index.classes.clone();
-        brought.retain(|name, _| bring.contains(name));
-        let there = server.definitions().await.map_err(|fault| fault.of("read Weaviate's schema"))?;
-        if let Some(dangling) = class::dangling(&brought, &there.into_keys().collect()).first() {
-            return unusable(format!("restore weaviate: {dangling}: restore that class too, or make it"));
-        }
-        server.no_alias_bears(bring.iter()).await?;
-        for (name, class) in &brought {
-            let missing = class::modules(&class.definition);
-            if let Some(module) = missing.iter().find(|module| !server.modules.contains_key(*module)) {
-                return unusable(format!(
-                    "restore class {name}: it needs the module {module}: add that to ENABLE_MODULES of Weaviate"
-                ));
-            }
-        }
-        Ok(())
-    }
 }
 
-/// The bytes that a restore needs: the backup unpacked, and a copy of what is there, which takes about as much for
-/// each object.
-fn needed(facts: &Facts, going: &[(&String, &class::Class)]) -> u64 {
-    let unpacked = facts.source_bytes;
-    let there: u64 = going.iter().map(|(_, class)| class.objects.number()).sum();
-    let brought: u64 = facts.counts.classes.values().sum();
-    let copied = u128::from(unpacked) * u128::from(there) / u128::from(brought.max(1));
-    unpacked.saturating_add(u64::try_from(copied).unwrap_or(u64::MAX))
-}
-
-/// Whether a server restores what that version has made.
-fn fits(server: &Server, made_by: &str) -> Result<(), ComponentError> {
-    let made_by: Version = made_by.parse().map_err(corrupt)?;
-    server
-        .version
-        .restores(made_by)
-        .map_err(|why| ComponentError::Unusable { what: format!("restore weaviate: {why}"), source: None })
+/// Makes sure that the classes refer to classes that are there, or come too.
+async fn refers_to_what_is_there(
+    server: &Server,
+    index: &Index,
+    bring: &BTreeSet<String>,
+) -> Result<(), ComponentError> {
+    let mut brought = index.classes.clone();
+    brought.retain(|name, _| bring.contains(name));
+    let there = server.definitions().await.map_err(|fault| fault.of("read Weaviate's schema"))?;
+    let Some(dangling) = class::dangling(&brought, &there.into_keys().collect()).into_iter().next() else {
+        return Ok(());
+    };
+    let what = format!("restore weaviate: {dangling}: restore that class too, or make it");
+    Err(ComponentError::Unusable { what, source: None })
 }
 
 /// The classes that are meant.
-fn chosen(target: &Target, all: &BTreeSet<String>) -> Result<BTreeSet<String>, ComponentError> {
+pub(super) fn chosen(target: &Target, all: &BTreeSet<String>) -> Result<BTreeSet<String>, ComponentError> {
     let Target::Classes(wanted) = target else { return Ok(all.clone()) };
     if let Some(name) = wanted.iter().find(|name| !all.contains(*name)) {
         let what = format!("restore class {name}: the backup does not have it, but has {}", names(all));
@@ -308,16 +200,30 @@ pub(super) struct Copy {
     bring: BTreeSet<String>,
     counts: Counts,
     drill: bool,
+    /// True if users, roles and aliases come as well.
+    access: bool,
     /// Of the run: the longest part is still to come.
     meter: Meter,
 }
 
 impl Copy {
+    /// Makes sure that the backup holds users or roles: a server without them makes backups without them.
+    async fn holds_access(&self) -> Result<(), ComponentError> {
+        let (Place::Server(files), id) = (&self.source.place, &self.source.index.id) else { return Ok(()) };
+        if described(&files.tree(id).await?, id)?.has_access {
+            return Ok(());
+        }
+        let what = "restore users and roles of Weaviate: the backup holds none, since the server that made it had \
+                    neither roles (AUTHORIZATION_RBAC_ENABLED) nor users of its own: restore without --with-access"
+            .to_owned();
+        Err(ComponentError::Unusable { what, source: None })
+    }
+
     /// Restores it for real, where nobody needs anything.
     async fn try_out(&mut self, journal: &mut Journal) -> Result<(), ComponentError> {
         journal.note(|notes| notes.drill.clone_from(&self.bring))?;
         let restored = async {
-            self.source.bring(&self.weaviate, &self.server, &self.bring, &self.meter).await?;
+            self.source.bring(&self.weaviate, &self.server, &self.bring, Access::Stays, &self.meter).await?;
             for class in &self.bring {
                 prove(&self.server, class, &self.source.promised(class)).await?;
             }
@@ -360,14 +266,14 @@ impl Staged for Copy {
     }
 
     async fn swap(self: Box<Self>) -> Result<Option<Kept>, ComponentError> {
-        let Self { weaviate, server, source, bring, meter, .. } = &*self;
+        let Self { weaviate, server, source, bring, access, meter, .. } = &*self;
         if self.drill {
             let what = "a copy for a drill cannot take the place of the classes".to_owned();
             return Err(ComponentError::Unusable { what, source: None });
         }
         let mut journal = Journal::open(&weaviate.config.state)?;
         let bring = bring.iter().map(|class| (class.clone(), Some(source))).collect();
-        let replaced = weaviate.replace(server, &mut journal, &bring, meter).await;
+        let replaced = weaviate.replace(server, &mut journal, &bring, *access, meter).await;
         if let Err(err) = self.clean(&mut journal).await {
             tracing::warn!(error = %chain(&err), "the files of the restored backup are left until the next start");
         }

@@ -165,8 +165,15 @@ impl Server {
         id: &str,
         classes: &[&String],
         nodes: &BTreeMap<String, String>,
+        access: Access,
     ) -> Result<(), Fault> {
         let mut body = json!({"include": classes});
+        if access != Access::Stays && self.version.overwrites_aliases() {
+            body["overwriteAlias"] = json!(true);
+        }
+        if access == Access::All {
+            body["config"] = json!({"rolesOptions": "all", "usersOptions": "all"});
+        }
         if !nodes.is_empty() {
             body["node_mapping"] = json!(nodes);
         }
@@ -219,6 +226,17 @@ fn reach(client: &Client, fault: &Fault) -> Option<String> {
         Fault::Away(_) => format!("start it, or correct {}", client.setting()),
         Fault::Refused { .. } => format!("correct {}", client.setting()),
     })
+}
+
+/// What a restore brings beside classes, in the place of what there is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Access {
+    /// Nothing; an alias that is missing comes with its class.
+    Stays,
+    /// The aliases of the classes.
+    Aliases,
+    /// These, and all users and roles of the backup.
+    All,
 }
 
 /// What the server does in the background.

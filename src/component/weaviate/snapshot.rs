@@ -13,7 +13,7 @@ use crate::component::weaviate::index::{Index, Made, corrupt};
 use crate::component::weaviate::job::{Job, Ours};
 use crate::component::weaviate::journal::Journal;
 use crate::component::weaviate::notes::Loose;
-use crate::component::weaviate::server::Server;
+use crate::component::weaviate::server::{Access, Server};
 use crate::component::weaviate::tree::{Described, Tree};
 use crate::domain::{facts::Facts, progress::Meter};
 use crate::stream::Output;
@@ -117,7 +117,14 @@ impl Weaviate {
         let names: Vec<_> = classes.keys().collect();
         let backend = made.as_str();
         let is_plain = made == Made::Filesystem && is_small(classes);
-        let job = Job { server, backend, classes: names.clone(), is_plain, timeout: self.config.timeout };
+        let job = Job {
+            server,
+            backend,
+            classes: names.clone(),
+            is_plain,
+            access: Access::Stays,
+            timeout: self.config.timeout,
+        };
         let ours = Ours::after(journal.notes.loose.iter().map(|loose| loose.id.clone()).collect());
         let mut ordered = Vec::new();
         let begun = |id: &str| {

@@ -5,7 +5,7 @@ use crate::component::weaviate::count::{Bracket, Verdict};
 use crate::component::weaviate::files::Files;
 use crate::component::weaviate::index::{Index, Made};
 use crate::component::weaviate::job::Job;
-use crate::component::weaviate::server::Server;
+use crate::component::weaviate::server::{Access, Server};
 use crate::component::weaviate::{Weaviate, import};
 use crate::component::{ComponentError, scratch::Scratch};
 use crate::domain::progress::Meter;
@@ -40,7 +40,7 @@ impl Source {
         }
     }
 
-    /// Brings classes to a server that has none of them.
+    /// Brings classes to a server that has none of them, and `access`.
     ///
     /// # Errors
     ///
@@ -50,6 +50,7 @@ impl Source {
         weaviate: &Weaviate,
         server: &Server,
         only: &BTreeSet<String>,
+        access: Access,
         meter: &Meter,
     ) -> Result<(), ComponentError> {
         if only.is_empty() {
@@ -59,7 +60,8 @@ impl Source {
             files.forget_restore(&self.index.id).await?;
             let classes = only.iter().collect();
             let backend = self.index.way.as_str();
-            let job = Job { server, backend, classes, is_plain: false, timeout: weaviate.config.timeout };
+            let timeout = weaviate.config.timeout;
+            let job = Job { server, backend, classes, is_plain: false, access, timeout };
             return job.restore(&self.index.id, &self.index.nodes).await;
         }
         let mut classes = self.index.classes.clone();

@@ -5,7 +5,8 @@
 //! is written down (Weaviate's source, `entities/backup` and `usecases/backup`).
 
 use crate::component::weaviate::chunk::Contents;
-use serde::Deserialize;
+use base64::prelude::{BASE64_STANDARD, Engine as _};
+use serde::{Deserialize, de::IgnoredAny};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The descriptor of all, in a backup's folder.
@@ -29,6 +30,8 @@ pub(super) struct Described {
     pub(super) classes: BTreeSet<String>,
     pub(super) nodes: BTreeSet<String>,
     pub(super) server_version: String,
+    /// True if users or roles are in it.
+    pub(super) has_access: bool,
     /// The files of each class on each node.
     pub(super) stored: Vec<Stored>,
 }
@@ -101,6 +104,31 @@ struct Node {
     error: String,
     #[serde(default)]
     classes: Option<Vec<NodeClass>>,
+    /// Roles, as JSON in base64; of a server without roles there are none.
+    #[serde(rename = "rbacBackups", default)]
+    roles: Option<String>,
+    /// Users with hashes of their keys, likewise; of a server without users an empty list.
+    #[serde(rename = "userBackups", default)]
+    users: Option<String>,
+}
+
+impl Node {
+    fn has_access(&self) -> bool {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Users {
+            data: Data,
+        }
+        #[derive(Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Data {
+            users: BTreeMap<String, IgnoredAny>,
+        }
+        let users = self.users.as_ref().and_then(|text| BASE64_STANDARD.decode(text).ok());
+        let users = users.and_then(|text| serde_json::from_slice::<Users>(&text).ok());
+        users.is_some_and(|users| !users.data.users.is_empty())
+            || self.roles.as_ref().is_some_and(|roles| !roles.is_empty())
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -199,6 +227,7 @@ impl Tree {
         if node.id != id || node.status != "SUCCESS" || !node.error.is_empty() {
             wrong.push(format!("{path} is of {}, says {} {}", node.id, node.status, node.error));
         }
+        into.has_access |= node.has_access();
         let classes = node.classes.unwrap_or_default();
         let missing = promised.iter().filter(|wanted| !classes.iter().any(|class| class.name == **wanted));
         wrong.extend(missing.map(|class| format!("{path} does not have class {class}")));

@@ -29,6 +29,16 @@ impl Version {
         self.since(&[Self(1, 35, 17), Self(1, 36, 10), Self(1, 37, 0)])
     }
 
+    /// Returns whether backups hold users and roles, and a restore brings them back where that is asked for.
+    pub(super) fn restores_access(self) -> bool {
+        self.since(&[Self(1, 30, 9), Self(1, 31, 2), Self(1, 32, 0)])
+    }
+
+    /// Returns whether a restore can replace aliases that there are.
+    pub(super) fn overwrites_aliases(self) -> bool {
+        self >= Self(1, 32, 5)
+    }
+
     /// Returns whether classes can have aliases.
     pub(super) fn has_aliases(self) -> bool {
         self >= Self(1, 32, 0)

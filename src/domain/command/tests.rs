@@ -91,6 +91,11 @@ fn a_restore_of_weaviate_takes_a_name_or_a_path_and_a_part_of_the_classes() {
     ] {
         assert_eq!(parse(name, &args, &kwargs), wanted, "{args} {kwargs}");
     }
+    let all = Restore::new(ComponentName::Weaviate, "x".to_owned());
+    let with_access = Ok(Command::Restore(Restore { with_access: true, ..all }));
+    assert_eq!(parse(name, &json!(["x"]), &json!({"with_access": true})), with_access);
+    let both = parse(name, &json!(["x"]), &json!({"include": ["Document"], "with_access": true}));
+    assert!(matches!(both, Err(InvalidCommand::Value(_))), "{both:?}");
     for bad in [json!([]), json!("Document"), json!([1])] {
         let found = parse(name, &json!(["x"]), &json!({"include": bad}));
         assert!(matches!(found, Err(InvalidCommand::Signature(_))), "{found:?}");

@@ -50,6 +50,11 @@ impl Metrics {
         self.last_attempt.with_label_values(&[component.as_str()]).set(now);
     }
 
+    /// Something that a restore has left is still to be put right, or nothing is.
+    pub fn restore_due(&self, component: ComponentName, is_due: bool) {
+        self.restore_due.with_label_values(&[component.as_str()]).set(i64::from(is_due));
+    }
+
     /// How far the present phase has come.
     pub fn progress(&self, component: ComponentName, ratio: f64) {
         self.progress_ratio.with_label_values(&[component.as_str()]).set(ratio);

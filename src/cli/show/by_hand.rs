@@ -1,0 +1,136 @@
+//! The commands that open a backup with nothing of ours, and bring it back.
+
+use crate::catalog::Entry;
+use crate::domain::component::ComponentName;
+use crate::domain::listing::BackupState;
+use crate::stream::crypt::Recipients;
+
+/// What brings an export of Weaviate back, once it is unpacked; README has the same lines.
+const IMPORT: &str = include_str!("import.sh");
+
+/// The commands for one backup; none when there is nothing to open.
+pub(super) fn how_to_open(entry: &Entry, bases: &[Entry]) -> Vec<String> {
+    fn there(entry: &Entry) -> Option<&str> {
+        let copy = entry.copies.iter().find(|copy| copy.state != BackupState::Missing);
+        copy.map(|copy| copy.location.as_str())
+    }
+    let Some(own) = there(entry) else { return Vec::new() };
+    if bases.is_empty() {
+        let facts = entry.manifest().map(|manifest| &manifest.facts);
+        let way = facts.and_then(|facts| facts.backend.as_deref());
+        return match (entry.component(), way) {
+            (ComponentName::Weaviate, Some(way)) => of_weaviate(way, own),
+            (component, _) => commands(component, own),
+        };
+    }
+    let Some(bases) = bases.iter().map(there).collect::<Option<Vec<_>>>() else { return Vec::new() };
+    // GNU tar removes by the lists of names in incremental archives what is gone since the one before.
+    let unpack = |location| {
+        let read = read(location);
+        format!("{read} | tar -xp --listed-incremental=/dev/null -C restored")
+    };
+    let steps = bases.into_iter().chain([own]).map(unpack);
+    std::iter::once("mkdir restored".to_owned()).chain(steps).collect()
+}
+
+fn commands(component: ComponentName, location: &str) -> Vec<String> {
+    let folder = !location.rsplit('/').next().unwrap_or(location).contains('.');
+    if folder {
+        // What the app's old tasks had Weaviate write, and it alone can read.
+        return vec![format!("ls -R {}", quoted(location))];
+    }
+    let read = read(location);
+    match component {
+        ComponentName::Postgres => vec![
+            format!("{read} | pg_restore --list"),
+            "createdb restored".to_owned(),
+            format!("{read} | pg_restore --no-owner --exit-on-error --dbname=restored"),
+        ],
+        ComponentName::Media | ComponentName::Weaviate => vec![
+            format!("{read} | tar -tv"),
+            "mkdir restored".to_owned(),
+            format!("{read} | tar -xp -C restored"),
+        ],
+    }
+}
+
+/// The commands for a backup of Weaviate: how it comes back depends on the way that made it.
+fn of_weaviate(way: &str, location: &str) -> Vec<String> {
+    let read = read(location);
+    if way == "export" {
+        let import = IMPORT.trim_end().lines().map(str::to_owned);
+        return [
+            "# None of the classes may be there.".to_owned(),
+            "export WEAVIATE_URL".to_owned(),
+            format!("{read} | tar -x"),
+        ]
+        .into_iter()
+        .chain(import)
+        .collect();
+    }
+    let restore = format!("\"$WEAVIATE_URL/v1/backups/{way}/$ID/restore\"");
+    let mut lines = vec![
+        format!("{read} | tar -xO weaviate.json | jq '.classes | keys'   # none of them may be there"),
+        format!("ID=$({read} | tar -xO weaviate.json | jq -r .id)"),
+    ];
+    if way == "filesystem" {
+        let folder = "\"$BACKUP_FILESYSTEM_PATH/$ID\"";
+        lines.push(format!("mkdir {folder}"));
+        lines.push(format!("{read} | tar -x --exclude=weaviate.json -C {folder}"));
+    }
+    lines.push(format!("curl -X POST {restore} -H 'Content-Type: application/json' -d '{{}}'"));
+    lines.push(format!("curl {restore}   # until it says SUCCESS"));
+    lines
+}
+
+/// What writes the content of an archive to standard output.
+fn read(location: &str) -> String {
+    let path = quoted(location);
+    let mut steps = Vec::new();
+    let mut name = location;
+    if location.starts_with("s3://") {
+        steps.push(format!("aws s3 cp {path} -"));
+    }
+    let from = if steps.is_empty() { format!(" {path}") } else { String::new() };
+    if let Some(inner) = location.strip_suffix(Recipients::EXTENSION) {
+        steps.push(format!("age -d -i KEYFILE{from}"));
+        name = inner;
+    }
+    let from = if steps.is_empty() { from } else { String::new() };
+    match name.rsplit('.').next() {
+        Some("zst") => steps.push(format!("zstd -dc{from}")),
+        Some("gz") => steps.push(format!("gzip -dc{from}")),
+        _ if steps.is_empty() => steps.push(format!("cat{from}")),
+        _ => {}
+    }
+    steps.join(" | ")
+}
+
+/// A path as a shell takes it.
+fn quoted(path: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+=:@".contains(c);
+    if path.chars().all(plain) { path.to_owned() } else { format!("'{}'", path.replace('\'', r"'\''")) }
+}
+
+#[test]
+fn the_commands_survive_odd_paths() {
+    let listing = |path| commands(ComponentName::Media, path).remove(0);
+    assert_eq!(
+        listing("/var/lab's backups/media_backup_20261122_040000.tar.zst"),
+        r"zstd -dc '/var/lab'\''s backups/media_backup_20261122_040000.tar.zst' | tar -tv"
+    );
+    assert_eq!(
+        listing("/b/media_backup_20240101_040000.tar.gz"),
+        "gzip -dc /b/media_backup_20240101_040000.tar.gz | tar -tv"
+    );
+    assert_eq!(
+        listing("/b/media_backup_20261122_040000.tar.zst.age"),
+        "age -d -i KEYFILE /b/media_backup_20261122_040000.tar.zst.age | zstd -dc | tar -tv"
+    );
+    assert_eq!(
+        listing("s3://lab/media/media_backup_20261122_040000.tar.zst.age"),
+        "aws s3 cp s3://lab/media/media_backup_20261122_040000.tar.zst.age - | age -d -i KEYFILE | zstd -dc | tar -tv"
+    );
+    let old = commands(ComponentName::Weaviate, "/var/lab.d/weaviate/weaviate_backup_20240101_030000");
+    assert_eq!(old, ["ls -R /var/lab.d/weaviate/weaviate_backup_20240101_030000"]);
+}

@@ -1,0 +1,93 @@
+//! What a restore would do, found out without touching anything.
+
+use crate::component::ComponentError;
+use crate::component::scratch::free_bytes;
+use crate::component::stage::{Plan, Target};
+use crate::component::weaviate::class::Classes;
+use crate::component::weaviate::export::not_kept;
+use crate::component::weaviate::journal::Journal;
+use crate::component::weaviate::needs::Needs;
+use crate::component::weaviate::replace::{all_can_be_kept, names};
+use crate::component::weaviate::restore::chosen;
+use crate::component::weaviate::{Weaviate, still_due};
+use crate::domain::facts::Facts;
+use std::collections::BTreeSet;
+
+impl Weaviate {
+    /// What a restore would do.
+    pub(super) async fn planned(
+        &self,
+        target: &Target,
+        facts: Option<&Facts>,
+    ) -> Result<Plan, ComponentError> {
+        let server = self.target_server(target).await?;
+        let needs = facts.map(|facts| Needs::of_manifest(facts, target)).transpose()?.unwrap_or_default();
+        let counts = facts.map(|facts| &facts.counts.classes);
+        let all: Option<BTreeSet<String>> = counts.map(|counts| counts.keys().cloned().collect());
+        let wanted = all.as_ref().map(|all| chosen(target, all)).transpose()?;
+        self.meets(&server, &needs, wanted.as_ref().unwrap_or(&BTreeSet::new())).await?;
+        let live = server.classes(None).await?;
+        let mut going = live.clone();
+        going.retain(|name, _| wanted.as_ref().is_none_or(|wanted| wanted.contains(name)));
+        if let (Some(way), true) = (needs.way, *target != Target::Scratch) {
+            all_can_be_kept(&server, &going, way)?;
+        }
+        let described: Vec<_> =
+            going.iter().map(|(name, class)| format!("{name} ({} objects)", class.objects.after)).collect();
+        let room = self.config.dir.as_deref().or(self.config.state.parent());
+        let due = still_due(&Journal::open(&self.config.state)?.notes).filter(|_| *target != Target::Scratch);
+        let mut plan = Plan {
+            replaces: match target {
+                Target::Scratch => format!("nothing: classes on {}, deleted again", server.client.place()),
+                _ if described.is_empty() => "nothing: none of its classes is there".to_owned(),
+                _ => format!("classes {}", described.join(", ")),
+            },
+            method: "a safety backup of those classes; then class by class: delete, restore, count; a class that fails \
+                     is put back from the safety backup"
+                .to_owned(),
+            needs_bytes: facts.map(|facts| needed(facts, &going)),
+            free_bytes: room.and_then(free_bytes),
+            downtime: match target {
+                Target::Scratch => "none",
+                _ => "each class is missing while it is restored",
+            }
+            .to_owned(),
+            versions: vec![format!("weaviate {}", server.version)],
+            warnings: due.into_iter().chain(facts.and_then(not_kept)).collect(),
+        };
+        if *target == Target::LiveWithAccess {
+            plan.warnings.push(ACCESS.to_owned());
+        }
+        if let Some(made_by) = needs.made_by {
+            plan.versions.push(format!("backup made by weaviate {made_by}"));
+        }
+        if let (Target::Live | Target::LiveWithAccess, Some(wanted)) = (target, &wanted) {
+            let stay: BTreeSet<_> = live.keys().filter(|name| !wanted.contains(*name)).cloned().collect();
+            if !stay.is_empty() {
+                let stay = names(&stay);
+                plan.warnings
+                    .push(format!("Classes that the backup does not have stay as they are: {stay}."));
+            }
+            plan.warnings.push(
+                "Stop what writes to Weaviate first: what is written meanwhile is lost or mixed in."
+                    .to_owned(),
+            );
+        }
+        Ok(plan)
+    }
+}
+
+/// The warning of a plan to restore users and roles.
+const ACCESS: &str = "Users, roles and keys of the backup take the place of those that there are: the key of \
+                      WEAVIATE_API_KEY must be one of them, or stand in the environment of Weaviate. `undo` brings back \
+                      classes alone.";
+
+/// The bytes that a restore needs: the backup unpacked, and a copy of what is there, which takes about as much for
+/// each object.
+fn needed(facts: &Facts, going: &Classes) -> u64 {
+    let unpacked = facts.source_bytes;
+    let there: u64 = going.values().map(|class| class.objects.number()).sum();
+    let brought: u64 = facts.counts.classes.values().sum();
+    let copied = u128::from(unpacked) * u128::from(there) / u128::from(brought.max(1));
+    unpacked.saturating_add(u64::try_from(copied).unwrap_or(u64::MAX))
+}

@@ -1,0 +1,68 @@
+//! What dead runs left half done, put right: at the start of a worker, and while it lives.
+
+use crate::base::chain;
+use crate::component::Component;
+use crate::domain::component::ComponentName;
+use crate::engine::restore::recover;
+use crate::engine::{Engine, Run};
+use std::{sync::Arc, time::Duration};
+
+/// How often a worker that lives looks: a file is read.
+const LOOK_EVERY: Duration = Duration::from_secs(15);
+
+impl Engine {
+    /// Puts right what runs left half done that died, on every component that nobody works on: at the start
+    /// of a worker. What cannot be done now is done by the next run on that component.
+    pub async fn recover(&self) {
+        for component in &self.components {
+            self.put_right(component).await;
+        }
+    }
+
+    /// Puts right, as soon as somebody can, what restores that failed or died have left to be done, until it is
+    /// dropped.
+    pub async fn keep_putting_right(&self) {
+        loop {
+            self.clock.sleep(LOOK_EVERY).await;
+            for component in &self.components {
+                if matches!(component.due().await, Ok(None)) {
+                    self.metrics.restore_due(component.name(), false);
+                } else {
+                    self.put_right(component).await;
+                }
+            }
+        }
+    }
+
+    /// What restores have left to be put right, for people: one sentence for each component.
+    pub async fn due(&self, only: Option<ComponentName>) -> Vec<String> {
+        let mut due = Vec::new();
+        for component in &self.components {
+            if only.is_some_and(|only| only != component.name()) {
+                continue;
+            }
+            match component.due().await {
+                Ok(found) => due.extend(found.map(|what| format!("{}: {what}", component.name()))),
+                Err(err) => due.push(format!("{}: {}", component.name(), chain(&err))),
+            }
+        }
+        due
+    }
+
+    async fn put_right(&self, component: &Arc<dyn Component>) {
+        let looking = Run { recovers: true, ..Run::default() };
+        let held = match self.take(component.name(), &looking).await {
+            Ok(held) => held,
+            Err(err) => {
+                tracing::debug!(error = %chain(&err), "not the time to look for what dead runs left");
+                return;
+            }
+        };
+        if let Err(err) = recover(component).await {
+            tracing::warn!(error = %chain(&err), "what a dead run left half done is still to be put right");
+        }
+        // While another run holds the component, classes may be missing because that run restores them.
+        self.metrics.restore_due(component.name(), !matches!(component.due().await, Ok(None)));
+        held.free().await;
+    }
+}

@@ -1,0 +1,193 @@
+//! Classes that are tried under another name before a restore deletes any, on real Weaviate servers.
+
+use crate::support::lab::{Lab, Worker, eventually};
+use crate::support::s3_proxy::{Asked, BadLine, Line};
+use crate::support::weaviate_contents::{id, vector};
+use crate::support::weaviate_server::{NEWEST, OLDEST, Start, WeaviateServer};
+use crate::weaviate::{backup, restore};
+use crate::weaviate_export::{exporter, rewrite};
+use crate::weaviate_faults::filled;
+use rna_backup::base::chain;
+use rna_backup::component::weaviate::{Way, Weaviate, WeaviateConfig};
+use rna_backup::component::{Component as _, Target};
+use serde_json::json;
+use std::{
+    process::Stdio,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+use tokio::sync::Notify;
+
+/// Whether the request deletes a class that is not one of a trial.
+pub fn deletes_a_class(asked: &Asked) -> bool {
+    asked.method == "DELETE" && asked.target.starts_with("/v1/schema/") && !is_of_a_trial(asked)
+}
+
+fn is_of_a_trial(asked: &Asked) -> bool {
+    asked.target.contains("_rna_trial_")
+}
+
+/// A restore through a line to the server is refused with these words, and no class is deleted or changed.
+async fn is_refused(
+    server: &WeaviateServer,
+    archive: &[u8],
+    way: Way,
+    rule: impl FnMut(&Asked) -> Line + Send + 'static,
+    words: &[&str],
+) {
+    let before = server.contents().await;
+    let line = BadLine::before(&server.address(), rule).await;
+    let config = WeaviateConfig { server: line.url().parse().unwrap(), way, ..server.config() };
+    let err = restore(&Weaviate::new(config, None), archive, &Target::Live).await.unwrap_err();
+    let said = chain(&err);
+    assert!(words.iter().all(|word| said.contains(word)), "{said}");
+    assert_eq!(line.count(deletes_a_class), 0, "{said}");
+    assert!(server.contents().await == before, "{said}");
+}
+
+#[tokio::test]
+async fn objects_that_the_server_refuses_or_changes_are_found_before_a_class_is_deleted() {
+    for version in [OLDEST, NEWEST] {
+        let server = filled(Start::version(version)).await;
+        let (archive, _) = backup(&exporter(&server, None)).await.unwrap();
+        // The objects of the last class cannot be stored; those of one tenant of them, where it has tenants.
+        for (from, to) in
+            [("\"page\":", "\"page\":\"x\",\"was\":"), ("\"name\":\"dry ", "\"name\":1,\"was\":\"")]
+        {
+            let spoiled = rewrite(&archive, |text| text.replace(from, to));
+            is_refused(&server, &spoiled, Way::Export, |_| Line::Good, &["before anything is deleted"]).await;
+        }
+        // A server or a proxy that stores something else.
+        let other = json!({"objects": [{"id": id(1, 0), "properties": {"title": "another"}}]}).to_string();
+        let changes = move |asked: &Asked| {
+            if asked.target.contains("class=Protocol_rna_trial_") {
+                Line::Say(200, other.clone())
+            } else {
+                Line::Good
+            }
+        };
+        is_refused(
+            &server,
+            &archive,
+            Way::Export,
+            changes,
+            &["of class Protocol was stored and is not as it was"],
+        )
+        .await;
+        assert!(exporter(&server, None).recover().await.unwrap().is_empty(), "the trials are removed");
+    }
+}
+
+#[tokio::test]
+async fn a_copy_that_would_not_come_back_is_found_before_a_class_is_deleted() {
+    // The copy is an export where the server can make none of its own.
+    let server = filled(Start::version(NEWEST).modules("")).await;
+    let (archive, _) = backup(&exporter(&server, None)).await.unwrap();
+    // Of three classes each is made once for the archive, and once for the copy.
+    let makes = |asked: &Asked| asked.method == "POST" && asked.target == "/v1/schema";
+    let mut made = 0;
+    let rule = move |asked: &Asked| {
+        made += usize::from(makes(asked));
+        if makes(asked) && made > 3 {
+            Line::Say(422, json!({"error": "no room"}).to_string())
+        } else {
+            Line::Good
+        }
+    };
+    is_refused(&server, &archive, Way::Export, rule, &["try class Document under another name"]).await;
+}
+
+#[tokio::test]
+async fn what_a_run_that_dies_in_a_trial_leaves_is_removed_by_the_next_one() {
+    let server = filled(Start::version(OLDEST)).await;
+    let before = server.contents().await;
+    let (archive, _) = backup(&exporter(&server, None)).await.unwrap();
+    let died = Arc::new(Notify::new());
+    let dies = died.clone();
+    let line = BadLine::before(&server.address(), move |asked| {
+        if is_of_a_trial(asked) {
+            dies.notify_one();
+            return Line::BlackHole;
+        }
+        Line::Good
+    })
+    .await;
+    let dying = exporter(&server, Some(line.url()));
+    tokio::select! {
+        ended = restore(&dying, &archive, &Target::Live) => panic!("it ended: {ended:?}"),
+        () = died.notified() => {}
+    }
+    let trials = async || server.classes().await.keys().filter(|class| class.contains("_rna_trial_")).count();
+    assert_eq!(trials().await, 1);
+    let done = exporter(&server, None).recover().await.unwrap();
+    assert!(done[0].contains("to try them"), "{done:?}");
+    assert!(server.contents().await == before);
+}
+
+#[tokio::test]
+async fn a_class_whose_objects_expire_is_tried_where_the_server_restores_it_itself() {
+    let with_schedule =
+        Start::version(NEWEST).set("OBJECTS_TTL_DELETE_SCHEDULE", "@every 24h").server().await;
+    let brief = json!({"class": "Brief", "vectorizer": "none",
+        "objectTtlConfig": {"enabled": true, "defaultTtl": 86400, "deleteOn": "_creationTimeUnix"},
+        "invertedIndexConfig": {"indexTimestamps": true}, "properties": []});
+    with_schedule.make(brief).await;
+    with_schedule.put(vec![json!({"class": "Brief", "id": id(9, 1), "vector": vector(1)})]).await;
+    let native = Weaviate::new(with_schedule.config(), None);
+    let (archive, facts) = backup(&native).await.unwrap();
+    assert_eq!(facts.backend.as_deref(), Some("filesystem"));
+    restore(&native, &archive, &Target::Live).await.unwrap();
+    let without = Start::version(NEWEST).server().await;
+    is_refused(
+        &without,
+        &archive,
+        Way::Filesystem,
+        |_| Line::Good,
+        &["class Brief", "before anything is deleted"],
+    )
+    .await;
+    assert!(Weaviate::new(without.config(), None).recover().await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_restore_that_died_while_a_worker_lives_is_put_right_by_the_worker() {
+    let server = filled(Start::version(OLDEST)).await;
+    let before = server.contents().await;
+    let lab = Lab::new()
+        .set("BACKUP_COMPONENTS", "weaviate")
+        .set("WEAVIATE_URL", server.url())
+        .set("BACKUP_WEAVIATE_DIR", server.folder().display());
+    let due = async |worker: &Worker| {
+        let scrape = worker.http("/metrics").await.unwrap().1;
+        let due = |number: u32| {
+            scrape.contains(&format!("rna_backup_restore_due{{component=\"weaviate\"}} {number}\n"))
+        };
+        (due(0), due(1))
+    };
+    let worker = lab.worker();
+    worker.ready().await;
+    assert_eq!(due(&worker).await, (true, false));
+    lab.json(&["backup", "weaviate"]);
+    // A command restores through a line that ends when a class is deleted, and dies.
+    let deleted = Arc::new(AtomicUsize::new(0));
+    let seen = deleted.clone();
+    let line = BadLine::before(&server.address(), move |asked| {
+        seen.fetch_add(usize::from(deletes_a_class(asked)), Ordering::SeqCst);
+        if seen.load(Ordering::SeqCst) > 0 && !deletes_a_class(asked) { Line::BlackHole } else { Line::Good }
+    })
+    .await;
+    let mut command = lab.program(&["restore", "weaviate", "--yes"]);
+    let mut dying = command.env("WEAVIATE_URL", line.url()).stderr(Stdio::null()).spawn().unwrap();
+    assert!(eventually(async || deleted.load(Ordering::SeqCst) > 0).await);
+    let (_, _, err) = lab.run(&["list"]);
+    assert!(err.contains("warning: weaviate: classes Document are missing or not proven"), "{err}");
+    dying.kill().unwrap();
+    dying.wait().unwrap();
+    let settled = eventually(async || !lab.run(&["list"]).2.contains("missing"));
+    assert!(settled.await, "{}", worker.log());
+    assert!(server.contents().await == before);
+    assert!(eventually(async || due(&worker).await == (true, false)).await);
+    assert!(worker.log().contains("a restore into Weaviate was put right"), "{}", worker.log());
+}
