@@ -95,9 +95,9 @@ weaviate: $(WEAVIATE:%=weaviate-%) ## real Weaviate servers of several versions,
 weaviate-%:
 	@$(INSTALL) go target/weaviate/$*/weaviate-server github.com/weaviate/weaviate v$* github.com/weaviate/weaviate/cmd/weaviate-server
 
-bench: tools-test ## side by side with tar, restic, pg_dump, pg_restore, boto3, Python's shutil and its Celery (BENCH_SCALE=0.01: quick)
+bench: tools-test weaviate-1.39.2 ## side by side with tar, restic, pg_dump, pg_restore, boto3, Weaviate's client, Python's shutil and its Celery (BENCH_SCALE=0.01: quick)
 	@$(INSTALL) debian pigz:pigz restic:restic
-	@$(INSTALL) venv boto3
+	@$(INSTALL) venv boto3 weaviate-client
 	@cargo build --locked --release
 	@$(PY) benches/bench.py $(TARGET)/release/rna-backup
 

@@ -1,6 +1,6 @@
 """Side by side with what people would use instead, on the same data in the same run: `make bench`.
 
-    python benches/bench.py PROGRAM [celery|media|postgres|restore|s3 ...]
+    python benches/bench.py PROGRAM [celery|media|postgres|restore|s3|weaviate ...]
 
 BENCH_SCALE (1.0) scales the data, BENCH_ROUNDS (3) the repetitions; 0.01 and 1 make a smoke test.
 Writes target/bench/latest.json beside the tables.
@@ -23,6 +23,7 @@ import bucket  # noqa: E402
 import data  # noqa: E402
 import measure  # noqa: E402
 import restore  # noqa: E402
+import vectors  # noqa: E402
 from servers import PYTHONS, ROOT, Client, Postgres, Redis, Stage, Worker, wait_for  # noqa: E402
 
 SCALE = float(os.environ.get("BENCH_SCALE", "1"))
@@ -282,7 +283,11 @@ def buckets(bench):
     bucket.Buckets(bench, SCALE).run()
 
 
-PARTS = {"celery": Bench.celery, "media": media, "postgres": Bench.postgres, "restore": restores, "s3": buckets}
+def weaviate(bench):
+    vectors.Vectors(bench, SCALE).run()
+
+
+PARTS = {"celery": Bench.celery, "media": media, "postgres": Bench.postgres, "restore": restores, "s3": buckets, "weaviate": weaviate}
 
 
 def main():

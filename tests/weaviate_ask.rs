@@ -3,6 +3,7 @@
 use crate::support::s3_proxy::{Asked, BadLine, Line};
 use crate::support::weaviate_server::{NEWEST, OLDEST, Start, WeaviateServer};
 use crate::weaviate::{backup, decode, restore};
+use crate::weaviate_faults::deletes_a_class;
 use async_trait::async_trait;
 use reqwest::Method;
 use rna_backup::base::chain;
@@ -186,7 +187,7 @@ async fn a_server_in_trouble_is_asked_again_while_classes_are_missing() {
     let mut asked_so_far = BTreeMap::<String, u32>::new();
     let mut is_replacing = false;
     let line = BadLine::before(&server.address(), move |asked| {
-        is_replacing |= asked.method == "DELETE";
+        is_replacing |= deletes_a_class(asked);
         let is_repeated = asked.method != "POST" || !asked.target.starts_with("/v1/schema");
         let times = asked_so_far.entry(kind(asked)).or_default();
         // More often than the usual patience lasts.
@@ -265,7 +266,7 @@ async fn only_modules_that_matter_are_named() {
     fresh(&server).await;
     let (_, facts) = backup(&Weaviate::new(server.config(), None)).await.unwrap();
     let named: Vec<_> = facts.versions.keys().map(String::as_str).collect();
-    assert_eq!(named, ["weaviate", "weaviate module backup-filesystem"]);
+    assert_eq!(named, ["weaviate", "weaviate module backup-filesystem", "weaviate nodes"]);
     let server = Start::version(NEWEST).modules("").server().await;
     let said = Weaviate::new(server.config(), None).check().await.unwrap();
     assert!(said.contains("add backup-filesystem to ENABLE_MODULES of Weaviate"), "{said}");

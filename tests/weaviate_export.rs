@@ -28,19 +28,6 @@ pub fn exporter(server: &WeaviateServer, url: Option<String>) -> Weaviate {
     Weaviate::new(config, None)
 }
 
-/// Deletes every class, and the aliases of a server that has some.
-pub async fn wipe(server: &WeaviateServer) {
-    if server.version() != OLDEST {
-        for alias in server.ask(Method::GET, "/v1/aliases", None).await["aliases"].as_array().unwrap() {
-            let path = format!("/v1/aliases/{}", alias["alias"].as_str().unwrap());
-            server.ask(Method::DELETE, &path, None).await;
-        }
-    }
-    for class in server.classes().await.keys() {
-        server.ask(Method::DELETE, &format!("/v1/schema/{class}"), None).await;
-    }
-}
-
 fn link(from: &str, to: &str, tenant: Option<&str>) -> Value {
     let mut link =
         json!({"from": format!("weaviate://localhost/{from}"), "to": format!("weaviate://localhost/{to}")});
@@ -147,7 +134,7 @@ async fn tenants_references_and_numbers_to_the_last_bit_come_back_from_an_export
             said.contains("creation and update times") && said.contains("1 inactive tenants of class Rack"),
             "{said}"
         );
-        wipe(&server).await;
+        server.wipe().await;
         assert_eq!(restore(&weaviate, &archive, &Target::Live).await.unwrap(), None);
         let found = server.contents().await;
         for (class, wanted) in &before {
@@ -193,10 +180,10 @@ async fn a_lost_answer_neither_doubles_references_nor_loses_objects_and_a_short_
     fill_with_awkward_things(&server).await;
     let before = server.contents().await;
     let (archive, _) = backup(&exporter(&server, None)).await.unwrap();
-    // The trials of a restore send objects of five classes, two of which have two tenants each.
+    // Those of the trials: objects of five classes, two of which have two tenants each.
     let trials = [("/v1/batch/references", 0), ("/v1/batch/objects", 7)];
     for (path, trials) in trials {
-        wipe(&server).await;
+        server.wipe().await;
         let mut number = 0;
         let line = BadLine::before(&server.address(), move |asked: &Asked| {
             number += u32::from(asked.target == path);
@@ -215,7 +202,7 @@ async fn a_lost_answer_neither_doubles_references_nor_loses_objects_and_a_short_
         }
     }
     for (path, trials) in trials {
-        wipe(&server).await;
+        server.wipe().await;
         let mut number = 0;
         let line = BadLine::before(&server.address(), move |asked: &Asked| {
             number += u32::from(asked.target == path);
@@ -264,7 +251,7 @@ async fn vectors_of_both_kinds_and_aliases_come_back_and_a_class_that_cannot_is_
     let weaviate = exporter(&server, None);
     let (archive, facts) = backup(&weaviate).await.unwrap();
     assert!(!facts.warnings.iter().any(|warning| warning.contains("refers to")), "{:?}", facts.warnings);
-    wipe(&server).await;
+    server.wipe().await;
 
     let err =
         chain(&restore(&weaviate, &archive, &Target::Classes(vec!["Paper".to_owned()])).await.unwrap_err());
@@ -277,7 +264,7 @@ async fn vectors_of_both_kinds_and_aliases_come_back_and_a_class_that_cannot_is_
     let err = chain(&weaviate.plan(&Target::Live, Some(&facts)).await.unwrap_err());
     assert!(err.contains("Both is an alias of class Other now"), "the dry run says so too: {err}");
     assert_eq!(server.classes().await.len(), 1);
-    wipe(&server).await;
+    server.wipe().await;
     restore(&weaviate, &archive, &Target::Live).await.unwrap();
     assert!(server.contents().await == before);
     let found = server.ask(Method::GET, "/v1/aliases", None).await;
@@ -304,7 +291,7 @@ async fn a_class_that_is_deleted_during_an_import_does_not_come_back_with_guesse
         (0..50).map(|number| json!({"class": "Label", "id": id(1, number), "properties": {"code": "A-1"}}));
     server.put(objects.collect()).await;
     let (archive, _) = backup(&exporter(&server, None)).await.unwrap();
-    wipe(&server).await;
+    server.wipe().await;
     let address = server.address();
     let line = BadLine::before(&server.address(), move |asked: &Asked| {
         if asked.target == "/v1/batch/objects" {
@@ -355,7 +342,7 @@ async fn an_object_of_fifty_megabytes_is_exported_and_imported_in_little_memory(
         .set("BACKUP_WEAVIATE_BACKEND", "export")
         .set("WEAVIATE_URL", server.url());
     let exported = peak(&lab, &["backup", "weaviate"]);
-    wipe(&server).await;
+    server.wipe().await;
     let name = lab.manifests("weaviate")[0]["backup_id"].as_str().unwrap().to_owned();
     let imported = peak(&lab, &["restore", "weaviate", &name, "--yes"]);
     // Without optimisation the program's own code is much larger than what people run.
@@ -376,7 +363,7 @@ async fn the_lines_of_the_readme_bring_an_export_back_by_hand() {
     server.ask(Method::POST, "/v1/aliases", Some(json!({"alias": "Steps", "class": "Protocol"}))).await;
     let before = server.contents().await;
     let (archive, _) = backup(&exporter(&server, None)).await.unwrap();
-    wipe(&server).await;
+    server.wipe().await;
 
     let readme = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
     let lines = readme.split_once("# Weaviate, an export").unwrap().1;

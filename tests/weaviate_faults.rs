@@ -76,6 +76,16 @@ pub fn is_status(asked: &Asked) -> bool {
         && !asked.target.ends_with("/restore")
 }
 
+/// Whether it is about a class that a restore makes to try it.
+pub fn is_of_a_trial(asked: &Asked) -> bool {
+    asked.target.contains("_rna_trial_")
+}
+
+/// Whether it deletes a class that is not one of a trial.
+pub fn deletes_a_class(asked: &Asked) -> bool {
+    asked.method == "DELETE" && asked.target.starts_with("/v1/schema/") && !is_of_a_trial(asked)
+}
+
 /// Kills a server as a machine that loses power would.
 pub fn kill(pid: i32) {
     kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();

@@ -9,7 +9,6 @@ use crate::support::{
     weaviate_server::{NEWEST, OLDEST, Start, WeaviateServer},
 };
 use crate::weaviate::left;
-use crate::weaviate_export::wipe;
 use crate::weaviate_faults::filled;
 use reqwest::Method;
 use rna_backup::domain::command::task;
@@ -117,7 +116,7 @@ async fn by_hand(server: &WeaviateServer, lab: &Lab, settings: &[(&str, String)]
     lab.json(&["backup", "weaviate"]);
     let commands = lab.json(&["show", "latest", "--component", "weaviate"])["open_with"].clone();
     let commands: Vec<_> = commands.as_array().unwrap().iter().map(|line| line.as_str().unwrap()).collect();
-    wipe(server).await;
+    server.wipe().await;
     let folder = tempfile::tempdir().unwrap();
     let ran = Command::new("bash")
         .args(["-e", "-o", "pipefail", "-c", &commands.join("\n")])

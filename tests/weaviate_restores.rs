@@ -6,7 +6,7 @@ use crate::support::weaviate_contents::id;
 use crate::support::weaviate_server::{NEWEST, OLDEST, Start, WeaviateServer};
 use crate::weaviate::{MODULES, backup, decode, each, left, restore, weaviate};
 use crate::weaviate_faults::{
-    BOTH, LONG_SECOND, RESTORE, all_have_ended, filled, first, kill, over, spoiled, to,
+    BOTH, LONG_SECOND, RESTORE, all_have_ended, deletes_a_class, filled, first, kill, over, spoiled, to,
 };
 use reqwest::Method;
 use rna_backup::base::chain;
@@ -181,11 +181,9 @@ async fn a_server_that_is_killed_in_the_middle_of_a_restore_loses_nothing() {
 async fn dead_restore(modules: &str) -> (WeaviateServer, Contents, Contents) {
     let (server, archive, backed_up) = spoiled(Start::version(OLDEST).modules(modules)).await;
     let before = server.contents().await;
-    let is_live = |class: &str| ["Document", "Protocol", "Sample"].contains(&class);
     let mut is_deleted = false;
     let (line, component) = over(&server, move |asked| {
-        let class = asked.target.strip_prefix("/v1/schema/");
-        is_deleted |= asked.method == "DELETE" && class.is_some_and(is_live);
+        is_deleted |= deletes_a_class(asked);
         // The server does what it is told, and the one who asked is dead by then.
         if is_deleted && asked.method == "POST" && asked.target != "/v1/graphql" {
             Line::LoseAnswer
@@ -196,9 +194,7 @@ async fn dead_restore(modules: &str) -> (WeaviateServer, Contents, Contents) {
     .await;
     let has_died = async || {
         let asked = line.asked();
-        let deleted = asked
-            .iter()
-            .position(|asked| asked.method == "DELETE" && asked.target.starts_with("/v1/schema/"));
+        let deleted = asked.iter().position(deletes_a_class);
         deleted.is_some_and(|at| {
             asked[at..].iter().any(|asked| asked.method == "POST" && asked.target != "/v1/graphql")
         })
@@ -283,11 +279,7 @@ async fn nothing_is_deleted_where_what_would_be_put_back_is_gone() {
         let (line, next) = over(&server, |_| Line::Good).await;
         let said = next.recover().await.unwrap().join("; ");
         assert!(said.contains("could not be put back") && said.contains("nothing was changed"), "{said}");
-        assert_eq!(
-            line.count(|asked| asked.method == "DELETE" && asked.target.contains("schema")),
-            0,
-            "{said}"
-        );
+        assert_eq!(line.count(deletes_a_class), 0, "{said}");
         assert!(next.check().await.unwrap().contains("are missing or not proven"));
         move_copies(&server, false);
         next.recover().await.unwrap();

@@ -6,7 +6,7 @@ use crate::support::weaviate_contents::{id, vector};
 use crate::support::weaviate_server::{NEWEST, OLDEST, Start, WeaviateServer};
 use crate::weaviate::{backup, restore};
 use crate::weaviate_export::{exporter, rewrite};
-use crate::weaviate_faults::filled;
+use crate::weaviate_faults::{deletes_a_class, filled, is_of_a_trial};
 use rna_backup::base::chain;
 use rna_backup::component::weaviate::{Way, Weaviate, WeaviateConfig};
 use rna_backup::component::{Component as _, Target};
@@ -19,15 +19,6 @@ use std::{
     },
 };
 use tokio::sync::Notify;
-
-/// Whether the request deletes a class that is not one of a trial.
-pub fn deletes_a_class(asked: &Asked) -> bool {
-    asked.method == "DELETE" && asked.target.starts_with("/v1/schema/") && !is_of_a_trial(asked)
-}
-
-fn is_of_a_trial(asked: &Asked) -> bool {
-    asked.target.contains("_rna_trial_")
-}
 
 /// A restore through a line to the server is refused with these words, and no class is deleted or changed.
 async fn is_refused(

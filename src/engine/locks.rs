@@ -28,7 +28,7 @@ const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// How long a run that does not wait for others waits for a worker that has just started and looks at what
 /// dead runs left: mostly there is nothing, and the look takes less than a second.
-const RECOVERY: Duration = Duration::from_secs(60);
+const RECOVERY: Duration = Duration::from_mins(1);
 
 /// The locks of all components below one `BACKUP_ROOT`, and of the fleet.
 ///
@@ -369,98 +369,4 @@ impl std::fmt::Display for Owner {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::base::clock::SystemClock;
-    use async_trait::async_trait;
-    use jiff::Timestamp;
-    use std::sync::Mutex;
-
-    fn owner(task_id: &str) -> Owner {
-        Owner { pid: 1, host: "lab".into(), task_id: Some(task_id.into()), recovers: false, loose: None }
-    }
-
-    async fn take(locks: &Locks, task_id: &str, wait: bool) -> Result<Held, EngineError> {
-        let meter = Meter::default();
-        locks.take(ComponentName::Media, &owner(task_id), wait.then_some(&meter), &SystemClock).await
-    }
-
-    #[tokio::test]
-    async fn a_component_is_held_by_one_run_and_free_when_it_ends() {
-        let dir = tempfile::tempdir().unwrap();
-        let locks = Locks::new(dir.path().join(".locks"));
-        let held = take(&locks, "a", false).await.unwrap();
-        let busy = take(&locks, "b", false).await.unwrap_err();
-        assert_eq!(busy.to_string(), "media is busy: process 1 on lab (task a) works on it");
-
-        let waiting = tokio::spawn({
-            let locks = locks.clone();
-            async move { take(&locks, "b", true).await.is_ok() }
-        });
-        drop(held);
-        assert!(waiting.await.unwrap());
-        assert!(take(&locks, "c", false).await.is_ok(), "the waiting run has ended too");
-    }
-
-    /// The time at which a worker that has just started is done with its look.
-    #[derive(Debug)]
-    struct LookEnds(Mutex<Option<Held>>);
-
-    #[async_trait]
-    impl Clock for LookEnds {
-        fn now(&self) -> Timestamp {
-            SystemClock.now()
-        }
-
-        async fn sleep(&self, _: Duration) {
-            self.0.lock().unwrap().take();
-        }
-    }
-
-    #[tokio::test]
-    async fn a_command_waits_for_a_worker_that_looks_what_dead_runs_left() {
-        let dir = tempfile::tempdir().unwrap();
-        let locks = Locks::new(dir.path().join(".locks"));
-        let look = Owner { recovers: true, task_id: None, ..owner("") };
-        let held = locks.take(ComponentName::Media, &look, None, &SystemClock).await.unwrap();
-        let ends = LookEnds(Mutex::new(Some(held)));
-        let held = locks.take(ComponentName::Media, &owner("a"), None, &ends).await;
-        let ends = LookEnds(Mutex::new(Some(held.unwrap())));
-        locks.take(ComponentName::Media, &owner("b"), None, &ends).await.unwrap_err();
-    }
-
-    #[tokio::test]
-    async fn a_look_that_does_not_end_is_said_after_a_minute() {
-        let dir = tempfile::tempdir().unwrap();
-        let locks = Locks::new(dir.path().join(".locks"));
-        let look = Owner { recovers: true, task_id: None, ..owner("") };
-        let _held = locks.take(ComponentName::Media, &look, None, &SystemClock).await.unwrap();
-        let never = LookEnds(Mutex::new(None));
-        let busy = locks.take(ComponentName::Media, &owner("a"), None, &never).await.unwrap_err();
-        assert_eq!(
-            busy.to_string(),
-            "media is busy: process 1 on lab, putting right what a dead run left, works on it"
-        );
-    }
-
-    #[tokio::test]
-    async fn what_a_dead_holder_left_is_told_until_it_is_settled() {
-        let dir = tempfile::tempdir().unwrap();
-        let locks = Locks::new(dir.path().join(".locks"));
-        let mut held = take(&locks, "a", false).await.unwrap();
-        held.note(Some("media/x.tar.zst")).unwrap();
-        drop(held); // as far as the file goes, a SIGKILL
-        for _ in 0..2 {
-            let held = take(&locks, "b", false).await.unwrap();
-            assert_eq!(held.left_behind(), Some("media/x.tar.zst"));
-        }
-        let mut held = take(&locks, "c", false).await.unwrap();
-        held.note(Some("media/y.tar.zst")).unwrap();
-        drop(held);
-        let mut held = take(&locks, "c", false).await.unwrap();
-        assert_eq!(held.left_behind(), Some("media/x.tar.zst\nmedia/y.tar.zst"), "one is beside the other");
-        held.leave(&[]).unwrap();
-        drop(held);
-        assert_eq!(take(&locks, "d", false).await.unwrap().left_behind(), None);
-    }
-}
+mod tests;

@@ -1,6 +1,6 @@
 //! What a real Weaviate server holds: the lab's classes for tests, and everything that a restore must bring back.
 
-use crate::support::weaviate_server::WeaviateServer;
+use crate::support::weaviate_server::{OLDEST, WeaviateServer};
 use reqwest::Method;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -87,6 +87,19 @@ impl WeaviateServer {
                 "to": format!("weaviate://localhost/Protocol/{}", id(1, number % 30))})
         };
         self.link((0..300).map(link).collect()).await;
+    }
+
+    /// Deletes every class, and the aliases of a server that has some.
+    pub async fn wipe(&self) {
+        if self.version() != OLDEST {
+            for alias in self.ask(Method::GET, "/v1/aliases", None).await["aliases"].as_array().unwrap() {
+                let path = format!("/v1/aliases/{}", alias["alias"].as_str().unwrap());
+                self.ask(Method::DELETE, &path, None).await;
+            }
+        }
+        for class in self.classes().await.keys() {
+            self.ask(Method::DELETE, &format!("/v1/schema/{class}"), None).await;
+        }
     }
 
     /// Changes what [`fill`](Self::fill) has made: an object less, one more, a class more.

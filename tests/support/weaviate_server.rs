@@ -331,16 +331,7 @@ impl WeaviateServer {
 
     /// Removes every class, and what is in the folders.
     async fn empty(&self) {
-        if self.version() != OLDEST {
-            let found = self.ask(Method::GET, "/v1/aliases", None).await;
-            for alias in found["aliases"].as_array().into_iter().flatten() {
-                self.ask(Method::DELETE, &format!("/v1/aliases/{}", alias["alias"].as_str().unwrap()), None)
-                    .await;
-            }
-        }
-        for class in self.classes().await.keys() {
-            self.ask(Method::DELETE, &format!("/v1/schema/{class}"), None).await;
-        }
+        self.wipe().await;
         let _ = fs::remove_dir_all(self.state());
         fs::remove_dir_all(self.folder()).unwrap();
         fs::create_dir(self.folder()).unwrap();

@@ -6,7 +6,8 @@
 
 use crate::component::weaviate::chunk::Contents;
 use base64::prelude::{BASE64_STANDARD, Engine as _};
-use serde::{Deserialize, de::IgnoredAny};
+use serde::Deserialize;
+use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The descriptor of all, in a backup's folder.
@@ -122,7 +123,7 @@ impl Node {
         #[derive(Deserialize)]
         #[serde(rename_all = "PascalCase")]
         struct Data {
-            users: BTreeMap<String, IgnoredAny>,
+            users: serde_json::Map<String, Value>,
         }
         let users = self.users.as_ref().and_then(|text| BASE64_STANDARD.decode(text).ok());
         let users = users.and_then(|text| serde_json::from_slice::<Users>(&text).ok());

@@ -1,0 +1,271 @@
+//! Deaths of the program and of a real Weaviate at every request of a backup, a restore, an undo and a put-back: after the
+//! next run each class is as it was or as it was to be, whole.
+//!
+//! `WEAVIATE_KILL_STRIDE=1` tries every request; else a part of them is tried, spread over each kind of work.
+
+use crate::support::lab::eventually;
+use crate::support::s3_proxy::{BadLine, Line};
+use crate::support::weaviate_server::{NEWEST, OLDEST, Start, WeaviateServer};
+use crate::weaviate::{SECOND, backup, decode, each, restore};
+use crate::weaviate_faults::{LONG_SECOND, all_have_ended, deletes_a_class};
+use rna_backup::base::chain;
+use rna_backup::component::weaviate::{Way, Weaviate, WeaviateConfig};
+use rna_backup::component::{Component, ComponentError, Target};
+use serde_json::Value;
+use std::{
+    collections::BTreeMap,
+    fs,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+use tokio::sync::Notify;
+
+/// The contents of a server, by class.
+type Contents = BTreeMap<String, Value>;
+
+/// What is under way when somebody dies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Work {
+    Backup,
+    Restore,
+    Undo,
+    /// What the next run does after a restore that died as a class was gone.
+    PutBack,
+}
+
+const ALL_WORK: [Work; 4] = [Work::Backup, Work::Restore, Work::Undo, Work::PutBack];
+
+/// Who dies at a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Death {
+    /// The program, before the server has got the request, or after the server has done what it was asked to.
+    Program { effect: bool },
+    /// The server, when it has done what it was asked to and before it has answered.
+    Server,
+}
+
+/// The requests that are left out between two deaths.
+#[expect(clippy::disallowed_methods, reason = "how much is tried is no setting of the program")]
+fn stride(usual: usize) -> usize {
+    std::env::var("WEAVIATE_KILL_STRIDE").map_or(usual, |stride| stride.parse().unwrap())
+}
+
+/// The component, with its requests through this address.
+fn through(server: &WeaviateServer, url: &str, way: Way, second: Duration) -> Weaviate {
+    Weaviate::new(WeaviateConfig { server: url.parse().unwrap(), way, second, ..server.config() }, None)
+}
+
+/// One way on one server.
+struct Lab<'a> {
+    server: &'a mut WeaviateServer,
+    way: Way,
+    archive: Vec<u8>,
+    /// What is in the archive.
+    backed_up: Contents,
+}
+
+impl<'a> Lab<'a> {
+    async fn new(server: &'a mut WeaviateServer, way: Way) -> Self {
+        server.fill().await;
+        let backed_up = server.contents().await;
+        let (archive, _) = backup(&through(server, &server.url(), way, SECOND)).await.unwrap();
+        Self { server, way, archive, backed_up }
+    }
+
+    fn direct(&self) -> Weaviate {
+        through(self.server, &self.server.url(), self.way, SECOND)
+    }
+
+    /// Brings the server to where the work begins, and tells what each class may be after it.
+    async fn prepare(&mut self, work: Work, is_restarted: bool) -> [Contents; 2] {
+        if !is_restarted {
+            all_have_ended(self.server).await;
+        }
+        self.server.wipe().await;
+        for folder in [self.server.state(), self.server.folder()] {
+            for entry in fs::read_dir(folder).into_iter().flatten() {
+                let path = entry.unwrap().path();
+                if path.is_dir() { fs::remove_dir_all(path).unwrap() } else { fs::remove_file(path).unwrap() }
+            }
+        }
+        self.server.fill().await;
+        self.server.spoil().await;
+        let spoiled = self.server.contents().await;
+        match work {
+            Work::Backup => [spoiled.clone(), spoiled],
+            Work::Restore => {
+                let mut wanted = self.backed_up.clone();
+                wanted.insert("Later".to_owned(), spoiled["Later"].clone());
+                [wanted, spoiled]
+            }
+            Work::Undo => {
+                restore(&self.direct(), &self.archive, &Target::Live).await.unwrap();
+                [self.server.contents().await, spoiled]
+            }
+            Work::PutBack => {
+                self.die_as_a_class_is_gone().await;
+                [spoiled.clone(), spoiled]
+            }
+        }
+    }
+
+    async fn die_as_a_class_is_gone(&self) {
+        let died = Arc::new(Notify::new());
+        let dies = died.clone();
+        let mut is_gone = false;
+        let line = BadLine::before(&self.server.address(), move |asked| {
+            if is_gone {
+                return Line::BlackHole;
+            }
+            is_gone = deletes_a_class(asked);
+            if !is_gone {
+                return Line::Good;
+            }
+            dies.notify_one();
+            Line::LoseAnswer
+        })
+        .await;
+        let dying = through(self.server, &line.url(), self.way, SECOND);
+        tokio::select! {
+            ended = restore(&dying, &self.archive, &Target::Live) => panic!("it ended: {ended:?}"),
+            () = died.notified() => {}
+        }
+        line.is_idle().await;
+        assert_eq!(self.server.classes().await.len(), 3);
+    }
+
+    /// Somebody dies at the request of that number. Returns false when the work has ended before it.
+    async fn die(&mut self, work: Work, death: Death, deadly: usize) -> bool {
+        let allowed = self.prepare(work, death == Death::Server).await;
+        let what =
+            format!("{:?} {:?}, {work:?}, {death:?} at request {deadly}", self.server.version(), self.way);
+        let (seen, died, pid) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()), self.server.pid());
+        let dies = died.clone();
+        let line = BadLine::before(&self.server.address(), move |_| {
+            let number = seen.fetch_add(1, Ordering::SeqCst) + 1;
+            if number == deadly {
+                dies.notify_one();
+            }
+            match (death, number == deadly) {
+                (Death::Server, true) => Line::KillServer(pid),
+                (Death::Program { effect: true }, true) => Line::LoseAnswer,
+                (Death::Program { .. }, _) if number >= deadly => Line::BlackHole,
+                _ => Line::Good,
+            }
+        })
+        .await;
+        let second = if death == Death::Server { LONG_SECOND } else { SECOND };
+        let component = through(self.server, &line.url(), self.way, second);
+        let Self { server, archive, .. } = self;
+        let is_dead = {
+            let working = run(work, &component, archive);
+            tokio::pin!(working);
+            let ended = tokio::select! {
+                ended = &mut working => Some(ended),
+                () = died.notified() => None,
+            };
+            match (&ended, death) {
+                (Some(ended), _) => assert!(ended.is_ok(), "{what}: {ended:?}"),
+                (None, Death::Program { .. }) => {}
+                (None, Death::Server) => {
+                    let revival = async {
+                        let lies = async || is_dead_process(pid);
+                        assert!(eventually(lies).await, "{what}");
+                        server.start_again();
+                    };
+                    // It succeeds or fails, and says which; what it has left is for the next run.
+                    let (ended, ()) = tokio::join!(working, revival);
+                    server.is_ready().await;
+                    println!("{what}: {}", ended.map_or_else(|err| chain(&err), |()| "done".to_owned()));
+                }
+            }
+            ended.is_none()
+        };
+        drop(component);
+        // The server does what it was asked to, also when nobody waits for the answer.
+        if is_dead && death == (Death::Program { effect: true }) {
+            line.is_idle().await;
+        }
+        let next = self.direct();
+        let done = next.recover().await.unwrap_or_else(|err| panic!("{what}: {}", chain(&err)));
+        let found = self.server.contents().await;
+        assert!(found.keys().eq(allowed[0].keys()), "{what}: {:?}, {done:?}", found.keys());
+        for (class, contents) in &found {
+            let is_whole = allowed.iter().any(|allowed| allowed[class] == *contents);
+            assert!(is_whole, "{what}: class {class} is neither as before nor as it was to be; {done:?}");
+        }
+        is_dead
+    }
+}
+
+async fn run(work: Work, component: &Weaviate, archive: &[u8]) -> Result<(), ComponentError> {
+    match work {
+        Work::Backup => {
+            let (archive, facts) = backup(component).await?;
+            assert_eq!(decode(component, &archive).await.unwrap(), facts.counts);
+            Ok(())
+        }
+        Work::Restore => restore(component, archive, &Target::Live).await.map(drop),
+        Work::Undo => component.undo().await.map(drop),
+        Work::PutBack => component.recover().await.map(drop),
+    }
+}
+
+/// Whether the process has ended; its parent may not have asked yet.
+fn is_dead_process(pid: i32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/stat"))
+        .map_or(true, |stat| stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z')))
+}
+
+/// Lets somebody die at one request after the other of each kind of work, and tells at how many.
+async fn die_everywhere(start: Start, way: Way, death: Death, stride: usize) -> usize {
+    let mut server = start.server().await;
+    let mut lab = Lab::new(&mut server, way).await;
+    let mut points = 0;
+    // The first death is another one for each kind of work, so that together they are spread.
+    for (first, work) in ALL_WORK.into_iter().enumerate() {
+        let mut deadly = 1 + first * stride / ALL_WORK.len();
+        while lab.die(work, death, deadly).await {
+            points += 1;
+            deadly += stride;
+        }
+    }
+    points
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_that_dies_at_any_request_leaves_each_class_whole() {
+    let stride = stride(23);
+    each(
+        [
+            (OLDEST, Way::Filesystem, true),
+            (NEWEST, Way::Filesystem, false),
+            (OLDEST, Way::Export, false),
+            (NEWEST, Way::Export, true),
+        ],
+        async |(version, way, effect)| {
+            let death = Death::Program { effect };
+            let points = die_everywhere(Start::version(version), way, death, stride).await;
+            println!("{points} points: {version} {way:?} {death:?}");
+            assert!(points > 2);
+        },
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_dies_at_any_request_leaves_each_class_whole() {
+    let stride = stride(40);
+    each(
+        [(OLDEST, Way::Filesystem), (NEWEST, Way::Filesystem), (NEWEST, Way::Export)],
+        async |(version, way)| {
+            let points = die_everywhere(Start::version(version), way, Death::Server, stride).await;
+            println!("{points} points: {version} {way:?} server");
+            assert!(points > 2);
+        },
+    )
+    .await;
+}
