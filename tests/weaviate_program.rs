@@ -110,6 +110,20 @@ async fn by_hand_it_says_what_it_would_do_and_how_far_it_looked() {
     assert!(code == 0 && out.contains("Weaviate 1.26.1 answers, classes: 4, by way of filesystem"), "{out}");
 }
 
+#[tokio::test]
+async fn a_server_that_has_lost_its_classes_is_backed_up_with_a_flag_and_retention_waits() {
+    let server = filled(Start::version(NEWEST)).await;
+    let lab = lab(&server).set("BACKUP_RETENTION_DAYS", 0);
+    let full = lab.json(&["backup", "weaviate"])["backup_id"].clone();
+    server.wipe().await;
+    let empty = lab.json(&["backup", "weaviate"]);
+    assert!(empty["warnings"].to_string().contains("no classes"), "{empty}");
+    assert_eq!(empty["anomaly"]["against"], full, "{empty}");
+    assert_eq!(lab.json(&["prune"])["deleted"], json!([]));
+    lab.json(&["restore", "weaviate", full.as_str().unwrap(), "--yes"]);
+    assert_eq!(server.classes().await.len(), 3);
+}
+
 /// Runs what `show` prints of the newest backup, as somebody without the program would; the classes are gone before.
 async fn by_hand(server: &WeaviateServer, lab: &Lab, settings: &[(&str, String)]) {
     let before = server.contents().await;

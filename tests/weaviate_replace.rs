@@ -161,3 +161,34 @@ async fn a_folder_that_fills_up_in_the_middle_of_a_restore_costs_no_class() {
         assert!(next.due().await.unwrap().is_none());
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_written_after_the_copy_and_before_the_deletion_comes_back_by_undo() {
+    for (version, way) in [(OLDEST, Way::Filesystem), (NEWEST, Way::Filesystem), (NEWEST, Way::Export)] {
+        let server = Start::version(version).server().await;
+        server.fill().await;
+        let (archive, _) = backup(&through(&server, &server.url(), way)).await.unwrap();
+        server.spoil().await;
+        let late = json!({"class": "Sample", "tenant": "wet", "id": id(8, 1), "vector": vector(1),
+            "properties": {"name": "written late", "weight": 1.0}});
+        let (url, objects, mut has_written) = (server.url(), json!({"objects": [late]}), false);
+        let line = BadLine::before(&server.address(), move |asked| {
+            // All classes have been copied, and Sample is the last one to go.
+            if !has_written && deletes_a_class(asked) {
+                has_written = true;
+                let write = reqwest::Client::new().post(format!("{url}/v1/batch/objects")).json(&objects);
+                let written =
+                    tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(write.send()));
+                assert!(written.unwrap().status().is_success());
+            }
+            Line::Good
+        })
+        .await;
+        restore(&through(&server, &line.url(), way), &archive, &Target::Live).await.unwrap();
+        assert_eq!(server.objects("Sample", Some("wet")).await.len(), 30, "{version} {way:?}");
+        through(&server, &server.url(), way).undo().await.unwrap();
+        let back = server.objects("Sample", Some("wet")).await;
+        let is_late = |object: &Value| object["properties"]["name"] == "written late";
+        assert!(back.len() == 31 && back.iter().any(is_late), "{version} {way:?}: {}", back.len());
+    }
+}
