@@ -102,6 +102,7 @@ mod weaviate_replace;
 mod weaviate_restores;
 mod weaviate_rights;
 mod weaviate_trial;
+mod weaviate_undo;
 mod worker;
 mod worker_canvas;
 mod worker_captures;

@@ -292,7 +292,11 @@ async fn what_older_backups_have_left_stops_nothing_and_is_named() {
     }
     pair.backup();
     let loose: Vec<_> = ids.iter().map(|id| json!({"made": "filesystem", "id": id})).collect();
-    let notes = pair.lab.backups().join(".weaviate/journal.json");
+    let of_servers = fs::read_dir(pair.lab.backups().join(".weaviate")).unwrap();
+    let [of_server] = &of_servers.map(|entry| entry.unwrap().path()).collect::<Vec<_>>()[..] else {
+        panic!()
+    };
+    let notes = of_server.join("journal.json");
     fs::write(&notes, json!({"loose": loose}).to_string()).unwrap();
     pair.restore_and_undo().await;
     pair.backup();

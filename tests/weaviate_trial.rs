@@ -15,7 +15,7 @@ use std::{
     process::Stdio,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
 };
 use tokio::sync::Notify;
@@ -142,13 +142,24 @@ async fn a_class_whose_objects_expire_is_tried_where_the_server_restores_it_itse
     assert!(Weaviate::new(without.config(), None).recover().await.unwrap().is_empty());
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_restore_that_died_while_a_worker_lives_is_put_right_by_the_worker() {
     let server = filled(Start::version(OLDEST)).await;
     let before = server.contents().await;
+    // From the deletion of a class on, nothing is answered while a command restores; the worker goes the same way.
+    let (is_gone, is_open) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(true)));
+    let (gone, open) = (is_gone.clone(), is_open.clone());
+    let line = BadLine::before(&server.address(), move |asked| {
+        if deletes_a_class(asked) && !gone.swap(true, Ordering::SeqCst) {
+            open.store(false, Ordering::SeqCst);
+            return Line::LoseAnswer;
+        }
+        if open.load(Ordering::SeqCst) { Line::Good } else { Line::BlackHole }
+    })
+    .await;
     let lab = Lab::new()
         .set("BACKUP_COMPONENTS", "weaviate")
-        .set("WEAVIATE_URL", server.url())
+        .set("WEAVIATE_URL", line.url())
         .set("BACKUP_WEAVIATE_DIR", server.folder().display());
     let due = async |worker: &Worker| {
         let scrape = worker.http("/metrics").await.unwrap().1;
@@ -161,24 +172,21 @@ async fn a_restore_that_died_while_a_worker_lives_is_put_right_by_the_worker() {
     worker.ready().await;
     assert_eq!(due(&worker).await, (true, false));
     lab.json(&["backup", "weaviate"]);
-    // A command restores through a line that ends when a class is deleted, and dies.
-    let deleted = Arc::new(AtomicUsize::new(0));
-    let seen = deleted.clone();
-    let line = BadLine::before(&server.address(), move |asked| {
-        seen.fetch_add(usize::from(deletes_a_class(asked)), Ordering::SeqCst);
-        if seen.load(Ordering::SeqCst) > 0 && !deletes_a_class(asked) { Line::BlackHole } else { Line::Good }
-    })
-    .await;
     let mut command = lab.program(&["restore", "weaviate", "--yes"]);
-    let mut dying = command.env("WEAVIATE_URL", line.url()).stderr(Stdio::null()).spawn().unwrap();
-    assert!(eventually(async || deleted.load(Ordering::SeqCst) > 0).await);
+    let mut dying = command.stderr(Stdio::null()).spawn().unwrap();
+    assert!(eventually(async || is_gone.load(Ordering::SeqCst)).await);
     let (_, _, err) = lab.run(&["list"]);
     assert!(err.contains("warning: weaviate: classes Document are missing or not proven"), "{err}");
     dying.kill().unwrap();
     dying.wait().unwrap();
+    is_open.store(true, Ordering::SeqCst);
     let settled = eventually(async || !lab.run(&["list"]).2.contains("missing"));
     assert!(settled.await, "{}", worker.log());
     assert!(server.contents().await == before);
     assert!(eventually(async || due(&worker).await == (true, false)).await);
-    assert!(worker.log().contains("a restore into Weaviate was put right"), "{}", worker.log());
+    assert!(
+        worker.log().contains("a restore in Weaviate that failed or died was put right"),
+        "{}",
+        worker.log()
+    );
 }

@@ -1,12 +1,16 @@
 //! `list`.
 
 use crate::base::units::ByteSize;
+use crate::catalog::Entry;
 use crate::cli::{Exit, Failure, JsonFlag, open, output};
 use crate::config::Config;
 use crate::domain::component::ComponentName;
 use crate::domain::listing::{BackupState, ListedBackup, ListedCopy};
 use crate::domain::report::Listing;
+use crate::domain::{id::BackupId, manifest::Manifest};
+use crate::engine::EngineError;
 use clap::Args;
+use std::collections::BTreeSet;
 
 #[derive(Debug, Args)]
 pub(super) struct ListArgs {
@@ -34,7 +38,10 @@ pub(super) async fn run(config: Config, args: ListArgs) -> Result<Exit, Failure>
         output::note(format_args!("there are no {of}backups in {root} (BACKUP_ROOT){bucket}"));
         return Ok(Exit::Done);
     }
-    Ok(output::print(table(&listing)))
+    let entries = app.engine.catalog.list(args.component).await.map_err(EngineError::from)?.entries;
+    let is_suspect = |entry: &&Entry| entry.manifest().is_some_and(Manifest::is_suspect);
+    let suspect = entries.iter().filter(is_suspect).map(|entry| entry.backup_id.clone()).collect();
+    Ok(output::print(table(&listing, &suspect)))
 }
 
 /// The destinations in which it is, and in what state where that is not the best.
@@ -46,12 +53,14 @@ fn places(backup: &ListedBackup) -> String {
     backup.destinations.iter().map(place).collect::<Vec<_>>().join(", ")
 }
 
-fn table(listing: &Listing) -> output::Table {
+fn table(listing: &Listing, suspect: &BTreeSet<BackupId>) -> output::Table {
     let headings = ["BACKUP", "CREATED (UTC)", "SIZE", "SOURCE", "VERIFIED", "STATE", "WHERE", "LABEL"];
     let mut table = output::Table::new(&headings, &[2, 3]);
     for backup in &listing.backups {
         let pinned = backup.pinned.then(|| "(pinned)".to_owned());
-        let label: Vec<String> = backup.label.iter().cloned().chain(pinned).collect();
+        let smaller =
+            suspect.contains(&backup.backup_id).then(|| "(much smaller than the one before)".to_owned());
+        let label: Vec<String> = backup.label.iter().cloned().chain(pinned).chain(smaller).collect();
         table.row(vec![
             backup.backup_id.to_string(),
             backup.created_at.strftime("%Y-%m-%d %H:%M:%S").to_string(),

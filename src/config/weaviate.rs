@@ -19,15 +19,16 @@ pub(super) fn read(env: &mut Env, root: &Path) -> Option<WeaviateConfig> {
         env.note("BACKUP_WEAVIATE_DRILL_URL", "is WEAVIATE_URL itself: name a second server");
     }
     let with_tls = |address: Address| if by_tls { address.with_tls() } else { address };
+    let server = with_tls(server?);
     Some(WeaviateConfig {
-        server: with_tls(server?),
+        state: root.join(".weaviate").join(server.to_string()),
+        server,
         api_key,
         tls,
         way,
         dir,
         timeout,
         drill: drill.map(with_tls),
-        state: root.join(".weaviate"),
         second: Duration::from_secs(1),
     })
 }

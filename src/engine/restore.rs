@@ -296,6 +296,15 @@ pub(super) async fn plan(
         let what = format!("restore {name}: {needs} bytes are needed beside the live data, {free} are free");
         return Err(EngineError::Unfit { what });
     }
+    if let Some(manifest) = archive.manifest().filter(|manifest| manifest.is_suspect())
+        && let Some(anomaly) = &manifest.anomaly
+    {
+        plan.warnings.push(format!(
+            "The backup is much smaller than {0}: {1}. If data was lost before it was made, restore {0}.",
+            anomaly.against,
+            anomaly.what.join("; ")
+        ));
+    }
     if archive.manifest().is_none() {
         plan.warnings
             .push("the backup has no manifest: its hash and its counts cannot be compared".to_owned());

@@ -115,10 +115,10 @@ def no_scratch_is_left(lab, ledger):
     for name in areas:
         if "rna-before" not in name:
             yield f"folder {name}"
-    state = lab.root / ".weaviate"
+    state = lab.root / ".weaviate" / lab.weaviate.url.removeprefix("http://")
     journal = state / "journal.json"
     notes = json.loads(journal.read_text()) if journal.exists() else {}
-    copies = [*(notes.get("kept") or {"before": {}})["before"].values(), *notes.get("found", [])]
+    copies = [copy for name in ("kept", "undone") for copy in (notes.get(name) or {"before": {}})["before"].values()] + notes.get("found", [])
     kept = tuple(copy["id"] for copy in copies if copy)
     for path in {*state.glob("*"), *lab.weaviate.folder.glob("*")} - {journal}:
         if not path.name.startswith(kept):

@@ -21,7 +21,8 @@ pub struct WeaviateConfig {
     pub timeout: Duration,
     /// A second server, to try restores on.
     pub drill: Option<Address>,
-    /// A folder of ours: the journal of restores lies there, and what they set aside.
+    /// A folder of ours for this server: the journal of restores lies there, and what they set aside. Beside it lie those
+    /// of other servers, each under the address.
     pub state: PathBuf,
     /// How long a second of the server's life lasts: tests have shorter ones.
     pub second: Duration,

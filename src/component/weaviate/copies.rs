@@ -38,7 +38,9 @@ impl Weaviate {
             }
             is_closed
         };
+        let is_too_long = live.keys().any(|name| !server.version.replaces_name_of(name.len()));
         let made = match way {
+            Made::Export if is_too_long => Made::Export,
             Made::Export => match self.way(server).await {
                 Ok((made, _)) => made,
                 Err(err) if closed(&err) => Made::Export,

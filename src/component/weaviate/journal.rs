@@ -36,6 +36,51 @@ impl Journal {
         Ok(Self { folder: folder.to_owned(), notes })
     }
 
+    /// Takes over what earlier versions have noted in the folder above, which had one journal for all servers.
+    ///
+    /// # Errors
+    ///
+    /// [`ComponentError::Unavailable`] when it cannot be moved.
+    pub(super) fn adopt(folder: &Path) -> Result<(), ComponentError> {
+        let Some(above) = folder.parent().filter(|above| above.join(Self::FILE).exists()) else {
+            return Ok(());
+        };
+        let adopt = || -> io::Result<()> {
+            DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+            for entry in fs::read_dir(above)? {
+                let entry = entry?;
+                let is_copy = |file: &str| is_ours(file.split('.').next().unwrap_or(file));
+                if entry.file_type()?.is_file() && entry.file_name().to_str().is_some_and(is_copy) {
+                    fs::rename(entry.path(), folder.join(entry.file_name()))?;
+                }
+            }
+            // Last, so that a death before it changes nothing.
+            fs::rename(above.join(Self::FILE), folder.join(Self::FILE))?;
+            File::open(folder)?.sync_all()
+        };
+        if folder.join(Self::FILE).exists() {
+            return Ok(());
+        }
+        adopt().map_err(|err| unwritten(above, err))
+    }
+
+    /// The notes about other servers, each with the address.
+    ///
+    /// # Errors
+    ///
+    /// [`ComponentError::Read`] when some cannot be read.
+    pub(super) fn of_others(folder: &Path) -> Result<Vec<(String, Notes)>, ComponentError> {
+        let entries = folder.parent().and_then(|above| fs::read_dir(above).ok()).into_iter().flatten();
+        let mut others = Vec::new();
+        for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
+            if path != folder && path.join(Self::FILE).exists() {
+                let address = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                others.push((address, Self::open(&path)?.notes));
+            }
+        }
+        Ok(others)
+    }
+
     /// Changes the notes, durably.
     ///
     /// # Errors
@@ -200,4 +245,20 @@ fn what_cannot_be_read_or_removed_is_an_error_and_not_an_empty_journal() {
     assert!(matches!(journal.clear(), Err(ComponentError::Unavailable { .. })));
     fs::create_dir(dir.path().join(Journal::FILE)).unwrap();
     assert!(matches!(Journal::open(dir.path()), Err(ComponentError::Read { .. })));
+}
+
+#[test]
+fn each_server_has_a_journal_and_the_one_of_earlier_versions_is_taken_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let (one, other) = (dir.path().join("weaviate:8080"), dir.path().join("staging:8080"));
+    let loose = Loose { made: Made::S3, id: "rna-1".to_owned() };
+    Journal::open(dir.path()).unwrap().note(|notes| notes.loose.push(loose.clone())).unwrap();
+    fs::write(dir.path().join("rna-2.tar"), "copy").unwrap();
+    Journal::adopt(&one).unwrap();
+    assert_eq!(Journal::open(&one).unwrap().notes.loose, [loose]);
+    assert!(one.join("rna-2.tar").exists() && !dir.path().join("journal.json").exists());
+    Journal::adopt(&other).unwrap();
+    assert!(Journal::open(&other).unwrap().notes.loose.is_empty());
+    let others = Journal::of_others(&other).unwrap();
+    assert_eq!(others.iter().map(|(address, _)| address.as_str()).collect::<Vec<_>>(), ["weaviate:8080"]);
 }

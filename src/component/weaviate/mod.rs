@@ -69,6 +69,7 @@ use jiff::Timestamp;
 use journal::Journal;
 use leftovers::is_older;
 use notes::{Notes, Snapshot};
+use replace::Purpose;
 use server::Server;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -145,18 +146,6 @@ fn kept_as(journal: &Journal, kept: &notes::Kept) -> Kept {
     Kept { place: places.join(", "), at: kept.at() }
 }
 
-/// The warning about classes that a restore which failed or died has left to be put back.
-fn still_due(notes: &Notes) -> Option<String> {
-    let due = notes.due();
-    (!due.is_empty()).then(|| {
-        format!(
-            "classes {} are missing or not proven: a restore of them failed or died, and the next run on Weaviate or start \
-             of the worker puts them right",
-            replace::names(&due)
-        )
-    })
-}
-
 /// What keeps a drill from being held.
 const NO_DRILL: &str = "weaviate is restored for real only on a second server: set BACKUP_WEAVIATE_DRILL_URL to \
                         one with nothing on it";
@@ -182,7 +171,7 @@ impl Component for Weaviate {
         let found =
             format!("Weaviate {} answers, classes: {classes}, by way of {}", server.version, made.as_str());
         let notes = Journal::open(&self.config.state)?.notes;
-        let due = still_due(&notes);
+        let due = self.due().await?;
         let closed = notes.closed.filter(|_| made == Made::Filesystem);
         let closed = closed.map(|why| format!("the last backup of that way has failed: {why}"));
         Ok([Some(found), warning, closed, left, due].into_iter().flatten().collect::<Vec<_>>().join("; "))
@@ -224,7 +213,7 @@ impl Component for Weaviate {
             let counts = Counts { classes: counts, ..Counts::default() };
             (index, Facts { source_bytes, counts, ..Facts::default() })
         };
-        for warning in warning.into_iter().chain(still_due(&Journal::open(&self.config.state)?.notes)) {
+        for warning in warning.into_iter().chain(Journal::open(&self.config.state)?.notes.still_due()) {
             facts.warn(warning);
         }
         snapshot::warn(&mut facts, &server, &index).await;
@@ -289,6 +278,7 @@ impl Component for Weaviate {
     }
 
     async fn recover(&self) -> Result<Vec<String>, ComponentError> {
+        Journal::adopt(&self.config.state)?;
         let mut journal = Journal::open(&self.config.state)?;
         journal.clear()?;
         let notes = &journal.notes;
@@ -324,7 +314,13 @@ impl Component for Weaviate {
     }
 
     async fn due(&self) -> Result<Option<String>, ComponentError> {
-        Ok(still_due(&Journal::open(&self.config.state)?.notes))
+        let own = Journal::open(&self.config.state)?.notes.still_due();
+        let others = Journal::of_others(&self.config.state)?;
+        let others = others.into_iter().filter_map(|(address, notes)| {
+            Some(format!("on the server {address}, to which WEAVIATE_URL led then: {}", notes.still_due()?))
+        });
+        let due: Vec<_> = own.into_iter().chain(others).collect();
+        Ok((!due.is_empty()).then(|| due.join("; ")))
     }
 
     async fn kept(&self) -> Result<Option<Kept>, ComponentError> {
@@ -347,7 +343,7 @@ impl Component for Weaviate {
         }
         let source = |copy: &Option<Snapshot>| copy.as_ref().map(|copy| &sources[&copy.id]);
         let bring = kept.before.iter().map(|(class, copy)| (class.clone(), source(copy))).collect();
-        let replaced = self.replace(&server, &mut journal, &bring, false, &Meter::default()).await?;
+        let replaced = self.replace(&server, &mut journal, &bring, Purpose::Undo, &Meter::default()).await?;
         let none =
             || Kept { place: "nothing: none of its classes was there".to_owned(), at: Timestamp::now() };
         Ok(replaced.map_or_else(none, |kept| kept_as(&journal, &kept)))

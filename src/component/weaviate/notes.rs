@@ -27,6 +27,10 @@ pub(super) struct Notes {
     pub(super) replacing: Option<Replacing>,
     /// The classes as they were before the last restore, for `undo`.
     pub(super) kept: Option<Kept>,
+    /// The classes that an undo has taken back which failed or died before it was done with all: as they were before it.
+    /// With the end of the next undo they join what `undo` brings back then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) undone: Option<Kept>,
     /// Copies that no command brings back and that are not thrown away before newer backups are proven: of classes that
     /// stood where others were put back, and those that an `undo` was to bring which failed.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
@@ -50,7 +54,7 @@ impl Notes {
     pub(super) fn snapshots(&self) -> BTreeSet<&Snapshot> {
         let steps = self.replacing.iter().flat_map(|replacing| replacing.classes.values());
         let earlier = self.replacing.iter().filter_map(|replacing| replacing.earlier.as_ref());
-        let kept = self.kept.iter().chain(earlier).flat_map(Kept::copies);
+        let kept = self.kept.iter().chain(&self.undone).chain(earlier).flat_map(Kept::copies);
         steps.filter_map(|step| step.before.as_ref()).chain(kept).chain(&self.found).collect()
     }
 
@@ -62,14 +66,41 @@ impl Notes {
             .unwrap_or_default()
     }
 
-    /// Notes that a replacement of these classes begins. Classes of an earlier one that are still due stay so, and come
-    /// from the copies that were made before they were deleted.
-    pub(super) fn begin(&mut self, mut classes: BTreeMap<String, Step>) {
+    /// The warning about classes that a restore which failed or died has left to be put right; `None` where there are none.
+    pub(super) fn still_due(&self) -> Option<String> {
+        let steps = self.replacing.iter().flat_map(|replacing| &replacing.classes);
+        let due = steps.filter(|(_, step)| !step.state.is_final());
+        let (back, gone): (Vec<_>, Vec<_>) = due.partition(|(_, step)| step.before.is_some());
+        let (back, gone) = (names_of(back), names_of(gone));
+        let mut words = Vec::new();
+        if !back.is_empty() {
+            words.push(format!(
+                "classes {back} are missing or not proven: a restore of them failed or died, and the next run on Weaviate or \
+                 start of the worker brings them back as they were before it"
+            ));
+        }
+        if !gone.is_empty() {
+            words.push(format!(
+                "classes {gone} were not there before a restore that failed or died, and what has come of them may be a part: \
+                 the next run on Weaviate or start of the worker keeps those that it can prove and REMOVES the others, restore \
+                 them again"
+            ));
+        }
+        (!words.is_empty()).then(|| words.join("; "))
+    }
+
+    /// Notes that a replacement of these classes begins, which is an undo or not. Classes of an earlier one that are
+    /// still due stay so, and come from the copies that were made before they were deleted.
+    pub(super) fn begin(&mut self, mut classes: BTreeMap<String, Step>, is_undo: bool) {
+        if !is_undo && let Some(undone) = self.undone.take() {
+            self.found.extend(undone.copies().cloned());
+        }
         if let Some(ended) = self.replacing.take() {
             classes.extend(ended.classes.into_iter().filter(|(_, step)| !step.state.is_final()));
             self.found.extend(ended.earlier.iter().flat_map(Kept::copies).cloned());
         }
-        self.replacing = Some(Replacing { classes, began: Some(Timestamp::now()), ..Replacing::default() });
+        self.replacing =
+            Some(Replacing { classes, began: Some(Timestamp::now()), is_undo, ..Replacing::default() });
     }
 
     /// Notes how far a class is. A class that is proven is one that `undo` takes back.
@@ -97,6 +128,7 @@ impl Notes {
     pub(super) fn forget(&mut self) {
         if !std::mem::take(&mut self.is_spared) {
             self.kept = None;
+            self.undone = None;
             self.found.clear();
         }
     }
@@ -105,13 +137,45 @@ impl Notes {
     pub(super) fn settled(&mut self) {
         if self.due().is_empty()
             && let Some(ended) = self.replacing.take()
-            && ended.classes.values().any(|step| step.state != State::Proven)
         {
-            self.found.extend(ended.earlier.iter().flat_map(Kept::copies).cloned());
+            if ended.classes.values().all(|step| step.state == State::Proven) {
+                self.redo();
+            } else if ended.is_undo {
+                self.leave_undo_open(&ended);
+            } else {
+                self.found.extend(ended.earlier.iter().flat_map(Kept::copies).cloned());
+            }
         }
         // Where nothing was before, there is nothing to take back.
         self.kept.take_if(|kept| kept.copies().next().is_none());
     }
+}
+
+impl Notes {
+    /// After an undo that came to its end: what earlier ones had taken back is brought back by the next undo as well.
+    fn redo(&mut self) {
+        let Some(undone) = self.undone.take() else { return };
+        let kept = self.kept.get_or_insert_default();
+        for (class, before) in undone.before {
+            kept.before.entry(class).or_insert(before);
+        }
+    }
+
+    /// After an undo that has taken back some classes and not all: the next undo goes on with the others.
+    fn leave_undo_open(&mut self, ended: &Replacing) {
+        if !ended.has_kept {
+            return; // no class was taken back, and everything is still kept
+        }
+        let done = self.kept.take().unwrap_or_default();
+        let mut rest = ended.earlier.clone().unwrap_or_default();
+        rest.before.retain(|class, _| !done.before.contains_key(class));
+        self.undone.get_or_insert_default().before.extend(done.before);
+        self.kept = Some(rest);
+    }
+}
+
+fn names_of(steps: Vec<(&String, &Step)>) -> String {
+    steps.into_iter().map(|(class, _)| class.as_str()).collect::<Vec<_>>().join(", ")
 }
 
 /// A backup that somebody ordered of the server and that may still be under way.
@@ -137,12 +201,30 @@ pub(super) struct Replacing {
     pub(super) began: Option<Timestamp>,
     /// True as soon as what `undo` brings back is of this replacement.
     pub(super) has_kept: bool,
+    /// True if it is an undo itself.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(super) is_undo: bool,
     /// The copies that `undo` would have brought back before. This replacement may be that undo.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) earlier: Option<Kept>,
 }
 
 impl Replacing {
+    /// The classes that are put back and were there before.
+    pub(super) fn returned(&self) -> BTreeSet<String> {
+        self.put_back(true)
+    }
+
+    /// The classes that are put back and were not there before: what had come of them is removed.
+    pub(super) fn removed(&self) -> BTreeSet<String> {
+        self.put_back(false)
+    }
+
+    fn put_back(&self, was_there: bool) -> BTreeSet<String> {
+        let is_it = |step: &Step| step.state == State::PutBack && step.before.is_some() == was_there;
+        self.classes.iter().filter(|(_, step)| is_it(step)).map(|(class, _)| class.clone()).collect()
+    }
+
     /// The classes in such a state.
     pub(super) fn in_state(&self, wanted: impl Fn(&State) -> bool) -> BTreeSet<String> {
         let classes = self.classes.iter().filter(|(_, step)| wanted(&step.state));
@@ -166,7 +248,8 @@ pub(super) enum State {
     Untouched,
     /// The class is being deleted, or is deleted, or a part of the new one is there.
     Deleted,
-    /// The new class has come, and should be this; that has not been proven.
+    /// The new class has come, and should be this; that has not been proven. A class of which nothing was there, and
+    /// that the server brings whole or not at all, is so from the order on.
     Brought(Box<Class>),
     /// The new class is there, whole.
     Proven,
@@ -209,6 +292,8 @@ enum ReplacingAsWritten {
         began: Option<Timestamp>,
         has_kept: bool,
         #[serde(default)]
+        is_undo: bool,
+        #[serde(default)]
         earlier: Option<Kept>,
     },
     AllAtOnce {
@@ -221,8 +306,8 @@ enum ReplacingAsWritten {
 impl From<ReplacingAsWritten> for Replacing {
     fn from(written: ReplacingAsWritten) -> Self {
         match written {
-            ReplacingAsWritten::ClassByClass { classes, began, has_kept, earlier } => {
-                Self { classes, began, has_kept, earlier }
+            ReplacingAsWritten::ClassByClass { classes, began, has_kept, is_undo, earlier } => {
+                Self { classes, began, has_kept, is_undo, earlier }
             }
             ReplacingAsWritten::AllAtOnce { classes, safety, began } => {
                 let step = |before| Step { state: State::Deleted, before };
@@ -262,67 +347,4 @@ pub(super) fn befores(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    fn snapshot(id: &str, classes: &[&str]) -> Snapshot {
-        let classes = classes.iter().map(|class| (*class).to_owned()).collect();
-        Snapshot { made: Made::Export, id: id.to_owned(), at: Timestamp::UNIX_EPOCH, classes }
-    }
-
-    #[test]
-    fn undo_takes_back_what_was_proven_and_the_restore_before_it_is_forgotten_with_the_first() {
-        let step = |before| Step { state: State::Untouched, before };
-        let old = Kept { before: befores(["A".to_owned()], Some(&snapshot("old", &["A"]))) };
-        let safety = snapshot("new", &["A", "B"]);
-        let classes = [
-            ("A".to_owned(), step(Some(safety.clone()))),
-            ("B".to_owned(), step(Some(safety.clone()))),
-            ("C".to_owned(), step(None)),
-        ];
-        let replacing = Some(Replacing { classes: classes.into(), ..Replacing::default() });
-        let mut notes = Notes { replacing, kept: Some(old.clone()), ..Notes::default() };
-        notes.reached("A", State::Deleted);
-        assert_eq!((notes.kept.as_ref(), notes.due().len()), (Some(&old), 1));
-        notes.reached("A", State::PutBack);
-        notes.reached("C", State::Proven);
-        notes.reached("B", State::Proven);
-        let before = BTreeMap::from([("B".to_owned(), Some(safety)), ("C".to_owned(), None)]);
-        assert_eq!(notes.kept, Some(Kept { before }));
-        assert_eq!(notes.replacing.as_ref().unwrap().earlier, Some(old));
-        notes.settled();
-        // One class was not replaced, so this may have been an undo that is still wanted.
-        let copies: Vec<_> = notes.snapshots().into_iter().map(|copy| copy.id.as_str()).collect();
-        assert_eq!((notes.replacing.as_ref(), copies), (None, vec!["new", "old"]));
-    }
-
-    #[test]
-    fn a_class_that_is_due_comes_from_the_copy_that_was_made_before_it_was_deleted() {
-        let step = |state, before| Step { state, before: Some(snapshot(before, &["A", "B"])) };
-        let untouched = |class: &str| (class.to_owned(), step(State::Untouched, "second"));
-        let due = ("A".to_owned(), step(State::Deleted, "first"));
-        let replacing = Some(Replacing { classes: [due.clone()].into(), ..Replacing::default() });
-        let mut notes = Notes { replacing, ..Notes::default() };
-        notes.begin([untouched("A"), untouched("B")].into());
-        let replacing = notes.replacing.unwrap();
-        assert_eq!(replacing.classes, [due, untouched("B")].into());
-    }
-
-    #[test]
-    fn notes_of_versions_that_replaced_all_classes_at_once_are_read() {
-        let safety = json!({"made": "s3", "id": "rna-1", "at": "2026-01-01T00:00:00Z", "classes": ["A"]});
-        let written = json!({
-            "loose": [], "drill": [],
-            "replacing": {"classes": ["A", "B"], "safety": safety, "began": "2026-01-01T00:00:00Z"},
-            "kept": {"snapshot": safety, "classes": ["A", "B"]},
-        });
-        let notes: Notes = serde_json::from_value(written).unwrap();
-        let steps = &notes.replacing.as_ref().unwrap().classes;
-        assert!(steps.values().all(|step| step.state == State::Deleted));
-        assert_eq!(steps["A"].before, notes.kept.as_ref().unwrap().before["A"]);
-        assert_eq!((steps["B"].before.as_ref(), notes.snapshots().len()), (None, 1));
-        let again = serde_json::from_value::<Notes>(serde_json::to_value(&notes).unwrap()).unwrap();
-        assert_eq!(again, notes);
-    }
-}
+mod tests;

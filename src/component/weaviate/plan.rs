@@ -3,13 +3,13 @@
 use crate::component::ComponentError;
 use crate::component::scratch::free_bytes;
 use crate::component::stage::{Plan, Target};
+use crate::component::weaviate::Weaviate;
 use crate::component::weaviate::class::Classes;
 use crate::component::weaviate::export::not_kept;
 use crate::component::weaviate::journal::Journal;
 use crate::component::weaviate::needs::Needs;
 use crate::component::weaviate::replace::{all_can_be_kept, names};
-use crate::component::weaviate::restore::chosen;
-use crate::component::weaviate::{Weaviate, still_due};
+use crate::component::weaviate::restore::{chosen, something_comes_back};
 use crate::domain::facts::Facts;
 use std::collections::BTreeSet;
 
@@ -32,15 +32,16 @@ impl Weaviate {
         if let (Some(way), true) = (needs.way, *target != Target::Scratch) {
             all_can_be_kept(&server, &going, way)?;
         }
-        let described: Vec<_> =
-            going.iter().map(|(name, class)| format!("{name} ({} objects)", class.objects.after)).collect();
-        let room = self.config.dir.as_deref().or(self.config.state.parent());
-        let due = still_due(&Journal::open(&self.config.state)?.notes).filter(|_| *target != Target::Scratch);
+        if let (Some(wanted), true) = (&wanted, *target != Target::Scratch) {
+            something_comes_back(wanted)?;
+        }
+        let state = self.config.state.ancestors().find(|folder| folder.exists());
+        let room = self.config.dir.as_deref().or(state);
+        let due = Journal::open(&self.config.state)?.notes.still_due().filter(|_| *target != Target::Scratch);
         let mut plan = Plan {
             replaces: match target {
                 Target::Scratch => format!("nothing: classes on {}, deleted again", server.client.place()),
-                _ if described.is_empty() => "nothing: none of its classes is there".to_owned(),
-                _ => format!("classes {}", described.join(", ")),
+                _ => replaced(&going, wanted.iter().flatten()),
             },
             method: "a safety backup of those classes; then class by class: delete, restore, count; a class that fails \
                      is put back from the safety backup"
@@ -53,7 +54,7 @@ impl Weaviate {
             }
             .to_owned(),
             versions: vec![format!("weaviate {}", server.version)],
-            warnings: due.into_iter().chain(facts.and_then(not_kept)).collect(),
+            warnings: due.into_iter().chain(facts.and_then(not_kept)).chain(facts.into_iter().flat_map(said)).collect(),
         };
         if *target == Target::LiveWithAccess {
             plan.warnings.push(ACCESS.to_owned());
@@ -75,6 +76,25 @@ impl Weaviate {
         }
         Ok(plan)
     }
+}
+
+/// The classes that go, each with the number of its objects, and those that come anew.
+fn replaced<'a>(going: &Classes, wanted: impl Iterator<Item = &'a String>) -> String {
+    let described: Vec<_> =
+        going.iter().map(|(name, class)| format!("{name} ({} objects)", class.objects.after)).collect();
+    let what = if described.is_empty() {
+        "nothing: none of its classes is there".to_owned()
+    } else {
+        format!("classes {}", described.join(", "))
+    };
+    let new: BTreeSet<_> = wanted.filter(|name| !going.contains_key(*name)).cloned().collect();
+    if new.is_empty() { what } else { format!("{what}; new: {}", names(&new)) }
+}
+
+/// The warnings of the backup itself that matter to a restore: those about its way are answered by the plan.
+fn said(facts: &Facts) -> impl Iterator<Item = String> {
+    let matters = |warning: &&String| !warning.contains("BACKUP_WEAVIATE_BACKEND");
+    facts.warnings.iter().filter(matters).map(|warning| format!("When the backup was made: {warning}"))
 }
 
 /// The warning of a plan to restore users and roles.

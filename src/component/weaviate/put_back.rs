@@ -29,15 +29,26 @@ impl Weaviate {
     ) -> Result<String, ComponentError> {
         let put = self.put_right(&server.while_classes_are_missing(), journal).await;
         let replacing = journal.notes.replacing.clone().unwrap_or_default();
-        let of = |wanted: State| names(&replacing.in_state(|state| *state == wanted));
-        let (proven, back) = (of(State::Proven), of(State::PutBack));
+        let proven = names(&replacing.in_state(|state| *state == State::Proven));
+        let back = names(&replacing.returned());
         self.note_and_drop(server, journal, Notes::settled).await?;
         let mut words = Vec::new();
+        let is_undo = replacing.is_undo;
+        let gone = names(&replacing.removed());
+        if !gone.is_empty() {
+            words.push(format!(
+                "classes {gone}, which had come in part and were not there before, are REMOVED: restore again"
+            ));
+        }
         if !back.is_empty() {
             words.push(format!("classes {back} are as before it"));
         }
-        if !proven.is_empty() {
-            words.push(format!("classes {proven} are restored, which `undo` takes back"));
+        match (proven.is_empty(), is_undo) {
+            (true, _) => {}
+            (false, true) => words.push(format!(
+                "classes {proven} are as before the restore, and another `undo` goes on with the others"
+            )),
+            (false, false) => words.push(format!("classes {proven} are restored, which `undo` takes back")),
         }
         if let Err(err) = put {
             words.push(format!(
@@ -46,7 +57,8 @@ impl Weaviate {
                 chain(&err)
             ));
         }
-        Ok(format!("a restore into Weaviate was put right: {}", words.join("; ")))
+        let what = if is_undo { "an undo" } else { "a restore" };
+        Ok(format!("{what} in Weaviate that failed or died was put right: {}", words.join("; ")))
     }
 
     /// Puts right every class of the replacement that is neither what it was nor what it was to be. A class that

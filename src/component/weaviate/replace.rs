@@ -26,6 +26,15 @@ use std::{
 /// The classes that a replacement leaves, each with the place that it comes from; `None`: there is to be none.
 pub(super) type Bring<'a> = BTreeMap<String, Option<&'a Source>>;
 
+/// The order behind a replacement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    Restore,
+    /// A restore that brings users, roles and aliases of the backup as well.
+    RestoreWithAccess,
+    Undo,
+}
+
 /// A replacement under way.
 struct Replacement<'a> {
     weaviate: &'a Weaviate,
@@ -34,15 +43,12 @@ struct Replacement<'a> {
     bring: &'a Bring<'a>,
     /// The classes that are there, as they were when they were copied.
     live: Classes,
-    /// True if users, roles and aliases come too, users and roles with the last class: they may take the key of this
-    /// program its rights.
-    access: bool,
+    purpose: Purpose,
     meter: &'a Meter,
 }
 
 impl Weaviate {
-    /// Replaces what is there of the classes of `bring`, and keeps what was there for an undo; `access`: users, roles and
-    /// aliases come from the backup as well.
+    /// Replaces what is there of the classes of `bring`, and keeps what was there for an undo.
     ///
     /// # Errors
     ///
@@ -52,17 +58,17 @@ impl Weaviate {
         server: &Server,
         journal: &mut Journal,
         bring: &Bring<'_>,
-        access: bool,
+        purpose: Purpose,
         meter: &Meter,
     ) -> Result<Option<Kept>, ComponentError> {
         let names = bring.keys().cloned().collect();
         let live = server.classes(Some(&names)).await?;
         all_can_be_kept(server, &live, way_of(bring))?;
-        self.begin(server, journal, bring, &live, meter).await?;
+        self.begin(server, journal, bring, &live, purpose, meter).await?;
         meter.begin("replace classes", 0);
         let before = journal.notes.clone();
         let server = &server.while_classes_are_missing();
-        let mut replacement = Replacement { weaviate: self, server, journal, bring, live, access, meter };
+        let mut replacement = Replacement { weaviate: self, server, journal, bring, live, purpose, meter };
         let replaced = match replacement.run().await {
             Ok(()) => Ok(()),
             Err((class, err)) => Err(self.failed(server, journal, &class, err).await),
@@ -86,6 +92,7 @@ impl Weaviate {
         journal: &mut Journal,
         bring: &Bring<'_>,
         live: &Classes,
+        purpose: Purpose,
         meter: &Meter,
     ) -> Result<(), ComponentError> {
         let way = way_of(bring);
@@ -116,7 +123,7 @@ impl Weaviate {
         let is_due = !journal.notes.due().is_disjoint(&live.keys().cloned().collect());
         self.note_and_drop(server, journal, |notes| {
             notes.loose.retain(|loose| safety.as_ref().is_none_or(|safety| safety.id != loose.id));
-            notes.begin(bring.keys().map(step).collect());
+            notes.begin(bring.keys().map(step).collect(), purpose == Purpose::Undo);
             // What there is of a class that is still to be put back is no copy to put back.
             notes.found.extend(safety.clone().filter(|_| is_due));
         })
@@ -140,7 +147,13 @@ impl Replacement<'_> {
     }
 
     async fn bring_missing(&mut self, classes: &BTreeSet<String>) -> Result<(), ComponentError> {
-        self.journal.note(|notes| classes.iter().for_each(|class| notes.reached(class, State::Deleted)))?;
+        self.journal.note(|notes| {
+            for class in classes {
+                let by_server = self.bring[class].filter(|source| matches!(source.place, Place::Server(_)));
+                let promised = by_server.map(|source| State::Brought(Box::new(source.promised(class))));
+                notes.reached(class, promised.unwrap_or(State::Deleted));
+            }
+        })?;
         for (source, together) in sources(self.bring) {
             let together = together.intersection(classes).cloned().collect();
             let access = self.access_with(self.live.is_empty());
@@ -161,9 +174,10 @@ impl Replacement<'_> {
         Ok(())
     }
 
-    /// What comes beside classes with the next order of a restore.
-    const fn access_with(&self, is_last: bool) -> Access {
-        match (self.access, is_last) {
+    /// What comes beside classes with the next order of a restore; users and roles with the last: they may take the key
+    /// of this program its rights.
+    fn access_with(&self, is_last: bool) -> Access {
+        match (self.purpose == Purpose::RestoreWithAccess, is_last) {
             (false, _) => Access::Stays,
             (true, false) => Access::Aliases,
             (true, true) => Access::All,
@@ -252,8 +266,11 @@ impl Weaviate {
                 words.push("the classes are again as they were before".to_owned());
             }
             Ok(()) => words.push(format!(
-                "restored: {restored}, which `undo` takes back; as before: {}",
-                names(&replacing.in_state(|state| *state != State::Proven))
+                "{}: {restored}{}; as before: {}{}",
+                if replacing.is_undo { "taken back" } else { "restored" },
+                if replacing.is_undo { "" } else { ", which `undo` takes back" },
+                names(&replacing.in_state(|state| *state != State::Proven)),
+                if replacing.is_undo { ", with which another `undo` goes on" } else { "" },
             )),
             Err(worse) => {
                 let due = replacing.classes.values().filter(|step| !step.state.is_final());
@@ -329,6 +346,15 @@ fn way_of(bring: &Bring<'_>) -> Made {
 /// Makes sure that nothing is lost when these classes are replaced by a backup of this kind: some servers can copy
 /// inactive tenants, in their own backups.
 pub(super) fn all_can_be_kept(server: &Server, live: &Classes, made: Made) -> Result<(), ComponentError> {
+    let too_long = live.keys().find(|name| !server.version.replaces_name_of(name.len()));
+    if let Some(name) = too_long.filter(|_| made != Made::Export) {
+        let what = format!(
+            "replace class {name}: Weaviate {} cannot restore a class of so long a name where it has deleted one: back up \
+             and restore by BACKUP_WEAVIATE_BACKEND=export",
+            server.version
+        );
+        return Err(ComponentError::Unusable { what, source: None });
+    }
     if made != Made::Export && server.version.keeps_inactive_tenants() {
         return Ok(());
     }

@@ -4,7 +4,7 @@ use crate::base::chain;
 use crate::component::media::{Media, MediaConfig};
 use crate::component::scratch::Scratch;
 use crate::component::stage::{Kept, Staged, Target};
-use crate::component::weaviate::class::{self, Classes};
+use crate::component::weaviate::class::{self, Classes, Tenant};
 use crate::component::weaviate::copies::described;
 use crate::component::weaviate::count::Bracket;
 use crate::component::weaviate::decode::{decode, decode_only};
@@ -14,9 +14,10 @@ use crate::component::weaviate::index::{Index, Made, corrupt};
 use crate::component::weaviate::journal::Journal;
 use crate::component::weaviate::needs::Needs;
 use crate::component::weaviate::notes::Loose;
-use crate::component::weaviate::replace::{all_can_be_kept, names, remove_classes};
+use crate::component::weaviate::replace::{Purpose, all_can_be_kept, names, remove_classes};
 use crate::component::weaviate::server::{Access, Server};
 use crate::component::weaviate::source::{Place, Source, prove};
+use crate::component::weaviate::version::Version;
 use crate::component::weaviate::{Weaviate, kept_as};
 use crate::component::{Component, ComponentError, Feed};
 use crate::domain::{facts::Counts, progress::Meter};
@@ -63,6 +64,8 @@ impl Weaviate {
             }
         } else {
             all_can_be_kept(&server, &live, index.way)?;
+            no_tenant_is_emptied(&server, &index, &live).await?;
+            something_comes_back(&bring)?;
         }
         let mut journal = Journal::open(&self.config.state)?;
         let (source, counts) = self.unpack(&server, (index, &bring), feed, &mut journal, meter).await?;
@@ -181,6 +184,45 @@ async fn refers_to_what_is_there(
     Err(ComponentError::Unusable { what, source: None })
 }
 
+/// Makes sure that no tenant loses what it has without a word: backups hold nothing of tenants that were inactive then, and
+/// a restore makes those empty.
+async fn no_tenant_is_emptied(server: &Server, index: &Index, live: &Classes) -> Result<(), ComponentError> {
+    let made_by: Version = index.server_version.parse().map_err(corrupt)?;
+    if index.way != Made::Export && made_by.keeps_inactive_tenants() {
+        return Ok(());
+    }
+    for (name, class) in live {
+        let inactive: BTreeSet<_> = index.classes[name].inactive().collect();
+        let has_data = |tenant: &&Tenant| tenant.is_active() && inactive.contains(tenant.name.as_str());
+        for tenant in class.tenants.iter().filter(has_data) {
+            let only = class::Class { tenants: vec![tenant.clone()], ..class.clone() };
+            let what = || format!("count the objects of tenant {} of class {name}", tenant.name);
+            let count = server.count_exactly(name, &only).await.map_err(|fault| fault.of(what()))?;
+            if count > 0 {
+                let what = format!(
+                    "restore class {name}: its tenant {0} was inactive when the backup was made, so the backup holds \
+                     nothing of {0}, which has {count} objects now: they would be lost; delete that tenant first if \
+                     that is meant, or restore other classes by --include",
+                    tenant.name
+                );
+                return Err(ComponentError::Unusable { what, source: None });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Makes sure that a restore is not called one that brings nothing.
+pub(super) fn something_comes_back(bring: &BTreeSet<String>) -> Result<(), ComponentError> {
+    if !bring.is_empty() {
+        return Ok(());
+    }
+    let what = "restore weaviate: the backup holds no classes, so nothing would come back: name another one, `rna-backup \
+                list weaviate` shows them"
+        .to_owned();
+    Err(ComponentError::Unusable { what, source: None })
+}
+
 /// The classes that are meant.
 pub(super) fn chosen(target: &Target, all: &BTreeSet<String>) -> Result<BTreeSet<String>, ComponentError> {
     let Target::Classes(wanted) = target else { return Ok(all.clone()) };
@@ -273,7 +315,8 @@ impl Staged for Copy {
         }
         let mut journal = Journal::open(&weaviate.config.state)?;
         let bring = bring.iter().map(|class| (class.clone(), Some(source))).collect();
-        let replaced = weaviate.replace(server, &mut journal, &bring, *access, meter).await;
+        let purpose = if *access { Purpose::RestoreWithAccess } else { Purpose::Restore };
+        let replaced = weaviate.replace(server, &mut journal, &bring, purpose, meter).await;
         if let Err(err) = self.clean(&mut journal).await {
             tracing::warn!(error = %chain(&err), "the files of the restored backup are left until the next start");
         }

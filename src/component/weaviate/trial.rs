@@ -208,7 +208,8 @@ impl Trial<'_> {
 
 /// The name under which a class is tried: one that nobody has.
 fn other_name(class: &str) -> String {
-    const LONGEST: usize = 255;
+    /// So that the server can remove the class's folder again.
+    const LONGEST: usize = 200;
     let end = format!("_rna_trial_{}", &Uuid::new_v4().simple().to_string()[..8]);
     format!("{}{end}", &class[..class.len().min(LONGEST - end.len())])
 }

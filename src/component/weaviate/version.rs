@@ -39,6 +39,15 @@ impl Version {
         self >= Self(1, 32, 5)
     }
 
+    /// Returns whether the server restores a class of a name of that length in the place of one that it has deleted: later
+    /// versions give the folder of a deleted class a longer name, which no file system takes from some length on (seen
+    /// with 1.37.14 and 1.39.2, and not with 1.26.1).
+    pub(super) fn replaces_name_of(self, length: usize) -> bool {
+        /// A name of a file has at most 255 bytes, and `.<19 digits>.<8 digits>.deleteme` is appended.
+        const LONGEST: usize = 217;
+        length <= LONGEST || self < Self(1, 27, 0)
+    }
+
     /// Returns whether classes can have aliases.
     pub(super) fn has_aliases(self) -> bool {
         self >= Self(1, 32, 0)
