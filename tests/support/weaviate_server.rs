@@ -17,7 +17,6 @@ use std::{
     collections::BTreeMap,
     fs,
     io::{BufRead as _, BufReader, Write as _},
-    net::TcpListener,
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -165,11 +164,10 @@ impl Drop for Running {
     }
 }
 
-/// A port that is free now, as the next one is: Weaviate wants two ports in a row for its cluster.
+/// A port whose next one is free as well: Weaviate wants two ports in a row for its cluster.
 fn free_pair() -> u16 {
-    let is_free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
-    let pair = std::iter::repeat_with(free_port).find(|port| port.checked_add(1).is_some_and(is_free));
-    pair.unwrap()
+    let pairs = std::iter::repeat_with(|| (free_port(), free_port()));
+    pairs.filter(|(port, next)| *next == port + 1).map(|(port, _)| port).next().unwrap()
 }
 
 /// A shell that runs the server and holds a pipe to this process: when the pipe closes, the shell stops the server
