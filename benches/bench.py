@@ -135,10 +135,10 @@ class Bench:
             },
         )
 
-    def race(self, title, count_bytes, count_files, contenders, ours=OURS):
+    def race(self, title, count_bytes, count_files, contenders, ours=OURS, of=" as uncompressed dump"):
         found = measure.race(contenders, ROUNDS)
         self.found["races"][title] = {"bytes": count_bytes, "files": count_files, "contenders": found}
-        what = f"{count_bytes / 1e6:.0f} MB" + (f" in {count_files:,} files" if count_files else " as uncompressed dump")
+        what = f"{count_bytes / 1e6:.0f} MB" + (f" in {count_files:,} files" if count_files else of)
         print(f"\n{title}: {what}")
         print(f"  {'':35} {'seconds':>8} {'MB/s':>7} {'CPU s':>7} {'stored MB':>10} {'peak MB':>8} {'own MB':>7}   time of ours = 1")
         for name, run in found.items():

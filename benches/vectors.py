@@ -41,7 +41,7 @@ class Vectors:
         shutil.rmtree(self.root, ignore_errors=True)
 
     def race(self, title, contenders):
-        self.bench.race(f"Weaviate: {title}", self.count * 384 * 4, None, contenders, ours=OURS)
+        self.bench.race(f"Weaviate: {title}", self.count * 384 * 4, None, contenders, ours=OURS, of=" of vectors")
         return self.bench.found["races"][f"Weaviate: {title}"]["contenders"]
 
     def backups(self):
