@@ -1,4 +1,4 @@
-"""What people write with Weaviate's official Python client, in its environment: stores, reads and restores the class of the bench.
+"""Weaviate's official Python client as its manual uses it: fills the class of the bench, reads all of it, stores all of it.
 
     weaviate_client.py fill COUNT | read | store      lines of objects go to standard output, or come from standard input
 """

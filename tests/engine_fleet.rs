@@ -120,6 +120,11 @@ async fn waiting_for(run: &Run) -> String {
     run.meter.read().2.into_owned()
 }
 
+/// A run by hand on the second host, as it names itself in the lock of a folder.
+fn owner_on_host2() -> rna_backup::engine::Owner {
+    rna_backup::engine::Owner { pid: 1, host: "host2".into(), task_id: None, recovers: false, loose: None }
+}
+
 #[tokio::test]
 async fn a_run_waits_for_the_other_host_and_says_for_whom() {
     let lab = Lab::new();
@@ -135,13 +140,7 @@ async fn a_run_waits_for_the_other_host_and_says_for_whom() {
 
     // Who waits keeps nobody from the folder that it would work in.
     let folder = b.dir.path().join("backups/.locks");
-    let owner = rna_backup::engine::Owner {
-        pid: 1,
-        host: "host2".into(),
-        task_id: None,
-        recovers: false,
-        loose: None,
-    };
+    let owner = owner_on_host2();
     let of_folder = Locks::new(folder);
     drop(of_folder.take(ComponentName::Media, &owner, None, &SystemClock).await.unwrap());
     // And who does not want to wait is told the same.
@@ -257,13 +256,7 @@ async fn two_hosts_that_share_one_folder_never_wait_for_each_other() {
     let b = Host::new(&lab, "host2");
     let locks = Locks::new(shared);
     locks.join(Arc::new(Brokered::new(b.leases.locks().clone())));
-    let owner = rna_backup::engine::Owner {
-        pid: 1,
-        host: "host2".into(),
-        task_id: None,
-        recovers: false,
-        loose: None,
-    };
+    let owner = owner_on_host2();
     let others = tokio::spawn(async move {
         for _ in 0..6 {
             let meter = rna_backup::domain::progress::Meter::default();

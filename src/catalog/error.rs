@@ -11,7 +11,7 @@ pub enum CatalogError {
     NotFound {
         /// What was asked for.
         what: String,
-        /// Whether there is none, or none that is whole.
+        /// The reason: there is no backup, or each backup is damaged.
         why: String,
     },
 

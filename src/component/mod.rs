@@ -190,9 +190,9 @@ pub trait Component: Send + Sync + fmt::Debug {
         Ok(Vec::new())
     }
 
-    /// What a restore that failed or died has left to be done by [`recover`](Self::recover), for people, at so little
-    /// cost that it can be asked every few seconds; `None` when nothing is. While a run restores, it is what that run
-    /// has still to do.
+    /// The work that a failed or dead restore has left for [`recover`](Self::recover), in words for people; `None`
+    /// when there is none. The question costs so little that it can be asked every few seconds. While a run restores,
+    /// the answer is the work that this run has still to do.
     ///
     /// # Errors
     ///

@@ -5,7 +5,7 @@ use crate::domain::component::ComponentName;
 use crate::domain::listing::BackupState;
 use crate::stream::crypt::Recipients;
 
-/// What brings an export of Weaviate back, once it is unpacked; README has the same lines.
+/// The shell commands that bring an unpacked export of Weaviate back; the README has the same lines.
 const IMPORT: &str = include_str!("import.sh");
 
 /// The commands for one backup; none when there is nothing to open.
@@ -36,7 +36,7 @@ pub(super) fn how_to_open(entry: &Entry, bases: &[Entry]) -> Vec<String> {
 fn commands(component: ComponentName, location: &str) -> Vec<String> {
     let folder = !location.rsplit('/').next().unwrap_or(location).contains('.');
     if folder {
-        // What the app's old tasks had Weaviate write, and it alone can read.
+        // A folder is a backup that Weaviate wrote for the app's old tasks, which Weaviate alone can read.
         return vec![format!("ls -R {}", quoted(location))];
     }
     let read = read(location);
@@ -83,7 +83,7 @@ fn of_weaviate(way: &str, location: &str) -> Vec<String> {
     lines
 }
 
-/// What writes the content of an archive to standard output.
+/// The pipeline that writes the content of an archive to standard output.
 fn read(location: &str) -> String {
     let path = quoted(location);
     let mut steps = Vec::new();

@@ -39,7 +39,7 @@ pub(super) struct Job<'a> {
     pub(super) classes: Vec<&'a String>,
     /// True if the server is to leave the compression of a backup to the archive.
     pub(super) is_plain: bool,
-    /// What a restore brings beside classes.
+    /// Users, roles and aliases: those that a restore brings beside classes.
     pub(super) access: Access,
     pub(super) timeout: Duration,
 }

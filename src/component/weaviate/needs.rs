@@ -1,5 +1,5 @@
-//! What a backup needs of a server to be restored there: asked by dry run, restore and drill alike, before anything is
-//! touched.
+//! The needs of a backup: version, nodes, modules and rights that a server must have to restore it. Dry run, restore and
+//! drill ask for the same, before anything is touched.
 
 use crate::component::ComponentError;
 use crate::component::stage::Target;
@@ -79,7 +79,7 @@ impl Needs {
     }
 }
 
-/// Whether a module is one that makes backups: of a restore it is the way that matters.
+/// Returns whether a module of Weaviate makes backups. Such a module is no need of a class.
 pub(super) fn is_for_backups(module: &str) -> bool {
     module.starts_with("backup-")
 }

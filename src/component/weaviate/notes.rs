@@ -27,8 +27,8 @@ pub(super) struct Notes {
     pub(super) replacing: Option<Replacing>,
     /// The classes as they were before the last restore, for `undo`.
     pub(super) kept: Option<Kept>,
-    /// The classes that an undo has taken back which failed or died before it was done with all: as they were before it.
-    /// With the end of the next undo they join what `undo` brings back then.
+    /// The copies of classes that an unfinished undo has taken back, as the classes were before that undo. When a
+    /// further undo finishes the rest, these copies join what the undo after it brings back.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) undone: Option<Kept>,
     /// Copies that no command brings back and that are not thrown away before newer backups are proven: of classes that
@@ -166,10 +166,15 @@ impl Notes {
         if !ended.has_kept {
             return; // no class was taken back, and everything is still kept
         }
-        let done = self.kept.take().unwrap_or_default();
+        let proven = ended.in_state(|state| *state == State::Proven);
+        let kept = self.kept.take().unwrap_or_default().before.into_iter();
+        // A class that was put back long after the undo began has its copy here as well, and was not taken back.
+        let (done, late): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            kept.partition(|(class, _)| proven.contains(class));
         let mut rest = ended.earlier.clone().unwrap_or_default();
-        rest.before.retain(|class, _| !done.before.contains_key(class));
-        self.undone.get_or_insert_default().before.extend(done.before);
+        rest.before.retain(|class, _| !proven.contains(class));
+        self.found.extend(late.into_values().flatten());
+        self.undone.get_or_insert_default().before.extend(done);
         self.kept = Some(rest);
     }
 }

@@ -228,7 +228,7 @@ fn reach(client: &Client, fault: &Fault) -> Option<String> {
     })
 }
 
-/// What a restore brings beside classes, in the place of what there is.
+/// Users, roles and aliases that a restore brings beside classes, in the place of those on the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Access {
     /// Nothing; an alias that is missing comes with its class.

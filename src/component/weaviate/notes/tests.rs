@@ -51,12 +51,14 @@ fn an_undo_that_ends_in_the_middle_is_gone_on_with_and_its_end_can_be_undone_as_
     notes.settled();
     assert!(notes.replacing.is_some(), "B is due");
     notes.reached("B", State::PutBack);
+    // As where B was put back hours later, and what stood there is kept.
+    notes.keep("B", Some(snapshot("late", &["B"])));
     notes.settled();
     let names =
         |kept: &Option<Kept>| kept.as_ref().map(|kept| kept.before.keys().cloned().collect::<String>());
     assert_eq!((names(&notes.kept), names(&notes.undone)), (Some("BC".into()), Some("A".into())));
     assert!(notes.kept.as_ref().unwrap().copies().all(|copy| copy.id == "before"));
-    assert_eq!(notes.snapshots().len(), 2);
+    assert_eq!(notes.snapshots().len(), 3);
     notes.begin(untouched("again", &["B", "C"]), true);
     notes.reached("B", State::Proven);
     notes.reached("C", State::Proven);
