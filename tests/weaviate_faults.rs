@@ -4,7 +4,7 @@ use crate::support::disk::Tmpfs;
 use crate::support::lab::eventually;
 use crate::support::s3_proxy::{Asked, BadLine, Line};
 use crate::support::weaviate_server::{NEWEST, OLDEST, Start, WeaviateServer};
-use crate::weaviate::{SECOND, backup, each, left, restore, weaviate};
+use crate::weaviate::{backup, each, left, restore, weaviate};
 use reqwest::Method;
 use rna_backup::base::chain;
 use rna_backup::component::weaviate::{Weaviate, WeaviateConfig};
@@ -190,13 +190,37 @@ async fn a_server_that_is_killed_in_the_middle_of_a_backup_makes_another_one() {
         assert_eq!(crate::weaviate::decode(&component, &archive).await.unwrap(), facts.counts);
         // Further orders ask whether the server is at work.
         assert!(line.count(to("POST", BACKUP)) >= 2, "{version}");
-        // The first says STARTED for ever, so it stays until nobody can be at it any more.
-        let later = weaviate(WeaviateConfig { timeout: SECOND, ..server.config() });
-        let cleared = eventually(async || {
-            later.recover().await.unwrap();
-            left(&server).is_empty()
-        });
-        assert!(cleared.await, "{:?}", left(&server));
+        // The first says STARTED for ever, and the server has made another since: nobody is at the first any more.
+        component.recover().await.unwrap();
+        assert_eq!(left(&server), [""; 0], "{version}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_backup_whose_run_and_server_both_died_goes_once_the_server_has_made_another() {
+    each(BOTH, async |version| {
+        let mut server = filled(Start::version(version)).await;
+        let line = BadLine::before(&server.address(), |_| Line::Good).await;
+        let dying = weaviate(WeaviateConfig { server: line.url().parse().unwrap(), ..server.config() });
+        tokio::select! {
+            made = backup(&dying) => panic!("{version}: {made:?}"),
+            ordered = eventually(async || line.count(is_status) > 0) => assert!(ordered),
+        }
+        server.kill();
+        server.start_again();
+        server.is_ready().await;
+        let next = weaviate(server.config());
+        let of_the_dead = left(&server);
+        assert_eq!(of_the_dead.len(), 1, "{version}: {of_the_dead:?}");
+        let status = format!("{BACKUP}/{}", of_the_dead[0]);
+        // This is also what the server says while it is at work on a backup.
+        assert_eq!(server.ask(Method::GET, &status, None).await["status"], "STARTED", "{version}");
+        assert_eq!(next.recover().await.unwrap(), [""; 0], "{version}");
+        assert_eq!(left(&server), of_the_dead, "{version}");
+        backup(&next).await.unwrap();
+        next.recover().await.unwrap();
+        assert_eq!(left(&server), [""; 0], "{version}");
     })
     .await;
 }

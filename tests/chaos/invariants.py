@@ -106,7 +106,9 @@ def nothing_half_is_left(lab, ledger):
 
 
 def no_scratch_is_left(lab, ledger):
-    """Nothing that a restore works in; only the copies that the journal keeps: for an undo, and of what stood in the way of one put back."""
+    """Nothing that a restore works in; only the copies that the journal keeps: for an undo, and of what stood in the way of one put back.
+
+    A backup whose worker and server have died says STARTED for ever, and stays until the server has made another."""
     names = lab.postgres.psql("select datname from pg_database", "postgres").stdout.split()
     kept = [name for name in names if "_before_" in name]
     for name in set(names) - {"postgres", "template0", "template1", lab.postgres.database, *kept}:
@@ -120,8 +122,10 @@ def no_scratch_is_left(lab, ledger):
     notes = json.loads(journal.read_text()) if journal.exists() else {}
     copies = [copy for name in ("kept", "undone") for copy in (notes.get(name) or {"before": {}})["before"].values()] + notes.get("found", [])
     kept = tuple(copy["id"] for copy in copies if copy)
+    loose = [copy["id"] for copy in notes.get("loose", []) if not copy.get("has_ended")]
     for path in {*state.glob("*"), *lab.weaviate.folder.glob("*")} - {journal}:
-        if not path.name.startswith(kept):
+        is_under_way = path.name in loose and lab.weaviate.says_started(path.name)
+        if not is_under_way and not path.name.startswith(kept):
             yield f"of a copy of Weaviate {path.relative_to(lab.stage.dir)}"
 
 

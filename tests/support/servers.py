@@ -338,6 +338,10 @@ class Weaviate:
             yield from page
             after = f"&after={page[-1]['id']}"
 
+    def says_started(self, backup):
+        """Whether the server says of a backup that it has begun it and not ended."""
+        return self.ask("GET", f"/v1/backups/filesystem/{backup}")["status"] in ("STARTED", "TRANSFERRING")
+
     def env(self):
         return {"WEAVIATE_URL": self.url, "BACKUP_WEAVIATE_DIR": str(self.folder)}
 

@@ -205,7 +205,7 @@ fn notes_are_there_again_and_a_folder_is_made_only_when_there_is_something_to_no
     let mut journal = Journal::open(&folder).unwrap();
     journal.clear().unwrap();
     assert!(!folder.exists());
-    let loose = Loose { made: Made::S3, id: "rna-1".to_owned() };
+    let loose = Loose::new(Made::S3, "rna-1");
     journal.note(|notes| notes.loose.push(loose.clone())).unwrap();
     assert_eq!(Journal::open(&folder).unwrap().notes.loose, [loose]);
     journal.put("a", b"x").unwrap();
@@ -251,7 +251,7 @@ fn what_cannot_be_read_or_removed_is_an_error_and_not_an_empty_journal() {
 fn each_server_has_a_journal_and_the_one_of_earlier_versions_is_taken_over() {
     let dir = tempfile::tempdir().unwrap();
     let (one, other) = (dir.path().join("weaviate:8080"), dir.path().join("staging:8080"));
-    let loose = Loose { made: Made::S3, id: "rna-1".to_owned() };
+    let loose = Loose::new(Made::S3, "rna-1");
     Journal::open(dir.path()).unwrap().note(|notes| notes.loose.push(loose.clone())).unwrap();
     fs::write(dir.path().join("rna-2.tar"), "copy").unwrap();
     Journal::adopt(&one).unwrap();

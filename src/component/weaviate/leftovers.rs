@@ -20,11 +20,11 @@ impl Weaviate {
         for loose in journal.notes.loose.clone() {
             let (backend, id) = (loose.made.as_str(), &loose.id);
             match server.status_again(backend, id, Work::Backup).await {
-                Ok(Status::Running) => {
+                // A restart of the server ends a backup, whose status says STARTED for ever.
+                Ok(Status::Running) if !loose.has_ended => {
                     if server.version.can_cancel() {
                         let _ = server.cancel_backup(backend, id).await;
                     }
-                    // Up to 1.27.3 one that a restart has ended says so for ever.
                     if !is_older(id, self.config.timeout) {
                         tracing::info!(
                             id,

@@ -188,12 +188,21 @@ fn names_of(steps: Vec<(&String, &Step)>) -> String {
 pub(super) struct Loose {
     pub(super) made: Made,
     pub(super) id: String,
+    /// True once the server has taken a later order: the server works on one backup at a time, so this one has ended,
+    /// whatever its status says.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) has_ended: bool,
 }
 
 impl Loose {
+    /// A backup that may be under way.
+    pub(super) fn new(made: Made, id: &str) -> Self {
+        Self { made, id: id.to_owned(), has_ended: false }
+    }
+
     /// A copy that nobody needs; `None` for one that is a file of ours.
     pub(super) fn of(copy: &Snapshot) -> Option<Self> {
-        (copy.made != Made::Export).then(|| Self { made: copy.made, id: copy.id.clone() })
+        (copy.made != Made::Export).then(|| Self::new(copy.made, &copy.id))
     }
 }
 

@@ -137,9 +137,8 @@ impl Weaviate {
         let aside = format!("{id}-{}", &Uuid::new_v4().simple().to_string()[..8]);
         journal.note(|notes| {
             for id in [id, &aside] {
-                let loose = Loose { made: Made::Filesystem, id: id.clone() };
-                if !notes.loose.contains(&loose) {
-                    notes.loose.push(loose);
+                if !notes.loose.iter().any(|loose| loose.id == *id) {
+                    notes.loose.push(Loose::new(Made::Filesystem, id));
                 }
             }
         })?;

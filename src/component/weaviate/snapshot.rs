@@ -129,7 +129,7 @@ impl Weaviate {
         let mut ordered = Vec::new();
         let begun = |id: &str| {
             ordered.push(id.to_owned());
-            journal.note(|notes| notes.loose.push(Loose { made, id: id.to_owned() }))?;
+            journal.note(|notes| notes.loose.push(Loose::new(made, id)))?;
             match files {
                 Files::Bucket(_) => Ok(()),
                 Files::Folder(folder) => folder.prepare(id, &nodes, &names),
@@ -140,7 +140,12 @@ impl Weaviate {
             folder.discard_unused(ordered.clone()).await;
         }
         let id = made?;
-        // The server has one place for a backup, so it is not at work on any other of these.
+        // The server works on one backup at a time, so all that were ordered before this one have ended.
+        journal.note(|notes| {
+            for dead in notes.loose.iter_mut().filter(|loose| loose.id != id) {
+                dead.has_ended = true;
+            }
+        })?;
         for lost in ordered.iter().filter(|lost| **lost != id) {
             if files.remove(lost).await.is_ok() {
                 journal.note(|notes| notes.loose.retain(|loose| loose.id != *lost))?;
