@@ -132,16 +132,16 @@ impl Lab {
         let second = media.kept().await.unwrap().unwrap();
         fs::remove_dir_all(Path::new(&second.place).parent().unwrap()).unwrap();
         tree::touch(root, 1_200_000_000, 42);
-        let undone = media.undo().await.unwrap();
+        let undone = media.undo(&Meter::default()).await.unwrap();
         same(&look(root), &self.old);
         same(&look(Path::new(&undone.place)), &self.new);
-        media.undo().await.unwrap();
+        media.undo(&Meter::default()).await.unwrap();
         same(&look(root), &self.new);
-        media.undo().await.unwrap();
+        media.undo(&Meter::default()).await.unwrap();
         media.forget().await.unwrap();
         assert_eq!(areas(root), [""; 0].map(PathBuf::from));
         assert_eq!(media.kept().await.unwrap(), None);
-        let err = media.undo().await.unwrap_err();
+        let err = media.undo(&Meter::default()).await.unwrap_err();
         assert!(matches!(err, ComponentError::Unusable { .. }), "{err:?}");
         tree::touch(root, 1_000_000_000, 7);
         same(&look(root), &self.old);
@@ -182,7 +182,7 @@ async fn a_folder_behind_a_symbolic_link_is_exchanged_and_the_link_stays() {
     restore(&media(&link), &lab.tar, Some(&lab.facts)).await;
     same(&look(&root), &lab.new);
     assert_eq!(fs::read_link(&link).unwrap(), Path::new("live/media"));
-    media(&link).undo().await.unwrap();
+    media(&link).undo(&Meter::default()).await.unwrap();
     same(&look(&root), &lab.old);
 }
 
@@ -265,7 +265,7 @@ async fn the_old_tasks_archives_come_back_without_their_top_folder() {
             seen.modified.1 = look(&root)[name].modified.1;
         }
         same(&look(&root), &expected);
-        media(&root).undo().await.unwrap();
+        media(&root).undo(&Meter::default()).await.unwrap();
         assert_eq!(fs::read(root.join("live")).unwrap(), b"live");
     }
 }
@@ -360,7 +360,7 @@ fn without_rights_what_can_come_back_does_and_is_exchanged_where_it_can_be() {
                 assert_eq!(found.len(), 5, "the root and all below it");
                 let inside = media.kept().await.unwrap().unwrap().place.starts_with(root.to_str().unwrap());
                 assert_eq!(inside, mode == 0o555, "what cannot lie beside the folder lies in it");
-                media.undo().await.unwrap();
+                media.undo(&Meter::default()).await.unwrap();
                 assert_eq!(look(&root)["old".as_ref() as &OsStr].owner, (1234, 1234));
                 media.forget().await.unwrap();
                 assert_eq!(areas(&root).len(), 0);

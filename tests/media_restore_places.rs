@@ -85,9 +85,9 @@ async fn media_that_come_from_an_image_are_exchanged_entry_by_entry_and_back() {
     same(&look(&root), &new);
     assert!(kept.place.starts_with(root.to_str().unwrap()), "{kept:?}");
     assert_eq!(media.recover().await.unwrap(), [""; 0]);
-    media.undo().await.unwrap();
+    media.undo(&Meter::default()).await.unwrap();
     same(&look(&root), &old);
-    media.undo().await.unwrap();
+    media.undo(&Meter::default()).await.unwrap();
     same(&look(&root), &new);
     media.forget().await.unwrap();
     assert_eq!(areas(&root), [""; 0].map(PathBuf::from));
@@ -226,7 +226,7 @@ async fn media_behind_a_link_are_found_when_a_swap_in_two_steps_died_between_the
     let done = media.recover().await.unwrap();
     assert!(done.len() == 1 && done[0].starts_with("finished an exchange"), "{done:?}");
     same(&look(&root), &new);
-    media.undo().await.unwrap();
+    media.undo(&Meter::default()).await.unwrap();
     same(&look(&root), &old);
 }
 
@@ -334,7 +334,7 @@ fn in_a_folder_of_somebody_else_the_media_are_exchanged_and_the_folder_stays_his
             let media = media(&path);
             restore(&media, &tar, Some(&facts)).await;
             assert!(path.join("new").exists() && !path.join("old").exists());
-            media.undo().await.unwrap();
+            media.undo(&Meter::default()).await.unwrap();
             assert!(path.join("old").exists() && !path.join("new").exists());
             media.forget().await.unwrap();
             assert_eq!(areas(&path), [""; 0].map(PathBuf::from));

@@ -109,16 +109,16 @@ pub async fn everything_comes_back(server: &PostgresServer, locale: &str, more: 
     assert_eq!(lab.kept().await.unwrap(), Some(kept.clone()));
     assert!(kept.place.starts_with(&format!("{name}_before_2")), "{kept:?}");
 
-    let again = lab.undo().await.unwrap();
+    let again = lab.undo(&Meter::default()).await.unwrap();
     assert_eq!(see(), changed, "undo brings back exactly what was there");
     assert_eq!(lab.kept().await.unwrap(), Some(again));
-    lab.undo().await.unwrap();
+    lab.undo(&Meter::default()).await.unwrap();
     assert_eq!(see(), old);
     assert_eq!(databases(server, &name).len(), 2);
     assert_eq!(lab.recover().await.unwrap(), [""; 0], "there is nothing to put right");
     lab.forget().await.unwrap();
     assert_eq!((lab.kept().await.unwrap(), databases(server, &name)), (None, vec![name.clone()]));
-    let nothing = lab.undo().await.unwrap_err();
+    let nothing = lab.undo(&Meter::default()).await.unwrap_err();
     assert!(matches!(nothing, ComponentError::Unusable { .. }), "{nothing:?}");
     assert_eq!(see(), old);
 }
@@ -292,7 +292,7 @@ async fn a_creator_of_databases_who_is_no_superuser_swaps_too() {
     let see = "SELECT current_setting('work_mem'), shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = current_database()";
     assert_eq!((rows(server, &name), server.psql(&name, see)), ("3000".into(), "9MB|mine".into()));
     let lab = component(&config);
-    lab.undo().await.unwrap();
+    lab.undo(&Meter::default()).await.unwrap();
     assert_eq!((rows(server, &name), server.psql(&name, see)), ("0".into(), "9MB|mine".into()));
     // A setting that only a superuser may give: refused before anything is loaded.
     server.psql("postgres", "ALTER DATABASE created SET log_statement = 'all'");

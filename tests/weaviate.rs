@@ -76,9 +76,9 @@ async fn round_trip(server: &WeaviateServer, weaviate: &Weaviate) -> Facts {
     assert!(found == before);
 
     assert_eq!(weaviate.kept().await.unwrap().unwrap().place, kept);
-    weaviate.undo().await.unwrap();
+    weaviate.undo(&Meter::default()).await.unwrap();
     assert!(server.contents().await == spoiled);
-    weaviate.undo().await.unwrap();
+    weaviate.undo(&Meter::default()).await.unwrap();
     let mut found = server.contents().await;
     found.remove("Later");
     assert!(found == before);
@@ -181,7 +181,7 @@ async fn some_classes_alone_are_restored_and_unknown_ones_refused() {
         let found = server.contents().await;
         assert!(found["Protocol"] == before["Protocol"]);
         assert!(found["Document"] == spoiled["Document"]);
-        weaviate.undo().await.unwrap();
+        weaviate.undo(&Meter::default()).await.unwrap();
         assert!(server.contents().await == spoiled);
     })
     .await;
@@ -196,7 +196,7 @@ async fn into_an_empty_server_nothing_is_set_aside() {
         let weaviate = weaviate(fresh.config());
         assert_eq!(restore(&weaviate, &archive, &Target::Live).await.unwrap(), None);
         assert!(fresh.contents().await == server.contents().await);
-        assert!(weaviate.undo().await.is_err());
+        assert!(weaviate.undo(&Meter::default()).await.is_err());
         assert_eq!(left(&fresh), [""; 0]);
     })
     .await;

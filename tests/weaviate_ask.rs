@@ -9,6 +9,7 @@ use reqwest::Method;
 use rna_backup::base::chain;
 use rna_backup::component::weaviate::{Way, Weaviate, WeaviateConfig};
 use rna_backup::component::{Component, ComponentError, Shelf, Target};
+use rna_backup::domain::progress::Meter;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use std::{
@@ -47,7 +48,7 @@ async fn fresh_objects_are_backed_up_and_brought_back_by_a_server_without_graphq
         let spoiled = server.contents().await;
         restore(&weaviate, &archive, &Target::Live).await.unwrap();
         assert!(server.contents().await == before, "{version} {way:?}");
-        weaviate.undo().await.unwrap();
+        weaviate.undo(&Meter::default()).await.unwrap();
         assert!(server.contents().await == spoiled, "{version} {way:?}");
     }
 }

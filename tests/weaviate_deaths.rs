@@ -11,6 +11,7 @@ use crate::weaviate_faults::{LONG_SECOND, all_have_ended, deletes_a_class};
 use rna_backup::base::chain;
 use rna_backup::component::weaviate::{Way, Weaviate, WeaviateConfig};
 use rna_backup::component::{Component, ComponentError, Target};
+use rna_backup::domain::progress::Meter;
 use serde_json::Value;
 use std::{
     collections::BTreeMap,
@@ -209,7 +210,7 @@ async fn run(work: Work, component: &Weaviate, archive: &[u8]) -> Result<(), Com
             Ok(())
         }
         Work::Restore => restore(component, archive, &Target::Live).await.map(drop),
-        Work::Undo => component.undo().await.map(drop),
+        Work::Undo => component.undo(&Meter::default()).await.map(drop),
         Work::PutBack => component.recover().await.map(drop),
     }
 }

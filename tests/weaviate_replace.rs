@@ -9,6 +9,7 @@ use crate::weaviate::{SECOND, backup, restore};
 use crate::weaviate_faults::deletes_a_class;
 use rna_backup::component::weaviate::{Way, Weaviate, WeaviateConfig};
 use rna_backup::component::{Component, Target};
+use rna_backup::domain::progress::Meter;
 use serde_json::{Value, json};
 use std::{
     collections::BTreeMap,
@@ -186,7 +187,7 @@ async fn what_is_written_after_the_copy_and_before_the_deletion_comes_back_by_un
         .await;
         restore(&through(&server, &line.url(), way), &archive, &Target::Live).await.unwrap();
         assert_eq!(server.objects("Sample", Some("wet")).await.len(), 30, "{version} {way:?}");
-        through(&server, &server.url(), way).undo().await.unwrap();
+        through(&server, &server.url(), way).undo(&Meter::default()).await.unwrap();
         let back = server.objects("Sample", Some("wet")).await;
         let is_late = |object: &Value| object["properties"]["name"] == "written late";
         assert!(back.len() == 31 && back.iter().any(is_late), "{version} {way:?}: {}", back.len());

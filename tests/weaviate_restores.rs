@@ -105,6 +105,60 @@ async fn what_was_there_is_put_back_once_more_where_that_fails_and_kept_where_it
 }
 
 #[tokio::test]
+async fn attempts_to_put_a_class_back_do_not_each_keep_a_copy_of_what_they_have_brought_themselves() {
+    each(BOTH, async |version| {
+        let (server, archive, backed_up) = spoiled(Start::version(version).modules("")).await;
+        let before = server.contents().await;
+        // The first batch of a class is stored, and the second is not.
+        let (mut is_deleted, mut batches) = (false, 0);
+        let (_line, broken) = over(&server, move |asked| {
+            let stores = to("POST", "/v1/batch/objects")(asked);
+            is_deleted |= deletes_a_class(asked);
+            batches = if deletes_a_class(asked) { 0 } else { batches + u32::from(is_deleted && stores) };
+            if stores && batches > 1 { Line::Say(422, String::new()) } else { Line::Good }
+        })
+        .await;
+        restore(&broken, &archive, &Target::Live).await.unwrap_err();
+        for _ in 0..2 {
+            assert!(
+                broken.recover().await.unwrap().join("; ").contains("could not be put back"),
+                "{version}"
+            );
+        }
+        let files = fs::read_dir(server.state()).unwrap().map(|entry| entry.unwrap().path());
+        let copies = files.filter(|path| path.extension().is_some_and(|extension| extension == "tar"));
+        // What was there before, and what the restore itself had brought so far.
+        assert_eq!(copies.count(), 2, "{version}");
+        weaviate(server.config()).recover().await.unwrap();
+        nothing_is_lost(&server, &before, &backed_up).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_server_that_is_killed_just_after_it_has_made_the_class_has_restored_the_class() {
+    let (server, archive, backed_up) = spoiled(Start::version(OLDEST)).await;
+    let mut server = server;
+    let line = BadLine::before(&server.address(), |_| Line::Good).await;
+    let config =
+        WeaviateConfig { server: line.url().parse().unwrap(), second: LONG_SECOND, ..server.config() };
+    let component = Weaviate::new(config, None);
+    let target = Target::Classes(vec!["Protocol".to_owned()]);
+    let killing = async {
+        // The server itself looks only after two seconds, and notes until then that it is at work.
+        assert!(eventually(async || line.count(to("POST", RESTORE)) > 0).await);
+        assert!(eventually(async || server.classes().await.contains_key("Protocol")).await);
+        server.kill();
+        server.start_again();
+    };
+    let (restored, ()) = tokio::join!(restore(&component, &archive, &target), killing);
+    restored.unwrap_or_else(|err| panic!("{}", chain(&err)));
+    assert_eq!(line.count(to("POST", RESTORE)), 2);
+    server.is_ready().await;
+    assert!(server.contents().await["Protocol"] == backed_up["Protocol"]);
+}
+
+#[tokio::test]
 async fn a_restore_brings_a_class_that_is_still_due_and_undo_what_it_was_before_it_was_deleted() {
     let (server, archive, backed_up) = spoiled(Start::version(OLDEST)).await;
     let before = server.contents().await;
@@ -119,7 +173,7 @@ async fn a_restore_brings_a_class_that_is_still_due_and_undo_what_it_was_before_
     restore(&next, &archive, &Target::Live).await.unwrap();
     let found = server.contents().await;
     assert!(backed_up.iter().all(|(class, contents)| found[class] == *contents));
-    next.undo().await.unwrap();
+    next.undo(&Meter::default()).await.unwrap();
     assert!(server.contents().await == before);
 }
 
@@ -247,7 +301,7 @@ async fn what_came_long_after_a_restore_died_is_set_aside_before_it_is_taken_bac
         nothing_is_lost(&server, &before, &backed_up).await;
         // As after a backup of the very run that has put back.
         next.forget().await.unwrap();
-        next.undo().await.unwrap();
+        next.undo(&Meter::default()).await.unwrap();
         assert!(server.contents().await["Document"] == since["Document"]);
     })
     .await;

@@ -7,6 +7,7 @@ use reqwest::Method;
 use rna_backup::base::chain;
 use rna_backup::component::weaviate::{Way, Weaviate, WeaviateConfig};
 use rna_backup::component::{Component, Target};
+use rna_backup::domain::progress::Meter;
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -87,6 +88,15 @@ async fn a_key_for_one_class_restores_that_class_and_learns_of_hidden_ones() {
     let err = chain(&restore(&narrow, &archive, &only("Protocol")).await.unwrap_err());
     assert!(err.contains("every right on the classes Protocol_rna_trial_*"), "{err}");
     assert!(server.contents().await == as_spoiled);
+    // Nor where a class could be deleted and not made again, or filled again.
+    for lacking in ["create_collections", "create_data"] {
+        let some = rights("Protocol").into_iter().filter(|right| right["action"] != lacking);
+        let some: Vec<_> = some.chain(rights("Protocol_rna_trial_*")).collect();
+        let eraser = user(&server, "eraser", json!(some)).await;
+        let err = chain(&restore(&eraser, &archive, &only("Protocol")).await.unwrap_err());
+        assert!(err.contains(&format!("the right {lacking} on Protocol")), "{err}");
+        assert!(server.contents().await == as_spoiled, "{lacking}");
+    }
     let both = [rights("Protocol"), rights("Protocol_rna_trial_*")].concat();
     let owner = user(&server, "owner", json!(both)).await;
     restore(&owner, &archive, &only("Protocol")).await.unwrap();
@@ -130,7 +140,7 @@ async fn users_roles_and_aliases_come_back_where_that_is_asked_for() {
     restore(&native, &archive, &Target::LiveWithAccess).await.unwrap();
     assert_eq!(there().await, (200, 200, "Protocol".to_owned()));
     assert!(server.contents().await == before);
-    native.undo().await.unwrap();
+    native.undo(&Meter::default()).await.unwrap();
     assert!(server.contents().await == before);
 }
 

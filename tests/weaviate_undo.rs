@@ -11,6 +11,7 @@ use reqwest::Method;
 use rna_backup::base::chain;
 use rna_backup::component::weaviate::{Way, Weaviate, WeaviateConfig};
 use rna_backup::component::{Component as _, Target};
+use rna_backup::domain::progress::Meter;
 use serde_json::json;
 use std::{process::Stdio, sync::Arc};
 use tokio::sync::Notify;
@@ -61,8 +62,9 @@ async fn an_undo_that_dies_in_the_middle_is_gone_on_with_by_the_next_undo() {
         let restored = server.contents().await;
         let (line, died) = ends_with(&server, "Protocol").await;
         let dying = component(&server, &line.url(), way);
+        let meter = Meter::default();
         tokio::select! {
-            ended = dying.undo() => panic!("it ended: {ended:?}"),
+            ended = dying.undo(&meter) => panic!("it ended: {ended:?}"),
             () = died.notified() => {}
         }
         line.is_idle().await;
@@ -74,9 +76,9 @@ async fn an_undo_that_dies_in_the_middle_is_gone_on_with_by_the_next_undo() {
             "{version}"
         );
         // As after a backup of the very run that has put back.
-        direct.undo().await.unwrap();
+        direct.undo(&Meter::default()).await.unwrap();
         assert!(server.contents().await == before, "{version}: it is as before the restore");
-        direct.undo().await.unwrap();
+        direct.undo(&Meter::default()).await.unwrap();
         assert!(server.contents().await == restored, "{version}: what was restored comes back as a whole");
         direct.forget().await.unwrap();
         assert!(direct.kept().await.unwrap().is_none());

@@ -114,14 +114,18 @@ pub(super) async fn undo(config: Config, args: UndoArgs) -> Result<Exit, Failure
     if !args.yes {
         confirm(&format!("Put the {} from before the last restore back?", args.component))?;
     }
-    let report = settled(&app, app.engine.undo(args.component, &Run::default())).await?;
+    let run = Run::default();
+    let work = with_bar(args.component, &run.meter, app.engine.undo(args.component, &run));
+    let report = settled(&app, work).await?;
     if args.json.json {
         return Ok(output::json(&report));
     }
-    Ok(output::print(format!(
+    let mut lines = vec![format!(
         "{} is as it was before the restore; what was live until now is kept as {}",
         report.target, report.kept
-    )))
+    )];
+    lines.extend(report.warnings.iter().map(|warning| format!("warning: {warning}")));
+    Ok(output::print(lines.join("\n  ")))
 }
 
 /// Asks on a terminal; elsewhere nobody can answer.

@@ -215,7 +215,8 @@ pub trait Component: Send + Sync + fmt::Debug {
     /// # Errors
     ///
     /// As [`Staged::swap`]; [`ComponentError::Unusable`] when nothing is kept.
-    async fn undo(&self) -> Result<Kept, ComponentError> {
+    async fn undo(&self, meter: &Meter) -> Result<Kept, ComponentError> {
+        let _ = meter;
         Err(cannot_restore(self.name()))
     }
 

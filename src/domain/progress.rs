@@ -1,4 +1,4 @@
-//! How far a run has come: written by whoever moves bytes, read by whoever shows it.
+//! How far a run has come, and what a person should know of it: written by whoever does the work, read by whoever shows it.
 
 use crate::domain::component::ComponentName;
 use serde::{Deserialize, Serialize};
@@ -19,6 +19,7 @@ struct Inner {
     done: AtomicU64,
     total: AtomicU64,
     phase: Mutex<Cow<'static, str>>,
+    warnings: Mutex<Vec<String>>,
 }
 
 impl Meter {
@@ -39,6 +40,21 @@ impl Meter {
     /// Corrects the expected total, once a better estimate is there.
     pub fn expect(&self, total: u64) {
         self.0.total.store(total, Ordering::Relaxed);
+    }
+
+    /// Adds a warning, a whole sentence, to the result of the run; the same one only once.
+    pub fn warn(&self, warning: String) {
+        if let Ok(mut warnings) = self.0.warnings.lock()
+            && !warnings.contains(&warning)
+        {
+            tracing::warn!("{warning}");
+            warnings.push(warning);
+        }
+    }
+
+    /// The warnings since the last call.
+    pub fn take_warnings(&self) -> Vec<String> {
+        self.0.warnings.lock().map(|mut warnings| std::mem::take(&mut *warnings)).unwrap_or_default()
     }
 
     /// Bytes done, bytes expected (0: unknown) and the name of the phase.

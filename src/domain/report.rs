@@ -357,11 +357,13 @@ pub struct UndoReport {
     pub replaced_at: Timestamp,
     /// Where the data is that was live until now: another undo puts it back.
     pub kept: String,
+    /// What is otherwise than one would wish, in whole sentences.
+    pub warnings: Vec<String>,
 }
 
 impl UndoReport {
     /// The report of an undo.
     pub fn new(component: ComponentName, target: String, replaced_at: Timestamp, kept: String) -> Self {
-        Self { status: "success".to_owned(), component, target, replaced_at, kept }
+        Self { status: "success".to_owned(), component, target, replaced_at, kept, warnings: Vec::new() }
     }
 }

@@ -137,7 +137,7 @@ impl Engine {
             counts,
             kept: kept.map(|kept| kept.place),
             duration_seconds: (took * 1000.0).round() / 1000.0,
-            warnings: [found.warnings, warnings].concat(),
+            warnings: [found.warnings, warnings, run.meter.take_warnings()].concat(),
             ..RestoreReport::new(name, &archive.entry.backup_id, &archive.copy.location, &component.source())
         };
         if let Some(record) = record
@@ -220,9 +220,10 @@ impl Engine {
                 let (kept_before, replaced_at) = (kept.place.clone(), kept.at);
                 self.locks.note_undone(name, &Undone { task_id, kept_before, replaced_at })?;
             }
-            let replaced = component.undo().await.map_err(failed)?;
+            let replaced = component.undo(&run.meter).await.map_err(failed)?;
             tracing::info!(restored = kept.place, kept = replaced.place, "undone");
-            Ok(UndoReport::new(name, component.source(), kept.at, replaced.place))
+            let report = UndoReport::new(name, component.source(), kept.at, replaced.place);
+            Ok(UndoReport { warnings: run.meter.take_warnings(), ..report })
         };
         let outcome = outcome.await;
         held.free().await;

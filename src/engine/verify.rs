@@ -130,6 +130,7 @@ impl Engine {
             entries.into_iter().rev().map(|entry| (entry, request.level)).collect();
         while let Some((entry, level)) = entries.pop_front() {
             let (mut found, unread) = look(self, reader, &entry, level, run).await?;
+            found.warnings.extend(run.meter.take_warnings());
             let is_damaged = !found.problems.is_empty();
             if found.ok {
                 tracing::info!(backup_id = %entry.backup_id, level = level.as_str(), "backup is whole");

@@ -297,7 +297,7 @@ impl Component for Media {
         restore::blocking(move || restore::kept(&root)).await
     }
 
-    async fn undo(&self) -> Result<Kept, ComponentError> {
+    async fn undo(&self, _: &Meter) -> Result<Kept, ComponentError> {
         let root = self.config.root.clone();
         restore::blocking(move || restore::undo(&root)).await
     }

@@ -211,7 +211,7 @@ impl Component for Postgres {
         undo::kept(&self.config).await
     }
 
-    async fn undo(&self) -> Result<Kept, ComponentError> {
+    async fn undo(&self, _: &Meter) -> Result<Kept, ComponentError> {
         undo::undo(&self.config).await
     }
 

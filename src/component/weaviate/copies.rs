@@ -56,34 +56,25 @@ impl Weaviate {
                 Err(err) => return Err(err),
             },
         };
-        let (index, id) = match native {
-            None => self.export_aside(server, live, journal, meter).await?,
-            Some((index, tree)) => {
-                let (files, id) = (self.files(server, made)?, index.id.clone());
-                if let Files::Folder(_) = files {
-                    files.prove(&id, &tree, &described(&tree, &id)?).await?;
-                    files.sync(&id).await?;
-                }
-                (index, id)
-            }
+        let Some((index, tree)) = native else {
+            return self.export_aside(server, live, journal, meter).await;
         };
-        let text = serde_json::to_vec(&index).expect("names and numbers are JSON");
-        journal.put(&json(&id), &text)?;
-        Ok(Snapshot {
-            made: index.way,
-            id,
-            at: Timestamp::now(),
-            classes: index.classes.into_keys().collect(),
-        })
+        let (files, id) = (self.files(server, made)?, index.id.clone());
+        if let Files::Folder(_) = files {
+            files.prove(&id, &tree, &described(&tree, &id)?).await?;
+            files.sync(&id).await?;
+        }
+        snapshot_of(journal, index, id)
     }
 
-    async fn export_aside(
+    /// Copies classes object by object into a file beside the journal.
+    pub(super) async fn export_aside(
         &self,
         server: &Server,
         live: Classes,
         journal: &Journal,
         meter: &Meter,
-    ) -> Result<(Index, String), ComponentError> {
+    ) -> Result<Snapshot, ComponentError> {
         let id = new_id();
         let mut sink = FileSink::begin(journal, &tar(&id))?;
         let (mut index, counts) = self.exported(server, live, &mut sink, meter).await?;
@@ -91,7 +82,7 @@ impl Weaviate {
         for (name, class) in &mut index.classes {
             class.objects = Bracket::captured(counts[name]);
         }
-        Ok((index, id))
+        snapshot_of(journal, index, id)
     }
 
     /// The source from which a snapshot is put back.
@@ -165,6 +156,14 @@ impl Weaviate {
         }
         journal.remove(&json(&snapshot.id))
     }
+}
+
+/// A copy, once its index lies beside the journal.
+fn snapshot_of(journal: &Journal, index: Index, id: String) -> Result<Snapshot, ComponentError> {
+    let text = serde_json::to_vec(&index).expect("names and numbers are JSON");
+    journal.put(&json(&id), &text)?;
+    let classes = index.classes.into_keys().collect();
+    Ok(Snapshot { made: index.way, id, at: Timestamp::now(), classes })
 }
 
 /// The contents of the descriptors of a backup that is whole.

@@ -68,8 +68,9 @@ pub(super) async fn finish(
     server: &Server,
     index: &Index,
     MadeClasses(made): MadeClasses,
+    meter: &Meter,
 ) -> Result<(), ComponentError> {
-    put_aliases(server, index, &made).await;
+    put_aliases(server, index, &made, meter).await;
     let found = definitions(server).await?;
     let other = made.iter().find(|(name, definition)| found.get(*name) != Some(definition));
     let Some((name, _)) = other else { return Ok(()) };
@@ -226,6 +227,7 @@ pub(super) async fn put_references(
     index: &Index,
     only: &BTreeSet<String>,
     archive: impl AsyncRead + Unpin,
+    meter: &Meter,
 ) -> Result<(), ComponentError> {
     let refers: BTreeMap<&String, BTreeSet<String>> = index
         .classes
@@ -252,27 +254,29 @@ pub(super) async fn put_references(
         lost += links.add(server).await?;
     }
     if lost > 0 {
-        tracing::warn!(references = lost, "references to objects that are not there are left out");
+        meter.warn(format!("{lost} references to objects that are not there are left out."));
     }
     Ok(())
 }
 
-/// Makes the aliases of those classes that are missing. An alias that is in the way or cannot be made is logged: the
-/// classes are there without it.
-async fn put_aliases(server: &Server, index: &Index, made: &BTreeMap<String, Value>) {
+/// Makes the aliases of those classes that are missing. An alias that is in the way or cannot be made is a warning:
+/// the classes are there without it.
+async fn put_aliases(server: &Server, index: &Index, made: &BTreeMap<String, Value>, meter: &Meter) {
     let wanted = index.aliases.iter().filter(|(_, class)| made.contains_key(*class));
     for (alias, class) in wanted {
         let found = server.aliases().await;
         match found.map(|mut there| there.remove(alias)) {
             Ok(Some(is)) if is == *class => continue,
             Ok(Some(is)) => {
-                tracing::warn!(alias, class, is, "an alias is that of another class now, and stays so");
+                meter.warn(format!(
+                    "Alias {alias} was that of class {class}, is that of {is} now, and stays so."
+                ));
                 continue;
             }
             Ok(None) | Err(_) => {}
         }
         if let Err(fault) = server.create_alias(alias, class).await {
-            tracing::warn!(alias, class, error = %fault, "an alias could not be made");
+            meter.warn(format!("Alias {alias} of class {class} could not be made: {fault}."));
         }
     }
 }

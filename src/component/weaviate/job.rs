@@ -4,6 +4,7 @@
 //! is away, and a job that a restart has ended says `STARTED` for ever. So nothing is believed but the terminal
 //! words and a refusal because of a job under way, everything has a deadline, and what comes after it is a failure.
 
+use crate::base::chain;
 use crate::component::ComponentError;
 use crate::component::weaviate::client::Fault;
 use crate::component::weaviate::server::{Access, Server, Work};
@@ -213,8 +214,14 @@ impl Job<'_> {
         let nodes = self.mapped(nodes).await;
         let is_lost = self.order_restore(id, &nodes, deadline).await?;
         let mut watch = Watch::new(self, Work::Restore, deadline, is_lost);
+        let mut is_again = false;
         loop {
-            match watch.next(id).await? {
+            let seen = watch.next(id).await;
+            // A server that was killed just after it had made the classes: whether they are whole is proven later.
+            if is_again && seen.as_ref().is_err_and(|err| chain(err).contains("already exists")) {
+                return Ok(());
+            }
+            match seen? {
                 Seen::Running => {}
                 Seen::Done => return Ok(()),
                 // A restart ends a restore for good, and its status stays: an order that is taken is a new one.
@@ -224,7 +231,7 @@ impl Job<'_> {
                         .begin_restore(self.backend, id, &self.classes, &nodes, self.access)
                         .await
                     {
-                        Ok(()) => {}
+                        Ok(()) => is_again = true,
                         Err(fault) if fault.says("already in progress") => {}
                         Err(fault) if matches!(fault, Fault::Away(_)) || passes(&fault) => {
                             watch.is_doubtful = true;

@@ -17,6 +17,7 @@ mod chunk;
 mod class;
 mod client;
 mod config;
+mod contained;
 mod copies;
 mod count;
 mod counting;
@@ -39,6 +40,7 @@ mod put_back;
 mod refer;
 mod replace;
 mod restore;
+mod rights;
 mod schema;
 mod segment;
 mod server;
@@ -328,7 +330,7 @@ impl Component for Weaviate {
         Ok(journal.notes.kept.as_ref().map(|kept| kept_as(&journal, kept)))
     }
 
-    async fn undo(&self) -> Result<Kept, ComponentError> {
+    async fn undo(&self, meter: &Meter) -> Result<Kept, ComponentError> {
         let mut journal = Journal::open(&self.config.state)?;
         let Some(kept) = journal.notes.kept.clone() else {
             let what = "undo the restore of weaviate: nothing is kept of before".to_owned();
@@ -343,7 +345,7 @@ impl Component for Weaviate {
         }
         let source = |copy: &Option<Snapshot>| copy.as_ref().map(|copy| &sources[&copy.id]);
         let bring = kept.before.iter().map(|(class, copy)| (class.clone(), source(copy))).collect();
-        let replaced = self.replace(&server, &mut journal, &bring, Purpose::Undo, &Meter::default()).await?;
+        let replaced = self.replace(&server, &mut journal, &bring, Purpose::Undo, meter).await?;
         let none =
             || Kept { place: "nothing: none of its classes was there".to_owned(), at: Timestamp::now() };
         Ok(replaced.map_or_else(none, |kept| kept_as(&journal, &kept)))

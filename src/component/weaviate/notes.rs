@@ -115,13 +115,15 @@ impl Notes {
         }
     }
 
-    /// Keeps a class for `undo`, in place of what an earlier replacement has kept.
+    /// Keeps a class for `undo`, in place of what an earlier replacement has kept. What this one has kept of the class
+    /// before is thrown away no sooner than other copies that no command brings back.
     pub(super) fn keep(&mut self, class: &str, before: Option<Snapshot>) {
         let Some(replacing) = &mut self.replacing else { return };
         if !std::mem::replace(&mut replacing.has_kept, true) {
             replacing.earlier = self.kept.take();
         }
-        self.kept.get_or_insert_default().before.insert(class.to_owned(), before);
+        let earlier = self.kept.get_or_insert_default().before.insert(class.to_owned(), before.clone());
+        self.found.extend(earlier.flatten().filter(|earlier| Some(earlier) != before.as_ref()));
     }
 
     /// Forgets the copies that no backup needs any more, after a backup was proven.

@@ -3,6 +3,7 @@
 use crate::base::{backoff::Backoff, chain};
 use crate::component::ComponentError;
 use crate::component::weaviate::Weaviate;
+use crate::component::weaviate::contained::is_contained;
 use crate::component::weaviate::copies::{described, place_of};
 use crate::component::weaviate::count::Count;
 use crate::component::weaviate::index::Made;
@@ -76,7 +77,7 @@ impl Weaviate {
         let mut first = Ok(());
         for (class, Step { state, before }) in steps {
             let put = match &state {
-                State::Brought(promised) => match prove(server, &class, promised).await {
+                State::Brought(promised) => match prove(server, &class, promised, &Meter::default()).await {
                     Ok(()) => {
                         self.note_and_drop(server, journal, |notes| notes.reached(&class, State::Proven))
                             .await
@@ -118,12 +119,12 @@ impl Weaviate {
         loop {
             turn += 1;
             let put = async {
-                self.make_room_for(server, journal, class).await?;
+                self.make_room_for(server, journal, class, source.as_ref()).await?;
                 let Some(source) = &source else { return Ok(()) };
                 source
                     .bring(self, server, &[class.to_owned()].into(), Access::Stays, &Meter::default())
                     .await?;
-                prove(server, class, &source.promised(class)).await
+                prove(server, class, &source.promised(class), &Meter::default()).await
             };
             match put.await {
                 Ok(()) => break,
@@ -140,11 +141,13 @@ impl Weaviate {
 
     /// Deletes what is there of a class that is put back. What that holds may be the work of others since then, so
     /// it is copied first and kept until the second backup after that is proven: long after the restore began, for `undo`.
+    /// What an earlier attempt to put the class back has brought is in the copies that there are, and not kept again.
     async fn make_room_for(
         &self,
         server: &Server,
         journal: &mut Journal,
         class: &str,
+        before: Option<&Source>,
     ) -> Result<(), ComponentError> {
         /// Within this time what is there is most likely what the restore itself has brought so far.
         const FRESH: SignedDuration = SignedDuration::from_hours(1);
@@ -154,23 +157,54 @@ impl Weaviate {
         let is_late = began.is_some_and(|began| Timestamp::now().duration_since(began).abs() > FRESH);
         if found.objects.after != Count::Exact(0) {
             all_can_be_kept(server, &live, Made::Export)?;
-            let copy = self.set_aside(server, live, journal, Made::Export, &Meter::default()).await?;
-            tracing::warn!(
-                class,
-                kept = place_of(journal, &copy),
-                "what stood in the place of a class that is put back is kept until the second backup from now is proven"
-            );
-            journal.note(|notes| {
-                notes.loose.retain(|loose| loose.id != copy.id);
-                notes.is_spared = true;
-                if is_late {
-                    notes.keep(class, Some(copy));
-                } else {
-                    notes.found.insert(copy);
-                }
-            })?;
+            let copy = self.export_aside(server, live, journal, &Meter::default()).await?;
+            if self.is_kept_already(server, journal, &copy, class, before).await? {
+                self.remove_copy(server, journal, &copy).await?;
+            } else {
+                tracing::warn!(
+                    class,
+                    kept = place_of(journal, &copy),
+                    "what stood in the place of a class that is put back is kept until the second backup from now is proven"
+                );
+                journal.note(|notes| {
+                    notes.is_spared = true;
+                    if is_late {
+                        notes.keep(class, Some(copy));
+                    } else {
+                        notes.found.insert(copy);
+                    }
+                })?;
+            }
         }
         remove_classes(server, &[class.to_owned()]).await
+    }
+
+    /// Returns whether all of a copy of one class is in an export that there is already: in that from which the class is
+    /// put back, or in another copy of the class.
+    async fn is_kept_already(
+        &self,
+        server: &Server,
+        journal: &Journal,
+        copy: &Snapshot,
+        class: &str,
+        before: Option<&Source>,
+    ) -> Result<bool, ComponentError> {
+        let part = self.source_of(server, journal, copy)?;
+        if let Some(before) = before.filter(|before| before.index.way == Made::Export)
+            && is_contained(&part, before, class).await?
+        {
+            return Ok(true);
+        }
+        let is_like = |other: &&Snapshot| other.made == Made::Export && other.classes.contains(class);
+        for other in journal.notes.snapshots().into_iter().filter(is_like) {
+            // A copy that cannot be read keeps nothing.
+            if let Ok(whole) = self.source_of(server, journal, other)
+                && is_contained(&part, &whole, class).await.unwrap_or(false)
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// The place of a copy, once it is seen that the copy still is there: what is live goes before the copy comes.

@@ -202,7 +202,7 @@ impl Replacement<'_> {
     /// Proves a class that was brought, or notes that a class is gone that was only to go.
     async fn prove(&mut self, class: &str) -> Result<(), ComponentError> {
         if let Some(source) = self.bring[class] {
-            prove(self.server, class, &source.promised(class)).await?;
+            prove(self.server, class, &source.promised(class), self.meter).await?;
         }
         self.journal.note(|notes| notes.reached(class, State::Proven))
     }

@@ -266,7 +266,7 @@ impl Copy {
         let restored = async {
             self.source.bring(&self.weaviate, &self.server, &self.bring, Access::Stays, &self.meter).await?;
             for class in &self.bring {
-                prove(&self.server, class, &self.source.promised(class)).await?;
+                prove(&self.server, class, &self.source.promised(class), &self.meter).await?;
             }
             Ok(())
         };

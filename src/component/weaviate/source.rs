@@ -68,8 +68,8 @@ impl Source {
         classes.retain(|name, _| only.contains(name));
         let made = import::make_classes(server, &classes).await?;
         import::put_objects(server, &self.index, only, self.open().await?, meter).await?;
-        import::put_references(server, &self.index, only, self.open().await?).await?;
-        import::finish(server, &self.index, made).await
+        import::put_references(server, &self.index, only, self.open().await?, meter).await?;
+        import::finish(server, &self.index, made, meter).await
     }
 
     /// The class as it should be once it has been brought. The counts around a backup by the server are those of
@@ -88,7 +88,12 @@ impl Source {
 /// # Errors
 ///
 /// [`ComponentError::Failed`] when the class is not, or not whole.
-pub(super) async fn prove(server: &Server, name: &str, promised: &Class) -> Result<(), ComponentError> {
+pub(super) async fn prove(
+    server: &Server,
+    name: &str,
+    promised: &Class,
+    meter: &Meter,
+) -> Result<(), ComponentError> {
     /// Seconds until all must be counted that was stored.
     const PATIENCE: u32 = 20;
     let failed = |why: String| ComponentError::Failed {
@@ -105,7 +110,7 @@ pub(super) async fn prove(server: &Server, name: &str, promised: &Class) -> Resu
         return Err(failed(differences.join("; ")));
     }
     if promised.definition != *found {
-        tracing::warn!(class = name, "the definition of a class is not in every detail what it was");
+        meter.warn(format!("The definition of class {name} is not in every detail what it was."));
     }
     server.read_one(name, promised).await.map_err(|fault| fault.of(what()))?;
     let begun = Instant::now();
@@ -117,12 +122,9 @@ pub(super) async fn prove(server: &Server, name: &str, promised: &Class) -> Resu
             Verdict::Whole => break,
             Verdict::More | Verdict::Unproven => {
                 if count != promised.objects.number() {
-                    tracing::warn!(
-                        class = name,
-                        count,
-                        wanted,
-                        "a class has another number of objects than was counted"
-                    );
+                    meter.warn(format!(
+                        "Class {name} has {count} objects, and {wanted} were counted at the backup."
+                    ));
                 }
                 break;
             }

@@ -45,7 +45,7 @@ impl Source {
         only: &BTreeSet<String>,
     ) -> Result<(), ComponentError> {
         let there = server.definitions().await.map_err(|fault| fault.of("read Weaviate's schema"))?;
-        let mut trial = Trial { server, journal, there: there.into_keys().collect() };
+        let mut trial = Trial { server, journal, there: there.keys().cloned().collect() };
         let mut waiting = only.clone();
         if matches!(self.place, Place::Server(_)) {
             waiting.retain(|name| class::expires(&self.index.classes[name].definition));
@@ -71,6 +71,11 @@ impl Source {
         for name in &waiting {
             let class = &self.index.classes[name];
             trial.class(name, class, &Sample::of(class)).await?;
+        }
+        if !matches!(self.place, Place::Server(_)) {
+            for (name, definition) in there.iter().filter(|(name, _)| only.contains(*name)) {
+                server.may_make_again(name, definition).await?;
+            }
         }
         Ok(())
     }
@@ -250,7 +255,7 @@ fn difference(wanted: &Value, found: &Value, references: &BTreeSet<String>) -> O
 }
 
 /// Returns whether all of `wanted` is in `found`; a server leaves out what is empty, and writes numbers as it likes.
-fn is_same(wanted: &Value, found: &Value) -> bool {
+pub(super) fn is_same(wanted: &Value, found: &Value) -> bool {
     match (wanted, found) {
         (Value::Null, _) => true,
         (Value::Number(wanted), Value::Number(found)) => wanted.as_f64() == found.as_f64(),
