@@ -58,7 +58,7 @@ class Vectors:
     def restores(self):
         """Of the same class in place: ours copies, proves and keeps what was there."""
         self.bench.shell(f"{POST} $U/v1/backups/filesystem -d '{{\"id\":\"hand\"}}'", self.env)()
-        wait_for("the backup by hand", lambda: self.server.ask("GET", "/v1/backups/filesystem/hand")["status"] == "SUCCESS")
+        wait_for("the backup by hand", lambda: self.server.ask("GET", "/v1/backups/filesystem/hand")["status"] == "SUCCESS", seconds=600)
         self.ours("backup")[0]()
         bare = (
             "rm -f $F/hand/restore_config.json && curl -sS -X DELETE $U/v1/schema/Paper && "

@@ -4,12 +4,13 @@ use crate::support::lab::{Lab, Worker, eventually};
 use crate::support::s3_proxy::{Asked, BadLine, Line};
 use crate::support::weaviate_contents::{id, vector};
 use crate::support::weaviate_server::{NEWEST, OLDEST, Start, WeaviateServer};
-use crate::weaviate::{backup, restore};
+use crate::weaviate::{backup, each, restore, weaviate};
 use crate::weaviate_export::{exporter, rewrite};
 use crate::weaviate_faults::{deletes_a_class, filled, is_of_a_trial};
 use rna_backup::base::chain;
 use rna_backup::component::weaviate::{Way, Weaviate, WeaviateConfig};
-use rna_backup::component::{Component as _, Target};
+use rna_backup::component::{Component as _, ComponentError, Target};
+use rna_backup::domain::progress::Meter;
 use serde_json::json;
 use std::{
     process::Stdio,
@@ -177,6 +178,8 @@ async fn a_restore_that_died_while_a_worker_lives_is_put_right_by_the_worker() {
     assert!(eventually(async || is_gone.load(Ordering::SeqCst)).await);
     let (_, _, err) = lab.run(&["list"]);
     assert!(err.contains("warning: weaviate: classes Document are missing or not proven"), "{err}");
+    let (_, _, err) = lab.run(&["show", "latest", "--component", "weaviate"]);
+    assert!(err.contains("warning: weaviate: classes Document are missing or not proven"), "{err}");
     dying.kill().unwrap();
     dying.wait().unwrap();
     is_open.store(true, Ordering::SeqCst);
@@ -189,4 +192,53 @@ async fn a_restore_that_died_while_a_worker_lives_is_put_right_by_the_worker() {
         "{}",
         worker.log()
     );
+}
+
+/// A rule by which a search by vector finds nothing: as where the index of a class is missing.
+fn finds_nothing() -> impl FnMut(&Asked) -> Line + Send + 'static {
+    let mut is_asked_for_vectors = false;
+    move |asked| {
+        let is_search = is_asked_for_vectors && asked.target == "/v1/graphql";
+        is_asked_for_vectors = asked.target.contains("limit=10&include=vector") || is_search;
+        if is_search { Line::Say(200, json!({"data": {"Get": {}}}).to_string()) } else { Line::Good }
+    }
+}
+
+#[tokio::test]
+async fn objects_that_no_search_by_vector_finds_are_told_after_a_restore_and_damage_in_a_drill() {
+    each([Way::Filesystem, Way::Export], async |way| {
+        let server = filled(Start::version(NEWEST)).await;
+        let second = Start::version(NEWEST).folder_of(&server).server().await;
+        let config = WeaviateConfig { way, drill: Some(second.url().parse().unwrap()), ..server.config() };
+        let direct = weaviate(config.clone());
+        let (archive, facts) = backup(&direct).await.unwrap();
+        let restored = async |component: &Weaviate, target: &Target| {
+            let meter = Meter::default();
+            let staged = component.stage(&mut &*archive, target, Some(&facts), &meter).await?;
+            if *target == Target::Scratch {
+                staged.discard().await?;
+            } else {
+                staged.swap().await?;
+            }
+            Ok::<_, ComponentError>(meter.take_warnings().join(" "))
+        };
+        let document = Target::Classes(vec!["Document".to_owned()]);
+        for target in [Target::Scratch, document.clone()] {
+            assert_eq!(restored(&direct, &target).await.unwrap(), "", "{way:?}");
+        }
+        let words = "A search by vector finds nothing in class Document";
+        let line = BadLine::before(&server.address(), finds_nothing()).await;
+        let lacking = weaviate(WeaviateConfig { server: line.url().parse().unwrap(), ..config.clone() });
+        let said = restored(&lacking, &document).await.unwrap();
+        assert!(said.contains(words) && said.contains("BACKUP_WEAVIATE_BACKEND=export"), "{way:?}: {said}");
+        let line = BadLine::before(&second.address(), finds_nothing()).await;
+        let lacking = weaviate(WeaviateConfig { drill: Some(line.url().parse().unwrap()), ..config });
+        let err = restored(&lacking, &Target::Scratch).await.unwrap_err();
+        assert!(
+            matches!(err, ComponentError::Corrupt { .. }) && chain(&err).contains(words),
+            "{way:?}: {err:?}"
+        );
+        assert!(second.classes().await.is_empty(), "{way:?}");
+    })
+    .await;
 }

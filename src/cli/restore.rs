@@ -155,5 +155,8 @@ fn describe(plan: &RestorePlan) -> String {
     ];
     lines.extend(plan.versions.iter().map(|version| format!("version   {version}")));
     lines.extend(plan.warnings.iter().map(|warning| format!("warning   {warning}")));
+    if !plan.not_tried.is_empty() {
+        lines.push(format!("not tried {}", plan.not_tried.join("; ")));
+    }
     lines.join("\n  ")
 }

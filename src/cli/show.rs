@@ -44,6 +44,9 @@ pub(super) async fn run(config: Config, args: ShowArgs) -> Result<Exit, Failure>
         let shown = json!({"backup": entry.listed(), "manifest": entry.manifest(), "open_with": commands});
         return Ok(output::json(&shown));
     }
+    for due in app.engine.due(Some(entry.component())).await {
+        output::note(format_args!("warning: {due}"));
+    }
     let mut lines = describe(&entry);
     if commands.is_empty() {
         lines.push("it cannot be opened: its archive is gone".to_owned());
@@ -56,10 +59,12 @@ pub(super) async fn run(config: Config, args: ShowArgs) -> Result<Exit, Failure>
         ComponentName::Postgres => {
             lines.push("where the server is, and as whom: PGHOST, PGPORT, PGUSER and PGPASSWORD".to_owned());
         }
-        ComponentName::Weaviate => lines.push(
-            "where the server is: WEAVIATE_URL, and BACKUP_FILESYSTEM_PATH for the folder of that setting of Weaviate's"
-                .to_owned(),
-        ),
+        ComponentName::Weaviate => {
+            let way = entry.manifest().and_then(|manifest| manifest.facts.backend.as_deref());
+            let folder = ", and BACKUP_FILESYSTEM_PATH for the folder of that setting of Weaviate's";
+            let folder = if way == Some("filesystem") { folder } else { "" };
+            lines.push(format!("where the server is: WEAVIATE_URL{folder}"));
+        }
         ComponentName::Media => {}
     }
     Ok(output::print(lines.join("\n")))

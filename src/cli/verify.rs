@@ -106,5 +106,8 @@ fn describe(found: &Verification) -> String {
     let mut lines = vec![format!("{id}: {verdict} ({level})")];
     lines.extend(found.problems.iter().cloned());
     lines.extend(found.warnings.iter().map(|warning| format!("warning: {warning}")));
+    if !found.not_tried.is_empty() {
+        lines.push(format!("not tried by a drill: {}", found.not_tried.join("; ")));
+    }
     lines.join("\n  ")
 }

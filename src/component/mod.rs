@@ -24,7 +24,7 @@ use tokio::io::AsyncRead;
 
 pub use error::ComponentError;
 pub use shelf::Shelf;
-pub use stage::{Kept, Plan, Staged, Target};
+pub use stage::{Kept, Plan, Staged, Target, Walk};
 
 /// The bytes of an archive, decompressed, on their way back into a component.
 pub type Feed<'a> = &'a mut (dyn AsyncRead + Send + Unpin);
@@ -161,6 +161,12 @@ pub trait Component: Send + Sync + fmt::Debug {
     async fn plan(&self, target: &Target, facts: Option<&Facts>) -> Result<Plan, ComponentError> {
         let _ = (target, facts);
         Err(cannot_restore(self.name()))
+    }
+
+    /// The steps of a restore that such a walk does not take, in words for people.
+    fn left_out(&self, walk: Walk) -> Vec<&'static str> {
+        let _ = walk;
+        Vec::new()
     }
 
     /// Restores an archive to a copy beside what is there. Reads `feed` to its end, counting on `meter`.

@@ -28,6 +28,19 @@ pub enum Target {
     Classes(Vec<String>),
 }
 
+/// The walks over the steps of a restore. Each takes some of the steps, and none takes a step that another list has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Walk {
+    /// Those that need no backup: `check`.
+    Check,
+    /// Those that change nothing: `restore --dry-run`.
+    DryRun,
+    /// All but the swap, into scratch: `verify --drill`.
+    Drill,
+    /// All.
+    Restore,
+}
+
 /// What a restore would do, found out without touching anything.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Plan {
@@ -45,6 +58,8 @@ pub struct Plan {
     pub versions: Vec<String>,
     /// What is otherwise than one would wish, in whole sentences.
     pub warnings: Vec<String>,
+    /// What to do before the restore, in whole sentences: of no use after it.
+    pub advice: Vec<String>,
 }
 
 /// Old data that was set aside by a restore.

@@ -174,6 +174,9 @@ pub struct Verification {
     pub problems: Vec<String>,
     /// What could not be compared, and why.
     pub warnings: Vec<String>,
+    /// The steps of a restore that a drill has not taken; absent where there are none, and for other levels.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub not_tried: Vec<String>,
 }
 
 /// What a verification found in one destination.
@@ -287,6 +290,8 @@ pub struct RestorePlan {
     pub versions: Vec<String>,
     /// What is otherwise than one would wish.
     pub warnings: Vec<String>,
+    /// The steps of the restore that this plan has not taken, so that they may still fail.
+    pub not_tried: Vec<String>,
 }
 
 /// The result of a restore: the keys that the app's Python functions returned, and ours.

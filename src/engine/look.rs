@@ -23,6 +23,7 @@ pub(super) fn nothing_yet(backup_id: BackupId, level: VerifyLevel) -> Verificati
         destinations: Vec::new(),
         problems: Vec::new(),
         warnings: Vec::new(),
+        not_tried: Vec::new(),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Restore: prove the archive, stage it beside the live data, compare, swap. And undo.
 
 use crate::base::chain;
-use crate::component::{Component, Kept, Plan, Staged, Target};
+use crate::component::{Component, Kept, Plan, Staged, Target, Walk};
 use crate::domain::component::ComponentName;
 use crate::domain::facts::Counts;
 use crate::domain::report::{RestorePlan, RestoreReport, UndoReport};
@@ -35,7 +35,7 @@ impl Engine {
         let mut archive = self.archive(request.component, &request.reference).await?;
         self.find_bases(&mut archive).await?;
         let plan = plan(component, &request.target, &archive).await?;
-        Ok(described(request, &archive, plan))
+        Ok(described(request, &archive, plan, component.left_out(Walk::DryRun)))
     }
 
     /// Restores a backup. Whatever goes wrong, the live data is the old or the new, whole.
@@ -348,7 +348,7 @@ pub(super) async fn discard(staged: Box<dyn Staged>) {
     }
 }
 
-fn described(request: &RestoreRequest, archive: &Archive, plan: Plan) -> RestorePlan {
+fn described(request: &RestoreRequest, archive: &Archive, plan: Plan, not_tried: Vec<&str>) -> RestorePlan {
     RestorePlan {
         component: request.component,
         backup_id: archive.entry.backup_id.clone(),
@@ -363,6 +363,7 @@ fn described(request: &RestoreRequest, archive: &Archive, plan: Plan) -> Restore
         free_bytes: plan.free_bytes,
         downtime: plan.downtime,
         versions: plan.versions,
-        warnings: plan.warnings,
+        warnings: [plan.warnings, plan.advice].concat(),
+        not_tried: not_tried.into_iter().map(str::to_owned).collect(),
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::base::chain;
 use crate::catalog::{Away, CatalogError, Damaged, Entry, Origin};
-use crate::component::Component;
+use crate::component::{Component, Walk};
 use crate::domain::component::ComponentName;
 use crate::domain::manifest::{Manifest, VerifyLevel};
 use crate::domain::report::{Verification, VerifyReport};
@@ -131,6 +131,9 @@ impl Engine {
         while let Some((entry, level)) = entries.pop_front() {
             let (mut found, unread) = look(self, reader, &entry, level, run).await?;
             found.warnings.extend(run.meter.take_warnings());
+            if found.level == VerifyLevel::Drill {
+                found.not_tried = reader.left_out(Walk::Drill).into_iter().map(str::to_owned).collect();
+            }
             let is_damaged = !found.problems.is_empty();
             if found.ok {
                 tracing::info!(backup_id = %entry.backup_id, level = level.as_str(), "backup is whole");

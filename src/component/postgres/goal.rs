@@ -144,6 +144,7 @@ impl Goal {
             downtime: if self.drill { "none".into() } else { downtime.into() },
             versions: here.into_iter().chain(dumped).collect(),
             warnings,
+            advice: Vec::new(),
         })
     }
 

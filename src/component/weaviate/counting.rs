@@ -53,21 +53,29 @@ impl Server {
     async fn aggregates(&self, parts: &[Part<'_>]) -> Result<Option<Vec<u64>>, Fault> {
         let mut counts = Vec::new();
         for parts in parts.chunks(AT_ONCE) {
-            let query = json!({"query": query(parts)});
-            let answer = match self.client.again(Method::POST, "/v1/graphql", Some(&query)).await {
+            let Some(answer) = self.graphql(&query(parts)).await? else { return Ok(None) };
+            let count = |at| answer["data"]["Aggregate"][format!("c{at}")][0]["meta"]["count"].as_u64();
+            let Some(found) = (0..parts.len()).map(count).collect::<Option<Vec<_>>>() else {
+                let said = answer["errors"][0]["message"].as_str().unwrap_or("no count in the answer");
+                return Err(Fault::Away(said.into()));
+            };
+            counts.extend(found);
+        }
+        Ok(Some(counts))
+    }
+
+    /// The answer to a GraphQL query, with data, errors or both; `None` where the server or the key has no right to
+    /// GraphQL.
+    pub(super) async fn graphql(&self, query: &str) -> Result<Option<Value>, Fault> {
+        let answer =
+            match self.client.again(Method::POST, "/v1/graphql", Some(&json!({"query": query}))).await {
                 // A server without GraphQL says so with one of several statuses.
                 Err(fault @ Fault::Denied { .. }) if !fault.is(403) => return Err(fault),
                 Err(Fault::Refused { .. } | Fault::Denied { .. }) => return Ok(None),
                 answer => answer?,
             };
-            let count = |at| answer["data"]["Aggregate"][format!("c{at}")][0]["meta"]["count"].as_u64();
-            let Some(found) = (0..parts.len()).map(count).collect::<Option<Vec<_>>>() else {
-                let said = answer["errors"][0]["message"].as_str().unwrap_or("no count in the answer");
-                return if said.contains("disabled") { Ok(None) } else { Err(Fault::Away(said.into())) };
-            };
-            counts.extend(found);
-        }
-        Ok(Some(counts))
+        let said = answer["errors"][0]["message"].as_str().unwrap_or_default();
+        Ok((answer["data"].is_object() || !said.contains("disabled")).then_some(answer))
     }
 
     /// The nodes' own numbers.

@@ -16,13 +16,13 @@ use memchr::memchr2_iter;
 use reqwest::Method;
 use serde::Deserialize;
 use serde_json::{json, value::RawValue};
-use std::{borrow::Cow, collections::BTreeMap, io::Write as _, iter};
+use std::{borrow::Cow, collections::BTreeMap, io::Write as _, iter, ops::Range};
 use url::form_urlencoded;
 use zstd::stream::write::Encoder;
 
 /// Bytes of a part before it is packed.
 const PART: usize = 4 << 20;
-/// The size of a page in bytes, about: memory holds a page and a packed part.
+/// The size of a page in bytes, about: memory holds two pages and a packed part.
 const PAGE: usize = 2 << 20;
 
 /// A server's words when it gives fewer objects at once than it was asked for (`QUERY_MAXIMUM_RESULTS`).
@@ -96,6 +96,31 @@ struct Listed<'a> {
     tenant: Option<Cow<'a, str>>,
 }
 
+/// A page that is whole.
+#[derive(Default)]
+struct PageText {
+    text: String,
+    /// The places of its objects in the text.
+    objects: Vec<Range<usize>>,
+    /// The id of the last object; `None` on an empty page.
+    last: Option<String>,
+}
+
+impl PageText {
+    fn parse(text: Vec<u8>) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
+        let text = String::from_utf8(text)?;
+        let found = serde_json::from_str::<Page>(&text)?.objects.unwrap_or_default();
+        let last = found.last().map(|last| serde_json::from_str::<Listed>(last.get())).transpose()?;
+        let last = last.map(|last| last.id.into_owned());
+        let place = |object: &&RawValue| {
+            let start = object.get().as_ptr() as usize - text.as_ptr() as usize;
+            start..start + object.get().len()
+        };
+        let objects = found.iter().map(place).collect();
+        Ok(Self { objects, last, text })
+    }
+}
+
 /// The pages of a server.
 struct Reader<'a> {
     server: &'a Server,
@@ -115,38 +140,46 @@ impl Reader<'_> {
         tenant: Option<&str>,
         parts: &mut Parts<'_>,
     ) -> Result<u64, ComponentError> {
+        let (mut limit, mut count) = (25, 0);
+        let mut page = self.next_page(class, tenant, None, &mut limit).await?;
+        while let Some(last) = page.last.take() {
+            count += page.objects.len() as u64;
+            self.meter.add(page.text.len() as u64);
+            // As many as make a page of the right size.
+            limit = (PAGE / (page.text.len() / page.objects.len()).max(1)).clamp(1, self.most);
+            let is_long = page.text.len() > 4 * PAGE;
+            if is_long {
+                // Memory holds one page of this length.
+                parts.add_all(std::mem::take(&mut page), tenant).await?;
+                page = self.next_page(class, tenant, Some(&last), &mut limit).await?;
+            } else {
+                // The server reads the next page while this one is packed.
+                let next = self.next_page(class, tenant, Some(&last), &mut limit);
+                let (next, packed) = tokio::join!(next, parts.add_all(page, tenant));
+                packed?;
+                page = next?;
+            }
+        }
+        Ok(count)
+    }
+
+    /// The next page, asked for again where it was cut and is no JSON.
+    async fn next_page(
+        &mut self,
+        class: &str,
+        tenant: Option<&str>,
+        after: Option<&str>,
+        limit: &mut usize,
+    ) -> Result<PageText, ComponentError> {
         let what = || format!("read the objects of class {class}");
         let mut turns = self.server.client.turns();
-        let (mut after, mut limit, mut count) = (None::<String>, 25, 0);
         loop {
-            let text = self.read_page(class, tenant, after.as_deref(), &mut limit).await;
-            let text = text.map_err(|fault| fault.of(what()))?;
-            // A page that was cut is no JSON, and is asked for again.
-            let page = match serde_json::from_slice::<Page>(&text) {
-                Ok(page) => page.objects.unwrap_or_default(),
-                Err(err) if turns.another(&err).await => continue,
-                Err(err) => return Err(Fault::Away(err.into()).of(what())),
-            };
-            turns = self.server.client.turns();
-            let Some(last) = page.last() else { return Ok(count) };
-            count += page.len() as u64;
-            self.meter.add(text.len() as u64);
-            let listed = |object: &RawValue| {
-                serde_json::from_str::<Listed>(object.get())
-                    .map(|listed| (listed.id.into_owned(), listed.tenant.is_some()))
-                    .map_err(|err| Fault::Away(err.into()).of(what()))
-            };
-            for object in &page {
-                // No server of today says of which tenant a listed object is.
-                let unsaid = match tenant {
-                    Some(tenant) if !listed(object)?.1 => Some(tenant),
-                    _ => None,
-                };
-                parts.add(object.get(), unsaid).await?;
+            let text = self.read_page(class, tenant, after, limit).await.map_err(|fault| fault.of(what()))?;
+            match PageText::parse(text) {
+                Ok(page) => return Ok(page),
+                Err(err) if turns.another(&*err).await => {}
+                Err(err) => return Err(Fault::Away(err).of(what())),
             }
-            after = Some(listed(last)?.0);
-            // As many as make a page of the right size.
-            limit = (PAGE / (text.len() / page.len()).max(1)).clamp(1, self.most);
         }
     }
 
@@ -198,6 +231,19 @@ struct Parts<'a> {
 }
 
 impl Parts<'_> {
+    /// Writes the objects of a page of a class, or of one of its tenants.
+    async fn add_all(&mut self, page: PageText, tenant: Option<&str>) -> Result<(), ComponentError> {
+        for place in page.objects {
+            let object = &page.text[place];
+            let is_said =
+                || serde_json::from_str::<Listed>(object).is_ok_and(|listed| listed.tenant.is_some());
+            // No server of today says of which tenant a listed object is.
+            let unsaid = tenant.filter(|_| !is_said());
+            self.add(object, unsaid).await?;
+        }
+        Ok(())
+    }
+
     /// Writes an object as a line. `tenant` is set before its fields.
     async fn add(&mut self, object: &str, tenant: Option<&str>) -> Result<(), ComponentError> {
         // An object that makes a part too long gets one of its own.

@@ -32,12 +32,14 @@ mod job;
 mod journal;
 mod leftovers;
 mod lines;
+mod nearest;
 mod needs;
 mod notes;
 mod parts;
 mod plan;
 mod put_back;
 mod refer;
+mod refusals;
 mod replace;
 mod restore;
 mod rights;
@@ -47,6 +49,7 @@ mod server;
 mod sink;
 mod snapshot;
 mod source;
+mod steps;
 mod tree;
 mod trial;
 mod version;
@@ -55,7 +58,7 @@ mod ways;
 
 use crate::base::chain;
 use crate::component::media::{Media, MediaConfig};
-use crate::component::{Component, ComponentError, Feed, Kept, Plan, Shelf, Staged, Target};
+use crate::component::{Component, ComponentError, Feed, Kept, Plan, Shelf, Staged, Target, Walk};
 use crate::domain::{
     component::ComponentName,
     facts::{Counts, Facts},
@@ -165,6 +168,7 @@ impl Component for Weaviate {
     async fn check(&self) -> Result<String, ComponentError> {
         let server = self.meet().await?;
         let (made, warning) = self.way(&server).await?;
+        self.may_restore(&server, made).await?;
         let left = match self.files(&server, Made::Filesystem) {
             Ok(Files::Folder(folder)) => folder.left().await.ok().and_then(|left| folder.advice(&left)),
             _ => None,
@@ -267,6 +271,10 @@ impl Component for Weaviate {
 
     async fn plan(&self, target: &Target, facts: Option<&Facts>) -> Result<Plan, ComponentError> {
         self.planned(target, facts).await
+    }
+
+    fn left_out(&self, walk: Walk) -> Vec<&'static str> {
+        steps::Step::left_out(walk)
     }
 
     async fn stage(

@@ -1,13 +1,9 @@
-//! The needs of a backup: version, nodes, modules and rights that a server must have to restore it. Dry run, restore and
-//! drill ask for the same, before anything is touched.
+//! The needs of a backup: version, nodes and modules that a server must have to restore it.
 
 use crate::component::ComponentError;
 use crate::component::stage::Target;
-use crate::component::weaviate::Weaviate;
 use crate::component::weaviate::class;
-use crate::component::weaviate::files::Files;
 use crate::component::weaviate::index::{Index, Made, corrupt};
-use crate::component::weaviate::server::Server;
 use crate::component::weaviate::version::Version;
 use crate::domain::facts::Facts;
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,11 +21,9 @@ pub(super) struct Needs {
     /// The version that made the backup; `None` where nobody has noted it.
     pub(super) made_by: Option<Version>,
     /// The nodes that the backup is of.
-    nodes: BTreeSet<String>,
+    pub(super) nodes: BTreeSet<String>,
     /// Modules, each with what needs it.
-    modules: BTreeMap<String, String>,
-    /// True if users and roles are wanted.
-    access: bool,
+    pub(super) modules: BTreeMap<String, String>,
 }
 
 impl Needs {
@@ -55,7 +49,6 @@ impl Needs {
                 .map(|nodes| nodes.split(", ").map(str::to_owned).collect())
                 .unwrap_or_default(),
             modules,
-            access: *target == Target::LiveWithAccess,
         })
     }
 
@@ -74,7 +67,6 @@ impl Needs {
             made_by: Some(index.server_version.parse().map_err(corrupt)?),
             nodes: index.nodes.clone(),
             modules: modules.collect(),
-            access: *target == Target::LiveWithAccess,
         })
     }
 }
@@ -82,69 +74,4 @@ impl Needs {
 /// Returns whether a module of Weaviate makes backups. Such a module is no need of a class.
 pub(super) fn is_for_backups(module: &str) -> bool {
     module.starts_with("backup-")
-}
-
-impl Weaviate {
-    /// Makes sure that a server is and has what a backup needs to bring these classes.
-    ///
-    /// # Errors
-    ///
-    /// The first thing that is missing, and what to do about it.
-    pub(super) async fn meets(
-        &self,
-        server: &Server,
-        needs: &Needs,
-        bring: &BTreeSet<String>,
-    ) -> Result<(), ComponentError> {
-        let unusable = |why: String| {
-            Err(ComponentError::Unusable { what: format!("restore weaviate: {why}"), source: None })
-        };
-        if let Some(made_by) = needs.made_by
-            && let Err(why) = server.version.restores(made_by)
-        {
-            return unusable(why);
-        }
-        if needs.access {
-            holds_access(server, needs)?;
-        }
-        if let Some(way) = needs.way.filter(|way| *way != Made::Export) {
-            if let Files::Folder(folder) = self.files(server, way)? {
-                folder.probe().await?;
-            }
-            let nodes = server.nodes().await.map_err(|fault| fault.of("ask for the names of the nodes"))?;
-            let is_mapped = needs.nodes.len() == 1 && nodes.len() == 1 && server.version.maps_nodes();
-            let mut strange = needs.nodes.iter().filter(|node| !nodes.contains(node) && !is_mapped);
-            if let (Some(node), false) = (strange.next(), nodes.is_empty()) {
-                return unusable(format!(
-                    "the backup is of node {node}, and the server's is {}: set CLUSTER_HOSTNAME of Weaviate to {node}",
-                    nodes.join(", ")
-                ));
-            }
-        }
-        server.no_alias_bears(bring.iter()).await?;
-        match needs.modules.iter().find(|(module, _)| !server.modules.contains_key(*module)) {
-            None => Ok(()),
-            Some((module, of)) => {
-                unusable(format!("{of} needs the module {module}: add that to ENABLE_MODULES of Weaviate"))
-            }
-        }
-    }
-}
-
-/// Makes sure that a backup of this way and version holds users and roles, and that the server can restore them.
-fn holds_access(server: &Server, needs: &Needs) -> Result<(), ComponentError> {
-    let unusable = |why: String| {
-        let what = format!("restore users and roles of Weaviate: {why}: restore without --with-access");
-        Err(ComponentError::Unusable { what, source: None })
-    };
-    if needs.way == Some(Made::Export) {
-        return unusable("the backup is an export, which holds none".to_owned());
-    }
-    let versions = needs.made_by.into_iter().chain([server.version]);
-    match versions.into_iter().find(|version| !version.restores_access()) {
-        None => Ok(()),
-        Some(version) => unusable(format!(
-            "backups of Weaviate {version} hold none (those of 1.30.9, 1.31.2, 1.32.0 and later do)"
-        )),
-    }
 }

@@ -2,18 +2,37 @@
 
 use crate::component::ComponentError;
 use crate::component::scratch::free_bytes;
-use crate::component::stage::{Plan, Target};
+use crate::component::stage::{Plan, Target, Walk};
 use crate::component::weaviate::Weaviate;
 use crate::component::weaviate::class::Classes;
 use crate::component::weaviate::export::not_kept;
+use crate::component::weaviate::index::Made;
 use crate::component::weaviate::journal::Journal;
 use crate::component::weaviate::needs::Needs;
-use crate::component::weaviate::replace::{all_can_be_kept, names};
-use crate::component::weaviate::restore::{chosen, something_comes_back};
+use crate::component::weaviate::replace::names;
+use crate::component::weaviate::restore::chosen;
+use crate::component::weaviate::server::Server;
+use crate::component::weaviate::steps::{Questions, Step};
 use crate::domain::facts::Facts;
 use std::collections::BTreeSet;
 
 impl Weaviate {
+    /// Takes the steps of a restore that need no backup: for `check`, where the next backup is made in this way.
+    ///
+    /// # Errors
+    ///
+    /// The reason why such a backup could not be restored.
+    pub(super) async fn may_restore(&self, server: &Server, made: Made) -> Result<(), ComponentError> {
+        let needs = Needs { way: Some(made), ..Needs::default() };
+        let (target, live) = (&Target::Live, &Classes::new());
+        let questions =
+            Questions { weaviate: self, target, server, needs: &needs, bring: None, live, index: None };
+        for step in Step::of(Walk::Check) {
+            questions.ask(step).await?;
+        }
+        Ok(())
+    }
+
     /// What a restore would do.
     pub(super) async fn planned(
         &self,
@@ -25,15 +44,21 @@ impl Weaviate {
         let counts = facts.map(|facts| &facts.counts.classes);
         let all: Option<BTreeSet<String>> = counts.map(|counts| counts.keys().cloned().collect());
         let wanted = all.as_ref().map(|all| chosen(target, all)).transpose()?;
-        self.meets(&server, &needs, wanted.as_ref().unwrap_or(&BTreeSet::new())).await?;
         let live = server.classes(None).await?;
         let mut going = live.clone();
         going.retain(|name, _| wanted.as_ref().is_none_or(|wanted| wanted.contains(name)));
-        if let (Some(way), true) = (needs.way, *target != Target::Scratch) {
-            all_can_be_kept(&server, &going, way)?;
-        }
-        if let (Some(wanted), true) = (&wanted, *target != Target::Scratch) {
-            something_comes_back(wanted)?;
+        let walk = if *target == Target::Scratch { Walk::Drill } else { Walk::DryRun };
+        let questions = Questions {
+            weaviate: self,
+            target,
+            server: &server,
+            needs: &needs,
+            bring: wanted.as_ref(),
+            live: &going,
+            index: None,
+        };
+        for step in Step::of(walk) {
+            questions.ask(step).await?;
         }
         let state = self.config.state.ancestors().find(|folder| folder.exists());
         let room = self.config.dir.as_deref().or(state);
@@ -55,6 +80,7 @@ impl Weaviate {
             .to_owned(),
             versions: vec![format!("weaviate {}", server.version)],
             warnings: due.into_iter().chain(facts.and_then(not_kept)).chain(facts.into_iter().flat_map(said)).collect(),
+            advice: Vec::new(),
         };
         if *target == Target::LiveWithAccess {
             plan.warnings.push(ACCESS.to_owned());
@@ -69,7 +95,7 @@ impl Weaviate {
                 plan.warnings
                     .push(format!("Classes that the backup does not have stay as they are: {stay}."));
             }
-            plan.warnings.push(
+            plan.advice.push(
                 "Stop what writes to Weaviate first: what is written meanwhile is lost or mixed in."
                     .to_owned(),
             );

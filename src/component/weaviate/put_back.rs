@@ -9,7 +9,8 @@ use crate::component::weaviate::count::Count;
 use crate::component::weaviate::index::Made;
 use crate::component::weaviate::journal::Journal;
 use crate::component::weaviate::notes::{Notes, Snapshot, State, Step};
-use crate::component::weaviate::replace::{all_can_be_kept, names, remove_classes};
+use crate::component::weaviate::refusals::of_what_cannot_be_kept;
+use crate::component::weaviate::replace::{names, remove_classes};
 use crate::component::weaviate::server::{Access, Server};
 use crate::component::weaviate::source::{Place, Source, prove};
 use crate::domain::progress::Meter;
@@ -156,7 +157,7 @@ impl Weaviate {
         let began = journal.notes.replacing.as_ref().and_then(|replacing| replacing.began);
         let is_late = began.is_some_and(|began| Timestamp::now().duration_since(began).abs() > FRESH);
         if found.objects.after != Count::Exact(0) {
-            all_can_be_kept(server, &live, Made::Export)?;
+            of_what_cannot_be_kept(server, &live, Made::Export)?;
             let copy = self.export_aside(server, live, journal, &Meter::default()).await?;
             if self.is_kept_already(server, journal, &copy, class, before).await? {
                 self.remove_copy(server, journal, &copy).await?;

@@ -15,6 +15,7 @@ use crate::component::weaviate::files::Files;
 use crate::component::weaviate::index::Made;
 use crate::component::weaviate::journal::Journal;
 use crate::component::weaviate::notes::{Kept, Notes, State, Step};
+use crate::component::weaviate::refusals::of_what_cannot_be_kept;
 use crate::component::weaviate::server::{Access, Server};
 use crate::component::weaviate::source::{Place, Source, prove};
 use crate::domain::progress::Meter;
@@ -63,7 +64,7 @@ impl Weaviate {
     ) -> Result<Option<Kept>, ComponentError> {
         let names = bring.keys().cloned().collect();
         let live = server.classes(Some(&names)).await?;
-        all_can_be_kept(server, &live, way_of(bring))?;
+        of_what_cannot_be_kept(server, &live, way_of(bring))?;
         self.begin(server, journal, bring, &live, purpose, meter).await?;
         meter.begin("replace classes", 0);
         let before = journal.notes.clone();
@@ -203,6 +204,11 @@ impl Replacement<'_> {
     async fn prove(&mut self, class: &str) -> Result<(), ComponentError> {
         if let Some(source) = self.bring[class] {
             prove(self.server, class, &source.promised(class), self.meter).await?;
+            // The data are there, so nothing is put back because of an index.
+            match source.not_found_by_vector(self.server, class, self.meter).await {
+                Ok(words) => words.into_iter().for_each(|warning| self.meter.warn(warning)),
+                Err(err) => self.meter.warn(format!("Class {class}: {}.", chain(&err))),
+            }
         }
         self.journal.note(|notes| notes.reached(class, State::Proven))
     }
@@ -227,7 +233,7 @@ impl Replacement<'_> {
         let way = self.bring[class].map_or(Made::Export, |source| source.index.way);
         let only = [class.to_owned()].into();
         let live = self.server.classes(Some(&only)).await?;
-        all_can_be_kept(self.server, &live, way)?;
+        of_what_cannot_be_kept(self.server, &live, way)?;
         if live.is_empty() {
             return Ok(()); // deleted meanwhile: the first copy is the newest there is
         }
@@ -341,36 +347,6 @@ fn sources<'a>(bring: &Bring<'a>) -> Vec<(&'a Source, BTreeSet<String>)> {
 fn way_of(bring: &Bring<'_>) -> Made {
     let mut ways = bring.values().flatten().map(|source| source.index.way);
     ways.find(|way| *way != Made::Export).unwrap_or(Made::Export)
-}
-
-/// Makes sure that nothing is lost when these classes are replaced by a backup of this kind: some servers can copy
-/// inactive tenants, in their own backups.
-pub(super) fn all_can_be_kept(server: &Server, live: &Classes, made: Made) -> Result<(), ComponentError> {
-    let too_long = live.keys().find(|name| !server.version.replaces_name_of(name.len()));
-    if let Some(name) = too_long.filter(|_| made != Made::Export) {
-        let what = format!(
-            "replace class {name}: Weaviate {} cannot restore a class of so long a name where it has deleted one: back up \
-             and restore by BACKUP_WEAVIATE_BACKEND=export",
-            server.version
-        );
-        return Err(ComponentError::Unusable { what, source: None });
-    }
-    if made != Made::Export && server.version.keeps_inactive_tenants() {
-        return Ok(());
-    }
-    for (name, class) in live {
-        let inactive: Vec<_> = class.inactive().collect();
-        if !inactive.is_empty() {
-            let what = format!(
-                "replace class {name}: {} of its tenants are inactive, {} among them, so what they have could not \
-                 be set aside and would be lost: activate them first",
-                inactive.len(),
-                inactive[0]
-            );
-            return Err(ComponentError::Unusable { what, source: None });
-        }
-    }
-    Ok(())
 }
 
 /// Classes for people.

@@ -3,8 +3,8 @@
 use crate::base::chain;
 use crate::component::media::{Media, MediaConfig};
 use crate::component::scratch::Scratch;
-use crate::component::stage::{Kept, Staged, Target};
-use crate::component::weaviate::class::{self, Classes, Tenant};
+use crate::component::stage::{Kept, Staged, Target, Walk};
+use crate::component::weaviate::class::Classes;
 use crate::component::weaviate::copies::described;
 use crate::component::weaviate::count::Bracket;
 use crate::component::weaviate::decode::{decode, decode_only};
@@ -14,10 +14,10 @@ use crate::component::weaviate::index::{Index, Made, corrupt};
 use crate::component::weaviate::journal::Journal;
 use crate::component::weaviate::needs::Needs;
 use crate::component::weaviate::notes::Loose;
-use crate::component::weaviate::replace::{Purpose, all_can_be_kept, names, remove_classes};
+use crate::component::weaviate::replace::{Purpose, names, remove_classes};
 use crate::component::weaviate::server::{Access, Server};
 use crate::component::weaviate::source::{Place, Source, prove};
-use crate::component::weaviate::version::Version;
+use crate::component::weaviate::steps::{Questions, Step};
 use crate::component::weaviate::{Weaviate, kept_as};
 use crate::component::{Component, ComponentError, Feed};
 use crate::domain::{facts::Counts, progress::Meter};
@@ -50,22 +50,22 @@ impl Weaviate {
         let server = self.target_server(target).await?;
         let all = index.classes.keys().cloned().collect();
         let bring = chosen(target, &all)?;
-        self.meets(&server, &Needs::of_archive(&index, target)?, &bring).await?;
-        refers_to_what_is_there(&server, &index, &bring).await?;
         let live = server.classes(Some(&bring)).await?;
-        if *target == Target::Scratch {
-            if let Some(name) = live.keys().next() {
-                let what = format!(
-                    "drill on {}: it has a class {name} already: BACKUP_WEAVIATE_DRILL_URL must be a server with \
-                     nothing on it that anybody needs",
-                    server.client.place()
-                );
-                return Err(ComponentError::Unusable { what, source: None });
-            }
-        } else {
-            all_can_be_kept(&server, &live, index.way)?;
-            no_tenant_is_emptied(&server, &index, &live).await?;
-            something_comes_back(&bring)?;
+        let needs = Needs::of_archive(&index, target)?;
+        let walk = if *target == Target::Scratch { Walk::Drill } else { Walk::Restore };
+        let before = Step::of(walk).take_while(|step| *step != Step::Unpack);
+        let (weaviate, live, asked) = (self, &live, Some(&index));
+        let questions = Questions {
+            weaviate,
+            target,
+            server: &server,
+            needs: &needs,
+            bring: Some(&bring),
+            live,
+            index: asked,
+        };
+        for step in before {
+            questions.ask(step).await?;
         }
         let mut journal = Journal::open(&self.config.state)?;
         let (source, counts) = self.unpack(&server, (index, &bring), feed, &mut journal, meter).await?;
@@ -76,7 +76,7 @@ impl Weaviate {
             copy.clean(&mut journal).await?;
             return Err(err);
         }
-        if *target == Target::Scratch {
+        if walk == Walk::Drill {
             copy.drill = true;
             copy.try_out(&mut journal).await?;
         }
@@ -167,61 +167,6 @@ impl Weaviate {
     }
 }
 
-/// Makes sure that the classes refer to classes that are there, or come too.
-async fn refers_to_what_is_there(
-    server: &Server,
-    index: &Index,
-    bring: &BTreeSet<String>,
-) -> Result<(), ComponentError> {
-    let mut brought = index.classes.clone();
-    brought.retain(|name, _| bring.contains(name));
-    let there = server.definitions().await.map_err(|fault| fault.of("read Weaviate's schema"))?;
-    let Some(dangling) = class::dangling(&brought, &there.into_keys().collect()).into_iter().next() else {
-        return Ok(());
-    };
-    let what = format!("restore weaviate: {dangling}: restore that class too, or make it");
-    Err(ComponentError::Unusable { what, source: None })
-}
-
-/// Makes sure that no tenant loses what it has without a word: backups hold nothing of tenants that were inactive then, and
-/// a restore makes those empty.
-async fn no_tenant_is_emptied(server: &Server, index: &Index, live: &Classes) -> Result<(), ComponentError> {
-    let made_by: Version = index.server_version.parse().map_err(corrupt)?;
-    if index.way != Made::Export && made_by.keeps_inactive_tenants() {
-        return Ok(());
-    }
-    for (name, class) in live {
-        let inactive: BTreeSet<_> = index.classes[name].inactive().collect();
-        let has_data = |tenant: &&Tenant| tenant.is_active() && inactive.contains(tenant.name.as_str());
-        for tenant in class.tenants.iter().filter(has_data) {
-            let only = class::Class { tenants: vec![tenant.clone()], ..class.clone() };
-            let what = || format!("count the objects of tenant {} of class {name}", tenant.name);
-            let count = server.count_exactly(name, &only).await.map_err(|fault| fault.of(what()))?;
-            if count > 0 {
-                let what = format!(
-                    "restore class {name}: its tenant {0} was inactive when the backup was made, so the backup holds \
-                     nothing of {0}, which has {count} objects now: they would be lost; delete that tenant first if \
-                     that is meant, or restore other classes by --include",
-                    tenant.name
-                );
-                return Err(ComponentError::Unusable { what, source: None });
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Makes sure that a restore is not called one that brings nothing.
-pub(super) fn something_comes_back(bring: &BTreeSet<String>) -> Result<(), ComponentError> {
-    if !bring.is_empty() {
-        return Ok(());
-    }
-    let what = "restore weaviate: the backup holds no classes, so nothing would come back: name another one, `rna-backup \
-                list weaviate` shows them"
-        .to_owned();
-    Err(ComponentError::Unusable { what, source: None })
-}
-
 /// The classes that are meant.
 pub(super) fn chosen(target: &Target, all: &BTreeSet<String>) -> Result<BTreeSet<String>, ComponentError> {
     let Target::Classes(wanted) = target else { return Ok(all.clone()) };
@@ -267,6 +212,10 @@ impl Copy {
             self.source.bring(&self.weaviate, &self.server, &self.bring, Access::Stays, &self.meter).await?;
             for class in &self.bring {
                 prove(&self.server, class, &self.source.promised(class), &self.meter).await?;
+                let not_found = self.source.not_found_by_vector(&self.server, class, &self.meter).await?;
+                if !not_found.is_empty() {
+                    return Err(corrupt(not_found.join(" ")));
+                }
             }
             Ok(())
         };

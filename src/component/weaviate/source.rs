@@ -5,6 +5,7 @@ use crate::component::weaviate::count::{Bracket, Verdict};
 use crate::component::weaviate::files::Files;
 use crate::component::weaviate::index::{Index, Made};
 use crate::component::weaviate::job::Job;
+use crate::component::weaviate::nearest::NOT_TRIED;
 use crate::component::weaviate::server::{Access, Server};
 use crate::component::weaviate::{Weaviate, import};
 use crate::component::{ComponentError, scratch::Scratch};
@@ -80,6 +81,32 @@ impl Source {
             class.objects = class.objects.estimated();
         }
         class
+    }
+}
+
+impl Source {
+    /// The vectors by which nothing is found in a class that was brought, in words. A class that had no vector index on
+    /// the server that made the backup is left out: the backup says so.
+    ///
+    /// # Errors
+    ///
+    /// When the server gives no answer.
+    pub(super) async fn not_found_by_vector(
+        &self,
+        server: &Server,
+        class: &str,
+        meter: &Meter,
+    ) -> Result<Vec<String>, ComponentError> {
+        let folder = format!("{}/", class.to_lowercase());
+        if self.index.unindexed.iter().any(|shard| shard.starts_with(&folder)) {
+            return Ok(Vec::new());
+        }
+        let found = server.not_found_by_vector(class, &self.index.classes[class]).await;
+        let found = found.map_err(|fault| fault.of(format!("search class {class} by vector")))?;
+        Ok(found.unwrap_or_else(|| {
+            meter.warn(NOT_TRIED.to_owned());
+            Vec::new()
+        }))
     }
 }
 

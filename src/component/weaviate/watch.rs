@@ -60,7 +60,13 @@ impl<'a> Watch<'a> {
             Ok(Status::Failed { word, why }) => Err(ComponentError::Failed {
                 program: self.name(),
                 status: word,
-                stderr: why,
+                stderr: match self.work {
+                    // Such as a class whose files the server itself cannot list.
+                    Work::Backup => format!(
+                        "{why}; if it fails so each time, BACKUP_WEAVIATE_BACKEND=export needs no backups of the server's own"
+                    ),
+                    Work::Restore => why,
+                },
                 // Some of these pass by themselves; a new attempt has a new id.
                 transient: true,
             }),
