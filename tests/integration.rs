@@ -65,6 +65,7 @@ mod postgres_errors;
 mod postgres_restore;
 mod postgres_restore_faults;
 mod postgres_restore_killed;
+mod postgres_rights;
 mod postgres_tls;
 mod postgres_versions;
 mod redis_away;

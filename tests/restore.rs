@@ -195,7 +195,7 @@ async fn a_worker_killed_at_any_instant_of_a_restore_leaves_the_old_or_the_new_a
 }
 
 #[test]
-fn the_plan_names_those_who_had_rights_on_tables_that_no_backup_brings_back() {
+fn rights_on_tables_come_back() {
     let server = PostgresServer::shared();
     let database = server.database("granted", "");
     server.psql(
@@ -206,9 +206,11 @@ fn the_plan_names_those_who_had_rights_on_tables_that_no_backup_brings_back() {
     lab.json(&["backup", "postgres"]);
     let plan = lab.json(&["restore", "postgres", "--dry-run"]);
     validates("restore-plan", &plan);
-    let warning = "Rights on tables in granted that were granted to others are not restored: grant them again to \"the reader\".";
-    assert_eq!(plan["warnings"], json!([warning]));
-    assert_eq!(lab.json(&["restore", "postgres", "--yes"])["warnings"], json!([warning]));
+    assert_eq!(plan["warnings"], json!([]));
+    server.psql(&database, "REVOKE ALL ON paper FROM PUBLIC");
+    assert_eq!(lab.json(&["restore", "postgres", "--yes"])["warnings"], json!([]));
+    let granted = "SELECT has_table_privilege('the reader', 'paper', 'SELECT'), relacl::text LIKE '%=r/%' FROM pg_class WHERE relname = 'paper'";
+    assert_eq!(server.psql(&database, granted), "t|t");
 }
 
 /// A task that failed and is tried again must not take the restore of somebody else for its own.

@@ -1,6 +1,7 @@
 //! What a component says about the data it read: kept in the manifest, compared on verify.
 
 use crate::domain::id::BackupId;
+use crate::domain::rights::Rights;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -63,6 +64,9 @@ pub struct Facts {
     /// Size of the whole database on the server, bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub database_bytes: Option<u64>,
+    /// Owners and privileges of the objects of a database.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rights: Option<Rights>,
     /// By which way it was made, where there are several.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backend: Option<String>,

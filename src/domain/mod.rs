@@ -11,4 +11,5 @@ pub mod progress;
 pub mod rebuild;
 pub mod report;
 pub mod retention;
+pub mod rights;
 pub mod signature;

@@ -6,16 +6,18 @@ use crate::component::postgres::{
     connect::{self, sort},
     mark::{self, FRESH, Mark, Role},
 };
-use deadpool_postgres::{ClientWrapper, Object, tokio_postgres};
+use deadpool_postgres::{
+    ClientWrapper, Object,
+    tokio_postgres::{self, error::SqlState},
+};
 use jiff::Timestamp;
 use std::time::{Duration, Instant};
 
 /// Settings under which our statements mean what they say, whatever role or database has set.
 const SESSION: &str = "
-    SET standard_conforming_strings = on; SET search_path = pg_catalog; SET statement_timeout = 0;
-    SET idle_in_transaction_session_timeout = 0; SET lock_timeout = '20s'; SET default_transaction_read_only = off;
-    SET default_transaction_isolation = 'read committed'; SET synchronous_commit = on;
-    SELECT set_config(name, '0', false) FROM pg_settings WHERE name IN ('idle_session_timeout', 'transaction_timeout')";
+    SET standard_conforming_strings = on; SET search_path = pg_catalog; SET lock_timeout = '20s';
+    SET default_transaction_read_only = off; SET default_transaction_isolation = 'read committed';
+    SET synchronous_commit = on";
 
 /// Key of the advisory locks by which our sessions are known; the database of the configuration is the other.
 const OURS: i32 = i32::from_be_bytes(*b"rna-");
@@ -34,7 +36,8 @@ pub struct Admin {
     pub seat: String,
     /// The role that logged in.
     pub user: String,
-    superuser: bool,
+    /// Whether that role is a superuser.
+    pub superuser: bool,
     create: bool,
 }
 
@@ -204,6 +207,12 @@ impl Admin {
         Ok(row.map_err(|err| fault("look for a database", err))?.get(0))
     }
 
+    async fn is_template(&self, name: &str) -> Result<bool, ComponentError> {
+        let ask = "SELECT coalesce(bool_or(datistemplate), false) FROM pg_database WHERE datname = $1";
+        let row = self.client.query_one(ask, &[&name]).await;
+        Ok(row.map_err(|err| fault("look for a database", err))?.get(0))
+    }
+
     /// Drops a database, whoever is in it.
     ///
     /// # Errors
@@ -212,6 +221,11 @@ impl Admin {
     pub async fn drop_database(&self, name: &str) -> Result<(), ComponentError> {
         let quoted = mark::ident(name);
         let failed = |err| fault(format!("drop database {quoted}"), err);
+        // A template cannot be dropped.
+        let plain = format!("ALTER DATABASE {quoted} IS_TEMPLATE false");
+        if self.is_template(name).await? {
+            self.client.batch_execute(&plain).await.map_err(failed)?;
+        }
         let force =
             self.client.batch_execute(&format!("DROP DATABASE IF EXISTS {quoted} WITH (FORCE)")).await;
         match force {
@@ -270,6 +284,45 @@ impl Admin {
         }
     }
 
+    /// Refuses a database that is an active subscriber: what is renamed would go on to take the rows that arrive, and the
+    /// restored one would get none.
+    ///
+    /// # Errors
+    ///
+    /// [`ComponentError::Unusable`]; as sorted.
+    pub async fn nothing_arrives_in(&self, name: &str) -> Result<(), ComponentError> {
+        let ask = "SELECT string_agg(format('ALTER SUBSCRIPTION %I DISABLE', subname), '; ' ORDER BY subname)
+                     FROM pg_subscription JOIN pg_database d ON d.oid = subdbid WHERE datname = $1 AND subenabled";
+        let found = self.client.query_one(ask, &[&name]).await;
+        let found = found.map_err(|err| fault(format!("look for subscriptions in {name}"), err))?;
+        let Some(disable) = found.get::<_, Option<String>>(0) else { return Ok(()) };
+        let what = format!(
+            "database {name} is an active subscriber, and the rows that arrive would go on into what is set aside: run in \
+             it first: {disable}; and after the restore make the subscription anew in the restored database"
+        );
+        Err(ComponentError::Unusable { what, source: None })
+    }
+
+    /// Everything that hangs on a database by its identity and so stays with what a restore sets aside, in words.
+    ///
+    /// # Errors
+    ///
+    /// As sorted.
+    pub async fn stays_with(&self, name: &str) -> Result<Vec<String>, ComponentError> {
+        const ASK: &str = "
+            SELECT format('Subscription %I stays with the database that is set aside: make it anew in the restored one '
+                          '(CREATE SUBSCRIPTION … WITH (create_slot = false)), and in the other ALTER SUBSCRIPTION %1$I '
+                          'SET (slot_name = NONE) and DROP SUBSCRIPTION %1$I, or it can never be removed.', subname)
+              FROM pg_subscription JOIN pg_database d ON d.oid = subdbid WHERE datname = $1
+            UNION ALL
+            SELECT format('Replication slot %s stays with the database that is set aside, which cannot be removed while it '
+                          'is there: SELECT pg_drop_replication_slot(%1$L), and let whoever reads it begin anew.', slot_name)
+              FROM pg_replication_slots WHERE database = $1";
+        let rows = self.client.query(ASK, &[&name]).await;
+        let rows = rows.map_err(|err| fault(format!("look what hangs on {name}"), err))?;
+        Ok(rows.iter().map(|row| row.get(0)).collect())
+    }
+
     /// Runs statements in one transaction, all in one message: the server makes a [transaction] of it, and each way
     /// there and back would be time in which nobody can use the database.
     ///
@@ -282,14 +335,32 @@ impl Admin {
         self.client.batch_execute(&statements.join(";")).await
     }
 
-    /// Runs statements in one transaction that is then taken back: they would be possible.
+    /// Tries each statement in a transaction that is then taken back, and tells those for which a right is missing, each
+    /// with the server's word.
     ///
     /// # Errors
     ///
     /// The driver's, for the caller to sort.
-    pub async fn rehearse(&mut self, statements: &[String]) -> Result<(), tokio_postgres::Error> {
-        let transaction = self.client.transaction().await?;
-        transaction.batch_execute(&statements.join(";")).await?;
-        transaction.rollback().await
+    pub async fn rehearse(
+        &mut self,
+        statements: &[String],
+    ) -> Result<Vec<(String, String)>, tokio_postgres::Error> {
+        let mut refused = Vec::new();
+        let mut transaction = self.client.transaction().await?;
+        for statement in statements {
+            let step = transaction.savepoint("step").await?;
+            match step.batch_execute(statement).await {
+                Ok(()) => step.commit().await?,
+                Err(err) if err.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {
+                    step.rollback().await?;
+                    let said =
+                        err.as_db_error().map_or_else(|| err.to_string(), |err| err.message().to_owned());
+                    refused.push((statement.clone(), said));
+                }
+                Err(err) => return Err(err),
+            }
+        }
+        transaction.rollback().await?;
+        Ok(refused)
     }
 }

@@ -104,8 +104,9 @@ impl FromStr for SslMode {
 #[error("{0}")]
 pub struct InvalidSetting(&'static str);
 
-/// The schemes that `dj-database-url` takes for PostgreSQL.
-const SCHEMES: [&str; 6] = ["postgres", "postgresql", "postgis", "pgsql", "timescale", "timescalegis"];
+/// The schemes that `dj-database-url` and `django-environ` take for PostgreSQL.
+const SCHEMES: [&str; 7] =
+    ["postgres", "postgresql", "psql", "postgis", "pgsql", "timescale", "timescalegis"];
 
 const BAD_ESCAPE: InvalidSetting =
     InvalidSetting("has a % that is not followed by two hex digits, or holds no UTF-8");
@@ -213,6 +214,7 @@ mod tests {
         // URL → user, password, host, port, database, sslmode
         let cases = [
             ("postgres://u:p%40ss@db.example:6543/app", "u", "p@ss", "db.example", 6543, "app", "prefer"),
+            ("psql://u:p@h/app", "u", "p", "h", 5432, "app", "prefer"),
             ("postgresql://u@h/app?sslmode=verify-full", "u", "", "h", 5432, "app", "verify-full"),
             ("postgis://u:a:b@h/app?sslmode=allow", "u", "a:b", "h", 5432, "app", "prefer"),
             (

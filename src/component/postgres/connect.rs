@@ -57,14 +57,21 @@ pub fn pool(config: &PostgresConfig) -> Result<Pool, ComponentError> {
     Ok(pool.expect("a runtime is set, which is all that the timeouts need"))
 }
 
-/// A connection of the pool.
+/// Limits of time that a role or database may have set, taken from every session of ours: a backup, a restore and a drill
+/// take as long as they take.
+const NO_LIMITS: &str = "
+    SELECT set_config(name, '0', false) FROM pg_catalog.pg_settings
+     WHERE name IN ('statement_timeout', 'lock_timeout', 'idle_in_transaction_session_timeout', 'idle_session_timeout',
+                    'transaction_timeout')";
+
+/// A connection of the pool, without limits of time.
 ///
 /// # Errors
 ///
 /// Sorted as by [`sort`].
 pub async fn connect(pool: &Pool, config: &PostgresConfig) -> Result<Object, ComponentError> {
     let what = format!("connect to PostgreSQL {config}");
-    pool.get().await.map_err(|err| match err {
+    let connection = pool.get().await.map_err(|err| match err {
         PoolError::Backend(err) => match err.code() {
             Some(&SqlState::INVALID_CATALOG_NAME) => ComponentError::Unusable {
                 what: format!(
@@ -72,10 +79,12 @@ pub async fn connect(pool: &Pool, config: &PostgresConfig) -> Result<Object, Com
                 ),
                 source: err.into_source(),
             },
-            _ => sort(what, err),
+            _ => sort(what.clone(), err),
         },
-        err => ComponentError::Unavailable { what, source: Some(err.into()) },
-    })
+        err => ComponentError::Unavailable { what: what.clone(), source: Some(err.into()) },
+    })?;
+    connection.batch_execute(NO_LIMITS).await.map_err(|err| sort(what, err))?;
+    Ok(connection)
 }
 
 /// What an error of the driver means for the caller. `what` was tried.

@@ -5,8 +5,9 @@ use crate::component::postgres::{
     config::PostgresConfig,
     database,
     goal::Goal,
-    load::Load,
-    mark::{Mark, Role, comment_on},
+    load::{self, Load},
+    mark::{Mark, Role, comment_on, ident},
+    rights::Way,
     snapshot::{Excluded, Server, Snapshot},
     swap::Exchange,
 };
@@ -17,9 +18,11 @@ use crate::component::{
 use crate::domain::{
     facts::{Counts, Facts},
     progress::Meter,
+    rights::Rights,
 };
 use async_trait::async_trait;
 use jiff::Timestamp;
+use std::collections::BTreeSet;
 
 /// A whole copy.
 #[derive(Debug)]
@@ -27,6 +30,8 @@ pub struct Copy {
     exchange: Exchange,
     drill: bool,
     counts: Counts,
+    /// Where owners and privileges are not as they were, in words.
+    wrong_rights: Vec<String>,
 }
 
 impl Copy {
@@ -43,24 +48,30 @@ impl Copy {
         facts: Option<&Facts>,
         meter: &Meter,
     ) -> Result<Self, ComponentError> {
-        let name = create(&mut goal, config).await?;
+        let (name, refused) = create(&mut goal, config, meter).await?;
         let inside = PostgresConfig { database: name.clone(), ..config.clone() };
         let filled = async {
             fill(&goal, &inside, feed, facts, meter).await?;
-            let counts = count(&inside, exclude).await?;
+            let (counts, rights) = count(&inside, exclude).await?;
+            let wrong_rights = wrong_rights(&goal, facts, &rights);
+            if !goal.drill && !wrong_rights.is_empty() {
+                let what = format!("restore owners and privileges: {}", wrong_rights.join("; "));
+                return Err(ComponentError::Unusable { what, source: None });
+            }
             if !goal.drill
                 && let Some(live) = &goal.live
             {
-                let dress = live.dress(&goal.admin, &name).await?;
+                let mut dress = live.dress(&goal.admin, &name).await?;
+                dress.retain(|statement| !refused.contains(statement));
                 goal.admin.at_once(&dress).await.map_err(undressed)?;
             }
-            Ok(counts)
+            Ok((counts, wrong_rights))
         };
         match filled.await {
-            Ok(counts) => {
+            Ok((counts, wrong_rights)) => {
                 let exchange =
                     Exchange { config: config.clone(), target: goal.name, incoming: name, kept: None };
-                Ok(Self { exchange, drill: goal.drill, counts })
+                Ok(Self { exchange, drill: goal.drill, counts, wrong_rights })
             }
             Err(err) => {
                 // `recover` removes it otherwise; the first error is the one that tells.
@@ -77,9 +88,13 @@ fn undressed(err: deadpool_postgres::tokio_postgres::Error) -> ComponentError {
     fault("carry over settings and grants of the database", err)
 }
 
-/// Creates an empty database beside the live one, with our mark, and makes sure that the role may give it
-/// everything that the live one has.
-async fn create(goal: &mut Goal, config: &PostgresConfig) -> Result<String, ComponentError> {
+/// Creates an empty database beside the live one, with our mark, and tries whether the role may give it everything that
+/// the live one has: statements that it may not run are a warning.
+async fn create(
+    goal: &mut Goal,
+    config: &PostgresConfig,
+    meter: &Meter,
+) -> Result<(String, BTreeSet<String>), ComponentError> {
     let at = Timestamp::now();
     goal.admin.announce(&config.database).await?;
     let name = goal.admin.free_name(&goal.name, Role::Copy, at).await?;
@@ -96,13 +111,20 @@ async fn create(goal: &mut Goal, config: &PostgresConfig) -> Result<String, Comp
         comment: None,
         allow: true,
     };
+    let mut refused = BTreeSet::new();
     let marked = async {
         goal.admin.client.batch_execute(&comment_on(&name, Some(&mark.text()))).await.map_err(failed)?;
         if !goal.drill
             && let Some(live) = &goal.live
         {
             let dress = live.dress(&goal.admin, &name).await?;
-            goal.admin.rehearse(&dress).await.map_err(undressed)?;
+            for (statement, said) in goal.admin.rehearse(&dress).await.map_err(undressed)? {
+                let later = statement.replace(&ident(&name), &ident(&goal.name));
+                meter.warn(format!(
+                    "A property of the database is not carried over ({said}). As a superuser: {later}"
+                ));
+                refused.insert(statement);
+            }
         }
         Ok(())
     };
@@ -110,7 +132,7 @@ async fn create(goal: &mut Goal, config: &PostgresConfig) -> Result<String, Comp
         let _ = goal.admin.drop_database(&name).await;
         return Err(err);
     }
-    Ok(name)
+    Ok((name, refused))
 }
 
 async fn fill(
@@ -122,7 +144,8 @@ async fn fill(
 ) -> Result<(), ComponentError> {
     let owner = goal.like.as_ref().map(|like| like.owner.as_str());
     let role = owner.filter(|owner| *owner != goal.admin.user);
-    let load = Load { client: &goal.client, config: inside, role, server: goal.server.major };
+    let load =
+        Load { client: &goal.client, config: inside, role, rights: &goal.rights, server: goal.server.major };
     // The dump is about as long as what was read; some room for others.
     let folder = inside.scratch.as_deref().filter(|folder| {
         let fits =
@@ -135,25 +158,35 @@ async fn fill(
     }
 }
 
-/// Counts the rows of every table and lets the planner know them too.
-async fn count(inside: &PostgresConfig, exclude: &[Excluded]) -> Result<Counts, ComponentError> {
+/// Where the owners and privileges of a copy are not those of the backup, in words. Nothing is compared where they are not
+/// restored, and between two major versions, which have other privileges.
+fn wrong_rights(goal: &Goal, facts: Option<&Facts>, found: &Rights) -> Vec<String> {
+    let promised = facts.and_then(|facts| facts.rights.as_ref());
+    let made_by = facts.and_then(|facts| load::major(facts.versions.get("postgres_server")?));
+    let is_comparable = matches!(goal.rights, Way::AsTheyWere(_)) && made_by == Some(goal.server.major);
+    promised.filter(|_| is_comparable).map(|promised| promised.differences(found)).unwrap_or_default()
+}
+
+/// Counts the rows of every table, lets the planner know them too, and reads owners and privileges.
+async fn count(inside: &PostgresConfig, exclude: &[Excluded]) -> Result<(Counts, Rights), ComponentError> {
     let mut client = admin::alone(inside, &inside.database).await?;
     let _ = client.batch_execute("SET default_transaction_read_only = off").await;
-    client
-        .batch_execute("SET statement_timeout = 0; ANALYZE")
-        .await
-        .map_err(|err| fault("analyze the copy", err))?;
+    client.batch_execute("ANALYZE").await.map_err(|err| fault("analyze the copy", err))?;
     let server = Server::ask(&client).await?;
     let snapshot = Snapshot::open(&mut client, &server, exclude).await?;
-    let tables = snapshot.count().await?;
+    let (tables, rights) = (snapshot.count().await?, snapshot.rights().await?);
     snapshot.close().await?;
-    Ok(Counts { tables, ..Counts::default() })
+    Ok((Counts { tables, ..Counts::default() }, rights))
 }
 
 #[async_trait]
 impl Staged for Copy {
     fn counts(&self) -> &Counts {
         &self.counts
+    }
+
+    async fn differences(&self, _: Feed<'_>, _: &Meter) -> Result<Vec<String>, ComponentError> {
+        Ok(self.wrong_rights.clone())
     }
 
     async fn swap(self: Box<Self>) -> Result<Option<Kept>, ComponentError> {

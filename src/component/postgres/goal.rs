@@ -8,6 +8,7 @@ use crate::component::postgres::{
     database::Database,
     load,
     mark::{self, LONGEST_NAME},
+    rights::Way,
     snapshot::Server,
 };
 use crate::component::{ComponentError, Plan, Target, scratch};
@@ -26,6 +27,8 @@ pub struct Goal {
     pub drill: bool,
     /// Whether a copy can be made beside it; if not, only what is in it can be replaced.
     pub swaps: bool,
+    /// How owners and privileges are restored.
+    pub rights: Way,
     /// The server.
     pub server: Server,
     /// The `pg_restore` to use.
@@ -83,12 +86,14 @@ impl Goal {
         }
         if swaps && live.is_some() && !drill {
             admin.nothing_is_prepared_in(name).await?;
+            admin.nothing_arrives_in(name).await?;
         }
         let set = config.bin_dir.as_deref();
         let found = clients::search(set).await?;
         let client = load::choose(server.major, facts, &found).cloned();
         let client = client.ok_or_else(|| unusable(no_client(set, &found, facts)))?;
-        Ok(Self { name: name.clone(), live, like, drill, swaps, server, client, admin })
+        let rights = Way::find(&admin, facts.and_then(|facts| facts.rights.as_ref()), owner).await?;
+        Ok(Self { name: name.clone(), live, like, drill, swaps, rights, server, client, admin })
     }
 
     /// How the configured database would be restored, in words for whoever looks before the bad day.
@@ -111,13 +116,22 @@ impl Goal {
     /// As sorted.
     pub async fn plan(&self, config: &PostgresConfig, facts: Option<&Facts>) -> Result<Plan, ComponentError> {
         let mut warnings = self.warnings(facts);
+        if let (Some(live), true, false) = (&self.live, self.swaps, self.drill) {
+            warnings.extend(self.admin.stays_with(&live.name).await?);
+            for name in live.settings_beyond(&self.admin).await? {
+                warnings.push(format!(
+                    "Setting {name} of the database is not carried over: {} may not set it, and the result of the restore \
+                     names the statement for a superuser.",
+                    self.admin.user
+                ));
+            }
+        }
         let replaces = match &self.live {
             _ if self.drill => "nothing: the copy is compared and dropped".to_owned(),
             None => format!("nothing: there is no database {}", self.name),
             Some(live) => {
-                let inside = Inside::look(config, &self.name).await?;
-                warnings.extend(inside.warning(&live.name));
-                format!("database {} ({} MB, {} tables)", live.name, live.bytes / 1_000_000, inside.tables)
+                let tables = tables_in(config, &self.name).await?;
+                format!("database {} ({} MB, {tables} tables)", live.name, live.bytes / 1_000_000)
             }
         };
         let source = facts.map(|facts| facts.source_bytes);
@@ -170,6 +184,7 @@ impl Goal {
                 self.name
             ));
         }
+        warnings.extend(self.rights.warning(facts.and_then(|facts| facts.rights.as_ref())));
         let older = |dumped: &String| load::major(dumped).filter(|major| *major > self.server.major);
         if let Some(newer) = facts.and_then(|facts| facts.versions.get("postgres_server")).and_then(older) {
             warnings.push(format!(
@@ -195,34 +210,14 @@ impl Goal {
     }
 }
 
-/// What is seen of a database from inside.
-struct Inside {
-    tables: i64,
-    /// Roles with rights on relations that are not theirs; those do not come with a backup.
-    granted: Vec<String>,
-}
-
-impl Inside {
-    async fn look(config: &PostgresConfig, name: &str) -> Result<Self, ComponentError> {
-        const LOOK: &str = "
-            WITH relation AS (
-              SELECT c.* FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-               WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema')
-            SELECT (SELECT count(*) FROM relation WHERE relkind IN ('r', 'p')),
-                   ARRAY(SELECT DISTINCT acl.grantee::regrole::text FROM relation, aclexplode(relacl) acl
-                          WHERE acl.grantee NOT IN (0, relowner) ORDER BY 1)";
-        let client = admin::alone(config, name).await?;
-        let row = client.query_one(LOOK, &[]).await.map_err(|err| fault("look at the tables", err))?;
-        Ok(Self { tables: row.get(0), granted: row.get(1) })
-    }
-
-    fn warning(&self, name: &str) -> Option<String> {
-        let roles = self.granted.join(", ");
-        let text = format!(
-            "Rights on tables in {name} that were granted to others are not restored: grant them again to {roles}."
-        );
-        (!self.granted.is_empty()).then_some(text)
-    }
+/// The number of tables in a database.
+async fn tables_in(config: &PostgresConfig, name: &str) -> Result<i64, ComponentError> {
+    const COUNT: &str = "
+        SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+         WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema' AND relkind IN ('r', 'p')";
+    let client = admin::alone(config, name).await?;
+    let row = client.query_one(COUNT, &[]).await.map_err(|err| fault("look at the tables", err))?;
+    Ok(row.get(0))
 }
 
 /// Where the archive waits for the transaction that restores it in place.

@@ -82,7 +82,8 @@ impl Staged for InPlace {
         let (client, server) = (&self.goal.client, self.goal.server.major);
         let role = self.goal.live.as_ref().map(|live| live.owner.as_str());
         let role = if admin.is_member(role).await? { role } else { None };
-        Load { client, config: &self.config, role, server }.in_place(&self.file).await?;
+        let rights = &self.goal.rights;
+        Load { client, config: &self.config, role, rights, server }.in_place(&self.file).await?;
         let uncounted = |err: ComponentError| ComponentError::Unusable {
             what: "the restore in place is done, but its rows could not be counted".into(),
             source: Some(err.into()),

@@ -1,6 +1,6 @@
 //! `pg_restore` into a database.
 
-use crate::component::postgres::{PASSING, clients::Client, config::PostgresConfig, libpq};
+use crate::component::postgres::{PASSING, clients::Client, config::PostgresConfig, libpq, rights::Way};
 use crate::component::process::Program;
 use crate::component::{ComponentError, Feed, scratch::Scratch};
 use crate::domain::{facts::Facts, progress::Meter};
@@ -19,8 +19,10 @@ pub struct Load<'a> {
     pub client: &'a Client,
     /// The way into the database to fill.
     pub config: &'a PostgresConfig,
-    /// The role that is to own everything, unless it is the one that logs in.
+    /// The role that is to own everything where rights are not restored, unless it is the one that logs in.
     pub role: Option<&'a str>,
+    /// How owners and privileges are restored.
+    pub rights: &'a Way,
     /// Major version of the server.
     pub server: u32,
 }
@@ -87,9 +89,14 @@ impl Load<'_> {
         }
         let program = libpq::reach(program, self.config)?
             // A subscription in a copy shares the slot of the live one, and no copy that has one can be dropped.
-            .args(["--no-owner", "--no-privileges", "--no-subscriptions"])
-            .args(self.role.map(|role| format!("--role={role}")))
+            .args(["--no-subscriptions"])
             .env("PGOPTIONS", options);
+        let program = match self.rights {
+            Way::AsTheyWere(role) => program.args(role.as_ref().map(|role| format!("--role={role}"))),
+            Way::OfTheOwner(_) => program
+                .args(["--no-owner", "--no-privileges"])
+                .args(self.role.map(|role| format!("--role={role}"))),
+        };
         Ok(program)
     }
 

@@ -12,6 +12,7 @@ mod libpq;
 mod load;
 mod mark;
 mod names;
+mod rights;
 mod rows;
 mod snapshot;
 mod swap;
@@ -158,8 +159,10 @@ impl Component for Postgres {
         let snapshot = Snapshot::open(&mut connection, &server, &self.exclude).await?;
         meter.begin("dump", snapshot.estimate());
         let dump = self.dump(&client, &server, &snapshot)?.write_into(out, meter);
-        let looked_up = async { Ok((snapshot.count().await?, snapshot.migrations(&server).await?)) };
-        let (dumped, (tables, migrations)) = match tokio::try_join!(dump, looked_up) {
+        let looked_up = async {
+            Ok((snapshot.count().await?, snapshot.migrations(&server).await?, snapshot.rights().await?))
+        };
+        let (dumped, (tables, migrations, rights)) = match tokio::try_join!(dump, looked_up) {
             Ok(done) => done,
             Err(err) => return Err(blame(err, snapshot).await),
         };
@@ -173,6 +176,7 @@ impl Component for Postgres {
                 .into(),
             migrations,
             database_bytes: Some(server.database_bytes),
+            rights: Some(rights),
             ..Facts::default()
         };
         warnings(&dumped.stderr).for_each(|warning| facts.warn(warning));

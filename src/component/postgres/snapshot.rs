@@ -1,8 +1,8 @@
 //! One consistent state of the database: what `pg_dump` dumps, counted on a connection of ours.
 
 use crate::component::ComponentError;
-use crate::component::postgres::{connect::sort, names::decode_name};
-use crate::domain::facts::TableRows;
+use crate::component::postgres::{connect::sort, names::decode_name, rights};
+use crate::domain::{facts::TableRows, rights::Rights};
 use deadpool_postgres::{
     ClientWrapper, Transaction,
     tokio_postgres::{IsolationLevel, Row, SimpleQueryMessage},
@@ -134,16 +134,10 @@ impl<'a> Snapshot<'a> {
         server: &Server,
         exclude: &[Excluded],
     ) -> Result<Self, ComponentError> {
-        const SESSION: &str = "
-            SELECT set_config(name, CASE name WHEN 'row_security' THEN 'off' ELSE '0' END, false)
-              FROM pg_settings WHERE name IN ('statement_timeout', 'lock_timeout', 'row_security',
-                   'idle_in_transaction_session_timeout', 'transaction_timeout')";
         let failed = |err| sort("open a snapshot of the database".into(), err);
-        // Waiting is what a snapshot is for: it must outlive a dump of hours, while idle. And if
-        // this process dies, the server is to notice within a second (since 14, on Linux).
-        client.batch_execute(SESSION).await.map_err(failed)?;
+        // If this process dies, the server is to notice within a second (since 14, on Linux).
         let _ = client.batch_execute("SET client_connection_check_interval = '1s'").await;
-        client.batch_execute("SET search_path = pg_catalog").await.map_err(failed)?;
+        client.batch_execute("SET row_security = off; SET search_path = pg_catalog").await.map_err(failed)?;
 
         let lock = client.query(LIST, &[]).await.map_err(failed)?;
         let lock: Vec<_> = lock.iter().map(|row| format!("ONLY {}", row.get::<_, String>(0))).collect();
@@ -206,6 +200,15 @@ impl<'a> Snapshot<'a> {
         let failed = |err| sort(format!("read {table}"), err);
         let rows = self.transaction.query(&newest, &[]).await.map_err(failed)?;
         Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+    }
+
+    /// Owners and privileges of all objects.
+    ///
+    /// # Errors
+    ///
+    /// As sorted.
+    pub async fn rights(&self) -> Result<Rights, ComponentError> {
+        rights::read(&self.transaction).await
     }
 
     /// Ends the snapshot.

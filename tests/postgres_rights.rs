@@ -1,0 +1,273 @@
+//! `component::postgres`: owners and privileges come back as they were, or are named before anything is touched.
+
+use crate::postgres::backup;
+use crate::postgres_restore::{component, in_parallel, stage, with_own_clients};
+use crate::support::postgres::{PASSWORD, PostgresServer};
+use rna_backup::base::chain;
+use rna_backup::component::postgres::PostgresConfig;
+use rna_backup::component::{Component, ComponentError, Target};
+use rna_backup::domain::facts::Facts;
+use rna_backup::domain::progress::Meter;
+
+/// What a DBA does beside the app: owners, revoked defaults, grants on columns, default privileges, a large object.
+fn of_a_dba(prefix: &str) -> String {
+    format!(
+        "CREATE TABLE paper (id int, secret text); INSERT INTO paper VALUES (1, 'x');
+         CREATE FUNCTION wipe() RETURNS void LANGUAGE sql SECURITY DEFINER AS 'DELETE FROM public.paper';
+         REVOKE EXECUTE ON FUNCTION wipe() FROM PUBLIC;
+         GRANT SELECT (id) ON paper TO {prefix}_reader; GRANT UPDATE ON paper TO {prefix}_reader WITH GRANT OPTION;
+         CREATE SCHEMA audit AUTHORIZATION {prefix}_auditor;
+         CREATE TABLE audit.log (at timestamptz); ALTER TABLE audit.log OWNER TO {prefix}_auditor;
+         CREATE VIEW audit.seen AS SELECT 1 AS one; ALTER VIEW audit.seen OWNER TO {prefix}_auditor;
+         CREATE DOMAIN positive AS int CHECK (VALUE > 0); REVOKE USAGE ON DOMAIN positive FROM PUBLIC;
+         ALTER DEFAULT PRIVILEGES FOR ROLE {prefix}_app IN SCHEMA public GRANT SELECT ON TABLES TO {prefix}_reader;
+         SELECT lo_from_bytea(77, 'x'); ALTER LARGE OBJECT 77 OWNER TO {prefix}_auditor;
+         GRANT SELECT ON LARGE OBJECT 77 TO {prefix}_reader;
+         REVOKE ALL ON SCHEMA public FROM PUBLIC; GRANT USAGE ON SCHEMA public TO {prefix}_reader"
+    )
+}
+
+/// A database of `<prefix>_app` with all of that.
+fn database(server: &PostgresServer, prefix: &str) -> String {
+    for role in ["app", "auditor", "reader"] {
+        server.psql("postgres", &format!("CREATE ROLE {prefix}_{role}"));
+    }
+    let name =
+        server.database(&format!("{prefix}_rights"), &format!("OWNER {prefix}_app TEMPLATE template0"));
+    server.psql(&name, &of_a_dba(prefix));
+    server.psql(
+        &name,
+        &format!("ALTER TABLE paper OWNER TO {prefix}_app; ALTER FUNCTION wipe() OWNER TO {prefix}_app"),
+    );
+    name
+}
+
+/// Owners and privileges of the whole database, as `pg_dump` writes them.
+fn dumped(server: &PostgresServer, name: &str) -> String {
+    let dump = server.run("pg_dump", name, &["--schema-only"], b"");
+    assert!(dump.status.success(), "{}", String::from_utf8_lossy(&dump.stderr));
+    let text = String::from_utf8(dump.stdout).unwrap();
+    let is_a_right = |line: &&str| {
+        ["OWNER TO", "GRANT ", "REVOKE ", "DEFAULT PRIVILEGES"].iter().any(|words| line.contains(words))
+    };
+    text.lines().filter(is_a_right).collect::<Vec<_>>().join("\n")
+}
+
+async fn restore(
+    config: &PostgresConfig,
+    archive: &[u8],
+    facts: &Facts,
+    target: &Target,
+) -> Result<Vec<String>, ComponentError> {
+    let staged = stage(config, archive, target, Some(facts)).await?;
+    let differences = staged.differences(&mut &*archive, &Meter::default()).await?;
+    if *target == Target::Scratch {
+        staged.discard().await?;
+    } else {
+        staged.swap().await?;
+        component(config).forget().await?;
+    }
+    Ok(differences)
+}
+
+async fn a_superuser_brings_them_back(server: &PostgresServer, prefix: &str) {
+    let name = database(server, prefix);
+    // A publication of everything can only be made by a superuser, whoever owns the database.
+    server.psql(&name, "CREATE PUBLICATION everything FOR ALL TABLES");
+    let before = dumped(server, &name);
+    assert!(before.contains("REVOKE ALL ON FUNCTION public.wipe() FROM PUBLIC"), "{before}");
+    let (config, _scratch) = in_parallel(with_own_clients(server, &name));
+    let (archive, facts) = backup(config.clone()).await.unwrap();
+    let rights = facts.rights.clone().unwrap();
+    let special = rights.special.join("; ");
+    for words in [
+        "function public.wipe() is without PUBLIC EXECUTE",
+        &format!("table audit.log belongs to \"{prefix}_auditor\""),
+        &format!("column public.paper.id is with {prefix}_reader SELECT"),
+        &format!("table public.paper is with {prefix}_reader UPDATE WITH GRANT OPTION"),
+        "schema public is without PUBLIC USAGE",
+        &format!("large object 77 belongs to \"{prefix}_auditor\""),
+    ] {
+        assert!(special.contains(words), "{words}: {special}");
+    }
+    server.psql(
+        &name,
+        "GRANT EXECUTE ON FUNCTION wipe() TO PUBLIC; DROP SCHEMA audit CASCADE; DROP PUBLICATION everything",
+    );
+    for jobs in [1, 2] {
+        let config = PostgresConfig { jobs, ..config.clone() };
+        assert_eq!(component(&config).plan(&Target::Live, Some(&facts)).await.unwrap().warnings, [""; 0]);
+        assert_eq!(restore(&config, &archive, &facts, &Target::Scratch).await.unwrap(), [""; 0]);
+        restore(&config, &archive, &facts, &Target::Live).await.unwrap();
+        assert_eq!(dumped(server, &name), before);
+    }
+    // What is not as it was is seen by a drill, and does not go live.
+    let mut other = facts;
+    other.rights.as_mut().unwrap().kinds.get_mut("function").unwrap().sha256.replace_range(..1, "x");
+    let words = "owners or privileges of functions are not as they were";
+    assert_eq!(restore(&config, &archive, &other, &Target::Scratch).await.unwrap(), [words]);
+    let err = restore(&config, &archive, &other, &Target::Live).await.unwrap_err();
+    assert!(chain(&err).contains(words), "{err:?}");
+    assert_eq!(dumped(server, &name), before);
+}
+
+#[tokio::test]
+async fn a_superuser_brings_every_owner_and_privilege_back() {
+    a_superuser_brings_them_back(PostgresServer::shared(), "su15").await;
+}
+
+#[tokio::test]
+async fn a_superuser_brings_every_owner_and_privilege_back_on_postgresql_18() {
+    a_superuser_brings_them_back(&PostgresServer::of(18), "su18").await;
+}
+
+/// The way in for a role of these attributes.
+fn as_role(server: &PostgresServer, name: &str, role: &str, attributes: &str) -> PostgresConfig {
+    let password = PASSWORD.replace('\'', "''");
+    server.psql("postgres", &format!("CREATE ROLE {role} LOGIN PASSWORD '{password}' {attributes}"));
+    PostgresConfig { user: role.into(), ..server.config(name) }
+}
+
+#[tokio::test]
+async fn a_member_of_all_owners_brings_them_back_and_who_is_none_names_what_is_lost_and_opened() {
+    let server = PostgresServer::shared();
+    let name = database(server, "member");
+    let before = dumped(server, &name);
+    let (archive, facts) = backup(server.config(&name)).await.unwrap();
+    let config = as_role(server, &name, "member_rna", "CREATEDB IN ROLE member_app");
+    let warnings = component(&config).plan(&Target::Live, Some(&facts)).await.unwrap().warnings.join(" ");
+    for words in [
+        "GRANT \"member_auditor\" TO \"member_rna\"",
+        "function public.wipe() is without PUBLIC EXECUTE",
+        "table audit.log belongs to \"member_auditor\"",
+    ] {
+        assert!(warnings.contains(words), "{words}: {warnings}");
+    }
+    server.psql("postgres", "GRANT member_auditor TO member_rna");
+    assert_eq!(component(&config).plan(&Target::Live, Some(&facts)).await.unwrap().warnings, [""; 0]);
+    assert_eq!(restore(&config, &archive, &facts, &Target::Scratch).await.unwrap(), [""; 0]);
+    restore(&config, &archive, &facts, &Target::Live).await.unwrap();
+    assert_eq!(dumped(server, &name), before);
+    // Nobody notes what an earlier version has not read.
+    let old = Facts { rights: None, ..facts };
+    let warnings = component(&config).plan(&Target::Live, Some(&old)).await.unwrap().warnings.join(" ");
+    assert!(warnings.contains("Owners and privileges are not restored (an earlier rna-backup"), "{warnings}");
+    restore(&config, &archive, &old, &Target::Live).await.unwrap();
+}
+
+#[tokio::test]
+async fn roles_that_the_server_does_not_have_are_named_with_the_statement_that_makes_them() {
+    let server = PostgresServer::shared();
+    let name = server.database("missing_roles", "");
+    server.psql(
+        "postgres",
+        "CREATE ROLE missing_group; CREATE ROLE \"missing One\" LOGIN NOINHERIT CONNECTION LIMIT 3 IN ROLE missing_group;
+         CREATE ROLE missing_policy",
+    );
+    server.psql(
+        &name,
+        "CREATE TABLE t (id int); GRANT SELECT ON t TO \"missing One\"; ALTER TABLE t ENABLE ROW LEVEL SECURITY;
+         CREATE POLICY p ON t TO missing_policy USING (true)",
+    );
+    let config = server.config(&name);
+    let (archive, facts) = backup(config.clone()).await.unwrap();
+    server.psql(&name, "DROP TABLE t");
+    server.psql("postgres", "DROP ROLE \"missing One\"; DROP ROLE missing_policy");
+    let create = "CREATE ROLE \"missing One\" LOGIN NOINHERIT CONNECTION LIMIT 3; GRANT \"missing_group\" TO \"missing One\"";
+    let err = component(&config).plan(&Target::Live, Some(&facts)).await.unwrap_err();
+    let said = chain(&err);
+    assert!(said.contains("CREATE ROLE \"missing_policy\" NOLOGIN") && said.contains(create), "{said}");
+    let refused = restore(&config, &archive, &facts, &Target::Live).await.unwrap_err();
+    assert_eq!(chain(&refused), said);
+    server.psql("postgres", "CREATE ROLE missing_policy");
+    let warnings = component(&config).plan(&Target::Live, Some(&facts)).await.unwrap().warnings.join(" ");
+    assert!(
+        warnings.contains(create) && warnings.contains("table public.t is with \"missing One\" SELECT"),
+        "{warnings}"
+    );
+    restore(&config, &archive, &facts, &Target::Live).await.unwrap();
+    server.psql("postgres", create);
+    restore(&config, &archive, &facts, &Target::Live).await.unwrap();
+    assert_eq!(server.psql(&name, "SELECT has_table_privilege('missing One', 't', 'SELECT')"), "t");
+}
+
+#[tokio::test]
+async fn a_setting_that_the_role_may_not_carry_over_is_a_warning_with_the_statement() {
+    let server = PostgresServer::shared();
+    server.psql("postgres", "CREATE ROLE settings_app");
+    let name = server.database("settings_app", "OWNER settings_app");
+    server.psql(
+        &name,
+        "CREATE TABLE t (id int); ALTER TABLE t OWNER TO settings_app;
+         ALTER DATABASE settings_app SET log_min_duration_statement = 250; ALTER DATABASE settings_app SET work_mem = '7MB'",
+    );
+    let config = as_role(server, &name, "settings_rna", "CREATEDB IN ROLE settings_app");
+    let (archive, facts) = backup(config.clone()).await.unwrap();
+    let warnings = component(&config).plan(&Target::Live, Some(&facts)).await.unwrap().warnings.join(" ");
+    assert!(
+        warnings.contains("Setting log_min_duration_statement of the database is not carried over"),
+        "{warnings}"
+    );
+    let meter = Meter::default();
+    let staged = component(&config).stage(&mut &*archive, &Target::Live, Some(&facts), &meter).await.unwrap();
+    staged.swap().await.unwrap();
+    let said = meter.take_warnings().join(" ");
+    assert!(
+        said.contains("ALTER DATABASE \"settings_app\" SET \"log_min_duration_statement\" TO '250'"),
+        "{said}"
+    );
+    let set = "SELECT setconfig FROM pg_db_role_setting WHERE setdatabase = (SELECT oid FROM pg_database WHERE datname = 'settings_app')";
+    assert_eq!(server.psql(&name, set), "{work_mem=7MB}");
+    component(&config).forget().await.unwrap();
+}
+
+#[tokio::test]
+async fn limits_of_time_that_a_role_has_set_end_no_work_of_ours() {
+    let server = PostgresServer::of(18);
+    let name = server.database("limits", "");
+    server.psql(
+        &name,
+        "CREATE FUNCTION slow(n int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS
+           'BEGIN PERFORM pg_catalog.pg_sleep(0.002); RETURN n; END';
+         CREATE TABLE t AS SELECT generate_series(1, 500) AS n; CREATE INDEX ON t (slow(n))",
+    );
+    let config = as_role(&server, &name, "limited", "SUPERUSER");
+    for limit in
+        ["statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout", "transaction_timeout"]
+    {
+        server.psql("postgres", &format!("ALTER ROLE limited SET {limit} = '300ms'"));
+    }
+    let config = PostgresConfig { bin_dir: Some(server.bin().into()), ..config };
+    let (archive, facts) = backup(config.clone()).await.unwrap();
+    for target in [Target::Scratch, Target::Live] {
+        assert_eq!(restore(&config, &archive, &facts, &target).await.unwrap(), [""; 0]);
+    }
+}
+
+#[tokio::test]
+async fn what_hangs_on_the_database_itself_is_named_or_refused_and_its_template_flag_comes_back() {
+    let server = PostgresServer::start();
+    let name = server.database("subscriber", "IS_TEMPLATE true");
+    server.psql(&name, "CREATE TABLE t (id int PRIMARY KEY)");
+    server.psql(
+        &name,
+        "CREATE SUBSCRIPTION news CONNECTION 'host=nowhere dbname=x' PUBLICATION p WITH (connect = false, slot_name = NONE)",
+    );
+    let config = with_own_clients(&server, &name);
+    let (archive, facts) = backup(config.clone()).await.unwrap();
+    server.psql(&name, "UPDATE pg_subscription SET subenabled = true");
+    for target in [Target::Live, Target::Database(name.clone())] {
+        let err = chain(&component(&config).plan(&target, Some(&facts)).await.unwrap_err());
+        assert!(
+            err.contains("is an active subscriber") && err.contains("ALTER SUBSCRIPTION news DISABLE"),
+            "{err}"
+        );
+    }
+    server.psql(&name, "ALTER SUBSCRIPTION news DISABLE");
+    let warnings = component(&config).plan(&Target::Live, Some(&facts)).await.unwrap().warnings.join(" ");
+    assert!(warnings.contains("Subscription news stays with the database that is set aside"), "{warnings}");
+    server.psql(&name, "DROP SUBSCRIPTION news");
+    restore(&config, &archive, &facts, &Target::Live).await.unwrap();
+    let databases = "SELECT datname, datistemplate FROM pg_database WHERE starts_with(datname, 'subscriber')";
+    assert_eq!(server.psql("postgres", databases), "subscriber|t");
+}
