@@ -37,7 +37,7 @@ fn database(server: &PostgresServer, prefix: &str) -> String {
     server.psql(&name, &of_a_dba(prefix));
     server.psql(
         &name,
-        &format!("ALTER TABLE paper OWNER TO {prefix}_app; ALTER FUNCTION wipe() OWNER TO {prefix}_app"),
+        &format!("ALTER TABLE paper OWNER TO {prefix}_app; ALTER FUNCTION wipe() OWNER TO {prefix}_app; ALTER DOMAIN positive OWNER TO {prefix}_app"),
     );
     name
 }
