@@ -301,7 +301,7 @@ pub async fn run(cli: Cli, config: Config) -> Exit {
         Command::Accept(args) => pin::accept(config, args).await,
         Command::Prune(args) => prune::run(config, args).await,
         Command::Restore(args) => Box::pin(restore::run(config, args)).await,
-        Command::Undo(args) => restore::undo(config, args).await,
+        Command::Undo(args) => Box::pin(restore::undo(config, args)).await,
         Command::Catalog(command) => catalog::run(config, command).await,
         Command::Check(flag) => check::run(config, flag).await,
         Command::Healthcheck(flag) => healthcheck::run(&config, flag).await,

@@ -11,7 +11,6 @@ use reqwest::Method;
 use rna_backup::base::chain;
 use rna_backup::component::weaviate::{Way, Weaviate, WeaviateConfig};
 use rna_backup::component::{Component as _, ComponentError, Target};
-use rna_backup::domain::progress::Meter;
 use serde_json::{Value, json};
 use std::{
     fs,
@@ -276,14 +275,6 @@ async fn vectors_of_both_kinds_and_aliases_come_back_and_a_class_that_cannot_is_
         names
     };
     assert_eq!(names(&found), names(&aliases));
-
-    server.ask(Method::PUT, "/v1/aliases/People", Some(json!({"class": "Paper"}))).await;
-    server.ask(Method::DELETE, "/v1/schema/Author", None).await;
-    let meter = Meter::default();
-    let author = Target::Classes(vec!["Author".to_owned()]);
-    weaviate.stage(&mut &*archive, &author, None, &meter).await.unwrap().swap().await.unwrap();
-    let said = meter.take_warnings();
-    assert_eq!(said, ["Alias People was that of class Author, is that of Paper now, and stays so."]);
 
     server.ask(Method::DELETE, "/v1/schema/Author", None).await;
     let (_, facts) = backup(&weaviate).await.unwrap();

@@ -145,6 +145,25 @@ async fn users_roles_and_aliases_come_back_where_that_is_asked_for() {
 }
 
 #[tokio::test]
+async fn an_alias_that_is_that_of_another_class_now_stays_so_and_is_told() {
+    let server = Start::version(NEWEST).server().await;
+    for class in ["Author", "Paper"] {
+        server.make(json!({"class": class, "vectorizer": "none", "properties": []})).await;
+    }
+    server.put(vec![json!({"class": "Author", "id": "00000000-0000-4000-8000-000000000001"})]).await;
+    server.ask(Method::POST, "/v1/aliases", Some(json!({"alias": "People", "class": "Author"}))).await;
+    let weaviate = Weaviate::new(WeaviateConfig { way: Way::Export, ..server.config() }, None);
+    let (archive, _) = backup(&weaviate).await.unwrap();
+    server.ask(Method::PUT, "/v1/aliases/People", Some(json!({"class": "Paper"}))).await;
+    server.ask(Method::DELETE, "/v1/schema/Author", None).await;
+    let meter = Meter::default();
+    let author = Target::Classes(vec!["Author".to_owned()]);
+    weaviate.stage(&mut &*archive, &author, None, &meter).await.unwrap().swap().await.unwrap();
+    let said = meter.take_warnings();
+    assert_eq!(said, ["Alias People was that of class Author, is that of Paper now, and stays so."]);
+}
+
+#[tokio::test]
 async fn users_and_roles_that_a_backup_does_not_hold_are_refused_before_anything_is_touched() {
     for (start, way, words) in [
         (Start::version(NEWEST), Way::Export, "the backup is an export, which holds none"),

@@ -116,7 +116,7 @@ pub(super) async fn undo(config: Config, args: UndoArgs) -> Result<Exit, Failure
     }
     let run = Run::default();
     let work = with_bar(args.component, &run.meter, app.engine.undo(args.component, &run));
-    let report = settled(&app, work).await?;
+    let report = Box::pin(settled(&app, work)).await?;
     if args.json.json {
         return Ok(output::json(&report));
     }

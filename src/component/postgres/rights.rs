@@ -4,6 +4,7 @@ use crate::component::ComponentError;
 use crate::component::postgres::admin::{Admin, fault};
 use crate::component::postgres::mark::ident;
 use crate::domain::rights::{KindOfRights, Rights, RoleInUse};
+use crate::stream::hex;
 use deadpool_postgres::GenericClient;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
@@ -149,8 +150,7 @@ fn set(words: Vec<String>) -> BTreeSet<String> {
 
 fn of_kind(mut lines: Vec<String>) -> KindOfRights {
     lines.sort();
-    let digest = lines.iter().fold(Sha256::new(), |hash, line| hash.chain_update(line)).finalize();
-    let sha256 = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    let sha256 = hex(&lines.iter().fold(Sha256::new(), Sha256::chain_update).finalize());
     KindOfRights { objects: lines.len() as u64, sha256 }
 }
 

@@ -117,7 +117,7 @@ impl PageText {
             start..start + object.get().len()
         };
         let objects = found.iter().map(place).collect();
-        Ok(Self { objects, last, text })
+        Ok(Self { text, objects, last })
     }
 }
 

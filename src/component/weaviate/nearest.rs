@@ -39,7 +39,7 @@ impl Server {
                         None => return Ok(None),
                         Some(answer) if answer["data"]["Get"][name][0].is_object() => break,
                         Some(_) if begun.elapsed() < self.client.seconds(PATIENCE) => {
-                            self.client.wait(1).await
+                            self.client.wait(1).await;
                         }
                         Some(answer) => {
                             let said = answer["errors"][0]["message"].as_str().unwrap_or("no error");

@@ -122,8 +122,10 @@ impl Notes {
         if !std::mem::replace(&mut replacing.has_kept, true) {
             replacing.earlier = self.kept.take();
         }
-        let earlier = self.kept.get_or_insert_default().before.insert(class.to_owned(), before.clone());
-        self.found.extend(earlier.flatten().filter(|earlier| Some(earlier) != before.as_ref()));
+        let kept = &mut self.kept.get_or_insert_default().before;
+        let earlier = kept.get(class).cloned().flatten().filter(|earlier| Some(earlier) != before.as_ref());
+        kept.insert(class.to_owned(), before);
+        self.found.extend(earlier);
     }
 
     /// Forgets the copies that no backup needs any more, after a backup was proven.

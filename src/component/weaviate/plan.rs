@@ -12,7 +12,7 @@ use crate::component::weaviate::needs::Needs;
 use crate::component::weaviate::replace::names;
 use crate::component::weaviate::restore::chosen;
 use crate::component::weaviate::server::Server;
-use crate::component::weaviate::steps::{Questions, Step};
+use crate::component::weaviate::steps::Questions;
 use crate::domain::facts::Facts;
 use std::collections::BTreeSet;
 
@@ -27,10 +27,7 @@ impl Weaviate {
         let (target, live) = (&Target::Live, &Classes::new());
         let questions =
             Questions { weaviate: self, target, server, needs: &needs, bring: None, live, index: None };
-        for step in Step::of(Walk::Check) {
-            questions.ask(step).await?;
-        }
-        Ok(())
+        questions.ask_all(Walk::Check).await
     }
 
     /// What a restore would do.
@@ -57,9 +54,7 @@ impl Weaviate {
             live: &going,
             index: None,
         };
-        for step in Step::of(walk) {
-            questions.ask(step).await?;
-        }
+        questions.ask_all(walk).await?;
         let state = self.config.state.ancestors().find(|folder| folder.exists());
         let room = self.config.dir.as_deref().or(state);
         let due = Journal::open(&self.config.state)?.notes.still_due().filter(|_| *target != Target::Scratch);
@@ -89,12 +84,7 @@ impl Weaviate {
             plan.versions.push(format!("backup made by weaviate {made_by}"));
         }
         if let (Target::Live | Target::LiveWithAccess, Some(wanted)) = (target, &wanted) {
-            let stay: BTreeSet<_> = live.keys().filter(|name| !wanted.contains(*name)).cloned().collect();
-            if !stay.is_empty() {
-                let stay = names(&stay);
-                plan.warnings
-                    .push(format!("Classes that the backup does not have stay as they are: {stay}."));
-            }
+            plan.warnings.extend(staying(&live, wanted));
             plan.advice.push(
                 "Stop what writes to Weaviate first: what is written meanwhile is lost or mixed in."
                     .to_owned(),
@@ -102,6 +92,13 @@ impl Weaviate {
         }
         Ok(plan)
     }
+}
+
+/// The warning of a plan about live classes that the backup does not have.
+fn staying(live: &Classes, wanted: &BTreeSet<String>) -> Option<String> {
+    let stay: BTreeSet<_> = live.keys().filter(|name| !wanted.contains(*name)).cloned().collect();
+    (!stay.is_empty())
+        .then(|| format!("Classes that the backup does not have stay as they are: {}.", names(&stay)))
 }
 
 /// The classes that go, each with the number of its objects, and those that come anew.

@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 
 /// Makes sure that a server of this version can read the backup.
 pub(super) fn of_version(server: &Server, needs: &Needs) -> Result<(), ComponentError> {
-    needs.made_by.map_or(Ok(()), |made_by| server.version.restores(made_by)).or_else(unusable)
+    needs.made_by.map_or(Ok(()), |made_by| server.version.restores(made_by)).or_else(|why| unusable(&why))
 }
 
 /// Makes sure that the nodes of the server bear the names of those of the backup, or that the server can map them.
@@ -22,7 +22,7 @@ pub(super) async fn of_nodes(server: &Server, needs: &Needs) -> Result<(), Compo
     let is_mapped = needs.nodes.len() == 1 && nodes.len() == 1 && server.version.maps_nodes();
     let mut strange = needs.nodes.iter().filter(|node| !nodes.contains(node) && !is_mapped);
     match strange.next() {
-        Some(node) if !nodes.is_empty() => unusable(format!(
+        Some(node) if !nodes.is_empty() => unusable(&format!(
             "the backup is of node {node}, and the server's is {}: set CLUSTER_HOSTNAME of Weaviate to {node}",
             nodes.join(", ")
         )),
@@ -35,7 +35,7 @@ pub(super) fn of_modules(server: &Server, needs: &Needs) -> Result<(), Component
     match needs.modules.iter().find(|(module, _)| !server.modules.contains_key(*module)) {
         None => Ok(()),
         Some((module, of)) => {
-            unusable(format!("{of} needs the module {module}: add that to ENABLE_MODULES of Weaviate"))
+            unusable(&format!("{of} needs the module {module}: add that to ENABLE_MODULES of Weaviate"))
         }
     }
 }
@@ -53,17 +53,17 @@ pub(super) fn of_a_server_in_use(server: &Server, live: &Classes) -> Result<(), 
 
 /// Makes sure that a backup of this way and version holds users and roles, and that the server can restore them.
 pub(super) fn of_access(server: &Server, needs: &Needs) -> Result<(), ComponentError> {
-    let unusable = |why: String| {
+    let unusable = |why: &str| {
         let what = format!("restore users and roles of Weaviate: {why}: restore without --with-access");
         Err(ComponentError::Unusable { what, source: None })
     };
     if needs.way == Some(Made::Export) {
-        return unusable("the backup is an export, which holds none".to_owned());
+        return unusable("the backup is an export, which holds none");
     }
     let versions = needs.made_by.into_iter().chain([server.version]);
     match versions.into_iter().find(|version| !version.restores_access()) {
         None => Ok(()),
-        Some(version) => unusable(format!(
+        Some(version) => unusable(&format!(
             "backups of Weaviate {version} hold none (those of 1.30.9, 1.31.2, 1.32.0 and later do)"
         )),
     }
@@ -162,6 +162,6 @@ pub(super) async fn of_emptied_tenants(
     Ok(())
 }
 
-fn unusable(why: String) -> Result<(), ComponentError> {
+fn unusable(why: &str) -> Result<(), ComponentError> {
     Err(ComponentError::Unusable { what: format!("restore weaviate: {why}"), source: None })
 }

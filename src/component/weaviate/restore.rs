@@ -17,7 +17,7 @@ use crate::component::weaviate::notes::Loose;
 use crate::component::weaviate::replace::{Purpose, names, remove_classes};
 use crate::component::weaviate::server::{Access, Server};
 use crate::component::weaviate::source::{Place, Source, prove};
-use crate::component::weaviate::steps::{Questions, Step};
+use crate::component::weaviate::steps::Questions;
 use crate::component::weaviate::{Weaviate, kept_as};
 use crate::component::{Component, ComponentError, Feed};
 use crate::domain::{facts::Counts, progress::Meter};
@@ -53,7 +53,6 @@ impl Weaviate {
         let live = server.classes(Some(&bring)).await?;
         let needs = Needs::of_archive(&index, target)?;
         let walk = if *target == Target::Scratch { Walk::Drill } else { Walk::Restore };
-        let before = Step::of(walk).take_while(|step| *step != Step::Unpack);
         let (weaviate, live, asked) = (self, &live, Some(&index));
         let questions = Questions {
             weaviate,
@@ -64,9 +63,7 @@ impl Weaviate {
             live,
             index: asked,
         };
-        for step in before {
-            questions.ask(step).await?;
-        }
+        questions.ask_all(walk).await?;
         let mut journal = Journal::open(&self.config.state)?;
         let (source, counts) = self.unpack(&server, (index, &bring), feed, &mut journal, meter).await?;
         let (weaviate, meter) = (self.clone(), meter.clone());

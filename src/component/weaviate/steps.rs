@@ -105,7 +105,7 @@ impl Questions<'_> {
     /// # Errors
     ///
     /// The reason why a restore would fail, and what to do about it.
-    pub(super) async fn ask(&self, step: Step) -> Result<(), ComponentError> {
+    async fn ask(&self, step: Step) -> Result<(), ComponentError> {
         let Self { weaviate, target, server, needs, bring, live, index } = *self;
         match step {
             Step::Version => refusals::of_version(server, needs),
@@ -148,6 +148,18 @@ impl Questions<'_> {
             | Step::TrialOfCopy
             | Step::Replacement => Ok(()),
         }
+    }
+
+    /// Asks all that a walk asks, in the order of the steps.
+    ///
+    /// # Errors
+    ///
+    /// As [`ask`](Self::ask), of the first step.
+    pub(super) async fn ask_all(&self, walk: Walk) -> Result<(), ComponentError> {
+        for step in Step::of(walk) {
+            self.ask(step).await?;
+        }
+        Ok(())
     }
 }
 
