@@ -91,6 +91,7 @@ mod verify_copies;
 mod verify_worker;
 mod weaviate;
 mod weaviate_ask;
+mod weaviate_cases;
 mod weaviate_deaths;
 mod weaviate_export;
 mod weaviate_faults;
