@@ -98,6 +98,7 @@ mod weaviate_faults;
 mod weaviate_folder;
 mod weaviate_jobs;
 mod weaviate_program;
+mod weaviate_put_back;
 mod weaviate_real;
 mod weaviate_replace;
 mod weaviate_restores;

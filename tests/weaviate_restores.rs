@@ -2,11 +2,10 @@
 
 use crate::support::lab::eventually;
 use crate::support::s3_proxy::{Asked, BadLine, Line};
-use crate::support::weaviate_contents::id;
 use crate::support::weaviate_server::{NEWEST, OLDEST, Start, WeaviateServer};
 use crate::weaviate::{MODULES, backup, decode, each, left, restore, weaviate};
 use crate::weaviate_faults::{
-    BOTH, LONG_SECOND, RESTORE, all_have_ended, deletes_a_class, filled, first, kill, over, spoiled, to,
+    BOTH, LONG_SECOND, RESTORE, deletes_a_class, filled, first, kill, over, spoiled, to,
 };
 use reqwest::Method;
 use rna_backup::base::chain;
@@ -21,10 +20,10 @@ use std::{
 };
 
 /// What a server holds, by class.
-type Contents = BTreeMap<String, Value>;
+pub type Contents = BTreeMap<String, Value>;
 
 /// Checks that each class is as it was before a restore or as the backup has it, and that nothing is left to do.
-async fn nothing_is_lost(server: &WeaviateServer, before: &Contents, backed_up: &Contents) {
+pub async fn nothing_is_lost(server: &WeaviateServer, before: &Contents, backed_up: &Contents) {
     let found = server.contents().await;
     for class in before.keys().chain(backed_up.keys()) {
         let is = found.get(class);
@@ -88,20 +87,23 @@ async fn a_restore_that_fails_puts_back_what_was_there() {
 
 #[tokio::test]
 async fn what_was_there_is_put_back_once_more_where_that_fails_and_kept_where_it_fails_for_good() {
-    let (server, archive, backed_up) = spoiled(Start::version(OLDEST)).await;
-    let before = server.contents().await;
-    // The restore itself, and twice the restore of what was set aside.
-    let refusal = Line::Say(500, String::new());
-    let (_line, component) = over(&server, first(3, to("POST", RESTORE), refusal.clone())).await;
-    let _ = restore(&component, &archive, &Target::Live).await;
-    nothing_is_lost(&server, &before, &backed_up).await;
+    each(BOTH, async |version| {
+        let (server, archive, backed_up) = spoiled(Start::version(version)).await;
+        let before = server.contents().await;
+        // The restore itself, and twice the restore of what was set aside.
+        let refusal = Line::Say(500, String::new());
+        let (_line, component) = over(&server, first(3, to("POST", RESTORE), refusal.clone())).await;
+        let _ = restore(&component, &archive, &Target::Live).await;
+        nothing_is_lost(&server, &before, &backed_up).await;
 
-    let (_line, component) = over(&server, first(usize::MAX, to("POST", RESTORE), refusal)).await;
-    let said = chain(&restore(&component, &archive, &Target::Live).await.unwrap_err());
-    assert!(said.contains("rna-"), "the copy is named: {said}");
-    assert!(server.contents().await != before);
-    assert_ne!(weaviate(server.config()).recover().await.unwrap(), [""; 0]);
-    nothing_is_lost(&server, &before, &backed_up).await;
+        let (_line, component) = over(&server, first(usize::MAX, to("POST", RESTORE), refusal)).await;
+        let said = chain(&restore(&component, &archive, &Target::Live).await.unwrap_err());
+        assert!(said.contains("rna-"), "the copy is named: {said}");
+        assert!(server.contents().await != before);
+        assert_ne!(weaviate(server.config()).recover().await.unwrap(), [""; 0]);
+        nothing_is_lost(&server, &before, &backed_up).await;
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -159,25 +161,6 @@ async fn a_server_that_is_killed_just_after_it_has_made_the_class_has_restored_t
 }
 
 #[tokio::test]
-async fn a_restore_brings_a_class_that_is_still_due_and_undo_what_it_was_before_it_was_deleted() {
-    let (server, archive, backed_up) = spoiled(Start::version(OLDEST)).await;
-    let before = server.contents().await;
-    let refusal = Line::Say(500, String::new());
-    let (_line, component) = over(&server, first(usize::MAX, to("POST", RESTORE), refusal)).await;
-    restore(&component, &archive, &Target::Live).await.unwrap_err();
-    let due = server.contents().await;
-    let missing = before.keys().find(|class| !due.contains_key(*class)).expect("a class is missing");
-    let next = weaviate(server.config());
-    assert!(next.check().await.unwrap().contains(&format!("classes {missing} are missing or not proven")));
-
-    restore(&next, &archive, &Target::Live).await.unwrap();
-    let found = server.contents().await;
-    assert!(backed_up.iter().all(|(class, contents)| found[class] == *contents));
-    next.undo(&Meter::default()).await.unwrap();
-    assert!(server.contents().await == before);
-}
-
-#[tokio::test]
 async fn an_import_that_is_refused_puts_back_what_was_there() {
     each(BOTH, async |version| {
         let (server, archive, backed_up) = spoiled(Start::version(version).modules("")).await;
@@ -227,117 +210,6 @@ async fn a_server_that_is_killed_in_the_middle_of_a_restore_loses_nothing() {
         component.recover().await.unwrap();
         nothing_is_lost(&server, &before, &backed_up).await;
         assert!(!is_done || server.contents().await["Document"] == backed_up["Document"], "{version}");
-    })
-    .await;
-}
-
-/// A server on which a restore has died as the first class was gone, and what was there before it and in the backup.
-async fn dead_restore(modules: &str) -> (WeaviateServer, Contents, Contents) {
-    let (server, archive, backed_up) = spoiled(Start::version(OLDEST).modules(modules)).await;
-    let before = server.contents().await;
-    let mut is_deleted = false;
-    let (line, component) = over(&server, move |asked| {
-        is_deleted |= deletes_a_class(asked);
-        // The server does what it is told, and the one who asked is dead by then.
-        if is_deleted && asked.method == "POST" && asked.target != "/v1/graphql" {
-            Line::LoseAnswer
-        } else {
-            Line::Good
-        }
-    })
-    .await;
-    let has_died = async || {
-        let asked = line.asked();
-        let deleted = asked.iter().position(deletes_a_class);
-        deleted.is_some_and(|at| {
-            asked[at..].iter().any(|asked| asked.method == "POST" && asked.target != "/v1/graphql")
-        })
-    };
-    tokio::select! {
-        ended = restore(&component, &archive, &Target::Live) => panic!("{ended:?}"),
-        has_died = eventually(has_died) => assert!(has_died),
-    }
-    assert!(server.contents().await != before);
-    (server, before, backed_up)
-}
-
-#[tokio::test]
-async fn a_run_that_dies_in_the_middle_is_rolled_back_by_the_next() {
-    each(MODULES, async |modules| {
-        let (server, before, backed_up) = dead_restore(modules).await;
-        // Another process, which knows nothing but what is written down.
-        let next = weaviate(server.config());
-        assert_ne!(next.recover().await.unwrap(), [""; 0]);
-        nothing_is_lost(&server, &before, &backed_up).await;
-    })
-    .await;
-}
-
-/// Makes what is noted of a dead restore look as if that had happened long ago.
-fn age(server: &WeaviateServer) {
-    let path = server.state().join("journal.json");
-    let mut journal: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
-    journal["replacing"]["began"] = json!("2026-01-01T00:00:00Z");
-    fs::write(path, journal.to_string()).unwrap();
-}
-
-#[tokio::test]
-async fn what_came_long_after_a_restore_died_is_set_aside_before_it_is_taken_back() {
-    each(MODULES, async |modules| {
-        let (server, before, backed_up) = dead_restore(modules).await;
-        // Somebody has repaired it meanwhile, by hand or from another machine.
-        all_have_ended(&server).await;
-        server.ask(Method::DELETE, "/v1/schema/Document", None).await;
-        let properties = json!([{"name": "title", "dataType": ["text"]}]);
-        server.make(json!({"class": "Document", "vectorizer": "none", "properties": properties})).await;
-        server
-            .put(vec![json!({"class": "Document", "id": id(9, 1), "properties": {"title": "of days"}})])
-            .await;
-        let since = server.contents().await;
-        age(&server);
-
-        let next = weaviate(server.config());
-        next.recover().await.unwrap();
-        nothing_is_lost(&server, &before, &backed_up).await;
-        // As after a backup of the very run that has put back.
-        next.forget().await.unwrap();
-        next.undo(&Meter::default()).await.unwrap();
-        assert!(server.contents().await["Document"] == since["Document"]);
-    })
-    .await;
-}
-
-/// The copies that a dead restore needs, moved away or back.
-fn move_copies(server: &WeaviateServer, away: bool) {
-    let places = [(server.folder(), "rna-"), (server.state(), "rna-")];
-    for (folder, begin) in places {
-        let aside = folder.with_extension("aside");
-        fs::create_dir_all(&aside).unwrap();
-        let [from, to] = if away { [&folder, &aside] } else { [&aside, &folder] };
-        let entries = fs::read_dir(from).unwrap().map(|entry| entry.unwrap().file_name());
-        for name in entries.filter(|name| name.to_str().unwrap().starts_with(begin)) {
-            let is_copy = Path::new(&name).extension().is_none_or(|extension| extension == "tar");
-            if is_copy {
-                fs::rename(from.join(&name), to.join(&name)).unwrap();
-            }
-        }
-    }
-}
-
-#[tokio::test]
-async fn nothing_is_deleted_where_what_would_be_put_back_is_gone() {
-    each(MODULES, async |modules| {
-        let (server, before, backed_up) = dead_restore(modules).await;
-        all_have_ended(&server).await;
-        move_copies(&server, true);
-        let (line, next) = over(&server, |_| Line::Good).await;
-        let said = next.recover().await.unwrap().join("; ");
-        assert!(said.contains("could not be put back") && said.contains("nothing was changed"), "{said}");
-        assert_eq!(line.count(deletes_a_class), 0, "{said}");
-        assert!(next.check().await.unwrap().contains("are missing or not proven"));
-        move_copies(&server, false);
-        next.recover().await.unwrap();
-        nothing_is_lost(&server, &before, &backed_up).await;
     })
     .await;
 }
