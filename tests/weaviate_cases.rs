@@ -1,12 +1,16 @@
 //! Classes on real Weaviate servers that a restore must not delete before it is sure to bring them back: because of what
 //! they refer to, of their vectors, of their tenants, or of a disk that is full.
 
-use crate::support::weaviate_server::Start;
+use crate::support::s3_proxy::Line;
+use crate::support::weaviate_contents::{id, vector};
+use crate::support::weaviate_server::{Start, WeaviateServer};
 use crate::weaviate::{backup, decode, each, restore};
 use crate::weaviate_export::{exporter, rewrite};
-use crate::weaviate_faults::BOTH;
+use crate::weaviate_faults::{BOTH, deletes_a_class, over};
+use reqwest::Method;
 use rna_backup::base::chain;
-use rna_backup::component::{ComponentError, Target};
+use rna_backup::component::{Component as _, ComponentError, Target};
+use serde_json::json;
 
 #[tokio::test]
 async fn an_export_that_does_not_say_whose_objects_are_is_refused_before_anything_is_touched() {
@@ -37,6 +41,53 @@ async fn an_export_that_does_not_say_whose_objects_are_is_refused_before_anythin
         let rest = Target::Classes(vec!["Document".to_owned(), "Protocol".to_owned()]);
         restore(&weaviate, &archive, &rest).await.unwrap().expect("something was there");
         assert_eq!(server.objects("Document", None).await.len() as u64, facts.counts.classes["Document"]);
+    })
+    .await;
+}
+
+/// Papers of authors, each paper with its author.
+async fn fill_with_papers(server: &WeaviateServer) {
+    let name = json!({"name": "name", "dataType": ["text"]});
+    server.make(json!({"class": "Author", "vectorizer": "none", "properties": [name]})).await;
+    let by = json!({"name": "by", "dataType": ["Author"]});
+    server.make(json!({"class": "Paper", "vectorizer": "none", "properties": [by]})).await;
+    let objects = (0..20).flat_map(|number| {
+        let name = format!("author {number}");
+        [
+            json!({"class": "Author", "id": id(3, number), "vector": vector(number), "properties": {"name": name}}),
+            json!({"class": "Paper", "id": id(4, number), "vector": vector(number + 50)}),
+        ]
+    });
+    server.put(objects.collect()).await;
+    let link = |number| {
+        json!({"from": format!("weaviate://localhost/Paper/{}/by", id(4, number)),
+            "to": format!("weaviate://localhost/Author/{}", id(3, number))})
+    };
+    server.link((0..20).map(link).collect()).await;
+}
+
+#[tokio::test]
+async fn a_class_whose_target_is_gone_is_not_deleted_alone_and_comes_back_with_its_target() {
+    each(BOTH, async |version| {
+        let server = Start::version(version).modules("").server().await;
+        fill_with_papers(&server).await;
+        let before = server.contents().await;
+        let (line, component) = over(&server, |_| Line::Good).await;
+        let (archive, _) = backup(&component).await.unwrap();
+        server.ask(Method::DELETE, "/v1/schema/Author", None).await;
+        let accident = server.contents().await;
+
+        let paper = Target::Classes(vec!["Paper".to_owned()]);
+        let err = chain(&restore(&component, &archive, &paper).await.unwrap_err());
+        let words =
+            "class Paper refers to class Author, which is not there: restore that class too, or make it";
+        assert!(err.contains(words), "{version}: {err}");
+        assert_eq!(line.count(deletes_a_class), 0, "{version}: {err}");
+        assert!(server.contents().await == accident, "{version}");
+        assert_eq!(component.recover().await.unwrap(), [""; 0], "{version}");
+
+        restore(&component, &archive, &Target::Live).await.unwrap();
+        assert!(server.contents().await == before, "{version}");
     })
     .await;
 }
