@@ -3,13 +3,14 @@
 
 use crate::support::s3_proxy::Line;
 use crate::support::weaviate_contents::{id, vector};
-use crate::support::weaviate_server::{Start, WeaviateServer};
-use crate::weaviate::{backup, decode, each, restore};
+use crate::support::weaviate_server::{NEWEST, Start, WeaviateServer};
+use crate::weaviate::{backup, decode, each, restore, weaviate};
 use crate::weaviate_export::{exporter, rewrite};
 use crate::weaviate_faults::{BOTH, deletes_a_class, over};
 use reqwest::Method;
 use rna_backup::base::chain;
 use rna_backup::component::{Component as _, ComponentError, Target};
+use rna_backup::domain::progress::Meter;
 use serde_json::json;
 
 #[tokio::test]
@@ -90,4 +91,30 @@ async fn a_class_whose_target_is_gone_is_not_deleted_alone_and_comes_back_with_i
         assert!(server.contents().await == before, "{version}");
     })
     .await;
+}
+
+#[tokio::test]
+async fn vectors_of_both_kinds_come_back_in_place_and_are_taken_back_and_brought_again() {
+    let server = Start::version(NEWEST).modules("").server().await;
+    server.make(json!({"class": "Both", "vectorizer": "none", "properties": []})).await;
+    let mut both = server.classes().await["Both"].clone();
+    both["vectorConfig"] = json!({"late": {"vectorizer": {"none": {}}, "vectorIndexType": "hnsw"}});
+    server.ask(Method::PUT, "/v1/schema/Both", Some(both)).await;
+    let object = |number: u32, seed: u32| json!({"class": "Both", "id": id(1, number), "vector": vector(seed), "vectors": {"late": vector(seed + 3)}});
+    server.put((0..20).map(|number| object(number, number)).collect()).await;
+    let before = server.contents().await;
+    let weaviate = weaviate(server.config());
+    let (archive, _) = backup(&weaviate).await.unwrap();
+
+    // Another vector of either kind, an object less, and one more.
+    server.ask(Method::DELETE, &format!("/v1/objects/Both/{}", id(1, 5)), None).await;
+    server.put(vec![object(7, 700), object(99, 99)]).await;
+    let spoiled = server.contents().await;
+    assert!(spoiled != before);
+    restore(&weaviate, &archive, &Target::Live).await.unwrap().expect("something was there");
+    assert!(server.contents().await == before);
+    for wanted in [&spoiled, &before] {
+        weaviate.undo(&Meter::default()).await.unwrap();
+        assert!(server.contents().await == *wanted);
+    }
 }
