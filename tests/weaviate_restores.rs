@@ -11,7 +11,7 @@ use reqwest::Method;
 use rna_backup::base::chain;
 use rna_backup::component::weaviate::{Way, Weaviate, WeaviateConfig};
 use rna_backup::component::{Component, ComponentError, Target};
-use rna_backup::domain::progress::Meter;
+use rna_backup::domain::{facts::Facts, progress::Meter};
 use serde_json::{Value, json};
 use std::{
     collections::BTreeMap,
@@ -250,37 +250,52 @@ async fn a_backup_or_a_drill_that_dies_leaves_nothing_after_the_next_start() {
     assert_eq!((second.classes().await.len(), left(&server)), (0, Vec::new()));
 }
 
+/// Checks that a dry run and a restore refuse a backup for the same reason, and that neither touches anything.
+async fn refused(server: &WeaviateServer, (archive, facts): &(Vec<u8>, Facts), words: &str) {
+    let before = server.contents().await;
+    let (line, dry) = over(server, |_| Line::Good).await;
+    let planned = chain(&dry.plan(&Target::Live, Some(facts)).await.unwrap_err());
+    let asks = |asked: &Asked| asked.method == "GET" || asked.target == "/v1/graphql";
+    assert!(line.asked().iter().all(asks), "{:?}", line.asked());
+    let (line, component) = over(server, |_| Line::Good).await;
+    let said = chain(&restore(&component, archive, &Target::Live).await.unwrap_err());
+    assert!(planned.contains(words) && said.contains(words), "dry run: {planned}; restore: {said}");
+    assert_eq!(line.count(deletes_a_class), 0, "{said}");
+    assert!(server.contents().await == before);
+    assert_eq!(left(server), [""; 0]);
+}
+
 #[tokio::test]
 async fn what_would_be_lost_or_could_not_be_made_is_refused_with_nothing_touched() {
-    let refused = async |server: &WeaviateServer, archive: &[u8], words: &str| {
-        let before = server.contents().await;
-        let err = restore(&weaviate(server.config()), archive, &Target::Live).await.unwrap_err();
-        assert!(chain(&err).contains(words), "{}", chain(&err));
-        assert!(server.contents().await == before);
-        assert_eq!(left(server), [""; 0]);
-    };
-    let (server, archive, _) = spoiled(Start::version(OLDEST)).await;
+    let server = filled(Start::version(OLDEST)).await;
+    let made = backup(&weaviate(server.config())).await.unwrap();
+    server.spoil().await;
     let cold = json!([{"name": "dry", "activityStatus": "COLD"}]);
     server.ask(Method::PUT, "/v1/schema/Sample/tenants", Some(cold)).await;
-    refused(&server, &archive, "activate them first").await;
+    let words = "replace class Sample: 1 of its tenants are inactive, dry among them, so what they have could not be set \
+                 aside and would be lost: activate them first";
+    refused(&server, &made, words).await;
     let (_, facts) = backup(&weaviate(server.config())).await.unwrap();
     let said = facts.warnings.join("\n");
     assert!(said.contains("inactive tenants of class Sample"), "{said}");
 
-    let renamed = Start::version(OLDEST).set("CLUSTER_HOSTNAME", "node2").server().await;
-    refused(&renamed, &archive, "set CLUSTER_HOSTNAME of Weaviate to node1").await;
-    let bare = Start::version(OLDEST).modules("").server().await;
-    refused(&bare, &archive, "backup-filesystem").await;
+    let renamed = filled(Start::version(OLDEST).set("CLUSTER_HOSTNAME", "node2")).await;
+    let words =
+        "the backup is of node node1, and the server's is node2: set CLUSTER_HOSTNAME of Weaviate to node1";
+    refused(&renamed, &made, words).await;
+    let bare = filled(Start::version(OLDEST).modules("")).await;
+    refused(&bare, &made, "add backup-filesystem to ENABLE_MODULES of Weaviate").await;
     let newer = filled(Start::version(NEWEST)).await;
-    let (archive, _) = backup(&weaviate(newer.config())).await.unwrap();
-    refused(&filled(Start::version(OLDEST)).await, &archive, "newer than this one").await;
+    let made = backup(&weaviate(newer.config())).await.unwrap();
+    refused(&filled(Start::version(OLDEST)).await, &made, "newer than this one").await;
 
     // An export needs no module of backups, but those of its classes.
     let server = Start::version(OLDEST).modules("text2vec-openai").server().await;
     server.make(json!({"class": "Figure", "vectorizer": "text2vec-openai", "properties": []})).await;
     let export = WeaviateConfig { way: Way::Export, ..server.config() };
-    let (archive, _) = backup(&weaviate(export)).await.unwrap();
-    refused(&bare, &archive, "add that to ENABLE_MODULES").await;
+    let made = backup(&weaviate(export)).await.unwrap();
+    let words = " needs the module text2vec-openai: add that to ENABLE_MODULES of Weaviate";
+    refused(&bare, &made, words).await;
 }
 
 #[tokio::test]
