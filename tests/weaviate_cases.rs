@@ -1,17 +1,20 @@
 //! Classes on real Weaviate servers that a restore must not delete before it is sure to bring them back: because of what
 //! they refer to, of their vectors, of their tenants, or of a disk that is full.
 
+use crate::support::disk::Tmpfs;
+use crate::support::lab::eventually;
 use crate::support::s3_proxy::Line;
 use crate::support::weaviate_contents::{id, vector};
-use crate::support::weaviate_server::{NEWEST, Start, WeaviateServer};
+use crate::support::weaviate_server::{NEWEST, OLDEST, Start, WeaviateServer};
 use crate::weaviate::{backup, decode, each, restore, weaviate};
 use crate::weaviate_export::{exporter, rewrite};
-use crate::weaviate_faults::{BOTH, deletes_a_class, over};
+use crate::weaviate_faults::{BOTH, deletes_a_class, over, spoiled};
 use reqwest::Method;
 use rna_backup::base::chain;
 use rna_backup::component::{Component as _, ComponentError, Target};
 use rna_backup::domain::progress::Meter;
 use serde_json::json;
+use std::fs;
 
 #[tokio::test]
 async fn an_export_that_does_not_say_whose_objects_are_is_refused_before_anything_is_touched() {
@@ -117,4 +120,49 @@ async fn vectors_of_both_kinds_come_back_in_place_and_are_taken_back_and_brought
         weaviate.undo(&Meter::default()).await.unwrap();
         assert!(server.contents().await == *wanted);
     }
+}
+
+/// Waits until the server takes no more objects of a class because of its disk.
+async fn is_read_only(server: &WeaviateServer) {
+    let is_read_only = eventually(async || {
+        let shards = server.ask(Method::GET, "/v1/schema/Document/shards", None).await;
+        shards[0]["status"] == "READONLY"
+    });
+    assert!(is_read_only.await, "{}", server.log());
+}
+
+#[tokio::test]
+async fn a_server_whose_disk_is_too_full_to_store_anything_keeps_its_classes() {
+    let (mut server, archive, _) = spoiled(Start::version(NEWEST).modules("")).await;
+    let before = server.contents().await;
+    server.start_with("DISK_USE_READONLY_PERCENTAGE", "1");
+    server.is_ready().await;
+    is_read_only(&server).await;
+    let (line, component) = over(&server, |_| Line::Good).await;
+    let err = chain(&restore(&component, &archive, &Target::Live).await.unwrap_err());
+    assert!(err.contains("before anything is deleted") && err.contains("store is read-only"), "{err}");
+    assert_eq!(line.count(deletes_a_class), 0, "{err}");
+    assert!(server.contents().await == before, "{err}");
+    assert_eq!(component.recover().await.unwrap(), [""; 0], "{err}");
+}
+
+#[tokio::test]
+async fn a_server_that_stores_objects_of_new_classes_alone_is_restored_whole() {
+    // 1.26.1 looks at its disk before it has loaded its classes, so the disk fills while it runs.
+    let Some(disk) = Tmpfs::mount("400m") else { return println!("skipped: mounting is not allowed here") };
+    let [data, backups] = ["data", "backups"].map(|name| disk.path().join(name));
+    for folder in [&data, &backups] {
+        fs::create_dir(folder).unwrap();
+    }
+    let start = Start::version(OLDEST).modules("").folder(&backups);
+    let start = start.set("PERSISTENCE_DATA_PATH", data.display()).set("DISK_USE_READONLY_PERCENTAGE", 60);
+    let (server, archive, backed_up) = spoiled(start).await;
+    fs::write(disk.path().join("noise"), vec![1; 250 << 20]).unwrap();
+    is_read_only(&server).await;
+    let component = weaviate(server.config());
+    restore(&component, &archive, &Target::Live).await.unwrap();
+    let mut found = server.contents().await;
+    found.remove("Later");
+    assert!(found == backed_up);
+    assert_eq!(component.recover().await.unwrap(), [""; 0]);
 }
