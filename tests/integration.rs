@@ -105,6 +105,7 @@ mod weaviate_restores;
 mod weaviate_rights;
 mod weaviate_trial;
 mod weaviate_undo;
+mod weaviate_written;
 mod worker;
 mod worker_canvas;
 mod worker_captures;
