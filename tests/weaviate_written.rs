@@ -1,11 +1,15 @@
-//! Backups of a real Weaviate whose objects change meanwhile: written and deleted again as the server captures them.
+//! Backups of a real Weaviate whose objects change meanwhile: written and deleted again as the server captures them, or
+//! expiring by themselves before they are restored.
 
+use crate::support::lab::eventually;
 use crate::support::s3_proxy::{Asked, Line};
 use crate::support::weaviate_contents::{id, vector};
-use crate::support::weaviate_server::{Start, WeaviateServer};
-use crate::weaviate::{backup, decode, each, restore};
+use crate::support::weaviate_server::{NEWEST, Start, WeaviateServer};
+use crate::weaviate::{backup, decode, each, restore, weaviate};
 use crate::weaviate_faults::{BOTH, deletes_a_class, filled, is_status, over, to};
+use jiff::{SignedDuration, Timestamp};
 use reqwest::Client;
+use rna_backup::component::weaviate::{Way, WeaviateConfig};
 use rna_backup::component::{Component as _, Target};
 use rna_backup::domain::progress::Meter;
 use serde_json::{Value, json};
@@ -95,6 +99,36 @@ async fn a_backup_of_other_objects_than_were_counted_comes_back_and_no_class_is_
         assert_eq!(there().await, (249, 81), "{version}");
         assert_eq!(line.count(deletes_a_class), 3, "{version}");
         assert_eq!(component.recover().await.unwrap(), [""; 0], "{version}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn objects_that_expire_between_a_backup_and_its_restore_are_missed_by_nobody() {
+    each([Way::Filesystem, Way::Export], async |way| {
+        let server =
+            Start::version(NEWEST).set("OBJECTS_TTL_DELETE_SCHEDULE", "@every 1s").server().await;
+        let until = json!({"name": "until", "dataType": ["date"]});
+        let ttl = json!({"enabled": true, "defaultTtl": 60, "deleteOn": "until"});
+        let brief = json!({"class": "Brief", "vectorizer": "none", "objectTtlConfig": ttl, "properties": [until]});
+        server.make(brief).await;
+        // Objects expire a minute after the time in them.
+        let object = |number: u32, seconds| {
+            let until = Timestamp::now() + SignedDuration::from_secs(seconds);
+            json!({"class": "Brief", "id": id(9, number), "vector": vector(number), "properties": {"until": until}})
+        };
+        server.put((0..20).map(|number| object(number, 86400)).collect()).await;
+        server.put((20..40).map(|number| object(number, -50)).collect()).await;
+        let component = weaviate(WeaviateConfig { way, ..server.config() });
+        let (archive, facts) = backup(&component).await.unwrap();
+        assert_eq!(facts.counts.classes["Brief"], 40, "{way:?}: none has expired yet");
+        let lasting = async || eventually(async || server.objects("Brief", None).await.len() == 20).await;
+        assert!(lasting().await, "{way:?}");
+        let left = server.contents().await;
+        restore(&component, &archive, &Target::Live).await.unwrap();
+        assert!(lasting().await && server.contents().await == left, "{way:?}");
+        component.undo(&Meter::default()).await.unwrap();
+        assert!(server.contents().await == left, "{way:?}");
     })
     .await;
 }
