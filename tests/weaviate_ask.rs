@@ -1,9 +1,10 @@
 //! Asking real Weaviate servers: counts, servers that start or are away, and keys with few rights.
 
 use crate::support::s3_proxy::{Asked, BadLine, Line};
-use crate::support::weaviate_server::{NEWEST, OLDEST, Start, WeaviateServer};
-use crate::weaviate::{backup, decode, restore};
-use crate::weaviate_faults::deletes_a_class;
+use crate::support::weaviate_contents::vector;
+use crate::support::weaviate_server::{NEWEST, Start, WeaviateServer};
+use crate::weaviate::{backup, decode, restore, weaviate};
+use crate::weaviate_faults::{BOTH, deletes_a_class, filled};
 use async_trait::async_trait;
 use reqwest::Method;
 use rna_backup::base::chain;
@@ -25,26 +26,30 @@ async fn fresh(server: &WeaviateServer) {
         .make(json!({"class": "Document", "vectorizer": "none",
         "properties": [{"name": "page", "dataType": ["int"]}]}))
         .await;
+    let document =
+        |page: u32| json!({"class": "Document", "vector": [0.5, page], "properties": {"page": page}});
     server.put((0..300).map(document).collect()).await;
-}
-
-fn document(page: u32) -> Value {
-    json!({"class": "Document", "vector": [0.5, page], "properties": {"page": page}})
 }
 
 #[tokio::test]
 async fn fresh_objects_are_backed_up_and_brought_back_by_a_server_without_graphql() {
-    for (version, way) in [(OLDEST, Way::Export), (NEWEST, Way::Filesystem)] {
-        let server = Start::version(version).set("DISABLE_GRAPHQL", "true").server().await;
-        fresh(&server).await;
+    let ways = BOTH.map(|version| [Way::Filesystem, Way::Export].map(|way| (version, way)));
+    for (version, way) in ways.concat() {
+        // A class without tenants, one that refers to it, and one with tenants: nothing of them is on disk yet.
+        let server = filled(Start::version(version).set("DISABLE_GRAPHQL", "true")).await;
         let before = server.contents().await;
-        let weaviate = Weaviate::new(WeaviateConfig { way, ..server.config() }, None);
+        let weaviate = weaviate(WeaviateConfig { way, ..server.config() });
         let (archive, facts) = backup(&weaviate).await.unwrap();
-        assert_eq!(facts.counts.classes, [("Document".to_owned(), 300)].into(), "{version} {way:?}");
+        let wanted = [("Document", 300), ("Protocol", 30), ("Sample", 60)];
+        let wanted = wanted.map(|(class, count)| (class.to_owned(), count)).into();
+        assert_eq!(facts.counts.classes, wanted, "{version} {way:?}");
         let is_known = |warning: &&String| warning.contains("an export brings objects back");
         let others: Vec<_> = facts.warnings.iter().filter(|warning| !is_known(warning)).collect();
         assert!(others.is_empty(), "{version} {way:?} {others:?}");
-        server.put(vec![document(999)]).await;
+        let late = |class: &str, properties: Value| json!({"class": class, "vector": vector(9), "properties": properties});
+        let mut sample = late("Sample", json!({"name": "late"}));
+        sample["tenant"] = json!("wet");
+        server.put(vec![late("Document", json!({"page": 999})), sample]).await;
         let spoiled = server.contents().await;
         restore(&weaviate, &archive, &Target::Live).await.unwrap();
         assert!(server.contents().await == before, "{version} {way:?}");

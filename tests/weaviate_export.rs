@@ -5,12 +5,13 @@ use crate::support::lab::Lab;
 use crate::support::s3_proxy::{Asked, BadLine, Line};
 use crate::support::weaviate_contents::{id, vector};
 use crate::support::weaviate_server::{NEWEST, OLDEST, Start, WeaviateServer};
-use crate::weaviate::{backup, decode, restore};
+use crate::weaviate::{backup, decode, each, restore};
+use crate::weaviate_faults::BOTH;
 use async_tar::Header;
 use reqwest::Method;
 use rna_backup::base::chain;
 use rna_backup::component::weaviate::{Way, Weaviate, WeaviateConfig};
-use rna_backup::component::{Component as _, ComponentError, Target};
+use rna_backup::component::{Component as _, Target};
 use serde_json::{Value, json};
 use std::{
     fs,
@@ -145,75 +146,52 @@ async fn tenants_references_and_numbers_to_the_last_bit_come_back_from_an_export
 }
 
 #[tokio::test]
-async fn an_export_that_does_not_say_whose_objects_are_is_refused_before_anything_is_touched() {
-    let server = Start::version(OLDEST).server().await;
-    server.fill().await;
-    let weaviate = exporter(&server, None);
-    let (archive, facts) = backup(&weaviate).await.unwrap();
-    let archive = rewrite(&archive, |text| {
-        text.replace("{\"tenant\":\"wet\",", "{").replace("{\"tenant\":\"dry\",", "{")
-    });
-    server.spoil().await;
-    let before = server.contents().await;
-    for err in [
-        decode(&weaviate, &archive).await.unwrap_err(),
-        restore(&weaviate, &archive, &Target::Live).await.unwrap_err(),
-        restore(&weaviate, &archive, &Target::Classes(vec!["Sample".to_owned()])).await.unwrap_err(),
-    ] {
-        let text = chain(&err);
-        assert!(matches!(err, ComponentError::Corrupt { .. }), "{text}");
-        assert!(
-            text.contains("objects of Sample") && text.contains("--include") && text.contains("zstd -dc"),
-            "{text}"
-        );
-    }
-    assert!(server.contents().await == before);
-    // The classes without tenants can be had as ever.
-    let rest = Target::Classes(vec!["Document".to_owned(), "Protocol".to_owned()]);
-    restore(&weaviate, &archive, &rest).await.unwrap().expect("something was there");
-    assert_eq!(server.objects("Document", None).await.len() as u64, facts.counts.classes["Document"]);
-}
-
-#[tokio::test]
 async fn a_lost_answer_neither_doubles_references_nor_loses_objects_and_a_short_one_is_no_success() {
-    let server = Start::version(OLDEST).server().await;
-    fill_with_awkward_things(&server).await;
-    let before = server.contents().await;
-    let (archive, _) = backup(&exporter(&server, None)).await.unwrap();
-    // Those of the trials: objects of five classes, two of which have two tenants each.
-    let trials = [("/v1/batch/references", 0), ("/v1/batch/objects", 7)];
-    for (path, trials) in trials {
-        server.wipe().await;
-        let mut number = 0;
-        let line = BadLine::before(&server.address(), move |asked: &Asked| {
-            number += u32::from(asked.target == path);
-            if asked.target == path && [trials + 1, trials + 3].contains(&number) {
-                Line::LoseAnswer
-            } else {
-                Line::Good
+    each(BOTH, async |version| {
+        let server = Start::version(version).server().await;
+        fill_with_awkward_things(&server).await;
+        let before = server.contents().await;
+        let (archive, _) = backup(&exporter(&server, None)).await.unwrap();
+        // Those of the trials: objects of five classes, two of which have two tenants each.
+        let trials = [("/v1/batch/references", 0), ("/v1/batch/objects", 7)];
+        for (path, trials) in trials {
+            server.wipe().await;
+            let mut number = 0;
+            let line = BadLine::before(&server.address(), move |asked: &Asked| {
+                number += u32::from(asked.target == path);
+                if asked.target == path && [trials + 1, trials + 3].contains(&number) {
+                    Line::LoseAnswer
+                } else {
+                    Line::Good
+                }
+            })
+            .await;
+            restore(&exporter(&server, Some(line.url())), &archive, &Target::Live).await.unwrap();
+            assert!(line.count(|asked| asked.target == path) > 3, "two answers of {path} were lost");
+            let found = server.contents().await;
+            for (class, wanted) in &before {
+                assert!(found.get(class) == Some(wanted), "{version} {path} {class}");
             }
-        })
-        .await;
-        restore(&exporter(&server, Some(line.url())), &archive, &Target::Live).await.unwrap();
-        assert!(line.count(|asked| asked.target == path) > 3, "two answers of {path} were lost");
-        let found = server.contents().await;
-        for (class, wanted) in &before {
-            assert!(found.get(class) == Some(wanted), "{path} {class}");
         }
-    }
-    for (path, trials) in trials {
-        server.wipe().await;
-        let mut number = 0;
-        let line = BadLine::before(&server.address(), move |asked: &Asked| {
-            number += u32::from(asked.target == path);
-            if asked.target == path && number > trials { Line::Say(200, String::new()) } else { Line::Good }
-        })
-        .await;
-        let short = WeaviateConfig { second: std::time::Duration::from_millis(5), ..server.config() };
-        let short = Weaviate::new(WeaviateConfig { server: line.url().parse().unwrap(), ..short }, None);
-        let err = chain(&restore(&short, &archive, &Target::Live).await.unwrap_err());
-        assert!(err.contains("results of 0 items, and 200 were sent"), "{err}");
-    }
+        for (path, trials) in trials {
+            server.wipe().await;
+            let mut number = 0;
+            let line = BadLine::before(&server.address(), move |asked: &Asked| {
+                number += u32::from(asked.target == path);
+                if asked.target == path && number > trials {
+                    Line::Say(200, String::new())
+                } else {
+                    Line::Good
+                }
+            })
+            .await;
+            let short = WeaviateConfig { second: std::time::Duration::from_millis(5), ..server.config() };
+            let short = Weaviate::new(WeaviateConfig { server: line.url().parse().unwrap(), ..short }, None);
+            let err = chain(&restore(&short, &archive, &Target::Live).await.unwrap_err());
+            assert!(err.contains("results of 0 items, and 200 were sent"), "{err}");
+        }
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -249,10 +249,8 @@ async fn a_store_that_is_away_for_a_while_is_waited_for_by_a_backup_and_by_a_res
     assert!(found == before);
 }
 
-#[tokio::test]
-async fn vectors_that_were_written_a_moment_before_a_backup_are_found_after_its_restore() {
-    let server = Start::version(OLDEST).server().await;
-    let weaviate = Weaviate::new(server.config(), None);
+/// Backs up vectors that were written a moment before by the server's own module, and finds one after the restore.
+async fn fresh_vectors_are_found(server: &WeaviateServer, weaviate: &Weaviate, backend: &str) {
     let is_hnsw = |name: &str| json!({"class": name, "vectorizer": "none", "properties": []});
     // None of these needs an index on disk.
     server.make(is_hnsw("Empty")).await;
@@ -272,14 +270,23 @@ async fn vectors_that_were_written_a_moment_before_a_backup_are_found_after_its_
     let mut fresh: Vec<_> = (0..40).map(|number| json!({"class": "Fresh", "id": id(7, number)})).collect();
     fresh.push(object("Fresh", 99));
     server.put(fresh).await;
-    let (archive, facts) = backup(&weaviate).await.unwrap();
-    assert_eq!(facts.counts.classes["Fresh"], 41);
-    assert_eq!(decode(&weaviate, &archive).await.unwrap(), facts.counts);
-    restore(&weaviate, &archive, &Target::Live).await.unwrap();
+    let (archive, facts) = backup(weaviate).await.unwrap();
+    assert_eq!((facts.counts.classes["Fresh"], facts.backend.as_deref()), (41, Some(backend)));
+    assert_eq!(decode(weaviate, &archive).await.unwrap(), facts.counts);
+    restore(weaviate, &archive, &Target::Live).await.unwrap();
     let query =
         format!("{{Get{{Fresh(limit:1,nearVector:{{vector:{:?}}}){{_additional{{id}}}}}}}}", vector(99));
     let found = server.ask(Method::POST, "/v1/graphql", Some(json!({"query": query}))).await;
     assert_eq!(found["data"]["Get"]["Fresh"][0]["_additional"]["id"], id(7, 99), "{found}");
+}
+
+#[tokio::test]
+async fn vectors_that_were_written_a_moment_before_a_backup_are_found_after_its_restore() {
+    let server = Start::version(OLDEST).server().await;
+    fresh_vectors_are_found(&server, &Weaviate::new(server.config(), None), "filesystem").await;
+    let (server, config) = in_bucket(OLDEST).await;
+    let shelf = Arc::new(shelf(&config).await);
+    fresh_vectors_are_found(&server, &Weaviate::new(server.config(), Some(shelf)), "s3").await;
 }
 
 #[tokio::test]

@@ -2,24 +2,16 @@
 //! or as it was to be.
 
 use crate::support::disk::Tmpfs;
-use crate::support::s3_proxy::{BadLine, Line};
+use crate::support::s3_proxy::{Asked, BadLine, Line};
 use crate::support::weaviate_contents::{id, vector};
 use crate::support::weaviate_server::{NEWEST, OLDEST, Start, WeaviateServer};
-use crate::weaviate::{SECOND, backup, restore};
-use crate::weaviate_faults::deletes_a_class;
+use crate::weaviate::{SECOND, backup, each, restore};
+use crate::weaviate_faults::{BOTH, deletes_a_class, filled};
 use rna_backup::component::weaviate::{Way, Weaviate, WeaviateConfig};
 use rna_backup::component::{Component, Target};
 use rna_backup::domain::progress::Meter;
 use serde_json::{Value, json};
-use std::{
-    collections::BTreeMap,
-    fs,
-    io::Write as _,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-};
+use std::{collections::BTreeMap, fs, io::Write as _, sync::Arc};
 use tokio::sync::Notify;
 
 /// The contents of a server, by class.
@@ -43,85 +35,90 @@ fn restored(found: &Contents, wanted: &Contents, before: &Contents, what: &str) 
 
 #[tokio::test]
 async fn what_an_app_adds_after_a_class_came_back_is_not_taken_away_by_the_next_run() {
-    let server = Start::version(OLDEST).server().await;
-    server.fill().await;
-    let weaviate = through(&server, &server.url(), Way::Filesystem);
-    let (archive, _) = backup(&weaviate).await.unwrap();
-    server.spoil().await;
-    // The program dies while it counts what it has brought.
-    let counts = Arc::new(AtomicUsize::new(0));
-    let (seen, died) = (counts.clone(), Arc::new(Notify::new()));
-    let dies = died.clone();
-    let line = BadLine::before(&server.address(), move |asked| {
-        let brought = asked.method == "POST" && asked.target.ends_with("/restore");
-        match seen.load(Ordering::SeqCst) {
-            0 if brought => drop(seen.fetch_add(1, Ordering::SeqCst)),
-            1 if asked.target == "/v1/schema" => {
+    let ways = [(OLDEST, Way::Filesystem), (NEWEST, Way::Filesystem), (NEWEST, Way::Export)];
+    each(ways, async |(version, way)| {
+        let server = filled(Start::version(version)).await;
+        let weaviate = through(&server, &server.url(), way);
+        let (archive, _) = backup(&weaviate).await.unwrap();
+        server.spoil().await;
+        // The program dies while it counts what it has brought: after the deletion, nothing else is counted before.
+        let (died, mut is_deleted) = (Arc::new(Notify::new()), false);
+        let dies = died.clone();
+        let line = BadLine::before(&server.address(), move |asked| {
+            is_deleted |= deletes_a_class(asked);
+            if is_deleted && asked.target == "/v1/graphql" {
                 dies.notify_one();
                 return Line::BlackHole;
             }
-            _ => {}
+            Line::Good
+        })
+        .await;
+        let dying = through(&server, &line.url(), way);
+        tokio::select! {
+            ended = restore(&dying, &archive, &Target::Live) => panic!("it ended: {ended:?}"),
+            () = died.notified() => {}
         }
-        Line::Good
+        let later = |number| {
+            json!({"class": "Document", "id": id(9, number), "vector": vector(number),
+                "properties": {"title": "written by the app since then"}})
+        };
+        server.put((0..50).map(later).collect()).await;
+        let before = server.objects("Document", None).await;
+        assert_eq!(before.len(), 350, "{version} {way:?}: the class had come back whole");
+        weaviate.recover().await.unwrap();
+        let found = server.objects("Document", None).await;
+        assert!(found == before, "{version} {way:?}: the app's objects are there");
+        let kept = weaviate.kept().await.unwrap().expect("what was there before is kept");
+        assert!(kept.place.contains("rna-"), "{}", kept.place);
     })
     .await;
-    let dying = through(&server, &line.url(), Way::Filesystem);
-    tokio::select! {
-        ended = restore(&dying, &archive, &Target::Live) => panic!("it ended: {ended:?}"),
-        () = died.notified() => {}
+}
+
+/// A rule under which an app that writes as soon as a class is gone makes the class again, once.
+fn made_again(server: &WeaviateServer, object: &Value) -> impl FnMut(&Asked) -> Line + Send + use<> {
+    let http = reqwest::Client::new();
+    let (url, objects) = (server.url(), json!({"objects": [object]}));
+    let class = object["class"].as_str().unwrap().to_owned();
+    let (mut is_gone, mut has_written) = (false, false);
+    move |asked| {
+        is_gone |= asked.method == "DELETE" && asked.target == format!("/v1/schema/{class}");
+        let brings = asked.target == "/v1/schema" || asked.target.ends_with("/restore");
+        if is_gone && !has_written && asked.method == "POST" && brings {
+            has_written = true;
+            let write = http.post(format!("{url}/v1/batch/objects")).json(&objects);
+            let written =
+                tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(write.send()));
+            assert!(written.unwrap().status().is_success());
+        }
+        Line::Good
     }
-    let class = ["Document", "Protocol", "Sample"][0];
-    let later = |number| {
-        json!({"class": class, "id": id(9, number), "vector": vector(number),
-        "properties": {"title": "written by the app since then"}})
-    };
-    server.put((0..50).map(later).collect()).await;
-    let before = server.objects(class, None).await;
-    weaviate.recover().await.unwrap();
-    assert!(server.objects(class, None).await == before, "the app's objects are there");
-    let kept = weaviate.kept().await.unwrap().expect("what was there before is kept");
-    assert!(kept.place.contains("rna-"), "{}", kept.place);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_class_that_somebody_makes_again_meanwhile_is_named_and_no_other_class_is_missing() {
-    let server = Start::version(NEWEST).set("AUTOSCHEMA_ENABLED", "true").server().await;
-    server.fill().await;
-    let weaviate = through(&server, &server.url(), Way::Export);
-    let (archive, _) = backup(&weaviate).await.unwrap();
-    let wanted = server.contents().await;
-    server.spoil().await;
-    let before = server.contents().await;
-    let object =
-        json!({"class": "Protocol", "id": id(8, 1), "properties": {"title": "from the app", "steps": 1}});
-    // An app that writes as soon as the class is gone makes it again.
-    let http = reqwest::Client::new();
-    let (url, objects) = (server.url(), json!({"objects": [object]}));
-    let (mut is_gone, mut has_written) = (false, false);
-    let line = BadLine::before(&server.address(), move |asked| {
-        is_gone |= asked.method == "DELETE" && asked.target == "/v1/schema/Protocol";
-        if is_gone && !has_written && asked.method == "POST" && asked.target == "/v1/schema" {
-            has_written = true;
-            let (http, url, objects) = (http.clone(), url.clone(), objects.clone());
-            tokio::task::block_in_place(|| {
-                tokio::runtime::Handle::current().block_on(async {
-                    let answer =
-                        http.post(format!("{url}/v1/batch/objects")).json(&objects).send().await.unwrap();
-                    assert!(answer.status().is_success());
-                });
-            });
+    let ways = BOTH.map(|version| [Way::Filesystem, Way::Export].map(|way| (version, way)));
+    for (version, way) in ways.concat() {
+        let server = filled(Start::version(version).set("AUTOSCHEMA_ENABLED", "true")).await;
+        let weaviate = through(&server, &server.url(), way);
+        let (archive, _) = backup(&weaviate).await.unwrap();
+        let wanted = server.contents().await;
+        server.spoil().await;
+        let before = server.contents().await;
+        let object =
+            json!({"class": "Protocol", "id": id(8, 1), "properties": {"title": "from the app", "steps": 1}});
+        let line = BadLine::before(&server.address(), made_again(&server, &object)).await;
+        let err = restore(&through(&server, &line.url(), way), &archive, &Target::Live).await.unwrap_err();
+        let words = rna_backup::base::chain(&err);
+        for part in ["class Protocol: ", "already exists", "; restored: Document, "] {
+            assert!(words.contains(part), "{version} {way:?}: {words}");
         }
-        Line::Good
-    })
-    .await;
-    let err =
-        restore(&through(&server, &line.url(), Way::Export), &archive, &Target::Live).await.unwrap_err();
-    let words = rna_backup::base::chain(&err);
-    assert!(words.contains("class Protocol: ") && words.contains("restored: Document"), "{words}");
-    let found = server.contents().await;
-    assert_eq!(restored(&found, &wanted, &before, "made again"), ["Document"]);
-    // What stood in its place is kept as well.
-    assert!(std::fs::read_dir(server.state()).unwrap().count() > 2);
+        let found = server.contents().await;
+        assert_eq!(restored(&found, &wanted, &before, "made again"), ["Document"], "{version} {way:?}");
+        // What stood in its place is kept as well, beside the copy of before where that is an export.
+        let files = fs::read_dir(server.state()).unwrap().map(|file| file.unwrap().path());
+        let copies = files.filter(|path| path.extension().is_some_and(|extension| extension == "tar"));
+        assert_eq!(copies.count(), 1 + usize::from(way == Way::Export), "{version} {way:?}");
+    }
 }
 
 #[tokio::test]

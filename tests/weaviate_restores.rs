@@ -2,17 +2,16 @@
 
 use crate::support::lab::eventually;
 use crate::support::s3_proxy::{Asked, BadLine, Line};
-use crate::support::weaviate_contents::id;
 use crate::support::weaviate_server::{NEWEST, OLDEST, Start, WeaviateServer};
 use crate::weaviate::{MODULES, backup, decode, each, left, restore, weaviate};
 use crate::weaviate_faults::{
-    BOTH, LONG_SECOND, RESTORE, all_have_ended, deletes_a_class, filled, first, kill, over, spoiled, to,
+    BOTH, LONG_SECOND, RESTORE, deletes_a_class, filled, first, kill, over, spoiled, to,
 };
 use reqwest::Method;
 use rna_backup::base::chain;
 use rna_backup::component::weaviate::{Way, Weaviate, WeaviateConfig};
 use rna_backup::component::{Component, ComponentError, Target};
-use rna_backup::domain::progress::Meter;
+use rna_backup::domain::{facts::Facts, progress::Meter};
 use serde_json::{Value, json};
 use std::{
     collections::BTreeMap,
@@ -21,10 +20,10 @@ use std::{
 };
 
 /// What a server holds, by class.
-type Contents = BTreeMap<String, Value>;
+pub type Contents = BTreeMap<String, Value>;
 
 /// Checks that each class is as it was before a restore or as the backup has it, and that nothing is left to do.
-async fn nothing_is_lost(server: &WeaviateServer, before: &Contents, backed_up: &Contents) {
+pub async fn nothing_is_lost(server: &WeaviateServer, before: &Contents, backed_up: &Contents) {
     let found = server.contents().await;
     for class in before.keys().chain(backed_up.keys()) {
         let is = found.get(class);
@@ -88,20 +87,23 @@ async fn a_restore_that_fails_puts_back_what_was_there() {
 
 #[tokio::test]
 async fn what_was_there_is_put_back_once_more_where_that_fails_and_kept_where_it_fails_for_good() {
-    let (server, archive, backed_up) = spoiled(Start::version(OLDEST)).await;
-    let before = server.contents().await;
-    // The restore itself, and twice the restore of what was set aside.
-    let refusal = Line::Say(500, String::new());
-    let (_line, component) = over(&server, first(3, to("POST", RESTORE), refusal.clone())).await;
-    let _ = restore(&component, &archive, &Target::Live).await;
-    nothing_is_lost(&server, &before, &backed_up).await;
+    each(BOTH, async |version| {
+        let (server, archive, backed_up) = spoiled(Start::version(version)).await;
+        let before = server.contents().await;
+        // The restore itself, and twice the restore of what was set aside.
+        let refusal = Line::Say(500, String::new());
+        let (_line, component) = over(&server, first(3, to("POST", RESTORE), refusal.clone())).await;
+        let _ = restore(&component, &archive, &Target::Live).await;
+        nothing_is_lost(&server, &before, &backed_up).await;
 
-    let (_line, component) = over(&server, first(usize::MAX, to("POST", RESTORE), refusal)).await;
-    let said = chain(&restore(&component, &archive, &Target::Live).await.unwrap_err());
-    assert!(said.contains("rna-"), "the copy is named: {said}");
-    assert!(server.contents().await != before);
-    assert_ne!(weaviate(server.config()).recover().await.unwrap(), [""; 0]);
-    nothing_is_lost(&server, &before, &backed_up).await;
+        let (_line, component) = over(&server, first(usize::MAX, to("POST", RESTORE), refusal)).await;
+        let said = chain(&restore(&component, &archive, &Target::Live).await.unwrap_err());
+        assert!(said.contains("rna-"), "the copy is named: {said}");
+        assert!(server.contents().await != before);
+        assert_ne!(weaviate(server.config()).recover().await.unwrap(), [""; 0]);
+        nothing_is_lost(&server, &before, &backed_up).await;
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -159,25 +161,6 @@ async fn a_server_that_is_killed_just_after_it_has_made_the_class_has_restored_t
 }
 
 #[tokio::test]
-async fn a_restore_brings_a_class_that_is_still_due_and_undo_what_it_was_before_it_was_deleted() {
-    let (server, archive, backed_up) = spoiled(Start::version(OLDEST)).await;
-    let before = server.contents().await;
-    let refusal = Line::Say(500, String::new());
-    let (_line, component) = over(&server, first(usize::MAX, to("POST", RESTORE), refusal)).await;
-    restore(&component, &archive, &Target::Live).await.unwrap_err();
-    let due = server.contents().await;
-    let missing = before.keys().find(|class| !due.contains_key(*class)).expect("a class is missing");
-    let next = weaviate(server.config());
-    assert!(next.check().await.unwrap().contains(&format!("classes {missing} are missing or not proven")));
-
-    restore(&next, &archive, &Target::Live).await.unwrap();
-    let found = server.contents().await;
-    assert!(backed_up.iter().all(|(class, contents)| found[class] == *contents));
-    next.undo(&Meter::default()).await.unwrap();
-    assert!(server.contents().await == before);
-}
-
-#[tokio::test]
 async fn an_import_that_is_refused_puts_back_what_was_there() {
     each(BOTH, async |version| {
         let (server, archive, backed_up) = spoiled(Start::version(version).modules("")).await;
@@ -231,117 +214,6 @@ async fn a_server_that_is_killed_in_the_middle_of_a_restore_loses_nothing() {
     .await;
 }
 
-/// A server on which a restore has died as the first class was gone, and what was there before it and in the backup.
-async fn dead_restore(modules: &str) -> (WeaviateServer, Contents, Contents) {
-    let (server, archive, backed_up) = spoiled(Start::version(OLDEST).modules(modules)).await;
-    let before = server.contents().await;
-    let mut is_deleted = false;
-    let (line, component) = over(&server, move |asked| {
-        is_deleted |= deletes_a_class(asked);
-        // The server does what it is told, and the one who asked is dead by then.
-        if is_deleted && asked.method == "POST" && asked.target != "/v1/graphql" {
-            Line::LoseAnswer
-        } else {
-            Line::Good
-        }
-    })
-    .await;
-    let has_died = async || {
-        let asked = line.asked();
-        let deleted = asked.iter().position(deletes_a_class);
-        deleted.is_some_and(|at| {
-            asked[at..].iter().any(|asked| asked.method == "POST" && asked.target != "/v1/graphql")
-        })
-    };
-    tokio::select! {
-        ended = restore(&component, &archive, &Target::Live) => panic!("{ended:?}"),
-        has_died = eventually(has_died) => assert!(has_died),
-    }
-    assert!(server.contents().await != before);
-    (server, before, backed_up)
-}
-
-#[tokio::test]
-async fn a_run_that_dies_in_the_middle_is_rolled_back_by_the_next() {
-    each(MODULES, async |modules| {
-        let (server, before, backed_up) = dead_restore(modules).await;
-        // Another process, which knows nothing but what is written down.
-        let next = weaviate(server.config());
-        assert_ne!(next.recover().await.unwrap(), [""; 0]);
-        nothing_is_lost(&server, &before, &backed_up).await;
-    })
-    .await;
-}
-
-/// Makes what is noted of a dead restore look as if that had happened long ago.
-fn age(server: &WeaviateServer) {
-    let path = server.state().join("journal.json");
-    let mut journal: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
-    journal["replacing"]["began"] = json!("2026-01-01T00:00:00Z");
-    fs::write(path, journal.to_string()).unwrap();
-}
-
-#[tokio::test]
-async fn what_came_long_after_a_restore_died_is_set_aside_before_it_is_taken_back() {
-    each(MODULES, async |modules| {
-        let (server, before, backed_up) = dead_restore(modules).await;
-        // Somebody has repaired it meanwhile, by hand or from another machine.
-        all_have_ended(&server).await;
-        server.ask(Method::DELETE, "/v1/schema/Document", None).await;
-        let properties = json!([{"name": "title", "dataType": ["text"]}]);
-        server.make(json!({"class": "Document", "vectorizer": "none", "properties": properties})).await;
-        server
-            .put(vec![json!({"class": "Document", "id": id(9, 1), "properties": {"title": "of days"}})])
-            .await;
-        let since = server.contents().await;
-        age(&server);
-
-        let next = weaviate(server.config());
-        next.recover().await.unwrap();
-        nothing_is_lost(&server, &before, &backed_up).await;
-        // As after a backup of the very run that has put back.
-        next.forget().await.unwrap();
-        next.undo(&Meter::default()).await.unwrap();
-        assert!(server.contents().await["Document"] == since["Document"]);
-    })
-    .await;
-}
-
-/// The copies that a dead restore needs, moved away or back.
-fn move_copies(server: &WeaviateServer, away: bool) {
-    let places = [(server.folder(), "rna-"), (server.state(), "rna-")];
-    for (folder, begin) in places {
-        let aside = folder.with_extension("aside");
-        fs::create_dir_all(&aside).unwrap();
-        let [from, to] = if away { [&folder, &aside] } else { [&aside, &folder] };
-        let entries = fs::read_dir(from).unwrap().map(|entry| entry.unwrap().file_name());
-        for name in entries.filter(|name| name.to_str().unwrap().starts_with(begin)) {
-            let is_copy = Path::new(&name).extension().is_none_or(|extension| extension == "tar");
-            if is_copy {
-                fs::rename(from.join(&name), to.join(&name)).unwrap();
-            }
-        }
-    }
-}
-
-#[tokio::test]
-async fn nothing_is_deleted_where_what_would_be_put_back_is_gone() {
-    each(MODULES, async |modules| {
-        let (server, before, backed_up) = dead_restore(modules).await;
-        all_have_ended(&server).await;
-        move_copies(&server, true);
-        let (line, next) = over(&server, |_| Line::Good).await;
-        let said = next.recover().await.unwrap().join("; ");
-        assert!(said.contains("could not be put back") && said.contains("nothing was changed"), "{said}");
-        assert_eq!(line.count(deletes_a_class), 0, "{said}");
-        assert!(next.check().await.unwrap().contains("are missing or not proven"));
-        move_copies(&server, false);
-        next.recover().await.unwrap();
-        nothing_is_lost(&server, &before, &backed_up).await;
-    })
-    .await;
-}
-
 #[tokio::test]
 async fn a_backup_or_a_drill_that_dies_leaves_nothing_after_the_next_start() {
     let server = filled(Start::version(OLDEST)).await;
@@ -378,37 +250,52 @@ async fn a_backup_or_a_drill_that_dies_leaves_nothing_after_the_next_start() {
     assert_eq!((second.classes().await.len(), left(&server)), (0, Vec::new()));
 }
 
+/// Checks that a dry run and a restore refuse a backup for the same reason, and that neither touches anything.
+async fn refused(server: &WeaviateServer, (archive, facts): &(Vec<u8>, Facts), words: &str) {
+    let before = server.contents().await;
+    let (line, dry) = over(server, |_| Line::Good).await;
+    let planned = chain(&dry.plan(&Target::Live, Some(facts)).await.unwrap_err());
+    let asks = |asked: &Asked| asked.method == "GET" || asked.target == "/v1/graphql";
+    assert!(line.asked().iter().all(asks), "{:?}", line.asked());
+    let (line, component) = over(server, |_| Line::Good).await;
+    let said = chain(&restore(&component, archive, &Target::Live).await.unwrap_err());
+    assert!(planned.contains(words) && said.contains(words), "dry run: {planned}; restore: {said}");
+    assert_eq!(line.count(deletes_a_class), 0, "{said}");
+    assert!(server.contents().await == before);
+    assert_eq!(left(server), [""; 0]);
+}
+
 #[tokio::test]
 async fn what_would_be_lost_or_could_not_be_made_is_refused_with_nothing_touched() {
-    let refused = async |server: &WeaviateServer, archive: &[u8], words: &str| {
-        let before = server.contents().await;
-        let err = restore(&weaviate(server.config()), archive, &Target::Live).await.unwrap_err();
-        assert!(chain(&err).contains(words), "{}", chain(&err));
-        assert!(server.contents().await == before);
-        assert_eq!(left(server), [""; 0]);
-    };
-    let (server, archive, _) = spoiled(Start::version(OLDEST)).await;
+    let server = filled(Start::version(OLDEST)).await;
+    let made = backup(&weaviate(server.config())).await.unwrap();
+    server.spoil().await;
     let cold = json!([{"name": "dry", "activityStatus": "COLD"}]);
     server.ask(Method::PUT, "/v1/schema/Sample/tenants", Some(cold)).await;
-    refused(&server, &archive, "activate them first").await;
+    let words = "replace class Sample: 1 of its tenants are inactive, dry among them, so what they have could not be set \
+                 aside and would be lost: activate them first";
+    refused(&server, &made, words).await;
     let (_, facts) = backup(&weaviate(server.config())).await.unwrap();
     let said = facts.warnings.join("\n");
     assert!(said.contains("inactive tenants of class Sample"), "{said}");
 
-    let renamed = Start::version(OLDEST).set("CLUSTER_HOSTNAME", "node2").server().await;
-    refused(&renamed, &archive, "set CLUSTER_HOSTNAME of Weaviate to node1").await;
-    let bare = Start::version(OLDEST).modules("").server().await;
-    refused(&bare, &archive, "backup-filesystem").await;
+    let renamed = filled(Start::version(OLDEST).set("CLUSTER_HOSTNAME", "node2")).await;
+    let words =
+        "the backup is of node node1, and the server's is node2: set CLUSTER_HOSTNAME of Weaviate to node1";
+    refused(&renamed, &made, words).await;
+    let bare = filled(Start::version(OLDEST).modules("")).await;
+    refused(&bare, &made, "add backup-filesystem to ENABLE_MODULES of Weaviate").await;
     let newer = filled(Start::version(NEWEST)).await;
-    let (archive, _) = backup(&weaviate(newer.config())).await.unwrap();
-    refused(&filled(Start::version(OLDEST)).await, &archive, "newer than this one").await;
+    let made = backup(&weaviate(newer.config())).await.unwrap();
+    refused(&filled(Start::version(OLDEST)).await, &made, "newer than this one").await;
 
     // An export needs no module of backups, but those of its classes.
     let server = Start::version(OLDEST).modules("text2vec-openai").server().await;
     server.make(json!({"class": "Figure", "vectorizer": "text2vec-openai", "properties": []})).await;
     let export = WeaviateConfig { way: Way::Export, ..server.config() };
-    let (archive, _) = backup(&weaviate(export)).await.unwrap();
-    refused(&bare, &archive, "add that to ENABLE_MODULES").await;
+    let made = backup(&weaviate(export)).await.unwrap();
+    let words = " needs the module text2vec-openai: add that to ENABLE_MODULES of Weaviate";
+    refused(&bare, &made, words).await;
 }
 
 #[tokio::test]

@@ -6,13 +6,18 @@ use crate::weaviate::{backup, restore};
 use reqwest::Method;
 use rna_backup::base::chain;
 use rna_backup::component::weaviate::{Way, Weaviate, WeaviateConfig};
-use rna_backup::component::{Component, Target};
+use rna_backup::component::{Component, ComponentError, Target};
 use rna_backup::domain::progress::Meter;
 use serde_json::{Value, json};
 use std::time::Duration;
 
-/// The component with the key of a new user that has these permissions and no others.
+/// The component, by way of an export, with the key of a new user that has these permissions and no others.
 async fn user(server: &WeaviateServer, name: &str, permissions: Value) -> Weaviate {
+    user_by(Way::Export, server, name, permissions).await
+}
+
+/// The same by another way.
+async fn user_by(way: Way, server: &WeaviateServer, name: &str, permissions: Value) -> Weaviate {
     for path in [format!("/v1/users/db/{name}"), format!("/v1/authz/roles/{name}")] {
         server.answer(Method::DELETE, &path, None).await;
     }
@@ -23,7 +28,7 @@ async fn user(server: &WeaviateServer, name: &str, permissions: Value) -> Weavia
     server.ask(Method::POST, &format!("/v1/authz/users/{name}/assign"), Some(roles)).await;
     let key = user["apikey"].as_str().unwrap().to_owned();
     let config = server.config();
-    Weaviate::new(WeaviateConfig { api_key: Some(key.into()), way: Way::Export, ..config }, None)
+    Weaviate::new(WeaviateConfig { api_key: Some(key.into()), way, ..config }, None)
 }
 
 fn collections(action: &str, collection: &str) -> Value {
@@ -66,6 +71,34 @@ async fn a_key_that_may_not_read_everything_is_refused_by_check_and_backup() {
     let (_, facts) = backup(&reader).await.unwrap();
     let objects = [("Document", 300), ("Protocol", 30), ("Sample", 60)];
     assert_eq!(facts.counts.classes, objects.map(|(class, count)| (class.to_owned(), count)).into());
+}
+
+#[tokio::test]
+async fn a_key_that_may_not_make_backups_of_every_class_is_told_of_the_right() {
+    let server = Start::version(NEWEST).key("root-key").server().await;
+    server.fill().await;
+    let before = server.contents().await;
+    let reads = [
+        collections("read_collections", "*"),
+        data("read_data", "*"),
+        json!({"action": "read_tenants", "tenants": {"collection": "*", "tenant": "*"}}),
+    ];
+    let backs_up = |class: &str| json!({"action": "manage_backups", "backups": {"collection": class}});
+    for more in [vec![], vec![backs_up("Document")]] {
+        let rights = [reads.to_vec(), more].concat();
+        let limited = user_by(Way::Filesystem, &server, "limited", json!(rights)).await;
+        let err = backup(&limited).await.unwrap_err();
+        let said = chain(&err);
+        assert!(matches!(err, ComponentError::Denied { .. }) && !err.is_transient(), "{said}");
+        assert!(said.contains("give the user of WEAVIATE_API_KEY the right"), "{said}");
+        limited.recover().await.unwrap();
+        assert_eq!(crate::weaviate::left(&server), [""; 0], "{said}");
+    }
+    let rights = [reads.to_vec(), vec![backs_up("*")]].concat();
+    let maker = user_by(Way::Filesystem, &server, "maker", json!(rights)).await;
+    let (_, facts) = backup(&maker).await.unwrap();
+    assert_eq!(facts.backend.as_deref(), Some("filesystem"));
+    assert!(server.contents().await == before);
 }
 
 #[tokio::test]

@@ -313,6 +313,14 @@ impl WeaviateServer {
             supervise(&running.start, running.port, running.ports, &running.dir);
     }
 
+    /// Kills the server and starts it again with one more setting. Does not wait until it is ready.
+    pub fn start_with(&mut self, name: &str, value: &str) {
+        self.kill();
+        let start = &mut self.running.as_mut().unwrap().start;
+        start.settings.insert(name.to_owned(), value.to_owned());
+        self.start_again();
+    }
+
     /// Waits until the server is ready.
     pub async fn is_ready(&self) {
         let path = format!("{}/v1/.well-known/ready", self.url());
