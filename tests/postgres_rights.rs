@@ -151,7 +151,7 @@ async fn a_member_of_all_owners_brings_them_back_and_who_is_none_names_what_is_l
     // Nobody notes what an earlier version has not read.
     let old = Facts { rights: None, ..facts };
     let warnings = component(&config).plan(&Target::Live, Some(&old)).await.unwrap().warnings.join(" ");
-    assert!(warnings.contains("Owners and privileges are not restored (an earlier rna-backup"), "{warnings}");
+    assert!(warnings.contains("Owners and privileges are not restored (the backup notes none"), "{warnings}");
     restore(&config, &archive, &old, &Target::Live).await.unwrap();
 }
 

@@ -71,6 +71,37 @@ async fn fill_with_papers(server: &WeaviateServer) {
 }
 
 #[tokio::test]
+async fn an_undo_leaves_a_class_that_was_not_there_before_where_others_refer_to_it() {
+    each(BOTH, async |version| {
+        for modules in ["", "backup-filesystem"] {
+            let server = Start::version(version).modules(modules).server().await;
+            fill_with_papers(&server).await;
+            let component = weaviate(server.config());
+            let (archive, _) = backup(&component).await.unwrap();
+            server.ask(Method::DELETE, "/v1/schema/Author", None).await;
+            restore(&component, &archive, &Target::Live).await.unwrap();
+            let restored = server.contents().await;
+            let meter = Meter::default();
+            component.undo(&meter).await.unwrap_or_else(|err| panic!("{version} {modules}: {}", chain(&err)));
+            let is_export = modules.is_empty();
+            let said = meter.take_warnings().join(" ");
+            assert_eq!(
+                said.contains("Class Author, which was not there before the restore, stays"),
+                is_export,
+                "{said}"
+            );
+            let found = server.contents().await;
+            assert_eq!(found.contains_key("Author"), is_export, "{version}");
+            assert!(found["Paper"] == restored["Paper"], "{version} {modules}");
+            assert_eq!(component.due().await.unwrap(), None, "{version} {modules}");
+            component.undo(&Meter::default()).await.unwrap();
+            assert!(server.contents().await == restored, "{version} {modules}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_class_whose_target_is_gone_is_not_deleted_alone_and_comes_back_with_its_target() {
     each(BOTH, async |version| {
         let server = Start::version(version).modules("").server().await;

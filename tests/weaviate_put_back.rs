@@ -44,7 +44,6 @@ async fn dead_restore((version, modules): (&str, &str)) -> (WeaviateServer, Cont
         ended = restore(&component, &archive, &Target::Live) => panic!("{ended:?}"),
         has_died = eventually(has_died) => assert!(has_died),
     }
-    assert!(server.contents().await != before);
     (server, before, backed_up)
 }
 

@@ -107,7 +107,7 @@ async fn a_key_for_one_class_restores_that_class_and_learns_of_hidden_ones() {
     server.fill().await;
     let before = server.contents().await;
     let root = Weaviate::new(WeaviateConfig { way: Way::Export, ..server.config() }, None);
-    let (archive, _) = backup(&root).await.unwrap();
+    let (archive, facts) = backup(&root).await.unwrap();
     server.spoil().await;
     let of = ["create", "read", "update", "delete"];
     let rights = |class: &str| {
@@ -137,6 +137,17 @@ async fn a_key_for_one_class_restores_that_class_and_learns_of_hidden_ones() {
     let spoiled = server.contents().await;
     let err = chain(&restore(&owner, &archive, &only("Document")).await.unwrap_err());
     assert!(err.contains("the right read_collections on Document"), "{err}");
+    let planned = owner.plan(&only("Document"), Some(&facts)).await.unwrap_err();
+    assert!(chain(&planned).contains("the right read_collections on Document"), "{planned:?}");
+    assert!(server.contents().await == spoiled);
+
+    // A class that may not be deleted is not touched, and nothing is due.
+    let keeps = rights("Protocol").into_iter().filter(|right| right["action"] != "delete_collections");
+    let keeps: Vec<_> = keeps.chain(rights("Protocol_rna_trial_*")).collect();
+    let keeper = user(&server, "keeper", json!(keeps)).await;
+    let err = chain(&restore(&keeper, &archive, &only("Protocol")).await.unwrap_err());
+    assert!(err.contains("delete class Protocol") && err.contains("as they were before"), "{err}");
+    assert_eq!(keeper.due().await.unwrap(), None);
     assert!(server.contents().await == spoiled);
 }
 

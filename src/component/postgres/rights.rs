@@ -3,11 +3,15 @@
 use crate::component::ComponentError;
 use crate::component::postgres::admin::{Admin, fault};
 use crate::component::postgres::mark::ident;
-use crate::domain::rights::{KindOfRights, Rights, RoleInUse};
+use crate::domain::rights::{Rights, RoleInUse};
 use crate::stream::hex;
 use deadpool_postgres::GenericClient;
+use futures_util::TryStreamExt as _;
 use sha2::{Digest, Sha256};
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    pin::pin,
+};
 
 /// Each object with its owner, the privileges of others than the owner, those that it would have by default, whether
 /// somebody else has granted one, and the owner of the database. What belongs to an extension comes with that.
@@ -67,7 +71,8 @@ const OBJECTS: &str = "
       LEFT JOIN grants d ON (d.class, d.id, d.sub) = (o.class, o.id, o.sub) AND d.is_default
      WHERE (o.namespace IS NULL OR NOT EXISTS (SELECT FROM pg_namespace WHERE oid = o.namespace
                                                   AND (nspname ~ '^pg_' OR nspname = 'information_schema')))
-       AND NOT EXISTS (SELECT FROM pg_depend WHERE classid = o.class AND objid = o.id AND deptype = 'e')";
+       AND NOT EXISTS (SELECT FROM pg_depend WHERE classid = o.class AND objid = o.id AND deptype = 'e')
+     ORDER BY o.kind, i.identity COLLATE \"C\"";
 
 /// Every role that the objects use, with what `CREATE ROLE` would need; those of PostgreSQL itself are everywhere.
 const ROLES: &str = "
@@ -97,9 +102,11 @@ const ROLES: &str = "
 pub async fn read(client: &impl GenericClient) -> Result<Rights, ComponentError> {
     let failed = |err| fault("read owners and privileges", err);
     let mut rights = Rights::default();
-    let mut lines = BTreeMap::<String, Vec<String>>::new();
-    let mut owners = BTreeSet::new();
-    for row in client.query(OBJECTS, &[]).await.map_err(failed)? {
+    let (mut owners, mut hashes) = (BTreeSet::new(), BTreeMap::<String, Sha256>::new());
+    // Row by row: a database may have millions of large objects.
+    let rows = client.query_raw(OBJECTS, [""; 0]).await.map_err(failed)?;
+    let mut rows = pin!(rows);
+    while let Some(row) = rows.try_next().await.map_err(failed)? {
         let (kind, identity, owner): (String, String, String) = (row.get(0), row.get(1), row.get(2));
         let (grants, usual): (BTreeSet<String>, BTreeSet<String>) = (set(row.get(3)), set(row.get(4)));
         let own: String = row.get(6);
@@ -111,17 +118,17 @@ pub async fn read(client: &impl GenericClient) -> Result<Rights, ComponentError>
         special
             .extend(usual.difference(&grants).map(|grant| format!("{kind} {identity} is without {grant}")));
         special.extend(grants.difference(&usual).map(|grant| format!("{kind} {identity} is with {grant}")));
-        for words in special {
-            rights.special_count += 1;
-            rights.special.push(words);
-        }
-        owners.insert(owner.clone());
+        rights.special_count += special.len() as u64;
+        let room = Rights::SPECIAL_KEPT - rights.special.len();
+        rights.special.extend(special.into_iter().take(room));
         let grants = grants.into_iter().collect::<Vec<_>>().join(",");
-        lines.entry(kind).or_default().push(format!("{identity}\t{owner}\t{grants}\n"));
+        rights.kinds.entry(kind.clone()).or_default().objects += 1;
+        hashes.entry(kind).or_default().update(format!("{identity}\t{owner}\t{grants}\n"));
+        owners.insert(owner);
     }
-    rights.special.sort();
-    rights.special.truncate(Rights::SPECIAL_KEPT);
-    rights.kinds = lines.into_iter().map(|(kind, lines)| (kind, of_kind(lines))).collect();
+    for (kind, hash) in hashes {
+        rights.kinds.entry(kind).or_default().sha256 = hex(&hash.finalize());
+    }
     let roles = client.query(ROLES, &[]).await.map_err(failed)?;
     let role = |row: &deadpool_postgres::tokio_postgres::Row| RoleInUse {
         name: row.get(0),
@@ -148,12 +155,6 @@ fn set(words: Vec<String>) -> BTreeSet<String> {
     words.into_iter().collect()
 }
 
-fn of_kind(mut lines: Vec<String>) -> KindOfRights {
-    lines.sort();
-    let sha256 = hex(&lines.iter().fold(Sha256::new(), Sha256::chain_update).finalize());
-    KindOfRights { objects: lines.len() as u64, sha256 }
-}
-
 /// How a restore treats owners and privileges.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Way {
@@ -171,7 +172,7 @@ impl Way {
     /// [`ComponentError::Unusable`] when a role is missing without which nothing can be restored; as sorted.
     pub async fn find(admin: &Admin, rights: Option<&Rights>, owner: &str) -> Result<Self, ComponentError> {
         let Some(rights) = rights else {
-            return Ok(Self::OfTheOwner("an earlier rna-backup made the backup, and noted none".to_owned()));
+            return Ok(Self::OfTheOwner("the backup notes none".to_owned()));
         };
         let missing = missing(admin, &rights.roles).await?;
         let create =

@@ -151,6 +151,10 @@ fn help(status: StatusCode, message: &str, has_key: bool) -> &'static str {
             "remove WEAVIATE_API_KEY, since this Weaviate has no keys"
         }
         (StatusCode::UNAUTHORIZED, true) => "correct WEAVIATE_API_KEY",
+        // The server names the verb, and takes one name alone for the right in a role.
+        (_, true) if message.contains("_backups") => {
+            "give the user of WEAVIATE_API_KEY the right manage_backups, of which Weaviate names a part"
+        }
         (_, true) => "give the user of WEAVIATE_API_KEY the right that Weaviate names",
         (_, false) => "set WEAVIATE_API_KEY to a key that has the right",
     }

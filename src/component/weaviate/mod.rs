@@ -52,6 +52,7 @@ mod source;
 mod steps;
 mod tree;
 mod trial;
+mod undo;
 mod version;
 mod watch;
 mod ways;
@@ -70,16 +71,11 @@ use client::Client;
 use files::Files;
 use folder::is_closed;
 use index::{END, Index, Made};
-use jiff::Timestamp;
 use journal::Journal;
 use leftovers::is_older;
 use notes::{Notes, Snapshot};
-use replace::Purpose;
 use server::Server;
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeSet, sync::Arc};
 use tree::Tree;
 
 pub use config::{Address, InvalidAddress, Tls, Way, WeaviateConfig};
@@ -339,24 +335,7 @@ impl Component for Weaviate {
     }
 
     async fn undo(&self, meter: &Meter) -> Result<Kept, ComponentError> {
-        let mut journal = Journal::open(&self.config.state)?;
-        let Some(kept) = journal.notes.kept.clone() else {
-            let what = "undo the restore of weaviate: nothing is kept of before".to_owned();
-            return Err(ComponentError::Unusable { what, source: None });
-        };
-        let server = self.meet().await?;
-        let mut sources = BTreeMap::new();
-        for copy in kept.before.values().flatten() {
-            if !sources.contains_key(&copy.id) {
-                sources.insert(copy.id.clone(), self.source_of(&server, &journal, copy)?);
-            }
-        }
-        let source = |copy: &Option<Snapshot>| copy.as_ref().map(|copy| &sources[&copy.id]);
-        let bring = kept.before.iter().map(|(class, copy)| (class.clone(), source(copy))).collect();
-        let replaced = self.replace(&server, &mut journal, &bring, Purpose::Undo, meter).await?;
-        let none =
-            || Kept { place: "nothing: none of its classes was there".to_owned(), at: Timestamp::now() };
-        Ok(replaced.map_or_else(none, |kept| kept_as(&journal, &kept)))
+        self.undone(meter).await
     }
 
     async fn forget(&self) -> Result<(), ComponentError> {

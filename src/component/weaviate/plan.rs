@@ -42,8 +42,11 @@ impl Weaviate {
         let all: Option<BTreeSet<String>> = counts.map(|counts| counts.keys().cloned().collect());
         let wanted = all.as_ref().map(|all| chosen(target, all)).transpose()?;
         let live = server.classes(None).await?;
-        let mut going = live.clone();
-        going.retain(|name, _| wanted.as_ref().is_none_or(|wanted| wanted.contains(name)));
+        let going = match &wanted {
+            // Asked for by name, so that a class which the key may not see is no class that is not there.
+            Some(wanted) => server.classes(Some(wanted)).await?,
+            None => live.clone(),
+        };
         let walk = if *target == Target::Scratch { Walk::Drill } else { Walk::DryRun };
         let questions = Questions {
             weaviate: self,

@@ -188,7 +188,13 @@ impl Replacement<'_> {
     async fn replace_class(&mut self, class: &str) -> Result<(), ComponentError> {
         self.copy_again_if_changed(class).await?;
         self.journal.note(|notes| notes.reached(class, State::Deleted))?;
-        remove_classes(self.server, &[class.to_owned()]).await?;
+        if let Err(err) = remove_classes(self.server, &[class.to_owned()]).await {
+            // A refusal for want of a right has changed nothing.
+            if matches!(err, ComponentError::Denied { .. }) {
+                self.journal.note(|notes| notes.reached(class, State::Untouched))?;
+            }
+            return Err(err);
+        }
         if let Some(source) = self.bring[class] {
             let only = [class.to_owned()].into();
             let is_last = self.live.keys().next_back().is_some_and(|last| last == class);
@@ -303,8 +309,9 @@ impl Weaviate {
 /// Makes sure that a server would take the live classes back: none makes a class that refers to one that is not there.
 async fn can_be_put_back(server: &Server, live: &Classes, bring: &Bring<'_>) -> Result<(), ComponentError> {
     let definitions = server.definitions().await.map_err(|fault| fault.of("read Weaviate's schema"))?;
+    let stays = |class: &String| bring.get(class).is_none_or(Option::is_some);
     let brought = bring.iter().filter(|(_, source)| source.is_some()).map(|(class, _)| class.clone());
-    let there = definitions.into_keys().chain(brought).collect();
+    let there = definitions.into_keys().filter(stays).chain(brought).collect();
     let Some(dangling) = class::dangling(live, &there).into_iter().next() else { return Ok(()) };
     let what =
         format!("replace classes: {dangling}, so a copy of it could not be put back: make that class first");

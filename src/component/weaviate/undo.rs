@@ -1,0 +1,57 @@
+//! The undo of a restore: the classes as they were before.
+
+use crate::component::weaviate::class;
+use crate::component::weaviate::index::Made;
+use crate::component::weaviate::journal::Journal;
+use crate::component::weaviate::notes::Snapshot;
+use crate::component::weaviate::replace::{Bring, Purpose};
+use crate::component::weaviate::{Weaviate, kept_as};
+use crate::component::{ComponentError, Kept};
+use crate::domain::progress::Meter;
+use jiff::Timestamp;
+use std::collections::{BTreeMap, BTreeSet};
+
+impl Weaviate {
+    /// Brings back what the last restore replaced, and removes what it made anew.
+    ///
+    /// # Errors
+    ///
+    /// As [`replace`](Self::replace).
+    pub(super) async fn undone(&self, meter: &Meter) -> Result<Kept, ComponentError> {
+        let mut journal = Journal::open(&self.config.state)?;
+        let Some(kept) = journal.notes.kept.clone() else {
+            let what = "undo the restore of weaviate: nothing is kept of before".to_owned();
+            return Err(ComponentError::Unusable { what, source: None });
+        };
+        let server = self.meet().await?;
+        let mut sources = BTreeMap::new();
+        for copy in kept.before.values().flatten() {
+            if !sources.contains_key(&copy.id) {
+                sources.insert(copy.id.clone(), self.source_of(&server, &journal, copy)?);
+            }
+        }
+        let source = |copy: &Option<Snapshot>| copy.as_ref().map(|copy| &sources[&copy.id]);
+        let mut bring: Bring<'_> =
+            kept.before.iter().map(|(class, copy)| (class.clone(), source(copy))).collect();
+        for class in referred_to(&bring) {
+            if bring.get(&class).is_some_and(Option::is_none) {
+                bring.remove(&class);
+                meter.warn(format!(
+                    "Class {class}, which was not there before the restore, stays: classes that are brought back refer to it, \
+                     and no server makes a class that refers to one that is not there."
+                ));
+            }
+        }
+        let replaced = self.replace(&server, &mut journal, &bring, Purpose::Undo, meter).await?;
+        let none =
+            || Kept { place: "nothing: none of its classes was there".to_owned(), at: Timestamp::now() };
+        Ok(replaced.map_or_else(none, |kept| kept_as(&journal, &kept)))
+    }
+}
+
+/// The classes to which those refer that are brought from exports: a server restores its own backups without them.
+fn referred_to(bring: &Bring<'_>) -> BTreeSet<String> {
+    let exports = bring.iter().filter_map(|(class, source)| Some((class, (*source)?)));
+    let exports = exports.filter(|(_, source)| source.index.way == Made::Export);
+    exports.flat_map(|(class, source)| class::targets(&source.index.classes[class].definition)).collect()
+}
