@@ -13,7 +13,7 @@ use std::{
     pin::pin,
 };
 
-/// Each object with its owner, the privileges of others than the owner, those that it would have by default, whether
+/// Every object with its owner, the privileges of others than the owner, those that it would have by default, whether
 /// somebody else has granted one, and the owner of the database. What belongs to an extension comes with that.
 const OBJECTS: &str = "
     WITH object(kind, class, id, sub, owner, letter, acl, namespace) AS (
@@ -158,14 +158,15 @@ fn set(words: Vec<String>) -> BTreeSet<String> {
 /// How a restore treats owners and privileges.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Way {
-    /// As the archive has them, made by the role that logs in, or by the one owner of everything.
+    /// As the archive has them. The objects are made by the role that logs in, or by this role, which owns them all.
     AsTheyWere(Option<String>),
     /// Everything belongs to the owner of the database, with the privileges of a new object, and why.
     OfTheOwner(String),
 }
 
 impl Way {
-    /// The way of a restore by this role into a database of that owner. `None` where the manifest says nothing of rights.
+    /// The way of a restore by the role of the session into a database of that owner. `rights` is `None` where the manifest
+    /// notes none.
     ///
     /// # Errors
     ///
