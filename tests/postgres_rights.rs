@@ -148,6 +148,16 @@ async fn a_member_of_all_owners_brings_them_back_and_who_is_none_names_what_is_l
     assert_eq!(restore(&config, &archive, &facts, &Target::Scratch).await.unwrap(), [""; 0]);
     restore(&config, &archive, &facts, &Target::Live).await.unwrap();
     assert_eq!(dumped(server, &name), before);
+    // Nobody is told to become a superuser.
+    server.psql(&name, "CREATE TABLE of_a_superuser (id int)");
+    let (_, other) = backup(server.config(&name)).await.unwrap();
+    let warnings = component(&config).plan(&Target::Live, Some(&other)).await.unwrap().warnings.join(" ");
+    assert!(
+        warnings.contains("another owner, or restore as a superuser")
+            && !warnings.contains("GRANT \"postgres\""),
+        "{warnings}"
+    );
+    server.psql(&name, "DROP TABLE of_a_superuser");
     // Nobody notes what an earlier version has not read.
     let old = Facts { rights: None, ..facts };
     let warnings = component(&config).plan(&Target::Live, Some(&old)).await.unwrap().warnings.join(" ");

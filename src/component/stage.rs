@@ -58,7 +58,7 @@ pub struct Plan {
     pub versions: Vec<String>,
     /// What is otherwise than one would wish, in whole sentences.
     pub warnings: Vec<String>,
-    /// What to do before the restore, in whole sentences: of no use after it.
+    /// Advice for the time before the restore, in whole sentences: such advice is of no use in a result.
     pub advice: Vec<String>,
 }
 

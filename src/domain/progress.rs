@@ -1,4 +1,4 @@
-//! How far a run has come, and what a person should know of it: written by whoever does the work, read by whoever shows it.
+//! Progress and warnings of a run: written by whoever does the work, read by whoever shows them.
 
 use crate::domain::component::ComponentName;
 use serde::{Deserialize, Serialize};

@@ -362,7 +362,7 @@ pub struct UndoReport {
     pub replaced_at: Timestamp,
     /// Where the data is that was live until now: another undo puts it back.
     pub kept: String,
-    /// What is otherwise than one would wish, in whole sentences.
+    /// Warnings, in whole sentences.
     pub warnings: Vec<String>,
 }
 

@@ -14,7 +14,7 @@ pub struct Rights {
     /// them by name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub special: Vec<String>,
-    /// How many such there are in all.
+    /// The number of special rights, those without a name here included.
     #[serde(default)]
     pub special_count: u64,
     /// True if somebody else than the owner of an object has granted a privilege on it.
@@ -25,7 +25,7 @@ pub struct Rights {
 /// The rights on all objects of one kind.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KindOfRights {
-    /// How many objects.
+    /// The number of objects.
     pub objects: u64,
     /// SHA-256 over the name, the owner and the privileges of each, lower-case hex.
     pub sha256: String,
@@ -47,6 +47,13 @@ pub struct RoleInUse {
     /// True if a policy names it: nothing is restored where it is missing.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub in_policy: bool,
+}
+
+impl RoleInUse {
+    /// Returns whether the role is a superuser, of whom nobody should become a member for a restore.
+    pub fn is_superuser(&self) -> bool {
+        self.attributes.split(' ').any(|attribute| attribute == "SUPERUSER")
+    }
 }
 
 impl Rights {

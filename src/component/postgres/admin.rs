@@ -36,7 +36,7 @@ pub struct Admin {
     pub seat: String,
     /// The role that logged in.
     pub user: String,
-    /// Whether that role is a superuser.
+    /// True if the role that logged in is a superuser.
     pub superuser: bool,
     create: bool,
 }

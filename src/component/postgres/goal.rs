@@ -27,7 +27,7 @@ pub struct Goal {
     pub drill: bool,
     /// Whether a copy can be made beside it; if not, only what is in it can be replaced.
     pub swaps: bool,
-    /// How owners and privileges are restored.
+    /// Owners and privileges of the objects after the restore.
     pub rights: Way,
     /// The server.
     pub server: Server,

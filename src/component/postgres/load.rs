@@ -21,7 +21,7 @@ pub struct Load<'a> {
     pub config: &'a PostgresConfig,
     /// The role that is to own everything where rights are not restored, unless it is the one that logs in.
     pub role: Option<&'a str>,
-    /// How owners and privileges are restored.
+    /// Owners and privileges of the objects after the restore.
     pub rights: &'a Way,
     /// Major version of the server.
     pub server: u32,

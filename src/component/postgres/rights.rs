@@ -155,7 +155,7 @@ fn set(words: Vec<String>) -> BTreeSet<String> {
     words.into_iter().collect()
 }
 
-/// How a restore treats owners and privileges.
+/// Owners and privileges of the objects after a restore.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Way {
     /// As the archive has them. The objects are made by the role that logs in, or by this role, which owns them all.
@@ -190,7 +190,7 @@ impl Way {
         }
         let owners = rights.roles.iter().filter(|role| role.owns).map(|role| role.name.as_str());
         let owners: Vec<_> = owners.collect();
-        // What has no owner in the archive, as an extension, then belongs to the one owner of all else.
+        // Extensions have no owner in the archive: where all else has one owner, they belong to that owner as well.
         let is_sole = owners.iter().all(|name| *name == owner);
         let as_they_were = Self::AsTheyWere((is_sole && owner != admin.user).then(|| owner.to_owned()));
         if admin.superuser {
@@ -198,11 +198,16 @@ impl Way {
         }
         for name in &owners {
             if !admin.is_member(Some(name)).await? {
-                let user = ident(&admin.user);
-                let name = ident(name);
-                return Ok(Self::OfTheOwner(format!(
-                    "{user} is no member of {name}: GRANT {name} TO {user}"
-                )));
+                let is_superuser = rights.roles.iter().any(|role| role.name == *name && role.is_superuser());
+                let (user, name) = (ident(&admin.user), ident(name));
+                let cure = if is_superuser {
+                    format!(
+                        "give what belongs to the superuser {name} another owner, or restore as a superuser"
+                    )
+                } else {
+                    format!("GRANT {name} TO {user}")
+                };
+                return Ok(Self::OfTheOwner(format!("{user} is no member of {name}: {cure}")));
             }
         }
         if rights.passed_on {

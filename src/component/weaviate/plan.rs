@@ -41,12 +41,8 @@ impl Weaviate {
         let counts = facts.map(|facts| &facts.counts.classes);
         let all: Option<BTreeSet<String>> = counts.map(|counts| counts.keys().cloned().collect());
         let wanted = all.as_ref().map(|all| chosen(target, all)).transpose()?;
-        let live = server.classes(None).await?;
-        let going = match &wanted {
-            // Asked for by name, so that a class which the key may not see is no class that is not there.
-            Some(wanted) => server.classes(Some(wanted)).await?,
-            None => live.clone(),
-        };
+        // Classes are asked for by name, so that one which the key may not see is not taken for one that is not there.
+        let going = server.classes(wanted.as_ref()).await?;
         let walk = if *target == Target::Scratch { Walk::Drill } else { Walk::DryRun };
         let questions = Questions {
             weaviate: self,
@@ -87,7 +83,8 @@ impl Weaviate {
             plan.versions.push(format!("backup made by weaviate {made_by}"));
         }
         if let (Target::Live | Target::LiveWithAccess, Some(wanted)) = (target, &wanted) {
-            plan.warnings.extend(staying(&live, wanted));
+            let there = server.definitions().await.map_err(|fault| fault.of("read Weaviate's schema"))?;
+            plan.warnings.extend(staying(there.into_keys().collect(), wanted));
             plan.advice.push(
                 "Stop what writes to Weaviate first: what is written meanwhile is lost or mixed in."
                     .to_owned(),
@@ -98,8 +95,8 @@ impl Weaviate {
 }
 
 /// The warning of a plan about live classes that the backup does not have.
-fn staying(live: &Classes, wanted: &BTreeSet<String>) -> Option<String> {
-    let stay: BTreeSet<_> = live.keys().filter(|name| !wanted.contains(*name)).cloned().collect();
+fn staying(there: BTreeSet<String>, wanted: &BTreeSet<String>) -> Option<String> {
+    let stay: BTreeSet<_> = there.into_iter().filter(|name| !wanted.contains(name)).collect();
     (!stay.is_empty())
         .then(|| format!("Classes that the backup does not have stay as they are: {}.", names(&stay)))
 }

@@ -142,7 +142,8 @@ impl Weaviate {
 
     /// Deletes what is there of a class that is put back. What that holds may be the work of others since then, so
     /// it is copied first and kept until the second backup after that is proven: long after the restore began, for `undo`.
-    /// What an earlier attempt to put the class back has brought is in the copies that there are, and not kept again.
+    /// Objects that an earlier attempt to put the class back has brought are in the copies that exist, and no further copy
+    /// of them is kept.
     async fn make_room_for(
         &self,
         server: &Server,

@@ -1,5 +1,5 @@
-//! The steps of a restore into Weaviate, as one list. A restore takes them all in this order; `check`, the dry run and the
-//! drill take those that change nothing there, and name the others.
+//! The steps of a restore into Weaviate, as one list: `check`, dry run, drill and restore ask their questions by it, and dry
+//! run and drill name the steps that they do not take. The steps that do something stand in `restore` and `replace`.
 
 use crate::component::ComponentError;
 use crate::component::stage::{Target, Walk};
@@ -93,7 +93,7 @@ pub(super) struct Questions<'a> {
     pub(super) needs: &'a Needs,
     /// The classes that are to come; `None` where nobody has noted them.
     pub(super) bring: Option<&'a BTreeSet<String>>,
-    /// What is there of these classes.
+    /// Those of these classes that are on the server.
     pub(super) live: &'a Classes,
     /// The index of the archive; `None` while nothing but its manifest is read.
     pub(super) index: Option<&'a Index>,
