@@ -299,8 +299,9 @@ async fn a_server_that_gives_few_objects_at_once_is_exported_in_smaller_pages() 
 }
 
 #[tokio::test]
-async fn an_object_of_fifty_megabytes_is_exported_and_imported_in_little_memory() {
-    const TEXT: usize = 50_000_000;
+async fn an_object_that_is_longer_than_other_answers_is_exported_and_imported_in_little_memory() {
+    /// Longer than any other answer may be.
+    const TEXT: usize = 65 << 20;
     let server = Start::version(OLDEST).server().await;
     let property =
         json!({"name": "text", "dataType": ["text"], "indexFilterable": false, "indexSearchable": false});
@@ -326,7 +327,10 @@ async fn an_object_of_fifty_megabytes_is_exported_and_imported_in_little_memory(
     // Without optimisation the program's own code is much larger than what people run.
     let code = peak(&lab, &["list"]);
     println!("peak of the export: {exported} kB, of the import: {imported} kB, of a listing: {code} kB");
-    assert!(exported < code + 112_000 && imported < code + 112_000, "{exported} {imported} {code}");
+    // An export holds the object and what it is packed to, an import the object and the server's answer, which repeats it.
+    // A third copy of the object would be more than the rest may be.
+    let most = code + u64::try_from(2 * TEXT / 1024).unwrap() + 24_000;
+    assert!(exported < most && imported < most, "{exported} {imported} {code}");
     let found = server.objects("Scan", None).await;
     assert!(found.len() == 59 && found[0]["properties"]["text"] == json!(text));
 }

@@ -242,6 +242,19 @@ impl Client {
         }
     }
 
+    /// The bytes of an answer of what is only read, asked for again as [`again`](Self::again) does, but for an answer
+    /// that is longer than `longest`: the next one would be as long.
+    pub(super) async fn get_text(&self, path: &str, longest: usize) -> Result<Vec<u8>, Fault> {
+        let mut turns = self.turns();
+        loop {
+            match self.ask_text(Method::GET, path, None, longest).await {
+                Err(Fault::Away(err)) if is_too_long(&*err) => return Err(Fault::Away(err)),
+                Err(fault) if fault.passes() && turns.another(&fault).await => {}
+                answer => return answer,
+            }
+        }
+    }
+
     /// Posts a text of JSON whose effect is the same however often it is posted, again and again while there is
     /// no answer. An answer without a body is the default of `T`; an answer may be as long as what was posted.
     pub(super) async fn post_again<T: DeserializeOwned + Default>(

@@ -106,17 +106,15 @@ impl Server {
         Ok(counts)
     }
 
+    /// The id of some object of a class, or of one of its tenants.
+    pub(super) async fn some_id(&self, class: &str, tenant: Option<&str>) -> Result<Option<String>, Fault> {
+        let text = self.client.get_text(&path((class, tenant), None, 1), LONGEST_PART).await?;
+        let page: Page = serde_json::from_slice(&text).map_err(|err| Fault::Away(err.into()))?;
+        Ok(page.objects.unwrap_or_default().pop().map(|object| object.id))
+    }
+
     /// The number of objects of one part, counted in the list of its objects.
     async fn walk(&self, class: &str, tenant: Option<&str>) -> Result<u64, Fault> {
-        #[derive(Deserialize)]
-        struct Page {
-            #[serde(default)]
-            objects: Option<Vec<Id>>,
-        }
-        #[derive(Deserialize)]
-        struct Id {
-            id: String,
-        }
         /// Servers refuse more than 10,000.
         const MOST: usize = 5000;
         /// Bytes of a page: memory holds one.
@@ -147,6 +145,18 @@ impl Server {
             }
         }
     }
+}
+
+/// Objects of a list, of which nothing but the ids is kept.
+#[derive(Deserialize)]
+struct Page {
+    #[serde(default)]
+    objects: Option<Vec<Id>>,
+}
+
+#[derive(Deserialize)]
+struct Id {
+    id: String,
 }
 
 /// The parts of a class that are counted: the class itself, or its active tenants.

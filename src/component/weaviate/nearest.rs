@@ -2,8 +2,8 @@
 
 use crate::component::weaviate::class::{self, Class};
 use crate::component::weaviate::client::Fault;
-use crate::component::weaviate::export;
 use crate::component::weaviate::server::Server;
+use reqwest::StatusCode;
 use serde_json::{Value, json};
 use std::{collections::BTreeMap, time::Instant};
 
@@ -31,7 +31,8 @@ impl Server {
         const PATIENCE: u32 = 20;
         let mut words = Vec::new();
         for tenant in tenants(class) {
-            for (vector, values) in self.vectors(name, class, tenant).await? {
+            let Some(vectors) = self.vectors(name, class, tenant).await? else { return Ok(None) };
+            for (vector, values) in vectors {
                 let of = tenant.map_or_else(String::new, |tenant| format!(" of tenant {tenant}"));
                 let (query, begun) = (query(name, tenant, vector.as_deref(), &values), Instant::now());
                 loop {
@@ -58,16 +59,25 @@ impl Server {
         Ok(Some(words))
     }
 
-    /// A vector of each kind that some object has and that is indexed, by name; `None`: the vector without a name.
+    /// A vector of each kind that some object has and that is indexed, by name, where the vector without a name has
+    /// none; `None` where GraphQL cannot be asked.
     async fn vectors(
         &self,
         name: &str,
         class: &Class,
         tenant: Option<&str>,
-    ) -> Result<BTreeMap<Option<String>, Value>, Fault> {
-        let found = self.client.get(&export::path(name, tenant, None, OBJECTS)).await?;
+    ) -> Result<Option<BTreeMap<Option<String>, Value>>, Fault> {
+        // A list of objects with their vectors alone: the objects themselves may be too long for memory.
+        let Some(found) = self.graphql(&listing(name, tenant, &class.definition)).await? else {
+            return Ok(None);
+        };
+        let Some(objects) = found["data"]["Get"][name].as_array() else {
+            let message =
+                found["errors"][0]["message"].as_str().unwrap_or("a list without objects").to_owned();
+            return Err(Fault::Refused { status: StatusCode::OK, message });
+        };
         let mut vectors = BTreeMap::new();
-        for object in found["objects"].as_array().into_iter().flatten() {
+        for object in objects.iter().map(|object| &object["_additional"]) {
             let named = object["vectors"].as_object().into_iter().flatten();
             let named = named.map(|(vector, values)| (Some(vector.clone()), values));
             for (vector, values) in named.chain([(None, &object["vector"])]) {
@@ -76,7 +86,7 @@ impl Server {
                 }
             }
         }
-        Ok(vectors)
+        Ok(Some(vectors))
     }
 }
 
@@ -99,6 +109,17 @@ fn is_indexed(definition: &Value, vector: Option<&str>) -> bool {
     of["vectorIndexConfig"]["skip"] != true
 }
 
+/// A question for the vectors of some objects. Servers that know no named vectors are not asked for them.
+fn listing(class: &str, tenant: Option<&str>, definition: &Value) -> String {
+    let of = tenant.map_or_else(String::new, |tenant| format!(",tenant:{}", json!(tenant)));
+    let named = definition["vectorConfig"].as_object().filter(|named| !named.is_empty());
+    let named = named.map_or_else(String::new, |named| {
+        let names: Vec<_> = named.keys().map(String::as_str).collect();
+        format!(" vectors{{{}}}", names.join(" "))
+    });
+    format!("{{Get{{{class}(limit:{OBJECTS}{of}){{_additional{{vector{named}}}}}}}}}")
+}
+
 fn query(class: &str, tenant: Option<&str>, vector: Option<&str>, values: &Value) -> String {
     let of = tenant.map_or_else(String::new, |tenant| format!(",tenant:{}", json!(tenant)));
     let target = vector.map_or_else(String::new, |vector| format!(",targetVectors:{}", json!([vector])));
@@ -114,6 +135,12 @@ fn a_search_names_class_tenant_and_vector() {
         query("Paper", None, None, &values),
         "{Get{Paper(limit:1,nearVector:{vector:[0.5,-1]}){_additional{id}}}}"
     );
+    let named = json!({"vectorConfig": {"early": {}, "late": {}}});
+    assert_eq!(
+        listing("Paper", Some("a"), &named),
+        "{Get{Paper(limit:10,tenant:\"a\"){_additional{vector vectors{early late}}}}}"
+    );
+    assert_eq!(listing("Paper", None, &json!({})), "{Get{Paper(limit:10){_additional{vector}}}}");
     assert!(
         is_plain(&values) && !is_plain(&json!([[1.0]])) && !is_plain(&json!([])) && !is_plain(&Value::Null)
     );

@@ -4,7 +4,6 @@
 use crate::component::ComponentError;
 use crate::component::weaviate::class;
 use crate::component::weaviate::client::Fault;
-use crate::component::weaviate::export;
 use crate::component::weaviate::server::Server;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -33,10 +32,8 @@ impl Server {
                 return Ok(()); // an object of a tenant that is not active cannot be asked for
             }
         }
-        let path = export::path(class, tenant.as_deref(), None, 1);
-        let found = self.client.get(&path).await;
-        let found = found.map_err(|fault| fault.of(format!("read an object of class {class}")))?;
-        if let Some(id) = found["objects"][0]["id"].as_str() {
+        let id = self.some_id(class, tenant.as_deref()).await;
+        if let Some(id) = id.map_err(|fault| fault.of(format!("read an object of class {class}")))? {
             let mut object = json!({"class": class, "id": id});
             if let Some(tenant) = tenant {
                 object["tenant"] = tenant.into();

@@ -3,7 +3,7 @@
 use crate::base::chain;
 use crate::component::ComponentError;
 use crate::component::weaviate::class::{self, Class, Tenant};
-use crate::component::weaviate::client::{Client, Fault, Patience};
+use crate::component::weaviate::client::{Client, Fault, Patience, is_too_long};
 use crate::component::weaviate::version::Version;
 use bytes::Bytes;
 use reqwest::Method;
@@ -131,6 +131,8 @@ impl Server {
 
     /// Reads an object of a class, or of its first active tenant: a class whose shards are lost is there, too.
     pub(super) async fn read_one(&self, name: &str, class: &Class) -> Result<(), Fault> {
+        /// Bytes that are read of an object, which may be as long as memory: errors are shorter.
+        const BEGINNING: usize = 1 << 20;
         let tenant = match class.tenants.iter().find(|tenant| tenant.is_active()) {
             _ if !class::has_tenants(&class.definition) => String::new(),
             Some(tenant) => form_urlencoded::Serializer::for_suffix("&".to_owned(), 1)
@@ -138,7 +140,10 @@ impl Server {
                 .finish(),
             None => return Ok(()),
         };
-        self.client.get(&format!("/v1/objects?class={name}&limit=1{tenant}")).await.map(drop)
+        match self.client.get_text(&format!("/v1/objects?class={name}&limit=1{tenant}"), BEGINNING).await {
+            Err(Fault::Away(err)) if is_too_long(&*err) => Ok(()),
+            answer => answer.map(drop),
+        }
     }
 
     /// Begins a backup of exactly these classes. The answer's classes are those that it will hold.
