@@ -55,7 +55,7 @@ impl Source {
             while let Some(path) = parts.next().await? {
                 let Some(name) = self.index.class_of(&path) else { continue };
                 if waiting.remove(name) {
-                    let next = (name, Sample::of(&self.index.classes[name]));
+                    let next = (name, Sample::new(&self.index.classes[name]));
                     if let Some((name, sample)) = under_way.replace(next) {
                         trial.class(name, &self.index.classes[name], &sample).await?;
                     }
@@ -70,7 +70,7 @@ impl Source {
         }
         for name in &waiting {
             let class = &self.index.classes[name];
-            trial.class(name, class, &Sample::of(class)).await?;
+            trial.class(name, class, &Sample::new(class)).await?;
         }
         if !matches!(self.place, Place::Server(_)) {
             for (name, definition) in there.iter().filter(|(name, _)| only.contains(*name)) {
@@ -99,11 +99,19 @@ struct Object<'a> {
 }
 
 impl Sample {
-    fn of(class: &Class) -> Self {
+    fn new(class: &Class) -> Self {
         let has_tenants = class::has_tenants(&class.definition);
         let active = class.tenants.iter().filter(|tenant| tenant.is_active()).count();
         let (most, left) = if has_tenants { (OF_A_TENANT, active) } else { (OF_A_CLASS, 1) };
         Self { lines: BTreeMap::new(), bytes: 0, most, left }
+    }
+
+    /// The lines of a class without tenants, or of those tenants that the class has.
+    fn of<'a>(&'a self, class: &'a Class) -> impl Iterator<Item = (&'a Option<String>, &'a Vec<Vec<u8>>)> {
+        let is_of = |tenant: &Option<String>| {
+            tenant.as_ref().is_none_or(|tenant| class.tenants.iter().any(|known| known.name == *tenant))
+        };
+        self.lines.iter().filter(move |(tenant, _)| is_of(tenant))
     }
 
     /// Takes what it may of one part of the export.
@@ -137,8 +145,22 @@ struct Trial<'a> {
 }
 
 impl Trial<'_> {
-    /// Tries one class, and removes what was made for that.
+    /// Tries one class, with so many tenants at once that a server which holds them already has files and memory for
+    /// them.
     async fn class(&mut self, name: &str, class: &Class, sample: &Sample) -> Result<(), ComponentError> {
+        /// Tenants that a trial has at once, each with about ten open files.
+        const AT_ONCE: usize = 50;
+        if class.tenants.is_empty() {
+            return self.part(name, class, sample).await;
+        }
+        for tenants in class.tenants.chunks(AT_ONCE) {
+            self.part(name, &Class { tenants: tenants.to_vec(), ..class.clone() }, sample).await?;
+        }
+        Ok(())
+    }
+
+    /// Tries one class with those tenants, and removes what was made for that.
+    async fn part(&mut self, name: &str, class: &Class, sample: &Sample) -> Result<(), ComponentError> {
         let other = other_name(name);
         self.journal.note(|notes| notes.trials.extend([other.clone()]))?;
         let tried = self.make(name, &other, class, sample).await;
@@ -165,7 +187,7 @@ impl Trial<'_> {
         let made = Class { definition, ..class.clone() };
         import::make_classes(self.server, &[(other.to_owned(), made)].into()).await?;
         let mut links = Links::new(other, &kept);
-        for lines in sample.lines.values() {
+        for (_, lines) in sample.of(class) {
             let mut batch = Batch::new();
             for line in lines {
                 let line = of_class(line, other)?;
@@ -175,7 +197,7 @@ impl Trial<'_> {
             }
             batch.store(self.server, other, &Meter::default()).await?;
         }
-        for (tenant, lines) in &sample.lines {
+        for (tenant, lines) in sample.of(class) {
             let found = self.stored(other, tenant.as_deref(), lines.len()).await?;
             for line in lines {
                 let wanted: Value = serde_json::from_slice(line).map_err(corrupt)?;
