@@ -9,10 +9,11 @@ use crate::weaviate::{MODULES, each, restore, weaviate};
 use crate::weaviate_faults::{RESTORE, all_have_ended, deletes_a_class, over, spoiled, to};
 use crate::weaviate_restores::{Contents, nothing_is_lost};
 use reqwest::Method;
+use rna_backup::component::weaviate::WeaviateConfig;
 use rna_backup::component::{Component, Target};
 use rna_backup::domain::progress::Meter;
 use serde_json::{Value, json};
-use std::{fs, path::Path};
+use std::{fs, path::Path, time::Duration};
 
 /// Servers of either version that make backups of their own, and such that do not.
 const KINDS: [(&str, &str); 4] =
@@ -55,6 +56,46 @@ async fn a_run_that_dies_in_the_middle_is_rolled_back_by_the_next() {
         let next = weaviate(server.config());
         assert_ne!(next.recover().await.unwrap(), [""; 0]);
         nothing_is_lost(&server, &before, &backed_up).await;
+    })
+    .await;
+}
+
+/// Cuts the files of the objects of a class in the middle, as a server leaves them that dies while it brings the class.
+fn tear(data: &Path, class: &str) -> usize {
+    let shards = fs::read_dir(data.join(class.to_lowercase())).unwrap().map(|shard| shard.unwrap().path());
+    let objects = shards.filter_map(|shard| fs::read_dir(shard.join("lsm/objects")).ok()).flatten();
+    let files = objects
+        .map(|file| file.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|end| end == "db"));
+    files
+        .map(|path| {
+            let file = fs::OpenOptions::new().write(true).open(path).unwrap();
+            file.set_len(file.metadata().unwrap().len() / 2).unwrap();
+        })
+        .count()
+}
+
+#[tokio::test]
+async fn a_class_that_the_server_cannot_load_is_put_back_at_once_and_kept_when_it_may_be_of_others() {
+    each([OLDEST, NEWEST], async |version| {
+        for is_late in [false, true] {
+            let (mut server, before, backed_up) = dead_restore((version, MODULES[0])).await;
+            all_have_ended(&server).await;
+            server.kill();
+            assert!(tear(&server.folder().with_file_name("data"), "Document") > 0);
+            server.start_again();
+            server.is_ready().await;
+            let next = weaviate(WeaviateConfig { second: Duration::from_millis(50), ..server.config() });
+            if is_late {
+                age(&server);
+                let said = next.recover().await.unwrap().join("; ");
+                assert!(said.contains("DELETE /v1/schema/CLASS"), "{said}");
+                server.ask(Method::DELETE, "/v1/schema/Document", None).await;
+            }
+            let said = next.recover().await.unwrap().join("; ");
+            assert!(said.contains("classes Document are as before it"), "{version} {is_late}: {said}");
+            nothing_is_lost(&server, &before, &backed_up).await;
+        }
     })
     .await;
 }

@@ -62,9 +62,27 @@ impl Fault {
         }
     }
 
+    /// Returns whether the server has a class in its schema and cannot load it: a file of it is torn, or memory or open
+    /// files are short. A server that is starting says the same for a while.
+    pub(super) fn is_unloaded_class(&self) -> bool {
+        // Up to 1.26 in the words of a shard, later in those of an index.
+        const WORDS: [&str; 2] = ["Unable to load shard", "tried to browse non-existing index"];
+        match self {
+            Self::Away(err) => WORDS.iter().any(|words| err.to_string().contains(words)),
+            Self::Refused { message, .. } => WORDS.iter().any(|words| message.contains(words)),
+            Self::Denied { .. } => false,
+        }
+    }
+
     /// The error of somebody who wanted `what`.
     pub(super) fn of(self, what: impl Into<String>) -> ComponentError {
-        let what = what.into();
+        let mut what = what.into();
+        if self.is_unloaded_class() {
+            what.push_str(
+                ": Weaviate cannot load a class that its schema has: look into its log and restart it; if that does not \
+                 help, delete the class (DELETE /v1/schema/CLASS) and restore it",
+            );
+        }
         match self {
             Self::Denied { help, .. } => {
                 ComponentError::Denied { what: format!("{what}: {help}"), source: Some(self.into()) }

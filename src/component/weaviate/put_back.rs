@@ -3,6 +3,7 @@
 use crate::base::{backoff::Backoff, chain};
 use crate::component::ComponentError;
 use crate::component::weaviate::Weaviate;
+use crate::component::weaviate::client::Fault;
 use crate::component::weaviate::contained::is_contained;
 use crate::component::weaviate::copies::{described, place_of};
 use crate::component::weaviate::count::Count;
@@ -15,7 +16,8 @@ use crate::component::weaviate::server::{Access, Server};
 use crate::component::weaviate::source::{Place, Source, prove};
 use crate::domain::progress::Meter;
 use jiff::{SignedDuration, Timestamp};
-use std::{io, time::Instant};
+use serde_json::json;
+use std::{error::Error as _, io, time::Instant};
 
 impl Weaviate {
     /// Puts right what a run that died has left of a replacement, and tells how the classes are now. A class that
@@ -109,6 +111,8 @@ impl Weaviate {
     ) -> Result<(), ComponentError> {
         /// Seconds for faults that may pass.
         const PATIENCE: u32 = 300;
+        /// Seconds for which a server may still be loading its classes.
+        const START: u32 = 60;
         /// Attempts where the fault does not look so: a restore that is still under way makes a class again.
         const TIMES: u32 = 3;
         let source = match before {
@@ -116,11 +120,22 @@ impl Weaviate {
             Some(before) => Some(self.still_there(server, journal, before, class).await?),
         };
         let mut backoff = Backoff::new(server.client.seconds(1), server.client.seconds(16));
-        let (begun, mut turn) = (Instant::now(), 0);
+        let (begun, mut turn, mut is_unloaded) = (Instant::now(), 0, false);
+        // What others may have made is not removed unread; what this loop brings is.
+        let mut is_ours = !is_late(journal);
         loop {
             turn += 1;
             let put = async {
-                self.make_room_for(server, journal, class, source.as_ref()).await?;
+                // A server that was killed while it brought the class has half of its files and reads none of them.
+                if is_unloaded {
+                    remove_classes(server, &[class.to_owned()]).await?;
+                } else {
+                    self.make_room_for(server, journal, class, source.as_ref()).await?;
+                }
+                if is_unloaded || turn > 1 || source.is_none() {
+                    clear_folder(server, class).await?;
+                }
+                is_ours = true;
                 let Some(source) = &source else { return Ok(()) };
                 source
                     .bring(self, server, &[class.to_owned()].into(), Access::Stays, &Meter::default())
@@ -129,6 +144,15 @@ impl Weaviate {
             };
             match put.await {
                 Ok(()) => break,
+                Err(err)
+                    if !is_unloaded
+                        && is_ours
+                        && is_unloaded_class(&err)
+                        && begun.elapsed() > server.client.seconds(START) =>
+                {
+                    tracing::warn!(class, error = %chain(&err), "a class that came in part cannot be read and is removed");
+                    is_unloaded = true;
+                }
                 Err(err) if err.is_transient() && begun.elapsed() < server.client.seconds(PATIENCE) => {
                     tracing::warn!(class, error = %chain(&err), "putting a class back, once more");
                     tokio::time::sleep(backoff.step()).await;
@@ -151,12 +175,8 @@ impl Weaviate {
         class: &str,
         before: Option<&Source>,
     ) -> Result<(), ComponentError> {
-        /// Within this time what is there is most likely what the restore itself has brought so far.
-        const FRESH: SignedDuration = SignedDuration::from_hours(1);
         let live = server.classes(Some(&[class.to_owned()].into())).await?;
         let Some(found) = live.get(class) else { return Ok(()) };
-        let began = journal.notes.replacing.as_ref().and_then(|replacing| replacing.began);
-        let is_late = began.is_some_and(|began| Timestamp::now().duration_since(began).abs() > FRESH);
         if found.objects.after != Count::Exact(0) {
             of_what_cannot_be_kept(server, &live, Made::Export)?;
             let copy = self.export_aside(server, live, journal, &Meter::default()).await?;
@@ -168,6 +188,7 @@ impl Weaviate {
                     kept = place_of(journal, &copy),
                     "what stood in the place of a class that is put back is kept until the second backup from now is proven"
                 );
+                let is_late = is_late(journal);
                 journal.note(|notes| {
                     notes.is_spared = true;
                     if is_late {
@@ -239,5 +260,29 @@ impl Weaviate {
             err if err.is_transient() => err,
             err => gone(err),
         })
+    }
+}
+
+/// Returns whether the replacement began so long ago that others may have made what is there of its classes; before that,
+/// it is most likely what the replacement itself has brought so far.
+fn is_late(journal: &Journal) -> bool {
+    const FRESH: SignedDuration = SignedDuration::from_hours(1);
+    let began = journal.notes.replacing.as_ref().and_then(|replacing| replacing.began);
+    began.is_some_and(|began| Timestamp::now().duration_since(began).abs() > FRESH)
+}
+
+fn is_unloaded_class(err: &ComponentError) -> bool {
+    err.source().and_then(|source| source.downcast_ref::<Fault>()).is_some_and(Fault::is_unloaded_class)
+}
+
+/// Removes the files that a server may still have of a class that its schema does not have: a class is made there and
+/// deleted again. From such files a server would load the class when it restores a backup of it, in place of those of the
+/// backup (1.37.14 and 1.39.2 do, and fail).
+async fn clear_folder(server: &Server, class: &str) -> Result<(), ComponentError> {
+    // Somebody else may have made the class meanwhile: only the class that was made here is deleted.
+    match server.create_class(&json!({"class": class, "vectorizer": "none"})).await {
+        Ok(()) => remove_classes(server, &[class.to_owned()]).await,
+        Err(fault) if fault.passes() => Err(fault.of(format!("make class {class}"))),
+        Err(_) => Ok(()),
     }
 }
