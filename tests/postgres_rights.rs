@@ -2,12 +2,15 @@
 
 use crate::postgres::backup;
 use crate::postgres_restore::{component, in_parallel, stage, with_own_clients};
+use crate::support::lab::Lab;
 use crate::support::postgres::{PASSWORD, PostgresServer};
 use rna_backup::base::chain;
 use rna_backup::component::postgres::PostgresConfig;
 use rna_backup::component::{Component, ComponentError, Target};
+use rna_backup::domain::command::task;
 use rna_backup::domain::facts::Facts;
 use rna_backup::domain::progress::Meter;
+use serde_json::json;
 
 /// What a DBA does beside the app: owners, revoked defaults, grants on columns, default privileges, a large object.
 fn of_a_dba(prefix: &str) -> String {
@@ -70,6 +73,13 @@ async fn restore(
     Ok(differences)
 }
 
+/// The owners and privileges that a restore would not bring back, in words.
+async fn lost_rights(config: &PostgresConfig, facts: &Facts) -> String {
+    let plan = component(config).plan(&Target::Live, Some(facts)).await.unwrap();
+    assert_eq!(plan.warnings, [""; 0]);
+    plan.lost_rights.unwrap()
+}
+
 async fn a_superuser_brings_them_back(server: &PostgresServer, prefix: &str) {
     let name = database(server, prefix);
     // A publication of everything can only be made by a superuser, whoever owns the database.
@@ -96,7 +106,8 @@ async fn a_superuser_brings_them_back(server: &PostgresServer, prefix: &str) {
     );
     for jobs in [1, 2] {
         let config = PostgresConfig { jobs, ..config.clone() };
-        assert_eq!(component(&config).plan(&Target::Live, Some(&facts)).await.unwrap().warnings, [""; 0]);
+        let plan = component(&config).plan(&Target::Live, Some(&facts)).await.unwrap();
+        assert_eq!((plan.warnings, plan.lost_rights), (Vec::new(), None));
         assert_eq!(restore(&config, &archive, &facts, &Target::Scratch).await.unwrap(), [""; 0]);
         restore(&config, &archive, &facts, &Target::Live).await.unwrap();
         assert_eq!(dumped(server, &name), before);
@@ -135,7 +146,7 @@ async fn a_member_of_all_owners_brings_them_back_and_who_is_none_names_what_is_l
     let before = dumped(server, &name);
     let (archive, facts) = backup(server.config(&name)).await.unwrap();
     let config = as_role(server, &name, "member_rna", "CREATEDB IN ROLE member_app");
-    let warnings = component(&config).plan(&Target::Live, Some(&facts)).await.unwrap().warnings.join(" ");
+    let warnings = lost_rights(&config, &facts).await;
     for words in [
         "GRANT \"member_auditor\" TO \"member_rna\"",
         "function public.wipe() is without PUBLIC EXECUTE",
@@ -144,14 +155,15 @@ async fn a_member_of_all_owners_brings_them_back_and_who_is_none_names_what_is_l
         assert!(warnings.contains(words), "{words}: {warnings}");
     }
     server.psql("postgres", "GRANT member_auditor TO member_rna");
-    assert_eq!(component(&config).plan(&Target::Live, Some(&facts)).await.unwrap().warnings, [""; 0]);
+    let plan = component(&config).plan(&Target::Live, Some(&facts)).await.unwrap();
+    assert_eq!((plan.warnings, plan.lost_rights), (Vec::new(), None));
     assert_eq!(restore(&config, &archive, &facts, &Target::Scratch).await.unwrap(), [""; 0]);
     restore(&config, &archive, &facts, &Target::Live).await.unwrap();
     assert_eq!(dumped(server, &name), before);
     // Nobody is told to become a superuser.
     server.psql(&name, "CREATE TABLE of_a_superuser (id int)");
     let (_, other) = backup(server.config(&name)).await.unwrap();
-    let warnings = component(&config).plan(&Target::Live, Some(&other)).await.unwrap().warnings.join(" ");
+    let warnings = lost_rights(&config, &other).await;
     assert!(
         warnings.contains("another owner, or restore as a superuser")
             && !warnings.contains("GRANT \"postgres\""),
@@ -163,6 +175,38 @@ async fn a_member_of_all_owners_brings_them_back_and_who_is_none_names_what_is_l
     let warnings = component(&config).plan(&Target::Live, Some(&old)).await.unwrap().warnings.join(" ");
     assert!(warnings.contains("Owners and privileges are not restored (the backup notes none"), "{warnings}");
     restore(&config, &archive, &old, &Target::Live).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_restore_that_loses_rights_wants_to_be_told_so() {
+    let server = PostgresServer::shared();
+    let name = database(server, "told");
+    as_role(server, &name, "told_rna", "CREATEDB IN ROLE told_app");
+    let ours = Lab::new().database(server, &name).set("BACKUP_COMPONENTS", "postgres");
+    let id = ours.json(&["backup", "postgres"])["backup_id"].as_str().unwrap().to_owned();
+    server.psql(&name, "DELETE FROM paper");
+    let lab = ours.set("POSTGRES_USER", "told_rna");
+    let rows = || server.psql(&name, "SELECT count(*) FROM paper");
+    let lost =
+        ["function public.wipe() is without PUBLIC EXECUTE", "--without-rights", "without_rights=True"];
+    let (code, _, said) = lab.run(&["restore", "postgres", &id, "--yes"]);
+    assert!(code != 0 && lost.iter().all(|words| said.contains(words)), "{said}");
+    let planned = lab.json(&["restore", "postgres", &id, "--dry-run"])["warnings"].to_string();
+    assert!(lost.iter().all(|words| planned.contains(words)), "{planned}");
+    // The live database is not touched by a restore beside it, which nobody but the person who looks may read.
+    lab.json(&["restore", "postgres", &id, "--database", "told_look", "--yes"]);
+    let worker = lab.worker();
+    worker.ready().await;
+    let refused = lab.ended(&lab.order(task::RESTORE_POSTGRES, json!({"backup_path": id})).await).await;
+    assert_eq!(refused["status"], "FAILURE");
+    assert!(lost.iter().all(|words| refused["result"].to_string().contains(words)), "{refused}");
+    assert_eq!(rows(), "0");
+    let order = json!({"backup_path": id, "without_rights": true});
+    let restored = lab.ended(&lab.order(task::RESTORE_POSTGRES, order).await).await;
+    assert_eq!(restored["status"], "SUCCESS", "{restored}");
+    let warnings = restored["result"]["warnings"].to_string();
+    assert!(warnings.contains(lost[0]) && !warnings.contains(lost[1]), "{warnings}");
+    assert_eq!(rows(), "1");
 }
 
 #[tokio::test]
@@ -190,7 +234,7 @@ async fn roles_that_the_server_does_not_have_are_named_with_the_statement_that_m
     let refused = restore(&config, &archive, &facts, &Target::Live).await.unwrap_err();
     assert_eq!(chain(&refused), said);
     server.psql("postgres", "CREATE ROLE missing_policy");
-    let warnings = component(&config).plan(&Target::Live, Some(&facts)).await.unwrap().warnings.join(" ");
+    let warnings = lost_rights(&config, &facts).await;
     assert!(
         warnings.contains(create) && warnings.contains("table public.t is with \"missing One\" SELECT"),
         "{warnings}"

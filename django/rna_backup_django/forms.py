@@ -28,20 +28,42 @@ class TriggerForm(forms.Form):
     pin = forms.BooleanField(required=False, label="Pin it", help_text="Retention never deletes a pinned backup.")
 
 
-class ConfirmForm(forms.Form):
+class RestoreForm(forms.Form):
     """Asks for the name of what will be overwritten: a click alone is too easily done."""
 
+    OPTIONS = {"postgres": "without_rights", "weaviate": "with_access"}
+    """The argument of a component's task that is a tick box here."""
+
+    without_rights = forms.BooleanField(
+        required=False,
+        label="without owners and privileges",
+        help_text="Leave it empty: a restore that would lose owners or privileges is then refused, and says which. With a "
+        "tick it goes on, everything belongs to the owner of the database, and others may do what new objects allow.",
+    )
+    with_access = forms.BooleanField(
+        required=False,
+        label="with users, roles and aliases",
+        help_text="Those of the backup take the place of those of now. A key that was valid then is valid again, one that is "
+        "newer is not, and undo brings back classes alone.",
+    )
     name = forms.CharField(widget=AdminTextInputWidget(attrs={"autocomplete": "off", "spellcheck": "false"}))
 
     def __init__(self, component, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.component = component
         self.fields["name"].label = f"Type {component} to confirm"
+        for option in self.OPTIONS.values():
+            if option != self.OPTIONS.get(component):
+                del self.fields[option]
 
     def clean_name(self):
         if self.cleaned_data["name"] != self.component:
             raise forms.ValidationError(f"This is not “{self.component}”. Nothing was ordered.")
         return self.component
+
+    def options(self):
+        """The arguments of the task whose boxes are ticked."""
+        return {option: True for option in self.OPTIONS.values() if self.cleaned_data.get(option)}
 
 
 class CleanupForm(forms.Form):

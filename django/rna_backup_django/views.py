@@ -16,7 +16,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_POST
 
 from rna_backup_django import comparison, download, progress, schedule, summary, tasks
-from rna_backup_django.forms import CleanupForm, ConfirmForm, TriggerForm
+from rna_backup_django.forms import CleanupForm, RestoreForm, TriggerForm
 from rna_backup_django.models import Backup, Component, Run
 from rna_backup_django.orders import Unreachable, note, order
 from rna_backup_django.progress import Watch
@@ -92,11 +92,11 @@ class BackupViews:
         if not backup.is_whole:
             messages.error(request, f"{backup} is {backup.get_state_display()}: it cannot be restored.")
             return HttpResponseRedirect(self.url("backup_changelist"))
-        form = ConfirmForm(backup.component, request.POST or None)
+        form = RestoreForm(backup.component, request.POST or None)
         title = f"Restore of {backup.get_component_display()}"
         if request.method == "POST" and form.is_valid():
             name = "backup_name" if backup.component == Component.WEAVIATE else "backup_path"
-            task, arguments = tasks.RESTORES[backup.component], {name: backup.pk}
+            task, arguments = tasks.RESTORES[backup.component], {name: backup.pk, **form.options()}
             ordered = self._order(request, task, arguments, Run.Operation.RESTORE, backup.component, title, CHANGE, backup)
             if ordered:
                 return ordered

@@ -45,6 +45,9 @@ pub(super) struct RestoreArgs {
     /// sets it. `undo` brings back classes alone.
     #[arg(long, conflicts_with_all = ["database", "into", "include"])]
     with_access: bool,
+    /// Of PostgreSQL, restore also where owners and privileges are lost: --dry-run names them.
+    #[arg(long, conflicts_with = "into")]
+    without_rights: bool,
     /// Only say what would be done.
     #[arg(long)]
     dry_run: bool,
@@ -81,7 +84,8 @@ pub(super) async fn run(config: Config, args: RestoreArgs) -> Result<Exit, Failu
         (None, None) if args.with_access => Target::LiveWithAccess,
         (None, None) => Target::Live,
     };
-    let request = RestoreRequest { component: args.component, reference: args.backup.clone(), target };
+    let (component, reference) = (args.component, args.backup.clone());
+    let request = RestoreRequest { component, reference, target, without_rights: args.without_rights };
     let plan = app.engine.plan_restore(&request).await?;
     if args.dry_run {
         return Ok(if args.json.json { output::json(&plan) } else { output::print(describe(&plan)) });

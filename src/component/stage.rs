@@ -60,6 +60,9 @@ pub struct Plan {
     pub warnings: Vec<String>,
     /// Advice for the time before the restore, in whole sentences: such advice is of no use in a result.
     pub advice: Vec<String>,
+    /// The owners and privileges that the restore would not bring back, in a whole sentence. Rights that are lost open
+    /// data to others, so such a restore of live data wants to be told so first.
+    pub lost_rights: Option<String>,
 }
 
 /// Old data that was set aside by a restore.

@@ -115,12 +115,14 @@ pub struct Restore {
     pub classes: Option<Vec<String>>,
     /// Of Weaviate, users, roles and aliases as well.
     pub with_access: bool,
+    /// Of PostgreSQL, also where owners and privileges would be lost.
+    pub without_rights: bool,
 }
 
 impl Restore {
     /// Of all that is in the backup, in the place of what is live.
     pub const fn new(component: ComponentName, backup: String) -> Self {
-        Self { component, backup, database: None, classes: None, with_access: false }
+        Self { component, backup, database: None, classes: None, with_access: false, without_rights: false }
     }
 }
 
@@ -276,9 +278,11 @@ impl Command {
     ) -> Result<Self, InvalidCommand> {
         match name {
             task::RESTORE_POSTGRES => {
-                let mut given = bind(&["backup_path", "database_name"])?;
+                let mut given = bind(&["backup_path", "database_name", "without_rights"])?;
                 let (backup, database) = (given.required("backup_path")?, given.text("database_name")?);
-                Ok(Self::Restore(Restore { database, ..Restore::new(ComponentName::Postgres, backup) }))
+                let without_rights = given.flag("without_rights", false)?;
+                let restore = Restore::new(ComponentName::Postgres, backup);
+                Ok(Self::Restore(Restore { database, without_rights, ..restore }))
             }
             task::RESTORE_WEAVIATE => {
                 let mut given = bind(&["backup_name", "backup_path", "include", "with_access"])?;

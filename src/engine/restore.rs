@@ -22,6 +22,8 @@ pub struct RestoreRequest {
     pub reference: String,
     /// To where.
     pub target: Target,
+    /// True if the restore may lose owners and privileges.
+    pub without_rights: bool,
 }
 
 impl Engine {
@@ -109,6 +111,7 @@ impl Engine {
         let (name, began) = (request.component, self.clock.now());
         let archives = self.archives(name, &request.reference).await?;
         let found = plan(component, &request.target, &archives[0]).await?;
+        may_lose_rights(request, &found)?;
         tracing::info!(backup_id = %archives[0].entry.backup_id, replaces = found.replaces, "restore begins");
         let staging = async {
             let (mut archive, mut warnings) = self.sound(archives, &run.meter).await?;
@@ -137,7 +140,13 @@ impl Engine {
             counts,
             kept: kept.map(|kept| kept.place),
             duration_seconds: (took * 1000.0).round() / 1000.0,
-            warnings: [found.warnings, warnings, run.meter.take_warnings()].concat(),
+            warnings: [
+                found.warnings,
+                found.lost_rights.into_iter().collect(),
+                warnings,
+                run.meter.take_warnings(),
+            ]
+            .concat(),
             ..RestoreReport::new(name, &archive.entry.backup_id, &archive.copy.location, &component.source())
         };
         if let Some(record) = record
@@ -348,7 +357,24 @@ pub(super) async fn discard(staged: Box<dyn Staged>) {
     }
 }
 
+/// Makes sure that whoever orders a restore of live data knows that owners and privileges will be lost.
+fn may_lose_rights(request: &RestoreRequest, plan: &Plan) -> Result<(), EngineError> {
+    let replaces_live = !matches!(request.target, Target::Database(_) | Target::Folder(_));
+    match &plan.lost_rights {
+        Some(lost) if replaces_live && !request.without_rights => {
+            Err(EngineError::Unfit { what: format!("nothing was changed: {lost} {CONSENT}") })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The way to a restore that loses owners and privileges.
+const CONSENT: &str = "If that is what you want, restore with --without-rights, by task with without_rights=True, in Django \
+                       Admin with the tick in \"without owners and privileges\".";
+
 fn described(request: &RestoreRequest, archive: &Archive, plan: Plan, not_tried: Vec<&str>) -> RestorePlan {
+    let is_told = may_lose_rights(request, &plan).is_ok();
+    let consent = plan.lost_rights.map(|lost| if is_told { lost } else { format!("{lost} {CONSENT}") });
     RestorePlan {
         component: request.component,
         backup_id: archive.entry.backup_id.clone(),
@@ -363,7 +389,7 @@ fn described(request: &RestoreRequest, archive: &Archive, plan: Plan, not_tried:
         free_bytes: plan.free_bytes,
         downtime: plan.downtime,
         versions: plan.versions,
-        warnings: [plan.warnings, plan.advice].concat(),
+        warnings: [plan.warnings, consent.into_iter().collect(), plan.advice].concat(),
         not_tried: not_tried.into_iter().map(str::to_owned).collect(),
     }
 }

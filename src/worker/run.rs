@@ -198,6 +198,7 @@ impl Task<'_> {
                 (None, None) if order.with_access => Target::LiveWithAccess,
                 (None, None) => Target::Live,
             },
+            without_rights: order.without_rights,
         };
         let reporter = self.reporter(order.component);
         let done = reporter.during(&run.meter, self.shared.engine.restore(&request, &run)).await;

@@ -159,6 +159,7 @@ impl Goal {
             versions: here.into_iter().chain(dumped).collect(),
             warnings,
             advice: Vec::new(),
+            lost_rights: self.rights.lost(facts.and_then(|facts| facts.rights.as_ref())),
         })
     }
 
@@ -184,7 +185,7 @@ impl Goal {
                 self.name
             ));
         }
-        warnings.extend(self.rights.warning(facts.and_then(|facts| facts.rights.as_ref())));
+        warnings.extend(self.rights.unknown(facts.and_then(|facts| facts.rights.as_ref())));
         let older = |dumped: &String| load::major(dumped).filter(|major| *major > self.server.major);
         if let Some(newer) = facts.and_then(|facts| facts.versions.get("postgres_server")).and_then(older) {
             warnings.push(format!(

@@ -217,15 +217,18 @@ impl Way {
         Ok(as_they_were)
     }
 
-    /// The warning of a plan and of a result: what becomes otherwise than it was.
-    pub fn warning(&self, rights: Option<&Rights>) -> Option<String> {
-        let Self::OfTheOwner(why) = self else { return None };
-        let Some(rights) = rights else {
-            return Some(format!(
-                "Owners and privileges are not restored ({why}): all belongs to the owner of the database, and PUBLIC has \
-                 what it has on new objects, as EXECUTE on functions."
-            ));
-        };
+    /// The warning of a plan and of a result where nobody knows what becomes otherwise than it was.
+    pub fn unknown(&self, rights: Option<&Rights>) -> Option<String> {
+        let (Self::OfTheOwner(why), None) = (self, rights) else { return None };
+        Some(format!(
+            "Owners and privileges are not restored ({why}): all belongs to the owner of the database, and PUBLIC has \
+             what it has on new objects, as EXECUTE on functions."
+        ))
+    }
+
+    /// The owners and privileges that become otherwise than they were, in a whole sentence.
+    pub fn lost(&self, rights: Option<&Rights>) -> Option<String> {
+        let (Self::OfTheOwner(why), Some(rights)) = (self, rights) else { return None };
         if rights.special_count == 0 {
             return None;
         }

@@ -91,6 +91,9 @@ fn a_restore_of_weaviate_takes_a_name_or_a_path_and_a_part_of_the_classes() {
     ] {
         assert_eq!(parse(name, &args, &kwargs), wanted, "{args} {kwargs}");
     }
+    let told = Restore::new(ComponentName::Postgres, "x".to_owned());
+    let told = Ok(Command::Restore(Restore { without_rights: true, ..told }));
+    assert_eq!(parse(task::RESTORE_POSTGRES, &json!(["x"]), &json!({"without_rights": true})), told);
     let all = Restore::new(ComponentName::Weaviate, "x".to_owned());
     let with_access = Ok(Command::Restore(Restore { with_access: true, ..all }));
     assert_eq!(parse(name, &json!(["x"]), &json!({"with_access": true})), with_access);
