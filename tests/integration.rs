@@ -62,6 +62,7 @@ mod pin;
 mod postgres;
 mod postgres_damage;
 mod postgres_errors;
+mod postgres_kinds;
 mod postgres_restore;
 mod postgres_restore_faults;
 mod postgres_restore_killed;

@@ -26,6 +26,8 @@ fn of_a_dba(prefix: &str) -> String {
          ALTER DEFAULT PRIVILEGES FOR ROLE {prefix}_app IN SCHEMA public GRANT SELECT ON TABLES TO {prefix}_reader;
          SELECT lo_from_bytea(77, 'x'); ALTER LARGE OBJECT 77 OWNER TO {prefix}_auditor;
          GRANT SELECT ON LARGE OBJECT 77 TO {prefix}_reader;
+         CREATE CONVERSION audit.latin FOR 'LATIN1' TO 'UTF8' FROM iso8859_1_to_utf8; ALTER CONVERSION audit.latin OWNER TO {prefix}_auditor;
+         CREATE TEXT SEARCH DICTIONARY audit.plain (TEMPLATE = simple); ALTER TEXT SEARCH DICTIONARY audit.plain OWNER TO {prefix}_auditor;
          REVOKE ALL ON SCHEMA public FROM PUBLIC; GRANT USAGE ON SCHEMA public TO {prefix}_reader"
     )
 }
@@ -82,8 +84,14 @@ async fn lost_rights(config: &PostgresConfig, facts: &Facts) -> String {
 
 async fn a_superuser_brings_them_back(server: &PostgresServer, prefix: &str) {
     let name = database(server, prefix);
-    // A publication of everything can only be made by a superuser, whoever owns the database.
-    server.psql(&name, "CREATE PUBLICATION everything FOR ALL TABLES");
+    // These can only be made by a superuser, whoever owns the database.
+    let of_a_superuser = format!(
+        "CREATE PUBLICATION everything FOR ALL TABLES;
+         CREATE OPERATOR CLASS by_number FOR TYPE int USING hash AS OPERATOR 1 =, FUNCTION 1 hashint4(int);
+         ALTER OPERATOR CLASS by_number USING hash OWNER TO {prefix}_auditor;
+         ALTER OPERATOR FAMILY by_number USING hash OWNER TO {prefix}_auditor"
+    );
+    server.psql(&name, &of_a_superuser);
     let before = dumped(server, &name);
     assert!(before.contains("REVOKE ALL ON FUNCTION public.wipe() FROM PUBLIC"), "{before}");
     let (config, _scratch) = in_parallel(with_own_clients(server, &name));
@@ -96,6 +104,10 @@ async fn a_superuser_brings_them_back(server: &PostgresServer, prefix: &str) {
         &format!("column public.paper.id is with {prefix}_reader SELECT"),
         &format!("table public.paper is with {prefix}_reader UPDATE WITH GRANT OPTION"),
         "schema public is without PUBLIC USAGE",
+        &format!("conversion audit.latin belongs to \"{prefix}_auditor\""),
+        &format!("text search dictionary audit.plain belongs to \"{prefix}_auditor\""),
+        &format!("operator class public.by_number USING hash belongs to \"{prefix}_auditor\""),
+        &format!("operator family public.by_number USING hash belongs to \"{prefix}_auditor\""),
         &format!("large object 77 belongs to \"{prefix}_auditor\""),
     ] {
         assert!(special.contains(words), "{words}: {special}");
@@ -175,6 +187,25 @@ async fn a_member_of_all_owners_brings_them_back_and_who_is_none_names_what_is_l
     let warnings = component(&config).plan(&Target::Live, Some(&old)).await.unwrap().warnings.join(" ");
     assert!(warnings.contains("Owners and privileges are not restored (the backup notes none"), "{warnings}");
     restore(&config, &archive, &old, &Target::Live).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_object_in_a_schema_of_others_is_given_to_its_owner_by_a_superuser_alone() {
+    let server = PostgresServer::shared();
+    let name = database(server, "guest");
+    server.psql(
+        &name,
+        "GRANT CREATE ON SCHEMA public TO guest_auditor; CREATE TABLE visit (id int); ALTER TABLE visit OWNER TO guest_auditor",
+    );
+    let before = dumped(server, &name);
+    let (archive, facts) = backup(server.config(&name)).await.unwrap();
+    let config = as_role(server, &name, "guest_rna", "CREATEDB IN ROLE guest_app, guest_auditor");
+    let lost = lost_rights(&config, &facts).await;
+    assert!(lost.contains("table public.visit belongs to a role that is no member"), "{lost}");
+    restore(&config, &archive, &facts, &Target::Live).await.unwrap();
+    assert!(!dumped(server, &name).contains("guest_auditor"));
+    restore(&server.config(&name), &archive, &facts, &Target::Live).await.unwrap();
+    assert_eq!(dumped(server, &name), before);
 }
 
 #[tokio::test]

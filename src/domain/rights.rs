@@ -20,6 +20,10 @@ pub struct Rights {
     /// True if somebody else than the owner of an object has granted a privilege on it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub passed_on: bool,
+    /// An object whose owner is no member of the owner of its schema. A restore by somebody else than a superuser gives
+    /// objects to their owners before any privilege on the schema is there, so PostgreSQL refuses it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guest: Option<String>,
 }
 
 /// The rights on all objects of one kind.

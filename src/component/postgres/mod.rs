@@ -8,6 +8,7 @@ mod copy;
 mod database;
 mod goal;
 mod in_place;
+pub mod kinds;
 mod libpq;
 mod load;
 mod mark;

@@ -14,7 +14,8 @@ use std::{
 };
 
 /// Every object with its owner, the privileges of others than the owner, those that it would have by default, whether
-/// somebody else has granted one, and the owner of the database. What belongs to an extension comes with that.
+/// somebody else has granted one, the owner of the database, and whether the owner of the object has no part in the schema
+/// of the object. What belongs to an extension comes with that.
 const OBJECTS: &str = "
     WITH object(kind, class, id, sub, owner, letter, acl, namespace) AS (
       SELECT 'schema', 'pg_namespace'::regclass, oid, 0, nspowner, 'n', nspacl, oid FROM pg_namespace
@@ -46,6 +47,10 @@ const OBJECTS: &str = "
       SELECT 'default privilege', 'pg_default_acl'::regclass, oid, 0, defaclrole, 'c', defaclacl, NULLIF(defaclnamespace, 0)
         FROM pg_default_acl
       UNION ALL SELECT 'collation', 'pg_collation'::regclass, oid, 0, collowner, 'c', NULL, collnamespace FROM pg_collation
+      UNION ALL SELECT 'conversion', 'pg_conversion'::regclass, oid, 0, conowner, 'c', NULL, connamespace FROM pg_conversion
+      UNION ALL SELECT 'operator class', 'pg_opclass'::regclass, oid, 0, opcowner, 'c', NULL, opcnamespace FROM pg_opclass
+      UNION ALL SELECT 'operator family', 'pg_opfamily'::regclass, oid, 0, opfowner, 'c', NULL, opfnamespace FROM pg_opfamily
+      UNION ALL SELECT 'text search dictionary', 'pg_ts_dict'::regclass, oid, 0, dictowner, 'c', NULL, dictnamespace FROM pg_ts_dict
       UNION ALL SELECT 'operator', 'pg_operator'::regclass, oid, 0, oprowner, 'c', NULL, oprnamespace FROM pg_operator
       UNION ALL SELECT 'statistic', 'pg_statistic_ext'::regclass, oid, 0, stxowner, 'c', NULL, stxnamespace FROM pg_statistic_ext
       UNION ALL SELECT 'text search configuration', 'pg_ts_config'::regclass, oid, 0, cfgowner, 'c', NULL, cfgnamespace FROM pg_ts_config
@@ -65,8 +70,10 @@ const OBJECTS: &str = "
     SELECT o.kind, i.identity,
            -- Before 15 the schema public was the bootstrap superuser's, which means the same.
            CASE WHEN o.kind = 'schema' AND o.id = 2200 AND o.owner = 10 THEN 'pg_database_owner' ELSE pg_get_userbyid(o.owner) END::text, coalesce(g.words, '{}'), coalesce(d.words, '{}'),
-           coalesce(g.passed_on, false), (SELECT pg_get_userbyid(datdba)::text FROM pg_database WHERE datname = current_database())
-      FROM object o CROSS JOIN LATERAL pg_identify_object(o.class, o.id, o.sub) i
+           coalesce(g.passed_on, false), pg_get_userbyid(b.datdba)::text,
+           o.kind NOT IN ('schema', 'column', 'default privilege') AND NOT coalesce(
+             pg_has_role(o.owner, CASE WHEN n.oid = 2200 AND n.nspowner = 10 THEN b.datdba ELSE n.nspowner END, 'USAGE'), true)
+      FROM object o LEFT JOIN pg_namespace n ON n.oid = o.namespace JOIN pg_database b ON b.datname = current_database() CROSS JOIN LATERAL pg_identify_object(o.class, o.id, o.sub) i
       LEFT JOIN grants g ON (g.class, g.id, g.sub) = (o.class, o.id, o.sub) AND NOT g.is_default
       LEFT JOIN grants d ON (d.class, d.id, d.sub) = (o.class, o.id, o.sub) AND d.is_default
      WHERE (o.namespace IS NULL OR NOT EXISTS (SELECT FROM pg_namespace WHERE oid = o.namespace
@@ -111,6 +118,9 @@ pub async fn read(client: &impl GenericClient) -> Result<Rights, ComponentError>
         let (grants, usual): (BTreeSet<String>, BTreeSet<String>) = (set(row.get(3)), set(row.get(4)));
         let own: String = row.get(6);
         rights.passed_on |= row.get::<_, bool>(5);
+        if row.get::<_, bool>(7) && rights.guest.is_none() {
+            rights.guest = Some(format!("{kind} {identity}"));
+        }
         let mut special = Vec::new();
         if owner != own && !owner.starts_with("pg_") {
             special.push(format!("{kind} {identity} belongs to {}", ident(&owner)));
@@ -209,6 +219,13 @@ impl Way {
                 };
                 return Ok(Self::OfTheOwner(format!("{user} is no member of {name}: {cure}")));
             }
+        }
+        if let Some(guest) = &rights.guest {
+            let why = format!(
+                "{guest} belongs to a role that is no member of the owner of its schema, and such an owner a superuser \
+                 alone restores"
+            );
+            return Ok(Self::OfTheOwner(why));
         }
         if rights.passed_on {
             let why = "privileges were granted by others than the owners, which a superuser alone restores";

@@ -1,0 +1,270 @@
+//! Every kind of thing that a database holds, and its fate in a restore: a table, from which `docs/postgres-objects.md` is
+//! written. A test reads the catalogs of real servers and fails where one of them is missing here.
+
+use std::fmt::Write as _;
+
+/// What becomes of a kind of thing in a restore.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// `pg_restore` makes it again from the archive.
+    Restored,
+    /// `pg_restore` makes it again where the role may make such a thing, or the extension that brings it is trusted.
+    /// Where the role may not, the restore is refused before anything live is touched.
+    IfAllowed,
+    /// It comes back where the role is a member of every owner. Elsewhere the restore wants to be told so.
+    IfMember,
+    /// It is taken over from the live database, not from the archive.
+    Carried,
+    /// It is taken over from the live database where the role may set it. Elsewhere a warning has the statement.
+    CarriedIfAllowed,
+    /// It stays as it is in the live database, whose contents alone are replaced.
+    Stays,
+    /// It is computed again.
+    Computed,
+    /// It is not in a backup and stays with the old database; the plan names it.
+    Named,
+    /// It is not in a backup.
+    Left,
+    /// It belongs to the server and not to one database.
+    OfServer,
+}
+
+impl Fate {
+    /// The words of the table.
+    const fn words(self) -> &'static str {
+        match self {
+            Self::Restored => "comes back",
+            Self::IfAllowed => "comes back where allowed",
+            Self::IfMember => "comes back where a member",
+            Self::Carried => "taken over",
+            Self::CarriedIfAllowed => "taken over where allowed",
+            Self::Stays => "stays",
+            Self::Computed => "computed again",
+            Self::Named => "left, and named",
+            Self::Left => "left",
+            Self::OfServer => "the server’s",
+        }
+    }
+
+    const fn meaning(self) -> &'static str {
+        match self {
+            Self::Restored => "`pg_restore` makes it again from the archive.",
+            Self::IfAllowed => {
+                "`pg_restore` makes it again where PostgreSQL lets the role. Elsewhere the restore is refused, with the \
+                 server’s words, before anything live is touched."
+            }
+            Self::IfMember => {
+                "As it was where the role is a member of every role that owns something. Elsewhere the dry run says what \
+                 would be lost or opened, and the restore wants `--without-rights`."
+            }
+            Self::Carried => "From the live database, which the copy is made like.",
+            Self::CarriedIfAllowed => {
+                "From the live database where the role may set it. Elsewhere the plan and the result have the statement."
+            }
+            Self::Stays => "Of the live database, whose contents alone are replaced.",
+            Self::Computed => "By `ANALYZE`, or by the server itself.",
+            Self::Named => "Not in a backup. The plan names it, and says what to do.",
+            Self::Left => "Not in a backup.",
+            Self::OfServer => {
+                "Not part of a database: of the roles, those that a backup needs are in its manifest, without passwords."
+            }
+        }
+    }
+
+    const ALL: [Self; 10] = [
+        Self::Restored,
+        Self::IfAllowed,
+        Self::IfMember,
+        Self::Carried,
+        Self::CarriedIfAllowed,
+        Self::Stays,
+        Self::Computed,
+        Self::Named,
+        Self::Left,
+        Self::OfServer,
+    ];
+}
+
+/// What a drill, and a restore before its swap, compare with the manifest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compared {
+    /// The rows of each table are counted.
+    Rows,
+    /// Names, owners and privileges.
+    Rights,
+    /// Nothing: what `pg_restore` cannot make is an error.
+    Nothing,
+}
+
+impl Compared {
+    const fn words(self) -> &'static str {
+        match self {
+            Self::Rows => "rows of each table",
+            Self::Rights => "names, owners, privileges",
+            Self::Nothing => "",
+        }
+    }
+}
+
+/// A kind of thing.
+#[derive(Debug, Clone, Copy)]
+pub struct Kind {
+    /// Its name in PostgreSQL's documentation.
+    pub name: &'static str,
+    /// The catalogs that hold it.
+    pub catalogs: &'static [&'static str],
+    /// Its fate where the worker is a superuser.
+    pub superuser: Fate,
+    /// Its fate where the worker is the owner of the database, or a member of the owner, and may create databases.
+    pub creator: Fate,
+    /// Its fate where the worker may not create databases: contents are replaced in place.
+    pub owner: Fate,
+    /// What is compared of it.
+    pub compared: Compared,
+}
+
+const fn kind(
+    name: &'static str,
+    catalogs: &'static [&'static str],
+    [superuser, creator, owner]: [Fate; 3],
+    compared: Compared,
+) -> Kind {
+    Kind { name, catalogs, superuser, creator, owner, compared }
+}
+
+use Compared::{Nothing, Rights, Rows};
+use Fate::{
+    Carried, CarriedIfAllowed, Computed, IfAllowed, IfMember, Left, Named, OfServer, Restored, Stays,
+};
+
+const ALWAYS: [Fate; 3] = [Restored; 3];
+const ALLOWED: [Fate; 3] = [Restored, IfAllowed, IfAllowed];
+
+/// All kinds.
+pub const KINDS: [Kind; 35] = [
+    kind("schemas", &["pg_namespace"], ALWAYS, Rights),
+    kind("tables and their columns", &["pg_class", "pg_attribute"], ALWAYS, Rights),
+    kind("defaults and generated columns", &["pg_attrdef"], ALWAYS, Nothing),
+    kind("inheritance and partitions", &["pg_inherits", "pg_partitioned_table"], ALWAYS, Nothing),
+    kind("rows", &[], ALWAYS, Rows),
+    kind("large objects", &["pg_largeobject", "pg_largeobject_metadata"], ALWAYS, Rights),
+    kind("constraints", &["pg_constraint"], ALWAYS, Nothing),
+    kind("indexes", &["pg_index"], ALWAYS, Nothing),
+    kind("sequences", &["pg_sequence"], ALWAYS, Rights),
+    kind("views, materialized views and rules", &["pg_rewrite"], ALWAYS, Rights),
+    kind("triggers", &["pg_trigger"], ALWAYS, Nothing),
+    kind("row security and policies", &["pg_policy"], ALWAYS, Nothing),
+    kind("functions, procedures and aggregates", &["pg_proc", "pg_aggregate"], ALLOWED, Rights),
+    kind("types and domains", &["pg_type", "pg_enum", "pg_range"], ALLOWED, Rights),
+    kind("casts and operators", &["pg_cast", "pg_operator"], ALLOWED, Rights),
+    kind(
+        "operator classes and families",
+        &["pg_opclass", "pg_opfamily", "pg_amop", "pg_amproc"],
+        ALLOWED,
+        Rights,
+    ),
+    kind("collations and conversions", &["pg_collation", "pg_conversion"], ALWAYS, Rights),
+    kind(
+        "text search",
+        &["pg_ts_config", "pg_ts_config_map", "pg_ts_dict", "pg_ts_parser", "pg_ts_template"],
+        ALLOWED,
+        Rights,
+    ),
+    kind("extended statistics", &["pg_statistic_ext"], ALWAYS, Rights),
+    kind("statistics of the planner", &["pg_statistic", "pg_statistic_ext_data"], [Computed; 3], Nothing),
+    kind("dependencies", &["pg_depend"], [Computed; 3], Nothing),
+    kind("extensions", &["pg_extension", "pg_init_privs"], ALLOWED, Nothing),
+    kind(
+        "languages, transforms and access methods",
+        &["pg_language", "pg_transform", "pg_am"],
+        ALLOWED,
+        Nothing,
+    ),
+    kind(
+        "foreign data: wrappers, servers, tables, user mappings",
+        &["pg_foreign_data_wrapper", "pg_foreign_server", "pg_foreign_table", "pg_user_mapping"],
+        ALLOWED,
+        Rights,
+    ),
+    kind(
+        "publications",
+        &["pg_publication", "pg_publication_rel", "pg_publication_namespace"],
+        ALLOWED,
+        Rights,
+    ),
+    kind("event triggers", &["pg_event_trigger"], ALLOWED, Rights),
+    kind("comments", &["pg_description"], ALWAYS, Nothing),
+    kind("security labels", &["pg_seclabel"], ALLOWED, Nothing),
+    kind(
+        "owners, privileges, default privileges",
+        &["pg_default_acl"],
+        [Restored, IfMember, IfMember],
+        Rights,
+    ),
+    kind(
+        "encoding, locale, tablespace, limit and comment of the database",
+        &["pg_database", "pg_shdescription"],
+        [Carried, Carried, Stays],
+        Nothing,
+    ),
+    kind(
+        "settings of the database, and of a role in it",
+        &["pg_db_role_setting"],
+        [Carried, CarriedIfAllowed, Stays],
+        Nothing,
+    ),
+    kind("subscriptions", &["pg_subscription", "pg_subscription_rel"], [Named, Named, Stays], Nothing),
+    kind("replication slots and origins", &["pg_replication_origin"], [Named, Named, Stays], Nothing),
+    kind("security labels of the database", &["pg_shseclabel"], [Left, Left, Stays], Nothing),
+    kind(
+        "roles, memberships, tablespaces, privileges on settings",
+        &["pg_authid", "pg_auth_members", "pg_tablespace", "pg_parameter_acl", "pg_shdepend"],
+        [OfServer; 3],
+        Nothing,
+    ),
+];
+
+/// The columns of `pg_database`: those that a restore by swap takes over, those that the server sets by itself in a new
+/// database, and the name.
+pub const DATABASE: [(&str, Fate); 19] = [
+    ("oid", Computed),
+    ("datname", Carried),
+    ("datdba", Carried),
+    ("encoding", Carried),
+    ("datlocprovider", Carried),
+    ("datistemplate", Carried),
+    ("datallowconn", Carried),
+    ("dathasloginevt", Restored),
+    ("datconnlimit", Carried),
+    ("datfrozenxid", Computed),
+    ("datminmxid", Computed),
+    ("dattablespace", Carried),
+    ("datcollate", Carried),
+    ("datctype", Carried),
+    ("datlocale", Carried),
+    ("daticulocale", Carried),
+    ("daticurules", Carried),
+    ("datcollversion", Computed),
+    ("datacl", Carried),
+];
+
+/// The page of the documentation.
+pub fn page() -> String {
+    let mut page = "# What a restore of PostgreSQL brings back\n\n\
+        Everything that a database holds, by kind, and its fate where the role of the worker is a superuser, is the owner of \
+        the database (or a member of the\nowner) with `CREATEDB`, or has no `CREATEDB`, so that contents are replaced in \
+        place. This page is written from `src/component/postgres/kinds.rs`; a\ntest compares the list with the catalogs \
+        of PostgreSQL 15 and 18.\n\n"
+        .to_owned();
+    for fate in Fate::ALL {
+        let _ = writeln!(page, "- **{}**: {}", fate.words(), fate.meaning());
+    }
+    page += "\n| kind | superuser | owner with CREATEDB | without CREATEDB | compared before a swap, and by a drill |\n\
+             |---|---|---|---|---|\n";
+    for kind in KINDS {
+        let [superuser, creator, owner] = [kind.superuser, kind.creator, kind.owner].map(Fate::words);
+        let compared = kind.compared.words();
+        let _ = writeln!(page, "| {} | {superuser} | {creator} | {owner} | {compared} |", kind.name);
+    }
+    page
+}
