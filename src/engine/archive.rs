@@ -1,13 +1,14 @@
 //! A backup's archive on its way back: which copy, how it is packed, whether it is what its manifest says.
 
 use crate::base::chain;
-use crate::catalog::{Entry, Origin, StoredCopy};
+use crate::catalog::{Choice, Entry, Origin, StoredCopy};
 use crate::component::ComponentError;
 use crate::domain::component::ComponentName;
 use crate::domain::facts::Facts;
 use crate::domain::listing::BackupState;
 use crate::domain::manifest::{Manifest, StoredObject};
 use crate::domain::progress::Meter;
+use crate::domain::report::PassedOver;
 use crate::engine::ways::read_all;
 use crate::engine::{Engine, EngineError};
 use crate::store::{Body, Store};
@@ -201,7 +202,24 @@ impl Engine {
         component: ComponentName,
         reference: &str,
     ) -> Result<Vec<Archive>, EngineError> {
-        let entry = self.catalog.find(Some(component), reference).await?;
+        self.archives_of(component, self.catalog.find(Some(component), reference).await?)
+    }
+
+    /// The same for a restore, and the newer backups that `latest` does not mean.
+    ///
+    /// # Errors
+    ///
+    /// As there, and when `latest` could only be a backup that is flagged as suspiciously small.
+    pub(super) async fn archives_to_restore(
+        &self,
+        component: ComponentName,
+        reference: &str,
+    ) -> Result<(Vec<Archive>, Vec<PassedOver>), EngineError> {
+        let Choice { entry, passed_over } = self.catalog.choose(component, reference).await?;
+        Ok((self.archives_of(component, entry)?, passed_over))
+    }
+
+    fn archives_of(&self, component: ComponentName, entry: Entry) -> Result<Vec<Archive>, EngineError> {
         let unfit = |what: String| EngineError::Unfit { what };
         if entry.component() != component {
             return Err(unfit(format!("{} is a backup of {}", entry.backup_id, entry.component())));

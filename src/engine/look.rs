@@ -5,7 +5,7 @@ use crate::catalog::{Entry, Origin, StoredCopy};
 use crate::component::Component;
 use crate::domain::id::BackupId;
 use crate::domain::listing::BackupState;
-use crate::domain::manifest::VerifyLevel;
+use crate::domain::manifest::{Manifest, VerifyLevel};
 use crate::domain::progress::Meter;
 use crate::domain::report::{CheckedCopy, Verification};
 use crate::engine::ways::read_all;
@@ -77,6 +77,9 @@ pub(super) async fn look(
     }
     if matches!(entry.origin, Origin::Incumbent) {
         found.warnings.push(OF_OLD_TASKS.to_owned());
+    }
+    if let Some(flag) = entry.manifest().and_then(Manifest::flag) {
+        found.warnings.push(format!("a restore of `latest` passes over it: {flag}"));
     }
     let (mut to_drill, mut unread) = (level == VerifyLevel::Drill, None);
     for copy in &entry.copies {

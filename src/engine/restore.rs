@@ -4,7 +4,7 @@ use crate::base::chain;
 use crate::component::{Component, Kept, Plan, Staged, Target, Walk};
 use crate::domain::component::ComponentName;
 use crate::domain::facts::Counts;
-use crate::domain::report::{RestorePlan, RestoreReport, UndoReport};
+use crate::domain::report::{PassedOver, RestorePlan, RestoreReport, UndoReport};
 use crate::engine::archive::{Archive, rest_of, unusable};
 use crate::engine::restored::{Record, Undone};
 use crate::engine::{Engine, EngineError, Held, Run};
@@ -32,10 +32,13 @@ impl Engine {
     /// What the restore would fail with before it began.
     pub async fn plan_restore(&self, request: &RestoreRequest) -> Result<RestorePlan, EngineError> {
         let component = self.component(request.component)?;
-        let mut archive = self.archive(request.component, &request.reference).await?;
+        let (mut archives, passed_over) =
+            self.archives_to_restore(request.component, &request.reference).await?;
+        let mut archive = archives.swap_remove(0);
         self.find_bases(&mut archive).await?;
         let plan = plan(component, &request.target, &archive).await?;
-        Ok(described(request, &archive, plan, component.left_out(Walk::DryRun)))
+        let described = described(request, &archive, plan, component.left_out(Walk::DryRun));
+        Ok(RestorePlan { passed_over, ..described })
     }
 
     /// Restores a backup. Whatever goes wrong, the live data is the old or the new, whole.
@@ -87,7 +90,8 @@ impl Engine {
         let kept = kept.map_err(|source| EngineError::Component { component: name, source })?;
         let another = |kept: &Kept| Some(&kept.place) != record.kept_before.as_ref();
         let Some(kept) = kept.filter(another) else { return Ok(None) };
-        let archive = self.archive(name, &request.reference).await?;
+        let (archives, _) = self.archives_to_restore(name, &request.reference).await?;
+        let archive = &archives[0];
         let (id, path) = (&archive.entry.backup_id, &archive.copy.location);
         let counts = archive.facts().map(|facts| facts.counts.clone()).unwrap_or_default();
         let report = RestoreReport {
@@ -107,7 +111,9 @@ impl Engine {
         held: &Held,
     ) -> Result<RestoreReport, EngineError> {
         let (name, began) = (request.component, self.clock.now());
-        let archives = self.archives(name, &request.reference).await?;
+        let (archives, passed_over) = self.archives_to_restore(name, &request.reference).await?;
+        let passed_over: Vec<_> = passed_over.iter().map(PassedOver::to_string).collect();
+        passed_over.iter().for_each(|passed_over| tracing::warn!("{passed_over}"));
         let found = plan(component, &request.target, &archives[0]).await?;
         tracing::info!(backup_id = %archives[0].entry.backup_id, replaces = found.replaces, "restore begins");
         let staging = async {
@@ -137,7 +143,7 @@ impl Engine {
             counts,
             kept: kept.map(|kept| kept.place),
             duration_seconds: (took * 1000.0).round() / 1000.0,
-            warnings: [found.warnings, warnings, run.meter.take_warnings()].concat(),
+            warnings: [passed_over, found.warnings, warnings, run.meter.take_warnings()].concat(),
             ..RestoreReport::new(name, &archive.entry.backup_id, &archive.copy.location, &component.source())
         };
         if let Some(record) = record
@@ -353,6 +359,7 @@ fn described(request: &RestoreRequest, archive: &Archive, plan: Plan, not_tried:
         component: request.component,
         backup_id: archive.entry.backup_id.clone(),
         created_at: archive.entry.created_at,
+        passed_over: Vec::new(),
         reads: archive.copy.location.clone(),
         also_reads: archive.bases.iter().map(|base| base.copy.location.clone()).collect(),
         archive_bytes: archive.bases.iter().map(|base| base.copy.bytes).sum::<u64>() + archive.copy.bytes,
