@@ -82,6 +82,7 @@ mod store_matrix;
 mod store_s3;
 mod store_s3_settings;
 mod store_s3_uploads;
+mod store_shares;
 mod stream;
 mod support;
 mod two_destinations;

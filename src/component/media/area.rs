@@ -4,6 +4,7 @@
 //! us. It holds `tree`, and beside it nothing but our own files. Its name says whether the tree is a copy
 //! under way (`rna-restore`) or what a restore set aside (`rna-before`), and since when.
 
+use crate::base::place::sync_folder;
 use crate::component::ComponentError;
 use crate::component::media::{
     folder::Folder,
@@ -17,7 +18,7 @@ use crate::component::media::{
 use rustix::{
     fs::{
         Access, AtFlags, CWD, FileType, FlockOperation, Mode, OFlags, RenameFlags, StatxAttributes,
-        StatxFlags, accessat, fchmod, flock, fsync, mkdirat, openat, renameat, renameat_with, statat, statx,
+        StatxFlags, accessat, fchmod, flock, mkdirat, openat, renameat, renameat_with, statat, statx,
         unlinkat,
     },
     io::Errno,
@@ -325,7 +326,7 @@ impl Area {
             match self.site.keeping_time(|| rename_new(folder, &self.name, folder, &name)) {
                 Ok(()) => {
                     (self.label, self.name) = (label, name);
-                    return fsync(&self.site.folder);
+                    return sync_folder(&self.site.folder);
                 }
                 Err(Errno::EXIST) => label.number += 1,
                 Err(err) => return Err(err),

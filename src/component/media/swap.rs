@@ -4,6 +4,7 @@
 //! entries change sides one by one. Both are a list of changes that is durable before the first, each of
 //! which can be repeated: a swap that died in the middle is finished from its journal.
 
+use crate::base::place::sync_folder;
 use crate::component::ComponentError;
 use crate::component::media::{
     area::{Area, SPARE, TREE, is_area, rename_new},
@@ -14,7 +15,7 @@ use crate::component::media::{
     unpack::{Attributes, open_folder},
 };
 use rustix::{
-    fs::{AtFlags, RenameFlags, fsync, renameat, renameat_with, statat},
+    fs::{AtFlags, RenameFlags, renameat, renameat_with, statat},
     io::Errno,
 };
 use std::{collections::BTreeMap, ffi::CStr, fs::File};
@@ -104,8 +105,8 @@ fn carry_out(area: &Area, journal: &Journal, side: Side) -> Result<(), Errno> {
             Step { live, name: &change.name, copies: &area.folder, copy: TREE, spare: &spare }
                 .go(change, side)?;
         }
-        fsync(live)?;
-        return fsync(&area.folder);
+        sync_folder(live)?;
+        return sync_folder(&area.folder);
     }
     let tree = area.tree()?.ok_or(Errno::NOENT)?;
     for change in &journal.changes {
@@ -116,8 +117,8 @@ fn carry_out(area: &Area, journal: &Journal, side: Side) -> Result<(), Errno> {
     let (here, there) = if side == Side::New { (new, old) } else { (old, new) };
     give_root(here, live)?;
     there.give(&tree)?;
-    fsync(live)?;
-    fsync(&tree)
+    sync_folder(live)?;
+    sync_folder(&tree)
 }
 
 /// Keeps what was live, and only then forgets that there was a swap. The attributes of the root are given
