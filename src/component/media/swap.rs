@@ -9,6 +9,7 @@ use crate::component::ComponentError;
 use crate::component::media::{
     area::{Area, SPARE, TREE, is_area, rename_new},
     folder::Folder,
+    holds::Holds,
     journal::{Change, Journal},
     label::Role,
     trouble::{trouble, unusable},
@@ -116,7 +117,7 @@ fn carry_out(area: &Area, journal: &Journal, side: Side) -> Result<(), Errno> {
     let [new, old] = journal.roots;
     let (here, there) = if side == Side::New { (new, old) } else { (old, new) };
     give_root(here, live)?;
-    there.give(&tree)?;
+    give_root(there, &tree)?;
     sync_folder(live)?;
     sync_folder(&tree)
 }
@@ -135,11 +136,14 @@ fn close(area: &mut Area, journal: &Journal) -> Result<bool, Errno> {
     Ok(kept)
 }
 
-/// Gives the media folder itself what it had; one of somebody else, in which we may only write, keeps what it has.
+/// Gives the media folder, or the one that it changes places with, what it had; one of somebody else, in which we may
+/// only write, and one whose file system holds no modes keep what they have.
 fn give_root(attributes: Attributes, root: &File) -> Result<(), Errno> {
-    match attributes.give(root) {
+    match attributes.give(root, Holds::default()) {
         Err(Errno::PERM) => {
-            tracing::warn!("the mode and time of the media folder are left: it belongs to somebody else");
+            tracing::warn!(
+                "the mode and time of the media folder are left: this process may not change them"
+            );
             Ok(())
         }
         given => given.map(drop),
