@@ -47,6 +47,7 @@ mod drill;
 mod encrypted;
 mod engine;
 mod engine_fleet;
+mod foreign;
 mod fuzz;
 mod hardening;
 mod media;

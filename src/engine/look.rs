@@ -144,7 +144,7 @@ async fn check(
     if engine.catalog.store(&copy.destination).is_none() {
         return missing("this destination is not configured");
     }
-    let mut archive = engine.archive_of(entry.clone(), copy.clone())?;
+    let mut archive = engine.archive_of(entry.clone(), copy.clone()).await?;
     run.meter.begin("verify", copy.bytes);
     let stored = match archive.metered_reader(&run.meter).await {
         Err(EngineError::Store(StoreError::NotFound { .. })) => return missing("the archive is missing"),
