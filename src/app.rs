@@ -107,9 +107,9 @@ impl App {
         Worker::new(self.config.worker.clone(), Arc::clone(&self.engine), self.metrics.clone())
     }
 
-    /// What is done once at the start of a worker: removes what dead runs left, and reads the last
-    /// times back from the catalogue, so that a restart neither clears nor fires an alert.
-    pub async fn prepare(&self) {
+    /// Removes the partial files of dead runs from the folder: at the start of a worker, and of each command that
+    /// writes or makes room. Files of live runs, of this process or another, are locked and stay.
+    pub async fn sweep(&self) {
         match self.local.sweep_partial().await {
             Ok(swept) if swept.files == 0 => {}
             Ok(swept) => {
@@ -121,6 +121,12 @@ impl App {
             }
             Err(err) => tracing::warn!(error = %chain(&err), "cannot remove the partial files of dead runs"),
         }
+    }
+
+    /// What is done once at the start of a worker: removes what dead runs left, and reads the last
+    /// times back from the catalogue, so that a restart neither clears nor fires an alert.
+    pub async fn prepare(&self) {
+        self.sweep().await;
         if let Some(mirror) = &self.engine.mirror {
             mirror.make_tables();
         }

@@ -116,6 +116,9 @@ impl Config {
         if let Some(postgres) = &mut postgres {
             postgres.scratch = Some(root.clone());
         }
+        if let Some(media) = &mut media {
+            media.drills = Some(root.join(".media/drills"));
+        }
         if let Some(media) = media.as_mut().filter(|_| !full_every.is_zero()) {
             media.increments = Some(Increments { full_every, state: root.join(".media") });
         }

@@ -6,6 +6,7 @@ use crate::support::{
     lab::Lab,
     postgres::{PASSWORD, PostgresServer},
 };
+use jiff::{SignedDuration, Timestamp};
 use proptest::prelude::*;
 use rna_backup::domain::{
     anomaly::{Anomaly, fallen},
@@ -270,4 +271,109 @@ fn what_a_restore_of_a_wrong_backup_has_replaced_is_kept_until_somebody_accepts_
     assert_eq!(lab.run(&["accept", suspect["backup_id"].as_str().unwrap()]).0, 0);
     lab.json(&["backup", "media"]);
     assert_eq!(lab.run(&["undo", "media", "--yes"]).0, 1, "it was accepted, and another backup was made");
+}
+
+#[test]
+fn a_restore_of_the_latest_passes_over_a_flagged_backup_and_says_so() {
+    let lab = lab();
+    let first = lab.json(&["backup", "media"]);
+    lose_files(&lab);
+    let small = lab.json(&["backup", "media"]);
+    let words = format!("much smaller than {}: ", id(&first));
+    let accept = format!("rna-backup accept {}", id(&small));
+
+    let plan = lab.json(&["restore", "media", "--dry-run"]);
+    validates("restore-plan", &plan);
+    assert_eq!(plan["backup_id"], first["backup_id"]);
+    assert_eq!(plan["passed_over"][0]["backup_id"], small["backup_id"]);
+    let why = plan["passed_over"][0]["why"].as_str().unwrap();
+    assert!(why.contains(&words) && why.contains(&accept), "{why}");
+    let (_, out, _) = lab.run(&["restore", "media", "latest", "--dry-run"]);
+    assert!(
+        out.contains(&format!("`latest` passed over {}: ", id(&small))) && out.contains(&accept),
+        "{out}"
+    );
+
+    let report = lab.json(&["restore", "media", "--yes"]);
+    validates("result-restore", &report);
+    assert_eq!(report["backup_id"], first["backup_id"]);
+    let warning = report["warnings"][0].as_str().unwrap();
+    assert!(warning.contains(id(&small)) && warning.contains(&words), "{warning}");
+    assert!(lab.media().join("7.txt").exists());
+
+    for command in [&["show", "latest"][..], &["verify", "media"]] {
+        let (code, out, err) = lab.run(command);
+        assert_eq!(code, 0);
+        assert!((out + &err).contains(&accept), "{command:?}");
+    }
+    let named = lab.json(&["restore", "media", id(&small), "--dry-run"]);
+    assert_eq!((&named["backup_id"], named.get("passed_over")), (&small["backup_id"], None));
+    lab.json(&["accept", "latest"]);
+    let plan = lab.json(&["restore", "media", "--dry-run"]);
+    assert_eq!((&plan["backup_id"], plan.get("passed_over")), (&small["backup_id"], None));
+}
+
+#[test]
+fn where_each_backup_is_flagged_a_restore_of_the_latest_is_refused_with_both_ways_on() {
+    let lab = lab();
+    let first = lab.json(&["backup", "media"]);
+    lose_files(&lab);
+    let small = lab.json(&["backup", "media"]);
+    fs::remove_file(first["path"].as_str().unwrap()).unwrap();
+    fs::write(lab.backups().join("media/media_backup_20200101_000000.tar.gz"), "an old file").unwrap();
+    for args in [&["restore", "media", "--dry-run"][..], &["restore", "media", "--yes"]] {
+        let (code, _, err) = lab.run(args);
+        assert_eq!(code, 3, "{err}");
+        assert!(err.contains(&format!("rna-backup accept {}", id(&small))), "{err}");
+        assert!(err.contains("its id restores it as it is"), "{err}");
+    }
+    assert_eq!(lab.json(&["restore", "media", id(&small), "--yes"])["backup_id"], small["backup_id"]);
+}
+
+#[test]
+fn the_latest_is_none_of_a_clock_ahead_and_both_restore_and_drill_say_so() {
+    let lab = lab();
+    let report = lab.json(&["backup", "media"]);
+    let ahead = (Timestamp::now() + SignedDuration::from_mins(20)).round(jiff::Unit::Second).unwrap();
+    let name = ahead.strftime("media_backup_%Y%m%d_%H%M%S").to_string();
+    let archive = fs::read(report["path"].as_str().unwrap()).unwrap();
+    fs::write(report["path"].as_str().unwrap().replace(id(&report), &name), archive).unwrap();
+    let manifest =
+        fs::read_to_string(lab.backups().join(format!("manifests/media/{}.json", id(&report)))).unwrap();
+    let mut manifest: Value = serde_json::from_str(&manifest.replace(id(&report), &name)).unwrap();
+    manifest["created_at"] = json!(ahead);
+    let at = lab.backups().join(format!("manifests/media/{name}.json"));
+    fs::write(at, manifest.to_string()).unwrap();
+
+    let plan = lab.json(&["restore", "media", "--dry-run"]);
+    assert_eq!(
+        (&plan["backup_id"], &plan["passed_over"][0]["backup_id"]),
+        (&report["backup_id"], &json!(name))
+    );
+    for args in
+        [&["restore", "media", "--yes"][..], &["verify", "media", "--drill"], &["verify", "media", "media"]]
+    {
+        let (code, out, err) = lab.run(args);
+        assert_eq!(code, 0, "{err}");
+        assert!(
+            out.contains(id(&report)) && out.contains(&format!("`latest` passed over {name}: ")),
+            "{out}"
+        );
+        assert!(out.contains("a clock ahead"), "{out}");
+    }
+}
+
+#[tokio::test]
+async fn a_task_that_restores_the_latest_tells_in_its_result_which_backup_it_passed_over() {
+    let lab = lab();
+    let first = lab.json(&["backup", "media"]);
+    lose_files(&lab);
+    let small = lab.json(&["backup", "media"]);
+    let worker = lab.worker();
+    worker.ready().await;
+    let ordered = lab.order(task::RESTORE_MEDIA, json!({"backup_path": "latest"})).await;
+    let result = lab.ended(&ordered).await["result"].clone();
+    assert_eq!(result["backup_id"], first["backup_id"]);
+    let warning = result["warnings"][0].as_str().unwrap();
+    assert!(warning.contains(id(&small)) && warning.contains("accept_backup"), "{warning}");
 }

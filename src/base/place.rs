@@ -2,13 +2,14 @@
 
 use rustix::{
     fs::{Access, AtFlags, CWD, accessat},
+    io::Errno,
     process::{getegid, geteuid},
 };
 use std::{
     error::Error,
     fs::{self, Metadata},
     io::{self, ErrorKind},
-    os::unix::fs::MetadataExt,
+    os::{fd::AsFd, unix::fs::MetadataExt},
     path::Path,
 };
 
@@ -85,6 +86,19 @@ pub fn look(folder: &Path, need: Need) -> Result<(), Trouble> {
         Need::Write => Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK,
     };
     accessat(CWD, folder, rights, AtFlags::EACCESS).map_err(|errno| cannot_open(folder, &errno.into()))
+}
+
+/// Makes the names in a folder durable, where its file system can do that: shared folders and some FUSE file systems
+/// refuse to sync a folder, and keep its names by their own rules.
+///
+/// # Errors
+///
+/// What the disk says of names that could not be written.
+pub fn sync_folder(folder: impl AsFd) -> Result<(), Errno> {
+    match rustix::fs::fsync(folder) {
+        Err(Errno::INVAL | Errno::BADF | Errno::NOSYS | Errno::NOTSUP) => Ok(()),
+        done => done,
+    }
 }
 
 /// The reason why a file with a secret cannot be read.

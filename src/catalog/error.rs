@@ -89,6 +89,12 @@ impl CatalogError {
         Self::NotFound { what: shown(reference), why }
     }
 
+    /// Nothing but flagged backups could be restored: the best of them, and why it is flagged.
+    pub(super) fn only_flagged(reference: &str, flagged: &str) -> Self {
+        let why = format!("no other backup can be restored than {flagged}; its id restores it as it is");
+        Self::NotFound { what: shown(reference), why }
+    }
+
     pub(super) fn refused(reference: &str, why: impl Into<String>) -> Self {
         Self::Refused { what: shown(reference), why: why.into(), source: None }
     }

@@ -7,6 +7,7 @@ mod change;
 mod document;
 mod entry;
 mod error;
+mod latest;
 mod listing;
 pub mod mirror;
 mod reference;
@@ -20,6 +21,7 @@ use crate::store::{ObjectKey, ObjectMeta, Store, StoreError};
 use document::{Cache, Document, Fault};
 use entry::{Found, Look, incumbent};
 use futures_util::{StreamExt as _, stream};
+use latest::Purpose;
 use reference::Wanted;
 use silence::Silence;
 use std::{
@@ -31,6 +33,7 @@ use std::{
 pub use document::{archive_key, folders, manifest_key};
 pub use entry::{Entry, Origin, StoredCopy};
 pub use error::CatalogError;
+pub use latest::{Choice, newest};
 pub use listing::{Away, Damaged, Listing};
 pub use removal::{Going, Gone};
 pub use survey::Survey;
@@ -98,8 +101,7 @@ impl Catalog {
     /// A path may also lead to any other file in a destination: what somebody has made by hand. Nothing is
     /// known of it, and it stands in no listing.
     ///
-    /// The latest is the newest that is there and verified; failing that, the newest that is there,
-    /// the app's old files last.
+    /// The latest may be flagged as suspiciously small: it is the one that people look at and accept.
     ///
     /// # Errors
     ///
@@ -110,17 +112,46 @@ impl Catalog {
         component: Option<ComponentName>,
         reference: &str,
     ) -> Result<Entry, CatalogError> {
+        Ok(self.look_up(component, reference, Purpose::Show).await?.entry)
+    }
+
+    /// The same for a restore: the latest is none that is flagged as suspiciously small.
+    ///
+    /// # Errors
+    ///
+    /// As [`find`](Self::find), and [`CatalogError::NotFound`] when each backup is flagged.
+    pub async fn choose(&self, component: ComponentName, reference: &str) -> Result<Choice, CatalogError> {
+        self.look_up(Some(component), reference, Purpose::Restore).await
+    }
+
+    async fn look_up(
+        &self,
+        component: Option<ComponentName>,
+        reference: &str,
+        purpose: Purpose,
+    ) -> Result<Choice, CatalogError> {
         let wanted = Wanted::parse(reference, component, &self.stores)?;
         let listing = self.list(wanted.component().or(component)).await?;
         let (away, count) = (listing.away.into_iter().next(), listing.entries.len());
-        if let Some(entry) = wanted.pick(listing.entries) {
-            if let (Wanted::Latest(_), Some(away)) = (&wanted, away) {
+        let is_latest = matches!(wanted, Wanted::Latest(_));
+        let choice = if is_latest {
+            latest::choose(reference, purpose, &listing.entries, &listing.damaged)
+        } else {
+            Ok(wanted.pick(listing.entries).map(Choice::named))
+        };
+        let (choice, away) = match (choice, away) {
+            // A better one may lie there.
+            (Err(_), Some(away)) => return Err(away.source),
+            (choice, away) => (choice?, away),
+        };
+        if let Some(choice) = choice {
+            if let Some(away) = away.filter(|_| is_latest) {
                 tracing::warn!(
                     why = chain(&away),
                     "the latest backup of those that can be read may not be the latest"
                 );
             }
-            return Ok(entry);
+            return Ok(choice);
         }
         self.refuse_links(reference, &wanted).await?;
         let found = match (component, &wanted) {
@@ -133,7 +164,7 @@ impl Catalog {
         match (found, away) {
             // It may well be there.
             (Err(CatalogError::NotFound { .. }), Some(away)) => Err(away.source),
-            (found, _) => found,
+            (found, _) => found.map(Choice::named),
         }
     }
 

@@ -1,9 +1,8 @@
 //! What people and messages name a backup by.
 
 use crate::catalog::{entry::Entry, error::CatalogError};
-use crate::domain::{component::ComponentName, id::BackupId, listing::BackupState};
+use crate::domain::{component::ComponentName, id::BackupId};
 use crate::store::{ObjectKey, Store};
-use jiff::Timestamp;
 use std::sync::Arc;
 
 /// Longer than any path, URL or name that could be meant.
@@ -67,18 +66,11 @@ impl Wanted {
         }
     }
 
-    /// The one that is meant among `entries`, which come the newest first.
+    /// The one that is named among `entries`; `latest` names none.
     pub(super) fn pick(&self, entries: Vec<Entry>) -> Option<Entry> {
         let mut entries = entries.into_iter();
         match self {
-            Self::Latest(_) => {
-                let there = entries.rev().filter(|entry| entry.state() == BackupState::Ok);
-                // Of equals the last one, which is the newest.
-                let now = Timestamp::now();
-                there.max_by_key(|entry| {
-                    (!entry.is_ahead(now), entry.is_verified(), entry.manifest().is_some())
-                })
-            }
+            Self::Latest(_) => None,
             Self::Id(id) => entries.find(|entry| entry.backup_id == *id),
             Self::File(name) => {
                 entries.find(|entry| entry.copies.iter().any(|copy| copy.key.file_name() == name))

@@ -64,6 +64,7 @@ fn parse_label(text: &str) -> Result<String, String> {
 pub(super) async fn run(config: Config, args: BackupArgs) -> Result<Exit, Failure> {
     let app = App::build(config).await?;
     let cancel = stop_on_signal();
+    app.sweep().await;
     match args.scope {
         Scope::One(component) => {
             let work = one(&app.engine, component, &args, None, &cancel);

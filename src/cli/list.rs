@@ -5,9 +5,9 @@ use crate::catalog::Entry;
 use crate::cli::{Exit, Failure, JsonFlag, open, output};
 use crate::config::Config;
 use crate::domain::component::ComponentName;
+use crate::domain::id::BackupId;
 use crate::domain::listing::{BackupState, ListedBackup, ListedCopy};
 use crate::domain::report::Listing;
-use crate::domain::{id::BackupId, manifest::Manifest};
 use crate::engine::EngineError;
 use clap::Args;
 use std::collections::BTreeSet;
@@ -39,7 +39,7 @@ pub(super) async fn run(config: Config, args: ListArgs) -> Result<Exit, Failure>
         return Ok(Exit::Done);
     }
     let entries = app.engine.catalog.list(args.component).await.map_err(EngineError::from)?.entries;
-    let is_suspect = |entry: &&Entry| entry.manifest().is_some_and(Manifest::is_suspect);
+    let is_suspect = |entry: &&Entry| entry.is_suspect();
     let suspect = entries.iter().filter(is_suspect).map(|entry| entry.backup_id.clone()).collect();
     Ok(output::print(table(&listing, &suspect)))
 }

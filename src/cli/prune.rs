@@ -36,6 +36,9 @@ pub(super) async fn run(config: Config, args: PruneArgs) -> Result<Exit, Failure
         retention_days: args.retention_days,
         dry_run: args.dry_run,
     };
+    if !args.dry_run {
+        app.sweep().await;
+    }
     let report = settled(&app, app.engine.prune(request, &Run::default())).await?;
     let is_silent = report.deleted.is_empty() && report.kept.is_empty() && !report.problems.is_empty();
     let printed = match (args.json.json, is_silent) {

@@ -7,7 +7,7 @@ use crate::cli::{Exit, Failure, JsonFlag, open, output, settled};
 use crate::component::Target;
 use crate::config::Config;
 use crate::domain::component::ComponentName;
-use crate::domain::report::RestorePlan;
+use crate::domain::report::{PassedOver, RestorePlan};
 use crate::engine::{RestoreRequest, Run};
 use clap::Args;
 use std::{
@@ -28,6 +28,9 @@ pub(super) struct RestoreArgs {
     /// postgres, weaviate or media.
     component: ComponentName,
     /// Which backup: an id, a file name, a path inside BACKUP_ROOT, or latest.
+    ///
+    /// `latest` is the newest one that was verified and is still there, and none that is flagged as much smaller than
+    /// the one before: its id takes such a one, and `accept` takes the flag away.
     #[arg(default_value = "latest")]
     backup: String,
     /// Restore into a database of this name; the live one is not touched.
@@ -95,10 +98,12 @@ pub(super) async fn run(config: Config, args: RestoreArgs) -> Result<Exit, Failu
         confirm(&format!("Restore {} from {}?", args.component, plan.backup_id))?;
     }
     // What is shown is what is restored, also if a newer one comes meanwhile.
+    let passed_over = plan.passed_over;
     let request = RestoreRequest { reference: plan.reads, ..request };
     let run = Run { cancel: stop_on_signal(), wait: args.wait, ..Run::default() };
     let work = with_bar(args.component, &run.meter, app.engine.restore(&request, &run));
-    let report = settled(&app, work).await?;
+    let mut report = settled(&app, work).await?;
+    report.warnings.splice(0..0, passed_over.iter().map(PassedOver::to_string));
     if args.json.json {
         return Ok(output::json(&report));
     }
@@ -149,14 +154,15 @@ fn confirm(question: &str) -> Result<(), Failure> {
 fn describe(plan: &RestorePlan) -> String {
     let bytes = |bytes: Option<u64>| bytes.map_or("unknown".to_owned(), |bytes| ByteSize(bytes).to_string());
     let reads: Vec<_> = std::iter::once(&plan.reads).chain(&plan.also_reads).map(String::as_str).collect();
-    let mut lines = vec![
-        format!("{} of {}", plan.backup_id, plan.created_at),
+    let mut lines = vec![format!("{} of {}", plan.backup_id, plan.created_at)];
+    lines.extend(plan.passed_over.iter().map(|passed_over| format!("not taken {passed_over}")));
+    lines.extend([
         format!("reads     {} ({})", reads.join(", and "), ByteSize(plan.archive_bytes)),
         format!("replaces  {}", plan.replaces),
         format!("how       {}", plan.method),
         format!("space     needs {}, free {}", bytes(plan.needs_bytes), bytes(plan.free_bytes)),
         format!("downtime  {}", plan.downtime),
-    ];
+    ]);
     lines.extend(plan.versions.iter().map(|version| format!("version   {version}")));
     lines.extend(plan.warnings.iter().map(|warning| format!("warning   {warning}")));
     if !plan.not_tried.is_empty() {

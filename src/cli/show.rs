@@ -23,7 +23,8 @@ Examples:
 pub(super) struct ShowArgs {
     /// A backup id, its file name, its path inside BACKUP_ROOT, or `latest`.
     ///
-    /// `latest` is the newest one that was verified and is still there.
+    /// `latest` is the newest one that was verified and is still there, also when it is flagged as much smaller than
+    /// the one before: `restore` takes such a one by its id only.
     backup: String,
     /// Of which component: postgres, weaviate or media. Without it, `latest` is that of any.
     #[arg(long)]
@@ -38,6 +39,9 @@ pub(super) async fn run(config: Config, args: ShowArgs) -> Result<Exit, Failure>
     let mut bases = Vec::new();
     for id in entry.builds_on() {
         bases.push(app.engine.find(id.as_str(), Some(entry.component())).await?);
+    }
+    if let Some(flag) = entry.manifest().and_then(Manifest::flag) {
+        output::note(format_args!("warning: a restore of `latest` passes over {}: {flag}", entry.backup_id));
     }
     let commands = by_hand::how_to_open(&entry, &bases);
     if args.json.json {

@@ -33,6 +33,16 @@ impl Manifest {
         self.anomaly.as_ref().is_some_and(|anomaly| anomaly.accepted.is_none())
     }
 
+    /// The sentence about a backup that is suspect, with the command that accepts it; `None` for any other.
+    pub fn flag(&self) -> Option<String> {
+        let anomaly = self.anomaly.as_ref().filter(|_| self.is_suspect())?;
+        let (id, against, what) = (&self.backup_id, &anomaly.against, anomaly.what.join("; "));
+        Some(format!(
+            "it is much smaller than {against}: {what}; if that is right, accept it: `rna-backup accept {id}`, or the \
+             task accept_backup"
+        ))
+    }
+
     /// Takes it that it should be so much smaller, if it is.
     pub fn accept(&mut self, now: Timestamp) {
         if let Some(anomaly) = &mut self.anomaly {

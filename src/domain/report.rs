@@ -10,6 +10,7 @@ use crate::domain::{
 };
 use jiff::{Timestamp, tz::TimeZone};
 use serde::{Deserialize, Serialize};
+use std::fmt;
 
 /// The result of a backup task: the keys that the app's Python tasks returned, and ours.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -257,6 +258,22 @@ pub struct FullBackupReport {
     pub task_ids: std::collections::BTreeMap<ComponentName, String>,
 }
 
+/// A newer backup that `latest` does not mean.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PassedOver {
+    /// Which.
+    pub backup_id: BackupId,
+    /// The reason, for people.
+    pub why: String,
+}
+
+impl fmt::Display for PassedOver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "`latest` passed over {}: {}; its id takes it all the same", self.backup_id, self.why)
+    }
+}
+
 /// What a restore would do: `restore --dry-run`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -267,6 +284,9 @@ pub struct RestorePlan {
     pub backup_id: BackupId,
     /// From when its data is.
     pub created_at: Timestamp,
+    /// Newer backups that `latest` does not mean, the newest first; absent: none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub passed_over: Vec<PassedOver>,
     /// Where the archive is read.
     pub reads: String,
     /// Where those are that an incremental one builds on, the oldest first; absent: it is a full one.

@@ -1,20 +1,22 @@
 //! A backup's archive on its way back: which copy, how it is packed, whether it is what its manifest says.
 
 use crate::base::chain;
-use crate::catalog::{Entry, Origin, StoredCopy};
+use crate::catalog::{Choice, Entry, Origin, StoredCopy};
 use crate::component::ComponentError;
 use crate::domain::component::ComponentName;
 use crate::domain::facts::Facts;
 use crate::domain::listing::BackupState;
 use crate::domain::manifest::{Manifest, StoredObject};
 use crate::domain::progress::Meter;
+use crate::domain::report::PassedOver;
 use crate::engine::ways::read_all;
 use crate::engine::{Engine, EngineError};
-use crate::store::{Body, Store};
+use crate::store::{Body, Store, StoreError};
 use crate::stream::crypt::{Identities, OpenError, Recipients, decrypt};
 use crate::stream::pack::Compression;
 use crate::stream::unpack::{Fingerprint, Unpacked, unpack};
 use std::{io, sync::Arc};
+use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio_util::io::InspectReader;
 
 /// Bytes that are read at once where they are only hashed.
@@ -142,9 +144,14 @@ impl Archive {
         &self,
         reader: &'a mut Fingerprint<Body>,
     ) -> Result<Unpacked<'a>, EngineError> {
-        let Some(keys) = self.keys()? else { return Ok(unpack(self.compression, reader)) };
+        Ok(unpack(self.compression, self.decrypted(reader).await?))
+    }
+
+    /// The bytes below the encryption, if there is one.
+    async fn decrypted<'a>(&self, reader: &'a mut Fingerprint<Body>) -> Result<Unpacked<'a>, EngineError> {
+        let Some(keys) = self.keys()? else { return Ok(Box::new(reader)) };
         match decrypt(reader, keys).await {
-            Ok(opened) => Ok(unpack(self.compression, opened)),
+            Ok(opened) => Ok(opened),
             Err(OpenError::WrongKey) => {
                 Err(self
                     .locked("no key in BACKUP_AGE_IDENTITY_FILE opens it: name the file with the right one"))
@@ -152,6 +159,41 @@ impl Archive {
             Err(OpenError::Read(source)) => Err(EngineError::Stream { what: "read the archive", source }),
             Err(damage) => Err(EngineError::Damaged { problems: vec![chain(&damage)] }),
         }
+    }
+
+    /// The same archive, of which the first bytes tell how it is encrypted and compressed: for one without a manifest,
+    /// whose name may say something else.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be read. One that is not there is found out by who reads it.
+    pub(super) async fn recognized(mut self) -> Result<Self, EngineError> {
+        let mut stored = match self.reader().await {
+            Err(EngineError::Store(StoreError::NotFound { .. })) => return Ok(self),
+            opened => opened?,
+        };
+        self.encrypted = Recipients::is_encrypted(&head_of(&mut stored).await?);
+        if self.encrypted && self.identities.is_none() {
+            return Ok(self); // who opens it says what is missing
+        }
+        let mut again = self.reader().await?;
+        let opened = self.decrypted(&mut again).await;
+        match opened {
+            Ok(mut opened) => {
+                let head = head_of(&mut opened).await;
+                drop(opened);
+                self.compression = Compression::of_bytes(&head?);
+                Ok(self)
+            }
+            // Who opens it says so as well.
+            Err(EngineError::Locked { .. } | EngineError::Damaged { .. }) => Ok(self),
+            Err(err) => Err(err),
+        }
+    }
+
+    /// How it is encrypted and compressed, in the words of manifests.
+    pub(super) fn packing(&self) -> (Option<String>, String) {
+        (self.encrypted.then(|| Recipients::NAME.to_owned()), self.compression.to_string())
     }
 
     /// Reads on to the very end, and compares what passed with the manifest.
@@ -162,6 +204,18 @@ impl Archive {
     pub(super) async fn finish(&self, mut reader: Fingerprint<Body>) -> Result<(), EngineError> {
         read_all(&mut reader, &Meter::default()).await?;
         self.compare(reader)
+    }
+}
+
+/// As many first bytes as tell formats apart, or all that there are.
+async fn head_of(reader: &mut (impl AsyncRead + Unpin)) -> Result<Vec<u8>, EngineError> {
+    const ENOUGH: u64 = 32;
+    let mut head = Vec::new();
+    match reader.take(ENOUGH).read_to_end(&mut head).await {
+        Err(err) if err.kind() != io::ErrorKind::InvalidData => {
+            Err(EngineError::Stream { what: "read the archive", source: err })
+        }
+        _ => Ok(head),
     }
 }
 
@@ -201,7 +255,24 @@ impl Engine {
         component: ComponentName,
         reference: &str,
     ) -> Result<Vec<Archive>, EngineError> {
-        let entry = self.catalog.find(Some(component), reference).await?;
+        self.archives_of(component, self.catalog.find(Some(component), reference).await?).await
+    }
+
+    /// The same for a restore, and the newer backups that `latest` does not mean.
+    ///
+    /// # Errors
+    ///
+    /// As there, and when `latest` could only be a backup that is flagged as suspiciously small.
+    pub(super) async fn archives_to_restore(
+        &self,
+        component: ComponentName,
+        reference: &str,
+    ) -> Result<(Vec<Archive>, Vec<PassedOver>), EngineError> {
+        let Choice { entry, passed_over } = self.catalog.choose(component, reference).await?;
+        Ok((self.archives_of(component, entry).await?, passed_over))
+    }
+
+    async fn archives_of(&self, component: ComponentName, entry: Entry) -> Result<Vec<Archive>, EngineError> {
         let unfit = |what: String| EngineError::Unfit { what };
         if entry.component() != component {
             return Err(unfit(format!("{} is a backup of {}", entry.backup_id, entry.component())));
@@ -223,7 +294,11 @@ impl Engine {
                 None => unfit(format!("the archive of {} is not there", entry.backup_id)),
             });
         }
-        copies.into_iter().map(|copy| self.archive_of(entry.clone(), copy.clone())).collect()
+        let mut archives = Vec::new();
+        for copy in copies {
+            archives.push(self.archive_of(entry.clone(), copy.clone()).await?);
+        }
+        Ok(archives)
     }
 
     /// The first of [`archives`](Self::archives).
@@ -271,7 +346,7 @@ impl Engine {
     /// # Errors
     ///
     /// When it is not to be read by this program.
-    pub(super) fn archive_of(&self, entry: Entry, copy: StoredCopy) -> Result<Archive, EngineError> {
+    pub(super) async fn archive_of(&self, entry: Entry, copy: StoredCopy) -> Result<Archive, EngineError> {
         let unfit = |what: String| EngineError::Unfit { what };
         let packed = match &entry.origin {
             Origin::Newer(format) => {
@@ -297,6 +372,8 @@ impl Engine {
             store.ok_or_else(|| unfit(format!("destination {} is not configured", copy.destination)))?;
         let encrypted = entry.manifest().is_some_and(|manifest| manifest.encryption.is_some());
         let identities = self.encryption.identities.clone();
-        Ok(Archive { entry, copy, bases: Vec::new(), store, compression, encrypted, identities })
+        let is_foreign = entry.manifest().is_none();
+        let archive = Archive { entry, copy, bases: Vec::new(), store, compression, encrypted, identities };
+        if is_foreign { archive.recognized().await } else { Ok(archive) }
     }
 }

@@ -22,7 +22,7 @@ impl Engine {
         copy: &StoredCopy,
         run: &Run,
     ) -> Result<Vec<String>, EngineError> {
-        let mut archive = self.archive_of(entry.clone(), copy.clone())?;
+        let mut archive = self.archive_of(entry.clone(), copy.clone()).await?;
         self.find_bases(&mut archive).await?;
         plan(component, &Target::Scratch, &archive).await?;
         let staged = match stage(component, &Target::Scratch, &archive, run).await {

@@ -5,7 +5,7 @@ use crate::catalog::{Entry, Origin, StoredCopy};
 use crate::component::Component;
 use crate::domain::id::BackupId;
 use crate::domain::listing::BackupState;
-use crate::domain::manifest::VerifyLevel;
+use crate::domain::manifest::{Manifest, VerifyLevel};
 use crate::domain::progress::Meter;
 use crate::domain::report::{CheckedCopy, Verification};
 use crate::engine::ways::read_all;
@@ -78,6 +78,9 @@ pub(super) async fn look(
     if matches!(entry.origin, Origin::Incumbent) {
         found.warnings.push(OF_OLD_TASKS.to_owned());
     }
+    if let Some(flag) = entry.manifest().and_then(Manifest::flag) {
+        found.warnings.push(format!("a restore of `latest` passes over it: {flag}"));
+    }
     let (mut to_drill, mut unread) = (level == VerifyLevel::Drill, None);
     for copy in &entry.copies {
         let within = if to_drill { VerifyLevel::Checksum } else { level.min(VerifyLevel::Decode) };
@@ -141,7 +144,7 @@ async fn check(
     if engine.catalog.store(&copy.destination).is_none() {
         return missing("this destination is not configured");
     }
-    let mut archive = engine.archive_of(entry.clone(), copy.clone())?;
+    let mut archive = engine.archive_of(entry.clone(), copy.clone()).await?;
     run.meter.begin("verify", copy.bytes);
     let stored = match archive.metered_reader(&run.meter).await {
         Err(EngineError::Store(StoreError::NotFound { .. })) => return missing("the archive is missing"),

@@ -7,6 +7,7 @@ mod amend;
 mod archive;
 mod backup;
 mod chain;
+mod consent;
 mod copies;
 mod destinations;
 mod drill;

@@ -14,7 +14,6 @@ use crate::domain::rebuild::{FoundCopies, RebuildReport, Remark, WrittenManifest
 use crate::engine::archive::{rest_of, unusable};
 use crate::engine::ways::{Wanted, read_all};
 use crate::engine::{Engine, EngineError, Held, Run};
-use crate::stream::crypt::Recipients;
 use crate::stream::pack::Compression;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -170,7 +169,8 @@ impl Engine {
         let origin = Origin::Manifest(Arc::new(manifest.clone()));
         let (backup_id, created_at) = (id.clone(), id.created());
         let entry = Entry { backup_id, created_at, origin, copies: vec![copy.clone()] };
-        let archive = self.archive_of(entry, copy.clone())?;
+        let archive = self.archive_of(entry, copy.clone()).await?.recognized().await?;
+        (manifest.encryption, manifest.compression) = archive.packing();
         run.meter.begin("read", copy.bytes);
         let mut stored = archive.metered_reader(&run.meter).await?;
         let unpacked = Meter::default();
@@ -221,8 +221,6 @@ impl Engine {
 
     /// What is known of an archive by its name alone.
     fn draft(&self, backup_id: &BackupId, source: String, copy: &StoredCopy) -> Manifest {
-        let name = copy.key.file_name();
-        let plain = name.strip_suffix(Recipients::EXTENSION);
         let now = self.clock.now();
         let mut facts = Facts::default();
         facts.warn(
@@ -243,8 +241,9 @@ impl Engine {
             task_id: None,
             host: self.host.clone(),
             program: env!("CARGO_PKG_VERSION").to_owned(),
-            compression: Compression::of_file(plain.unwrap_or(name)).to_string(),
-            encryption: plain.is_some().then(|| Recipients::NAME.to_owned()),
+            // Its bytes tell, once they are read.
+            compression: Compression::of_file(copy.key.file_name()).to_string(),
+            encryption: None,
             objects: Vec::new(),
             verified: Verified { level: VerifyLevel::Decode, at: Some(now) },
             anomaly: None,

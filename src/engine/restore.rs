@@ -4,8 +4,9 @@ use crate::base::chain;
 use crate::component::{Component, Kept, Plan, Staged, Target, Walk};
 use crate::domain::component::ComponentName;
 use crate::domain::facts::Counts;
-use crate::domain::report::{RestorePlan, RestoreReport, UndoReport};
+use crate::domain::report::{PassedOver, RestorePlan, RestoreReport, UndoReport};
 use crate::engine::archive::{Archive, rest_of, unusable};
+use crate::engine::consent::{CONSENT, may_lose_rights};
 use crate::engine::restored::{Record, Undone};
 use crate::engine::{Engine, EngineError, Held, Run};
 use crate::observe::labels::Operation;
@@ -34,10 +35,13 @@ impl Engine {
     /// What the restore would fail with before it began.
     pub async fn plan_restore(&self, request: &RestoreRequest) -> Result<RestorePlan, EngineError> {
         let component = self.component(request.component)?;
-        let mut archive = self.archive(request.component, &request.reference).await?;
+        let (mut archives, passed_over) =
+            self.archives_to_restore(request.component, &request.reference).await?;
+        let mut archive = archives.swap_remove(0);
         self.find_bases(&mut archive).await?;
         let plan = plan(component, &request.target, &archive).await?;
-        Ok(described(request, &archive, plan, component.left_out(Walk::DryRun)))
+        let described = described(request, &archive, plan, component.left_out(Walk::DryRun));
+        Ok(RestorePlan { passed_over, ..described })
     }
 
     /// Restores a backup. Whatever goes wrong, the live data is the old or the new, whole.
@@ -89,7 +93,8 @@ impl Engine {
         let kept = kept.map_err(|source| EngineError::Component { component: name, source })?;
         let another = |kept: &Kept| Some(&kept.place) != record.kept_before.as_ref();
         let Some(kept) = kept.filter(another) else { return Ok(None) };
-        let archive = self.archive(name, &request.reference).await?;
+        let (archives, _) = self.archives_to_restore(name, &request.reference).await?;
+        let archive = &archives[0];
         let (id, path) = (&archive.entry.backup_id, &archive.copy.location);
         let counts = archive.facts().map(|facts| facts.counts.clone()).unwrap_or_default();
         let report = RestoreReport {
@@ -109,7 +114,9 @@ impl Engine {
         held: &Held,
     ) -> Result<RestoreReport, EngineError> {
         let (name, began) = (request.component, self.clock.now());
-        let archives = self.archives(name, &request.reference).await?;
+        let (archives, passed_over) = self.archives_to_restore(name, &request.reference).await?;
+        let passed_over: Vec<_> = passed_over.iter().map(PassedOver::to_string).collect();
+        passed_over.iter().for_each(|passed_over| tracing::warn!("{passed_over}"));
         let found = plan(component, &request.target, &archives[0]).await?;
         may_lose_rights(request, &found)?;
         tracing::info!(backup_id = %archives[0].entry.backup_id, replaces = found.replaces, "restore begins");
@@ -141,6 +148,7 @@ impl Engine {
             kept: kept.map(|kept| kept.place),
             duration_seconds: (took * 1000.0).round() / 1000.0,
             warnings: [
+                passed_over,
                 found.warnings,
                 found.lost_rights.into_iter().collect(),
                 warnings,
@@ -357,21 +365,6 @@ pub(super) async fn discard(staged: Box<dyn Staged>) {
     }
 }
 
-/// Makes sure that whoever orders a restore of live data knows that owners and privileges will be lost.
-fn may_lose_rights(request: &RestoreRequest, plan: &Plan) -> Result<(), EngineError> {
-    let replaces_live = !matches!(request.target, Target::Database(_) | Target::Folder(_));
-    match &plan.lost_rights {
-        Some(lost) if replaces_live && !request.without_rights => {
-            Err(EngineError::Unfit { what: format!("nothing was changed: {lost} {CONSENT}") })
-        }
-        _ => Ok(()),
-    }
-}
-
-/// The way to a restore that loses owners and privileges.
-const CONSENT: &str = "If that is what you want, restore with --without-rights, by task with without_rights=True, in Django \
-                       Admin with the tick in \"without owners and privileges\".";
-
 fn described(request: &RestoreRequest, archive: &Archive, plan: Plan, not_tried: Vec<&str>) -> RestorePlan {
     let is_told = may_lose_rights(request, &plan).is_ok();
     let consent = plan.lost_rights.map(|lost| if is_told { lost } else { format!("{lost} {CONSENT}") });
@@ -379,6 +372,7 @@ fn described(request: &RestoreRequest, archive: &Archive, plan: Plan, not_tried:
         component: request.component,
         backup_id: archive.entry.backup_id.clone(),
         created_at: archive.entry.created_at,
+        passed_over: Vec::new(),
         reads: archive.copy.location.clone(),
         also_reads: archive.bases.iter().map(|base| base.copy.location.clone()).collect(),
         archive_bytes: archive.bases.iter().map(|base| base.copy.bytes).sum::<u64>() + archive.copy.bytes,

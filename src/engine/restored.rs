@@ -1,5 +1,6 @@
 //! What a restore or an undo did, written down for the delivery of its task that may come after a crash.
 
+use crate::base::place::sync_folder;
 use crate::domain::component::ComponentName;
 use crate::domain::report::RestoreReport;
 use crate::engine::{EngineError, Locks};
@@ -73,7 +74,7 @@ impl Locks {
             file.write_all(&serde_json::to_vec(record)?)?;
             file.sync_all()?;
             fs::rename(&beside, &path)?;
-            File::open(path.parent().unwrap_or(&path))?.sync_all()
+            Ok(sync_folder(File::open(path.parent().unwrap_or(&path))?)?)
         };
         write().map_err(|source| EngineError::Lock { component, source })
     }
@@ -97,7 +98,7 @@ impl Locks {
         let forget = || -> io::Result<()> {
             for (path, _) in [(&restored, to_restore), (&undone, to_undo)].iter().filter(|(_, is)| *is) {
                 fs::remove_file(path)?;
-                File::open(self.dir())?.sync_all()?;
+                sync_folder(File::open(self.dir())?)?;
             }
             Ok(())
         };

@@ -1,11 +1,11 @@
 //! Verification: what lies in the destinations is read again, and compared with what is known of it.
 
 use crate::base::chain;
-use crate::catalog::{Away, CatalogError, Damaged, Entry, Origin};
+use crate::catalog::{self, Away, CatalogError, Damaged, Entry};
 use crate::component::{Component, Walk};
 use crate::domain::component::ComponentName;
 use crate::domain::manifest::{Manifest, VerifyLevel};
-use crate::domain::report::{Verification, VerifyReport};
+use crate::domain::report::{PassedOver, Verification, VerifyReport};
 use crate::engine::last::Drill;
 use crate::engine::look::{look, nothing_yet};
 use crate::engine::restore::tidy;
@@ -27,6 +27,19 @@ pub struct VerifyRequest {
     /// How far. A [`Drill`](VerifyLevel::Drill) restores one whole copy of each; of the others the hash is
     /// enough, which says that they are the same.
     pub level: VerifyLevel,
+}
+
+/// The backups that an order means.
+#[derive(Default)]
+struct Chosen {
+    /// The newest first.
+    entries: Vec<Entry>,
+    /// Those that `latest` does not mean.
+    passed_over: Vec<PassedOver>,
+    /// What is known already of backups whose manifest cannot be read.
+    damaged: Vec<Verification>,
+    /// A destination that cannot be read.
+    away: Option<Away>,
 }
 
 /// The word for every backup.
@@ -123,7 +136,8 @@ impl Engine {
         run: &Run,
         held: &Held,
     ) -> Result<Vec<Verification>, EngineError> {
-        let (entries, mut results, away) = self.chosen(reader.name(), request).await?;
+        let chosen = self.chosen(reader.name(), request).await?;
+        let Chosen { entries, mut passed_over, damaged: mut results, away } = chosen;
         let mut met: BTreeSet<_> = entries.iter().map(|entry| entry.backup_id.clone()).collect();
         // The oldest first: what others build on may have been mended.
         let mut entries: VecDeque<_> =
@@ -131,6 +145,7 @@ impl Engine {
         while let Some((entry, level)) = entries.pop_front() {
             let (mut found, unread) = look(self, reader, &entry, level, run).await?;
             found.warnings.extend(run.meter.take_warnings());
+            found.warnings.extend(passed_over.drain(..).map(|passed_over| passed_over.to_string()));
             if found.level == VerifyLevel::Drill {
                 found.not_tried = reader.left_out(Walk::Drill).into_iter().map(str::to_owned).collect();
             }
@@ -181,30 +196,25 @@ impl Engine {
         Ok(results)
     }
 
-    /// The backups that are meant, the newest first. The latest is the newest there is, in whatever state:
-    /// to prove an older one in its place would hide what is wrong. And what is known already of those
-    /// whose manifest cannot be read; and a destination that cannot be.
-    async fn chosen(
-        &self,
-        component: ComponentName,
-        request: &VerifyRequest,
-    ) -> Result<(Vec<Entry>, Vec<Verification>, Option<Away>), EngineError> {
+    /// The backups that are meant. The latest is the newest there is, in whatever state: to prove an older one in
+    /// its place would hide what is wrong.
+    async fn chosen(&self, component: ComponentName, request: &VerifyRequest) -> Result<Chosen, EngineError> {
         let backup = request.backup.as_str();
-        if ![EVERY, LATEST].contains(&backup) {
-            return Ok((vec![self.catalog.find(Some(component), backup).await?], Vec::new(), None));
+        // The name of a component is another word for its latest backup.
+        let is_latest = backup == LATEST || backup == component.as_str();
+        if backup != EVERY && !is_latest {
+            let entries = vec![self.catalog.find(Some(component), backup).await?];
+            return Ok(Chosen { entries, ..Chosen::default() });
         }
         let found = self.catalog.list(Some(component)).await?;
-        let (mut entries, mut damaged) = (found.entries, found.damaged);
+        let (mut entries, mut damaged, mut passed_over) = (found.entries, found.damaged, Vec::new());
         let mut away = found.away.into_iter().next();
-        if let Some(away) = away.take_if(|_| backup == LATEST || entries.is_empty()) {
+        if let Some(away) = away.take_if(|_| is_latest || entries.is_empty()) {
             // The newest may lie there alone.
             return Err(away.into_error().into());
         }
-        if backup == LATEST {
-            // Files of the app's old tasks only where there is nothing else.
-            let now = self.clock.now();
-            entries.sort_by_key(|entry| (entry.is_ahead(now), matches!(entry.origin, Origin::Incumbent)));
-            entries.truncate(1);
+        if is_latest {
+            passed_over = catalog::newest(&mut entries, self.clock.now());
             // Ids of one component sort as their times do.
             let newest = entries.first().map(|entry| &entry.backup_id);
             damaged.retain(|damaged| newest.is_none_or(|newest| damaged.backup_id > *newest));
@@ -220,7 +230,7 @@ impl Engine {
             problems: vec![format!("its manifest cannot be read: {}", chain(damaged))],
             ..nothing_yet(damaged.backup_id.clone(), request.level)
         };
-        Ok((entries, damaged.iter().map(lost).collect(), away))
+        Ok(Chosen { entries, passed_over, damaged: damaged.iter().map(lost).collect(), away })
     }
 
     /// Writes down what was found.

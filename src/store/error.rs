@@ -115,6 +115,7 @@ impl StoreError {
             | io::ErrorKind::ReadOnlyFilesystem
             | io::ErrorKind::IsADirectory
             | io::ErrorKind::NotADirectory
+            | io::ErrorKind::CrossesDevices
             | io::ErrorKind::InvalidFilename => Self::Denied { op, key, source: source.into() },
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
                 Self::NoSpace { op, key, free: 0, keep_free: 0 }

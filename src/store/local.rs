@@ -315,7 +315,7 @@ impl Store for LocalStore {
         }
     }
 
-    async fn try_out(&self, folders: &[ObjectKey], _trial: Trial) -> Result<(), StoreError> {
+    async fn try_out(&self, folders: &[ObjectKey], trial: Trial) -> Result<(), StoreError> {
         self.probe().await?;
         for folder in folders {
             let path = self.root.join(folder.as_str());
@@ -326,6 +326,18 @@ impl Store for LocalStore {
                 _ => Ok(()), // one that is missing is made when it is needed
             };
             self.blocking("begin", folder, look).await?;
+        }
+        if trial == Trial::Write {
+            let folders = folders.to_vec();
+            let place = move |store: &Self| {
+                let open = |folder: &ObjectKey| store.folder()?.prefix(folder);
+                // One that is missing will be a folder of the root.
+                let there = folders.iter().map(open).filter_map(Result::ok);
+                std::iter::once(store.folder()?)
+                    .chain(there)
+                    .try_for_each(|folder| Partial::trial(&store.folder()?)?.try_placing(&folder))
+            };
+            self.blocking("commit", &reserved(), place).await?;
         }
         Ok(())
     }

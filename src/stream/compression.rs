@@ -41,9 +41,19 @@ impl Compression {
         }
     }
 
+    /// How an archive with these first bytes is compressed: zstd begins with a frame or a skippable one (RFC 8878), gzip
+    /// with RFC 1952's two bytes. The level, which no reader needs, is the default.
+    pub fn of_bytes(head: &[u8]) -> Self {
+        match head {
+            [0x28, 0xB5, 0x2F, 0xFD, ..] | [0x50..=0x5F, 0x2A, 0x4D, 0x18, ..] => Self::default(),
+            [0x1F, 0x8B, ..] => Self::Gzip { level: 6 },
+            _ => Self::None,
+        }
+    }
+
     /// How an archive of this file name is compressed; its level, which no reader needs, is the default.
     pub fn of_file(name: &str) -> Self {
-        match name.rsplit('.').next() {
+        match name.strip_suffix(".age").unwrap_or(name).rsplit('.').next() {
             Some("zst") => Self::default(),
             Some("gz") => Self::Gzip { level: 6 },
             _ => Self::None,

@@ -48,6 +48,11 @@ impl Recipients {
         (Self(all), Identities([witness].into()))
     }
 
+    /// Tests whether the first bytes of a file are those of an encrypted one (<https://age-encryption.org/v1>, "Header").
+    pub fn is_encrypted(head: &[u8]) -> bool {
+        head.starts_with(b"age-encryption.org/v1\n")
+    }
+
     /// The public keys in one line, sorted.
     pub fn names(&self) -> String {
         let mut names: Vec<_> = self.0.iter().map(ToString::to_string).collect();

@@ -78,6 +78,17 @@ impl<R: AsyncBufRead + Unpin> AsyncBufRead for Source<R> {
     }
 }
 
+/// What zstd says of a frame whose window is larger than its limit of 128 MiB (`lib/common/error_private.c`).
+const TOO_LARGE: &str = "requires too much memory";
+
+/// An archive that is whole and that needs more memory than a restore may take.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "it needs more than 128 MiB of memory to unpack, as `zstd --long=28` and more makes it: pack it again, by \
+     `zstd -dc --long=31 FILE | zstd -o NEW`"
+)]
+struct WindowError(#[source] io::Error);
+
 /// Gives marked errors back as they were; any other is the decompressor's own.
 pub(super) struct Sorted<R>(pub(super) R);
 
@@ -93,6 +104,9 @@ impl<R: AsyncRead + Unpin> AsyncRead for Sorted<R> {
             into.set_filled(before);
             match err.downcast::<SourceError>() {
                 Ok(SourceError(err)) => err,
+                Err(err) if err.to_string().contains(TOO_LARGE) => {
+                    io::Error::new(io::ErrorKind::Unsupported, WindowError(err))
+                }
                 Err(err) => io::Error::new(io::ErrorKind::InvalidData, err),
             }
         })

@@ -1,4 +1,6 @@
-//! Small disks.
+//! Small disks, and file systems that lack something.
+
+#![allow(clippy::print_stdout)] // a skipped test says so
 
 use std::{
     path::{Path, PathBuf},
@@ -87,5 +89,73 @@ impl ThinDisk {
 impl Drop for ThinDisk {
     fn drop(&mut self) {
         let _ = Command::new("umount").arg(&self.path).status();
+    }
+}
+
+/// A file system without hard links, symbolic links, owners and modes: exFAT, by its FUSE program.
+pub struct ExFat {
+    path: PathBuf,
+    device: String,
+    _dir: TempDir,
+}
+
+impl ExFat {
+    /// `None`, and the reason printed, where it cannot be mounted.
+    pub fn mount() -> Option<Self> {
+        let dir = tempdir().unwrap();
+        let (image, path) = (dir.path().join("image"), dir.path().join("disk"));
+        std::fs::create_dir(&path).unwrap();
+        std::fs::File::create(&image).unwrap().set_len(64 << 20).unwrap();
+        said(Command::new("mkfs.exfat").arg(&image))?;
+        let device = said(Command::new("losetup").args(["--find", "--show"]).arg(&image))?.trim().to_owned();
+        let disk = Self { path, device, _dir: dir };
+        said(Command::new("mount.exfat-fuse").arg(&disk.device).arg(&disk.path))?;
+        Some(disk)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for ExFat {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.path).stderr(Stdio::null()).status();
+        let _ = Command::new("losetup").args(["--detach", &self.device]).stderr(Stdio::null()).status();
+    }
+}
+
+/// A folder at a second place, by `bindfs` with these options, as shares show folders: without the right to change
+/// modes or owners, or read-only.
+pub struct Share(PathBuf);
+
+impl Share {
+    /// `None`, and the reason printed, where it cannot be mounted.
+    pub fn mount(options: &[&str], folder: &Path, path: &Path) -> Option<Self> {
+        said(Command::new("bindfs").args(options).arg(folder).arg(path))?;
+        Some(Self(path.to_owned()))
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.0).status();
+    }
+}
+
+/// What a command prints; `None`, and the reason printed, when it fails or is not installed.
+fn said(command: &mut Command) -> Option<String> {
+    let output = command.output();
+    let skipped = |why: String| println!("skipped: {}: {why}", command.get_program().display());
+    match output {
+        Ok(out) if out.status.success() => String::from_utf8(out.stdout).ok(),
+        Ok(out) => {
+            skipped(String::from_utf8_lossy(&out.stderr).into_owned());
+            None
+        }
+        Err(err) => {
+            skipped(err.to_string());
+            None
+        }
     }
 }

@@ -4,6 +4,7 @@
 //! us. It holds `tree`, and beside it nothing but our own files. Its name says whether the tree is a copy
 //! under way (`rna-restore`) or what a restore set aside (`rna-before`), and since when.
 
+use crate::base::place::sync_folder;
 use crate::component::ComponentError;
 use crate::component::media::{
     folder::Folder,
@@ -12,12 +13,12 @@ use crate::component::media::{
     layers::{is_layered, may_leave},
     remove::remove,
     trouble::{shown, trouble_at, unusable},
-    unpack::{Attributes, open_folder},
+    unpack::{Attributes, allowed, open_folder},
 };
 use rustix::{
     fs::{
         Access, AtFlags, CWD, FileType, FlockOperation, Mode, OFlags, RenameFlags, StatxAttributes,
-        StatxFlags, accessat, fchmod, flock, fsync, mkdirat, openat, renameat, renameat_with, statat, statx,
+        StatxFlags, accessat, fchmod, flock, mkdirat, openat, renameat, renameat_with, statat, statx,
         unlinkat,
     },
     io::Errno,
@@ -83,7 +84,7 @@ impl Site {
         }
     }
 
-    fn inside(root: &Path) -> Result<Self, ComponentError> {
+    pub(super) fn inside(root: &Path) -> Result<Self, ComponentError> {
         let folder = open(root).map_err(|err| trouble_at(format!("open {}", root.display()), root, err))?;
         Ok(Self { folder, path: root.to_owned(), live: None })
     }
@@ -192,7 +193,7 @@ pub(super) struct Area {
     pub(super) label: Label,
     pub(super) name: CString,
     /// Held by its lock.
-    _mark: Option<File>,
+    mark: Option<File>,
 }
 
 impl Area {
@@ -253,7 +254,7 @@ impl Area {
             Ok((furnished?, folder))
         });
         match furnished {
-            Ok((mark, folder)) => Ok(Self { site, folder, label, name: made, _mark: Some(mark) }),
+            Ok((mark, folder)) => Ok(Self { site, folder, label, name: made, mark: Some(mark) }),
             Err(err) => {
                 let _ = site.keeping_time(|| unlinkat(&site.folder, &made, AtFlags::REMOVEDIR));
                 Err(unmade(&site, err))
@@ -264,8 +265,13 @@ impl Area {
     /// All of a media folder that no run works in, the oldest first. What is left of areas whose
     /// maker died before they were marked is removed.
     pub(super) fn all(root: &Path) -> Result<Vec<Self>, ComponentError> {
+        Self::all_of(Site::all(root)?)
+    }
+
+    /// The same of some sites.
+    pub(super) fn all_of(sites: Vec<Site>) -> Result<Vec<Self>, ComponentError> {
         let mut found = Vec::new();
-        for site in Site::all(root)? {
+        for site in sites {
             let failed = |err| trouble_at(format!("list {}", site.path.display()), &site.path, err);
             let mut listing = Folder::reopen(&site.folder).map_err(failed)?;
             while let Some((_, name, kind)) = listing.next() {
@@ -286,7 +292,7 @@ impl Area {
                     continue;
                 }
                 let site = site.again().map_err(failed)?;
-                found.push(Self { site, folder, label, name: name.to_owned(), _mark: Some(mark) });
+                found.push(Self { site, folder, label, name: name.to_owned(), mark: Some(mark) });
             }
         }
         found.sort_by_key(|area| area.label);
@@ -325,7 +331,7 @@ impl Area {
             match self.site.keeping_time(|| rename_new(folder, &self.name, folder, &name)) {
                 Ok(()) => {
                     (self.label, self.name) = (label, name);
-                    return fsync(&self.site.folder);
+                    return sync_folder(&self.site.folder);
                 }
                 Err(Errno::EXIST) => label.number += 1,
                 Err(err) => return Err(err),
@@ -342,10 +348,12 @@ impl Area {
         }
         let path = self.path();
         let removed = self.site.keeping_time(|| {
-            for name in [TREE, SPARE, JOURNAL, MARK] {
+            for name in [TREE, SPARE, JOURNAL] {
                 remove(&self.folder, name)?;
             }
-            // Halves of files of ours.
+            // NFS and FUSE keep an open file under another name, with which no folder can go.
+            drop(self.mark.take());
+            // The mark, and halves of files of ours.
             remove(&self.site.folder, &self.name)
         });
         removed.map_err(|err| unremoved(&path, err))
@@ -371,7 +379,7 @@ fn furnish(folder: &File) -> Result<File, Errno> {
     let mark: File = openat(folder, MARK, flags, Mode::RUSR | Mode::WUSR)?.into();
     flock(&mark, FlockOperation::NonBlockingLockExclusive)?;
     // Parents may hand down a bit of theirs.
-    fchmod(folder, Mode::RWXU)?;
+    allowed(fchmod(folder, Mode::RWXU))?;
     mkdirat(folder, SPARE, Mode::RWXU)?;
     Ok(mark)
 }

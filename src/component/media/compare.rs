@@ -6,6 +6,7 @@
 use crate::component::ComponentError;
 use crate::component::media::{
     folder::open_file,
+    holds::Holds,
     path::parts,
     trouble::{hostile, shown, trouble},
     unpack::{Attributes, open_folder},
@@ -66,6 +67,8 @@ pub(super) struct Comparing {
     wrapper: Option<Vec<u8>>,
     /// Whether some entries could not be given to their owner.
     disowned: bool,
+    /// What the file system of the copy holds.
+    holds: Holds,
     /// The file whose content is coming.
     file: Option<File>,
     /// As large as the pieces that content comes in.
@@ -77,10 +80,10 @@ pub(super) struct Comparing {
 
 impl Comparing {
     /// With what lies in `root`; the others as the unpacking told them.
-    pub(super) fn new(root: File, wrapper: Option<Vec<u8>>, disowned: bool) -> Self {
+    pub(super) fn new(root: File, wrapper: Option<Vec<u8>>, disowned: bool, holds: Holds) -> Self {
         let root = Open { handle: root, name: Vec::new() };
         let (buffer, path, differences) = (Vec::new(), Vec::new(), Vec::new());
-        Self { way: vec![root], wrapper, disowned, file: None, buffer, path, differences }
+        Self { way: vec![root], wrapper, disowned, holds, file: None, buffer, path, differences }
     }
 
     /// What was found, each in a sentence that names the entry.
@@ -135,17 +138,17 @@ impl Comparing {
         let (told_owner, owner) = (told.owner.unwrap_or_default(), found.owner.unwrap_or_default());
         let is_owned = told_owner == owner;
         // What could not be given away is still ours, and without the bits that let others act as its owner.
-        if !(is_owned || self.disowned && owner.0 == geteuid().as_raw()) {
+        if self.holds.owners && !(is_owned || self.disowned && owner.0 == geteuid().as_raw()) {
             let ((uid, gid), (told_uid, told_gid)) = (owner, told_owner);
             return Err(Unequal::Differs(format!("belongs to {uid}:{gid}, not to {told_uid}:{told_gid}")));
         }
         let mode = if is_owned { told.mode } else { told.mode & 0o1777 };
-        if kind != FileType::Symlink && found.mode != mode {
+        if self.holds.modes && kind != FileType::Symlink && found.mode != mode {
             return Err(Unequal::Differs(format!("has mode {:04o}, not {mode:04o}", found.mode)));
         }
         let ((seconds, nanos), (told_seconds, told_nanos)) =
             (found.modified.unwrap_or_default(), told.modified.unwrap_or_default());
-        if seconds != told_seconds || !is_kept(nanos, told_nanos) {
+        if self.holds.times && (seconds != told_seconds || !is_kept(nanos, told_nanos)) {
             return Err(Unequal::Differs(format!(
                 "was modified at {seconds}.{nanos:09}, not at {told_seconds}.{told_nanos:09} (seconds since 1970)"
             )));

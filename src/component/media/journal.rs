@@ -1,8 +1,9 @@
 //! What a swap is going to do, written down and durable before its first step.
 
+use crate::base::place::sync_folder;
 use crate::component::media::unpack::Attributes;
 use rustix::{
-    fs::{AtFlags, Mode, OFlags, fsync, openat, renameat, unlinkat},
+    fs::{AtFlags, Mode, OFlags, openat, renameat, unlinkat},
     io::Errno,
 };
 use std::{
@@ -44,7 +45,7 @@ impl Journal {
         file.write_all(&self.to_bytes())?;
         file.sync_all()?;
         renameat(area, DRAFT, area, JOURNAL)?;
-        Ok(fsync(area)?)
+        Ok(sync_folder(area)?)
     }
 
     /// Reads what was written; `None` if nothing was.
@@ -64,7 +65,7 @@ impl Journal {
     /// Notes that the swap is done.
     pub(super) fn remove(area: &File) -> Result<(), Errno> {
         unlinkat(area, JOURNAL, AtFlags::empty())?;
-        fsync(area)
+        sync_folder(area)
     }
 
     /// Fields end with a NUL, the only byte that no name holds.

@@ -34,6 +34,7 @@ mod compare;
 mod count;
 mod estimate;
 mod folder;
+mod holds;
 mod increment;
 mod journal;
 mod kind;
@@ -64,6 +65,7 @@ use crate::stream::{Content, Output, unpack::Unpacked};
 use async_trait::async_trait;
 use folder::Folder;
 use increment::Increment;
+use plan::Place;
 use std::{
     collections::BTreeSet,
     path::PathBuf,
@@ -82,6 +84,8 @@ pub struct MediaConfig {
     pub root: PathBuf,
     /// How backups may leave out what has not changed; `None`: every one is full.
     pub increments: Option<Increments>,
+    /// The folder for drills where nothing can be written beside the media; made when it is needed.
+    pub drills: Option<PathBuf>,
 }
 
 /// How backups may build on earlier ones.
@@ -96,7 +100,7 @@ pub struct Increments {
 impl MediaConfig {
     /// A folder of which every backup is full.
     pub const fn full(root: PathBuf) -> Self {
-        Self { root, increments: None }
+        Self { root, increments: None, drills: None }
     }
 }
 
@@ -110,6 +114,10 @@ impl Media {
     /// Nothing is read before a backup or a check.
     pub const fn new(config: MediaConfig) -> Self {
         Self { config }
+    }
+
+    fn places(&self) -> Place {
+        Place { root: self.config.root.clone(), drills: self.config.drills.clone() }
     }
 
     /// Opens and lists the root.
@@ -273,8 +281,8 @@ impl Component for Media {
     }
 
     async fn plan(&self, target: &Target, facts: Option<&Facts>) -> Result<Plan, ComponentError> {
-        let (root, target, facts) = (self.config.root.clone(), target.clone(), facts.cloned());
-        restore::blocking(move || plan::plan(&root, &target, facts.as_ref())).await
+        let (places, target, facts) = (self.places(), target.clone(), facts.cloned());
+        restore::blocking(move || plan::plan(&places, &target, facts.as_ref())).await
     }
 
     async fn stage(
@@ -284,12 +292,12 @@ impl Component for Media {
         facts: Option<&Facts>,
         meter: &Meter,
     ) -> Result<Box<dyn Staged>, ComponentError> {
-        restore::stage(feed, self.config.root.clone(), target.clone(), facts, meter).await
+        restore::stage(feed, self.places(), target.clone(), facts, meter).await
     }
 
     async fn recover(&self) -> Result<Vec<String>, ComponentError> {
-        let root = self.config.root.clone();
-        restore::blocking(move || restore::recover(&root)).await
+        let Place { root, drills } = self.places();
+        restore::blocking(move || restore::recover(&root, drills.as_deref())).await
     }
 
     async fn kept(&self) -> Result<Option<Kept>, ComponentError> {

@@ -1,10 +1,11 @@
-//! What a restore would do, and whether it can: found out without touching anything.
+//! What a restore would do, and whether it can: found out without touching anything that is live.
 
 use crate::component::media::{
     area::{Area, Site},
     count::count,
+    holds::Holds,
     layers::is_layered,
-    trouble::{trouble, unusable},
+    trouble::{trouble, trouble_at, unusable},
 };
 use crate::component::{
     ComponentError,
@@ -13,9 +14,19 @@ use crate::component::{
 use crate::domain::facts::{Facts, FileCounts};
 use rustix::{fs::fstatvfs, process::geteuid};
 use std::{
-    fs,
+    fs::{self, DirBuilder},
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
 };
+
+/// The folders that restores and drills work with.
+#[derive(Debug, Clone)]
+pub(super) struct Place {
+    /// The media folder.
+    pub(super) root: PathBuf,
+    /// The folder for drills where nothing can be written beside the media.
+    pub(super) drills: Option<PathBuf>,
+}
 
 /// The folder that a copy is for.
 pub(super) fn folder_of(root: &Path, target: &Target) -> Result<PathBuf, ComponentError> {
@@ -30,11 +41,59 @@ pub(super) fn folder_of(root: &Path, target: &Target) -> Result<PathBuf, Compone
     }
 }
 
-/// What a restore would do, blocking.
-pub(super) fn plan(root: &Path, target: &Target, facts: Option<&Facts>) -> Result<Plan, ComponentError> {
-    let folder = folder_of(root, target)?;
-    let site = Site::of(&folder)?;
+/// Makes the area of a restore, where it unpacks. Of a drill that is a folder beside the backups where the one of the
+/// media cannot be written to.
+pub(super) fn make_area(place: &Place, target: &Target) -> Result<Area, ComponentError> {
+    let site = Site::of(&folder_of(&place.root, target)?)?;
     fits(&site, target)?;
+    if *target != Target::Scratch {
+        return Area::to_swap(site);
+    }
+    match (Area::create(site), &place.drills) {
+        (Err(ComponentError::Denied { .. }), Some(drills)) => {
+            let made = DirBuilder::new().recursive(true).mode(0o700).create(drills);
+            made.map_err(|source| ComponentError::Read {
+                what: "make a folder for drills".to_owned(),
+                source,
+            })?;
+            Area::create(Site::inside(drills)?)
+        }
+        (made, _) => made,
+    }
+}
+
+/// What the file system of an area holds.
+///
+/// # Errors
+///
+/// When it has no links of a kind that the archive needs.
+pub(super) fn held(area: &Area, promised: Option<FileCounts>) -> Result<Holds, ComponentError> {
+    let path = &area.site.path;
+    let failed = |err| trouble_at(format!("try what {} can hold", path.display()), path, err);
+    let holds = Holds::of(area).map_err(failed)?;
+    match promised.and_then(|promised| holds.refusal(promised)) {
+        Some(links) => Err(unusable(format!(
+            "unpack in {}: its file system has no {links}; restore to another folder with --into",
+            path.display()
+        ))),
+        None => Ok(holds),
+    }
+}
+
+/// What a restore would do, blocking. Whether it can is tried in an area, which is removed.
+pub(super) fn plan(places: &Place, target: &Target, facts: Option<&Facts>) -> Result<Plan, ComponentError> {
+    let area = make_area(places, target)?;
+    let described = held(&area, promise(facts)).and_then(|holds| describe(&area.site, target, facts, holds));
+    let removed = area.remove();
+    described.and_then(|plan| removed.map(|()| plan))
+}
+
+fn describe(
+    site: &Site,
+    target: &Target,
+    facts: Option<&Facts>,
+    holds: Holds,
+) -> Result<Plan, ComponentError> {
     let live = site.live()?.map(|live| count(&live)).transpose()?;
     let place = site.live_path().display().to_string();
     let promised = promise(facts);
@@ -53,7 +112,7 @@ pub(super) fn plan(root: &Path, target: &Target, facts: Option<&Facts>) -> Resul
         }
         .to_owned(),
         needs_bytes: promised.map(needed),
-        free_bytes: Some(free(&site)?),
+        free_bytes: Some(free(site)?),
         downtime: match (target, &site.live) {
             (Target::Scratch, _) => "none",
             (_, Some(_)) => "none: both change places in one instant",
@@ -62,6 +121,7 @@ pub(super) fn plan(root: &Path, target: &Target, facts: Option<&Facts>) -> Resul
         .to_owned(),
         ..Plan::default()
     };
+    plan.warnings.extend(holds.losses(promised).into_iter().map(|loss| format!("{place}: {loss}")));
     if !geteuid().is_root() {
         let uid = geteuid().as_raw();
         plan.warnings
@@ -82,7 +142,7 @@ pub(super) fn plan(root: &Path, target: &Target, facts: Option<&Facts>) -> Resul
             "{place} is on a file system of layers: folders that come from an image cannot be replaced, mount a volume there."
         ));
     }
-    match site.live {
+    match &site.live {
         None if *target != Target::Scratch => plan.warnings.push(format!(
             "{place} is a mount point, or its parent folder is closed to us: its entries are exchanged one by one."
         )),

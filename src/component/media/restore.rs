@@ -4,8 +4,9 @@ use crate::component::media::{
     area::{Area, SPARE, Site, TREE, rename_new},
     compare::Comparing,
     count::count,
+    holds::Holds,
     label::Role,
-    plan::{fits, folder_of, free, needed, promise, whole},
+    plan::{Place, free, held, make_area, needed, promise, whole},
     swap,
     trouble::{trouble, unusable},
     unpack::{Attributes, Limits, Unpacking, open_folder},
@@ -24,10 +25,7 @@ use rustix::{
     fs::{AtFlags, FileType, Mode, mkdirat, syncfs, unlinkat},
     io::Errno,
 };
-use std::{
-    ffi::CString,
-    path::{Path, PathBuf},
-};
+use std::{ffi::CString, path::Path};
 use tokio::task;
 
 /// Runs blocking work, of which a panic is an error.
@@ -40,40 +38,33 @@ pub(super) async fn blocking<T: Send + 'static>(
 /// Unpacks a stream of an archive beside a folder.
 pub(super) async fn stage(
     feed: Feed<'_>,
-    root: PathBuf,
+    places: Place,
     target: Target,
     facts: Option<&Facts>,
     meter: &Meter,
 ) -> Result<Box<dyn Staged>, ComponentError> {
     let (promised, meter) = (promise(facts), meter.clone());
-    let copy = pour(feed, move |poured| unpack(&root, target, promised, poured, &meter)).await?;
+    let copy = pour(feed, move |poured| unpack(&places, target, promised, poured, &meter)).await?;
     Ok(Box::new(copy))
 }
 
 fn unpack(
-    root: &Path,
+    places: &Place,
     target: Target,
     promised: Option<FileCounts>,
     poured: Poured,
     meter: &Meter,
 ) -> Result<Copy, ComponentError> {
-    let folder = folder_of(root, &target)?;
-    if matches!(target, Target::Folder(_)) {
+    if let Target::Folder(folder) = &target {
         // Nobody looks there but who restores to it once more.
-        tidy(&folder)?;
+        tidy(folder)?;
     }
-    let site = Site::of(&folder)?;
-    fits(&site, &target)?;
-    if promised.is_some_and(|promised| free(&site).is_ok_and(|free| needed(promised) > free)) {
-        return Err(trouble(format!("unpack media in {}", site.path.display()), Errno::NOSPC));
-    }
-    let attributes = match site.live()? {
-        Some(live) => Attributes::of(&live).map_err(|err| trouble("look at the media folder", err))?,
-        None => Attributes { mode: 0o755, ..Attributes::default() },
-    };
-    let attributes = Attributes { modified: None, ..attributes };
-    let area = if target == Target::Scratch { Area::create(site) } else { Area::to_swap(site) }?;
-    match fill(&area, attributes, &target, promised, poured, meter) {
+    let area = make_area(places, &target)?;
+    let filled = prepare(&area.site, promised).and_then(|attributes| {
+        let limits = Limits { promised, holds: held(&area, promised)? };
+        fill(&area, attributes, &target, limits, poured, meter)
+    });
+    match filled {
         Ok(contents) => Ok(Copy { area, target, contents }),
         Err(err) => {
             if let Err(left) = area.remove() {
@@ -84,20 +75,34 @@ fn unpack(
     }
 }
 
+/// Looks that there is room, and at the folder that the copy is to replace: its attributes are those of the copy unless
+/// the archive knows others.
+fn prepare(site: &Site, promised: Option<FileCounts>) -> Result<Attributes, ComponentError> {
+    if promised.is_some_and(|promised| free(site).is_ok_and(|free| needed(promised) > free)) {
+        return Err(trouble(format!("unpack media in {}", site.path.display()), Errno::NOSPC));
+    }
+    let attributes = match site.live()? {
+        Some(live) => Attributes::of(&live).map_err(|err| trouble("look at the media folder", err))?,
+        None => Attributes { mode: 0o755, ..Attributes::default() },
+    };
+    Ok(Attributes { modified: None, ..attributes })
+}
+
 /// Unpacks into a new area, counts what is there, and makes it durable.
 fn fill(
     area: &Area,
     attributes: Attributes,
     target: &Target,
-    promised: Option<FileCounts>,
+    limits: Limits,
     poured: Poured,
     meter: &Meter,
 ) -> Result<Contents, ComponentError> {
+    let Limits { promised, holds } = limits;
     let failed = |err| trouble("make a folder for the copy", err);
     mkdirat(&area.folder, TREE, Mode::RWXU).map_err(failed)?;
     let tree = open_folder(&area.folder, TREE).map_err(failed)?;
 
-    let mut unpacking = Unpacking::new(tree, attributes, Limits { promised });
+    let mut unpacking = Unpacking::new(tree, attributes, limits);
     poured.walk(meter, &mut unpacking)?;
     unpacking.finish()?;
 
@@ -110,18 +115,22 @@ fn fill(
     }
     let tree = open_folder(&area.folder, TREE).map_err(failed)?;
     let files = count(&tree)?;
-    let owned = attributes.give(&tree).map_err(failed)?;
+    let owned = attributes.give(&tree, holds).map_err(failed)?;
     let disowned = unpacking.disowned + u64::from(!owned);
     if disowned > 0 {
         tracing::warn!(entries = disowned, "owners could not be restored, only root may give files away");
     }
-    if *target != Target::Scratch {
+    if *target == Target::Scratch {
+        // Of any other target the plan says so.
+        let place = area.site.path.display();
+        holds.losses(promised).into_iter().for_each(|loss| meter.warn(format!("{place}: {loss}")));
+    } else {
         // One call for all files, where one each would cost a millisecond for every small one. Linux
         // reports in it what could not be written since the folder was opened.
         syncfs(&area.folder).map_err(|err| trouble("write the copy to disk", err))?;
     }
     let counts = Counts { files: Some(files), ..Counts::default() };
-    Ok(Contents { counts, wrapper, disowned: disowned > 0 })
+    Ok(Contents { counts, wrapper, disowned: disowned > 0, holds })
 }
 
 /// The app's old archives hold the media folder itself, under whatever name it had, and no root: what is
@@ -154,6 +163,8 @@ struct Contents {
     wrapper: Option<Vec<u8>>,
     /// Whether some entries could not be given to their owner.
     disowned: bool,
+    /// What the file system of the copy holds.
+    holds: Holds,
 }
 
 /// A whole copy in an area of its own.
@@ -173,7 +184,8 @@ impl Staged for Copy {
     async fn differences(&self, feed: Feed<'_>, meter: &Meter) -> Result<Vec<String>, ComponentError> {
         let tree = self.area.tree().and_then(|tree| tree.ok_or(Errno::NOENT));
         let tree = tree.map_err(|err| trouble("open the copy", err))?;
-        let mut comparing = Comparing::new(tree, self.contents.wrapper.clone(), self.contents.disowned);
+        let Contents { wrapper, disowned, holds, .. } = &self.contents;
+        let mut comparing = Comparing::new(tree, wrapper.clone(), *disowned, *holds);
         let meter = meter.clone();
         pour(feed, move |poured| poured.walk(&meter, &mut comparing).map(|_| comparing.differences())).await
     }
@@ -223,9 +235,11 @@ fn kept_in(area: &Area) -> Kept {
 }
 
 /// Finishes what died in the middle and removes copies of dead runs, blocking.
-pub(super) fn recover(root: &Path) -> Result<Vec<String>, ComponentError> {
+pub(super) fn recover(root: &Path, drills: Option<&Path>) -> Result<Vec<String>, ComponentError> {
     let mut done = Vec::new();
-    for mut area in Area::all(root)? {
+    let mut sites = Site::all(root)?;
+    sites.extend(drills.filter(|drills| drills.is_dir()).map(Site::inside).transpose()?);
+    for mut area in Area::all_of(sites)? {
         match swap::resume(&mut area)? {
             Some((what, true)) => {
                 done.push(format!(
@@ -250,7 +264,7 @@ pub(super) fn recover(root: &Path) -> Result<Vec<String>, ComponentError> {
 
 /// Does that for another folder, where nothing is kept but what somebody put there during a restore.
 fn tidy(folder: &Path) -> Result<(), ComponentError> {
-    for line in recover(folder)? {
+    for line in recover(folder, None)? {
         tracing::warn!("{line}");
     }
     for area in Area::all(folder)? {

@@ -4,17 +4,19 @@
 //! entries change sides one by one. Both are a list of changes that is durable before the first, each of
 //! which can be repeated: a swap that died in the middle is finished from its journal.
 
+use crate::base::place::sync_folder;
 use crate::component::ComponentError;
 use crate::component::media::{
     area::{Area, SPARE, TREE, is_area, rename_new},
     folder::Folder,
+    holds::Holds,
     journal::{Change, Journal},
     label::Role,
     trouble::{trouble, unusable},
     unpack::{Attributes, open_folder},
 };
 use rustix::{
-    fs::{AtFlags, RenameFlags, fsync, renameat, renameat_with, statat},
+    fs::{AtFlags, RenameFlags, renameat, renameat_with, statat},
     io::Errno,
 };
 use std::{collections::BTreeMap, ffi::CStr, fs::File};
@@ -104,8 +106,8 @@ fn carry_out(area: &Area, journal: &Journal, side: Side) -> Result<(), Errno> {
             Step { live, name: &change.name, copies: &area.folder, copy: TREE, spare: &spare }
                 .go(change, side)?;
         }
-        fsync(live)?;
-        return fsync(&area.folder);
+        sync_folder(live)?;
+        return sync_folder(&area.folder);
     }
     let tree = area.tree()?.ok_or(Errno::NOENT)?;
     for change in &journal.changes {
@@ -115,9 +117,9 @@ fn carry_out(area: &Area, journal: &Journal, side: Side) -> Result<(), Errno> {
     let [new, old] = journal.roots;
     let (here, there) = if side == Side::New { (new, old) } else { (old, new) };
     give_root(here, live)?;
-    there.give(&tree)?;
-    fsync(live)?;
-    fsync(&tree)
+    give_root(there, &tree)?;
+    sync_folder(live)?;
+    sync_folder(&tree)
 }
 
 /// Keeps what was live, and only then forgets that there was a swap. The attributes of the root are given
@@ -134,11 +136,14 @@ fn close(area: &mut Area, journal: &Journal) -> Result<bool, Errno> {
     Ok(kept)
 }
 
-/// Gives the media folder itself what it had; one of somebody else, in which we may only write, keeps what it has.
+/// Gives the media folder, or the one that it changes places with, what it had; one of somebody else, in which we may
+/// only write, and one whose file system holds no modes keep what they have.
 fn give_root(attributes: Attributes, root: &File) -> Result<(), Errno> {
-    match attributes.give(root) {
+    match attributes.give(root, Holds::default()) {
         Err(Errno::PERM) => {
-            tracing::warn!("the mode and time of the media folder are left: it belongs to somebody else");
+            tracing::warn!(
+                "the mode and time of the media folder are left: this process may not change them"
+            );
             Ok(())
         }
         given => given.map(drop),

@@ -7,6 +7,7 @@
 use crate::component::ComponentError;
 use crate::component::media::{
     area::MARK,
+    holds::Holds,
     label::is_name,
     path::{leaves, parts},
     trouble::{hostile, shown, trouble},
@@ -16,7 +17,7 @@ use crate::domain::facts::FileCounts;
 use async_tar::EntryType;
 use rustix::{
     fs::{
-        AtFlags, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_OMIT, Uid, chownat, fchmod,
+        AtFlags, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_NOW, Uid, chownat, fchmod,
         fchown, fstat, fstatvfs, futimens, linkat, mkdirat, openat, statat, symlinkat, utimensat,
     },
     io::Errno,
@@ -54,17 +55,25 @@ impl Attributes {
         }
     }
 
-    /// Gives them to a file or folder; false when the owner could not be set. Then the bits that let others
-    /// act as the owner are left out, as they would let them act as somebody else.
-    pub(super) fn give(&self, file: &File) -> Result<bool, Errno> {
+    /// Gives them to a file or folder, as far as its file system `holds` them; false when the owner could not be
+    /// set. Then the bits that let others act as the owner are left out, as they would let them act as somebody else.
+    pub(super) fn give(&self, file: &File, holds: Holds) -> Result<bool, Errno> {
         let owned = match self.owner {
             None => true,
-            Some((uid, gid)) => allowed(fchown(file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid))))?,
+            Some((uid, gid)) => {
+                allowed(fchown(file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid))))? && holds.owners
+            }
         };
         let mode = if owned { self.mode } else { self.mode & 0o1777 };
-        fchmod(file, Mode::from_raw_mode(mode))?; // after the owner: a change of it clears bits
-        if let Some(times) = self.times() {
-            futimens(file, &times)?;
+        // After the owner: a change of it clears bits.
+        if !allowed(fchmod(file, Mode::from_raw_mode(mode)))? && holds.modes {
+            return Err(Errno::PERM);
+        }
+        if let Some(times) = self.times()
+            && !allowed(futimens(file, &times))?
+            && holds.times
+        {
+            return Err(Errno::PERM);
         }
         Ok(owned)
     }
@@ -76,16 +85,17 @@ impl Attributes {
 
     fn times(&self) -> Option<Timestamps> {
         let (tv_sec, tv_nsec) = self.modified?;
-        let last_access = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
+        // Not `UTIME_OMIT`: many FUSE file systems set both times or, without a word, none.
+        let last_access = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
         Some(Timestamps { last_access, last_modification: Timespec { tv_sec, tv_nsec } })
     }
 }
 
-/// Whether it was done; an owner that this process may not give is no error.
-fn allowed(done: Result<(), Errno>) -> Result<bool, Errno> {
+/// Whether it was done; what this process may not give, or a file system does not know, is no error.
+pub(super) fn allowed(done: Result<(), Errno>) -> Result<bool, Errno> {
     match done {
         Ok(()) => Ok(true),
-        Err(Errno::PERM | Errno::INVAL) => Ok(false),
+        Err(Errno::PERM | Errno::ACCESS | Errno::INVAL | Errno::NOTSUP | Errno::NOSYS) => Ok(false),
         Err(err) => Err(err),
     }
 }
@@ -96,6 +106,8 @@ pub(super) struct Limits {
     /// What the manifest promises: nothing beyond it is unpacked. `None` for archives without one, in which
     /// links that leave the folder are refused: nobody can say that they were in it when it was packed.
     pub(super) promised: Option<FileCounts>,
+    /// What the file system of the copy holds.
+    pub(super) holds: Holds,
 }
 
 /// An open folder on the way to where the last entry was put.
@@ -214,7 +226,7 @@ impl Unpacking {
                 let handle = open_folder(parent, name)?;
                 // What is put into it now changes its time, and may need rights that it does not give.
                 let attributes = Attributes::of(&handle)?;
-                fchmod(&handle, Mode::RWXU)?;
+                allowed(fchmod(&handle, Mode::RWXU))?;
                 self.way.push(Open { handle, name: name.to_vec(), attributes });
             }
             Err(err) => return Err(err),
@@ -226,7 +238,8 @@ impl Unpacking {
     fn leave(&mut self, keep: usize) -> Result<(), ComponentError> {
         while self.way.len() > keep {
             let Some(open) = self.way.pop() else { break };
-            let owned = open.attributes.give(&open.handle).map_err(|err| self.failed(err))?;
+            let owned =
+                open.attributes.give(&open.handle, self.limits.holds).map_err(|err| self.failed(err))?;
             self.disowned += u64::from(!owned);
         }
         Ok(())
@@ -256,7 +269,7 @@ impl Unpacking {
             disowned = !allowed(chownat(parent, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW))?;
         }
         if let Some(times) = attributes.times() {
-            utimensat(parent, name, &times, AtFlags::SYMLINK_NOFOLLOW)?;
+            allowed(utimensat(parent, name, &times, AtFlags::SYMLINK_NOFOLLOW))?;
         }
         self.disowned += u64::from(disowned);
         Ok(())
@@ -302,7 +315,7 @@ impl Unpacking {
     /// Closes the file whose content has come.
     fn close(&mut self) -> Result<(), ComponentError> {
         let Some((file, attributes)) = self.file.take() else { return Ok(()) };
-        let owned = attributes.give(&file).map_err(|err| self.failed(err))?;
+        let owned = attributes.give(&file, self.limits.holds).map_err(|err| self.failed(err))?;
         self.disowned += u64::from(!owned);
         Ok(())
     }

@@ -26,6 +26,11 @@ impl<'a> Entry<'a> {
         if kind.as_byte() == DUMPDIR { EntryType::Directory } else { kind }
     }
 
+    /// Whether its content is a list of names.
+    pub fn is_dumpdir(&self) -> bool {
+        self.header.entry_type().as_byte() == DUMPDIR
+    }
+
     /// Whether its content is that of a file.
     pub fn is_file(&self) -> bool {
         matches!(self.kind(), EntryType::Regular | EntryType::Continuous)

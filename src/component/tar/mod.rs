@@ -2,6 +2,7 @@
 //!
 //! Headers are `async-tar`'s; its reader and writer cost more for a small file than all else together.
 
+mod dumpdir;
 mod entry;
 mod join;
 mod members;

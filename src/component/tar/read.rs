@@ -1,5 +1,6 @@
 //! Reading a tar stream to its end: what it holds, and whether it is whole.
 
+use crate::component::tar::dumpdir::Dumpdir;
 use crate::component::tar::entry::Entry;
 use crate::component::tar::members::{Member, Members, damaged};
 use crate::component::tar::reference::Reference;
@@ -81,11 +82,15 @@ pub async fn walk(
                 let entry = members.entry()?;
                 count(&entry, size, &mut counts)?;
                 visitor.entry(&entry, size)?;
-                let mut left = if entry.is_file() { size } else { 0 };
+                let mut names = entry.is_dumpdir().then(|| Dumpdir::of(&entry));
+                let mut left = if entry.is_file() || names.is_some() { size } else { 0 };
                 while left > 0 {
                     let piece = members.piece().await?;
                     let part = usize::try_from(left).map_or(piece.len(), |left| left.min(piece.len()));
-                    visitor.content(&piece[..part])?;
+                    match &mut names {
+                        Some(names) => names.read(&piece[..part])?,
+                        None => visitor.content(&piece[..part])?,
+                    }
                     left -= part as u64;
                 }
             }

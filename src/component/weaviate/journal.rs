@@ -1,5 +1,6 @@
 //! What must be known of a restore if this process dies in the middle of it: one small file of ours.
 
+use crate::base::place::sync_folder;
 use crate::component::ComponentError;
 use crate::component::weaviate::files::is_ours;
 use crate::component::weaviate::notes::Notes;
@@ -56,7 +57,7 @@ impl Journal {
             }
             // Last, so that a death before it changes nothing.
             fs::rename(above.join(Self::FILE), folder.join(Self::FILE))?;
-            File::open(folder)?.sync_all()
+            Ok(sync_folder(File::open(folder)?)?)
         };
         if folder.join(Self::FILE).exists() {
             return Ok(());
@@ -128,7 +129,7 @@ impl Journal {
     pub(super) fn finish(&self, name: &str, file: &File) -> io::Result<()> {
         file.sync_all()?;
         fs::rename(self.folder.join(format!("{name}.partial")), self.folder.join(name))?;
-        File::open(&self.folder)?.sync_all()
+        Ok(sync_folder(File::open(&self.folder)?)?)
     }
 
     /// Removes what the notes do not name: of copies that were not finished, or whose run died before it noted them.

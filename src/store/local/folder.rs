@@ -1,9 +1,10 @@
 //! Folders by descriptor: every step down is one `openat` that follows no link, so no link that
 //! somebody plants meanwhile leads out of the root.
 
+use crate::base::place::sync_folder;
 use crate::store::{ObjectKey, ObjectMeta};
 use jiff::Timestamp;
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, RenameFlags, Stat};
+use rustix::fs::{AtFlags, CWD, Dir, FileType, FlockOperation, Mode, OFlags, RenameFlags, Stat};
 use rustix::io::Errno;
 use std::{fs::File, io, os::fd::OwnedFd, path::Path};
 
@@ -165,15 +166,46 @@ impl Folder {
             Ok(()) => target.sync(),
             // Not every file system has the flag: NFS and many FUSE ones say EINVAL.
             Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => self.link_file(name, target, new_name),
+            Err(Errno::XDEV) => {
+                let why =
+                    "a folder in it is mounted by itself, and files are moved there: mount the whole folder";
+                Err(io::Error::new(io::ErrorKind::CrossesDevices, why))
+            }
             Err(err) => Err(err.into()),
         }
     }
 
     /// The same by a hard link, which never replaces either.
     fn link_file(&self, name: &str, target: &Self, new_name: &str) -> io::Result<()> {
-        rustix::fs::linkat(&self.0, name, &target.0, new_name, AtFlags::empty())?;
-        self.forget_file(name)?;
+        match rustix::fs::linkat(&self.0, name, &target.0, new_name, AtFlags::empty()) {
+            Ok(()) => self.forget_file(name)?,
+            // exFAT, and what is shared with a virtual machine or mounted from a bucket, has no hard links.
+            Err(Errno::PERM | Errno::NOSYS | Errno::NOTSUP | Errno::INVAL | Errno::MLINK) => {
+                return self.rename_file(name, target, new_name);
+            }
+            Err(err) => return Err(err.into()),
+        }
         target.sync()
+    }
+
+    /// The same by a plain rename, which would replace: the target folder is locked meanwhile, and the name must be
+    /// free. The lock keeps out other runs of this machine; of other machines the lock of the component does.
+    fn rename_file(&self, name: &str, target: &Self, new_name: &str) -> io::Result<()> {
+        let _locked = target.lock()?;
+        match rustix::fs::statat(&target.0, new_name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(_) => return Err(Errno::EXIST.into()),
+            Err(Errno::NOENT) => {}
+            Err(err) => return Err(err.into()),
+        }
+        self.replace_file(name, target, new_name)
+    }
+
+    /// Locks the folder until the value is dropped, where its file system has locks.
+    fn lock(&self) -> io::Result<FolderLock<'_>> {
+        match rustix::fs::flock(&self.0, FlockOperation::LockExclusive) {
+            Ok(()) | Err(Errno::NOTSUP | Errno::NOSYS | Errno::NOLCK | Errno::BADF) => Ok(FolderLock(self)),
+            Err(err) => Err(err.into()),
+        }
     }
 
     /// Bytes that this user may still write to the file system.
@@ -183,7 +215,17 @@ impl Folder {
     }
 
     fn sync(&self) -> io::Result<()> {
-        Ok(rustix::fs::fsync(&self.0)?)
+        Ok(sync_folder(&self.0)?)
+    }
+}
+
+/// A folder that is locked for a moment.
+struct FolderLock<'a>(&'a Folder);
+
+impl Drop for FolderLock<'_> {
+    fn drop(&mut self) {
+        // Closing it would be enough, but for a child that is being started at this moment and has it open too.
+        let _ = rustix::fs::flock(&self.0.0, FlockOperation::Unlock);
     }
 }
 
@@ -226,5 +268,31 @@ mod tests {
         let err = folder.link_file("newer", &folder, "final").unwrap_err();
         assert_eq!(err.kind(), io::ErrorKind::AlreadyExists);
         assert_eq!(fs::read_to_string(dir.path().join("final")).unwrap(), "new");
+    }
+
+    #[test]
+    fn of_many_that_place_a_file_by_a_plain_rename_one_wins_and_nothing_is_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        for round in 0..100 {
+            let target = format!("final-{round}");
+            let place = |n: usize| {
+                let folder = Folder::root(dir.path()).unwrap();
+                let name = format!("new-{n}");
+                fs::write(dir.path().join(&name), n.to_string()).unwrap();
+                match folder.rename_file(&name, &folder, &target) {
+                    Ok(()) => Some(n),
+                    Err(err) => {
+                        assert_eq!(err.kind(), io::ErrorKind::AlreadyExists);
+                        None
+                    }
+                }
+            };
+            let won: Vec<_> = std::thread::scope(|scope| {
+                let runs: Vec<_> = (0..4).map(|n| scope.spawn(move || place(n))).collect();
+                runs.into_iter().filter_map(|run| run.join().unwrap()).collect()
+            });
+            assert_eq!(won.len(), 1, "{won:?}");
+            assert_eq!(fs::read_to_string(dir.path().join(&target)).unwrap(), won[0].to_string());
+        }
     }
 }

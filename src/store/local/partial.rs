@@ -29,6 +29,19 @@ impl Partial {
         Self::named(root, "trial-")
     }
 
+    /// Takes the last step of an upload into `folder` with this file, and removes it: it never becomes an object,
+    /// since no name that begins with a dot is one.
+    pub(super) fn try_placing(self, folder: &Folder) -> io::Result<()> {
+        if lock(&self.file)? == Lock::Unsupported {
+            let why =
+                "its file system cannot lock files, so nobody could tell a run that works from one that died";
+            return Err(io::Error::new(io::ErrorKind::Unsupported, why));
+        }
+        let name = format!(".{}", self.name);
+        self.place(folder, &name)?;
+        folder.remove_file(&name)
+    }
+
     fn named(root: &Folder, purpose: &str) -> io::Result<Self> {
         loop {
             let folder = root.enter_or_make(FOLDER)?;
