@@ -50,6 +50,7 @@ mod engine_fleet;
 mod fuzz;
 mod hardening;
 mod media;
+mod media_attributes;
 mod media_compare;
 mod media_decode;
 mod media_increment;

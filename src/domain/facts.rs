@@ -17,6 +17,10 @@ pub struct Counts {
     /// Entries of a file tree.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub files: Option<FileCounts>,
+    /// Entries of a file tree with more than a mode; `None` where nobody has counted them: in backups of older
+    /// programs, and in an incremental archive by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attributes: Option<AttributeCounts>,
     /// Objects of each Weaviate class.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub classes: BTreeMap<String, u64>,
@@ -46,6 +50,47 @@ pub struct FileCounts {
     pub hard_links: u64,
     /// Bytes of contents of the regular files.
     pub bytes: u64,
+}
+
+/// The entries of a file tree that have ACLs or extended attributes, the root itself among them. An entry counts once
+/// for each kind that it has.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AttributeCounts {
+    /// With a POSIX ACL, or a default ACL for what is made in a folder.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub acls: u64,
+    /// With attributes of users, `user.*`.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub user: u64,
+    /// With attributes of the kernel's security modules, `security.*`: capabilities of programs.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub security: u64,
+    /// With attributes that root alone sees, `trusted.*`.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub trusted: u64,
+    /// With attributes of the file system itself, as `system.nfs4_acl`.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub other: u64,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+const fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+impl AttributeCounts {
+    /// The kinds that there are, with their numbers, for people; empty if there are none.
+    pub fn describe(&self) -> String {
+        let kinds = [
+            (self.acls, "ACLs"),
+            (self.user, "user attributes"),
+            (self.security, "security attributes"),
+            (self.trusted, "trusted attributes"),
+            (self.other, "attributes of the file system itself"),
+        ];
+        let some = kinds.iter().filter(|(count, _)| *count > 0);
+        some.map(|(count, kind)| format!("{count} with {kind}")).collect::<Vec<_>>().join(", ")
+    }
 }
 
 /// What a component reports when its data was read to the end.
@@ -116,6 +161,15 @@ impl Counts {
                 FileCounts::describe(self.files),
                 FileCounts::describe(found.files)
             ));
+        }
+        if let (Some(expected), Some(found)) = (self.attributes, found.attributes)
+            && expected != found
+        {
+            let words = |counts: AttributeCounts| match counts.describe() {
+                none if none.is_empty() => "none with ACLs or extended attributes".to_owned(),
+                some => some,
+            };
+            wrong.push(format!("entries: expected {}, found {}", words(expected), words(found)));
         }
         wrong.truncate(ENOUGH);
         wrong

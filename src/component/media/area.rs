@@ -6,6 +6,7 @@
 
 use crate::component::ComponentError;
 use crate::component::media::{
+    extended::clear_inherited,
     folder::Folder,
     journal::JOURNAL,
     label::{Label, Role, is_name},
@@ -244,7 +245,7 @@ impl Area {
             }
         };
         let furnished = open_folder(&site.folder, &made).and_then(|folder| {
-            let furnished = furnish(&folder);
+            let furnished = clear_inherited(&folder).and_then(|()| furnish(&folder));
             if furnished.is_err() {
                 // What is not there need not go.
                 let _ = unlinkat(&folder, SPARE, AtFlags::REMOVEDIR);

@@ -8,7 +8,7 @@ use crate::component::media::{
     plan::{fits, folder_of, free, needed, promise, whole},
     swap,
     trouble::{trouble, unusable},
-    unpack::{Attributes, Limits, Unpacking, open_folder},
+    unpack::{Attributes, Lacking, Limits, Unpacking, Withheld, open_folder},
 };
 use crate::component::{
     ComponentError, Feed,
@@ -23,6 +23,7 @@ use async_trait::async_trait;
 use rustix::{
     fs::{AtFlags, FileType, Mode, mkdirat, syncfs, unlinkat},
     io::Errno,
+    process::geteuid,
 };
 use std::{
     ffi::CString,
@@ -64,7 +65,9 @@ fn unpack(
     }
     let site = Site::of(&folder)?;
     fits(&site, &target)?;
-    if promised.is_some_and(|promised| free(&site).is_ok_and(|free| needed(promised) > free)) {
+    if promised.is_some_and(|promised| {
+        free(&site).is_ok_and(|free| free.is_some_and(|free| needed(promised) > free))
+    }) {
         return Err(trouble(format!("unpack media in {}", site.path.display()), Errno::NOSPC));
     }
     let attributes = match site.live()? {
@@ -98,7 +101,7 @@ fn fill(
     let tree = open_folder(&area.folder, TREE).map_err(failed)?;
 
     let mut unpacking = Unpacking::new(tree, attributes, Limits { promised });
-    poured.walk(meter, &mut unpacking)?;
+    let seen = poured.walk(meter, &mut unpacking)?;
     unpacking.finish()?;
 
     let (mut attributes, mut wrapper) = (unpacking.root_attributes(), None);
@@ -110,18 +113,37 @@ fn fill(
     }
     let tree = open_folder(&area.folder, TREE).map_err(failed)?;
     let files = count(&tree)?;
-    let owned = attributes.give(&tree).map_err(failed)?;
-    let disowned = unpacking.disowned + u64::from(!owned);
-    if disowned > 0 {
-        tracing::warn!(entries = disowned, "owners could not be restored, only root may give files away");
-    }
+    let mut lacking = unpacking.lacking;
+    lacking.note(attributes.give(&tree).map_err(failed)?);
+    warn(&lacking, meter);
     if *target != Target::Scratch {
         // One call for all files, where one each would cost a millisecond for every small one. Linux
         // reports in it what could not be written since the folder was opened.
         syncfs(&area.folder).map_err(|err| trouble("write the copy to disk", err))?;
     }
-    let counts = Counts { files: Some(files), ..Counts::default() };
-    Ok(Contents { counts, wrapper, disowned: disowned > 0 })
+    let counts = Counts { files: Some(files), ..seen };
+    let withheld = Withheld { owner: lacking.owner > 0, extended: lacking.refused };
+    Ok(Contents { counts, wrapper, withheld })
+}
+
+/// Tells what could not be brought back.
+fn warn(lacking: &Lacking, meter: &Meter) {
+    if lacking.owner > 0 {
+        tracing::warn!(
+            entries = lacking.owner,
+            "owners could not be restored, only root may give files away"
+        );
+    }
+    let uid = geteuid().as_raw();
+    for (counts, why) in [
+        (lacking.unsupported, "the file system cannot hold them".to_owned()),
+        (lacking.denied, format!("user {uid}, who runs this, may not set them")),
+    ] {
+        let words = counts.describe();
+        if !words.is_empty() {
+            meter.warn(format!("Of the files and folders, these came back without: {words}: {why}."));
+        }
+    }
 }
 
 /// The app's old archives hold the media folder itself, under whatever name it had, and no root: what is
@@ -152,8 +174,8 @@ struct Contents {
     counts: Counts,
     /// The folder that the archive holds the media in, where it has no root.
     wrapper: Option<Vec<u8>>,
-    /// Whether some entries could not be given to their owner.
-    disowned: bool,
+    /// What some entries could not be given.
+    withheld: Withheld,
 }
 
 /// A whole copy in an area of its own.
@@ -173,7 +195,7 @@ impl Staged for Copy {
     async fn differences(&self, feed: Feed<'_>, meter: &Meter) -> Result<Vec<String>, ComponentError> {
         let tree = self.area.tree().and_then(|tree| tree.ok_or(Errno::NOENT));
         let tree = tree.map_err(|err| trouble("open the copy", err))?;
-        let mut comparing = Comparing::new(tree, self.contents.wrapper.clone(), self.contents.disowned);
+        let mut comparing = Comparing::new(tree, self.contents.wrapper.clone(), self.contents.withheld);
         let meter = meter.clone();
         pour(feed, move |poured| poured.walk(&meter, &mut comparing).map(|_| comparing.differences())).await
     }

@@ -7,6 +7,7 @@
 use crate::component::ComponentError;
 use crate::component::media::{
     area::{Area, SPARE, TREE, is_area, rename_new},
+    extended::remove_others,
     folder::Folder,
     journal::{Change, Journal},
     label::Role,
@@ -112,9 +113,10 @@ fn carry_out(area: &Area, journal: &Journal, side: Side) -> Result<(), Errno> {
         Step { live, name: &change.name, copies: &tree, copy: &change.name, spare: &spare }
             .go(change, side)?;
     }
-    let [new, old] = journal.roots;
+    let [new, old] = &journal.roots;
     let (here, there) = if side == Side::New { (new, old) } else { (old, new) };
     give_root(here, live)?;
+    remove_others(&tree, &there.extended);
     there.give(&tree)?;
     fsync(live)?;
     fsync(&tree)
@@ -128,14 +130,15 @@ fn close(area: &mut Area, journal: &Journal) -> Result<bool, Errno> {
         area.relabel(Role::Before)?;
     }
     if area.site.live.is_none() {
-        give_root(journal.roots[0], &area.site.folder)?;
+        give_root(&journal.roots[0], &area.site.folder)?;
     }
     Journal::remove(&area.folder)?;
     Ok(kept)
 }
 
 /// Gives the media folder itself what it had; one of somebody else, in which we may only write, keeps what it has.
-fn give_root(attributes: Attributes, root: &File) -> Result<(), Errno> {
+fn give_root(attributes: &Attributes, root: &File) -> Result<(), Errno> {
+    remove_others(root, &attributes.extended);
     match attributes.give(root) {
         Err(Errno::PERM) => {
             tracing::warn!("the mode and time of the media folder are left: it belongs to somebody else");

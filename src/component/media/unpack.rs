@@ -7,66 +7,112 @@
 use crate::component::ComponentError;
 use crate::component::media::{
     area::MARK,
+    extended::{At, Refused, clear_inherited, is_kept, without_capability},
     label::is_name,
     path::{leaves, parts},
+    plan::room_in,
     trouble::{hostile, shown, trouble},
 };
-use crate::component::tar::{Entry, Visit};
-use crate::domain::facts::FileCounts;
+use crate::component::tar::{Acl, AttributeKind, Entry, ExtendedAttributes, Visit};
+use crate::domain::facts::{AttributeCounts, FileCounts};
 use async_tar::EntryType;
 use rustix::{
     fs::{
         AtFlags, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_OMIT, Uid, chownat, fchmod,
-        fchown, fstat, fstatvfs, futimens, linkat, mkdirat, openat, statat, symlinkat, utimensat,
+        fchown, fstat, futimens, linkat, mkdirat, openat, statat, symlinkat, utimensat,
     },
     io::Errno,
 };
 use std::{fs::File, io::Write, os::fd::AsFd};
 
 /// What an entry comes back with beside its content.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Attributes {
     pub(super) mode: u32,
     /// `None`: whoever made it.
     pub(super) owner: Option<(u32, u32)>,
     /// Seconds and nanoseconds; `None`: when it was made.
     pub(super) modified: Option<(i64, i64)>,
+    pub(super) extended: ExtendedAttributes,
+}
+
+/// What could not be given to a file or folder.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Withheld {
+    pub(super) owner: bool,
+    pub(super) extended: Refused,
+}
+
+/// How many entries came back without something.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Lacking {
+    /// Their owner.
+    pub(super) owner: u64,
+    /// Attributes that the file system does not hold.
+    pub(super) unsupported: AttributeCounts,
+    /// Attributes that this process may not set.
+    pub(super) denied: AttributeCounts,
+    /// Both, of any entry.
+    pub(super) refused: Refused,
+}
+
+impl Lacking {
+    pub(super) fn note(&mut self, withheld: Withheld) {
+        let Refused { unsupported, denied } = withheld.extended;
+        self.owner += u64::from(withheld.owner);
+        unsupported.count(&mut self.unsupported);
+        denied.count(&mut self.denied);
+        self.refused.unsupported.0 |= unsupported.0;
+        self.refused.denied.0 |= denied.0;
+    }
 }
 
 impl Attributes {
     /// Those that an archive tells of an entry.
     pub(super) fn told(entry: &Entry<'_>) -> Result<Self, ComponentError> {
         let (owner, modified) = (Some(entry.owner()?), Some(entry.modified()?));
-        Ok(Self { mode: entry.mode()?, owner, modified })
+        let mut extended = entry.extended()?;
+        extended.retain(|name, _| is_kept(name));
+        Ok(Self { mode: entry.mode()?, owner, modified, extended })
     }
 
     /// Those of an open file or folder.
     pub(super) fn of(file: &File) -> Result<Self, Errno> {
-        Ok(Self::seen(&fstat(file)?))
+        Ok(Self { extended: At::Open(file).read().extended, ..Self::seen(&fstat(file)?) })
     }
 
+    /// Those of which the kernel tells beside a name.
     pub(super) fn seen(stat: &Stat) -> Self {
         let nanos = i64::try_from(stat.st_mtime_nsec).unwrap_or(0);
         Self {
             mode: stat.st_mode & 0o7777,
             owner: Some((stat.st_uid, stat.st_gid)),
             modified: Some((stat.st_mtime, nanos)),
+            extended: ExtendedAttributes::new(),
         }
     }
 
-    /// Gives them to a file or folder; false when the owner could not be set. Then the bits that let others
-    /// act as the owner are left out, as they would let them act as somebody else.
-    pub(super) fn give(&self, file: &File) -> Result<bool, Errno> {
+    /// Gives them to a file or folder; returns what could not be given. Without the owner, the bits and capabilities
+    /// that let others act as the owner are left out, as they would let them act as somebody else.
+    pub(super) fn give(&self, file: &File) -> Result<Withheld, Errno> {
         let owned = match self.owner {
             None => true,
             Some((uid, gid)) => allowed(fchown(file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid))))?,
         };
-        let mode = if owned { self.mode } else { self.mode & 0o1777 };
-        fchmod(file, Mode::from_raw_mode(mode))?; // after the owner: a change of it clears bits
+        let extended = give(At::Open(file), &self.extended, owned)?;
+        // After the owner and an ACL: a change of these clears bits.
+        fchmod(file, Mode::from_raw_mode(self.mode_given(owned, extended)))?;
         if let Some(times) = self.times() {
             futimens(file, &times)?;
         }
-        Ok(owned)
+        Ok(Withheld { owner: !owned, extended })
+    }
+
+    /// The mode of a file or folder that some of it could not be given to: never more than was meant.
+    pub(super) fn mode_given(&self, owned: bool, refused: Refused) -> u32 {
+        let mode = if owned { self.mode } else { self.mode & 0o1777 };
+        let acl = self.extended.get(Acl::ACCESS).filter(|_| refused.contains(AttributeKind::Acl));
+        acl.and_then(|acl| Acl::from_value(acl)).map_or(mode, |acl| acl.mode_without(mode))
     }
 
     /// Gives a folder its time alone, as far as that is allowed.
@@ -79,6 +125,20 @@ impl Attributes {
         let last_access = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
         Some(Timestamps { last_access, last_modification: Timespec { tv_sec, tv_nsec } })
     }
+}
+
+/// Gives extended attributes, but for those that only fit an owner.
+fn give(at: At<'_>, extended: &ExtendedAttributes, owned: bool) -> Result<Refused, Errno> {
+    if extended.is_empty() {
+        return Ok(Refused::default());
+    }
+    if owned {
+        return at.give(extended);
+    }
+    let (extended, left_out) = without_capability(extended);
+    let mut refused = at.give(&extended)?;
+    refused.denied.0 |= left_out.denied.0;
+    Ok(refused)
 }
 
 /// Whether it was done; an owner that this process may not give is no error.
@@ -117,13 +177,16 @@ pub(super) struct Unpacking {
     path: Vec<u8>,
     entries: u64,
     bytes: u64,
-    /// How many came back without their owner.
-    pub(super) disowned: u64,
+    /// How many came back without what they had.
+    pub(super) lacking: Lacking,
     /// Whether the root itself was among the entries.
     pub(super) rooted: bool,
 }
 
 impl Unpacking {
+    /// The most bytes of ACLs that are remembered of the folders on the way down.
+    const MOST_ACLS: usize = 4 << 20;
+
     /// Into `root`, which is empty and gets these `attributes`, unless the archive knows others.
     pub(super) fn new(root: File, attributes: Attributes, limits: Limits) -> Self {
         let root = Open { handle: root, name: Vec::new(), attributes };
@@ -134,7 +197,7 @@ impl Unpacking {
             path: Vec::new(),
             entries: 0,
             bytes: 0,
-            disowned: 0,
+            lacking: Lacking::default(),
             rooted: false,
         }
     }
@@ -147,7 +210,7 @@ impl Unpacking {
 
     /// The attributes of the root, which are still to be given to it.
     pub(super) fn root_attributes(&self) -> Attributes {
-        self.way[0].attributes
+        self.way[0].attributes.clone()
     }
 
     fn place(&mut self, entry: &Entry<'_>, size: u64) -> Result<(), ComponentError> {
@@ -158,6 +221,10 @@ impl Unpacking {
         let names = parts(&path).map_err(|why| self.refused(why))?;
         let attributes = Attributes::told(entry)?;
         let Some((name, parents)) = names.split_last() else { return self.root(entry, attributes) };
+        let acls = self.way.iter().flat_map(|open| open.attributes.extended.values()).map(Vec::len);
+        if !attributes.extended.is_empty() && acls.sum::<usize>() > Self::MOST_ACLS {
+            return Err(self.refused("it lies in folders with larger ACLs than anybody has"));
+        }
         if is_name(names[0]) && names.get(1) == Some(&MARK.to_bytes()) {
             return Err(self.refused("its name is one that restores use themselves"));
         }
@@ -169,7 +236,7 @@ impl Unpacking {
                 if self.limits.promised.is_none() && leaves(&target, parents.len()) {
                     return Err(self.refused("it is a link that leaves the folder"));
                 }
-                self.symlink(name, &target, attributes)
+                self.symlink(name, &target, &attributes)
             }
             EntryType::Link => self.hard_link(name, &entry.target())?,
             _ => {
@@ -213,7 +280,9 @@ impl Unpacking {
             Err(Errno::EXIST) => {
                 let handle = open_folder(parent, name)?;
                 // What is put into it now changes its time, and may need rights that it does not give.
-                let attributes = Attributes::of(&handle)?;
+                let mut attributes = Attributes::of(&handle)?;
+                attributes.extended.retain(|name, _| Acl::is_in(name));
+                clear_inherited(&handle)?;
                 fchmod(&handle, Mode::RWXU)?;
                 self.way.push(Open { handle, name: name.to_vec(), attributes });
             }
@@ -226,16 +295,25 @@ impl Unpacking {
     fn leave(&mut self, keep: usize) -> Result<(), ComponentError> {
         while self.way.len() > keep {
             let Some(open) = self.way.pop() else { break };
-            let owned = open.attributes.give(&open.handle).map_err(|err| self.failed(err))?;
-            self.disowned += u64::from(!owned);
+            let withheld = open.attributes.give(&open.handle).map_err(|err| self.failed(err))?;
+            self.lacking.note(withheld);
         }
         Ok(())
     }
 
-    fn folder(&mut self, name: &[u8], attributes: Attributes) -> Result<(), Errno> {
+    /// Makes a folder. It gets its ACLs when it is left: they would be handed on to what is made in it. The other
+    /// extended attributes need not be remembered until then.
+    fn folder(&mut self, name: &[u8], mut attributes: Attributes) -> Result<(), Errno> {
         let parent = &self.here().handle;
         mkdirat(parent, name, Mode::RWXU)?;
         let handle = open_folder(parent, name)?;
+        if !attributes.extended.is_empty() {
+            let all = std::mem::take(&mut attributes.extended);
+            let (acls, now) = all.into_iter().partition(|(name, _)| Acl::is_in(name));
+            attributes.extended = acls;
+            let extended = give(At::Open(&handle), &now, true)?;
+            self.lacking.note(Withheld { owner: false, extended });
+        }
         self.way.push(Open { handle, name: name.to_vec(), attributes });
         Ok(())
     }
@@ -247,7 +325,7 @@ impl Unpacking {
         Ok(())
     }
 
-    fn symlink(&mut self, name: &[u8], target: &[u8], attributes: Attributes) -> Result<(), Errno> {
+    fn symlink(&mut self, name: &[u8], target: &[u8], attributes: &Attributes) -> Result<(), Errno> {
         let parent = &self.here().handle;
         symlinkat(target, parent, name)?;
         let mut disowned = false;
@@ -258,7 +336,8 @@ impl Unpacking {
         if let Some(times) = attributes.times() {
             utimensat(parent, name, &times, AtFlags::SYMLINK_NOFOLLOW)?;
         }
-        self.disowned += u64::from(disowned);
+        let extended = give(At::In(parent, name), &attributes.extended, !disowned)?;
+        self.lacking.note(Withheld { owner: disowned, extended });
         Ok(())
     }
 
@@ -292,8 +371,8 @@ impl Unpacking {
 
     /// Refuses what does not fit before it fills the disk of the live data.
     fn room(&self, size: u64) -> Result<(), ComponentError> {
-        let stat = fstatvfs(&self.way[0].handle).map_err(|err| self.failed(err))?;
-        if size > stat.f_bavail.saturating_mul(stat.f_frsize) {
+        let free = room_in(&self.way[0].handle).map_err(|err| self.failed(err))?;
+        if free.is_some_and(|free| size > free) {
             return Err(self.failed(Errno::NOSPC));
         }
         Ok(())
@@ -302,8 +381,8 @@ impl Unpacking {
     /// Closes the file whose content has come.
     fn close(&mut self) -> Result<(), ComponentError> {
         let Some((file, attributes)) = self.file.take() else { return Ok(()) };
-        let owned = attributes.give(&file).map_err(|err| self.failed(err))?;
-        self.disowned += u64::from(!owned);
+        let withheld = attributes.give(&file).map_err(|err| self.failed(err))?;
+        self.lacking.note(withheld);
         Ok(())
     }
 

@@ -66,7 +66,8 @@ impl<'a> Members<'a> {
             }
             self.raw.extend_from_slice(self.header.as_bytes());
             let Some(content) = self.heads.of(kind) else { break size };
-            let bytes = self.blocks.head(content.is_some(), size).await?;
+            let most = if kind == EntryType::XHeader { Heads::MOST_RECORDS } else { Heads::MOST };
+            let bytes = self.blocks.head(content.is_some(), size, most).await?;
             self.raw.extend_from_slice(&bytes);
             self.raw.resize(self.raw.len().next_multiple_of(Blocks::BLOCK), 0);
             *content = Some(bytes);
@@ -83,7 +84,7 @@ impl<'a> Members<'a> {
             self.blocks.skip(size.saturating_add(padding(size))).await?;
             return Ok(Vec::new());
         }
-        Reference::all_in(&self.blocks.head(false, size).await?)
+        Reference::all_in(&self.blocks.head(false, size, Heads::MOST).await?)
     }
 
     /// The entry that was given out last.
@@ -178,11 +179,11 @@ impl<'a> Blocks<'a> {
     }
 
     /// Reads what stands before an entry; `again` when that was there already.
-    async fn head(&mut self, again: bool, size: u64) -> Result<Vec<u8>, ComponentError> {
+    async fn head(&mut self, again: bool, size: u64, most: u64) -> Result<Vec<u8>, ComponentError> {
         if again {
             return Err(damaged("two names or records of the same kind for one entry"));
         }
-        if size > Heads::MOST {
+        if size > most {
             return Err(damaged("header of an entry too large to be true"));
         }
         let mut bytes = vec![0; usize::try_from(size).map_err(damaged)?];

@@ -2,14 +2,19 @@
 //!
 //! Headers are `async-tar`'s; its reader and writer cost more for a small file than all else together.
 
+mod acl;
+mod attribute;
 mod entry;
 mod join;
 mod members;
+mod pax;
 mod pour;
 mod read;
 mod reference;
 mod write;
 
+pub use acl::Acl;
+pub use attribute::{AttributeKind, AttributeKinds, ExtendedAttributes};
 pub use entry::{DUMPDIR, Entry};
 pub use join::join;
 pub use pour::{Poured, crashed, pour};

@@ -1,10 +1,14 @@
 //! Reading a tar stream to its end: what it holds, and whether it is whole.
 
+use crate::component::tar::attribute::AttributeKinds;
 use crate::component::tar::entry::Entry;
 use crate::component::tar::members::{Member, Members, damaged};
 use crate::component::tar::reference::Reference;
 use crate::component::{ComponentError, Feed};
-use crate::domain::{facts::FileCounts, progress::Meter};
+use crate::domain::{
+    facts::{AttributeCounts, Counts, FileCounts},
+    progress::Meter,
+};
 use async_tar::EntryType;
 
 /// Looks at the entries of a tar stream while it is walked.
@@ -53,24 +57,22 @@ impl Visit for Nobody {
 /// Counts the entries of a tar stream, reading every byte of it.
 ///
 /// The reader of `async-tar` would do, but it clears 32 KiB of memory for every header, which for small
-/// files is most of the work. Memory is bounded whatever the stream says: names and PAX records may take
-/// 1 MiB an entry.
-pub async fn decode(feed: Feed<'_>, meter: &Meter) -> Result<FileCounts, ComponentError> {
+/// files is most of the work. Memory is bounded whatever the stream says: names may take 1 MiB an entry, and PAX
+/// records 4 MiB.
+pub async fn decode(feed: Feed<'_>, meter: &Meter) -> Result<Counts, ComponentError> {
     walk(feed, meter, &mut Nobody).await
 }
 
-/// Shows every entry of a tar stream to `visitor`, to the end of the stream, and counts them.
-pub async fn walk(
-    feed: Feed<'_>,
-    meter: &Meter,
-    visitor: &mut impl Visit,
-) -> Result<FileCounts, ComponentError> {
+/// Shows every entry of a tar stream to `visitor`, to the end of the stream, and counts them. Attributes are not
+/// counted where some files lie in other archives.
+pub async fn walk(feed: Feed<'_>, meter: &Meter, visitor: &mut impl Visit) -> Result<Counts, ComponentError> {
     let mut members = Members::new(feed, meter);
-    let mut counts = FileCounts::default();
+    let (mut counts, mut attributes) = (FileCounts::default(), Some(AttributeCounts::default()));
     loop {
         match members.next().await? {
-            Member::End => return Ok(counts),
+            Member::End => return Ok(Counts { files: Some(counts), attributes, ..Counts::default() }),
             Member::References(references) => {
+                attributes = None;
                 for reference in references {
                     counts.files += 1;
                     counts.bytes = counts.bytes.saturating_add(reference.bytes);
@@ -80,6 +82,9 @@ pub async fn walk(
             Member::Entry { size } => {
                 let entry = members.entry()?;
                 count(&entry, size, &mut counts)?;
+                if let Some(attributes) = &mut attributes {
+                    AttributeKinds::of(&entry.extended()?).count(attributes);
+                }
                 visitor.entry(&entry, size)?;
                 let mut left = if entry.is_file() { size } else { 0 };
                 while left > 0 {
@@ -129,7 +134,7 @@ mod tests {
 
     async fn files(parts: &[&[u8]]) -> Result<FileCounts, ComponentError> {
         let stream = [&parts.concat()[..], &[0; 1024]].concat();
-        decode(&mut &*stream, &Meter::default()).await
+        decode(&mut &*stream, &Meter::default()).await.map(|counts| counts.files.unwrap())
     }
 
     #[tokio::test]
