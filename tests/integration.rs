@@ -58,6 +58,7 @@ mod media_restore;
 mod media_restore_hostile;
 mod media_restore_killed;
 mod media_restore_places;
+mod media_sparse;
 mod monitoring;
 mod pin;
 mod postgres;

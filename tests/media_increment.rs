@@ -41,7 +41,7 @@ async fn lab() -> Lab {
 }
 
 /// Waits until nothing is so new that a change in the same instant could not be seen.
-async fn settled(media: &Path) {
+pub async fn settled(media: &Path) {
     fn newest(path: &Path) -> f64 {
         let metadata = fs::symlink_metadata(path).unwrap();
         #[allow(clippy::cast_precision_loss, reason = "a tenth of a second is enough")]

@@ -71,6 +71,12 @@ pub struct AttributeCounts {
     /// With attributes of the file system itself, as `system.nfs4_acl`.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub other: u64,
+    /// Files with holes.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub sparse: u64,
+    /// Bytes of these files that are holes, and neither in the archive nor on a disk.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub hole_bytes: u64,
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
@@ -79,6 +85,19 @@ const fn is_zero(number: &u64) -> bool {
 }
 
 impl AttributeCounts {
+    /// Counts a file with holes of so many bytes; a file without any does not count.
+    pub const fn count_holes(&mut self, bytes: u64) {
+        if bytes > 0 {
+            self.sparse += 1;
+            self.hole_bytes = self.hole_bytes.saturating_add(bytes);
+        }
+    }
+
+    /// Tests whether there are ACLs or extended attributes.
+    pub fn has_extended(&self) -> bool {
+        Self { sparse: 0, hole_bytes: 0, ..*self } != Self::default()
+    }
+
     /// The kinds that there are, with their numbers, for people; empty if there are none.
     pub fn describe(&self) -> String {
         let kinds = [
@@ -87,6 +106,7 @@ impl AttributeCounts {
             (self.security, "security attributes"),
             (self.trusted, "trusted attributes"),
             (self.other, "attributes of the file system itself"),
+            (self.sparse, "holes"),
         ];
         let some = kinds.iter().filter(|(count, _)| *count > 0);
         some.map(|(count, kind)| format!("{count} with {kind}")).collect::<Vec<_>>().join(", ")
@@ -132,6 +152,11 @@ pub struct Facts {
 }
 
 impl Facts {
+    /// Bytes of the source that are in archives: all but holes.
+    pub fn stored_bytes(&self) -> u64 {
+        self.source_bytes.saturating_sub(self.counts.attributes.map_or(0, |attributes| attributes.hole_bytes))
+    }
+
     /// At most this many warnings are kept by name; all are counted.
     pub const WARNINGS_KEPT: usize = 20;
 

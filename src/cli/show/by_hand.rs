@@ -37,7 +37,7 @@ pub(super) fn how_to_open(entry: &Entry, bases: &[Entry]) -> Vec<String> {
 /// The options by which GNU tar brings back ACLs and extended attributes, where there are some.
 fn tar_options(entry: &Entry) -> &'static str {
     let attributes = entry.manifest().and_then(|manifest| manifest.facts.counts.attributes);
-    let has_some = attributes.is_some_and(|attributes| !attributes.describe().is_empty());
+    let has_some = attributes.is_some_and(|attributes| attributes.has_extended());
     if has_some { " --acls --xattrs --xattrs-include='*'" } else { "" }
 }
 

@@ -6,6 +6,7 @@
 
 use crate::component::ComponentError;
 use crate::component::media::{
+    attributes::Attributes,
     extended::clear_inherited,
     folder::Folder,
     journal::JOURNAL,
@@ -13,7 +14,7 @@ use crate::component::media::{
     layers::{is_layered, may_leave},
     remove::remove,
     trouble::{shown, trouble_at, unusable},
-    unpack::{Attributes, open_folder},
+    unpack::open_folder,
 };
 use rustix::{
     fs::{

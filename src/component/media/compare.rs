@@ -5,16 +5,17 @@
 
 use crate::component::ComponentError;
 use crate::component::media::{
+    attributes::{Attributes, Withheld},
     extended::{At, Found, Refused, difference},
     folder::open_file,
     path::parts,
     trouble::{hostile, shown, trouble},
-    unpack::{Attributes, Withheld, open_folder},
+    unpack::open_folder,
 };
 use crate::component::tar::{Entry, Visit};
 use async_tar::EntryType;
 use rustix::{
-    fs::{AtFlags, FileType, Mode, Stat, chmodat, fstat, readlinkat, statat},
+    fs::{AtFlags, FileType, Mode, SeekFrom, Stat, chmodat, fstat, readlinkat, seek, statat},
     io::Errno,
     process::geteuid,
 };
@@ -263,6 +264,29 @@ impl Visit for Comparing {
         if !is_equal {
             self.file = None;
             self.note("has another content");
+        }
+        Ok(())
+    }
+
+    /// What is a hole in the archive may be zeros in the copy. Where the copy has a hole too, nothing is read.
+    fn hole(&mut self, bytes: u64) -> Result<(), ComponentError> {
+        const PIECE: usize = 128 * 1024;
+        let Some(file) = &self.file else { return Ok(()) };
+        let place = || {
+            let from = seek(file, SeekFrom::Current(0))?;
+            let end = from.saturating_add(bytes);
+            let at = match seek(file, SeekFrom::Data(from)) {
+                Err(Errno::NXIO) => end,
+                data => data.map_or(from, |data| data.min(end)),
+            };
+            seek(file, SeekFrom::Start(at)).map(|at| end - at)
+        };
+        let mut left = place().map_err(|err| self.failed(err))?;
+        let zeros = vec![0; usize::try_from(left).map_or(PIECE, |left| left.min(PIECE))];
+        while left > 0 && self.file.is_some() {
+            let piece = usize::try_from(left).map_or(PIECE, |left| left.min(PIECE));
+            self.content(&zeros[..piece])?;
+            left -= piece as u64;
         }
         Ok(())
     }

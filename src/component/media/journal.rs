@@ -1,6 +1,6 @@
 //! What a swap is going to do, written down and durable before its first step.
 
-use crate::component::media::unpack::Attributes;
+use crate::component::media::attributes::Attributes;
 use rustix::{
     fs::{AtFlags, Mode, OFlags, fsync, openat, renameat, unlinkat},
     io::Errno,

@@ -1,9 +1,12 @@
 //! The walk that reads a folder into a tar stream, while others may be writing in it.
 
+mod content;
+
 use crate::component::ComponentError;
 use crate::component::media::area::is_area;
 use crate::component::media::extended::At;
-use crate::component::media::folder::{Folder, look, open_file, read, read_link};
+use crate::component::media::folder::{Folder, look, open_file, read_link};
+use crate::component::media::holes;
 use crate::component::media::increment::Increment;
 use crate::component::media::kind::is_compressed;
 use crate::component::media::look::Look;
@@ -242,6 +245,7 @@ impl Packing {
     fn refer(&mut self, look: Look) -> Result<bool, Stop> {
         let Some((archive, extras)) = self.increment.holder(&self.path, look) else { return Ok(false) };
         extras.kinds.count(&mut self.attributes);
+        self.attributes.count_holes(extras.holes);
         let bytes = look.bytes();
         self.tar.reference(&Reference { path: (&*self.path).into(), bytes, archive })?;
         self.counts.files += 1;
@@ -266,10 +270,12 @@ impl Packing {
             return Ok(());
         }
         let kinds = self.extended(At::Open(&file));
-        self.tar.entry(EntryType::Regular, &self.path, b"", &metadata, metadata.len())?;
-        let missing = self.contents(&file, metadata.len(), is_compressed(name.to_bytes()))?;
-        self.tar.zeros(missing)?;
-        self.tar.pad(metadata.len())?;
+        let compressed = is_compressed(name.to_bytes());
+        let segments = holes::segments(&file, &metadata).map_err(|err| self.broken(err.into()))?;
+        let (missing, holes) = match &segments {
+            Some(segments) => self.sparse(&file, &metadata, segments, compressed)?,
+            None => (self.dense(&file, &metadata, compressed)?, 0),
+        };
         self.counts.files += 1;
         self.counts.bytes += metadata.len();
         self.facts.source_bytes += metadata.len() - missing;
@@ -282,7 +288,7 @@ impl Packing {
         } else if (after.mtime(), after.mtime_nsec()) != (metadata.mtime(), metadata.mtime_nsec()) {
             self.warn("changed while it was read");
         } else if Look::at(&after) == look {
-            self.increment.stored(&self.path, look, Extras { kinds, holes: 0 });
+            self.increment.stored(&self.path, look, Extras { kinds, holes });
         }
         Ok(())
     }
@@ -300,27 +306,6 @@ impl Packing {
         let kinds = AttributeKinds::of(&found.extended);
         kinds.count(&mut self.attributes);
         kinds
-    }
-
-    /// Copies up to `size` bytes of a file; returns how many of them were not there.
-    fn contents(&mut self, file: &File, size: u64, compressed: bool) -> Result<u64, Stop> {
-        let mut missing = size;
-        while missing > 0 {
-            let chunk = self.tar.room()?;
-            let before = chunk.len();
-            let count = match read(file, chunk) {
-                Ok(0) => break,
-                Ok(count) => usize::try_from(missing).map_or(count, |missing| count.min(missing)),
-                Err(err) => return Err(self.broken(err)),
-            };
-            chunk.truncate(before + count); // a file that grew gives more than it promised
-            missing -= count as u64;
-            self.meter.add(count as u64);
-            if compressed {
-                self.tar.note_compressed(count);
-            }
-        }
-        Ok(missing)
     }
 
     /// Packs a further name of a file as a link to its first one; false when this is the first.

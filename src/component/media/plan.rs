@@ -59,7 +59,7 @@ pub(super) fn plan(root: &Path, target: &Target, facts: Option<&Facts>) -> Resul
             (_, None) => "exchange of its contents one by one, with a journal",
         }
         .to_owned(),
-        needs_bytes: promised.map(needed),
+        needs_bytes: facts.and_then(needed),
         free_bytes: free(&site)?,
         downtime: match (target, &site.live) {
             (Target::Scratch, _) => "none",
@@ -142,11 +142,13 @@ pub(super) fn promise(facts: Option<&Facts>) -> Option<FileCounts> {
     facts.and_then(|facts| facts.counts.files)
 }
 
-/// Bytes that a tree takes, about: the last block of each file and a record for each entry.
-pub(super) fn needed(counts: FileCounts) -> u64 {
+/// Bytes that a tree takes, about: what is no hole, the last block of each file and a record for each entry.
+pub(super) fn needed(facts: &Facts) -> Option<u64> {
     /// As large as a block of most file systems.
     const BLOCK: u64 = 4096;
-    counts.bytes + (counts.files + counts.directories + counts.symlinks) * BLOCK
+    let (counts, attributes) = (facts.counts.files?, facts.counts.attributes.unwrap_or_default());
+    let bytes = counts.bytes.saturating_sub(attributes.hole_bytes);
+    Some(bytes + (counts.files + counts.directories + counts.symlinks) * BLOCK)
 }
 
 pub(super) fn free(site: &Site) -> Result<Option<u64>, ComponentError> {

@@ -2,13 +2,14 @@
 
 use crate::component::media::{
     area::{Area, SPARE, Site, TREE, rename_new},
+    attributes::{Attributes, Lacking, Withheld},
     compare::Comparing,
     count::count,
     label::Role,
     plan::{fits, folder_of, free, needed, promise, whole},
     swap,
     trouble::{trouble, unusable},
-    unpack::{Attributes, Lacking, Limits, Unpacking, Withheld, open_folder},
+    unpack::{Limits, Unpacking, open_folder},
 };
 use crate::component::{
     ComponentError, Feed,
@@ -46,8 +47,8 @@ pub(super) async fn stage(
     facts: Option<&Facts>,
     meter: &Meter,
 ) -> Result<Box<dyn Staged>, ComponentError> {
-    let (promised, meter) = (promise(facts), meter.clone());
-    let copy = pour(feed, move |poured| unpack(&root, target, promised, poured, &meter)).await?;
+    let (promised, needed, meter) = (promise(facts), facts.and_then(needed), meter.clone());
+    let copy = pour(feed, move |poured| unpack(&root, target, promised, needed, poured, &meter)).await?;
     Ok(Box::new(copy))
 }
 
@@ -55,6 +56,7 @@ fn unpack(
     root: &Path,
     target: Target,
     promised: Option<FileCounts>,
+    needed: Option<u64>,
     poured: Poured,
     meter: &Meter,
 ) -> Result<Copy, ComponentError> {
@@ -65,9 +67,7 @@ fn unpack(
     }
     let site = Site::of(&folder)?;
     fits(&site, &target)?;
-    if promised.is_some_and(|promised| {
-        free(&site).is_ok_and(|free| free.is_some_and(|free| needed(promised) > free))
-    }) {
+    if needed.is_some_and(|needed| free(&site).is_ok_and(|free| free.is_some_and(|free| needed > free))) {
         return Err(trouble(format!("unpack media in {}", site.path.display()), Errno::NOSPC));
     }
     let attributes = match site.live()? {

@@ -7,12 +7,13 @@
 use crate::component::ComponentError;
 use crate::component::media::{
     area::{Area, SPARE, TREE, is_area, rename_new},
+    attributes::Attributes,
     extended::remove_others,
     folder::Folder,
     journal::{Change, Journal},
     label::Role,
     trouble::{trouble, unusable},
-    unpack::{Attributes, open_folder},
+    unpack::open_folder,
 };
 use rustix::{
     fs::{AtFlags, RenameFlags, fsync, renameat, renameat_with, statat},

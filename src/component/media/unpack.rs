@@ -7,148 +7,24 @@
 use crate::component::ComponentError;
 use crate::component::media::{
     area::MARK,
-    extended::{At, Refused, clear_inherited, is_kept, without_capability},
+    attributes::{Attributes, Lacking, Withheld, allowed, give},
+    extended::{At, clear_inherited},
     label::is_name,
     path::{leaves, parts},
     plan::room_in,
     trouble::{hostile, shown, trouble},
 };
-use crate::component::tar::{Acl, AttributeKind, Entry, ExtendedAttributes, Visit};
-use crate::domain::facts::{AttributeCounts, FileCounts};
+use crate::component::tar::{Acl, Entry, Visit};
+use crate::domain::facts::FileCounts;
 use async_tar::EntryType;
 use rustix::{
     fs::{
-        AtFlags, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_OMIT, Uid, chownat, fchmod,
-        fchown, fstat, futimens, linkat, mkdirat, openat, statat, symlinkat, utimensat,
+        AtFlags, FileType, Gid, Mode, OFlags, SeekFrom, Stat, Uid, chownat, fchmod, fstat, ftruncate, linkat,
+        mkdirat, openat, seek, statat, symlinkat, utimensat,
     },
     io::Errno,
 };
 use std::{fs::File, io::Write, os::fd::AsFd};
-
-/// What an entry comes back with beside its content.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Attributes {
-    pub(super) mode: u32,
-    /// `None`: whoever made it.
-    pub(super) owner: Option<(u32, u32)>,
-    /// Seconds and nanoseconds; `None`: when it was made.
-    pub(super) modified: Option<(i64, i64)>,
-    pub(super) extended: ExtendedAttributes,
-}
-
-/// What could not be given to a file or folder.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Withheld {
-    pub(super) owner: bool,
-    pub(super) extended: Refused,
-}
-
-/// How many entries came back without something.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Lacking {
-    /// Their owner.
-    pub(super) owner: u64,
-    /// Attributes that the file system does not hold.
-    pub(super) unsupported: AttributeCounts,
-    /// Attributes that this process may not set.
-    pub(super) denied: AttributeCounts,
-    /// Both, of any entry.
-    pub(super) refused: Refused,
-}
-
-impl Lacking {
-    pub(super) fn note(&mut self, withheld: Withheld) {
-        let Refused { unsupported, denied } = withheld.extended;
-        self.owner += u64::from(withheld.owner);
-        unsupported.count(&mut self.unsupported);
-        denied.count(&mut self.denied);
-        self.refused.unsupported.0 |= unsupported.0;
-        self.refused.denied.0 |= denied.0;
-    }
-}
-
-impl Attributes {
-    /// Those that an archive tells of an entry.
-    pub(super) fn told(entry: &Entry<'_>) -> Result<Self, ComponentError> {
-        let (owner, modified) = (Some(entry.owner()?), Some(entry.modified()?));
-        let mut extended = entry.extended()?;
-        extended.retain(|name, _| is_kept(name));
-        Ok(Self { mode: entry.mode()?, owner, modified, extended })
-    }
-
-    /// Those of an open file or folder.
-    pub(super) fn of(file: &File) -> Result<Self, Errno> {
-        Ok(Self { extended: At::Open(file).read().extended, ..Self::seen(&fstat(file)?) })
-    }
-
-    /// Those of which the kernel tells beside a name.
-    pub(super) fn seen(stat: &Stat) -> Self {
-        let nanos = i64::try_from(stat.st_mtime_nsec).unwrap_or(0);
-        Self {
-            mode: stat.st_mode & 0o7777,
-            owner: Some((stat.st_uid, stat.st_gid)),
-            modified: Some((stat.st_mtime, nanos)),
-            extended: ExtendedAttributes::new(),
-        }
-    }
-
-    /// Gives them to a file or folder; returns what could not be given. Without the owner, the bits and capabilities
-    /// that let others act as the owner are left out, as they would let them act as somebody else.
-    pub(super) fn give(&self, file: &File) -> Result<Withheld, Errno> {
-        let owned = match self.owner {
-            None => true,
-            Some((uid, gid)) => allowed(fchown(file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid))))?,
-        };
-        let extended = give(At::Open(file), &self.extended, owned)?;
-        // After the owner and an ACL: a change of these clears bits.
-        fchmod(file, Mode::from_raw_mode(self.mode_given(owned, extended)))?;
-        if let Some(times) = self.times() {
-            futimens(file, &times)?;
-        }
-        Ok(Withheld { owner: !owned, extended })
-    }
-
-    /// The mode of a file or folder that some of it could not be given to: never more than was meant.
-    pub(super) fn mode_given(&self, owned: bool, refused: Refused) -> u32 {
-        let mode = if owned { self.mode } else { self.mode & 0o1777 };
-        let acl = self.extended.get(Acl::ACCESS).filter(|_| refused.contains(AttributeKind::Acl));
-        acl.and_then(|acl| Acl::from_value(acl)).map_or(mode, |acl| acl.mode_without(mode))
-    }
-
-    /// Gives a folder its time alone, as far as that is allowed.
-    pub(super) fn date(&self, folder: &File) {
-        let _ = self.times().map(|times| futimens(folder, &times));
-    }
-
-    fn times(&self) -> Option<Timestamps> {
-        let (tv_sec, tv_nsec) = self.modified?;
-        let last_access = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
-        Some(Timestamps { last_access, last_modification: Timespec { tv_sec, tv_nsec } })
-    }
-}
-
-/// Gives extended attributes, but for those that only fit an owner.
-fn give(at: At<'_>, extended: &ExtendedAttributes, owned: bool) -> Result<Refused, Errno> {
-    if extended.is_empty() {
-        return Ok(Refused::default());
-    }
-    if owned {
-        return at.give(extended);
-    }
-    let (extended, left_out) = without_capability(extended);
-    let mut refused = at.give(&extended)?;
-    refused.denied.0 |= left_out.denied.0;
-    Ok(refused)
-}
-
-/// Whether it was done; an owner that this process may not give is no error.
-fn allowed(done: Result<(), Errno>) -> Result<bool, Errno> {
-    match done {
-        Ok(()) => Ok(true),
-        Err(Errno::PERM | Errno::INVAL) => Ok(false),
-        Err(err) => Err(err),
-    }
-}
 
 /// What is let in.
 #[derive(Debug, Default)]
@@ -175,6 +51,8 @@ pub(super) struct Unpacking {
     file: Option<(File, Attributes)>,
     /// The path of the entry under way, for errors.
     path: Vec<u8>,
+    /// How much of the file under way is holes.
+    holes: u64,
     entries: u64,
     bytes: u64,
     /// How many came back without what they had.
@@ -195,6 +73,7 @@ impl Unpacking {
             way: vec![root],
             file: None,
             path: Vec::new(),
+            holes: 0,
             entries: 0,
             bytes: 0,
             lacking: Lacking::default(),
@@ -214,9 +93,6 @@ impl Unpacking {
     }
 
     fn place(&mut self, entry: &Entry<'_>, size: u64) -> Result<(), ComponentError> {
-        if entry.is_sparse() {
-            return Err(self.refused("it is a sparse file in GNU's way, which is not supported"));
-        }
         let path = self.path.clone();
         let names = parts(&path).map_err(|why| self.refused(why))?;
         let attributes = Attributes::told(entry)?;
@@ -240,8 +116,8 @@ impl Unpacking {
             }
             EntryType::Link => self.hard_link(name, &entry.target())?,
             _ => {
-                self.room(size)?;
-                self.create(name, attributes)
+                self.room(entry.stored())?;
+                self.create(name, attributes, Some(size).filter(|_| entry.is_sparse()))
             }
         };
         made.map_err(|err| self.failed(err))
@@ -318,10 +194,16 @@ impl Unpacking {
         Ok(())
     }
 
-    fn create(&mut self, name: &[u8], attributes: Attributes) -> Result<(), Errno> {
+    /// Makes a file; a sparse one has that size from the beginning.
+    fn create(&mut self, name: &[u8], attributes: Attributes, sparse: Option<u64>) -> Result<(), Errno> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = openat(&self.here().handle, name, flags, Mode::RUSR | Mode::WUSR)?;
+        if let Some(size) = sparse {
+            // A length that no file can have is none that there is room for.
+            ftruncate(&file, size).map_err(|err| if err == Errno::INVAL { Errno::FBIG } else { err })?;
+        }
         self.file = Some((file.into(), attributes));
+        self.holes = 0;
         Ok(())
     }
 
@@ -383,6 +265,10 @@ impl Unpacking {
         let Some((file, attributes)) = self.file.take() else { return Ok(()) };
         let withheld = attributes.give(&file).map_err(|err| self.failed(err))?;
         self.lacking.note(withheld);
+        let is_filled = |stat: Stat| stat.st_blocks.saturating_mul(512) >= stat.st_size;
+        if self.holes > 0 && fstat(&file).is_ok_and(is_filled) {
+            self.lacking.unsupported.count_holes(self.holes);
+        }
         Ok(())
     }
 
@@ -427,6 +313,15 @@ impl Visit for Unpacking {
         let Some((file, _)) = &mut self.file else { return Ok(()) };
         let written = file.write_all(bytes);
         written.map_err(|err| self.failed(Errno::from_io_error(&err).unwrap_or(Errno::IO)))
+    }
+
+    fn hole(&mut self, bytes: u64) -> Result<(), ComponentError> {
+        let Some((file, _)) = &self.file else { return Ok(()) };
+        let moved = i64::try_from(bytes).map_err(|_| Errno::FBIG);
+        let moved = moved.and_then(|bytes| seek(file, SeekFrom::Current(bytes)));
+        moved.map_err(|err| self.failed(err))?;
+        self.holes += bytes;
+        Ok(())
     }
 }
 

@@ -4,6 +4,7 @@ use crate::component::ComponentError;
 use crate::component::tar::attribute::{self, ExtendedAttributes};
 use crate::component::tar::members::damaged;
 use crate::component::tar::pax;
+use crate::component::tar::sparse::{Sparse, Told};
 use async_tar::{EntryType, Header};
 use std::borrow::Cow;
 
@@ -15,17 +16,22 @@ pub struct Entry<'a> {
     header: &'a Header,
     heads: &'a Heads,
     records: Records<'a>,
+    /// Bytes of its content that are in the archive.
+    stored: u64,
 }
 
 impl<'a> Entry<'a> {
-    pub fn new(header: &'a Header, heads: &'a Heads) -> Result<Self, ComponentError> {
-        Ok(Self { header, heads, records: heads.records()? })
+    pub fn new(header: &'a Header, heads: &'a Heads, stored: u64) -> Result<Self, ComponentError> {
+        Ok(Self { header, heads, records: heads.records()?, stored })
     }
 
     /// A folder also where a list of its names comes with it, as in incremental archives.
     pub fn kind(&self) -> EntryType {
-        let kind = self.header.entry_type();
-        if kind.as_byte() == DUMPDIR { EntryType::Directory } else { kind }
+        match self.header.entry_type() {
+            kind if kind.as_byte() == DUMPDIR => EntryType::Directory,
+            EntryType::GNUSparse => EntryType::Regular,
+            kind => kind,
+        }
     }
 
     /// Whether its content is that of a file.
@@ -45,14 +51,29 @@ impl<'a> Entry<'a> {
         self.records.size
     }
 
-    /// Whether only the parts of a file are there that are no holes, in GNU's way.
+    /// Whether only the parts of a file are there that are no holes.
     pub fn is_sparse(&self) -> bool {
-        self.records.sparse
+        self.header.entry_type() == EntryType::GNUSparse || self.sparse_records().is_some()
+    }
+
+    /// The bytes of a file that are in the archive: fewer than its size where it has holes.
+    pub fn stored(&self) -> u64 {
+        self.stored
+    }
+
+    /// What PAX records say of holes.
+    pub(super) fn sparse(&self) -> Result<Option<Sparse>, ComponentError> {
+        self.sparse_records().map(Told::sparse).transpose()
+    }
+
+    fn sparse_records(&self) -> Option<&Told<'a>> {
+        self.records.sparse.as_deref().filter(|_| self.is_file())
     }
 
     /// Its path, byte for byte.
     pub fn path(&self) -> Cow<'_, [u8]> {
-        let long = self.records.path.or(self.heads.name.as_deref().map(until_nul));
+        let sparse = self.sparse_records().and_then(|told| told.name);
+        let long = sparse.or(self.records.path).or(self.heads.name.as_deref().map(until_nul));
         long.map_or_else(|| self.header.path_bytes(), Cow::Borrowed)
     }
 
@@ -148,7 +169,7 @@ struct Records<'a> {
     uid: Option<u64>,
     gid: Option<u64>,
     modified: Option<(i64, i64)>,
-    sparse: bool,
+    sparse: Option<Box<Told<'a>>>,
 }
 
 impl<'a> Records<'a> {
@@ -161,7 +182,11 @@ impl<'a> Records<'a> {
             b"uid" => self.uid = Some(pax::decimal(value)?),
             b"gid" => self.gid = Some(pax::decimal(value)?),
             b"mtime" => self.modified = Some(pax::time(value)?),
-            key => self.sparse |= key.starts_with(b"GNU.sparse."),
+            key => {
+                if let Some(key) = key.strip_prefix(b"GNU.sparse.") {
+                    self.sparse.get_or_insert_default().take(key, value)?;
+                }
+            }
         }
         Some(())
     }

@@ -11,6 +11,7 @@ mod pax;
 mod pour;
 mod read;
 mod reference;
+mod sparse;
 mod write;
 
 pub use acl::Acl;
@@ -20,4 +21,5 @@ pub use join::join;
 pub use pour::{Poured, crashed, pour};
 pub use read::{Visit, decode, walk};
 pub use reference::Reference;
+pub use sparse::Segment;
 pub use write::{Abandoned, Chunk, TarWriter};

@@ -4,6 +4,7 @@ use crate::component::tar::attribute::AttributeKinds;
 use crate::component::tar::entry::Entry;
 use crate::component::tar::members::{Member, Members, damaged};
 use crate::component::tar::reference::Reference;
+use crate::component::tar::sparse::Segment;
 use crate::component::{ComponentError, Feed};
 use crate::domain::{
     facts::{AttributeCounts, Counts, FileCounts},
@@ -27,6 +28,15 @@ pub trait Visit {
     /// The walk ends with them.
     fn content(&mut self, bytes: &[u8]) -> Result<(), ComponentError>;
 
+    /// The next bytes of a file are a hole, so many of it. Who does not expect holes refuses them.
+    ///
+    /// # Errors
+    ///
+    /// The walk ends with them.
+    fn hole(&mut self, bytes: u64) -> Result<(), ComponentError> {
+        Err(damaged(format!("a hole of {bytes} bytes where no sparse file should be")))
+    }
+
     /// A file of which the content lies in an earlier archive.
     ///
     /// # Errors
@@ -46,6 +56,10 @@ impl Visit for Nobody {
     }
 
     fn content(&mut self, _: &[u8]) -> Result<(), ComponentError> {
+        Ok(())
+    }
+
+    fn hole(&mut self, _: u64) -> Result<(), ComponentError> {
         Ok(())
     }
 
@@ -86,16 +100,49 @@ pub async fn walk(feed: Feed<'_>, meter: &Meter, visitor: &mut impl Visit) -> Re
                     AttributeKinds::of(&entry.extended()?).count(attributes);
                 }
                 visitor.entry(&entry, size)?;
-                let mut left = if entry.is_file() { size } else { 0 };
-                while left > 0 {
-                    let piece = members.piece().await?;
-                    let part = usize::try_from(left).map_or(piece.len(), |left| left.min(piece.len()));
-                    visitor.content(&piece[..part])?;
-                    left -= part as u64;
+                let bytes = if entry.is_file() { size } else { 0 };
+                let holes = contents(&mut members, visitor, bytes).await?;
+                if let (Some(holes), Some(attributes)) = (holes, &mut attributes) {
+                    attributes.count_holes(holes);
                 }
             }
         }
     }
+}
+
+/// Shows the content of a file of that size; returns how much of a sparse one is holes.
+async fn contents(
+    members: &mut Members<'_>,
+    visitor: &mut impl Visit,
+    size: u64,
+) -> Result<Option<u64>, ComponentError> {
+    let Some(segments) = members.segments().await? else {
+        return data(members, visitor, size).await.map(|()| None);
+    };
+    let (mut at, mut holes) = (0, 0);
+    let end = Segment { offset: size, bytes: 0 };
+    for Segment { offset, bytes } in segments.into_iter().chain([end]) {
+        if offset > at {
+            visitor.hole(offset - at)?;
+            holes += offset - at;
+        }
+        data(members, visitor, bytes).await?;
+        at = offset + bytes;
+    }
+    Ok(Some(holes))
+}
+
+async fn data(
+    members: &mut Members<'_>,
+    visitor: &mut impl Visit,
+    mut bytes: u64,
+) -> Result<(), ComponentError> {
+    while bytes > 0 {
+        let piece = members.piece(bytes).await?;
+        visitor.content(piece)?;
+        bytes -= piece.len() as u64;
+    }
+    Ok(())
 }
 
 fn count(entry: &Entry<'_>, size: u64, counts: &mut FileCounts) -> Result<(), ComponentError> {

@@ -2,6 +2,7 @@
 
 use crate::component::tar::attribute::{self, ExtendedAttributes};
 use crate::component::tar::reference::Reference;
+use crate::component::tar::sparse::{self, Segment};
 use crate::stream::Content;
 use async_tar::{EntryType, Header};
 use bytes::Bytes;
@@ -74,6 +75,18 @@ impl TarWriter {
         metadata: &Metadata,
         size: u64,
     ) -> Result<(), Abandoned> {
+        self.head(Header::new_gnu(), kind, path, target, metadata, size)
+    }
+
+    fn head(
+        &mut self,
+        mut header: Header,
+        kind: EntryType,
+        path: &[u8],
+        target: &[u8],
+        metadata: &Metadata,
+        size: u64,
+    ) -> Result<(), Abandoned> {
         self.put_references()?;
         self.room()?;
         time_record(&mut self.records, metadata.mtime(), metadata.mtime_nsec());
@@ -83,8 +96,7 @@ impl TarWriter {
             records.clear();
             self.records = records;
         }
-        let mut header = Header::new_gnu();
-        let fields = header.as_gnu_mut().expect("was made as one");
+        let fields = header.as_old_mut();
         if !put(&mut fields.linkname, target) {
             self.extension(EntryType::GNULongLink, b"././@LongLink", &[target, b"\0"].concat())?;
         }
@@ -99,6 +111,24 @@ impl TarWriter {
         number(&mut fields.size, size);
         self.append(header, kind);
         Ok(())
+    }
+
+    /// Writes the head of a file of `size` bytes of which these parts are no holes; they and [`pad`](Self::pad) must
+    /// follow.
+    pub fn sparse(
+        &mut self,
+        path: &[u8],
+        metadata: &Metadata,
+        size: u64,
+        segments: &[Segment],
+    ) -> Result<(), Abandoned> {
+        sparse::write_records(&mut self.records, path, size);
+        let map = sparse::map_of(segments, size);
+        let stored = map.len() as u64 + segments.iter().map(|segment| segment.bytes).sum::<u64>();
+        // GNU tar looks for the records of this form behind headers of POSIX alone.
+        let header = Header::new_ustar();
+        self.head(header, EntryType::Regular, &sparse::stand_in(path), b"", metadata, stored)?;
+        self.bytes(&map)
     }
 
     /// Notes a file whose content lies in an earlier archive.
