@@ -71,7 +71,7 @@ async fn hostile_archives_are_refused_before_they_fill_memory() {
         assert!(matches!(err, ComponentError::Corrupt { .. }), "{err:?}");
         assert!(meter.read().0 < 8 * MIB as u64, "{kind:?}: read {} bytes", meter.read().0);
     }
-    for kind in [EntryType::Block, EntryType::Fifo, EntryType::GNUSparse] {
+    for kind in [EntryType::Block, EntryType::Fifo] {
         let mut header = Header::new_gnu();
         header.set_path("x").unwrap();
         header.set_entry_type(kind);
@@ -89,7 +89,7 @@ async fn archives_of_gnu_tar_in_its_formats_are_counted() {
     let expected = tar_of(dir.path(), || ()).await.1.counts;
     for format in ["gnu", "posix", "oldgnu"] {
         let output = Command::new("tar")
-            .args(["--format", format, "-C", dir.path().to_str().unwrap(), "-cf", "-", "."])
+            .args(["--format", format, "-C", dir.path().to_str().unwrap(), "-cSf", "-", "."])
             .stderr(Stdio::null())
             .output()
             .unwrap();

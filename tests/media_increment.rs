@@ -7,6 +7,7 @@ use crate::support::{
     s3::S3Server,
     tree,
 };
+use rustix::fs::removexattr;
 use serde_json::Value;
 use std::{
     fs::{self, File, Permissions},
@@ -29,17 +30,18 @@ fn noise(seed: u64) -> Vec<u8> {
     (0..1 << 17).flat_map(|_| next()).collect()
 }
 
-/// A lab with all kinds of entries, and one large file.
+/// A lab with all kinds of entries and attributes, and one large file.
 async fn lab() -> Lab {
     let lab = Lab::new().set("BACKUP_MEDIA_FULL_EVERY", "7d");
     tree::fill(&lab.media());
+    tree::adorn(&lab.media());
     fs::write(lab.media().join("figures/large.bin"), noise(1)).unwrap();
     settled(&lab.media()).await;
     lab
 }
 
 /// Waits until nothing is so new that a change in the same instant could not be seen.
-async fn settled(media: &Path) {
+pub async fn settled(media: &Path) {
     fn newest(path: &Path) -> f64 {
         let metadata = fs::symlink_metadata(path).unwrap();
         #[allow(clippy::cast_precision_loss, reason = "a tenth of a second is enough")]
@@ -88,6 +90,12 @@ fn change(media: &Path) {
     fs::rename(media.join("figures"), media.join("moved/figures")).unwrap();
     symlink("moved/figures", media.join("figures")).unwrap();
     fs::hard_link(media.join("moved/figures/gel.txt"), media.join("gel again.txt")).unwrap();
+    // Attributes alone: of a file, of one with several names, and of folders.
+    tree::set_extended(&media.join("a.txt"), "user.empty", b"no longer");
+    tree::set_extended(&media.join("empty.dat"), tree::ACCESS, &tree::acl(&[(2, 6, 4321)], 0));
+    tree::set_extended(&media.join("photos/same.csv"), "user.large", b"small");
+    tree::set_extended(&media.join("photos"), tree::DEFAULT, &tree::acl(&[(2, 0, 4321)], 0));
+    removexattr(media.join("sticky"), tree::DEFAULT).unwrap();
 }
 
 #[tokio::test]

@@ -206,10 +206,64 @@ async fn bombs_do_not_go_off() {
 }
 
 #[tokio::test]
-async fn sparse_files_in_the_way_of_gnu_are_refused_rather_than_garbled() {
-    let record = b"22 GNU.sparse.major=1\n";
-    let tar = archive(&[entry(EntryType::XHeader, "x", "", record), file("a")]);
-    assert!(said(&refused(&tar, None).await).contains("sparse"));
+async fn sparse_files_that_cannot_be_are_refused_rather_than_garbled() {
+    const NEW: &str = "22 GNU.sparse.major=1\n22 GNU.sparse.minor=0\n29 GNU.sparse.realsize=10000\n";
+    let map = |text: &str| {
+        let mut content = text.as_bytes().to_vec();
+        content.resize(512, 0);
+        content.extend([7; 1024]);
+        content
+    };
+    let holes = |size: &str, map: &str| {
+        let mut records = Vec::new();
+        for (key, value) in [("GNU.sparse.size", size), ("GNU.sparse.map", map)] {
+            let length = key.len() + value.len() + 5; // of two digits
+            records.extend(format!("{length} {key}={value}\n").into_bytes());
+        }
+        records
+    };
+    for (records, content, why) in [
+        (NEW.into(), map("2\n0\n512\n256\n512\n"), "overlap"),
+        (NEW.into(), map("2\n512\n512\n0\n512\n"), "no order"),
+        (NEW.into(), map("2\n0\n512\n9728\n512\n"), "beyond the end"),
+        (NEW.into(), map("1\n18446744073709551615\n1024\n"), "beyond the end"),
+        (NEW.into(), map("1\n18446744073709551616\n1024\n"), "map of holes is broken"),
+        (NEW.into(), map("1\n0\n512\n"), "has 1024 bytes in the archive, and should have 512"),
+        (NEW.into(), map("1\n0\n2048\n"), "has 1024 bytes in the archive, and should have 2048"),
+        (NEW.into(), map("1048577\n"), "more than a million holes"),
+        (NEW.into(), map("99999\n0\n512\n"), "map of holes is broken"),
+        (NEW.into(), b"2\n0\n".to_vec(), "cut short"),
+        (NEW.replace("minor=0", "minor=7").into(), map("1\n0\n1024\n"), "version 1.7, which is not known"),
+        (NEW.replace("major=1", "major=2").into(), map("1\n0\n1024\n"), "version 2.0, which is not known"),
+        (b"22 GNU.sparse.major=1\n".to_vec(), map("1\n0\n1024\n"), "without a length"),
+        (b"22 GNU.sparse.major=x\n".to_vec(), map("1\n0\n1024\n"), "PAX record is broken"),
+        (holes("10000", "0,512,256,512"), vec![7; 1024], "overlap"),
+        (holes("10000", "0,1024,5"), vec![7; 1024], "map of holes is broken"),
+        (holes("10000", "0,512,1024,256"), vec![7; 1024], "should have 768"),
+        (holes("10000", "0,100,1024,924"), vec![7; 1024], "does not fill its blocks"),
+    ] {
+        let entries =
+            [entry(EntryType::XHeader, "x", "", &records), entry(EntryType::Regular, "a", "", &content)];
+        for facts in [None, Some(generous())] {
+            let err = refused(&archive(&entries), facts.as_ref()).await;
+            assert!(
+                matches!(err, ComponentError::Corrupt { .. }) && said(&err).contains(why),
+                "{why}: {}",
+                said(&err)
+            );
+        }
+    }
+    // A length that no file can have is one that there is no room for, and one beyond a manifest is refused.
+    for (size, why, facts) in [
+        ("9223372036854775807", "room", None),
+        ("18446744073709551615", "room", None),
+        ("10000000", "manifest", Some(generous())),
+    ] {
+        let records = entry(EntryType::XHeader, "x", "", &holes(size, "0,1024"));
+        let entries = [records, entry(EntryType::Regular, "a", "", &[7; 1024])];
+        let err = refused(&archive(&entries), facts.as_ref()).await;
+        assert!(said(&err).contains(why), "{size}: {}", said(&err));
+    }
 }
 
 async fn compressed(root: &Path) -> (Vec<u8>, Facts) {

@@ -139,6 +139,10 @@ fn describe_manifest(manifest: &Manifest) -> Vec<String> {
     if let Some(files) = facts.counts.files {
         lines.push(fact("files", format_args!("{}, folders: {}", files.files, files.directories)));
     }
+    let attributes = facts.counts.attributes.map(|attributes| attributes.describe()).unwrap_or_default();
+    if !attributes.is_empty() {
+        lines.push(fact("of these", attributes));
+    }
     let objects: u64 = facts.counts.classes.values().sum();
     if let Some(backend) = &facts.backend {
         let classes = facts.counts.classes.len();

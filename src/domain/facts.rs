@@ -17,6 +17,10 @@ pub struct Counts {
     /// Entries of a file tree.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub files: Option<FileCounts>,
+    /// Entries of a file tree with more than a mode; `None` where nobody has counted them: in backups of older
+    /// programs, and in an incremental archive by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attributes: Option<AttributeCounts>,
     /// Objects of each Weaviate class.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub classes: BTreeMap<String, u64>,
@@ -46,6 +50,67 @@ pub struct FileCounts {
     pub hard_links: u64,
     /// Bytes of contents of the regular files.
     pub bytes: u64,
+}
+
+/// The entries of a file tree that have ACLs or extended attributes, the root itself among them. An entry counts once
+/// for each kind that it has.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AttributeCounts {
+    /// With a POSIX ACL, or a default ACL for what is made in a folder.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub acls: u64,
+    /// With attributes of users, `user.*`.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub user: u64,
+    /// With attributes of the kernel's security modules, `security.*`: capabilities of programs.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub security: u64,
+    /// With attributes that root alone sees, `trusted.*`.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub trusted: u64,
+    /// With attributes of the file system itself, as `system.nfs4_acl`.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub other: u64,
+    /// Files with holes.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub sparse: u64,
+    /// Bytes of these files that are holes, and neither in the archive nor on a disk.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub hole_bytes: u64,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+const fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+impl AttributeCounts {
+    /// Counts a file with holes of so many bytes; a file without any does not count.
+    pub const fn count_holes(&mut self, bytes: u64) {
+        if bytes > 0 {
+            self.sparse += 1;
+            self.hole_bytes = self.hole_bytes.saturating_add(bytes);
+        }
+    }
+
+    /// Tests whether there are ACLs or extended attributes.
+    pub fn has_extended(&self) -> bool {
+        Self { sparse: 0, hole_bytes: 0, ..*self } != Self::default()
+    }
+
+    /// The kinds that there are, with their numbers, for people; empty if there are none.
+    pub fn describe(&self) -> String {
+        let kinds = [
+            (self.acls, "ACLs"),
+            (self.user, "user attributes"),
+            (self.security, "security attributes"),
+            (self.trusted, "trusted attributes"),
+            (self.other, "attributes of the file system itself"),
+            (self.sparse, "holes"),
+        ];
+        let some = kinds.iter().filter(|(count, _)| *count > 0);
+        some.map(|(count, kind)| format!("{count} with {kind}")).collect::<Vec<_>>().join(", ")
+    }
 }
 
 /// What a component reports when its data was read to the end.
@@ -87,6 +152,11 @@ pub struct Facts {
 }
 
 impl Facts {
+    /// Bytes of the source that are in archives: all but holes.
+    pub fn stored_bytes(&self) -> u64 {
+        self.source_bytes.saturating_sub(self.counts.attributes.map_or(0, |attributes| attributes.hole_bytes))
+    }
+
     /// At most this many warnings are kept by name; all are counted.
     pub const WARNINGS_KEPT: usize = 20;
 
@@ -116,6 +186,15 @@ impl Counts {
                 FileCounts::describe(self.files),
                 FileCounts::describe(found.files)
             ));
+        }
+        if let (Some(expected), Some(found)) = (self.attributes, found.attributes)
+            && expected != found
+        {
+            let words = |counts: AttributeCounts| match counts.describe() {
+                none if none.is_empty() => "none with ACLs or extended attributes".to_owned(),
+                some => some,
+            };
+            wrong.push(format!("entries: expected {}, found {}", words(expected), words(found)));
         }
         wrong.truncate(ENOUGH);
         wrong

@@ -3,6 +3,7 @@
 use crate::base::chain;
 use crate::catalog::{Entry, StoredCopy};
 use crate::component::{Component, ComponentError, Staged, Target};
+use crate::domain::facts::Facts;
 use crate::engine::archive::Archive;
 use crate::engine::restore::{discard, plan, stage};
 use crate::engine::{Engine, EngineError, Run};
@@ -44,7 +45,7 @@ async fn compare(
 ) -> Result<Vec<String>, EngineError> {
     let promised = archive.facts().map(|facts| &facts.counts);
     let mut problems = promised.map_or(Vec::new(), |counts| counts.differences(staged.counts()));
-    run.meter.begin("compare", archive.facts().map_or(0, |facts| facts.source_bytes));
+    run.meter.begin("compare", archive.facts().map_or(0, Facts::stored_bytes));
     let mut opened = archive.opened(archive.reader().await?).await?;
     let mut feed = opened.feed(component).await?;
     match staged.differences(&mut feed, &run.meter).await {

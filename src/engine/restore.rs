@@ -3,7 +3,7 @@
 use crate::base::chain;
 use crate::component::{Component, Kept, Plan, Staged, Target, Walk};
 use crate::domain::component::ComponentName;
-use crate::domain::facts::Counts;
+use crate::domain::facts::{Counts, Facts};
 use crate::domain::report::{PassedOver, RestorePlan, RestoreReport, UndoReport};
 use crate::engine::archive::{Archive, rest_of, unusable};
 use crate::engine::consent::{CONSENT, may_lose_rights};
@@ -338,7 +338,7 @@ pub(super) async fn stage(
     run: &Run,
 ) -> Result<Box<dyn Staged>, EngineError> {
     let name = component.name();
-    run.meter.begin("restore", archive.facts().map_or(0, |facts| facts.source_bytes));
+    run.meter.begin("restore", archive.facts().map_or(0, Facts::stored_bytes));
     let mut opened = archive.opened(archive.reader().await?).await?;
     let (staged, rest) = {
         let mut feed = opened.feed(component).await?;

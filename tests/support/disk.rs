@@ -25,6 +25,13 @@ impl Tmpfs {
         Self::mount_with(&["-t", "tmpfs", "-o", &format!("size={size}"), "none"], path)
     }
 
+    /// A file system that holds neither extended attributes nor ACLs.
+    pub fn without_attributes() -> Option<Self> {
+        let dir = tempdir().unwrap();
+        let disk = Self::mount_with(&["-t", "ramfs", "none"], dir.path())?;
+        Some(Self { path: disk.keep(), _dir: Some(dir) })
+    }
+
     /// A folder of the disk at a second place, as the volumes of containers are mounted.
     pub fn bind(&self, folder: &str, path: &Path) -> Option<Self> {
         Self::mount_with(&["--bind", &self.path.join(folder).display().to_string()], path)

@@ -1,6 +1,8 @@
 //! Folders with everything in them that a file system allows, and what can be said of a folder.
 
-use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, utimensat};
+use rustix::fs::{
+    AtFlags, CWD, Timespec, Timestamps, XattrFlags, lgetxattr, llistxattr, lsetxattr, utimensat,
+};
 use std::{
     collections::{BTreeMap, HashMap},
     ffi::{OsStr, OsString},
@@ -20,6 +22,8 @@ pub struct Seen {
     pub modified: (i64, i64),
     pub target: Option<OsString>,
     pub content: Option<Vec<u8>>,
+    /// Extended attributes and ACLs.
+    pub extended: BTreeMap<OsString, Vec<u8>>,
     /// The first path, in order, that has the same inode; for files with one name their own.
     pub same_as: OsString,
 }
@@ -50,11 +54,74 @@ pub fn look(root: &Path) -> BTreeMap<OsString, Seen> {
             modified: (metadata.mtime(), metadata.mtime_nsec()),
             target: metadata.is_symlink().then(|| fs::read_link(&path).unwrap().into_os_string()),
             content: is_file.then(|| fs::read(&path).unwrap()),
+            extended: extended(&path),
             same_as: if is_file { first.clone() } else { name.clone() },
         };
         (name, seen)
     };
     paths.into_iter().map(see).collect()
+}
+
+/// The extended attributes of an entry itself; none where the file system has none.
+pub fn extended(path: &Path) -> BTreeMap<OsString, Vec<u8>> {
+    let mut names = vec![0; 65_536];
+    let length = llistxattr(path, &mut names).unwrap_or(0);
+    let names = names[..length].split(|byte| *byte == 0).filter(|name| !name.is_empty());
+    let value = |name: &[u8]| {
+        let mut value = vec![0; 65_536];
+        let length = lgetxattr(path, name, &mut value).unwrap();
+        value.truncate(length);
+        value
+    };
+    names
+        .filter(|name| *name != b"security.selinux")
+        .map(|name| (OsStr::from_bytes(name).to_owned(), value(name)))
+        .collect()
+}
+
+/// Gives an entry itself an extended attribute.
+pub fn set_extended(path: &Path, name: &str, value: &[u8]) {
+    let set = lsetxattr(path, name, value, XattrFlags::empty());
+    set.unwrap_or_else(|err| panic!("{name} of {}: {err}", path.display()));
+}
+
+/// The value of an ACL with these entries: tag, permissions and id (Linux, posix_acl_xattr.h). The mask is `rwx`.
+pub fn acl(named: &[(u16, u16, u32)], group: u16) -> Vec<u8> {
+    let nobody = u32::MAX;
+    let mut entries = vec![(1, 7, nobody), (4, group, nobody), (16, 7, nobody), (32, 0, nobody)];
+    entries.extend_from_slice(named);
+    entries.sort_unstable_by_key(|(tag, _, id)| (*tag, *id));
+    let mut value = 2_u32.to_le_bytes().to_vec();
+    for (tag, permissions, id) in entries {
+        value.extend([tag.to_le_bytes(), u16::to_le_bytes(permissions)].concat());
+        value.extend(id.to_le_bytes());
+    }
+    value
+}
+
+pub const ACCESS: &str = "system.posix_acl_access";
+pub const DEFAULT: &str = "system.posix_acl_default";
+/// `cap_net_bind_service=ep` (Linux, capability.h, `vfs_cap_data` of revision 2).
+pub const CAPABILITY: [u8; 20] = [1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+
+/// Gives what [`fill`] made ACLs and extended attributes of each kind: 4 entries with ACLs, 3 with user attributes, 1
+/// with a capability, 2 with trusted attributes. As root.
+pub fn adorn(root: &Path) {
+    let times = look(root);
+    set_extended(&root.join("a.txt"), ACCESS, &acl(&[(2, 5, 4321), (2, 7, 1), (8, 4, 5)], 4));
+    set_extended(&root.join("photos"), ACCESS, &acl(&[(8, 7, 4321)], 5));
+    set_extended(&root.join("photos"), DEFAULT, &acl(&[(2, 6, 4321)], 0));
+    set_extended(&root.join("sticky"), DEFAULT, &acl(&[], 5));
+    set_extended(root, DEFAULT, &acl(&[(2, 7, 77)], 7));
+    set_extended(root, "user.of the root", b"yes");
+    set_extended(&root.join("a.txt"), "user.a=b%\n", b"\0 raw \xff\n");
+    set_extended(&root.join("a.txt"), "user.empty", b"");
+    set_extended(&root.join("photos/notes.csv"), "user.large", &[7; 3_000]); // has three names
+    set_extended(&root.join("block.dat"), "security.capability", &CAPABILITY);
+    set_extended(&root.join("block.dat"), "trusted.of root", b"1");
+    set_extended(&root.join("link"), "trusted.of a link", b"2");
+    // An ACL changes the mode of its group; nothing changes the time of what it is set on.
+    assert_eq!(look(root).len(), times.len());
 }
 
 /// Sets the time of an entry itself, symbolic link or not.

@@ -20,20 +20,28 @@ pub(super) fn how_to_open(entry: &Entry, bases: &[Entry]) -> Vec<String> {
         let way = facts.and_then(|facts| facts.backend.as_deref());
         return match (entry.component(), way) {
             (ComponentName::Weaviate, Some(way)) => of_weaviate(way, own),
-            (component, _) => commands(component, own),
+            (component, _) => commands(component, own, tar_options(entry)),
         };
     }
     let Some(bases) = bases.iter().map(there).collect::<Option<Vec<_>>>() else { return Vec::new() };
     // GNU tar removes by the lists of names in incremental archives what is gone since the one before.
+    let options = tar_options(entry);
     let unpack = |location| {
         let read = read(location);
-        format!("{read} | tar -xp --listed-incremental=/dev/null -C restored")
+        format!("{read} | tar -xp{options} --listed-incremental=/dev/null -C restored")
     };
     let steps = bases.into_iter().chain([own]).map(unpack);
     std::iter::once("mkdir restored".to_owned()).chain(steps).collect()
 }
 
-fn commands(component: ComponentName, location: &str) -> Vec<String> {
+/// The options by which GNU tar brings back ACLs and extended attributes, where there are some.
+fn tar_options(entry: &Entry) -> &'static str {
+    let attributes = entry.manifest().and_then(|manifest| manifest.facts.counts.attributes);
+    let has_some = attributes.is_some_and(|attributes| attributes.has_extended());
+    if has_some { " --acls --xattrs --xattrs-include='*'" } else { "" }
+}
+
+fn commands(component: ComponentName, location: &str, options: &str) -> Vec<String> {
     let folder = !location.rsplit('/').next().unwrap_or(location).contains('.');
     if folder {
         // A folder is a backup that Weaviate wrote for the app's old tasks, which Weaviate alone can read.
@@ -49,7 +57,7 @@ fn commands(component: ComponentName, location: &str) -> Vec<String> {
         ComponentName::Media | ComponentName::Weaviate => vec![
             format!("{read} | tar -tv"),
             "mkdir restored".to_owned(),
-            format!("{read} | tar -xp -C restored"),
+            format!("{read} | tar -xp{options} -C restored"),
         ],
     }
 }
@@ -114,7 +122,7 @@ fn quoted(path: &str) -> String {
 
 #[test]
 fn the_commands_survive_odd_paths() {
-    let listing = |path| commands(ComponentName::Media, path).remove(0);
+    let listing = |path| commands(ComponentName::Media, path, "").remove(0);
     assert_eq!(
         listing("/var/lab's backups/media_backup_20261122_040000.tar.zst"),
         r"zstd -dc '/var/lab'\''s backups/media_backup_20261122_040000.tar.zst' | tar -tv"
@@ -131,6 +139,6 @@ fn the_commands_survive_odd_paths() {
         listing("s3://lab/media/media_backup_20261122_040000.tar.zst.age"),
         "aws s3 cp s3://lab/media/media_backup_20261122_040000.tar.zst.age - | age -d -i KEYFILE | zstd -dc | tar -tv"
     );
-    let old = commands(ComponentName::Weaviate, "/var/lab.d/weaviate/weaviate_backup_20240101_030000");
+    let old = commands(ComponentName::Weaviate, "/var/lab.d/weaviate/weaviate_backup_20240101_030000", "");
     assert_eq!(old, ["ls -R /var/lab.d/weaviate/weaviate_backup_20240101_030000"]);
 }

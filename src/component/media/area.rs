@@ -7,13 +7,15 @@
 use crate::base::place::sync_folder;
 use crate::component::ComponentError;
 use crate::component::media::{
+    attributes::{Attributes, allowed},
+    extended::clear_inherited,
     folder::Folder,
     journal::JOURNAL,
     label::{Label, Role, is_name},
     layers::{is_layered, may_leave},
     remove::remove,
     trouble::{shown, trouble_at, unusable},
-    unpack::{Attributes, allowed, open_folder},
+    unpack::open_folder,
 };
 use rustix::{
     fs::{
@@ -245,7 +247,7 @@ impl Area {
             }
         };
         let furnished = open_folder(&site.folder, &made).and_then(|folder| {
-            let furnished = furnish(&folder);
+            let furnished = clear_inherited(&folder).and_then(|()| furnish(&folder));
             if furnished.is_err() {
                 // What is not there need not go.
                 let _ = unlinkat(&folder, SPARE, AtFlags::REMOVEDIR);

@@ -5,16 +5,18 @@
 
 use crate::component::ComponentError;
 use crate::component::media::{
+    attributes::{Attributes, Withheld},
+    extended::{At, Found, Refused, difference},
     folder::open_file,
     holds::Holds,
     path::parts,
     trouble::{hostile, shown, trouble},
-    unpack::{Attributes, open_folder},
+    unpack::open_folder,
 };
 use crate::component::tar::{Entry, Visit};
 use async_tar::EntryType;
 use rustix::{
-    fs::{AtFlags, FileType, Mode, Stat, chmodat, fstat, readlinkat, statat},
+    fs::{AtFlags, FileType, Mode, SeekFrom, Stat, chmodat, fstat, readlinkat, seek, statat},
     io::Errno,
     process::geteuid,
 };
@@ -65,8 +67,8 @@ pub(super) struct Comparing {
     way: Vec<Open>,
     /// The folder of the archive whose contents the copy holds, where it is not the root.
     wrapper: Option<Vec<u8>>,
-    /// Whether some entries could not be given to their owner.
-    disowned: bool,
+    /// What some entries could not be given.
+    withheld: Withheld,
     /// What the file system of the copy holds.
     holds: Holds,
     /// The file whose content is coming.
@@ -80,10 +82,10 @@ pub(super) struct Comparing {
 
 impl Comparing {
     /// With what lies in `root`; the others as the unpacking told them.
-    pub(super) fn new(root: File, wrapper: Option<Vec<u8>>, disowned: bool, holds: Holds) -> Self {
+    pub(super) fn new(root: File, wrapper: Option<Vec<u8>>, withheld: Withheld, holds: Holds) -> Self {
         let root = Open { handle: root, name: Vec::new() };
         let (buffer, path, differences) = (Vec::new(), Vec::new(), Vec::new());
-        Self { way: vec![root], wrapper, disowned, holds, file: None, buffer, path, differences }
+        Self { way: vec![root], wrapper, withheld, holds, file: None, buffer, path, differences }
     }
 
     /// What was found, each in a sentence that names the entry.
@@ -130,21 +132,33 @@ impl Comparing {
                 return Err(Unequal::Differs(format!("leads to {found}, not to {told}")));
             }
         }
-        self.attributes(&Attributes::told(entry)?, &Attributes::seen(&stat), kind)?;
-        if kind == FileType::RegularFile { Ok(Some(self.open(name, &stat)?)) } else { Ok(None) }
+        let told = Attributes::told(entry)?;
+        self.attributes(&told, &Attributes::seen(&stat), kind)?;
+        let (file, found) = match kind {
+            FileType::RegularFile => self.open(name, &stat).map(|(file, found)| (Some(file), found))?,
+            _ if names.is_empty() => (None, At::Open(&self.way[0].handle).read()),
+            _ => (None, At::In(self.here(), name).read()),
+        };
+        let is_known = found.unread.is_none(); // those of a folder that is closed to its owner are not
+        match difference(&told.extended, &found.extended, self.withheld.extended).filter(|_| is_known) {
+            Some(how) => Err(Unequal::Differs(how)),
+            None => Ok(file),
+        }
     }
 
     fn attributes(&self, told: &Attributes, found: &Attributes, kind: FileType) -> Result<(), Unequal> {
         let (told_owner, owner) = (told.owner.unwrap_or_default(), found.owner.unwrap_or_default());
         let is_owned = told_owner == owner;
         // What could not be given away is still ours, and without the bits that let others act as its owner.
-        if self.holds.owners && !(is_owned || self.disowned && owner.0 == geteuid().as_raw()) {
+        if self.holds.owners && !(is_owned || self.withheld.owner && owner.0 == geteuid().as_raw()) {
             let ((uid, gid), (told_uid, told_gid)) = (owner, told_owner);
             return Err(Unequal::Differs(format!("belongs to {uid}:{gid}, not to {told_uid}:{told_gid}")));
         }
-        let mode = if is_owned { told.mode } else { told.mode & 0o1777 };
-        if self.holds.modes && kind != FileType::Symlink && found.mode != mode {
-            return Err(Unequal::Differs(format!("has mode {:04o}, not {mode:04o}", found.mode)));
+        // An ACL that some entries could not have may have been given to this one.
+        let modes =
+            [Refused::default(), self.withheld.extended].map(|refused| told.mode_given(is_owned, refused));
+        if self.holds.modes && kind != FileType::Symlink && !modes.contains(&found.mode) {
+            return Err(Unequal::Differs(format!("has mode {:04o}, not {:04o}", found.mode, modes[0])));
         }
         let ((seconds, nanos), (told_seconds, told_nanos)) =
             (found.modified.unwrap_or_default(), told.modified.unwrap_or_default());
@@ -202,17 +216,24 @@ impl Comparing {
         &self.way.last().expect("the root is never left").handle
     }
 
-    /// Opens a file for reading, even one whose mode does not let its owner read it.
-    fn open(&self, name: &[u8], stat: &Stat) -> Result<File, Errno> {
+    /// Opens a file for reading, even one whose mode does not let its owner read it, and reads its extended attributes.
+    fn open(&self, name: &[u8], stat: &Stat) -> Result<(File, Found), Errno> {
+        let opened = |file: File| {
+            let found = At::Open(&file).read();
+            (file, found)
+        };
         match open_file(self.here(), name) {
             Err(Errno::ACCESS) => {
                 // Nobody but us can exchange it for a link here.
                 chmodat(self.here(), name, Mode::RUSR, AtFlags::empty())?;
-                let opened = open_file(self.here(), name);
-                chmodat(self.here(), name, Mode::from_raw_mode(stat.st_mode), AtFlags::empty())?;
-                opened
+                let opened = open_file(self.here(), name).map(opened);
+                let back = chmodat(self.here(), name, Mode::from_raw_mode(stat.st_mode), AtFlags::empty());
+                let (file, mut found) = back.and(opened)?;
+                // An ACL changes with the mode, and may be read whatever the mode.
+                found.extended.extend(At::Open(&file).read().extended);
+                Ok((file, found))
             }
-            opened => opened,
+            file => file.map(opened),
         }
     }
 
@@ -246,6 +267,29 @@ impl Visit for Comparing {
         if !is_equal {
             self.file = None;
             self.note("has another content");
+        }
+        Ok(())
+    }
+
+    /// What is a hole in the archive may be zeros in the copy. Where the copy has a hole too, nothing is read.
+    fn hole(&mut self, bytes: u64) -> Result<(), ComponentError> {
+        const PIECE: usize = 128 * 1024;
+        let Some(file) = &self.file else { return Ok(()) };
+        let place = || {
+            let from = seek(file, SeekFrom::Current(0))?;
+            let end = from.saturating_add(bytes);
+            let at = match seek(file, SeekFrom::Data(from)) {
+                Err(Errno::NXIO) => end,
+                data => data.map_or(from, |data| data.min(end)),
+            };
+            seek(file, SeekFrom::Start(at)).map(|at| end - at)
+        };
+        let mut left = place().map_err(|err| self.failed(err))?;
+        let zeros = vec![0; usize::try_from(left).map_or(PIECE, |left| left.min(PIECE))];
+        while left > 0 && self.file.is_some() {
+            let piece = usize::try_from(left).map_or(PIECE, |left| left.min(PIECE));
+            self.content(&zeros[..piece])?;
+            left -= piece as u64;
         }
         Ok(())
     }

@@ -112,6 +112,15 @@ pub(super) fn read(file: &File, into: &mut Vec<u8>) -> io::Result<usize> {
     Ok(rustix::io::retry_on_intr(|| rustix::io::read(file, spare_capacity(into)))?)
 }
 
+/// Reads up to `most` bytes from an offset on; 0 at the end of the file.
+pub(super) fn read_at(file: &File, offset: u64, into: &mut Vec<u8>, most: u64) -> io::Result<usize> {
+    let (before, free) = (into.len(), into.capacity() - into.len());
+    into.resize(before + usize::try_from(most).map_or(free, |most| most.min(free)), 0);
+    let count = rustix::io::retry_on_intr(|| rustix::io::pread(file, &mut into[before..], offset));
+    into.truncate(before + *count.as_ref().unwrap_or(&0));
+    Ok(count?)
+}
+
 /// The number in an error of a system call.
 fn errno(err: &io::Error) -> Errno {
     Errno::from_io_error(err).unwrap_or(Errno::IO)

@@ -3,7 +3,8 @@
 
 use crate::component::media::{
     area::{Area, SPARE},
-    unpack::{Attributes, allowed, open_folder},
+    attributes::{Attributes, allowed},
+    unpack::open_folder,
 };
 use crate::domain::facts::FileCounts;
 use rustix::{
@@ -62,7 +63,7 @@ impl Holds {
         let mut held = Self::default();
         // Two of each, since a share may show every file with one of them.
         for (mode, second) in [(0o640, 1_000_000_000), (0o751, 1_000_000_002)] {
-            let given = Attributes { mode, modified: Some((second, 0)), ..own };
+            let given = Attributes { mode, modified: Some((second, 0)), ..own.clone() };
             given.give(file, Self::NOTHING)?;
             let found = Attributes::of(file)?;
             held.modes &= found.mode == mode;

@@ -5,7 +5,7 @@ use crate::component::Basis;
 use crate::component::media::{
     Increments,
     look::Look,
-    snapshot::{Head, Snapshot, Writing},
+    snapshot::{Extras, Head, Snapshot, Writing},
 };
 use crate::domain::id::BackupId;
 use jiff::SignedDuration;
@@ -75,9 +75,10 @@ impl Increment {
         self.is_partial
     }
 
-    /// The archive that holds a file as it is now. Paths come in the order of the walk.
-    pub(super) fn holder(&mut self, path: &[u8], look: Look) -> Option<BackupId> {
-        let (seen, place) = match self.last.as_mut()?.find(path) {
+    /// The archive that holds a file as it is now, and what else it holds of the file. Paths come in the order of the
+    /// walk.
+    pub(super) fn holder(&mut self, path: &[u8], look: Look) -> Option<(BackupId, Extras)> {
+        let (seen, extras, place) = match self.last.as_mut()?.find(path) {
             Ok(found) => found?,
             Err(err) => {
                 tracing::warn!(error = %chain(&err), "what the last media backup saw cannot be read to its end");
@@ -91,20 +92,20 @@ impl Increment {
         let archive = self.archives.get_mut(place as usize)?;
         archive.is_needed = true;
         let (id, place) = (archive.id.clone(), archive.place);
-        self.write(path, look, Some(place));
-        Some(id)
+        self.write(path, look, extras, Some(place));
+        Some((id, extras))
     }
 
     /// Notes a file that the new archive holds.
-    pub(super) fn stored(&mut self, path: &[u8], look: Look) {
+    pub(super) fn stored(&mut self, path: &[u8], look: Look, extras: Extras) {
         // What could change once more without showing it is stored again next time.
         if !look.is_fresh() {
-            self.write(path, look, None);
+            self.write(path, look, extras, None);
         }
     }
 
-    fn write(&mut self, path: &[u8], look: Look, archive: Option<u32>) {
-        let written = self.next.as_mut().map_or(Ok(()), |next| next.note(path, look, archive));
+    fn write(&mut self, path: &[u8], look: Look, extras: Extras, archive: Option<u32>) {
+        let written = self.next.as_mut().map_or(Ok(()), |next| next.note(path, look, extras, archive));
         if let Err(err) = written {
             unwritten(&err);
             self.next = None;

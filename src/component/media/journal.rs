@@ -1,7 +1,7 @@
 //! What a swap is going to do, written down and durable before its first step.
 
 use crate::base::place::sync_folder;
-use crate::component::media::unpack::Attributes;
+use crate::component::media::attributes::Attributes;
 use rustix::{
     fs::{AtFlags, Mode, OFlags, openat, renameat, unlinkat},
     io::Errno,
@@ -71,11 +71,15 @@ impl Journal {
     /// Fields end with a NUL, the only byte that no name holds.
     fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = [HEAD, b"\0"].concat();
-        for Attributes { mode, owner, modified } in &self.roots {
+        for Attributes { mode, owner, modified, extended } in &self.roots {
             let ((uid, gid), (seconds, nanos)) = (owner.unwrap_or_default(), modified.unwrap_or_default());
             let known = (u8::from(owner.is_some()), u8::from(modified.is_some()));
-            let text = format!("{mode} {} {uid} {gid} {} {seconds} {nanos}\0", known.0, known.1);
+            let text = format!("{mode} {} {uid} {gid} {} {seconds} {nanos}", known.0, known.1);
             bytes.extend_from_slice(text.as_bytes());
+            for (name, value) in extended {
+                bytes.extend_from_slice(format!(" {}={}", hex(name), hex(value)).as_bytes());
+            }
+            bytes.push(0);
         }
         for Change { name, new, old } in &self.changes {
             // No inode has the number 0.
@@ -96,9 +100,15 @@ impl Journal {
         };
         let mut journal = Self::default();
         for root in &mut journal.roots {
-            let [mode, owned, uid, gid, dated, seconds, nanos] = *numbers(fields.next()?)? else {
-                return None;
-            };
+            let field = fields.next()?;
+            // Extended attributes follow the seven numbers.
+            let end = memchr::memchr_iter(b' ', field).nth(6).unwrap_or(field.len());
+            let (field, extended) = field.split_at(end);
+            let [mode, owned, uid, gid, dated, seconds, nanos] = *numbers(field)? else { return None };
+            for attribute in extended.split(|byte| *byte == b' ').skip(1) {
+                let equals = memchr::memchr(b'=', attribute)?;
+                root.extended.insert(unhex(&attribute[..equals])?, unhex(&attribute[equals + 1..])?);
+            }
             root.mode = mode.try_into().ok()?;
             root.owner = if owned == 1 { Some((uid.try_into().ok()?, gid.try_into().ok()?)) } else { None };
             root.modified =
@@ -118,6 +128,19 @@ impl Journal {
     }
 }
 
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        write!(text, "{byte:02x}").expect("a string takes everything");
+        text
+    })
+}
+
+fn unhex(text: &[u8]) -> Option<Vec<u8>> {
+    let (pairs, []) = text.as_chunks::<2>() else { return None };
+    pairs.iter().map(|pair| u8::from_str_radix(str::from_utf8(pair).ok()?, 16).ok()).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -129,8 +152,14 @@ mod tests {
         assert_eq!(Journal::read(&area).unwrap(), None);
         let journal = Journal {
             roots: [
-                Attributes { mode: 0o2750, owner: Some((5, 6)), modified: Some((-7, 8)) },
-                Attributes { mode: 0o700, owner: None, modified: None },
+                Attributes {
+                    mode: 0o2750,
+                    owner: Some((5, 6)),
+                    modified: Some((-7, 8)),
+                    extended: [(b"user.a =b".to_vec(), vec![0, 255]), (b"user.empty".to_vec(), vec![])]
+                        .into(),
+                },
+                Attributes { mode: 0o700, ..Attributes::default() },
             ],
             changes: vec![
                 Change { name: c"a\nb c".to_owned(), new: Some(u64::MAX), old: None },

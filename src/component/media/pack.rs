@@ -1,16 +1,21 @@
 //! The walk that reads a folder into a tar stream, while others may be writing in it.
 
+mod content;
+
 use crate::component::ComponentError;
 use crate::component::media::area::is_area;
-use crate::component::media::folder::{Folder, look, open_file, read, read_link};
+use crate::component::media::extended::At;
+use crate::component::media::folder::{Folder, look, open_file, read_link};
+use crate::component::media::holes;
 use crate::component::media::increment::Increment;
 use crate::component::media::kind::is_compressed;
 use crate::component::media::look::Look;
 use crate::component::media::path::DEEPEST;
+use crate::component::media::snapshot::Extras;
 use crate::component::media::unreadable::Unreadable;
-use crate::component::tar::{Abandoned, Chunk, DUMPDIR, Reference, TarWriter};
+use crate::component::tar::{Abandoned, AttributeKinds, Chunk, DUMPDIR, Reference, TarWriter};
 use crate::domain::{
-    facts::{Counts, Facts, FileCounts},
+    facts::{AttributeCounts, Counts, Facts, FileCounts},
     progress::Meter,
 };
 use async_tar::EntryType;
@@ -43,6 +48,7 @@ pub(super) fn pack(
         path: Vec::new(),
         facts: Facts::default(),
         counts: FileCounts::default(),
+        attributes: AttributeCounts::default(),
         first_names: HashMap::new(),
         unreadable: Unreadable::default(),
         increment,
@@ -102,6 +108,7 @@ struct Packing {
     path: Vec<u8>,
     facts: Facts,
     counts: FileCounts,
+    attributes: AttributeCounts,
     /// The path that each file with several names was packed under, and how many names are to come.
     first_names: HashMap<Identity, (Vec<u8>, u64)>,
     unreadable: Unreadable,
@@ -199,6 +206,7 @@ impl Packing {
     /// In an archive that does not hold everything, a folder comes with the list of its names, by which GNU
     /// tar removes from an older state what is gone.
     fn folder_entry(&mut self, folder: &Folder, metadata: &Metadata) -> Result<(), Abandoned> {
+        self.extended(At::Open(&folder.handle));
         if !self.increment.is_partial() {
             return self.tar.entry(EntryType::Directory, &self.path, b"", metadata, 0);
         }
@@ -216,6 +224,7 @@ impl Packing {
 
     fn symlink(&mut self, parent: &File, name: &CStr) -> Result<(), Skip> {
         let (metadata, target) = read_link(parent, name).map_err(|err| self.skip(err))?;
+        self.extended(At::In(parent, name.to_bytes()));
         self.tar.entry(EntryType::Symlink, &self.path, target.to_bytes(), &metadata, 0)?;
         self.counts.symlinks += 1;
         Ok(())
@@ -234,7 +243,9 @@ impl Packing {
 
     /// Refers to the archive that holds the file under way, if one does.
     fn refer(&mut self, look: Look) -> Result<bool, Stop> {
-        let Some(archive) = self.increment.holder(&self.path, look) else { return Ok(false) };
+        let Some((archive, extras)) = self.increment.holder(&self.path, look) else { return Ok(false) };
+        extras.kinds.count(&mut self.attributes);
+        self.attributes.count_holes(extras.holes);
         let bytes = look.bytes();
         self.tar.reference(&Reference { path: (&*self.path).into(), bytes, archive })?;
         self.counts.files += 1;
@@ -258,10 +269,13 @@ impl Packing {
         if metadata.nlink() > 1 && (self.hard_link(&metadata)? || self.refer(look)?) {
             return Ok(());
         }
-        self.tar.entry(EntryType::Regular, &self.path, b"", &metadata, metadata.len())?;
-        let missing = self.contents(&file, metadata.len(), is_compressed(name.to_bytes()))?;
-        self.tar.zeros(missing)?;
-        self.tar.pad(metadata.len())?;
+        let kinds = self.extended(At::Open(&file));
+        let compressed = is_compressed(name.to_bytes());
+        let segments = holes::segments(&file, &metadata).map_err(|err| self.broken(err.into()))?;
+        let (missing, holes) = match &segments {
+            Some(segments) => self.sparse(&file, &metadata, segments, compressed)?,
+            None => (self.dense(&file, &metadata, compressed)?, 0),
+        };
         self.counts.files += 1;
         self.counts.bytes += metadata.len();
         self.facts.source_bytes += metadata.len() - missing;
@@ -274,30 +288,24 @@ impl Packing {
         } else if (after.mtime(), after.mtime_nsec()) != (metadata.mtime(), metadata.mtime_nsec()) {
             self.warn("changed while it was read");
         } else if Look::at(&after) == look {
-            self.increment.stored(&self.path, look);
+            self.increment.stored(&self.path, look, Extras { kinds, holes });
         }
         Ok(())
     }
 
-    /// Copies up to `size` bytes of a file; returns how many of them were not there.
-    fn contents(&mut self, file: &File, size: u64, compressed: bool) -> Result<u64, Stop> {
-        let mut missing = size;
-        while missing > 0 {
-            let chunk = self.tar.room()?;
-            let before = chunk.len();
-            let count = match read(file, chunk) {
-                Ok(0) => break,
-                Ok(count) => usize::try_from(missing).map_or(count, |missing| count.min(missing)),
-                Err(err) => return Err(self.broken(err)),
-            };
-            chunk.truncate(before + count); // a file that grew gives more than it promised
-            missing -= count as u64;
-            self.meter.add(count as u64);
-            if compressed {
-                self.tar.note_compressed(count);
-            }
+    /// Reads the extended attributes of the entry under way, for its head; which kinds there are.
+    fn extended(&mut self, at: At<'_>) -> AttributeKinds {
+        let mut found = at.read();
+        if let Some(unread) = found.unread {
+            self.warn(&format!("is stored without some of what belongs to it: cannot read {unread}"));
         }
-        Ok(missing)
+        let left_out = self.tar.extended(&mut found.extended);
+        if left_out > 0 {
+            self.warn(&format!("has more extended attributes than an archive holds, {left_out} left out"));
+        }
+        let kinds = AttributeKinds::of(&found.extended);
+        kinds.count(&mut self.attributes);
+        kinds
     }
 
     /// Packs a further name of a file as a link to its first one; false when this is the first.
@@ -321,7 +329,10 @@ impl Packing {
         if self.unreadable.count > 0 {
             return Err(ComponentError::Unreadable { what: self.unreadable.describe() });
         }
-        self.facts.counts = Counts { files: Some(self.counts), ..Counts::default() };
+        self.facts.counts = {
+            let (files, attributes) = (Some(self.counts), Some(self.attributes));
+            Counts { files, attributes, ..Counts::default() }
+        };
         self.facts.builds_on = self.increment.finish();
         self.tar.finish().map_err(|Abandoned| ComponentError::Output(io::ErrorKind::BrokenPipe.into()))?;
         Ok(self.facts)

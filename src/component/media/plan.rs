@@ -3,18 +3,25 @@
 use crate::component::media::{
     area::{Area, Site},
     count::count,
+    extended::is_held,
     holds::Holds,
     layers::is_layered,
     trouble::{trouble, trouble_at, unusable},
 };
+use crate::component::tar::AttributeKind;
 use crate::component::{
     ComponentError,
     stage::{Plan, Target},
 };
-use crate::domain::facts::{Facts, FileCounts};
-use rustix::{fs::fstatvfs, process::geteuid};
+use crate::domain::facts::{AttributeCounts, Facts, FileCounts};
+use rustix::{
+    fs::fstatvfs,
+    io::Errno,
+    process::geteuid,
+    thread::{CapabilitySet, capabilities},
+};
 use std::{
-    fs::{self, DirBuilder},
+    fs::{self, DirBuilder, File},
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
 };
@@ -111,8 +118,8 @@ fn describe(
             (_, None) => "exchange of its contents one by one, with a journal",
         }
         .to_owned(),
-        needs_bytes: promised.map(needed),
-        free_bytes: Some(free(site)?),
+        needs_bytes: facts.and_then(needed),
+        free_bytes: free(site)?,
         downtime: match (target, &site.live) {
             (Target::Scratch, _) => "none",
             (_, Some(_)) => "none: both change places in one instant",
@@ -142,6 +149,7 @@ fn describe(
             "{place} is on a file system of layers: folders that come from an image cannot be replaced, mount a volume there."
         ));
     }
+    plan.advice.extend(losses(site, facts.and_then(|facts| facts.counts.attributes)));
     match &site.live {
         None if *target != Target::Scratch => plan.warnings.push(format!(
             "{place} is a mount point, or its parent folder is closed to us: its entries are exchanged one by one."
@@ -154,21 +162,65 @@ fn describe(
     Ok(plan)
 }
 
+/// The attributes of a backup that would be lost, as far as that can be known without writing.
+fn losses(site: &Site, attributes: Option<AttributeCounts>) -> Vec<String> {
+    let mut promised = attributes.unwrap_or_default();
+    let (mut unsupported, mut denied) = (AttributeCounts::default(), AttributeCounts::default());
+    for kind in AttributeKind::ALL {
+        let count = *kind.count_in(&mut promised);
+        if !is_held(&site.folder, kind) {
+            *kind.count_in(&mut unsupported) = count;
+        } else if !may_be_set(kind) {
+            *kind.count_in(&mut denied) = count;
+        }
+    }
+    let place = site.path.display();
+    let mut losses = Vec::new();
+    for (counts, why) in [
+        (unsupported, format!("the file system of {place} cannot hold them")),
+        (denied, format!("user {}, who runs this, may not set them", geteuid().as_raw())),
+    ] {
+        let words = counts.describe();
+        if !words.is_empty() {
+            losses.push(format!("Of the files and folders, these would come back without: {words}: {why}."));
+        }
+    }
+    losses
+}
+
+/// Whether the kernel lets this process set attributes of a kind (Linux, xattr(7); capabilities(7)).
+fn may_be_set(kind: AttributeKind) -> bool {
+    let needed = match kind {
+        AttributeKind::Trusted => CapabilitySet::SYS_ADMIN,
+        AttributeKind::Security => CapabilitySet::SETFCAP,
+        AttributeKind::Acl | AttributeKind::User | AttributeKind::Other => return true,
+    };
+    capabilities(None).is_ok_and(|sets| sets.effective.contains(needed))
+}
+
 pub(super) fn promise(facts: Option<&Facts>) -> Option<FileCounts> {
     facts.and_then(|facts| facts.counts.files)
 }
 
-/// Bytes that a tree takes, about: the last block of each file and a record for each entry.
-pub(super) fn needed(counts: FileCounts) -> u64 {
+/// Bytes that a tree takes, about: what is no hole, the last block of each file and a record for each entry.
+pub(super) fn needed(facts: &Facts) -> Option<u64> {
     /// As large as a block of most file systems.
     const BLOCK: u64 = 4096;
-    counts.bytes + (counts.files + counts.directories + counts.symlinks) * BLOCK
+    let (counts, attributes) = (facts.counts.files?, facts.counts.attributes.unwrap_or_default());
+    let bytes = counts.bytes.saturating_sub(attributes.hole_bytes);
+    Some(bytes + (counts.files + counts.directories + counts.symlinks) * BLOCK)
 }
 
-pub(super) fn free(site: &Site) -> Result<u64, ComponentError> {
+pub(super) fn free(site: &Site) -> Result<Option<u64>, ComponentError> {
     let failed = |err| trouble(format!("find room in {}", site.path.display()), err);
-    let stat = fstatvfs(&site.folder).map_err(failed)?;
-    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    room_in(&site.folder).map_err(failed)
+}
+
+/// Bytes that are free on the file system of a folder; `None` where it does not say how large it is, as some that are
+/// no disks.
+pub(super) fn room_in(folder: &File) -> Result<Option<u64>, Errno> {
+    let stat = fstatvfs(folder)?;
+    Ok(Some(stat.f_bavail.saturating_mul(stat.f_frsize)).filter(|_| stat.f_blocks > 0))
 }
 
 /// Looks whether the target can be one.

@@ -2,6 +2,7 @@
 
 use crate::component::media::{
     area::{Area, SPARE, Site, TREE, rename_new},
+    attributes::{Attributes, Lacking, Withheld},
     compare::Comparing,
     count::count,
     holds::Holds,
@@ -9,7 +10,7 @@ use crate::component::media::{
     plan::{Place, free, held, make_area, needed, promise, whole},
     swap,
     trouble::{trouble, unusable},
-    unpack::{Attributes, Limits, Unpacking, open_folder},
+    unpack::{Limits, Unpacking, open_folder},
 };
 use crate::component::{
     ComponentError, Feed,
@@ -24,6 +25,7 @@ use async_trait::async_trait;
 use rustix::{
     fs::{AtFlags, FileType, Mode, mkdirat, syncfs, unlinkat},
     io::Errno,
+    process::geteuid,
 };
 use std::{ffi::CString, path::Path};
 use tokio::task;
@@ -43,8 +45,8 @@ pub(super) async fn stage(
     facts: Option<&Facts>,
     meter: &Meter,
 ) -> Result<Box<dyn Staged>, ComponentError> {
-    let (promised, meter) = (promise(facts), meter.clone());
-    let copy = pour(feed, move |poured| unpack(&places, target, promised, poured, &meter)).await?;
+    let (promised, needed, meter) = (promise(facts), facts.and_then(needed), meter.clone());
+    let copy = pour(feed, move |poured| unpack(&places, target, promised, needed, poured, &meter)).await?;
     Ok(Box::new(copy))
 }
 
@@ -52,6 +54,7 @@ fn unpack(
     places: &Place,
     target: Target,
     promised: Option<FileCounts>,
+    needed: Option<u64>,
     poured: Poured,
     meter: &Meter,
 ) -> Result<Copy, ComponentError> {
@@ -60,7 +63,7 @@ fn unpack(
         tidy(folder)?;
     }
     let area = make_area(places, &target)?;
-    let filled = prepare(&area.site, promised).and_then(|attributes| {
+    let filled = prepare(&area.site, needed).and_then(|attributes| {
         let limits = Limits { promised, holds: held(&area, promised)? };
         fill(&area, attributes, &target, limits, poured, meter)
     });
@@ -77,8 +80,8 @@ fn unpack(
 
 /// Looks that there is room, and at the folder that the copy is to replace: its attributes are those of the copy unless
 /// the archive knows others.
-fn prepare(site: &Site, promised: Option<FileCounts>) -> Result<Attributes, ComponentError> {
-    if promised.is_some_and(|promised| free(site).is_ok_and(|free| needed(promised) > free)) {
+fn prepare(site: &Site, needed: Option<u64>) -> Result<Attributes, ComponentError> {
+    if needed.is_some_and(|needed| free(site).is_ok_and(|free| free.is_some_and(|free| needed > free))) {
         return Err(trouble(format!("unpack media in {}", site.path.display()), Errno::NOSPC));
     }
     let attributes = match site.live()? {
@@ -103,7 +106,7 @@ fn fill(
     let tree = open_folder(&area.folder, TREE).map_err(failed)?;
 
     let mut unpacking = Unpacking::new(tree, attributes, limits);
-    poured.walk(meter, &mut unpacking)?;
+    let seen = poured.walk(meter, &mut unpacking)?;
     unpacking.finish()?;
 
     let (mut attributes, mut wrapper) = (unpacking.root_attributes(), None);
@@ -115,11 +118,9 @@ fn fill(
     }
     let tree = open_folder(&area.folder, TREE).map_err(failed)?;
     let files = count(&tree)?;
-    let owned = attributes.give(&tree, holds).map_err(failed)?;
-    let disowned = unpacking.disowned + u64::from(!owned);
-    if disowned > 0 {
-        tracing::warn!(entries = disowned, "owners could not be restored, only root may give files away");
-    }
+    let mut lacking = unpacking.lacking;
+    lacking.note(attributes.give(&tree, holds).map_err(failed)?);
+    warn(&lacking, meter);
     if *target == Target::Scratch {
         // Of any other target the plan says so.
         let place = area.site.path.display();
@@ -129,8 +130,29 @@ fn fill(
         // reports in it what could not be written since the folder was opened.
         syncfs(&area.folder).map_err(|err| trouble("write the copy to disk", err))?;
     }
-    let counts = Counts { files: Some(files), ..Counts::default() };
-    Ok(Contents { counts, wrapper, disowned: disowned > 0, holds })
+    let counts = Counts { files: Some(files), ..seen };
+    let withheld = Withheld { owner: lacking.owner > 0, extended: lacking.refused };
+    Ok(Contents { counts, wrapper, withheld, holds })
+}
+
+/// Tells what could not be brought back.
+fn warn(lacking: &Lacking, meter: &Meter) {
+    if lacking.owner > 0 {
+        tracing::warn!(
+            entries = lacking.owner,
+            "owners could not be restored, only root may give files away"
+        );
+    }
+    let uid = geteuid().as_raw();
+    for (counts, why) in [
+        (lacking.unsupported, "the file system cannot hold them".to_owned()),
+        (lacking.denied, format!("user {uid}, who runs this, may not set them")),
+    ] {
+        let words = counts.describe();
+        if !words.is_empty() {
+            meter.warn(format!("Of the files and folders, these came back without: {words}: {why}."));
+        }
+    }
 }
 
 /// The app's old archives hold the media folder itself, under whatever name it had, and no root: what is
@@ -161,8 +183,8 @@ struct Contents {
     counts: Counts,
     /// The folder that the archive holds the media in, where it has no root.
     wrapper: Option<Vec<u8>>,
-    /// Whether some entries could not be given to their owner.
-    disowned: bool,
+    /// What some entries could not be given.
+    withheld: Withheld,
     /// What the file system of the copy holds.
     holds: Holds,
 }
@@ -184,8 +206,8 @@ impl Staged for Copy {
     async fn differences(&self, feed: Feed<'_>, meter: &Meter) -> Result<Vec<String>, ComponentError> {
         let tree = self.area.tree().and_then(|tree| tree.ok_or(Errno::NOENT));
         let tree = tree.map_err(|err| trouble("open the copy", err))?;
-        let Contents { wrapper, disowned, holds, .. } = &self.contents;
-        let mut comparing = Comparing::new(tree, wrapper.clone(), *disowned, *holds);
+        let Contents { wrapper, withheld, holds, .. } = &self.contents;
+        let mut comparing = Comparing::new(tree, wrapper.clone(), *withheld, *holds);
         let meter = meter.clone();
         pour(feed, move |poured| poured.walk(&meter, &mut comparing).map(|_| comparing.differences())).await
     }

@@ -5,6 +5,7 @@
 //! backup is a full one then. Names of files stand in it, also where backups are encrypted.
 
 use crate::component::media::look::Look;
+use crate::component::tar::AttributeKinds;
 use crate::domain::id::BackupId;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -38,7 +39,16 @@ pub(super) struct Head {
 }
 
 impl Head {
-    pub(super) const FORMAT: u32 = 1;
+    /// 2 since archives hold attributes and holes: what refers to earlier ones would come back without.
+    pub(super) const FORMAT: u32 = 2;
+}
+
+/// What an archive holds of a file beside its content, for the counts of later backups.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Extras {
+    pub(super) kinds: AttributeKinds,
+    /// Bytes of the content that are stored as holes.
+    pub(super) holes: u64,
 }
 
 /// One file.
@@ -46,6 +56,7 @@ impl Head {
 struct Record {
     path: Vec<u8>,
     look: Look,
+    extras: Extras,
     /// Its place among the archives.
     archive: u32,
 }
@@ -63,13 +74,13 @@ impl Record {
         let length = Some(u32::from_le_bytes(length)).filter(|length| *length <= MOST);
         let mut path = vec![0; length.ok_or(io::ErrorKind::InvalidData)? as usize];
         from.read_exact(&mut path)?;
-        let mut rest = [0; 4 + 6 * 8];
+        let mut rest = [0; 4 + 1 + 7 * 8];
         from.read_exact(&mut rest)?;
-        let (archive, numbers) = rest.split_first_chunk::<4>().expect("it is longer");
+        let ([archive @ .., kinds], numbers) = rest.split_first_chunk::<5>().expect("it is longer");
         let (numbers, _) = numbers.as_chunks::<8>();
-        let numbers = std::array::from_fn(|at| u64::from_le_bytes(numbers[at]));
+        let [holes, numbers @ ..]: [u64; 7] = std::array::from_fn(|at| u64::from_le_bytes(numbers[at]));
         let (look, archive) = (Look::from_numbers(numbers), u32::from_le_bytes(*archive));
-        Ok(Some(Self { path, look, archive }))
+        Ok(Some(Self { path, look, extras: Extras { kinds: AttributeKinds(*kinds), holes }, archive }))
     }
 
     fn write(&self, to: &mut impl Write) -> io::Result<()> {
@@ -77,6 +88,8 @@ impl Record {
         to.write_all(&length.to_le_bytes())?;
         to.write_all(&self.path)?;
         to.write_all(&self.archive.to_le_bytes())?;
+        to.write_all(&[self.extras.kinds.0])?;
+        to.write_all(&self.extras.holes.to_le_bytes())?;
         self.look.numbers().iter().try_for_each(|number| to.write_all(&number.to_le_bytes()))
     }
 }
@@ -112,11 +125,11 @@ impl Snapshot {
         Ok(Self { used: vec![false; head.archives.len()], head, records, next })
     }
 
-    /// What was seen of a file, and the archive that holds it; paths come in the order of the walk.
-    pub(super) fn find(&mut self, path: &[u8]) -> io::Result<Option<(Look, u32)>> {
+    /// What was seen and stored of a file, and the archive that holds it; paths come in the order of the walk.
+    pub(super) fn find(&mut self, path: &[u8]) -> io::Result<Option<(Look, Extras, u32)>> {
         while let Some(record) = self.next.take() {
             if !in_order(&record.path).lt(in_order(path)) {
-                let found = (record.path == path).then_some((record.look, record.archive));
+                let found = (record.path == path).then_some((record.look, record.extras, record.archive));
                 self.next = Some(record);
                 return Ok(found);
             }
@@ -172,9 +185,15 @@ impl Writing {
     }
 
     /// Notes a file, and the archive that holds it; `None`: the one that is being written.
-    pub(super) fn note(&mut self, path: &[u8], look: Look, archive: Option<u32>) -> io::Result<()> {
+    pub(super) fn note(
+        &mut self,
+        path: &[u8],
+        look: Look,
+        extras: Extras,
+        archive: Option<u32>,
+    ) -> io::Result<()> {
         let archive = archive.unwrap_or(self.own);
-        Record { path: path.to_vec(), look, archive }.write(&mut self.to)
+        Record { path: path.to_vec(), look, extras, archive }.write(&mut self.to)
     }
 
     /// Ends it. What is not written to its end is not left.
@@ -203,6 +222,10 @@ mod tests {
         Look::from_numbers([number; 6])
     }
 
+    fn extras(number: u64) -> Extras {
+        Extras { kinds: AttributeKinds(number as u8), holes: number }
+    }
+
     fn head(backup: &BackupId) -> Head {
         Head {
             format: Head::FORMAT,
@@ -223,7 +246,8 @@ mod tests {
         // In the order of a walk: a folder's contents before its longer neighbours.
         let paths: [&[u8]; 5] = [b"a", b"b/c", b"b/\xFF", b"b-", b"b."];
         for (number, path) in paths.iter().enumerate() {
-            writing.note(path, look(number as u64), Some(0).filter(|_| number > 2)).unwrap();
+            let (seen, number) = (number as u64, number);
+            writing.note(path, look(seen), extras(seen), Some(0).filter(|_| number > 2)).unwrap();
         }
         writing.finish().unwrap();
         assert!(Snapshot::open(folder.path()).unwrap().is_none(), "the backup does not exist yet");
@@ -234,12 +258,12 @@ mod tests {
         let mut snapshot = Snapshot::open(folder.path()).unwrap().unwrap();
         assert_eq!(snapshot.head, head(&backup));
         assert_eq!(snapshot.used, [true, true]);
-        assert_eq!(snapshot.find(b"a").unwrap(), Some((look(0), 1)));
+        assert_eq!(snapshot.find(b"a").unwrap(), Some((look(0), extras(0), 1)));
         assert_eq!(snapshot.find(b"a/new").unwrap(), None);
         for _ in 0..2 {
-            assert_eq!(snapshot.find(b"b/\xFF").unwrap(), Some((look(2), 1)));
+            assert_eq!(snapshot.find(b"b/\xFF").unwrap(), Some((look(2), extras(2), 1)));
         }
-        assert_eq!(snapshot.find(b"b.").unwrap(), Some((look(4), 0)));
+        assert_eq!(snapshot.find(b"b.").unwrap(), Some((look(4), extras(4), 0)));
         assert_eq!(snapshot.find(b"z").unwrap(), None);
     }
 
@@ -248,7 +272,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let backup: BackupId = "media_backup_20261122_040000".parse().unwrap();
         let mut writing = Writing::begin(folder.path(), &head(&backup)).unwrap();
-        (0..1000_u64).try_for_each(|n| writing.note(format!("{n:04}").as_bytes(), look(n), None)).unwrap();
+        (0..1000_u64)
+            .try_for_each(|n| writing.note(format!("{n:04}").as_bytes(), look(n), extras(n), None))
+            .unwrap();
         writing.finish().unwrap();
         keep(folder.path(), &backup).unwrap();
         let path = folder.path().join(LAST);

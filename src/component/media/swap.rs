@@ -8,12 +8,14 @@ use crate::base::place::sync_folder;
 use crate::component::ComponentError;
 use crate::component::media::{
     area::{Area, SPARE, TREE, is_area, rename_new},
+    attributes::Attributes,
+    extended::remove_others,
     folder::Folder,
     holds::Holds,
     journal::{Change, Journal},
     label::Role,
     trouble::{trouble, unusable},
-    unpack::{Attributes, open_folder},
+    unpack::open_folder,
 };
 use rustix::{
     fs::{AtFlags, RenameFlags, renameat, renameat_with, statat},
@@ -114,7 +116,7 @@ fn carry_out(area: &Area, journal: &Journal, side: Side) -> Result<(), Errno> {
         Step { live, name: &change.name, copies: &tree, copy: &change.name, spare: &spare }
             .go(change, side)?;
     }
-    let [new, old] = journal.roots;
+    let [new, old] = &journal.roots;
     let (here, there) = if side == Side::New { (new, old) } else { (old, new) };
     give_root(here, live)?;
     give_root(there, &tree)?;
@@ -130,7 +132,7 @@ fn close(area: &mut Area, journal: &Journal) -> Result<bool, Errno> {
         area.relabel(Role::Before)?;
     }
     if area.site.live.is_none() {
-        give_root(journal.roots[0], &area.site.folder)?;
+        give_root(&journal.roots[0], &area.site.folder)?;
     }
     Journal::remove(&area.folder)?;
     Ok(kept)
@@ -138,7 +140,8 @@ fn close(area: &mut Area, journal: &Journal) -> Result<bool, Errno> {
 
 /// Gives the media folder, or the one that it changes places with, what it had; one of somebody else, in which we may
 /// only write, and one whose file system holds no modes keep what they have.
-fn give_root(attributes: Attributes, root: &File) -> Result<(), Errno> {
+fn give_root(attributes: &Attributes, root: &File) -> Result<(), Errno> {
+    remove_others(root, &attributes.extended);
     match attributes.give(root, Holds::default()) {
         Err(Errno::PERM) => {
             tracing::warn!(

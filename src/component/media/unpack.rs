@@ -7,98 +7,25 @@
 use crate::component::ComponentError;
 use crate::component::media::{
     area::MARK,
+    attributes::{Attributes, Lacking, Withheld, allowed, give},
+    extended::{At, clear_inherited},
     holds::Holds,
     label::is_name,
     path::{leaves, parts},
+    plan::room_in,
     trouble::{hostile, shown, trouble},
 };
-use crate::component::tar::{Entry, Visit};
+use crate::component::tar::{Acl, Entry, Visit};
 use crate::domain::facts::FileCounts;
 use async_tar::EntryType;
 use rustix::{
     fs::{
-        AtFlags, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_NOW, Uid, chownat, fchmod,
-        fchown, fstat, fstatvfs, futimens, linkat, mkdirat, openat, statat, symlinkat, utimensat,
+        AtFlags, FileType, Gid, Mode, OFlags, SeekFrom, Stat, Uid, chownat, fchmod, fstat, ftruncate, linkat,
+        mkdirat, openat, seek, statat, symlinkat, utimensat,
     },
     io::Errno,
 };
 use std::{fs::File, io::Write, os::fd::AsFd};
-
-/// What an entry comes back with beside its content.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Attributes {
-    pub(super) mode: u32,
-    /// `None`: whoever made it.
-    pub(super) owner: Option<(u32, u32)>,
-    /// Seconds and nanoseconds; `None`: when it was made.
-    pub(super) modified: Option<(i64, i64)>,
-}
-
-impl Attributes {
-    /// Those that an archive tells of an entry.
-    pub(super) fn told(entry: &Entry<'_>) -> Result<Self, ComponentError> {
-        let (owner, modified) = (Some(entry.owner()?), Some(entry.modified()?));
-        Ok(Self { mode: entry.mode()?, owner, modified })
-    }
-
-    /// Those of an open file or folder.
-    pub(super) fn of(file: &File) -> Result<Self, Errno> {
-        Ok(Self::seen(&fstat(file)?))
-    }
-
-    pub(super) fn seen(stat: &Stat) -> Self {
-        let nanos = i64::try_from(stat.st_mtime_nsec).unwrap_or(0);
-        Self {
-            mode: stat.st_mode & 0o7777,
-            owner: Some((stat.st_uid, stat.st_gid)),
-            modified: Some((stat.st_mtime, nanos)),
-        }
-    }
-
-    /// Gives them to a file or folder, as far as its file system `holds` them; false when the owner could not be
-    /// set. Then the bits that let others act as the owner are left out, as they would let them act as somebody else.
-    pub(super) fn give(&self, file: &File, holds: Holds) -> Result<bool, Errno> {
-        let owned = match self.owner {
-            None => true,
-            Some((uid, gid)) => {
-                allowed(fchown(file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid))))? && holds.owners
-            }
-        };
-        let mode = if owned { self.mode } else { self.mode & 0o1777 };
-        // After the owner: a change of it clears bits.
-        if !allowed(fchmod(file, Mode::from_raw_mode(mode)))? && holds.modes {
-            return Err(Errno::PERM);
-        }
-        if let Some(times) = self.times()
-            && !allowed(futimens(file, &times))?
-            && holds.times
-        {
-            return Err(Errno::PERM);
-        }
-        Ok(owned)
-    }
-
-    /// Gives a folder its time alone, as far as that is allowed.
-    pub(super) fn date(&self, folder: &File) {
-        let _ = self.times().map(|times| futimens(folder, &times));
-    }
-
-    fn times(&self) -> Option<Timestamps> {
-        let (tv_sec, tv_nsec) = self.modified?;
-        // Not `UTIME_OMIT`: many FUSE file systems set both times or, without a word, none.
-        let last_access = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
-        Some(Timestamps { last_access, last_modification: Timespec { tv_sec, tv_nsec } })
-    }
-}
-
-/// Whether it was done; what this process may not give, or a file system does not know, is no error.
-pub(super) fn allowed(done: Result<(), Errno>) -> Result<bool, Errno> {
-    match done {
-        Ok(()) => Ok(true),
-        Err(Errno::PERM | Errno::ACCESS | Errno::INVAL | Errno::NOTSUP | Errno::NOSYS) => Ok(false),
-        Err(err) => Err(err),
-    }
-}
 
 /// What is let in.
 #[derive(Debug, Default)]
@@ -127,15 +54,20 @@ pub(super) struct Unpacking {
     file: Option<(File, Attributes)>,
     /// The path of the entry under way, for errors.
     path: Vec<u8>,
+    /// How much of the file under way is holes.
+    holes: u64,
     entries: u64,
     bytes: u64,
-    /// How many came back without their owner.
-    pub(super) disowned: u64,
+    /// How many came back without what they had.
+    pub(super) lacking: Lacking,
     /// Whether the root itself was among the entries.
     pub(super) rooted: bool,
 }
 
 impl Unpacking {
+    /// The most bytes of ACLs that are remembered of the folders on the way down.
+    const MOST_ACLS: usize = 4 << 20;
+
     /// Into `root`, which is empty and gets these `attributes`, unless the archive knows others.
     pub(super) fn new(root: File, attributes: Attributes, limits: Limits) -> Self {
         let root = Open { handle: root, name: Vec::new(), attributes };
@@ -144,9 +76,10 @@ impl Unpacking {
             way: vec![root],
             file: None,
             path: Vec::new(),
+            holes: 0,
             entries: 0,
             bytes: 0,
-            disowned: 0,
+            lacking: Lacking::default(),
             rooted: false,
         }
     }
@@ -159,17 +92,18 @@ impl Unpacking {
 
     /// The attributes of the root, which are still to be given to it.
     pub(super) fn root_attributes(&self) -> Attributes {
-        self.way[0].attributes
+        self.way[0].attributes.clone()
     }
 
     fn place(&mut self, entry: &Entry<'_>, size: u64) -> Result<(), ComponentError> {
-        if entry.is_sparse() {
-            return Err(self.refused("it is a sparse file in GNU's way, which is not supported"));
-        }
         let path = self.path.clone();
         let names = parts(&path).map_err(|why| self.refused(why))?;
         let attributes = Attributes::told(entry)?;
         let Some((name, parents)) = names.split_last() else { return self.root(entry, attributes) };
+        let acls = self.way.iter().flat_map(|open| open.attributes.extended.values()).map(Vec::len);
+        if !attributes.extended.is_empty() && acls.sum::<usize>() > Self::MOST_ACLS {
+            return Err(self.refused("it lies in folders with larger ACLs than anybody has"));
+        }
         if is_name(names[0]) && names.get(1) == Some(&MARK.to_bytes()) {
             return Err(self.refused("its name is one that restores use themselves"));
         }
@@ -181,12 +115,12 @@ impl Unpacking {
                 if self.limits.promised.is_none() && leaves(&target, parents.len()) {
                     return Err(self.refused("it is a link that leaves the folder"));
                 }
-                self.symlink(name, &target, attributes)
+                self.symlink(name, &target, &attributes)
             }
             EntryType::Link => self.hard_link(name, &entry.target())?,
             _ => {
-                self.room(size)?;
-                self.create(name, attributes)
+                self.room(entry.stored())?;
+                self.create(name, attributes, Some(size).filter(|_| entry.is_sparse()))
             }
         };
         made.map_err(|err| self.failed(err))
@@ -225,7 +159,9 @@ impl Unpacking {
             Err(Errno::EXIST) => {
                 let handle = open_folder(parent, name)?;
                 // What is put into it now changes its time, and may need rights that it does not give.
-                let attributes = Attributes::of(&handle)?;
+                let mut attributes = Attributes::of(&handle)?;
+                attributes.extended.retain(|name, _| Acl::is_in(name));
+                clear_inherited(&handle)?;
                 allowed(fchmod(&handle, Mode::RWXU))?;
                 self.way.push(Open { handle, name: name.to_vec(), attributes });
             }
@@ -238,29 +174,44 @@ impl Unpacking {
     fn leave(&mut self, keep: usize) -> Result<(), ComponentError> {
         while self.way.len() > keep {
             let Some(open) = self.way.pop() else { break };
-            let owned =
+            let withheld =
                 open.attributes.give(&open.handle, self.limits.holds).map_err(|err| self.failed(err))?;
-            self.disowned += u64::from(!owned);
+            self.lacking.note(withheld);
         }
         Ok(())
     }
 
-    fn folder(&mut self, name: &[u8], attributes: Attributes) -> Result<(), Errno> {
+    /// Makes a folder. It gets its ACLs when it is left: they would be handed on to what is made in it. The other
+    /// extended attributes need not be remembered until then.
+    fn folder(&mut self, name: &[u8], mut attributes: Attributes) -> Result<(), Errno> {
         let parent = &self.here().handle;
         mkdirat(parent, name, Mode::RWXU)?;
         let handle = open_folder(parent, name)?;
+        if !attributes.extended.is_empty() {
+            let all = std::mem::take(&mut attributes.extended);
+            let (acls, now) = all.into_iter().partition(|(name, _)| Acl::is_in(name));
+            attributes.extended = acls;
+            let extended = give(At::Open(&handle), &now, true)?;
+            self.lacking.note(Withheld { owner: false, extended });
+        }
         self.way.push(Open { handle, name: name.to_vec(), attributes });
         Ok(())
     }
 
-    fn create(&mut self, name: &[u8], attributes: Attributes) -> Result<(), Errno> {
+    /// Makes a file; a sparse one has that size from the beginning.
+    fn create(&mut self, name: &[u8], attributes: Attributes, sparse: Option<u64>) -> Result<(), Errno> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = openat(&self.here().handle, name, flags, Mode::RUSR | Mode::WUSR)?;
+        if let Some(size) = sparse {
+            // A length that no file can have is none that there is room for.
+            ftruncate(&file, size).map_err(|err| if err == Errno::INVAL { Errno::FBIG } else { err })?;
+        }
         self.file = Some((file.into(), attributes));
+        self.holes = 0;
         Ok(())
     }
 
-    fn symlink(&mut self, name: &[u8], target: &[u8], attributes: Attributes) -> Result<(), Errno> {
+    fn symlink(&mut self, name: &[u8], target: &[u8], attributes: &Attributes) -> Result<(), Errno> {
         let parent = &self.here().handle;
         symlinkat(target, parent, name)?;
         let mut disowned = false;
@@ -271,7 +222,8 @@ impl Unpacking {
         if let Some(times) = attributes.times() {
             allowed(utimensat(parent, name, &times, AtFlags::SYMLINK_NOFOLLOW))?;
         }
-        self.disowned += u64::from(disowned);
+        let extended = give(At::In(parent, name), &attributes.extended, !disowned)?;
+        self.lacking.note(Withheld { owner: disowned, extended });
         Ok(())
     }
 
@@ -305,8 +257,8 @@ impl Unpacking {
 
     /// Refuses what does not fit before it fills the disk of the live data.
     fn room(&self, size: u64) -> Result<(), ComponentError> {
-        let stat = fstatvfs(&self.way[0].handle).map_err(|err| self.failed(err))?;
-        if size > stat.f_bavail.saturating_mul(stat.f_frsize) {
+        let free = room_in(&self.way[0].handle).map_err(|err| self.failed(err))?;
+        if free.is_some_and(|free| size > free) {
             return Err(self.failed(Errno::NOSPC));
         }
         Ok(())
@@ -315,8 +267,12 @@ impl Unpacking {
     /// Closes the file whose content has come.
     fn close(&mut self) -> Result<(), ComponentError> {
         let Some((file, attributes)) = self.file.take() else { return Ok(()) };
-        let owned = attributes.give(&file, self.limits.holds).map_err(|err| self.failed(err))?;
-        self.disowned += u64::from(!owned);
+        let withheld = attributes.give(&file, self.limits.holds).map_err(|err| self.failed(err))?;
+        self.lacking.note(withheld);
+        let is_filled = |stat: Stat| stat.st_blocks.saturating_mul(512) >= stat.st_size;
+        if self.holes > 0 && fstat(&file).is_ok_and(is_filled) {
+            self.lacking.unsupported.count_holes(self.holes);
+        }
         Ok(())
     }
 
@@ -361,6 +317,15 @@ impl Visit for Unpacking {
         let Some((file, _)) = &mut self.file else { return Ok(()) };
         let written = file.write_all(bytes);
         written.map_err(|err| self.failed(Errno::from_io_error(&err).unwrap_or(Errno::IO)))
+    }
+
+    fn hole(&mut self, bytes: u64) -> Result<(), ComponentError> {
+        let Some((file, _)) = &self.file else { return Ok(()) };
+        let moved = i64::try_from(bytes).map_err(|_| Errno::FBIG);
+        let moved = moved.and_then(|bytes| seek(file, SeekFrom::Current(bytes)));
+        moved.map_err(|err| self.failed(err))?;
+        self.holes += bytes;
+        Ok(())
     }
 }
 

@@ -1,7 +1,10 @@
 //! One entry of a tar stream: its header, and what stands before it to say more.
 
 use crate::component::ComponentError;
+use crate::component::tar::attribute::{self, ExtendedAttributes};
 use crate::component::tar::members::damaged;
+use crate::component::tar::pax;
+use crate::component::tar::sparse::{Sparse, Told};
 use async_tar::{EntryType, Header};
 use std::borrow::Cow;
 
@@ -13,17 +16,22 @@ pub struct Entry<'a> {
     header: &'a Header,
     heads: &'a Heads,
     records: Records<'a>,
+    /// Bytes of its content that are in the archive.
+    stored: u64,
 }
 
 impl<'a> Entry<'a> {
-    pub fn new(header: &'a Header, heads: &'a Heads) -> Result<Self, ComponentError> {
-        Ok(Self { header, heads, records: heads.records()? })
+    pub fn new(header: &'a Header, heads: &'a Heads, stored: u64) -> Result<Self, ComponentError> {
+        Ok(Self { header, heads, records: heads.records()?, stored })
     }
 
     /// A folder also where a list of its names comes with it, as in incremental archives.
     pub fn kind(&self) -> EntryType {
-        let kind = self.header.entry_type();
-        if kind.as_byte() == DUMPDIR { EntryType::Directory } else { kind }
+        match self.header.entry_type() {
+            kind if kind.as_byte() == DUMPDIR => EntryType::Directory,
+            EntryType::GNUSparse => EntryType::Regular,
+            kind => kind,
+        }
     }
 
     /// Whether its content is a list of names.
@@ -48,14 +56,29 @@ impl<'a> Entry<'a> {
         self.records.size
     }
 
-    /// Whether only the parts of a file are there that are no holes, in GNU's way.
+    /// Whether only the parts of a file are there that are no holes.
     pub fn is_sparse(&self) -> bool {
-        self.records.sparse
+        self.header.entry_type() == EntryType::GNUSparse || self.sparse_records().is_some()
+    }
+
+    /// The bytes of a file that are in the archive: fewer than its size where it has holes.
+    pub fn stored(&self) -> u64 {
+        self.stored
+    }
+
+    /// What PAX records say of holes.
+    pub(super) fn sparse(&self) -> Result<Option<Sparse>, ComponentError> {
+        self.sparse_records().map(Told::sparse).transpose()
+    }
+
+    fn sparse_records(&self) -> Option<&Told<'a>> {
+        self.records.sparse.as_deref().filter(|_| self.is_file())
     }
 
     /// Its path, byte for byte.
     pub fn path(&self) -> Cow<'_, [u8]> {
-        let long = self.records.path.or(self.heads.name.as_deref().map(until_nul));
+        let sparse = self.sparse_records().and_then(|told| told.name);
+        let long = sparse.or(self.records.path).or(self.heads.name.as_deref().map(until_nul));
         long.map_or_else(|| self.header.path_bytes(), Cow::Borrowed)
     }
 
@@ -78,6 +101,14 @@ impl<'a> Entry<'a> {
             u32::try_from(id).map_err(damaged)
         };
         Ok((id(self.records.uid, self.header.uid())?, id(self.records.gid, self.header.gid())?))
+    }
+
+    /// Its extended attributes, ACLs among them. A hard link has none of its own, whatever stands before it.
+    pub fn extended(&self) -> Result<ExtendedAttributes, ComponentError> {
+        match &self.heads.records {
+            Some(records) if self.kind() != EntryType::Link => attribute::read(records),
+            _ => Ok(ExtendedAttributes::new()),
+        }
     }
 
     /// Its time, in seconds and nanoseconds.
@@ -103,8 +134,11 @@ pub struct Heads {
 }
 
 impl Heads {
-    /// The most that each of them may take. Linux knows no path over 4 KiB; attributes are 64 KiB each.
+    /// The most that each of them may take. Linux knows no path over 4 KiB.
     pub const MOST: u64 = 1 << 20;
+    /// The most that the records of one entry may take: attributes are 64 KiB each, and no file system that
+    /// people use holds many of such.
+    pub const MOST_RECORDS: u64 = 4 << 20;
 
     /// Where an entry of that kind belongs, if it is such a one.
     pub fn of(&mut self, kind: EntryType) -> Option<&mut Option<Vec<u8>>> {
@@ -123,44 +157,12 @@ impl Heads {
     /// Reads the PAX records, all of which must be whole.
     fn records(&self) -> Result<Records<'_>, ComponentError> {
         let mut records = Records::default();
-        for record in pax_records(self.records.as_deref().unwrap_or_default()) {
+        for record in pax::records(self.records.as_deref().unwrap_or_default()) {
             let (key, value) = record?;
-            records.take(key, value).ok_or_else(broken)?;
+            records.take(key, value).ok_or_else(pax::broken)?;
         }
         Ok(records)
     }
-}
-
-/// Key and value.
-type PaxRecord<'a> = (&'a [u8], &'a [u8]);
-
-/// Keys and values of PAX records, all of which must be whole.
-pub fn pax_records(mut rest: &[u8]) -> impl Iterator<Item = Result<PaxRecord<'_>, ComponentError>> {
-    std::iter::from_fn(move || {
-        let now = std::mem::take(&mut rest);
-        if now.is_empty() {
-            return None;
-        }
-        Some(pax_record(now).ok_or_else(broken).map(|(record, left)| {
-            rest = left;
-            record
-        }))
-    })
-}
-
-/// The first of some records, and what follows it.
-fn pax_record(all: &[u8]) -> Option<(PaxRecord<'_>, &[u8])> {
-    // Its length, a blank, the key, `=`, the value and a newline (POSIX pax, "pax Extended Header").
-    let blank = memchr::memchr(b' ', all)?;
-    let length = decimal(&all[..blank]).and_then(|length| usize::try_from(length).ok());
-    let length = length.filter(|length| (blank + 2..=all.len()).contains(length))?;
-    let record = all[blank + 1..length].strip_suffix(b"\n")?;
-    let equals = memchr::memchr(b'=', record)?;
-    Some(((&record[..equals], &record[equals + 1..]), &all[length..]))
-}
-
-fn broken() -> ComponentError {
-    damaged("a PAX record is broken")
 }
 
 /// The PAX records that a restore needs (POSIX pax, "pax Header Block"; GNU tar, "Sparse Formats").
@@ -172,7 +174,7 @@ struct Records<'a> {
     uid: Option<u64>,
     gid: Option<u64>,
     modified: Option<(i64, i64)>,
-    sparse: bool,
+    sparse: Option<Box<Told<'a>>>,
 }
 
 impl<'a> Records<'a> {
@@ -181,55 +183,16 @@ impl<'a> Records<'a> {
         match key {
             b"path" => self.path = Some(value),
             b"linkpath" => self.target = Some(value),
-            b"size" => self.size = Some(decimal(value)?),
-            b"uid" => self.uid = Some(decimal(value)?),
-            b"gid" => self.gid = Some(decimal(value)?),
-            b"mtime" => self.modified = Some(time(value)?),
-            key => self.sparse |= key.starts_with(b"GNU.sparse."),
+            b"size" => self.size = Some(pax::decimal(value)?),
+            b"uid" => self.uid = Some(pax::decimal(value)?),
+            b"gid" => self.gid = Some(pax::decimal(value)?),
+            b"mtime" => self.modified = Some(pax::time(value)?),
+            key => {
+                if let Some(key) = key.strip_prefix(b"GNU.sparse.") {
+                    self.sparse.get_or_insert_default().take(key, value)?;
+                }
+            }
         }
         Some(())
-    }
-}
-
-pub fn decimal(digits: &[u8]) -> Option<u64> {
-    str::from_utf8(digits).ok()?.parse().ok()
-}
-
-/// Reads a time with a fraction: the kernel counts nanoseconds upwards from the second before, text counts
-/// away from zero.
-fn time(text: &[u8]) -> Option<(i64, i64)> {
-    let text = str::from_utf8(text).ok()?;
-    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
-    if !fraction.bytes().all(|byte| byte.is_ascii_digit()) {
-        return None;
-    }
-    let seconds: i64 = whole.parse().ok()?;
-    let nanos: i64 = format!("{fraction:0<9}").get(..9)?.parse().ok()?;
-    if whole.starts_with('-') && nanos > 0 {
-        return Some((seconds.checked_sub(1)?, 1_000_000_000 - nanos));
-    }
-    Some((seconds, nanos))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_are_read_as_they_are_written() {
-        for (text, time_of) in [
-            ("1700000000.123456789", Some((1_700_000_000, 123_456_789))),
-            ("-1.500000000", Some((-2, 500_000_000))),
-            ("-0.000000001", Some((-1, 999_999_999))),
-            ("-5", Some((-5, 0))),
-            ("7.5", Some((7, 500_000_000))),
-            ("7.1234567891", Some((7, 123_456_789))),
-            ("", None),
-            ("1.-5", None),
-            ("1e9", None),
-            ("-9223372036854775808.5", None),
-        ] {
-            assert_eq!(time(text.as_bytes()), time_of, "{text}");
-        }
     }
 }

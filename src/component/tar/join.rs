@@ -104,7 +104,7 @@ impl Out {
     async fn entry(&mut self, from: &mut Members<'_>) -> Result<(), ComponentError> {
         self.put(from.raw()).await?;
         loop {
-            let piece = from.piece().await?;
+            let piece = from.piece(u64::MAX).await?;
             if piece.is_empty() {
                 return Ok(());
             }

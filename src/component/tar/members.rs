@@ -2,9 +2,10 @@
 
 use crate::component::tar::entry::{Entry, Heads};
 use crate::component::tar::reference::Reference;
+use crate::component::tar::sparse::{self, MapReader, Segment, Sparse};
 use crate::component::{ComponentError, Feed};
 use crate::domain::progress::Meter;
-use async_tar::{EntryType, Header};
+use async_tar::{EntryType, GnuExtSparseHeader, Header};
 use std::io;
 use tokio::io::AsyncReadExt;
 
@@ -12,7 +13,7 @@ use tokio::io::AsyncReadExt;
 pub enum Member {
     /// An entry, with that many bytes of content.
     Entry {
-        /// Bytes.
+        /// Bytes, holes included.
         size: u64,
     },
     /// Files of which the content lies in earlier archives.
@@ -30,6 +31,10 @@ pub struct Members<'a> {
     raw: Vec<u8>,
     /// Whether that entry was given out.
     is_given: bool,
+    /// The bytes of its content that are in the archive.
+    stored: u64,
+    /// If it is a sparse file.
+    sparse: Option<Sparse>,
     /// How much of its content, and of what fills up the last block of that, is still to come.
     rest: u64,
 }
@@ -37,7 +42,8 @@ pub struct Members<'a> {
 impl<'a> Members<'a> {
     pub fn new(feed: Feed<'a>, meter: &'a Meter) -> Self {
         let (header, heads) = (Header::new_old(), Heads::default());
-        Self { blocks: Blocks::new(feed, meter), header, heads, raw: Vec::new(), is_given: false, rest: 0 }
+        let (blocks, raw) = (Blocks::new(feed, meter), Vec::new());
+        Self { blocks, header, heads, raw, is_given: false, stored: 0, sparse: None, rest: 0 }
     }
 
     /// The next member; what was not read of the last one is passed over.
@@ -66,15 +72,54 @@ impl<'a> Members<'a> {
             }
             self.raw.extend_from_slice(self.header.as_bytes());
             let Some(content) = self.heads.of(kind) else { break size };
-            let bytes = self.blocks.head(content.is_some(), size).await?;
+            let most = if kind == EntryType::XHeader { Heads::MOST_RECORDS } else { Heads::MOST };
+            let bytes = self.blocks.head(content.is_some(), size, most).await?;
             self.raw.extend_from_slice(&bytes);
             self.raw.resize(self.raw.len().next_multiple_of(Blocks::BLOCK), 0);
             *content = Some(bytes);
         };
-        let size = self.entry()?.recorded_size().unwrap_or(size);
-        self.rest = size.saturating_add(padding(size));
+        self.stored = self.entry()?.recorded_size().unwrap_or(size);
+        self.sparse = self.entry()?.sparse()?;
+        if self.header.entry_type() == EntryType::GNUSparse {
+            self.sparse = Some(self.old_sparse().await?);
+        }
+        self.rest = self.stored.saturating_add(padding(self.stored));
         self.is_given = true;
-        Ok(Member::Entry { size })
+        Ok(Member::Entry { size: self.sparse.as_ref().map_or(self.stored, |sparse| sparse.size) })
+    }
+
+    /// Reads the map of a sparse file in the old form: what the header has no room for follows it.
+    async fn old_sparse(&mut self) -> Result<Sparse, ComponentError> {
+        let (mut found, mut is_extended) = sparse::old(&self.header)?;
+        while is_extended {
+            let mut block = GnuExtSparseHeader::new();
+            self.blocks.exactly(block.as_mut_bytes()).await?;
+            self.raw.extend_from_slice(block.as_bytes());
+            sparse::old_segments(block.sparse(), found.map.get_or_insert_default())?;
+            is_extended = block.is_extended();
+        }
+        Ok(found)
+    }
+
+    /// The parts of a sparse file that are in the archive, in their order, before any of its content is read; `None`
+    /// for others.
+    pub async fn segments(&mut self) -> Result<Option<Vec<Segment>>, ComponentError> {
+        let Some(Sparse { size, map }) = self.sparse.take() else { return Ok(None) };
+        let (mut map, mut reader) = (map, MapReader::default());
+        let mut stored = self.stored;
+        let map = loop {
+            if let Some(map) = map {
+                break map;
+            }
+            let mut block = [0; Blocks::BLOCK];
+            stored =
+                stored.checked_sub(Blocks::SIZE).ok_or_else(|| damaged("a map of holes is cut short"))?;
+            self.blocks.exactly(&mut block).await?;
+            self.rest -= Blocks::SIZE;
+            map = reader.take(&block)?;
+        };
+        sparse::check(&map, size, stored)?;
+        Ok(Some(map))
     }
 
     /// Reads records that are about what follows in general. Those of others say nothing to us.
@@ -83,12 +128,12 @@ impl<'a> Members<'a> {
             self.blocks.skip(size.saturating_add(padding(size))).await?;
             return Ok(Vec::new());
         }
-        Reference::all_in(&self.blocks.head(false, size).await?)
+        Reference::all_in(&self.blocks.head(false, size, Heads::MOST).await?)
     }
 
     /// The entry that was given out last.
     pub fn entry(&self) -> Result<Entry<'_>, ComponentError> {
-        Entry::new(&self.header, &self.heads)
+        Entry::new(&self.header, &self.heads, self.stored)
     }
 
     /// Its blocks, up to its content.
@@ -96,8 +141,8 @@ impl<'a> Members<'a> {
         &self.raw
     }
 
-    /// The next bytes of its content and of what fills up the last block of that; none at their end.
-    pub async fn piece(&mut self) -> Result<&[u8], ComponentError> {
+    /// The next bytes of its content and of what fills up the last block of that, `most` of them; none at their end.
+    pub async fn piece(&mut self, most: u64) -> Result<&[u8], ComponentError> {
         if self.rest == 0 {
             return Ok(&[]);
         }
@@ -105,7 +150,7 @@ impl<'a> Members<'a> {
         if some == 0 {
             return Err(cut());
         }
-        let part = usize::try_from(self.rest).map_or(some, |rest| rest.min(some));
+        let part = usize::try_from(self.rest.min(most)).map_or(some, |rest| rest.min(some));
         self.rest -= part as u64;
         Ok(self.blocks.take(part))
     }
@@ -178,11 +223,11 @@ impl<'a> Blocks<'a> {
     }
 
     /// Reads what stands before an entry; `again` when that was there already.
-    async fn head(&mut self, again: bool, size: u64) -> Result<Vec<u8>, ComponentError> {
+    async fn head(&mut self, again: bool, size: u64, most: u64) -> Result<Vec<u8>, ComponentError> {
         if again {
             return Err(damaged("two names or records of the same kind for one entry"));
         }
-        if size > Heads::MOST {
+        if size > most {
             return Err(damaged("header of an entry too large to be true"));
         }
         let mut bytes = vec![0; usize::try_from(size).map_err(damaged)?];

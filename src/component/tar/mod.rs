@@ -2,18 +2,25 @@
 //!
 //! Headers are `async-tar`'s; its reader and writer cost more for a small file than all else together.
 
+mod acl;
+mod attribute;
 mod dumpdir;
 mod entry;
 mod join;
 mod members;
+mod pax;
 mod pour;
 mod read;
 mod reference;
+mod sparse;
 mod write;
 
+pub use acl::Acl;
+pub use attribute::{AttributeKind, AttributeKinds, ExtendedAttributes};
 pub use entry::{DUMPDIR, Entry};
 pub use join::join;
 pub use pour::{Poured, crashed, pour};
 pub use read::{Visit, decode, walk};
 pub use reference::Reference;
+pub use sparse::Segment;
 pub use write::{Abandoned, Chunk, TarWriter};

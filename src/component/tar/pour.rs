@@ -2,7 +2,7 @@
 
 use crate::component::tar::read::{Visit, walk};
 use crate::component::{ComponentError, Feed};
-use crate::domain::{facts::FileCounts, progress::Meter};
+use crate::domain::{facts::Counts, progress::Meter};
 use bytes::{Bytes, BytesMut};
 use futures_util::stream;
 use std::{io, task::Poll};
@@ -39,7 +39,7 @@ pub async fn pour<T: Send + 'static>(
 
 impl Poured {
     /// Shows every entry to a visitor, to the end of the stream, and counts them; blocking.
-    pub fn walk(self, meter: &Meter, visitor: &mut impl Visit) -> Result<FileCounts, ComponentError> {
+    pub fn walk(self, meter: &Meter, visitor: &mut impl Visit) -> Result<Counts, ComponentError> {
         let Self(mut queue) = self;
         let pieces = stream::poll_fn(move |context| match queue.poll_recv(context) {
             Poll::Ready(Some(Ok(end))) if end.is_empty() => Poll::Ready(None),

@@ -1,11 +1,16 @@
 //! Reading a tar stream to its end: what it holds, and whether it is whole.
 
+use crate::component::tar::attribute::AttributeKinds;
 use crate::component::tar::dumpdir::Dumpdir;
 use crate::component::tar::entry::Entry;
 use crate::component::tar::members::{Member, Members, damaged};
 use crate::component::tar::reference::Reference;
+use crate::component::tar::sparse::Segment;
 use crate::component::{ComponentError, Feed};
-use crate::domain::{facts::FileCounts, progress::Meter};
+use crate::domain::{
+    facts::{AttributeCounts, Counts, FileCounts},
+    progress::Meter,
+};
 use async_tar::EntryType;
 
 /// Looks at the entries of a tar stream while it is walked.
@@ -23,6 +28,15 @@ pub trait Visit {
     ///
     /// The walk ends with them.
     fn content(&mut self, bytes: &[u8]) -> Result<(), ComponentError>;
+
+    /// The next bytes of a file are a hole, so many of it. Who does not expect holes refuses them.
+    ///
+    /// # Errors
+    ///
+    /// The walk ends with them.
+    fn hole(&mut self, bytes: u64) -> Result<(), ComponentError> {
+        Err(damaged(format!("a hole of {bytes} bytes where no sparse file should be")))
+    }
 
     /// A file of which the content lies in an earlier archive.
     ///
@@ -46,6 +60,10 @@ impl Visit for Nobody {
         Ok(())
     }
 
+    fn hole(&mut self, _: u64) -> Result<(), ComponentError> {
+        Ok(())
+    }
+
     fn reference(&mut self, _: &Reference<'_>) -> Result<(), ComponentError> {
         Ok(())
     }
@@ -54,24 +72,22 @@ impl Visit for Nobody {
 /// Counts the entries of a tar stream, reading every byte of it.
 ///
 /// The reader of `async-tar` would do, but it clears 32 KiB of memory for every header, which for small
-/// files is most of the work. Memory is bounded whatever the stream says: names and PAX records may take
-/// 1 MiB an entry.
-pub async fn decode(feed: Feed<'_>, meter: &Meter) -> Result<FileCounts, ComponentError> {
+/// files is most of the work. Memory is bounded whatever the stream says: names may take 1 MiB an entry, and PAX
+/// records 4 MiB.
+pub async fn decode(feed: Feed<'_>, meter: &Meter) -> Result<Counts, ComponentError> {
     walk(feed, meter, &mut Nobody).await
 }
 
-/// Shows every entry of a tar stream to `visitor`, to the end of the stream, and counts them.
-pub async fn walk(
-    feed: Feed<'_>,
-    meter: &Meter,
-    visitor: &mut impl Visit,
-) -> Result<FileCounts, ComponentError> {
+/// Shows every entry of a tar stream to `visitor`, to the end of the stream, and counts them. Attributes are not
+/// counted where some files lie in other archives.
+pub async fn walk(feed: Feed<'_>, meter: &Meter, visitor: &mut impl Visit) -> Result<Counts, ComponentError> {
     let mut members = Members::new(feed, meter);
-    let mut counts = FileCounts::default();
+    let (mut counts, mut attributes) = (FileCounts::default(), Some(AttributeCounts::default()));
     loop {
         match members.next().await? {
-            Member::End => return Ok(counts),
+            Member::End => return Ok(Counts { files: Some(counts), attributes, ..Counts::default() }),
             Member::References(references) => {
+                attributes = None;
                 for reference in references {
                     counts.files += 1;
                     counts.bytes = counts.bytes.saturating_add(reference.bytes);
@@ -81,21 +97,69 @@ pub async fn walk(
             Member::Entry { size } => {
                 let entry = members.entry()?;
                 count(&entry, size, &mut counts)?;
+                if let Some(attributes) = &mut attributes {
+                    AttributeKinds::of(&entry.extended()?).count(attributes);
+                }
                 visitor.entry(&entry, size)?;
-                let mut names = entry.is_dumpdir().then(|| Dumpdir::of(&entry));
-                let mut left = if entry.is_file() || names.is_some() { size } else { 0 };
-                while left > 0 {
-                    let piece = members.piece().await?;
-                    let part = usize::try_from(left).map_or(piece.len(), |left| left.min(piece.len()));
-                    match &mut names {
-                        Some(names) => names.read(&piece[..part])?,
-                        None => visitor.content(&piece[..part])?,
-                    }
-                    left -= part as u64;
+                if entry.is_dumpdir() {
+                    let names = Dumpdir::of(&entry);
+                    listed(&mut members, names, size).await?;
+                    continue;
+                }
+                let bytes = if entry.is_file() { size } else { 0 };
+                let holes = contents(&mut members, visitor, bytes).await?;
+                if let (Some(holes), Some(attributes)) = (holes, &mut attributes) {
+                    attributes.count_holes(holes);
                 }
             }
         }
     }
+}
+
+/// Shows the content of a file of that size; returns how much of a sparse one is holes.
+async fn contents(
+    members: &mut Members<'_>,
+    visitor: &mut impl Visit,
+    size: u64,
+) -> Result<Option<u64>, ComponentError> {
+    let Some(segments) = members.segments().await? else {
+        return data(members, visitor, size).await.map(|()| None);
+    };
+    let (mut at, mut holes) = (0, 0);
+    let end = Segment { offset: size, bytes: 0 };
+    for Segment { offset, bytes } in segments.into_iter().chain([end]) {
+        if offset > at {
+            visitor.hole(offset - at)?;
+            holes += offset - at;
+        }
+        data(members, visitor, bytes).await?;
+        at = offset + bytes;
+    }
+    Ok(Some(holes))
+}
+
+/// Reads the list of names of a folder.
+async fn listed(members: &mut Members<'_>, mut names: Dumpdir, mut bytes: u64) -> Result<(), ComponentError> {
+    while bytes > 0 {
+        let piece = members.piece(bytes).await?;
+        names.read(piece)?;
+        bytes -= piece.len() as u64;
+    }
+    Ok(())
+}
+
+/// Shows so many bytes of a file.
+async fn data(
+    members: &mut Members<'_>,
+    visitor: &mut impl Visit,
+    mut bytes: u64,
+) -> Result<(), ComponentError> {
+    while bytes > 0 {
+        let piece = members.piece(bytes).await?;
+        visitor.content(piece)?;
+        bytes -= piece.len() as u64;
+    }
+    Ok(())
 }
 
 fn count(entry: &Entry<'_>, size: u64, counts: &mut FileCounts) -> Result<(), ComponentError> {
@@ -134,7 +198,7 @@ mod tests {
 
     async fn files(parts: &[&[u8]]) -> Result<FileCounts, ComponentError> {
         let stream = [&parts.concat()[..], &[0; 1024]].concat();
-        decode(&mut &*stream, &Meter::default()).await
+        decode(&mut &*stream, &Meter::default()).await.map(|counts| counts.files.unwrap())
     }
 
     #[tokio::test]

@@ -4,10 +4,10 @@
 //! notes its commit so). They stand in the order of the walk, between the entries around them.
 
 use crate::component::ComponentError;
-use crate::component::tar::entry::{decimal, pax_records};
 use crate::component::tar::members::damaged;
+use crate::component::tar::pax::{self, decimal};
 use crate::domain::id::BackupId;
-use std::{borrow::Cow, fmt, io::Write};
+use std::{borrow::Cow, fmt};
 
 /// A file of which the content lies in an earlier archive, under the same path.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,7 +27,7 @@ impl Reference<'_> {
     /// All that stand in the content of a global header; comments of others are none.
     pub(super) fn all_in(records: &[u8]) -> Result<Vec<Reference<'static>>, ComponentError> {
         let mut found = Vec::new();
-        for record in pax_records(records) {
+        for record in pax::records(records) {
             let (key, value) = record?;
             if let Some(told) = value.strip_prefix(MARK).filter(|_| key == b"comment") {
                 let broken = || damaged("a reference to another archive is broken");
@@ -48,14 +48,7 @@ impl Reference<'_> {
     /// Adds it to the content of a global header.
     pub(super) fn write(&self, records: &mut Vec<u8>) {
         let numbers = format!("{} {} ", self.bytes, self.archive);
-        let inner = b" comment=".len() + MARK.len() + numbers.len() + self.path.len() + 1;
-        // The length counts itself: one digit more may make it need another.
-        let mut length = inner + inner.to_string().len();
-        length = inner + length.to_string().len();
-        write!(records, "{length} comment=").expect("a vector takes everything");
-        for part in [MARK, numbers.as_bytes(), &self.path, b"\n"] {
-            records.extend_from_slice(part);
-        }
+        pax::put(records, &[b"comment"], &[MARK, numbers.as_bytes(), &self.path]);
     }
 }
 

@@ -1,6 +1,8 @@
 //! The tar stream: headers of `async-tar`, with names of any length, exact times, and in chunks.
 
+use crate::component::tar::attribute::{self, ExtendedAttributes};
 use crate::component::tar::reference::Reference;
+use crate::component::tar::sparse::{self, Segment};
 use crate::stream::Content;
 use async_tar::{EntryType, Header};
 use bytes::Bytes;
@@ -32,8 +34,8 @@ pub struct TarWriter {
     /// How many chunks in a row were so, for the most part.
     run: u32,
     chunks: mpsc::Sender<Chunk>,
-    /// The PAX record of the entry under way; kept for its memory.
-    record: Vec<u8>,
+    /// The PAX records of the next entry; kept for its memory.
+    records: Vec<u8>,
     /// Records of files before the next entry that lie in earlier archives.
     references: Vec<u8>,
 }
@@ -49,12 +51,19 @@ impl TarWriter {
 
     pub fn new(chunks: mpsc::Sender<Chunk>) -> Self {
         let chunk = Vec::with_capacity(Self::CHUNK);
-        Self { chunk, compressed: 0, run: 0, chunks, record: Vec::new(), references: Vec::new() }
+        Self { chunk, compressed: 0, run: 0, chunks, records: Vec::new(), references: Vec::new() }
     }
 
     /// Whether the other end is gone.
     pub fn is_abandoned(&self) -> bool {
         self.chunks.is_closed()
+    }
+
+    /// Gives the next entry extended attributes; returns how many are left out, since no reader would take more.
+    pub fn extended(&mut self, extended: &mut ExtendedAttributes) -> usize {
+        let all = extended.len();
+        extended.retain(|name, value| attribute::write(&mut self.records, name, value));
+        all - extended.len()
     }
 
     /// Writes the head of an entry; `size` bytes of content and [`pad`](Self::pad) must follow.
@@ -66,20 +75,33 @@ impl TarWriter {
         metadata: &Metadata,
         size: u64,
     ) -> Result<(), Abandoned> {
+        self.head(Header::new_gnu(), kind, path, target, metadata, size)
+    }
+
+    fn head(
+        &mut self,
+        mut header: Header,
+        kind: EntryType,
+        path: &[u8],
+        target: &[u8],
+        metadata: &Metadata,
+        size: u64,
+    ) -> Result<(), Abandoned> {
         self.put_references()?;
         self.room()?;
-        if time_record(&mut self.record, metadata.mtime(), metadata.mtime_nsec()) {
-            let record = std::mem::take(&mut self.record);
-            self.extension(EntryType::XHeader, b"././@PaxHeader", &record);
-            self.record = record;
+        time_record(&mut self.records, metadata.mtime(), metadata.mtime_nsec());
+        if !self.records.is_empty() {
+            let mut records = std::mem::take(&mut self.records);
+            self.extension(EntryType::XHeader, b"././@PaxHeader", &records)?;
+            records.clear();
+            self.records = records;
         }
-        let mut header = Header::new_gnu();
-        let fields = header.as_gnu_mut().expect("was made as one");
+        let fields = header.as_old_mut();
         if !put(&mut fields.linkname, target) {
-            self.extension(EntryType::GNULongLink, b"././@LongLink", &[target, b"\0"].concat());
+            self.extension(EntryType::GNULongLink, b"././@LongLink", &[target, b"\0"].concat())?;
         }
         if !put(&mut fields.name, path) {
-            self.extension(EntryType::GNULongName, b"././@LongLink", &[path, b"\0"].concat());
+            self.extension(EntryType::GNULongName, b"././@LongLink", &[path, b"\0"].concat())?;
         }
         number(&mut fields.mode, (metadata.mode() & 0o7777).into());
         number(&mut fields.uid, metadata.uid().into());
@@ -89,6 +111,24 @@ impl TarWriter {
         number(&mut fields.size, size);
         self.append(header, kind);
         Ok(())
+    }
+
+    /// Writes the head of a file of `size` bytes of which these parts are no holes; they and [`pad`](Self::pad) must
+    /// follow.
+    pub fn sparse(
+        &mut self,
+        path: &[u8],
+        metadata: &Metadata,
+        size: u64,
+        segments: &[Segment],
+    ) -> Result<(), Abandoned> {
+        sparse::write_records(&mut self.records, path, size);
+        let map = sparse::map_of(segments, size);
+        let stored = map.len() as u64 + segments.iter().map(|segment| segment.bytes).sum::<u64>();
+        // GNU tar looks for the records of this form behind headers of POSIX alone.
+        let header = Header::new_ustar();
+        self.head(header, EntryType::Regular, &sparse::stand_in(path), b"", metadata, stored)?;
+        self.bytes(&map)
     }
 
     /// Notes a file whose content lies in an earlier archive.
@@ -101,13 +141,13 @@ impl TarWriter {
         if !self.references.is_empty() {
             self.room()?;
             let records = std::mem::take(&mut self.references);
-            self.extension(EntryType::XGlobalHeader, b"././@PaxHeader", &records);
+            self.extension(EntryType::XGlobalHeader, b"././@PaxHeader", &records)?;
         }
         Ok(())
     }
 
     /// An entry that says more about the one after it.
-    fn extension(&mut self, kind: EntryType, name: &[u8], content: &[u8]) {
+    fn extension(&mut self, kind: EntryType, name: &[u8], content: &[u8]) -> Result<(), Abandoned> {
         let mut header = Header::new_gnu();
         let fields = header.as_gnu_mut().expect("was made as one");
         put(&mut fields.name, name);
@@ -116,8 +156,19 @@ impl TarWriter {
         number(&mut fields.gid, 0);
         number(&mut fields.size, content.len() as u64);
         self.append(header, kind);
-        self.chunk.extend_from_slice(content);
-        self.chunk.resize(self.chunk.len() + content.len().next_multiple_of(BLOCK) - content.len(), 0);
+        self.bytes(content)?;
+        self.pad(content.len() as u64)?;
+        self.room().map(drop) // for a header
+    }
+
+    fn bytes(&mut self, mut bytes: &[u8]) -> Result<(), Abandoned> {
+        while !bytes.is_empty() {
+            let chunk = self.room()?;
+            let (now, later) = bytes.split_at(bytes.len().min(chunk.capacity() - chunk.len()));
+            chunk.extend_from_slice(now);
+            bytes = later;
+        }
+        Ok(())
     }
 
     /// Seals a header and writes it. `async-tar` could do both, at a multiple of the time: for a folder
@@ -206,26 +257,25 @@ fn number(field: &mut [u8], mut value: u64) {
     }
 }
 
-/// The PAX record of a time that no header can hold: with a fraction, or before 1970. False for others.
+/// Adds the PAX record of a time that no header can hold: with a fraction, or before 1970.
 ///
 /// Its length counts itself (POSIX pax, "pax Extended Header").
-fn time_record(record: &mut Vec<u8>, seconds: i64, nanos: i64) -> bool {
+fn time_record(records: &mut Vec<u8>, seconds: i64, nanos: i64) {
     const SECOND: i64 = 1_000_000_000;
     if nanos == 0 && seconds >= 0 {
-        return false;
+        return;
     }
-    record.clear();
+    let from = records.len();
     let written = if seconds < 0 && nanos > 0 {
         // The kernel counts nanoseconds upwards from the second before; text counts away from zero.
-        writeln!(record, "00 mtime=-{}.{:09}", -(seconds + 1), SECOND - nanos)
+        writeln!(records, "00 mtime=-{}.{:09}", -(seconds + 1), SECOND - nanos)
     } else {
-        writeln!(record, "00 mtime={seconds}.{nanos:09}")
+        writeln!(records, "00 mtime={seconds}.{nanos:09}")
     };
     written.expect("a vector takes everything");
     // Two digits for any length that a time can have.
-    let length = record.len();
-    write!(&mut record[..2], "{length:02}").expect("two digits fit");
-    true
+    let length = records.len() - from;
+    write!(&mut records[from..from + 2], "{length:02}").expect("two digits fit");
 }
 
 #[cfg(test)]
@@ -241,12 +291,14 @@ mod tests {
             (-1, 999_999_999, "22 mtime=-0.000000001\n"),
             (-5, 0, "22 mtime=-5.000000000\n"),
         ] {
-            let mut written = b"of the one before".to_vec();
-            assert!(time_record(&mut written, seconds, nanos));
-            assert_eq!(String::from_utf8(written).unwrap(), record);
+            let mut written = b"6 a=b\n".to_vec();
+            time_record(&mut written, seconds, nanos);
+            assert_eq!(String::from_utf8(written).unwrap(), format!("6 a=b\n{record}"));
             assert!(record.starts_with(&format!("{} ", record.len())));
         }
-        assert!(!time_record(&mut Vec::new(), 1_700_000_000, 0));
+        let mut none = Vec::new();
+        time_record(&mut none, 1_700_000_000, 0);
+        assert_eq!(none, b"");
     }
 
     #[test]
