@@ -31,6 +31,11 @@ impl<'a> Entry<'a> {
         self.header.entry_type().as_byte() == DUMPDIR
     }
 
+    /// The list of names of a folder, where it stands in a PAX record.
+    pub fn recorded_dumpdir(&self) -> Option<&[u8]> {
+        self.records.dumpdir
+    }
+
     /// Whether its content is that of a file.
     pub fn is_file(&self) -> bool {
         matches!(self.kind(), EntryType::Regular | EntryType::Continuous)
@@ -173,6 +178,7 @@ struct Records<'a> {
     gid: Option<u64>,
     modified: Option<(i64, i64)>,
     sparse: bool,
+    dumpdir: Option<&'a [u8]>,
 }
 
 impl<'a> Records<'a> {
@@ -185,6 +191,7 @@ impl<'a> Records<'a> {
             b"uid" => self.uid = Some(decimal(value)?),
             b"gid" => self.gid = Some(decimal(value)?),
             b"mtime" => self.modified = Some(time(value)?),
+            b"GNU.dumpdir" => self.dumpdir = Some(value),
             key => self.sparse |= key.starts_with(b"GNU.sparse."),
         }
         Some(())

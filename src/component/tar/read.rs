@@ -82,6 +82,9 @@ pub async fn walk(
                 let entry = members.entry()?;
                 count(&entry, size, &mut counts)?;
                 visitor.entry(&entry, size)?;
+                if let Some(names) = entry.recorded_dumpdir() {
+                    Dumpdir::of(&entry).read(names)?;
+                }
                 let mut names = entry.is_dumpdir().then(|| Dumpdir::of(&entry));
                 let mut left = if entry.is_file() || names.is_some() { size } else { 0 };
                 while left > 0 {
