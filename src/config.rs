@@ -117,10 +117,9 @@ impl Config {
             postgres.scratch = Some(root.clone());
         }
         if let Some(media) = &mut media {
-            media.drills = Some(root.join(".media/drills"));
-        }
-        if let Some(media) = media.as_mut().filter(|_| !full_every.is_zero()) {
-            media.increments = Some(Increments { full_every, state: root.join(".media") });
+            let state = root.join(".media");
+            media.drills = Some(state.join("drills"));
+            media.increments = (!full_every.is_zero()).then_some(Increments { full_every, state });
         }
         Some(Self {
             host,

@@ -71,23 +71,28 @@ fn an_incremental_archive_of_gnu_tar_is_named_as_one_and_never_restored_as_if_it
     let lab = Lab::new().set("RUST_LOG", "");
     let folder = lab.backups().join("media");
     fs::create_dir_all(&folder).unwrap();
-    let pack = |name: &str| {
-        let (media, snapshot) = (lab.media(), lab.path("snapshot"));
-        let tar = format!("tar --listed-incremental={} -C {} -c .", snapshot.display(), media.display());
+    let pack = |format: &str, name: &str| {
+        let (media, snapshot) = (lab.media().display().to_string(), lab.path(format).display().to_string());
+        let tar = format!("tar --format={format} --listed-incremental={snapshot} -C {media} -c .");
         bash(&folder, &format!("{tar} | zstd -q -o {name}"));
     };
-    pack("media_backup_20260101_000000.tar.zst");
+    pack("gnu", "media_backup_20260101_000000.tar.zst");
+    pack("posix", "level0.tar.zst");
     fs::write(lab.media().join("figures/new.txt"), "new").unwrap();
-    pack("media_backup_20260102_000000.tar.zst");
+    pack("gnu", "media_backup_20260102_000000.tar.zst");
+    pack("posix", "level1.tar.zst");
     let whole = tree::look(&lab.media());
-    let path = folder.join("media_backup_20260102_000000.tar.zst");
-    let path = path.to_str().unwrap();
-    for args in [&["restore", "media", path, "--yes"][..], &["verify", "media", path]] {
-        let (code, out, err) = lab.run(args);
-        let said = out + &err;
-        assert!(code == 4 && said.contains("incremental archive of GNU tar"), "{code}: {said}");
-        assert!(said.contains("tar -xp --listed-incremental=/dev/null"), "{said}");
+    for name in ["media_backup_20260102_000000.tar.zst", "level1.tar.zst"] {
+        let path = folder.join(name).display().to_string();
+        for args in [&["restore", "media", &path, "--yes"][..], &["verify", "media", &path]] {
+            let (code, out, err) = lab.run(args);
+            let said = out + &err;
+            assert!(code == 4 && said.contains("incremental archive of GNU tar"), "{name} {code}: {said}");
+            assert!(said.contains("tar -xp --listed-incremental=/dev/null"), "{said}");
+        }
     }
+    let level0 = folder.join("level0.tar.zst").display().to_string();
+    assert_eq!(lab.json(&["verify", "media", &level0])["results"][0]["ok"], json!(true));
     assert_eq!(tree::look(&lab.media()), whole);
 
     let report = rebuild(&lab);

@@ -5,7 +5,7 @@ use crate::catalog::{
     error::CatalogError,
     listing::Damaged,
 };
-use crate::domain::{listing::BackupState, report::PassedOver};
+use crate::domain::{listing::BackupState, manifest::Manifest, report::PassedOver};
 use jiff::Timestamp;
 use std::cmp::Reverse;
 
@@ -90,7 +90,7 @@ pub fn newest(entries: &mut Vec<Entry>, now: Timestamp) -> Vec<PassedOver> {
 impl Entry {
     /// Tests whether the backup is flagged as suspiciously small, and nobody has accepted that.
     pub fn is_suspect(&self) -> bool {
-        self.manifest().is_some_and(|manifest| manifest.is_suspect())
+        self.manifest().is_some_and(Manifest::is_suspect)
     }
 
     fn passed_over(&self, purpose: Purpose, now: Timestamp) -> PassedOver {
@@ -99,8 +99,7 @@ impl Entry {
 
     /// The reason why `latest` means an older backup than this one.
     fn why_not(&self, purpose: Purpose, now: Timestamp) -> String {
-        let flag =
-            self.manifest().filter(|_| purpose == Purpose::Restore).and_then(|manifest| manifest.flag());
+        let flag = self.manifest().filter(|_| purpose == Purpose::Restore).and_then(Manifest::flag);
         match (self.state(), &self.origin) {
             (BackupState::Missing, _) => "its archive is not there".to_owned(),
             (BackupState::Failed, _) => "it is damaged".to_owned(),

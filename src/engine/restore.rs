@@ -116,7 +116,9 @@ impl Engine {
         let (name, began) = (request.component, self.clock.now());
         let (archives, passed_over) = self.archives_to_restore(name, &request.reference).await?;
         let passed_over: Vec<_> = passed_over.iter().map(PassedOver::to_string).collect();
-        passed_over.iter().for_each(|passed_over| tracing::warn!("{passed_over}"));
+        for passed_over in &passed_over {
+            tracing::warn!("{passed_over}");
+        }
         let found = plan(component, &request.target, &archives[0]).await?;
         may_lose_rights(request, &found)?;
         tracing::info!(backup_id = %archives[0].entry.backup_id, replaces = found.replaces, "restore begins");

@@ -13,7 +13,7 @@ use crate::component::media::{
     journal::JOURNAL,
     label::{Label, Role, is_name},
     layers::{is_layered, may_leave},
-    remove::remove,
+    remove::{remove, remove_locked},
     trouble::{shown, trouble_at, unusable},
     unpack::open_folder,
 };
@@ -350,13 +350,11 @@ impl Area {
         }
         let path = self.path();
         let removed = self.site.keeping_time(|| {
-            for name in [TREE, SPARE, JOURNAL] {
+            for name in [TREE, SPARE, JOURNAL, MARK] {
                 remove(&self.folder, name)?;
             }
-            // NFS and FUSE keep an open file under another name, with which no folder can go.
-            drop(self.mark.take());
-            // The mark, and halves of files of ours.
-            remove(&self.site.folder, &self.name)
+            // Halves of files of ours.
+            remove_locked(&self.site.folder, &self.name, &mut self.mark)
         });
         removed.map_err(|err| unremoved(&path, err))
     }

@@ -47,6 +47,15 @@ pub(super) fn remove(parent: &File, name: &CStr) -> Result<(), Errno> {
     Ok(())
 }
 
+/// The same of a folder in which a file is open that locks it. NFS and FUSE keep an open file under another name, with
+/// which no folder can go: there the file is closed first.
+pub(super) fn remove_locked(parent: &File, name: &CStr, lock: &mut Option<File>) -> Result<(), Errno> {
+    match remove(parent, name) {
+        Err(Errno::NOTEMPTY) if lock.take().is_some() => remove(parent, name),
+        done => done,
+    }
+}
+
 /// Opens a folder that is to be emptied.
 fn enter(parent: &File, name: &CStr, device_of: u64) -> Result<Folder, Errno> {
     let handle = match open_folder(parent, name) {

@@ -124,7 +124,9 @@ fn fill(
     if *target == Target::Scratch {
         // Of any other target the plan says so.
         let place = area.site.path.display();
-        holds.losses(promised).into_iter().for_each(|loss| meter.warn(format!("{place}: {loss}")));
+        for loss in holds.losses(promised) {
+            meter.warn(format!("{place}: {loss}"));
+        }
     } else {
         // One call for all files, where one each would cost a millisecond for every small one. Linux
         // reports in it what could not be written since the folder was opened.

@@ -39,6 +39,11 @@ impl<'a> Entry<'a> {
         self.header.entry_type().as_byte() == DUMPDIR
     }
 
+    /// The list of names of a folder, where it stands in a PAX record.
+    pub fn recorded_dumpdir(&self) -> Option<&[u8]> {
+        self.records.dumpdir
+    }
+
     /// Whether its content is that of a file.
     pub fn is_file(&self) -> bool {
         matches!(self.kind(), EntryType::Regular | EntryType::Continuous)
@@ -175,6 +180,7 @@ struct Records<'a> {
     gid: Option<u64>,
     modified: Option<(i64, i64)>,
     sparse: Option<Box<Told<'a>>>,
+    dumpdir: Option<&'a [u8]>,
 }
 
 impl<'a> Records<'a> {
@@ -187,6 +193,7 @@ impl<'a> Records<'a> {
             b"uid" => self.uid = Some(pax::decimal(value)?),
             b"gid" => self.gid = Some(pax::decimal(value)?),
             b"mtime" => self.modified = Some(pax::time(value)?),
+            b"GNU.dumpdir" => self.dumpdir = Some(value),
             key => {
                 if let Some(key) = key.strip_prefix(b"GNU.sparse.") {
                     self.sparse.get_or_insert_default().take(key, value)?;

@@ -101,6 +101,9 @@ pub async fn walk(feed: Feed<'_>, meter: &Meter, visitor: &mut impl Visit) -> Re
                     AttributeKinds::of(&entry.extended()?).count(attributes);
                 }
                 visitor.entry(&entry, size)?;
+                if let Some(names) = entry.recorded_dumpdir() {
+                    Dumpdir::of(&entry).read(names)?;
+                }
                 if entry.is_dumpdir() {
                     let names = Dumpdir::of(&entry);
                     listed(&mut members, names, size).await?;

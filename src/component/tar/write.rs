@@ -24,7 +24,7 @@ pub struct Abandoned;
 const BLOCK: usize = 512;
 
 /// Writes entries in GNU format, which every tar reads: GNU entries for names over 100 bytes, base-256 for
-/// large numbers, a PAX record for times with a fraction. Owners are numbers, as names differ between
+/// large numbers, a PAX record in a POSIX header for times with a fraction. Owners are numbers, as names differ between
 /// containers.
 pub struct TarWriter {
     /// The chunk under way.
@@ -148,8 +148,10 @@ impl TarWriter {
 
     /// An entry that says more about the one after it.
     fn extension(&mut self, kind: EntryType, name: &[u8], content: &[u8]) -> Result<(), Abandoned> {
-        let mut header = Header::new_gnu();
-        let fields = header.as_gnu_mut().expect("was made as one");
+        // PAX records belong to POSIX's own format, and some readers refuse them in any other.
+        let is_posix = matches!(kind, EntryType::XHeader | EntryType::XGlobalHeader);
+        let mut header = if is_posix { Header::new_ustar() } else { Header::new_gnu() };
+        let fields = header.as_old_mut();
         put(&mut fields.name, name);
         number(&mut fields.mode, 0o644);
         number(&mut fields.uid, 0);
