@@ -212,8 +212,12 @@ async fn a_restore_takes_the_copy_that_is_whole() {
     let engine = bench.engine(GOOD, GOOD);
     let report = back_up(&engine, &Run::default()).await.unwrap();
     let whole = tree::look(&bench.path("media"));
-    let request =
-        RestoreRequest { component: MEDIA, reference: report.backup_id.to_string(), target: Target::Live };
+    let request = RestoreRequest {
+        component: MEDIA,
+        reference: report.backup_id.to_string(),
+        target: Target::Live,
+        without: Vec::new(),
+    };
     let spoil = |path: &str| {
         let mut bytes = fs::read(path).unwrap();
         let middle = bytes.len() / 2;
@@ -249,6 +253,7 @@ async fn a_destination_that_is_away_keeps_nobody_from_the_other() {
             component: MEDIA,
             reference: report.backup_id.to_string(),
             target: Target::Live,
+            without: Vec::new(),
         };
         engine.restore(&request, &Run::default()).await.unwrap();
         let pruned = engine.prune(PruneRequest::default(), &Run::default()).await.unwrap();

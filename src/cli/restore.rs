@@ -45,6 +45,11 @@ pub(super) struct RestoreArgs {
     /// sets it. `undo` brings back classes alone.
     #[arg(long, conflicts_with_all = ["database", "into", "include"])]
     with_access: bool,
+    /// Of PostgreSQL, go on without what cannot be made of this table, view or other object; give it once for each.
+    ///
+    /// A restore that the server refuses in part names them all, with this line. Of a table, the rows may be missing.
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["into", "include", "with_access"])]
+    without: Vec<String>,
     /// Only say what would be done.
     #[arg(long)]
     dry_run: bool,
@@ -81,7 +86,8 @@ pub(super) async fn run(config: Config, args: RestoreArgs) -> Result<Exit, Failu
         (None, None) if args.with_access => Target::LiveWithAccess,
         (None, None) => Target::Live,
     };
-    let request = RestoreRequest { component: args.component, reference: args.backup.clone(), target };
+    let (reference, without) = (args.backup.clone(), args.without.clone());
+    let request = RestoreRequest { component: args.component, reference, target, without };
     let plan = app.engine.plan_restore(&request).await?;
     if args.dry_run {
         return Ok(if args.json.json { output::json(&plan) } else { output::print(describe(&plan)) });

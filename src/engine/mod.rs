@@ -27,6 +27,7 @@ mod restored;
 mod shelf;
 mod standing;
 mod verify;
+mod way_on;
 mod ways;
 
 pub use destinations::Unusable;

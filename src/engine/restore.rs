@@ -3,10 +3,10 @@
 use crate::base::chain;
 use crate::component::{Component, Kept, Plan, Staged, Target, Walk};
 use crate::domain::component::ComponentName;
-use crate::domain::facts::Counts;
 use crate::domain::report::{RestorePlan, RestoreReport, UndoReport};
 use crate::engine::archive::{Archive, rest_of, unusable};
 use crate::engine::restored::{Record, Undone};
+use crate::engine::way_on::{way_on, with_way_on};
 use crate::engine::{Engine, EngineError, Held, Run};
 use crate::observe::labels::Operation;
 use serde::Serialize;
@@ -22,6 +22,8 @@ pub struct RestoreRequest {
     pub reference: String,
     /// To where.
     pub target: Target,
+    /// Names of objects that may be missing afterwards, if they cannot be made.
+    pub without: Vec<String>,
 }
 
 impl Engine {
@@ -34,7 +36,20 @@ impl Engine {
         let component = self.component(request.component)?;
         let mut archive = self.archive(request.component, &request.reference).await?;
         self.find_bases(&mut archive).await?;
-        let plan = plan(component, &request.target, &archive).await?;
+        let mut plan = plan(component, &request.target, &archive).await?;
+        if plan.looks_into_archive {
+            let mut opened = archive.opened(archive.reader().await?).await?;
+            let mut feed = opened.feed(component).await?;
+            let preview = component.preview(&mut feed, &request.target, archive.facts()).await;
+            preview.map_err(|source| unusable(request.component, source))?;
+        }
+        plan.refuses.retain(|name| !request.without.contains(name));
+        if !plan.refuses.is_empty() {
+            let names = [request.without.clone(), plan.refuses.clone()].concat();
+            let line = way_on(request, &archive.entry.backup_id, &names);
+            plan.advice
+                .push(format!("The server refuses {}; without them: `{line}`", plan.refuses.join(", ")));
+        }
         Ok(described(request, &archive, plan, component.left_out(Walk::DryRun)))
     }
 
@@ -113,7 +128,8 @@ impl Engine {
         let staging = async {
             let (mut archive, mut warnings) = self.sound(archives, &run.meter).await?;
             warnings.extend(self.find_sound_bases(&mut archive, &run.meter).await?);
-            let staged = stage(component, &request.target, &archive, run).await?;
+            let staged = stage(component, &request.target, &request.without, &archive, run).await;
+            let staged = staged.map_err(|err| with_way_on(err, request, &archive.entry.backup_id))?;
             Ok::<_, EngineError>((archive, staged, warnings))
         };
         let lost = held.lost();
@@ -123,7 +139,7 @@ impl Engine {
             () = run.cancel.cancelled() => return Err(EngineError::Cancelled),
         };
         let counts = staged.counts().clone();
-        if let Err(err) = self.may_swap(&archive, &counts, run, held).await {
+        if let Err(err) = self.may_swap(&archive, &*staged, run, held).await {
             discard(staged).await;
             return Err(err);
         }
@@ -170,12 +186,12 @@ impl Engine {
     async fn may_swap(
         &self,
         archive: &Archive,
-        found: &Counts,
+        staged: &dyn Staged,
         run: &Run,
         held: &Held,
     ) -> Result<(), EngineError> {
         let problems = match archive.facts() {
-            Some(facts) => facts.counts.differences(found),
+            Some(facts) => staged.expected(&facts.counts).differences(staged.counts()),
             None => Vec::new(),
         };
         if !problems.is_empty() {
@@ -317,6 +333,7 @@ pub(super) async fn plan(
 pub(super) async fn stage(
     component: &Arc<dyn Component>,
     target: &Target,
+    without: &[String],
     archive: &Archive,
     run: &Run,
 ) -> Result<Box<dyn Staged>, EngineError> {
@@ -325,7 +342,7 @@ pub(super) async fn stage(
     let mut opened = archive.opened(archive.reader().await?).await?;
     let (staged, rest) = {
         let mut feed = opened.feed(component).await?;
-        let staged = component.stage(&mut feed, target, archive.facts(), &run.meter).await;
+        let staged = component.stage_without(&mut feed, target, without, archive.facts(), &run.meter).await;
         let staged = staged.map_err(|source| unusable(name, source))?;
         (staged, rest_of(&mut feed).await)
     };

@@ -44,7 +44,7 @@ fn commands(component: ComponentName, location: &str) -> Vec<String> {
         ComponentName::Postgres => vec![
             format!("{read} | pg_restore --list"),
             "createdb restored".to_owned(),
-            format!("{read} | pg_restore --no-owner --exit-on-error --dbname=restored"),
+            format!("{read} | pg_restore --no-owner --dbname=restored"),
         ],
         ComponentName::Media | ComponentName::Weaviate => vec![
             format!("{read} | tar -tv"),
