@@ -128,9 +128,9 @@ const UNDER_WAY: usize = 64;
 impl Refusals {
     /// Reads one line. `may_go_on` tells of an entry that is refused whether the rest makes sense without it.
     pub fn read(&mut self, line: &str, may_go_on: impl Fn(&Refusal) -> bool) -> Heard {
-        let mut said = line;
-        while let Some(rest) = strip_label(said) {
-            said = rest;
+        let (mut said, mut is_told) = (line, false);
+        while let Some((rest, label)) = strip_label(said) {
+            (said, is_told) = (rest, is_told || label != PROGRAM);
         }
         let refused = refused(said);
         let is_message = said.len() < line.len()
@@ -142,7 +142,7 @@ impl Refusals {
             return self.detail(line, &may_go_on);
         }
         let stop = self.close(&may_go_on);
-        let mut verdict = Heard::Skip;
+        let mut verdict = if is_told { Heard::Keep } else { Heard::Skip };
         if let Some((words, table)) = refused {
             self.open = Some((words.to_owned(), table.to_owned()));
             verdict = Heard::Keep;
@@ -211,10 +211,13 @@ impl Refusals {
 }
 
 /// Takes the name of the program, or what kind of message it is, off the front.
-fn strip_label(line: &str) -> Option<&str> {
-    let labels = ["pg_restore:", "error:", "warning:", "detail:", "hint:"];
-    labels.iter().find_map(|label| line.strip_prefix(label)).map(str::trim_start)
+fn strip_label(line: &str) -> Option<(&str, &'static str)> {
+    let line = line.trim_start_matches(' ');
+    let labels = [PROGRAM, "error:", "warning:", "detail:", "hint:"];
+    labels.into_iter().find_map(|label| Some((line.strip_prefix(label)?.trim_start(), label)))
 }
+
+const PROGRAM: &str = "pg_restore:";
 
 /// Whether a message is an error that is none of an entry.
 fn is_of_no_entry(message: &str) -> bool {

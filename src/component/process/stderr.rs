@@ -66,9 +66,10 @@ fn hear(
         .or_else(|| (is_end || text.len() - heard > LONGEST_LINE).then_some(text.len() - heard))
         .filter(|length| *length > 0)
     {
-        let line = text[heard..heard + length].to_vec();
+        let line = &text[heard..heard + length];
+        let line = line.strip_suffix(b"\n").unwrap_or(line);
         heard += length;
-        let line = blot(line, secrets, 0);
+        let line = blotted(line.to_vec(), secrets, 0);
         let verdict = (listener.0)(&line);
         if verdict != Heard::Skip {
             kept.extend_from_slice(line.as_bytes());
@@ -82,8 +83,12 @@ fn hear(
     false
 }
 
-/// The text without its first `skip` bytes and with `***` for every secret.
-fn blot(mut text: Vec<u8>, secrets: &[&str], skip: usize) -> String {
+/// The text without its first `skip` bytes, with `***` for every secret, and without space around.
+fn blot(text: Vec<u8>, secrets: &[&str], skip: usize) -> String {
+    blotted(text, secrets, skip).trim().to_owned()
+}
+
+fn blotted(mut text: Vec<u8>, secrets: &[&str], skip: usize) -> String {
     for secret in secrets.iter().filter(|secret| !secret.is_empty()) {
         let places: Vec<_> = memchr::memmem::find_iter(&text, secret).collect();
         for at in places {
@@ -99,7 +104,7 @@ fn blot(mut text: Vec<u8>, secrets: &[&str], skip: usize) -> String {
             blotted.push_str(&String::from_utf8_lossy(part));
         }
     }
-    blotted.trim().to_owned()
+    blotted
 }
 
 #[cfg(test)]
