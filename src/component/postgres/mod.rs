@@ -228,7 +228,7 @@ impl Component for Postgres {
     }
 
     async fn backup(&self, out: &mut dyn Output, meter: &Meter) -> Result<Facts, ComponentError> {
-        waits::during(&self.config, meter, self.dump_whole(out, meter)).await
+        Box::pin(waits::during(&self.config, meter, Box::pin(self.dump_whole(out, meter)))).await
     }
 
     async fn decode(&self, feed: Feed<'_>, meter: &Meter) -> Result<Counts, ComponentError> {

@@ -45,14 +45,13 @@ async fn waits(
     config: &PostgresConfig,
     session: &mut Option<ClientWrapper>,
 ) -> Result<String, ComponentError> {
-    let client = match session.take() {
-        Some(client) => client,
-        None => {
-            let client = admin::alone(config, &config.database).await?;
-            let set = client.batch_execute("SET search_path = pg_catalog").await;
-            set.map_err(|err| admin::fault("begin a session", err))?;
-            client
-        }
+    let client = if let Some(client) = session.take() {
+        client
+    } else {
+        let client = admin::alone(config, &config.database).await?;
+        let set = client.batch_execute("SET search_path = pg_catalog").await;
+        set.map_err(|err| admin::fault("begin a session", err))?;
+        client
     };
     let rows = client.query(WAITS, &[&APPLICATION]).await;
     let rows = rows.map_err(|err| admin::fault("look what is waited for", err))?;
