@@ -20,7 +20,8 @@ COMPILE := cc:gcc '/usr/include/*/sys/cdefs.h:libc6-dev'
 SERVERS := redis-server:redis-server '/usr/lib/postgresql/*/bin/initdb:postgresql' \
            '/usr/lib/postgresql/*/bin/pg_dump:postgresql-client'
 TOOLS := age:age /usr/sbin/mkfs.ext2:e2fsprogs /usr/sbin/mkfs.exfat:exfatprogs \
-         /usr/sbin/mount.exfat-fuse:exfat-fuse bindfs:bindfs bsdtar:libarchive-tools tar:tar zstd:zstd openssl:openssl setpriv:util-linux jq:jq curl:curl
+         /usr/sbin/mount.exfat-fuse:exfat-fuse bindfs:bindfs bsdtar:libarchive-tools \
+         /usr/sbin/pgbouncer:pgbouncer tar:tar zstd:zstd openssl:openssl setpriv:util-linux jq:jq curl:curl
 BROWSER := chromium:chromium chromedriver:chromium-driver setpriv:util-linux
 # What looks at the alert rules, and at the image and the compose file, for which no Docker is needed.
 WATCH := prometheus:prometheus promtool:prometheus docker-compose:docker-compose \
@@ -139,4 +140,5 @@ tools-build:
 
 tools-test: tools-build
 	@$(INSTALL) debian $(SERVERS) $(TOOLS) $(WATCH) $(VENV)
+	@$(INSTALL) debian "/usr/share/postgresql/*/extension/pg_cron.control:postgresql-$$(ls /usr/lib/postgresql | sort -n | tail -1)-cron"
 	@$(INSTALL) venv celery-5.3 celery-newest celery-tools postgres-16 postgres-18 juicefs boto3 hadolint

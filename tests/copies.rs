@@ -217,6 +217,7 @@ async fn a_restore_takes_the_copy_that_is_whole() {
         reference: report.backup_id.to_string(),
         target: Target::Live,
         without_rights: false,
+        without: Vec::new(),
     };
     let spoil = |path: &str| {
         let mut bytes = fs::read(path).unwrap();
@@ -254,6 +255,7 @@ async fn a_destination_that_is_away_keeps_nobody_from_the_other() {
             reference: report.backup_id.to_string(),
             target: Target::Live,
             without_rights: false,
+            without: Vec::new(),
         };
         engine.restore(&request, &Run::default()).await.unwrap();
         let pruned = engine.prune(PruneRequest::default(), &Run::default()).await.unwrap();

@@ -6,6 +6,7 @@ use rna_backup::celery::message::{Envelope, Limits, Look};
 use rna_backup::domain::{
     command::Command,
     component::ComponentName,
+    derived::{Derived, Unqualified, VIEW},
     facts::{FileCounts, TableRows},
     manifest::Manifest,
     progress::Progress,
@@ -75,6 +76,13 @@ fn a_real_manifest_is_valid_whatever_is_in_it() {
     full.facts.versions = [("pg_dump".to_owned(), "15.18".to_owned())].into();
     full.facts.migrations = [("api".to_owned(), "0012".to_owned())].into();
     full.facts.database_bytes = Some(1);
+    let (kind, name, said) = (VIEW.to_owned(), "public.words".to_owned(), "no relation docs".to_owned());
+    full.facts.derived = Some(Derived {
+        search_path: "public".into(),
+        empty_views: vec!["public.never".into()],
+        unqualified: vec![Unqualified { kind, name, said }],
+        on_extensions: vec!["CREATE INDEX".into()],
+    });
     (0..30).for_each(|n| full.facts.warn(format!("file {n} vanished")));
     for component in ComponentName::ALL {
         let plain = manifest(component, 1, &["local"]);

@@ -47,6 +47,7 @@ async fn an_archive_that_is_cut_or_wrong_when_it_is_read_is_refused_and_live_dat
             reference: report.backup_id.to_string(),
             target: Target::Live,
             without_rights: false,
+            without: Vec::new(),
         };
         let err = bench.alone(faults).restore(&request, &Run::default()).await.unwrap_err();
         assert!(matches!(err, EngineError::Damaged { .. }), "{faults:?}: {err:?}");
@@ -67,6 +68,7 @@ async fn an_archive_that_comes_slowly_and_in_pieces_is_as_good_as_any() {
             reference: report.backup_id.to_string(),
             target: Target::Live,
             without_rights: false,
+            without: Vec::new(),
         };
         engine.restore(&request, &Run::default()).await.unwrap();
         assert_eq!(tree::look(&bench.path("media")), whole, "{faults:?}");

@@ -131,6 +131,7 @@ pub(super) async fn with_bar<T>(component: ComponentName, meter: &Meter, work: i
     bar.set_style(ProgressStyle::with_template(style).expect("the template is well formed"));
     bar.set_prefix(component.as_str());
     tokio::pin!(work);
+    let mut told = String::new();
     let mut tick = tokio::time::interval(Duration::from_millis(100));
     loop {
         tokio::select! {
@@ -142,6 +143,11 @@ pub(super) async fn with_bar<T>(component: ComponentName, meter: &Meter, work: i
                 let progress = meter.snapshot(component);
                 bar.set_length(progress.total);
                 bar.set_position(progress.current);
+                // Where nobody sees a bar, a line tells why nothing happens.
+                if bar.is_hidden() && progress.phase.starts_with("waiting: ") && told != progress.phase {
+                    output::note(format_args!("{component}: {}", progress.phase));
+                    told.clone_from(&progress.phase);
+                }
                 bar.set_message(progress.phase);
             }
         }

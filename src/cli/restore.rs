@@ -51,6 +51,11 @@ pub(super) struct RestoreArgs {
     /// Of PostgreSQL, restore also where owners and privileges are lost: --dry-run names them.
     #[arg(long, conflicts_with = "into")]
     without_rights: bool,
+    /// Of PostgreSQL, go on without what cannot be made of this table, view or other object; give it once for each.
+    ///
+    /// A restore that the server refuses in part names them all, with this line. Of a table, the rows may be missing.
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["into", "include", "with_access"])]
+    without: Vec<String>,
     /// Only say what would be done.
     #[arg(long)]
     dry_run: bool,
@@ -87,8 +92,9 @@ pub(super) async fn run(config: Config, args: RestoreArgs) -> Result<Exit, Failu
         (None, None) if args.with_access => Target::LiveWithAccess,
         (None, None) => Target::Live,
     };
-    let (component, reference) = (args.component, args.backup.clone());
-    let request = RestoreRequest { component, reference, target, without_rights: args.without_rights };
+    let (component, reference, without) = (args.component, args.backup.clone(), args.without.clone());
+    let without_rights = args.without_rights;
+    let request = RestoreRequest { component, reference, target, without, without_rights };
     let plan = app.engine.plan_restore(&request).await?;
     if args.dry_run {
         return Ok(if args.json.json { output::json(&plan) } else { output::print(describe(&plan)) });

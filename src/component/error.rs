@@ -51,6 +51,15 @@ pub enum ComponentError {
         transient: bool,
     },
 
+    /// The server refuses some objects of the archive, and takes all others.
+    #[error("{what}")]
+    Refused {
+        /// Which, why, and what helps.
+        what: String,
+        /// Their names: a restore may go on without them.
+        names: Vec<String>,
+    },
+
     /// The archive is damaged, cut short, or not what it should be.
     #[error("{what}")]
     Corrupt {
@@ -93,6 +102,7 @@ impl ComponentError {
             Self::Output(_)
             | Self::Unusable { .. }
             | Self::Denied { .. }
+            | Self::Refused { .. }
             | Self::Corrupt { .. }
             | Self::Unreadable { .. } => false,
         }

@@ -163,6 +163,21 @@ pub trait Component: Send + Sync + fmt::Debug {
         Err(cannot_restore(self.name()))
     }
 
+    /// Reads the beginning of an archive whose plan [looks into it](Plan::looks_into_archive), to find what is in its way.
+    ///
+    /// # Errors
+    ///
+    /// What would make a restore fail before it began.
+    async fn preview(
+        &self,
+        feed: Feed<'_>,
+        target: &Target,
+        facts: Option<&Facts>,
+    ) -> Result<(), ComponentError> {
+        let _ = (feed, target, facts);
+        Ok(())
+    }
+
     /// The steps of a restore that such a walk does not take, in words for people.
     fn left_out(&self, walk: Walk) -> Vec<&'static str> {
         let _ = walk;
@@ -184,6 +199,26 @@ pub trait Component: Send + Sync + fmt::Debug {
     ) -> Result<Box<dyn Staged>, ComponentError> {
         let _ = (feed, target, facts, meter);
         Err(cannot_restore(self.name()))
+    }
+
+    /// As [`stage`](Self::stage), but goes on without what cannot be made of the objects of these names.
+    ///
+    /// # Errors
+    ///
+    /// As there; [`ComponentError::Refused`] names others that cannot be made.
+    async fn stage_without(
+        &self,
+        feed: Feed<'_>,
+        target: &Target,
+        without: &[String],
+        facts: Option<&Facts>,
+        meter: &Meter,
+    ) -> Result<Box<dyn Staged>, ComponentError> {
+        if without.is_empty() {
+            return self.stage(feed, target, facts, meter).await;
+        }
+        let what = format!("{} is not restored without some objects of it: leave --without out", self.name());
+        Err(ComponentError::Unusable { what, source: None })
     }
 
     /// Finishes or rolls back what a run left that died in the middle, and removes its copies. Call it only

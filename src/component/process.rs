@@ -6,6 +6,7 @@
 //! future kills the child.
 
 mod group;
+mod stderr;
 
 use crate::component::{ComponentError, Feed};
 use crate::domain::progress::Meter;
@@ -17,14 +18,16 @@ use secrecy::{ExposeSecret, SecretString};
 use std::{
     ffi::OsStr,
     fs::File,
+    future::Future,
     io,
     os::fd::{AsFd, OwnedFd},
     os::unix::process::ExitStatusExt,
     path::Path,
     process::{ExitStatus, Stdio},
 };
+use stderr::tail;
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
+    io::{AsyncReadExt, AsyncWriteExt},
     net::unix::pipe,
     process::{Child, ChildStderr, ChildStdout, Command},
 };
@@ -36,9 +39,6 @@ const CHUNK: usize = 256 * 1024;
 /// (`/proc/sys/fs/pipe-max-size`). The usual 64 KiB wakes both ends four times as often.
 const PIPE: usize = 1024 * 1024;
 
-/// Standard error that is kept: its last bytes hold the reason.
-const STDERR_KEPT: usize = 4 * 1024;
-
 /// How much a child that reads through C's `stdio` may take from a pipe beyond what it needs:
 /// one buffer, and `st_blksize` of a pipe is 4096.
 const READ_AHEAD: usize = 4096;
@@ -49,6 +49,27 @@ pub struct Program {
     name: &'static str,
     command: Command,
     secrets: Vec<SecretString>,
+    listener: Option<Listener>,
+}
+
+/// The use of one line of a program's standard error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Heard {
+    /// The line stays in the text that errors show.
+    Keep,
+    /// The line is no part of that text.
+    Skip,
+    /// The line stays, and the program is ended.
+    Stop,
+}
+
+/// A function that hears each line of a program's standard error.
+struct Listener(Box<dyn FnMut(&str) -> Heard + Send + Sync>);
+
+impl std::fmt::Debug for Listener {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Listener")
+    }
 }
 
 /// What a child left behind that ended well.
@@ -75,7 +96,7 @@ impl Program {
                 command.env(inherited, value);
             }
         }
-        Self { name, command, secrets: Vec::new() }
+        Self { name, command, secrets: Vec::new(), listener: None }
     }
 
     /// Adds arguments. Everybody on the machine can read them: no secrets here.
@@ -97,6 +118,13 @@ impl Program {
     pub fn secret(mut self, name: &str, value: &SecretString) -> Self {
         self.command.env(name, value.expose_secret());
         self.secrets.push(value.clone());
+        self
+    }
+
+    /// Shows each line of the program's standard error to `listener`, without secrets, as soon as the line is there.
+    #[must_use]
+    pub fn listened_to(mut self, listener: impl FnMut(&str) -> Heard + Send + Sync + 'static) -> Self {
+        self.listener = Some(Listener(Box::new(listener)));
         self
     }
 
@@ -127,7 +155,9 @@ impl Program {
     pub async fn run(mut self) -> Result<Finished, ComponentError> {
         let mut child = self.spawn()?;
         let group = Group::of(&child);
-        let stderr = self.tail(child.stderr.take().expect("stderr is piped by `new`")).await?;
+        let (stderr, listener) =
+            (child.stderr.take().expect("stderr is piped by `new`"), self.listener.take());
+        let stderr = self.tail(stderr, listener).await?;
         let status = self.wait(&mut child).await?;
         group.release();
         self.judge(status, &stderr)?;
@@ -149,7 +179,8 @@ impl Program {
         let mut child = self.spawn()?;
         let (stdout, stderr) = outputs(&mut child);
         let drain = drain(stdout, out, meter);
-        let (bytes, stderr) = tokio::try_join!(drain, self.tail(stderr))?;
+        let listener = self.listener.take();
+        let (bytes, stderr) = tokio::try_join!(drain, self.tail(stderr, listener))?;
         self.judge(self.wait(&mut child).await?, &stderr)?;
         Ok(Finished { bytes, stderr, unread: false })
     }
@@ -177,6 +208,7 @@ impl Program {
         let writer = pipe::Sender::from_owned_fd(OwnedFd::from(writer)).map_err(self.broken())?;
         widen(&writer);
         let (mut stdout, stderr) = outputs(&mut child);
+        let listener = self.listener.take();
 
         let give = async {
             tokio::select! {
@@ -195,7 +227,7 @@ impl Program {
             }
             Ok(bytes)
         };
-        let (all_given, bytes, stderr) = tokio::try_join!(give, take, self.tail(stderr))?;
+        let (all_given, bytes, stderr) = tokio::try_join!(give, take, self.tail(stderr, listener))?;
         self.judge(self.wait(&mut child).await?, &stderr)?;
         let unread = !all_given || rustix::io::ioctl_fionread(&left).is_ok_and(|bytes| bytes > 0);
         Ok(Finished { bytes, stderr, unread })
@@ -205,26 +237,16 @@ impl Program {
         self.command.spawn().map_err(self.unstartable())
     }
 
-    async fn wait(&self, child: &mut Child) -> Result<ExitStatus, ComponentError> {
-        child.wait().await.map_err(self.broken())
+    fn tail(
+        &self,
+        stderr: ChildStderr,
+        listener: Option<Listener>,
+    ) -> impl Future<Output = Result<String, ComponentError>> {
+        tail(self.name, stderr, &self.secrets, listener)
     }
 
-    /// Reads all that the child complains about, so that it never blocks, and keeps the end.
-    async fn tail(&self, mut stderr: impl AsyncRead + Unpin) -> Result<String, ComponentError> {
-        let secrets: Vec<_> = self.secrets.iter().map(ExposeSecret::expose_secret).collect();
-        // A secret that is cut in two by the limit could not be found any more: keep that much more.
-        let margin = secrets.iter().map(|secret| secret.len()).max().unwrap_or(0);
-        let (mut kept, mut cut) = (Vec::new(), false);
-        let mut chunk = [0; 4096];
-        loop {
-            match stderr.read(&mut chunk).await.map_err(self.broken())? {
-                0 => return Ok(blot(kept, &secrets, if cut { margin } else { 0 })),
-                n => kept.extend_from_slice(&chunk[..n]),
-            }
-            let excess = kept.len().saturating_sub(STDERR_KEPT + margin);
-            cut |= excess > 0;
-            kept.drain(..excess);
-        }
+    async fn wait(&self, child: &mut Child) -> Result<ExitStatus, ComponentError> {
+        child.wait().await.map_err(self.broken())
     }
 
     /// Success is what the child itself calls so.
@@ -318,38 +340,9 @@ fn widen(pipe: impl AsFd) {
     let _ = rustix::pipe::fcntl_setpipe_size(pipe, PIPE);
 }
 
-/// The text without its first `skip` bytes and with `***` for every secret.
-fn blot(mut text: Vec<u8>, secrets: &[&str], skip: usize) -> String {
-    for secret in secrets.iter().filter(|secret| !secret.is_empty()) {
-        let places: Vec<_> = memchr::memmem::find_iter(&text, secret).collect();
-        for at in places {
-            text[at..at + secret.len()].fill(0);
-        }
-    }
-    let kept = text.get(skip..).unwrap_or_default();
-    let mut blotted = String::with_capacity(kept.len());
-    for part in kept.chunk_by(|a, b| (*a == 0) == (*b == 0)) {
-        if part[0] == 0 {
-            blotted.push_str("***");
-        } else {
-            blotted.push_str(&String::from_utf8_lossy(part));
-        }
-    }
-    blotted.trim().to_owned()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn secrets_are_blotted_out_even_where_the_tail_cuts_them() {
-        let blotted = |text: &str, skip| blot(text.into(), &["hunter2", ""], skip);
-        assert_eq!(blotted("password hunter2 for hunter2hunter2", 0), "password *** for ***");
-        assert_eq!(blotted("unter2 is cut, hunter2 is not", 7), "is cut, *** is not");
-        assert_eq!(blotted("a hunter2 across the cut", 4), "*** across the cut");
-        assert_eq!(blotted("nothing", 0), "nothing");
-    }
 
     fn shell(script: &str) -> Program {
         Program::new("sh", Path::new("/bin/sh")).args(["-c", script])

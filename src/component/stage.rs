@@ -63,6 +63,10 @@ pub struct Plan {
     /// The owners and privileges that the restore would not bring back, in a whole sentence. Rights that are lost open
     /// data to others, so such a restore of live data wants to be told so first.
     pub lost_rights: Option<String>,
+    /// Names of objects that the server is known to refuse: a restore goes on without them when it is told so.
+    pub refuses: Vec<String>,
+    /// True if the archive itself tells more: [`Component::preview`](super::Component::preview).
+    pub looks_into_archive: bool,
 }
 
 /// Old data that was set aside by a restore.
@@ -80,6 +84,11 @@ pub struct Kept {
 pub trait Staged: Send + Sync + fmt::Debug {
     /// What is in the copy, counted in the copy itself.
     fn counts(&self) -> &Counts;
+
+    /// The counts of the manifest as they must be in the copy: less what it was made without.
+    fn expected(&self, promised: &Counts) -> Counts {
+        promised.clone()
+    }
 
     /// Reads the archive once more and compares it with the copy, entry by entry, contents and all. Empty
     /// means equal; at most 20 sentences. The counts alone say it all where a component does not do this.

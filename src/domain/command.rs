@@ -111,6 +111,8 @@ pub struct Restore {
     pub backup: String,
     /// Into a database of this name instead of the live one.
     pub database: Option<String>,
+    /// Of PostgreSQL, objects that may be missing afterwards, if they cannot be made.
+    pub without: Vec<String>,
     /// Of Weaviate, these classes alone.
     pub classes: Option<Vec<String>>,
     /// Of Weaviate, users, roles and aliases as well.
@@ -122,7 +124,15 @@ pub struct Restore {
 impl Restore {
     /// Of all that is in the backup, in the place of what is live.
     pub const fn new(component: ComponentName, backup: String) -> Self {
-        Self { component, backup, database: None, classes: None, with_access: false, without_rights: false }
+        Self {
+            component,
+            backup,
+            database: None,
+            without: Vec::new(),
+            without_rights: false,
+            classes: None,
+            with_access: false,
+        }
     }
 }
 
@@ -278,11 +288,12 @@ impl Command {
     ) -> Result<Self, InvalidCommand> {
         match name {
             task::RESTORE_POSTGRES => {
-                let mut given = bind(&["backup_path", "database_name", "without_rights"])?;
+                let mut given = bind(&["backup_path", "database_name", "without", "without_rights"])?;
                 let (backup, database) = (given.required("backup_path")?, given.text("database_name")?);
+                let without = given.names("without")?.unwrap_or_default();
                 let without_rights = given.flag("without_rights", false)?;
                 let restore = Restore::new(ComponentName::Postgres, backup);
-                Ok(Self::Restore(Restore { database, without_rights, ..restore }))
+                Ok(Self::Restore(Restore { database, without, without_rights, ..restore }))
             }
             task::RESTORE_WEAVIATE => {
                 let mut given = bind(&["backup_name", "backup_path", "include", "with_access"])?;

@@ -1,5 +1,6 @@
 //! What a component says about the data it read: kept in the manifest, compared on verify.
 
+use crate::domain::derived::Derived;
 use crate::domain::id::BackupId;
 use crate::domain::rights::Rights;
 use serde::{Deserialize, Serialize};
@@ -132,6 +133,9 @@ pub struct Facts {
     /// Owners and privileges of the objects of a database.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rights: Option<Rights>,
+    /// What a database holds beside rows and rights.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub derived: Option<Derived>,
     /// By which way it was made, where there are several.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backend: Option<String>,

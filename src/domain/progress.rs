@@ -19,6 +19,7 @@ struct Inner {
     done: AtomicU64,
     total: AtomicU64,
     phase: Mutex<Cow<'static, str>>,
+    waits: Mutex<String>,
     warnings: Mutex<Vec<String>>,
 }
 
@@ -29,6 +30,18 @@ impl Meter {
         self.0.total.store(total, Ordering::Relaxed);
         if let Ok(mut now) = self.0.phase.lock() {
             *now = phase.into();
+        }
+    }
+
+    /// Shows what the work waits for in the place of its phase; empty: nothing any more.
+    pub fn waits_for(&self, what: String) {
+        if let Ok(mut waits) = self.0.waits.lock()
+            && *waits != what
+        {
+            if !what.is_empty() {
+                tracing::info!("waits for {what}");
+            }
+            *waits = what;
         }
     }
 
@@ -59,7 +72,12 @@ impl Meter {
 
     /// Bytes done, bytes expected (0: unknown) and the name of the phase.
     pub fn read(&self) -> (u64, u64, Cow<'static, str>) {
-        let phase = self.0.phase.lock().map(|phase| phase.clone()).unwrap_or_default();
+        let waits = self.0.waits.lock().map(|waits| waits.clone()).unwrap_or_default();
+        let phase = if waits.is_empty() {
+            self.0.phase.lock().map(|phase| phase.clone()).unwrap_or_default()
+        } else {
+            format!("waiting: {waits}").into()
+        };
         (self.0.done.load(Ordering::Relaxed), self.0.total.load(Ordering::Relaxed), phase)
     }
 

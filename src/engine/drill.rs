@@ -26,7 +26,7 @@ impl Engine {
         let mut archive = self.archive_of(entry.clone(), copy.clone()).await?;
         self.find_bases(&mut archive).await?;
         plan(component, &Target::Scratch, &archive).await?;
-        let staged = match stage(component, &Target::Scratch, &archive, run).await {
+        let staged = match stage(component, &Target::Scratch, &[], &archive, run).await {
             Err(EngineError::Damaged { problems }) => return Ok(problems),
             staged => staged?,
         };
@@ -44,7 +44,8 @@ async fn compare(
     run: &Run,
 ) -> Result<Vec<String>, EngineError> {
     let promised = archive.facts().map(|facts| &facts.counts);
-    let mut problems = promised.map_or(Vec::new(), |counts| counts.differences(staged.counts()));
+    let mut problems =
+        promised.map_or(Vec::new(), |counts| staged.expected(counts).differences(staged.counts()));
     run.meter.begin("compare", archive.facts().map_or(0, Facts::stored_bytes));
     let mut opened = archive.opened(archive.reader().await?).await?;
     let mut feed = opened.feed(component).await?;

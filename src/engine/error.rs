@@ -173,7 +173,7 @@ impl EngineError {
     /// Whether the program that restores was told by its server that this cannot be.
     pub(super) const fn is_refusal(&self) -> bool {
         let Self::Component { source, .. } = self else { return false };
-        matches!(source, ComponentError::Failed { transient: false, .. })
+        matches!(source, ComponentError::Failed { transient: false, .. } | ComponentError::Refused { .. })
     }
 
     /// Whether bytes that lie in a destination could not be read, which says nothing of the others there.
@@ -192,7 +192,9 @@ impl EngineError {
             Self::Busy { .. } | Self::LockLost { .. } => Reason::Busy,
             Self::Fleet { .. } => Reason::Connect,
             Self::Component { source, .. } => match source {
-                ComponentError::Unusable { .. } | ComponentError::Denied { .. } => Reason::Config,
+                ComponentError::Unusable { .. }
+                | ComponentError::Denied { .. }
+                | ComponentError::Refused { .. } => Reason::Config,
                 ComponentError::Unavailable { .. } => Reason::Connect,
                 ComponentError::Corrupt { .. } => Reason::Verify,
                 _ => Reason::Read,

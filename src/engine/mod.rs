@@ -7,7 +7,6 @@ mod amend;
 mod archive;
 mod backup;
 mod chain;
-mod consent;
 mod copies;
 mod destinations;
 mod drill;
@@ -28,6 +27,7 @@ mod restored;
 mod shelf;
 mod standing;
 mod verify;
+mod way_on;
 mod ways;
 
 pub use destinations::Unusable;

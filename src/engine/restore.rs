@@ -3,11 +3,11 @@
 use crate::base::chain;
 use crate::component::{Component, Kept, Plan, Staged, Target, Walk};
 use crate::domain::component::ComponentName;
-use crate::domain::facts::{Counts, Facts};
+use crate::domain::facts::Facts;
 use crate::domain::report::{PassedOver, RestorePlan, RestoreReport, UndoReport};
 use crate::engine::archive::{Archive, rest_of, unusable};
-use crate::engine::consent::{CONSENT, may_lose_rights};
 use crate::engine::restored::{Record, Undone};
+use crate::engine::way_on::{complete, may_lose_rights, with_way_on};
 use crate::engine::{Engine, EngineError, Held, Run};
 use crate::observe::labels::Operation;
 use serde::Serialize;
@@ -25,6 +25,8 @@ pub struct RestoreRequest {
     pub target: Target,
     /// True if the restore may lose owners and privileges.
     pub without_rights: bool,
+    /// Names of objects that may be missing afterwards, if they cannot be made.
+    pub without: Vec<String>,
 }
 
 impl Engine {
@@ -39,7 +41,8 @@ impl Engine {
             self.archives_to_restore(request.component, &request.reference).await?;
         let mut archive = archives.swap_remove(0);
         self.find_bases(&mut archive).await?;
-        let plan = plan(component, &request.target, &archive).await?;
+        let mut plan = plan(component, &request.target, &archive).await?;
+        complete(&mut plan, component, request, &archive).await?;
         let described = described(request, &archive, plan, component.left_out(Walk::DryRun));
         Ok(RestorePlan { passed_over, ..described })
     }
@@ -125,7 +128,8 @@ impl Engine {
         let staging = async {
             let (mut archive, mut warnings) = self.sound(archives, &run.meter).await?;
             warnings.extend(self.find_sound_bases(&mut archive, &run.meter).await?);
-            let staged = stage(component, &request.target, &archive, run).await?;
+            let staged = stage(component, &request.target, &request.without, &archive, run).await;
+            let staged = staged.map_err(|err| with_way_on(err, request, &archive.entry.backup_id))?;
             Ok::<_, EngineError>((archive, staged, warnings))
         };
         let lost = held.lost();
@@ -135,7 +139,7 @@ impl Engine {
             () = run.cancel.cancelled() => return Err(EngineError::Cancelled),
         };
         let counts = staged.counts().clone();
-        if let Err(err) = self.may_swap(&archive, &counts, run, held).await {
+        if let Err(err) = self.may_swap(&archive, &*staged, run, held).await {
             discard(staged).await;
             return Err(err);
         }
@@ -189,12 +193,12 @@ impl Engine {
     async fn may_swap(
         &self,
         archive: &Archive,
-        found: &Counts,
+        staged: &dyn Staged,
         run: &Run,
         held: &Held,
     ) -> Result<(), EngineError> {
         let problems = match archive.facts() {
-            Some(facts) => facts.counts.differences(found),
+            Some(facts) => staged.expected(&facts.counts).differences(staged.counts()),
             None => Vec::new(),
         };
         if !problems.is_empty() {
@@ -336,6 +340,7 @@ pub(super) async fn plan(
 pub(super) async fn stage(
     component: &Arc<dyn Component>,
     target: &Target,
+    without: &[String],
     archive: &Archive,
     run: &Run,
 ) -> Result<Box<dyn Staged>, EngineError> {
@@ -344,7 +349,7 @@ pub(super) async fn stage(
     let mut opened = archive.opened(archive.reader().await?).await?;
     let (staged, rest) = {
         let mut feed = opened.feed(component).await?;
-        let staged = component.stage(&mut feed, target, archive.facts(), &run.meter).await;
+        let staged = component.stage_without(&mut feed, target, without, archive.facts(), &run.meter).await;
         let staged = staged.map_err(|source| unusable(name, source))?;
         (staged, rest_of(&mut feed).await)
     };
@@ -368,8 +373,6 @@ pub(super) async fn discard(staged: Box<dyn Staged>) {
 }
 
 fn described(request: &RestoreRequest, archive: &Archive, plan: Plan, not_tried: Vec<&str>) -> RestorePlan {
-    let is_told = may_lose_rights(request, &plan).is_ok();
-    let consent = plan.lost_rights.map(|lost| if is_told { lost } else { format!("{lost} {CONSENT}") });
     RestorePlan {
         component: request.component,
         backup_id: archive.entry.backup_id.clone(),
@@ -385,7 +388,7 @@ fn described(request: &RestoreRequest, archive: &Archive, plan: Plan, not_tried:
         free_bytes: plan.free_bytes,
         downtime: plan.downtime,
         versions: plan.versions,
-        warnings: [plan.warnings, consent.into_iter().collect(), plan.advice].concat(),
+        warnings: [plan.warnings, plan.lost_rights.into_iter().collect(), plan.advice].concat(),
         not_tried: not_tried.into_iter().map(str::to_owned).collect(),
     }
 }

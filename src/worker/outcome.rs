@@ -162,7 +162,7 @@ fn python_type(err: &EngineError) -> &'static str {
         EngineError::Busy { .. } | EngineError::LockLost { .. } => "TimeoutError",
         EngineError::Fleet { .. } => "ConnectionError",
         EngineError::Component { source, .. } => match source {
-            ComponentError::Unusable { .. } => "ValueError",
+            ComponentError::Unusable { .. } | ComponentError::Refused { .. } => "ValueError",
             ComponentError::Denied { .. } | ComponentError::Unreadable { .. } => "PermissionError",
             ComponentError::Unavailable { .. } => "ConnectionError",
             ComponentError::Read { .. } | ComponentError::Output(_) => "OSError",

@@ -192,6 +192,7 @@ impl Task<'_> {
         let request = RestoreRequest {
             component: order.component,
             reference: order.backup.clone(),
+            without: order.without.clone(),
             target: match (&order.database, &order.classes) {
                 (Some(database), _) => Target::Database(database.clone()),
                 (None, Some(classes)) => Target::Classes(classes.clone()),

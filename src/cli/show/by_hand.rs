@@ -52,7 +52,7 @@ fn commands(component: ComponentName, location: &str, options: &str) -> Vec<Stri
         ComponentName::Postgres => vec![
             format!("{read} | pg_restore --list"),
             "createdb restored".to_owned(),
-            format!("{read} | pg_restore --no-owner --exit-on-error --dbname=restored"),
+            format!("{read} | pg_restore --no-owner --dbname=restored"),
         ],
         ComponentName::Media | ComponentName::Weaviate => vec![
             format!("{read} | tar -tv"),

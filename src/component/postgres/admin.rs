@@ -47,8 +47,21 @@ pub struct Admin {
 ///
 /// As [`connect::connect`].
 pub async fn alone(config: &PostgresConfig, database: &str) -> Result<ClientWrapper, ComponentError> {
+    alone_with(config, database, None).await
+}
+
+/// The same, with settings of the session that are there from its very beginning: `-c event_triggers=off`.
+///
+/// # Errors
+///
+/// As there.
+pub async fn alone_with(
+    config: &PostgresConfig,
+    database: &str,
+    options: Option<&str>,
+) -> Result<ClientWrapper, ComponentError> {
     let config = PostgresConfig { database: database.to_owned(), ..config.clone() };
-    let pool = connect::pool(&config)?;
+    let pool = connect::pool_with(&config, options)?;
     Ok(Object::take(connect::connect(&pool, &config).await?))
 }
 

@@ -25,6 +25,15 @@ const CONNECTIONS: usize = 2;
 ///
 /// [`ComponentError::Unusable`] when certificates are needed and cannot be had.
 pub fn pool(config: &PostgresConfig) -> Result<Pool, ComponentError> {
+    pool_with(config, None)
+}
+
+/// The same, whose sessions begin with these options of the server's command line.
+///
+/// # Errors
+///
+/// As there.
+pub fn pool_with(config: &PostgresConfig, options: Option<&str>) -> Result<Pool, ComponentError> {
     let mut client = tokio_postgres::Config::new();
     client
         .host(&config.host)
@@ -34,6 +43,9 @@ pub fn pool(config: &PostgresConfig) -> Result<Pool, ComponentError> {
         .application_name(APPLICATION)
         .connect_timeout(config.connect_timeout)
         .keepalives_idle(Duration::from_mins(1));
+    if let Some(options) = options {
+        client.options(options);
+    }
     if let Some(password) = &config.password {
         client.password(password.expose_secret());
     }

@@ -1,22 +1,25 @@
 //! A database beside the live one, filled from an archive.
 
 use crate::component::postgres::{
+    Order,
     admin::{self, Admin, fault},
     config::PostgresConfig,
-    database,
+    database, entries,
     goal::Goal,
     load::{self, Load},
     mark::{Mark, Role, comment_on, ident},
+    refusal::{self, Refusal},
     rights::Way,
-    snapshot::{Excluded, Server, Snapshot},
+    snapshot::{Server, Snapshot},
     swap::Exchange,
+    views,
 };
 use crate::component::{
     ComponentError, Feed, Kept, Staged,
     scratch::{self, Scratch},
 };
 use crate::domain::{
-    facts::{Counts, Facts},
+    facts::{Counts, Facts, TableRows},
     progress::Meter,
     rights::Rights,
 };
@@ -30,48 +33,32 @@ pub struct Copy {
     exchange: Exchange,
     drill: bool,
     counts: Counts,
-    /// Where owners and privileges are not as they were, in words.
-    wrong_rights: Vec<String>,
+    /// Where it is otherwise than at the backup, in words.
+    wrong: Vec<String>,
+    /// The entries of the archive that it was made without.
+    without: Vec<Refusal>,
 }
 
 impl Copy {
-    /// Makes the copy. `exclude` as for the backup.
+    /// Makes the copy.
     ///
     /// # Errors
     ///
-    /// As [`crate::component::Component::stage`].
+    /// As [`crate::component::Component::stage_without`].
     pub async fn make(
         mut goal: Goal,
         config: &PostgresConfig,
-        exclude: &[Excluded],
+        order: &Order,
         feed: Feed<'_>,
-        facts: Option<&Facts>,
         meter: &Meter,
     ) -> Result<Self, ComponentError> {
-        let (name, refused) = create(&mut goal, config, meter).await?;
+        let (name, unset) = create(&mut goal, config, meter).await?;
         let inside = PostgresConfig { database: name.clone(), ..config.clone() };
-        let filled = async {
-            fill(&goal, &inside, feed, facts, meter).await?;
-            let (counts, rights) = count(&inside, exclude).await?;
-            let wrong_rights = wrong_rights(&goal, facts, &rights);
-            if !goal.drill && !wrong_rights.is_empty() {
-                let what = format!("restore owners and privileges: {}", wrong_rights.join("; "));
-                return Err(ComponentError::Unusable { what, source: None });
-            }
-            if !goal.drill
-                && let Some(live) = &goal.live
-            {
-                let mut dress = live.dress(&goal.admin, &name).await?;
-                dress.retain(|statement| !refused.contains(statement));
-                goal.admin.at_once(&dress).await.map_err(undressed)?;
-            }
-            Ok((counts, wrong_rights))
-        };
-        match filled.await {
-            Ok((counts, wrong_rights)) => {
+        match whole(&goal, &inside, order, &unset, feed, meter).await {
+            Ok((counts, wrong, without)) => {
                 let exchange =
                     Exchange { config: config.clone(), target: goal.name, incoming: name, kept: None };
-                Ok(Self { exchange, drill: goal.drill, counts, wrong_rights })
+                Ok(Self { exchange, drill: goal.drill, counts, wrong, without })
             }
             Err(err) => {
                 // `recover` removes it otherwise; the first error is the one that tells.
@@ -82,6 +69,45 @@ impl Copy {
             }
         }
     }
+}
+
+/// Fills a copy and makes it like the live database. Returns its counts, where it is otherwise than at the backup, and the
+/// entries that are missing because the order goes on without them.
+async fn whole(
+    goal: &Goal,
+    inside: &PostgresConfig,
+    order: &Order,
+    unset: &BTreeSet<String>,
+    feed: Feed<'_>,
+    meter: &Meter,
+) -> Result<(Counts, Vec<String>, Vec<Refusal>), ComponentError> {
+    let facts = order.facts.as_ref();
+    let loaded = fill(goal, inside, order, feed, meter).await?;
+    let found = finish(goal, inside, order, loaded).await?;
+    found.warnings.into_iter().for_each(|warning| meter.warn(warning));
+    let (without, refused): (Vec<_>, Vec<_>) =
+        found.missing.into_iter().partition(|refusal| refusal.is_named_by(&order.without));
+    if !refused.is_empty() {
+        return Err(refusal::error(&refused));
+    }
+    for refusal in &without {
+        meter.warn(format!("Restored without {}.", refusal.words()));
+    }
+    let mut wrong = wrong_rights(goal, facts, &found.rights);
+    if !goal.drill && without.is_empty() && !wrong.is_empty() {
+        let what = format!("restore owners and privileges: {}", wrong.join("; "));
+        return Err(ComponentError::Unusable { what, source: None });
+    }
+    if !goal.drill {
+        // What is restored without an object has not its rights, either.
+        wrong.drain(..).for_each(|wrong| meter.warn(format!("Without these objects: {wrong}.")));
+        if let Some(live) = &goal.live {
+            let mut dress = live.dress(&goal.admin, &inside.database).await?;
+            dress.retain(|statement| !unset.contains(statement));
+            goal.admin.at_once(&dress).await.map_err(undressed)?;
+        }
+    }
+    Ok((found.counts, wrong, without))
 }
 
 fn undressed(err: deadpool_postgres::tokio_postgres::Error) -> ComponentError {
@@ -135,17 +161,25 @@ async fn create(
     Ok((name, refused))
 }
 
+/// Loads the archive, and tells the entries that the server has refused.
 async fn fill(
     goal: &Goal,
     inside: &PostgresConfig,
+    order: &Order,
     feed: Feed<'_>,
-    facts: Option<&Facts>,
     meter: &Meter,
-) -> Result<(), ComponentError> {
+) -> Result<Vec<Refusal>, ComponentError> {
+    let facts = order.facts.as_ref();
     let owner = goal.like.as_ref().map(|like| like.owner.as_str());
-    let role = owner.filter(|owner| *owner != goal.admin.user);
-    let load =
-        Load { client: &goal.client, config: inside, role, rights: &goal.rights, server: goal.server.major };
+    let load = Load {
+        client: &goal.client,
+        config: inside,
+        role: owner.filter(|owner| *owner != goal.admin.user),
+        rights: &goal.rights,
+        server: goal.server.major,
+        quiet: goal.quiet,
+        without: &order.without,
+    };
     // The dump is about as long as what was read; some room for others.
     let folder = inside.scratch.as_deref().filter(|folder| {
         let fits =
@@ -167,16 +201,36 @@ fn wrong_rights(goal: &Goal, facts: Option<&Facts>, found: &Rights) -> Vec<Strin
     promised.filter(|_| is_comparable).map(|promised| promised.differences(found)).unwrap_or_default()
 }
 
-/// Counts the rows of every table, lets the planner know them too, and reads owners and privileges.
-async fn count(inside: &PostgresConfig, exclude: &[Excluded]) -> Result<(Counts, Rights), ComponentError> {
-    let mut client = admin::alone(inside, &inside.database).await?;
+/// What is in a copy.
+struct Found {
+    counts: Counts,
+    rights: Rights,
+    missing: Vec<Refusal>,
+    warnings: Vec<String>,
+}
+
+/// Fills materialized views that `pg_restore` has left empty, lets the planner know the rows, counts them, and reads owners
+/// and privileges. `refused` are the entries that `pg_restore` has not brought.
+async fn finish(
+    goal: &Goal,
+    inside: &PostgresConfig,
+    order: &Order,
+    mut refused: Vec<Refusal>,
+) -> Result<Found, ComponentError> {
+    let mut client = admin::alone_with(inside, &inside.database, goal.quiet).await?;
     let _ = client.batch_execute("SET default_transaction_read_only = off").await;
-    client.batch_execute("ANALYZE").await.map_err(|err| fault("analyze the copy", err))?;
     let server = Server::ask(&client).await?;
-    let snapshot = Snapshot::open(&mut client, &server, exclude).await?;
+    let contents = refused.extract_if(.., |refusal| refusal.kind == entries::CONTENTS).collect::<Vec<_>>();
+    let derived = order.facts.as_ref().and_then(|facts| facts.derived.as_ref());
+    let (empty, mut warnings) = views::fill(&client, derived, &contents).await?;
+    refused.extend(empty);
+    client.batch_execute("ANALYZE").await.map_err(|err| fault("analyze the copy", err))?;
+    let mut snapshot = Snapshot::open(&mut client, &server, &order.exclude).await?;
     let (tables, rights) = (snapshot.count().await?, snapshot.rights().await?);
+    let present = snapshot.derived(&server).await?;
+    warnings.extend(derived.and_then(|derived| derived.lost_on_extensions(&present)));
     snapshot.close().await?;
-    Ok((Counts { tables, ..Counts::default() }, rights))
+    Ok(Found { counts: Counts { tables, ..Counts::default() }, rights, missing: refused, warnings })
 }
 
 #[async_trait]
@@ -185,8 +239,27 @@ impl Staged for Copy {
         &self.counts
     }
 
+    fn expected(&self, promised: &Counts) -> Counts {
+        let mut expected = promised.clone();
+        let rows = self.without.iter().filter(|refusal| refusal.kind == entries::ROWS);
+        for refusal in rows {
+            let is_it = |table: &TableRows| {
+                table.table == refusal.tag
+                    && refusal.schema.as_ref().is_none_or(|schema| table.schema == *schema)
+            };
+            let found = |table: &TableRows| {
+                self.counts.tables.iter().find(|found| is_it(found) && found.schema == table.schema)
+            };
+            expected.tables.retain(|table| !is_it(table) || found(table).is_some());
+            for table in expected.tables.iter_mut().filter(|table| is_it(table)) {
+                table.rows = found(table).map_or(0, |found| found.rows);
+            }
+        }
+        expected
+    }
+
     async fn differences(&self, _: Feed<'_>, _: &Meter) -> Result<Vec<String>, ComponentError> {
-        Ok(self.wrong_rights.clone())
+        Ok(self.wrong.clone())
     }
 
     async fn swap(self: Box<Self>) -> Result<Option<Kept>, ComponentError> {

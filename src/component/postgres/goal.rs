@@ -3,6 +3,7 @@
 use crate::base::chain;
 use crate::component::postgres::{
     admin::{self, Admin, fault},
+    bound::{self, Bound},
     clients::{self, Client},
     config::PostgresConfig,
     database::Database,
@@ -12,8 +13,14 @@ use crate::component::postgres::{
     snapshot::Server,
 };
 use crate::component::{ComponentError, Plan, Target, scratch};
-use crate::domain::facts::Facts;
-use std::path::{Path, PathBuf};
+use crate::domain::{
+    derived::{Derived, Unqualified, VIEW},
+    facts::Facts,
+};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
 
 /// A database to be replaced, and what there is to do it with.
 pub struct Goal {
@@ -29,6 +36,8 @@ pub struct Goal {
     pub swaps: bool,
     /// Owners and privileges of the objects after the restore.
     pub rights: Way,
+    /// The setting under which event triggers do not fire in a session.
+    pub quiet: Option<&'static str>,
     /// The server.
     pub server: Server,
     /// The `pg_restore` to use.
@@ -68,6 +77,9 @@ impl Goal {
         };
         let admin = Admin::beside(config, name).await?;
         let server = Server::ask(&admin.client).await?;
+        let rights = facts.and_then(|facts| facts.rights.as_ref());
+        let quiet = load::quiet(admin.superuser, server.major, rights);
+        takes_options(config, &admin, &load::options(quiet, server.major)).await?;
         let live = Database::find(&admin, name).await?;
         let like = match &live {
             Some(live) => Some(live.clone()),
@@ -92,14 +104,18 @@ impl Goal {
         let found = clients::search(set).await?;
         let client = load::choose(server.major, facts, &found).cloned();
         let client = client.ok_or_else(|| unusable(no_client(set, &found, facts)))?;
-        let rights = Way::find(&admin, facts.and_then(|facts| facts.rights.as_ref()), owner).await?;
-        Ok(Self { name: name.clone(), live, like, drill, swaps, rights, server, client, admin })
+        let rights = Way::find(&admin, rights, owner).await?;
+        Ok(Self { name: name.clone(), live, like, drill, swaps, rights, quiet, server, client, admin })
     }
 
     /// How the configured database would be restored, in words for whoever looks before the bad day.
     pub async fn way(config: &PostgresConfig) -> String {
         match Self::find(config, &Target::Live, None).await {
-            Ok(goal) if goal.swaps => "a restore is made beside it and swapped in".to_owned(),
+            Ok(goal) if goal.swaps => {
+                let bound = bound::find(config, &config.database).await.ok().flatten();
+                let bound = bound.map_or_else(String::new, |bound| format!("; {}", bound.words()));
+                format!("a restore is made beside it and swapped in{bound}")
+            }
             Ok(goal) => format!(
                 "a restore would replace its contents in place, without undo, since role {0} may not make a \
                  database for its owner (ALTER ROLE {0} CREATEDB)",
@@ -134,6 +150,8 @@ impl Goal {
                 format!("database {} ({} MB, {tables} tables)", live.name, live.bytes / 1_000_000)
             }
         };
+        let derived = facts.and_then(|facts| facts.derived.as_ref());
+        let lost = derived.and_then(|derived| derived.lost_on_extensions(&Derived::default()));
         let source = facts.map(|facts| facts.source_bytes);
         let scratch = in_place_folder(config);
         let (method, downtime, needs_bytes, free_bytes) = if self.swaps {
@@ -143,6 +161,11 @@ impl Goal {
             let free = scratch::free_bytes(&scratch);
             ("in place in one transaction", "while the restore runs", source, free)
         };
+        let unqualified = || derived.into_iter().flat_map(|derived| &derived.unqualified);
+        let mut refuses: BTreeSet<_> =
+            unqualified().filter(|object| object.kind != VIEW).map(|object| object.name.clone()).collect();
+        let bound = if self.swaps { self.bound(config).await? } else { None };
+        refuses.extend(bound.iter().flat_map(|bound| bound.names.clone()));
         let dumped = ["postgres_server", "pg_dump"].into_iter().filter_map(|program| {
             Some(format!("backup made of {program} {}", facts?.versions.get(program)?))
         });
@@ -158,9 +181,27 @@ impl Goal {
             downtime: if self.drill { "none".into() } else { downtime.into() },
             versions: here.into_iter().chain(dumped).collect(),
             warnings,
-            advice: Vec::new(),
+            advice: unqualified()
+                .map(Unqualified::warning)
+                .chain(lost)
+                .chain(bound.map(|bound| format!("Extension {}.", bound.words())))
+                .collect(),
             lost_rights: self.rights.lost(facts.and_then(|facts| facts.rights.as_ref())),
+            refuses: refuses.into_iter().collect(),
+            looks_into_archive: !self.swaps,
         })
+    }
+
+    /// The extension of the live database that no copy of it can have.
+    ///
+    /// # Errors
+    ///
+    /// As sorted.
+    pub async fn bound(&self, config: &PostgresConfig) -> Result<Option<Bound>, ComponentError> {
+        match &self.live {
+            Some(live) if live.allows => bound::find(config, &live.name).await,
+            _ => Ok(None),
+        }
     }
 
     fn warnings(&self, facts: Option<&Facts>) -> Vec<String> {
@@ -208,6 +249,18 @@ impl Goal {
             return None;
         }
         scratch::free_bytes(Path::new(row.get::<_, &str>(0)))
+    }
+}
+
+/// Begins a session as `pg_restore` will, whose settings a connection pooler may not pass on.
+async fn takes_options(config: &PostgresConfig, admin: &Admin, options: &str) -> Result<(), ComponentError> {
+    match admin::alone_with(config, &admin.seat, Some(options)).await {
+        Err(err) if chain(&err).contains("unsupported startup parameter") => Err(unusable(format!(
+            "{config} is a connection pooler (PgBouncer), which pg_restore cannot work through ({}): name the \
+             PostgreSQL server itself in DATABASE_URL or POSTGRES_HOST and POSTGRES_PORT",
+            chain(&err)
+        ))),
+        begun => begun.map(drop),
     }
 }
 

@@ -1,15 +1,23 @@
 //! Without the right to create databases: the contents of the live one, replaced in one transaction.
 
 use crate::component::postgres::{
-    admin::alone,
+    Order,
+    admin::{alone, alone_with, fault},
+    blockers,
     config::PostgresConfig,
     decode,
+    entries::{CONTENTS, ROWS},
     goal::{self, Goal},
     load::Load,
-    snapshot::{Excluded, Server, Snapshot},
+    snapshot::{Server, Snapshot},
+    toc::{Contents, Entry},
+    views, waits,
 };
 use crate::component::{ComponentError, Feed, Kept, Staged, scratch::Scratch};
-use crate::domain::{facts::Counts, progress::Meter};
+use crate::domain::{
+    facts::{Counts, TableRows},
+    progress::Meter,
+};
 use async_trait::async_trait;
 use std::fmt;
 
@@ -17,9 +25,11 @@ use std::fmt;
 pub struct InPlace {
     goal: Goal,
     config: PostgresConfig,
-    exclude: Vec<Excluded>,
+    order: Order,
     file: Scratch,
+    contents: Contents,
     counts: Counts,
+    meter: Meter,
 }
 
 impl fmt::Debug for InPlace {
@@ -32,7 +42,7 @@ impl fmt::Debug for InPlace {
 }
 
 impl InPlace {
-    /// Puts the archive on disk and proves that it can be read. `exclude` as for the backup.
+    /// Puts the archive on disk and proves that it can be read.
     ///
     /// # Errors
     ///
@@ -40,21 +50,39 @@ impl InPlace {
     pub async fn prepare(
         goal: Goal,
         config: &PostgresConfig,
-        exclude: &[Excluded],
+        order: Order,
         feed: Feed<'_>,
         meter: &Meter,
     ) -> Result<Self, ComponentError> {
         let file = Scratch::spool(&goal::in_place_folder(config), feed, meter).await?;
         let counts = decode(config, &mut file.reader().await?, &Meter::default()).await?;
         let config = PostgresConfig { database: goal.name.clone(), ..config.clone() };
-        Ok(Self { goal, config, exclude: exclude.to_vec(), file, counts })
+        let contents = Contents::of_file(&goal.client, &file).await?;
+        Self::is_possible(&goal, &config, &contents).await?;
+        Ok(Self { goal, config, order, file, contents, counts, meter: meter.clone() })
+    }
+
+    /// Looks whether objects that the archive does not know are in the way.
+    ///
+    /// # Errors
+    ///
+    /// [`ComponentError::Unusable`] names them; as sorted.
+    pub async fn is_possible(
+        goal: &Goal,
+        config: &PostgresConfig,
+        contents: &Contents,
+    ) -> Result<(), ComponentError> {
+        let client = alone(config, &goal.name).await?;
+        let set = client.batch_execute("SET search_path = pg_catalog").await;
+        set.map_err(|err| fault("begin a session", err))?;
+        blockers::refuse(&client, contents).await
     }
 
     /// What is in the database now, of that what the archive has.
     async fn count(&self) -> Result<Counts, ComponentError> {
         let mut client = alone(&self.config, &self.config.database).await?;
         let server = Server::ask(&client).await?;
-        let snapshot = Snapshot::open(&mut client, &server, &self.exclude).await?;
+        let snapshot = Snapshot::open(&mut client, &server, &self.order.exclude).await?;
         let mut tables = snapshot.count().await?;
         snapshot.close().await?;
         let known = |schema: &str, table: &str| {
@@ -63,12 +91,72 @@ impl InPlace {
         tables.retain(|found| known(&found.schema, &found.table));
         Ok(Counts { tables, ..Counts::default() })
     }
+
+    /// Fills the materialized views, once everything else is there.
+    async fn fill_views(&self) -> Result<(), ComponentError> {
+        let client = alone_with(&self.config, &self.config.database, self.goal.quiet).await?;
+        let _ = client.batch_execute("SET default_transaction_read_only = off").await;
+        let derived = self.order.facts.as_ref().and_then(|facts| facts.derived.as_ref());
+        let contents = self.contents.0.iter().filter(|entry| entry.kind == CONTENTS);
+        let contents: Vec<_> = contents.map(|entry| entry.refused("not filled yet")).collect();
+        let (empty, _) = views::fill(&client, derived, &contents).await?;
+        for refusal in empty {
+            self.meter.warn(format!(
+                "{} stays empty ({}): REFRESH MATERIALIZED VIEW, once that is mended.",
+                refusal.name(),
+                refusal.said
+            ));
+        }
+        Ok(())
+    }
+
+    /// What was found, less rows beyond those of the backup where event triggers of the database note what a restore does:
+    /// only a superuser can keep them from it.
+    async fn without_events(&self, mut found: Counts) -> Result<Counts, ComponentError> {
+        const ANY: &str = "SELECT EXISTS (SELECT FROM pg_event_trigger WHERE evtenabled <> 'D')";
+        if self.goal.admin.superuser {
+            return Ok(found);
+        }
+        let client = alone(&self.config, &self.config.database).await?;
+        let any = client.query_one(ANY, &[]).await.map_err(|err| fault("look for event triggers", err))?;
+        if !any.get::<_, bool>(0) {
+            return Ok(found);
+        }
+        for table in &mut found.tables {
+            let promised = self.counts.tables.iter().find(|promised| {
+                promised.schema == table.schema && promised.table == table.table && promised.rows < table.rows
+            });
+            if let Some(promised) = promised {
+                self.meter.warn(format!(
+                    "Table {}.{} has {} rows and had {} at the backup: event triggers of the database fire while it is \
+                     restored in place.",
+                    table.schema, table.table, table.rows, promised.rows
+                ));
+                table.rows = promised.rows;
+            }
+        }
+        Ok(found)
+    }
 }
 
 #[async_trait]
 impl Staged for InPlace {
     fn counts(&self) -> &Counts {
         &self.counts
+    }
+
+    fn expected(&self, promised: &Counts) -> Counts {
+        let mut expected = promised.clone();
+        let is_left_out = |table: &TableRows| {
+            self.contents.0.iter().any(|entry| {
+                entry.kind == ROWS
+                    && entry.schema == table.schema
+                    && entry.tag == table.table
+                    && entry.may_be_missing(&self.order.without)
+            })
+        };
+        expected.tables.iter_mut().filter(|table| is_left_out(table)).for_each(|table| table.rows = 0);
+        expected
     }
 
     async fn swap(self: Box<Self>) -> Result<Option<Kept>, ComponentError> {
@@ -79,16 +167,27 @@ impl Staged for InPlace {
         {
             tracing::warn!(%err, "sessions go on, and the restore waits for them");
         }
-        let (client, server) = (&self.goal.client, self.goal.server.major);
         let role = self.goal.live.as_ref().map(|live| live.owner.as_str());
-        let role = if admin.is_member(role).await? { role } else { None };
-        let rights = &self.goal.rights;
-        Load { client, config: &self.config, role, rights, server }.in_place(&self.file).await?;
+        let load = Load {
+            client: &self.goal.client,
+            config: &self.config,
+            role: if admin.is_member(role).await? { role } else { None },
+            rights: &self.goal.rights,
+            server: self.goal.server.major,
+            quiet: self.goal.quiet,
+            without: &self.order.without,
+        };
+        // One object that is refused would take everything back: what no rows need comes afterwards, by itself.
+        let is_wanted = |entry: &Entry| entry.kind != CONTENTS && !entry.may_be_missing(&self.order.without);
+        let list = self.contents.list(&goal::in_place_folder(&self.config), is_wanted)?;
+        waits::during(&self.config, &self.meter, load.in_place(&self.file, &list)).await?;
+        self.fill_views().await?;
         let uncounted = |err: ComponentError| ComponentError::Unusable {
             what: "the restore in place is done, but its rows could not be counted".into(),
             source: Some(err.into()),
         };
-        let wrong = self.counts.differences(&self.count().await.map_err(uncounted)?);
+        let found = self.count().await.map_err(uncounted)?;
+        let wrong = self.expected(&self.counts).differences(&self.without_events(found).await?);
         if wrong.is_empty() {
             return Ok(None);
         }

@@ -1,9 +1,18 @@
 //! `pg_restore` into a database.
 
-use crate::component::postgres::{PASSING, clients::Client, config::PostgresConfig, libpq, rights::Way};
-use crate::component::process::Program;
+use crate::component::postgres::{
+    PASSING, bound,
+    clients::Client,
+    config::PostgresConfig,
+    entries, libpq,
+    refusal::{self, Refusal, Refusals},
+    rights::Way,
+    toc::ListFile,
+};
+use crate::component::process::{Finished, Program};
 use crate::component::{ComponentError, Feed, scratch::Scratch};
-use crate::domain::{facts::Facts, progress::Meter};
+use crate::domain::{facts::Facts, progress::Meter, rights::Rights};
+use std::sync::{Arc, Mutex};
 
 /// Since this version `pg_restore` sets `transaction_timeout` first of all, which servers before it do not
 /// know.
@@ -11,6 +20,21 @@ const SETS_TRANSACTION_TIMEOUT: u32 = 17;
 
 /// Since this version a role may say how long a session may do nothing, as ours does while an archive comes slowly.
 const KNOWS_IDLE_SESSIONS: u32 = 14;
+
+/// Since this version a superuser may keep event triggers from firing in a session.
+const SWITCHES_EVENT_TRIGGERS: u32 = 17;
+
+/// The setting under which event triggers of the database do not fire in a session of ours: what a restore does is none
+/// of their business. Superusers alone may set it, and they alone can make event triggers. `rights` tells whether a backup
+/// has any.
+pub fn quiet(is_superuser: bool, server: u32, rights: Option<&Rights>) -> Option<&'static str> {
+    let has_any = rights.is_none_or(|rights| rights.kinds.contains_key("event trigger"));
+    if server >= SWITCHES_EVENT_TRIGGERS {
+        return is_superuser.then_some("-c event_triggers=off");
+    }
+    // Ordinary triggers do not fire then, either; an archive makes them when all rows are there.
+    (is_superuser && has_any).then_some("-c session_replication_role=replica")
+}
 
 /// A run of `pg_restore` to come.
 #[derive(Debug)]
@@ -25,24 +49,27 @@ pub struct Load<'a> {
     pub rights: &'a Way,
     /// Major version of the server.
     pub server: u32,
+    /// The setting that keeps event triggers from firing.
+    pub quiet: Option<&'static str>,
+    /// Names of objects that may be missing afterwards.
+    pub without: &'a [String],
 }
 
 impl Load<'_> {
-    /// Restores what comes, in its order.
+    /// Restores what comes, in its order, and tells the entries that the server has refused.
     ///
     /// # Errors
     ///
     /// [`ComponentError::Corrupt`] when the archive cannot be read or something follows it,
-    /// [`ComponentError::Failed`] when the server refuses it.
-    pub async fn stream(&self, feed: Feed<'_>, meter: &Meter) -> Result<(), ComponentError> {
-        let program = self.program()?.args(self.strictness());
+    /// [`ComponentError::Failed`] when the server refuses what others need.
+    pub async fn stream(&self, feed: Feed<'_>, meter: &Meter) -> Result<Vec<Refusal>, ComponentError> {
+        let (program, heard) = self.heard(self.program()?);
         match program.pass(feed, meter, |_| Ok(())).await {
             Ok(finished) if finished.unread => Err(ComponentError::Corrupt {
                 what: "bytes follow the end of the archive".into(),
                 source: None,
             }),
-            Ok(_) => Ok(()),
-            Err(err) => self.judge(err, 1),
+            outcome => self.judge(outcome, &heard),
         }
     }
 
@@ -51,20 +78,19 @@ impl Load<'_> {
     /// # Errors
     ///
     /// As for [`Load::stream`]; bytes that follow the archive are not seen.
-    pub async fn parallel(&self, file: &Scratch, jobs: usize) -> Result<(), ComponentError> {
-        // Before the workers begin and after they have ended; what they were refused at once is not counted.
-        const SESSIONS: usize = 2;
-        let program = self.program()?.args(self.strictness()).args([format!("--jobs={jobs}")]);
-        let program = program.args([Scratch::AS_STDIN]).stdin(file.handle()?);
-        program.run().await.map_or_else(|err| self.judge(err, SESSIONS), |_| Ok(()))
+    pub async fn parallel(&self, file: &Scratch, jobs: usize) -> Result<Vec<Refusal>, ComponentError> {
+        let (program, heard) = self.heard(self.program()?.args([format!("--jobs={jobs}")]));
+        let outcome = program.args([Scratch::AS_STDIN]).stdin(file.handle()?).run().await;
+        self.judge(outcome, &heard)
     }
 
-    /// Replaces what is in the database by what is in a file, in one transaction.
+    /// Replaces what is in the database by the entries of a file that `list` names, in one transaction.
     ///
     /// # Errors
     ///
-    /// As for [`Load::parallel`]; then the database is as it was.
-    pub async fn in_place(&self, file: &Scratch) -> Result<(), ComponentError> {
+    /// As for [`Load::parallel`]; then the database is as it was. [`ComponentError::Refused`] when the server refuses
+    /// an object that no rows need.
+    pub async fn in_place(&self, file: &Scratch, list: &ListFile) -> Result<(), ComponentError> {
         if self.is_trapped() {
             return Err(ComponentError::Unusable {
                 what: format!(
@@ -74,23 +100,41 @@ impl Load<'_> {
                 source: None,
             });
         }
-        let once = ["--clean", "--if-exists", "--single-transaction", "--exit-on-error", Scratch::AS_STDIN];
-        let program = self.program()?.args(once).stdin(file.handle()?);
-        program.run().await.map_or_else(|err| Err(blame(err)), |_| Ok(()))
+        let once = ["--clean", "--if-exists", "--single-transaction", "--exit-on-error"];
+        let (program, heard) = self.heard(self.program()?.args(once));
+        let program = program
+            .args([std::ffi::OsStr::new("--use-list"), list.path().as_os_str()])
+            .args([Scratch::AS_STDIN]);
+        let Err(err) = program.stdin(file.handle()?).run().await else { return Ok(()) };
+        let mut refused = std::mem::take(&mut *heard.lock().expect("nobody panics while reading a line"));
+        refused.finish();
+        match refused.found.into_iter().next() {
+            Some(refusal) if self.may_go_on(&refusal) => Err(refusal::error(&[refusal])),
+            _ => Err(blame(err)),
+        }
+    }
+
+    /// Lets the program tell what it does, and reads that.
+    fn heard(&self, program: Program) -> (Program, Arc<Mutex<Refusals>>) {
+        let heard = Arc::new(Mutex::new(Refusals::default()));
+        let (listening, without) = (heard.clone(), self.without.to_vec());
+        let program = program.args(["--verbose"]).listened_to(move |line| {
+            let mut refusals = listening.lock().expect("nobody panics while reading a line");
+            refusals.read(line, |refusal| may_go_on(refusal, &without))
+        });
+        (program, heard)
+    }
+
+    fn may_go_on(&self, refusal: &Refusal) -> bool {
+        may_go_on(refusal, self.without)
     }
 
     fn program(&self) -> Result<Program, ComponentError> {
         let program = Program::new("pg_restore", &self.client.dir.join("pg_restore"));
-        // Options outrank what the role has set. What is not yet on disk when the copy is whole is there
-        // before the swap is: the log is one.
-        let mut options = "-c default_transaction_read_only=off -c synchronous_commit=off".to_owned();
-        if self.server >= KNOWS_IDLE_SESSIONS {
-            options.push_str(" -c idle_session_timeout=0");
-        }
         let program = libpq::reach(program, self.config)?
             // A subscription in a copy shares the slot of the live one, and no copy that has one can be dropped.
             .args(["--no-subscriptions"])
-            .env("PGOPTIONS", options);
+            .env("PGOPTIONS", options(self.quiet, self.server));
         let program = match self.rights {
             Way::AsTheyWere(role) => program.args(role.as_ref().map(|role| format!("--role={role}"))),
             Way::OfTheOwner(_) => program
@@ -105,31 +149,55 @@ impl Load<'_> {
         self.client.major >= SETS_TRANSACTION_TIMEOUT && self.server < SETS_TRANSACTION_TIMEOUT
     }
 
-    fn strictness(&self) -> Option<&'static str> {
-        (!self.is_trapped()).then_some("--exit-on-error")
-    }
-
-    /// What a failure means when `pg_restore` itself, without workers, begins so many sessions.
-    fn judge(&self, err: ComponentError, sessions: usize) -> Result<(), ComponentError> {
-        match &err {
-            ComponentError::Failed { stderr, transient: false, .. }
-                if self.is_trapped() && only_the_timeout_was_refused(stderr, sessions) =>
-            {
-                Ok(())
-            }
-            _ => Err(blame(err)),
+    /// The refused entries of a run that has gone on past them to its end; any other failure is one.
+    fn judge(
+        &self,
+        outcome: Result<Finished, ComponentError>,
+        heard: &Mutex<Refusals>,
+    ) -> Result<Vec<Refusal>, ComponentError> {
+        let mut refusals = std::mem::take(&mut *heard.lock().expect("nobody panics while reading a line"));
+        refusals.finish();
+        let Err(err) = outcome else { return Ok(Vec::new()) };
+        let is_known = refusals.is_at_end
+            && !refusals.is_broken
+            && (refusals.timeouts == 0 || self.is_trapped())
+            && refusals.found.iter().all(|refusal| self.may_go_on(refusal));
+        match err {
+            ComponentError::Failed { transient: false, .. } if is_known => Ok(refusals.found),
+            err => Err(blame(err)),
         }
     }
 }
 
-/// Whether all that the server refused is `pg_restore`'s own setting of `transaction_timeout`, once in each
-/// session. The count tells of errors whose words were too many to keep.
-fn only_the_timeout_was_refused(stderr: &str, sessions: usize) -> bool {
-    let counted = stderr.lines().rev().find_map(|line| line.split_once("errors ignored on restore: "));
-    let counted = counted.and_then(|(_, number)| number.trim().parse().ok());
-    let mut refused = stderr.lines().filter_map(|line| line.strip_prefix("Command was: "));
-    counted == Some(sessions) && refused.all(|command| command == "SET transaction_timeout = 0;")
+/// The settings of a session of `pg_restore`, which outrank what the role has set. What is not yet on disk when the copy
+/// is whole is there before the swap is: the log is one.
+pub fn options(quiet: Option<&str>, server: u32) -> String {
+    let mut options = "-c default_transaction_read_only=off -c synchronous_commit=off".to_owned();
+    if server >= KNOWS_IDLE_SESSIONS {
+        options.push_str(" -c idle_session_timeout=0");
+    }
+    if let Some(quiet) = quiet {
+        options.push(' ');
+        options.push_str(quiet);
+    }
+    options
 }
+
+/// Whether the rest of an archive makes sense without an entry: without what no rows need, without the rows of one
+/// table, and without what somebody has named.
+fn may_go_on(refusal: &Refusal, without: &[String]) -> bool {
+    let passes = |words: &&str| refusal.said.contains(words);
+    let holds_none = match refusal.kind.as_str() {
+        // Others need it: to go on would only hide the cause.
+        "EXTENSION" => refusal.said.contains(bound::REFUSED),
+        entries::ROWS | "SEQUENCE SET" => true,
+        _ => refusal.is_derived(),
+    };
+    !PASSING.iter().chain(&[FULL]).any(passes) && (holds_none || refusal.is_named_by(without))
+}
+
+/// The server's word for a full disk.
+const FULL: &str = "No space left on device";
 
 /// Sorts a failure of `pg_restore`, by the words of its own and of a server that speaks English.
 fn blame(err: ComponentError) -> ComponentError {
@@ -148,7 +216,6 @@ fn blame(err: ComponentError) -> ComponentError {
         "entry ID",
         "could not find header for file", // it takes an archive of media for a dump in tar format
     ];
-    const FULL: &str = "No space left on device";
     // It says so of every worker that ended with an error, after that error: alone, it was killed.
     const KILLED: &str = "a worker process died unexpectedly";
     let ComponentError::Failed { program, status, stderr, transient } = err else { return err };
@@ -188,26 +255,6 @@ pub fn major(version: &str) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_the_known_trap_is_forgiven() {
-        let trap = "pg_restore: error: could not execute query: ERROR:  unrecognized configuration parameter\n\
-                    Command was: SET transaction_timeout = 0;\n";
-        let other = "pg_restore: error: could not execute query: ERROR:  syntax error\nCommand was: SELECT\n";
-        let ignored = |errors: usize| format!("pg_restore: warning: errors ignored on restore: {errors}");
-        let cases = [
-            (format!("{trap}{}", ignored(1)), 1, true),
-            (format!("{trap}{trap}{trap}{trap}{}", ignored(2)), 2, true),
-            (format!("{trap}{}", ignored(3)), 2, false),
-            (format!("{trap}{trap}{}", ignored(2)), 1, false),
-            (format!("{trap}{other}{}", ignored(2)), 2, false),
-            (format!("{trap}pg_restore: error: could not read from input file"), 1, false),
-            (String::new(), 1, false),
-        ];
-        for (stderr, sessions, forgiven) in cases {
-            assert_eq!(only_the_timeout_was_refused(&stderr, sessions), forgiven, "{stderr}");
-        }
-    }
 
     #[test]
     fn the_client_can_read_the_archive_and_fits_the_server_best() {

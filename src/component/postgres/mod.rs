@@ -1,11 +1,15 @@
 //! The app's PostgreSQL database: dumped by `pg_dump`, proven by `pg_restore`.
 
 mod admin;
+mod blockers;
+mod bound;
 mod clients;
 mod config;
 mod connect;
 mod copy;
 mod database;
+mod derived;
+mod entries;
 mod goal;
 mod in_place;
 pub mod kinds;
@@ -13,17 +17,22 @@ mod libpq;
 mod load;
 mod mark;
 mod names;
+mod refusal;
 mod rights;
 mod rows;
 mod snapshot;
 mod swap;
 mod tls;
+mod toc;
 mod undo;
+mod views;
+mod waits;
 
 use crate::component::process::Program;
 use crate::component::{Component, ComponentError, Feed, Kept, Plan, Staged, Target};
 use crate::domain::{
     component::ComponentName,
+    derived::Derived,
     facts::{Counts, Facts, TableRows},
     progress::Meter,
 };
@@ -38,6 +47,7 @@ use in_place::InPlace;
 use rows::RowCounter;
 use snapshot::{Server, Snapshot};
 use std::{ffi::OsString, fmt, os::unix::ffi::OsStringExt, time::Duration};
+use toc::Contents;
 use tokio::sync::OnceCell;
 
 pub use config::{InvalidSetting, PostgresConfig, SslMode};
@@ -62,6 +72,17 @@ impl fmt::Debug for Postgres {
             .field("exclude", &self.exclude)
             .finish_non_exhaustive()
     }
+}
+
+/// What is restored.
+#[derive(Debug)]
+struct Order {
+    /// Names of objects that may be missing afterwards.
+    without: Vec<String>,
+    /// Tables whose rows are neither in backups nor in counts.
+    exclude: Vec<Excluded>,
+    /// What the manifest says of the archive.
+    facts: Option<Facts>,
 }
 
 impl Postgres {
@@ -103,6 +124,60 @@ impl Postgres {
              security also ALTER ROLE \"{role}\" BYPASSRLS",
             self.config.user
         )
+    }
+
+    /// Waits until the dump has begun, and with it its locks, and looks whether it came too late for a table.
+    async fn nothing_is_rewritten(
+        &self,
+        snapshot: &Snapshot<'_>,
+        meter: &Meter,
+    ) -> Result<(), ComponentError> {
+        /// Between two looks whether the first bytes are there.
+        const LOOK: Duration = Duration::from_millis(20);
+        while meter.read().0 == 0 {
+            tokio::time::sleep(LOOK).await;
+        }
+        let now = admin::alone(&self.config, &self.config.database).await?;
+        snapshot.nothing_is_rewritten(&now).await
+    }
+
+    /// One dump of one snapshot, and what was counted in it.
+    async fn dump_whole(&self, out: &mut dyn Output, meter: &Meter) -> Result<Facts, ComponentError> {
+        // Taken out of the pool: dropped in the middle of a dump, it is closed and not used again.
+        let mut connection = Object::take(self.connect().await?);
+        let (server, client) = self.prepare(&connection).await?;
+        let mut snapshot = Snapshot::open(&mut connection, &server, &self.exclude).await?;
+        meter.begin("dump", snapshot.estimate());
+        let dump = self.dump(&client, &server, &snapshot)?.write_into(out, meter);
+        let looked_up = async {
+            if !snapshot.is_locked {
+                self.nothing_is_rewritten(&snapshot, meter).await?;
+            }
+            let (tables, migrations) = (snapshot.count().await?, snapshot.migrations(&server).await?);
+            Ok((tables, migrations, snapshot.rights().await?, snapshot.derived_and_tried(&server).await?))
+        };
+        let (dumped, (tables, migrations, rights, derived)) = match tokio::try_join!(dump, looked_up) {
+            Ok(done) => done,
+            Err(err) => return Err(blame(err, snapshot).await),
+        };
+        // Only a snapshot that still stands at the end was the same one all the time.
+        snapshot.close().await?;
+        let mut facts = Facts {
+            source_bytes: dumped.bytes,
+            counts: Counts { tables, ..Counts::default() },
+            versions: [("postgres_server", server.version), ("pg_dump", client.version)]
+                .map(|(name, version)| (name.to_owned(), version))
+                .into(),
+            migrations,
+            database_bytes: Some(server.database_bytes),
+            rights: Some(rights),
+            ..Facts::default()
+        };
+        derived.unqualified.iter().for_each(|object| facts.warn(object.warning()));
+        derived.lost_on_extensions(&Derived::default()).into_iter().for_each(|lost| facts.warn(lost));
+        facts.derived = Some(derived);
+        warnings(&dumped.stderr).for_each(|warning| facts.warn(warning));
+        Ok(facts)
     }
 
     /// `pg_dump` of a snapshot.
@@ -154,34 +229,7 @@ impl Component for Postgres {
     }
 
     async fn backup(&self, out: &mut dyn Output, meter: &Meter) -> Result<Facts, ComponentError> {
-        // Taken out of the pool: dropped in the middle of a dump, it is closed and not used again.
-        let mut connection = Object::take(self.connect().await?);
-        let (server, client) = self.prepare(&connection).await?;
-        let snapshot = Snapshot::open(&mut connection, &server, &self.exclude).await?;
-        meter.begin("dump", snapshot.estimate());
-        let dump = self.dump(&client, &server, &snapshot)?.write_into(out, meter);
-        let looked_up = async {
-            Ok((snapshot.count().await?, snapshot.migrations(&server).await?, snapshot.rights().await?))
-        };
-        let (dumped, (tables, migrations, rights)) = match tokio::try_join!(dump, looked_up) {
-            Ok(done) => done,
-            Err(err) => return Err(blame(err, snapshot).await),
-        };
-        // Only a snapshot that still stands at the end was the same one all the time.
-        snapshot.close().await?;
-        let mut facts = Facts {
-            source_bytes: dumped.bytes,
-            counts: Counts { tables, ..Counts::default() },
-            versions: [("postgres_server", server.version), ("pg_dump", client.version)]
-                .map(|(name, version)| (name.to_owned(), version))
-                .into(),
-            migrations,
-            database_bytes: Some(server.database_bytes),
-            rights: Some(rights),
-            ..Facts::default()
-        };
-        warnings(&dumped.stderr).for_each(|warning| facts.warn(warning));
-        Ok(facts)
+        Box::pin(waits::during(&self.config, meter, Box::pin(self.dump_whole(out, meter)))).await
     }
 
     async fn decode(&self, feed: Feed<'_>, meter: &Meter) -> Result<Counts, ComponentError> {
@@ -192,6 +240,17 @@ impl Component for Postgres {
         Goal::find(&self.config, target, facts).await?.plan(&self.config, facts).await
     }
 
+    async fn preview(
+        &self,
+        feed: Feed<'_>,
+        target: &Target,
+        facts: Option<&Facts>,
+    ) -> Result<(), ComponentError> {
+        let goal = Goal::find(&self.config, target, facts).await?;
+        let contents = Contents::of_feed(&goal.client, feed).await?;
+        InPlace::is_possible(&goal, &self.config, &contents).await
+    }
+
     async fn stage(
         &self,
         feed: Feed<'_>,
@@ -199,11 +258,27 @@ impl Component for Postgres {
         facts: Option<&Facts>,
         meter: &Meter,
     ) -> Result<Box<dyn Staged>, ComponentError> {
+        self.stage_without(feed, target, &[], facts, meter).await
+    }
+
+    async fn stage_without(
+        &self,
+        feed: Feed<'_>,
+        target: &Target,
+        without: &[String],
+        facts: Option<&Facts>,
+        meter: &Meter,
+    ) -> Result<Box<dyn Staged>, ComponentError> {
         let goal = Goal::find(&self.config, target, facts).await?;
-        if goal.swaps {
-            return Ok(Box::new(Copy::make(goal, &self.config, &self.exclude, feed, facts, meter).await?));
+        let mut order =
+            Order { without: without.to_vec(), exclude: self.exclude.clone(), facts: facts.cloned() };
+        if goal.drill {
+            order.without.extend(goal.bound(&self.config).await?.into_iter().flat_map(|bound| bound.names));
         }
-        Ok(Box::new(InPlace::prepare(goal, &self.config, &self.exclude, feed, meter).await?))
+        if goal.swaps {
+            return Ok(Box::new(Copy::make(goal, &self.config, &order, feed, meter).await?));
+        }
+        Ok(Box::new(InPlace::prepare(goal, &self.config, order, feed, meter).await?))
     }
 
     async fn recover(&self) -> Result<Vec<String>, ComponentError> {
@@ -263,7 +338,7 @@ async fn blame(err: ComponentError, snapshot: Snapshot<'_>) -> ComponentError {
     }
 }
 
-/// How long `pg_dump` waits for a table, in milliseconds. The snapshot's session holds them all already, so what it
+/// How long `pg_dump` waits for a table, in milliseconds. The snapshot's session mostly holds them all already, so what it
 /// waits behind is an `ALTER TABLE` that waits for that session, and all the app's queries wait behind both: a
 /// circle of which the server sees a half. Giving up ends it, and the backup is tried again.
 const LOCK_WAIT: &str = "--lock-wait-timeout=10000";

@@ -1,8 +1,8 @@
 //! One consistent state of the database: what `pg_dump` dumps, counted on a connection of ours.
 
 use crate::component::ComponentError;
-use crate::component::postgres::{connect::sort, names::decode_name, rights};
-use crate::domain::{facts::TableRows, rights::Rights};
+use crate::component::postgres::{connect::sort, derived, names::decode_name, rights};
+use crate::domain::{derived::Derived, facts::TableRows, rights::Rights};
 use deadpool_postgres::{
     ClientWrapper, Transaction,
     tokio_postgres::{IsolationLevel, Row, SimpleQueryMessage},
@@ -23,6 +23,8 @@ pub struct Server {
     pub encoding: String,
     /// Size of the database, bytes.
     pub database_bytes: u64,
+    /// The `search_path` of the session, as the role and the database have set it.
+    search_path: String,
     /// Django's table of applied migrations, quoted, when there is one on the search path.
     migrations: Option<String>,
 }
@@ -65,6 +67,8 @@ pub struct Snapshot<'a> {
     pub tables: Vec<Table>,
     /// Those that were to be left out, of those there are.
     pub excluded: Vec<Table>,
+    /// True if it holds a lock on every table, so that none can be emptied or rewritten any more.
+    pub is_locked: bool,
 }
 
 impl Server {
@@ -81,7 +85,8 @@ impl Server {
                       JOIN pg_namespace n ON n.oid = c.relnamespace
                      WHERE c.oid = to_regclass('django_migrations') AND c.relkind = 'r'
                        AND 3 = (SELECT count(*) FROM pg_attribute a WHERE a.attrelid = c.oid
-                                   AND a.attname IN ('id', 'app', 'name') AND NOT a.attisdropped))";
+                                   AND a.attname IN ('id', 'app', 'name') AND NOT a.attisdropped)),
+                   current_setting('search_path')";
         let failed = |err| sort("ask the server what it is".into(), err);
         let row = client.query_one(ASK, &[]).await.map_err(failed)?;
         let version: String = row.get(0);
@@ -96,6 +101,7 @@ impl Server {
             encoding: row.get(2),
             database_bytes: row.get::<_, i64>(3).unsigned_abs(),
             migrations: row.get(4),
+            search_path: row.get(5),
         })
     }
 }
@@ -141,6 +147,8 @@ impl<'a> Snapshot<'a> {
 
         let lock = client.query(LIST, &[]).await.map_err(failed)?;
         let lock: Vec<_> = lock.iter().map(|row| format!("ONLY {}", row.get::<_, String>(0))).collect();
+        let room = client.query_one(ROOM_FOR_LOCKS, &[]).await.map_err(failed)?;
+        let is_locked = i64::try_from(lock.len()).is_ok_and(|locks| locks <= room.get(0));
         let transaction = client
             .build_transaction()
             .isolation_level(IsolationLevel::RepeatableRead)
@@ -150,7 +158,7 @@ impl<'a> Snapshot<'a> {
             .map_err(failed)?;
         // First the locks, then the snapshot: LOCK takes none. TRUNCATE and rewrites by ALTER TABLE
         // empty a table even in snapshots taken before them, so they must come before or not at all.
-        if !lock.is_empty() {
+        if is_locked && !lock.is_empty() {
             let lock = format!("LOCK TABLE {} IN ACCESS SHARE MODE", lock.join(", "));
             transaction.batch_execute(&lock).await.map_err(failed)?;
         }
@@ -158,7 +166,7 @@ impl<'a> Snapshot<'a> {
         let rows = transaction.query(LIST, &[]).await.map_err(failed)?;
         let all = rows.iter().map(|row| Table::from_row(row, &server.encoding));
         let (excluded, tables) = all.partition(|table| table.is_one_of(exclude));
-        Ok(Self { transaction, id, tables, excluded })
+        Ok(Self { transaction, id, tables, excluded, is_locked })
     }
 
     /// About how many bytes the dump will have.
@@ -166,7 +174,28 @@ impl<'a> Snapshot<'a> {
         self.tables.iter().map(|table| table.bytes).sum()
     }
 
-    /// Counts the rows of every table, sorted by schema and name.
+    /// Refuses tables that were emptied or rewritten between the snapshot and the locks of `pg_dump`, which holds them now:
+    /// the dump would have none of their rows. `now` is a session that sees what is there at present.
+    ///
+    /// # Errors
+    ///
+    /// [`ComponentError::Unavailable`]; as sorted.
+    pub async fn nothing_is_rewritten(&self, now: &ClientWrapper) -> Result<(), ComponentError> {
+        const FILES: &str = "SELECT oid, relfilenode FROM pg_class WHERE relkind = 'r' AND relpersistence <> 't' AND oid >= 16384";
+        let failed = |err| sort("look whether tables were rewritten".into(), err);
+        let files =
+            |rows: Vec<Row>| rows.iter().map(|row| (row.get(0), row.get(1))).collect::<BTreeMap<u32, u32>>();
+        let then = files(self.transaction.query(FILES, &[]).await.map_err(failed)?);
+        let now = files(now.query(FILES, &[]).await.map_err(failed)?);
+        if then.iter().all(|(table, file)| now.get(table).is_none_or(|now| now == file)) {
+            return Ok(());
+        }
+        let what = "a table was emptied or rewritten while the dump began".into();
+        Err(ComponentError::Unavailable { what, source: None })
+    }
+
+    /// Counts the rows of every table, sorted by schema and name. Each count gives its locks back, those on the table and on
+    /// all its indexes: a server has room for few more than `pg_dump` takes.
     ///
     /// # Errors
     ///
@@ -174,9 +203,11 @@ impl<'a> Snapshot<'a> {
     pub async fn count(&self) -> Result<Vec<TableRows>, ComponentError> {
         let mut counts = BTreeMap::<_, u64>::new();
         for Table { quoted, condition, name, .. } in &self.tables {
-            let count = format!("SELECT count(*) FROM ONLY {quoted} {condition}");
+            let count = format!(
+                "SAVEPOINT one; SELECT count(*) FROM ONLY {quoted} {condition}; ROLLBACK TO one; RELEASE one"
+            );
             let failed = |err| sort(format!("count the rows of {quoted}"), err);
-            // The simple protocol: one round trip, nothing prepared.
+            // The simple protocol: one round trip for all four, nothing prepared.
             let answer = self.transaction.simple_query(&count).await.map_err(failed)?;
             let rows = answer.iter().find_map(|message| match message {
                 SimpleQueryMessage::Row(row) => row.get(0)?.parse::<u64>().ok(),
@@ -209,6 +240,25 @@ impl<'a> Snapshot<'a> {
     /// As sorted.
     pub async fn rights(&self) -> Result<Rights, ComponentError> {
         rights::read(&self.transaction).await
+    }
+
+    /// What the database holds beside rows and rights.
+    ///
+    /// # Errors
+    ///
+    /// As sorted.
+    pub async fn derived(&mut self, server: &Server) -> Result<Derived, ComponentError> {
+        derived::read(&mut self.transaction, &server.search_path).await
+    }
+
+    /// The same, and what cannot be made under an empty `search_path`: the backup's own question.
+    ///
+    /// # Errors
+    ///
+    /// As sorted.
+    pub async fn derived_and_tried(&mut self, server: &Server) -> Result<Derived, ComponentError> {
+        let unqualified = derived::find_unqualified(&mut self.transaction).await?;
+        Ok(Derived { unqualified, ..self.derived(server).await? })
     }
 
     /// Ends the snapshot.
@@ -252,6 +302,11 @@ fn quote(name: &[u8]) -> Vec<u8> {
     quoted.push(b'"');
     quoted
 }
+
+/// A quarter of the locks that the server has room for: `pg_dump` needs one for each table as well, and so do others.
+const ROOM_FOR_LOCKS: &str = "
+    SELECT current_setting('max_locks_per_transaction')::int8
+           * (current_setting('max_connections')::int8 + current_setting('max_prepared_transactions')::int8) / 4";
 
 /// The tables whose rows `pg_dump` dumps, by the rules of its `getTableData`,
 /// `selectDumpableTable` and `processExtensionTables` (`src/bin/pg_dump/pg_dump.c`):

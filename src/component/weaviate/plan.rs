@@ -76,6 +76,8 @@ impl Weaviate {
             warnings: due.into_iter().chain(facts.and_then(not_kept)).chain(facts.into_iter().flat_map(said)).collect(),
             advice: Vec::new(),
             lost_rights: None,
+            refuses: Vec::new(),
+            looks_into_archive: false,
         };
         if *target == Target::LiveWithAccess {
             plan.warnings.push(ACCESS.to_owned());

@@ -106,6 +106,23 @@ fn a_restore_of_weaviate_takes_a_name_or_a_path_and_a_part_of_the_classes() {
 }
 
 #[test]
+fn a_restore_of_postgres_may_go_on_without_some_objects() {
+    let name = task::RESTORE_POSTGRES;
+    let without = vec!["public.words".to_owned()];
+    let wanted = Restore { without, ..Restore::new(ComponentName::Postgres, "x".to_owned()) };
+    for (args, kwargs) in [
+        (json!(["x"]), json!({"without": ["public.words"]})),
+        (json!(["x", null, ["public.words"]]), json!({})),
+    ] {
+        assert_eq!(parse(name, &args, &kwargs), Ok(Command::Restore(wanted.clone())));
+    }
+    for bad in [json!([]), json!("words"), json!([1])] {
+        let found = parse(name, &json!(["x"]), &json!({"without": bad}));
+        assert!(matches!(found, Err(InvalidCommand::Signature(_))), "{found:?}");
+    }
+}
+
+#[test]
 fn a_verification_is_of_the_latest_of_all_and_no_drill_unless_said() {
     let verify = |component, backup: &str, drill| Command::Verify { component, backup: backup.into(), drill };
     for (args, kwargs, wanted) in [

@@ -1,0 +1,140 @@
+//! What a database holds beside rows and rights: empty materialized views, objects that an empty `search_path` hides,
+//! and what users have put on tables of extensions.
+
+use crate::component::ComponentError;
+use crate::component::postgres::connect::sort;
+use crate::domain::derived::{Derived, Unqualified};
+use deadpool_postgres::{Transaction, tokio_postgres::Row};
+use std::time::{Duration, Instant};
+
+/// The materialized views that were emptied.
+const EMPTY: &str = "
+    SELECT nspname || '.' || relname FROM pg_class JOIN pg_namespace n ON n.oid = relnamespace
+     WHERE relkind = 'm' AND NOT relispopulated ORDER BY 1";
+
+/// Statements for what users have put on tables of extensions, of which `pg_dump` writes rows and grants alone. What the
+/// scripts of an extension have made has the transaction of something else that is the extension's own.
+const ON_EXTENSIONS: &str = "
+    WITH script(extension, id) AS (
+      SELECT DISTINCT refobjid, xmin::text FROM pg_depend WHERE refclassid = 'pg_extension'::regclass AND deptype = 'e'),
+    own(id, extension, quoted) AS (
+      SELECT c.oid, d.refobjid, format('%I.%I', n.nspname, c.relname)
+        FROM pg_depend d JOIN pg_class c ON c.oid = d.objid JOIN pg_namespace n ON n.oid = c.relnamespace
+       WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e'
+         AND c.relkind IN ('r', 'p')),
+    added(place, id, made_by, statement) AS (
+      SELECT 1, attrelid, a.xmin::text, format('ALTER TABLE %s ADD COLUMN %I %s', own.quoted, attname, format_type(atttypid, atttypmod))
+        FROM pg_attribute a JOIN own ON own.id = attrelid
+       WHERE attnum > 0 AND NOT attisdropped AND attacl IS NULL AND attoptions IS NULL AND coalesce(attstattarget, -1) = -1
+      UNION ALL
+      SELECT 2, conrelid, k.xmin::text, format('ALTER TABLE %s ADD CONSTRAINT %I %s', own.quoted, conname, pg_get_constraintdef(k.oid))
+        FROM pg_constraint k JOIN own ON own.id = conrelid WHERE contype IN ('c', 'f', 'p', 'u', 'x')
+      UNION ALL
+      SELECT 3, indrelid, i.xmin::text, pg_get_indexdef(indexrelid) FROM pg_index i JOIN own ON own.id = indrelid
+       WHERE NOT EXISTS (SELECT FROM pg_constraint WHERE conindid = indexrelid AND contype IN ('p', 'u', 'x'))
+      UNION ALL
+      SELECT 4, tgrelid, t.xmin::text, pg_get_triggerdef(t.oid) FROM pg_trigger t JOIN own ON own.id = tgrelid WHERE NOT tgisinternal
+      UNION ALL
+      SELECT 5, polrelid, p.xmin::text,
+             concat(format('CREATE POLICY %I ON %s AS %s FOR %s TO %s', polname, own.quoted,
+                           CASE WHEN polpermissive THEN 'PERMISSIVE' ELSE 'RESTRICTIVE' END,
+                           CASE polcmd WHEN 'r' THEN 'SELECT' WHEN 'a' THEN 'INSERT' WHEN 'w' THEN 'UPDATE' WHEN 'd' THEN 'DELETE' ELSE 'ALL' END,
+                           (SELECT string_agg(CASE r WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(r)) END, ', ') FROM unnest(polroles) r)),
+                    ' USING (' || pg_get_expr(polqual, polrelid) || ')', ' WITH CHECK (' || pg_get_expr(polwithcheck, polrelid) || ')')
+        FROM pg_policy p JOIN own ON own.id = polrelid),
+    by_user AS (
+      SELECT place, id, statement FROM added JOIN own USING (id)
+       WHERE NOT EXISTS (SELECT FROM script WHERE script.extension = own.extension AND script.id = made_by))
+    SELECT statement FROM (
+      SELECT place, statement FROM by_user
+      UNION ALL
+      SELECT 6, format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY', own.quoted) FROM own JOIN pg_class c ON c.oid = own.id
+       WHERE relrowsecurity AND NOT EXISTS (SELECT FROM pg_policy p JOIN script ON script.id = p.xmin::text AND script.extension = own.extension
+                                             WHERE polrelid = own.id)) s
+     ORDER BY place, statement LIMIT 200";
+
+/// Queries that evaluate, for one row, each expression that a restore evaluates and that calls a function of somebody's:
+/// kind, name, query. Only where nobody's functions run who could not do as much as the role of the session by
+/// himself: a restore evaluates them as the owner of the table, and a session of ours cannot.
+const TRIALS: &str = "
+    WITH trusted(id) AS (SELECT oid FROM pg_roles WHERE rolname = current_user OR rolsuper),
+    called(class, id, by_trusted) AS (
+      SELECT d.classid, d.objid, bool_and(p.proowner IN (SELECT id FROM trusted))
+        FROM pg_depend d JOIN pg_proc p ON p.oid = d.refobjid JOIN pg_language l ON l.oid = p.prolang
+       WHERE d.refclassid = 'pg_proc'::regclass AND l.lanname NOT IN ('internal', 'c')
+       GROUP BY 1, 2),
+    expression(kind, class, id, rel, query) AS (
+      SELECT 'generated column', 'pg_attrdef'::regclass, d.oid, d.adrelid, pg_get_expr(d.adbin, d.adrelid)
+        FROM pg_attrdef d JOIN pg_attribute a ON a.attrelid = d.adrelid AND a.attnum = d.adnum WHERE a.attgenerated <> ''
+      UNION ALL
+      SELECT 'check constraint', 'pg_constraint'::regclass, oid, conrelid, pg_get_expr(conbin, conrelid)
+        FROM pg_constraint WHERE contype = 'c' AND conrelid <> 0
+      UNION ALL
+      SELECT 'index', 'pg_class'::regclass, indexrelid, indrelid,
+             concat_ws(', ', pg_get_expr(indexprs, indrelid), pg_get_expr(indpred, indrelid))
+        FROM pg_index WHERE indexprs IS NOT NULL OR indpred IS NOT NULL)
+    SELECT 'materialized view', format('%s.%s', nspname, relname),
+           format('SELECT q FROM (%s) q LIMIT 1', rtrim(pg_get_viewdef(c.oid), '; '))
+      FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace JOIN pg_rewrite r ON r.ev_class = c.oid
+      LEFT JOIN called ON called.class = 'pg_rewrite'::regclass AND called.id = r.oid
+     WHERE relkind = 'm' AND relispopulated AND relowner IN (SELECT id FROM trusted) AND coalesce(by_trusted, true)
+    UNION ALL
+    SELECT kind, CASE kind WHEN 'index' THEN (SELECT format('%s.%s', n.nspname, relname) FROM pg_class WHERE oid = e.id)
+                           ELSE format('%s.%s', n.nspname, c.relname) END,
+           format('SELECT ROW(%s) FROM ONLY %I.%I LIMIT 1', query, n.nspname, c.relname)
+      FROM expression e JOIN called USING (class, id) JOIN pg_class c ON c.oid = e.rel JOIN pg_namespace n ON n.oid = c.relnamespace
+     WHERE by_trusted AND c.relowner IN (SELECT id FROM trusted) AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
+     ORDER BY 1, 2 LIMIT 500";
+
+/// Reads what there is, in the snapshot of a dump. `search_path` is that of the role.
+///
+/// # Errors
+///
+/// As sorted.
+pub async fn read(transaction: &mut Transaction<'_>, search_path: &str) -> Result<Derived, ComponentError> {
+    let failed = |err| sort("look what depends on the tables".into(), err);
+    let empty = transaction.query(EMPTY, &[]).await.map_err(failed)?;
+    let empty_views = empty.iter().map(|row| row.get(0)).collect();
+    let on_extensions = transaction.query(ON_EXTENSIONS, &[]).await.map_err(failed)?;
+    let on_extensions = on_extensions.iter().map(|row| row.get(0)).collect();
+    Ok(Derived { search_path: search_path.to_owned(), empty_views, on_extensions, ..Derived::default() })
+}
+
+/// The objects that cannot be made under an empty `search_path`, found by evaluating each for one row. Those that take too
+/// long are passed over: a drill finds out about them.
+///
+/// # Errors
+///
+/// As sorted.
+pub async fn find_unqualified(transaction: &mut Transaction<'_>) -> Result<Vec<Unqualified>, ComponentError> {
+    /// How long all of them may take: this is time of the backup.
+    const BUDGET: Duration = Duration::from_secs(1);
+    let failed = |err| sort("look what depends on the tables".into(), err);
+    let trials = transaction.query(TRIALS, &[]).await.map_err(failed)?;
+    let (begun, mut found) = (Instant::now(), Vec::new());
+    for trial in &trials {
+        if begun.elapsed() > BUDGET || found.len() == Derived::KEPT {
+            break;
+        }
+        found.extend(try_one(transaction, trial).await.map_err(failed)?);
+    }
+    Ok(found)
+}
+
+async fn try_one(
+    transaction: &mut Transaction<'_>,
+    trial: &Row,
+) -> Result<Option<Unqualified>, deadpool_postgres::tokio_postgres::Error> {
+    const AS_IN_A_RESTORE: &str =
+        "SET LOCAL search_path = ''; SET LOCAL statement_timeout = '100ms'; SET LOCAL lock_timeout = '50ms'";
+    let attempt = transaction.savepoint("trial").await?;
+    attempt.batch_execute(AS_IN_A_RESTORE).await?;
+    let outcome = attempt.batch_execute(trial.get(2)).await;
+    attempt.rollback().await?;
+    let Err(err) = outcome else { return Ok(None) };
+    let Some(said) = err.as_db_error() else { return Err(err) };
+    // What is not found: a table, a function, a type or another object, a schema.
+    let is_hidden = ["42P01", "42883", "42704", "3F000"].contains(&said.code().code());
+    let (kind, name) = (trial.get(0), trial.get(1));
+    Ok(is_hidden.then(|| Unqualified { kind, name, said: said.message().to_owned() }))
+}

@@ -1,0 +1,372 @@
+//! Entries of an archive that a server refuses, read from what `pg_restore --verbose` says.
+
+use crate::component::ComponentError;
+use crate::component::postgres::entries::{DERIVED, ROWS, kind_of};
+use crate::component::process::Heard;
+use std::collections::{BTreeSet, VecDeque};
+
+/// One refused entry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// Its kind, as `INDEX`.
+    pub kind: String,
+    /// Its schema, where `pg_restore` has said it.
+    pub schema: Option<String>,
+    /// Its name as `pg_restore --list` has it: of a trigger, a policy and a constraint the table and the name.
+    pub tag: String,
+    /// The server's words.
+    pub said: String,
+}
+
+impl Refusal {
+    /// Its name with the schema: `public.words`.
+    pub fn name(&self) -> String {
+        let name = self.of_object();
+        self.schema.as_ref().map_or_else(|| name.to_owned(), |schema| format!("{schema}.{name}"))
+    }
+
+    /// Its name and the cause, in words.
+    pub fn words(&self) -> String {
+        format!("{} {} ({})", self.kind.to_lowercase(), self.name(), self.said)
+    }
+
+    /// True if all rows can be there without the entry.
+    pub fn is_derived(&self) -> bool {
+        DERIVED.contains(&self.kind.as_str())
+    }
+
+    /// Its name, or that of the object that it is a right or a comment of.
+    pub fn of_object(&self) -> &str {
+        let is_addition = ["ACL", "COMMENT", "SECURITY LABEL"].contains(&self.kind.as_str());
+        if is_addition { strip_kind(&self.tag) } else { &self.tag }
+    }
+
+    /// True if one of these names is that of the entry, of its table, or of the object that it is a right or a comment of.
+    pub fn is_named_by(&self, names: &[String]) -> bool {
+        let bare = self.of_object();
+        let is_it = |name: &String| {
+            let ends =
+                |bare: &str| name == bare || name.strip_suffix(bare).is_some_and(|rest| rest.ends_with('.'));
+            // `docs no_stranger`: the table, or the function without its arguments.
+            let parts = bare.match_indices([' ', '(']).map(|(at, _)| &bare[..at]);
+            ends(bare) || parts.into_iter().any(ends)
+        };
+        names.iter().any(is_it)
+    }
+}
+
+/// The error of a restore that the server refuses these entries.
+pub fn error(refused: &[Refusal]) -> ComponentError {
+    let of_others =
+        |refusal: &&Refusal| !["ACL", "COMMENT", "SECURITY LABEL"].contains(&refusal.kind.as_str());
+    let mut named: Vec<_> = refused.iter().filter(of_others).collect();
+    if named.is_empty() {
+        named = refused.iter().collect();
+    }
+    let words: Vec<_> = named.iter().map(|refusal| refusal.words()).collect();
+    let names: BTreeSet<_> = named.iter().map(|refusal| refusal.name()).collect();
+    let rows = if named.iter().any(|refusal| refusal.kind == ROWS) {
+        "; of a table that is named, the rows would be missing"
+    } else {
+        ""
+    };
+    let cure = if named.iter().any(|refusal| refusal.said.contains("does not exist")) {
+        "; names without a schema are not found, since search_path is empty during a restore: in the source, give the \
+         functions a search_path (ALTER FUNCTION … SET search_path = …), or name the schemas, and back up anew"
+    } else {
+        ""
+    };
+    let what = format!("the server refuses {}{rows}{cure}", words.join("; "));
+    ComponentError::Refused { what, names: names.into_iter().collect() }
+}
+
+/// `TABLE docs` without the kind.
+fn strip_kind(tag: &str) -> &str {
+    let is_kind = |word: &str| !word.is_empty() && word.chars().all(|letter| letter.is_ascii_uppercase());
+    let mut rest = tag;
+    while let Some((word, after)) = rest.split_once(' ')
+        && is_kind(word)
+    {
+        rest = after;
+    }
+    rest
+}
+
+/// The reader of those lines. `pg_restore --jobs` has several processes, and each writes the name of the program, the word
+/// `error` and the message one after the other: a message is in one piece, but may stand behind the beginning of another.
+#[derive(Debug, Default)]
+pub struct Refusals {
+    /// All refused entries, in order.
+    pub found: Vec<Refusal>,
+    /// True if something failed that is no entry: the archive, the connection, the program.
+    pub is_broken: bool,
+    /// True if the program has said at its end that it went on past the refusals.
+    pub is_at_end: bool,
+    /// How often the server refused the program's own `SET transaction_timeout`.
+    pub timeouts: usize,
+    /// The last entries that were begun: kind, and name with schema.
+    begun: VecDeque<(String, String)>,
+    /// The entries that errors are still to come of, and the one that the last was of: kind and tag.
+    entries: VecDeque<(String, String)>,
+    last: Option<(String, String)>,
+    /// The error that is being read: the server's words, and the statement or table.
+    open: Option<(String, String)>,
+}
+
+/// Where more entries than these are refused, the rest says nothing new.
+const ENOUGH: usize = 200;
+
+/// A setting of the whole server that a hint of `pg_cron` would point at the copy.
+const HARMFUL: &str = "cron.database_name";
+
+/// How many bytes of the server's words are kept of each.
+const WORDS_KEPT: usize = 400;
+
+/// As many entries can be under way side by side.
+const UNDER_WAY: usize = 64;
+
+impl Refusals {
+    /// Reads one line. `may_go_on` tells of an entry that is refused whether the rest makes sense without it.
+    pub fn read(&mut self, line: &str, may_go_on: impl Fn(&Refusal) -> bool) -> Heard {
+        let (mut said, mut is_told) = (line, false);
+        while let Some((rest, label)) = strip_label(said) {
+            (said, is_told) = (rest, is_told || label != PROGRAM);
+        }
+        let refused = refused(said);
+        let is_message = said.len() < line.len()
+            || refused.is_some()
+            || is_of_no_entry(said)
+            || begun(said).is_some()
+            || said.starts_with("from TOC entry ");
+        if !is_message {
+            return self.detail(line, &may_go_on);
+        }
+        let stop = self.close(&may_go_on);
+        let mut verdict = if is_told { Heard::Keep } else { Heard::Skip };
+        if let Some((words, table)) = refused {
+            self.open = Some((words.to_owned(), table.to_owned()));
+            verdict = Heard::Keep;
+        } else if let Some(entry) = said.strip_prefix("from TOC entry ") {
+            self.entries.extend(toc_entry(entry));
+        } else if let Some((kind, name)) = begun(said) {
+            self.begun.push_front((kind.to_owned(), name.to_owned()));
+            self.begun.truncate(UNDER_WAY);
+        } else if said.starts_with("errors ignored on restore: ") {
+            self.is_at_end = true;
+            verdict = Heard::Keep;
+        } else if is_of_no_entry(said) {
+            self.is_broken = true;
+            // Without a session each further entry would fail as well.
+            let is_over = said.starts_with("could not execute query: ");
+            verdict = if is_over { Heard::Stop } else { Heard::Keep };
+        }
+        if stop { Heard::Stop } else { verdict }
+    }
+
+    /// Ends the reading.
+    pub fn finish(&mut self) {
+        self.close(&|_: &Refusal| true);
+    }
+
+    /// Reads a line that belongs to the message before it.
+    fn detail(&mut self, line: &str, may_go_on: &impl Fn(&Refusal) -> bool) -> Heard {
+        let Some((words, statement)) = &mut self.open else { return Heard::Keep };
+        let detail = ["HINT:", "DETAIL:", "CONTEXT:"].iter().find_map(|label| line.strip_prefix(label));
+        if let Some(command) = line.strip_prefix("Command was: ") {
+            command.clone_into(statement);
+            if self.close(may_go_on) {
+                return Heard::Stop;
+            }
+        } else if let Some(detail) = detail.filter(|text| words.len() < WORDS_KEPT && !text.contains(HARMFUL))
+        {
+            words.push_str("; ");
+            words.push_str(detail.trim());
+        }
+        Heard::Keep
+    }
+
+    /// Ends the error that is being read. Returns true if the program is to end.
+    fn close(&mut self, may_go_on: &impl Fn(&Refusal) -> bool) -> bool {
+        let Some((mut said, statement)) = self.open.take() else { return false };
+        if statement == "SET transaction_timeout = 0;" {
+            self.timeouts += 1;
+            return false;
+        }
+        said.truncate(said.floor_char_boundary(WORDS_KEPT));
+        let is_of = |entry: &(String, String)| entry.1.split(' ').all(|word| statement.contains(word));
+        let at = self.entries.iter().position(is_of).unwrap_or(0);
+        let Some((kind, tag)) = self.entries.remove(at).or_else(|| self.last.clone()) else {
+            self.is_broken = true;
+            return true;
+        };
+        self.last = Some((kind.clone(), tag.clone()));
+        let begun = self.begun.iter().find(|(begun, name)| *begun == kind && name.ends_with(&*tag));
+        let schema =
+            begun.and_then(|(_, name)| name.strip_suffix(&*tag)?.strip_suffix('.')).map(str::to_owned);
+        let refusal = Refusal { kind, schema, tag, said };
+        let goes_on = may_go_on(&refusal);
+        self.found.push(refusal);
+        !goes_on || self.found.len() >= ENOUGH
+    }
+}
+
+/// Takes the name of the program, or what kind of message it is, off the front.
+fn strip_label(line: &str) -> Option<(&str, &'static str)> {
+    let line = line.trim_start_matches(' ');
+    let labels = [PROGRAM, "error:", "warning:", "detail:", "hint:"];
+    labels.into_iter().find_map(|label| Some((line.strip_prefix(label)?.trim_start(), label)))
+}
+
+const PROGRAM: &str = "pg_restore:";
+
+/// Whether a message is an error that is none of an entry.
+fn is_of_no_entry(message: &str) -> bool {
+    message.starts_with("could not ") || message.starts_with("error returned by ")
+}
+
+/// The server's words of a refusal, and the table where there is no statement.
+fn refused(message: &str) -> Option<(&str, &str)> {
+    if let Some(words) = message.strip_prefix("could not execute query: ERROR:  ") {
+        return Some((words, ""));
+    }
+    let copy = message.strip_prefix("COPY failed for table \"")?;
+    copy.split_once("\": ERROR:  ").map(|(table, words)| (words, table))
+}
+
+/// The kind and the name of an entry that is begun.
+fn begun(message: &str) -> Option<(&str, &str)> {
+    if let Some(sequence) = message.strip_prefix("executing SEQUENCE SET ") {
+        return Some(("SEQUENCE SET", sequence));
+    }
+    let table = message.strip_prefix("processing data for table \"").map(|table| (ROWS, table));
+    let (kind, name) = table.or_else(|| message.strip_prefix("creating ")?.split_once(" \""))?;
+    Some((kind, name.strip_suffix('"')?))
+}
+
+/// The kind and the tag of `3383; 0 16392 MATERIALIZED VIEW DATA words postgres`. The owner is one word, as far as anybody can tell.
+fn toc_entry(text: &str) -> Option<(String, String)> {
+    let rest = text.splitn(4, ' ').nth(3)?;
+    let kind = kind_of(rest);
+    let named = rest.get(kind.len() + 1..)?;
+    let named = named.strip_suffix(" (no owner)").map_or_else(|| named.to_owned(), |tag| format!("{tag} -"));
+    let tag = named.rsplit_once(' ').map_or(&*named, |(tag, _)| tag);
+    Some((kind.to_owned(), tag.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What `pg_restore --verbose` of 15 says, shortened.
+    const SAID: &str = "pg_restore: connecting to database for restore
+pg_restore: creating MATERIALIZED VIEW \"public.words\"
+pg_restore: processing data for table \"public.gen\"
+pg_restore: while PROCESSING TOC:
+pg_restore: from TOC entry 3388; 0 16467 TABLE DATA gen postgres
+pg_restore: error: COPY failed for table \"gen\": ERROR:  function lower2(text) does not exist
+LINE 1: lower2(t)
+^
+HINT:  No function matches.
+CONTEXT:  PL/pgSQL function public.norm(text) line 1 at RETURN
+COPY gen, line 1: \"X\"
+pg_restore: creating INDEX \"o dd.i x\"
+pg_restore: from TOC entry 3235; 1259 16479 INDEX i x postgres
+pg_restore: error: could not execute query: ERROR:  function lower2(text) does not exist
+Command was: CREATE INDEX \"i x\" ON \"o dd\".\"t t\" USING btree (public.norm((a)::text));
+
+
+pg_restore: creating MATERIALIZED VIEW DATA \"public.words\"
+pg_restore: from TOC entry 3383; 0 16392 MATERIALIZED VIEW DATA words postgres
+pg_restore: error: could not execute query: ERROR:  relation \"docs\" does not exist
+Command was: REFRESH MATERIALIZED VIEW public.words;
+
+
+pg_restore: warning: errors ignored on restore: 3";
+
+    #[test]
+    fn refused_entries_are_read_with_their_names_and_causes() {
+        let mut refusals = Refusals::default();
+        for line in SAID.lines() {
+            assert_ne!(refusals.read(line, |_| true), Heard::Stop, "{line}");
+        }
+        refusals.finish();
+        let names: Vec<_> = refusals.found.iter().map(|one| (one.kind.as_str(), one.name())).collect();
+        assert_eq!(
+            names,
+            [
+                (ROWS, "public.gen".to_owned()),
+                ("INDEX", "o dd.i x".to_owned()),
+                ("MATERIALIZED VIEW DATA", "public.words".to_owned())
+            ]
+        );
+        assert_eq!(refusals.found[2].said, "relation \"docs\" does not exist");
+        assert!(
+            refusals.found[0].said.contains("; PL/pgSQL function public.norm(text)"),
+            "{:?}",
+            refusals.found[0]
+        );
+        assert!(refusals.is_at_end && !refusals.is_broken);
+        assert_eq!(refusals.found.iter().map(Refusal::is_derived).collect::<Vec<_>>(), [false, true, true]);
+        // Two processes, whose beginnings of lines stand elsewhere.
+        let torn = SAID
+            .replace("pg_restore: processing data for", "pg_restore:pg_restore: error: processing data for")
+            .replace("pg_restore: while PROCESSING", "pg_restore: error: while PROCESSING")
+            .replace("pg_restore: error: COPY", "COPY");
+        let mut again = Refusals::default();
+        torn.lines().for_each(|line| assert_ne!(again.read(line, |_| true), Heard::Stop));
+        again.finish();
+        assert_eq!((again.found, again.is_broken), (refusals.found.clone(), false));
+        let mut strict = Refusals::default();
+        let stops = SAID.lines().filter(|line| strict.read(line, Refusal::is_derived) == Heard::Stop).count();
+        assert_eq!(stops, 1, "the rows of a table may not be missing");
+    }
+
+    #[test]
+    fn what_is_no_refusal_of_an_entry_breaks_the_restore() {
+        let trap = "pg_restore: while INITIALIZING:\npg_restore: error: could not execute query: ERROR:  unrecognized \
+                    configuration parameter \"transaction_timeout\"\nCommand was: SET transaction_timeout = 0;\n";
+        let cases = [
+            (format!("{trap}pg_restore: warning: errors ignored on restore: 1"), false, 1),
+            ("pg_restore: error: could not read from input file: end of file".to_owned(), true, 0),
+            (
+                format!(
+                    "{trap}pg_restore: error: could not execute query: ERROR:  syntax error\nCommand was: SELECT"
+                ),
+                true,
+                1,
+            ),
+            ("pg_restore: error: could not execute query: server closed the connection".to_owned(), true, 0),
+        ];
+        for (said, broken, timeouts) in cases {
+            let mut refusals = Refusals::default();
+            for line in said.lines() {
+                let _ = refusals.read(line, |_| true);
+            }
+            refusals.finish();
+            assert_eq!((refusals.is_broken, refusals.timeouts), (broken, timeouts), "{said}");
+        }
+    }
+
+    #[test]
+    fn a_name_is_that_of_the_entry_or_of_its_table() {
+        let entry = |kind: &str, tag: &str| Refusal {
+            kind: kind.into(),
+            schema: None,
+            tag: tag.into(),
+            said: String::new(),
+        };
+        let cases = [
+            ("INDEX", "i x", "i x", true),
+            ("INDEX", "i x", "o dd.i x", true),
+            ("POLICY", "docs no_stranger", "public.docs", true),
+            ("POLICY", "docs no_stranger", "no_stranger", false),
+            ("ACL", "TABLE docs", "docs", true),
+            ("COMMENT", "MATERIALIZED VIEW words", "words", true),
+            ("FUNCTION", "norm(text)", "norm", true),
+            ("INDEX", "docs_idx", "docs", false),
+        ];
+        for (kind, tag, name, is_it) in cases {
+            assert_eq!(entry(kind, tag).is_named_by(&[name.to_owned()]), is_it, "{kind} {tag} {name}");
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! The standard error of a child: read all the time, its end kept, secrets blotted out.
+
+use super::{Heard, Listener};
+use crate::component::ComponentError;
+use secrecy::{ExposeSecret, SecretString};
+use tokio::io::{AsyncRead, AsyncReadExt};
+
+/// Standard error that is kept: its last bytes hold the reason.
+const KEPT: usize = 4 * 1024;
+
+/// The longest line that a listener hears in one piece.
+const LONGEST_LINE: usize = 64 * 1024;
+
+/// Reads all that the child complains about, so that it never blocks, and keeps the end.
+///
+/// # Errors
+///
+/// [`ComponentError::Read`]; [`ComponentError::Failed`] when the listener ends the program.
+pub(super) async fn tail(
+    program: &'static str,
+    mut stderr: impl AsyncRead + Unpin,
+    secrets: &[SecretString],
+    mut listener: Option<Listener>,
+) -> Result<String, ComponentError> {
+    let broken = |source| ComponentError::Read { what: format!("exchange bytes with {program}"), source };
+    let secrets: Vec<_> = secrets.iter().map(ExposeSecret::expose_secret).collect();
+    // A secret that is cut in two by the limit could not be found any more: keep that much more.
+    let margin = secrets.iter().map(|secret| secret.len()).max().unwrap_or(0);
+    let (mut kept, mut line, mut cut) = (Vec::new(), Vec::new(), false);
+    let mut chunk = [0; 4096];
+    loop {
+        let n = stderr.read(&mut chunk).await.map_err(broken)?;
+        let mut stop = false;
+        match &mut listener {
+            None => kept.extend_from_slice(&chunk[..n]),
+            Some(listener) => {
+                line.extend_from_slice(&chunk[..n]);
+                stop = hear(listener, &mut line, n == 0, &secrets, &mut kept);
+            }
+        }
+        let excess = kept.len().saturating_sub(KEPT + margin);
+        cut |= excess > 0;
+        kept.drain(..excess);
+        if n == 0 || stop {
+            let said = blot(kept, &secrets, if cut { margin } else { 0 });
+            if !stop {
+                return Ok(said);
+            }
+            let status = "an error after which it was stopped".to_owned();
+            return Err(ComponentError::Failed { program, status, stderr: said, transient: false });
+        }
+    }
+}
+
+/// Shows the whole lines in `text` to the listener, and takes them out. Returns true if the program is to end.
+fn hear(
+    listener: &mut Listener,
+    text: &mut Vec<u8>,
+    is_end: bool,
+    secrets: &[&str],
+    kept: &mut Vec<u8>,
+) -> bool {
+    let mut heard = 0;
+    while let Some(length) = memchr::memchr(b'\n', &text[heard..])
+        .map(|at| at + 1)
+        .or_else(|| (is_end || text.len() - heard > LONGEST_LINE).then_some(text.len() - heard))
+        .filter(|length| *length > 0)
+    {
+        let line = &text[heard..heard + length];
+        let line = line.strip_suffix(b"\n").unwrap_or(line);
+        heard += length;
+        let line = blotted(line.to_vec(), secrets, 0);
+        let verdict = (listener.0)(&line);
+        if verdict != Heard::Skip {
+            kept.extend_from_slice(line.as_bytes());
+            kept.push(b'\n');
+        }
+        if verdict == Heard::Stop {
+            return true;
+        }
+    }
+    text.drain(..heard);
+    false
+}
+
+/// The text without its first `skip` bytes, with `***` for every secret, and without space around.
+fn blot(text: Vec<u8>, secrets: &[&str], skip: usize) -> String {
+    blotted(text, secrets, skip).trim().to_owned()
+}
+
+fn blotted(mut text: Vec<u8>, secrets: &[&str], skip: usize) -> String {
+    for secret in secrets.iter().filter(|secret| !secret.is_empty()) {
+        let places: Vec<_> = memchr::memmem::find_iter(&text, secret).collect();
+        for at in places {
+            text[at..at + secret.len()].fill(0);
+        }
+    }
+    let kept = text.get(skip..).unwrap_or_default();
+    let mut blotted = String::with_capacity(kept.len());
+    for part in kept.chunk_by(|a, b| (*a == 0) == (*b == 0)) {
+        if part[0] == 0 {
+            blotted.push_str("***");
+        } else {
+            blotted.push_str(&String::from_utf8_lossy(part));
+        }
+    }
+    blotted
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_are_blotted_out_even_where_the_tail_cuts_them() {
+        let blotted = |text: &str, skip| blot(text.into(), &["hunter2", ""], skip);
+        assert_eq!(blotted("password hunter2 for hunter2hunter2", 0), "password *** for ***");
+        assert_eq!(blotted("unter2 is cut, hunter2 is not", 7), "is cut, *** is not");
+        assert_eq!(blotted("a hunter2 across the cut", 4), "*** across the cut");
+        assert_eq!(blotted("nothing", 0), "nothing");
+    }
+
+    #[tokio::test]
+    async fn a_listener_hears_whole_lines_without_secrets_and_may_end_the_program() {
+        let text = "creating a\nerror: hunter2\nlast".as_bytes();
+        let heard = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+        let listen = |stop: bool| {
+            let heard = heard.clone();
+            Some(Listener(Box::new(move |line: &str| {
+                heard.lock().unwrap().push(line.to_owned());
+                if line.starts_with("creating") {
+                    return Heard::Skip;
+                }
+                if stop { Heard::Stop } else { Heard::Keep }
+            })))
+        };
+        let secrets = [SecretString::from("hunter2")];
+        let said = tail("p", text, &secrets, listen(false)).await.unwrap();
+        assert_eq!(said, "error: ***\nlast");
+        assert_eq!(*heard.lock().unwrap(), ["creating a", "error: ***", "last"]);
+        let err = tail("p", text, &secrets, listen(true)).await.unwrap_err();
+        assert!(matches!(err, ComponentError::Failed { stderr, .. } if stderr == "error: ***"));
+    }
+}

@@ -1,0 +1,73 @@
+//! What a database holds beside rows and rights, and what of that a restore does not bring back by itself.
+
+use serde::{Deserialize, Serialize};
+
+/// Objects of a database whose contents or definitions depend on others.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Derived {
+    /// The `search_path` of the role of the backup in this database. `pg_restore` has an empty one.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub search_path: String,
+    /// Materialized views that were empty (`WITH NO DATA`), with their schemas.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub empty_views: Vec<String>,
+    /// Objects that cannot be made under an empty `search_path`. The first of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unqualified: Vec<Unqualified>,
+    /// Statements that bring back what a user has put on tables of extensions, which `pg_dump` leaves out. The first of
+    /// them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub on_extensions: Vec<String>,
+}
+
+/// The kind of [`Unqualified`] objects that a restore fills once everything else is there.
+pub const VIEW: &str = "materialized view";
+
+/// An object that cannot be made under an empty `search_path`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unqualified {
+    /// Its kind: `materialized view`, `index`, `generated column`, `check constraint`.
+    pub kind: String,
+    /// Its name with its schema; of a generated column and a check constraint, that of the table.
+    pub name: String,
+    /// The server's words.
+    pub said: String,
+}
+
+impl Derived {
+    /// At most this many of each list are kept.
+    pub const KEPT: usize = 200;
+
+    /// What `pg_dump` leaves out on tables of extensions and `found` has not, as a whole sentence.
+    pub fn lost_on_extensions(&self, found: &Self) -> Option<String> {
+        let lost: Vec<_> = self
+            .on_extensions
+            .iter()
+            .filter(|statement| !found.on_extensions.contains(statement))
+            .cloned()
+            .collect();
+        let lost = lost.join("; ");
+        (!lost.is_empty()).then(|| {
+            format!("pg_dump leaves out what was put on tables of extensions; after a restore, run as their owner: {lost}")
+        })
+    }
+}
+
+impl Unqualified {
+    /// The object, the cause, the consequence and the cure, as a whole sentence.
+    pub fn warning(&self) -> String {
+        let Self { kind, name, said } = self;
+        let (what, cure) = if kind == VIEW {
+            (
+                "cannot be filled by pg_restore, and a restore fills it afterwards where the server lets it",
+                "name the schemas in its query",
+            )
+        } else {
+            (
+                "cannot be restored",
+                "give the functions that it calls a search_path (ALTER FUNCTION … SET search_path = …)",
+            )
+        };
+        format!("The {kind} {name} {what}, since search_path is empty during a restore ({said}): {cure}.")
+    }
+}
