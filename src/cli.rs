@@ -302,7 +302,7 @@ pub async fn run(cli: Cli, config: Config) -> Exit {
         Command::Prune(args) => prune::run(config, args).await,
         Command::Restore(args) => Box::pin(restore::run(config, args)).await,
         Command::Undo(args) => Box::pin(restore::undo(config, args)).await,
-        Command::Catalog(command) => catalog::run(config, command).await,
+        Command::Catalog(command) => Box::pin(catalog::run(config, command)).await,
         Command::Check(flag) => check::run(config, flag).await,
         Command::Healthcheck(flag) => healthcheck::run(&config, flag).await,
         Command::Completions { .. } => unreachable!("it is printed without settings"),
