@@ -116,6 +116,9 @@ async fn archives_of_gnu_tar_bring_attributes_back() {
     }
 }
 
+/// The entry that must be named for a change, how, and the change itself.
+type Change = (&'static str, &'static str, fn(&Path));
+
 #[tokio::test]
 async fn attributes_that_differ_are_named() {
     let (dir, source) = adorned();
@@ -124,7 +127,7 @@ async fn attributes_that_differ_are_named() {
     let (tar, facts) = tar_of(&source, || ()).await;
     let (copy, tree, _) = staged(&root, &tar, Some(&facts)).await;
     let mut known = 0;
-    let changes: [(&str, &str, fn(&Path)); 7] = [
+    let changes: [Change; 7] = [
         ("a.txt", "lacks extended attribute \"user.empty\"", |path| {
             rustix::fs::lremovexattr(path, "user.empty").unwrap();
         }),

@@ -167,12 +167,8 @@ async fn sparse_archives_of_gnu_tar_in_all_its_forms_are_read() {
         let (copy, tree) = staged(&root, &tar, None).await;
         // Its other forms than the first have whole seconds; the tree's folders have fractions.
         for (name, seen) in look(&source) {
-            if seen.content.is_some() {
-                assert!(
-                    fs::read(tree.join(&name)).unwrap() == seen.content.unwrap(),
-                    "{form:?} {}",
-                    name.display()
-                );
+            if let Some(content) = seen.content {
+                assert!(fs::read(tree.join(&name)).unwrap() == content, "{form:?} {}", name.display());
             }
         }
         for ((name, found), (_, expected)) in allocated(&tree).into_iter().zip(allocated(&source)) {

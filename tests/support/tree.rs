@@ -85,7 +85,7 @@ pub fn set_extended(path: &Path, name: &str, value: &[u8]) {
     set.unwrap_or_else(|err| panic!("{name} of {}: {err}", path.display()));
 }
 
-/// The value of an ACL with these entries: tag, permissions and id (Linux, posix_acl_xattr.h). The mask is `rwx`.
+/// The value of an ACL with these entries: tag, permissions and id (Linux, `posix_acl_xattr.h`). The mask is `rwx`.
 pub fn acl(named: &[(u16, u16, u32)], group: u16) -> Vec<u8> {
     let nobody = u32::MAX;
     let mut entries = vec![(1, 7, nobody), (4, group, nobody), (16, 7, nobody), (32, 0, nobody)];

@@ -1,6 +1,6 @@
 //! Extended attributes and ACLs of files and folders: read, set and compared, by open files and never through links.
 //!
-//! All are kept but those that the machine itself gives: labels of SELinux and AppArmor, and the signatures of IMA and
+//! All are kept but those that the machine itself gives: labels of `SELinux` and `AppArmor`, and the signatures of IMA and
 //! EVM. Brought to another machine, or back to the same one after its policy has changed, these would lock people out.
 
 use crate::component::media::plan::room_in;

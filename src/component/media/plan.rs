@@ -130,9 +130,8 @@ fn describe(
     };
     plan.warnings.extend(holds.losses(promised).into_iter().map(|loss| format!("{place}: {loss}")));
     if !geteuid().is_root() {
-        let uid = geteuid().as_raw();
-        plan.warnings
-            .push(format!("Only root may give files away: all will belong to user {uid}, who runs this."));
+        let to = format!("all will belong to user {}, who runs this", geteuid().as_raw());
+        plan.warnings.push(format!("Only root may give files away: {to}."));
     }
     if let Some(promised) = promised {
         plan.replaces.push_str(&format!(

@@ -223,7 +223,7 @@ mod tests {
     }
 
     fn extras(number: u64) -> Extras {
-        Extras { kinds: AttributeKinds(number as u8), holes: number }
+        Extras { kinds: AttributeKinds(u8::try_from(number % 256).unwrap()), holes: number }
     }
 
     fn head(backup: &BackupId) -> Head {

@@ -197,7 +197,7 @@ mod tests {
         }
         let many = "user:1:rwx\n".repeat(8192);
         assert_eq!(Acl::from_text(many.as_bytes()), None);
-        for value in [&b""[..], b"\x02\0\0", b"\x03\0\0\0", b"\x02\0\0\0x", &[0; 65_540]] {
+        for value in [&b""[..], b"\x02\0\0", b"\x03\0\0\0", b"\x02\0\0\0x", &vec![0; 65_540]] {
             assert_eq!(Acl::from_value(value), None);
         }
     }

@@ -163,7 +163,9 @@ impl AttributeKinds {
     /// The kinds that an entry has.
     pub fn of(extended: &ExtendedAttributes) -> Self {
         let mut kinds = Self::default();
-        extended.keys().for_each(|name| kinds.insert(AttributeKind::of(name)));
+        for name in extended.keys() {
+            kinds.insert(AttributeKind::of(name));
+        }
         kinds
     }
 
@@ -215,7 +217,7 @@ mod tests {
             ("SCHILY.xattr.", &b"x"[..]),
             ("SCHILY.xattr.user.\0", b"x"),
             (&long, b"x"),
-            ("SCHILY.xattr.user.large", &[0; 65_537]),
+            ("SCHILY.xattr.user.large", &vec![0; 65_537]),
             (broken_acl, b"x"),
             ("SCHILY.acl.access", b"x"),
         ] {
@@ -226,7 +228,7 @@ mod tests {
             pax::put(&mut many, &[format!("SCHILY.xattr.user.{n}").as_bytes()], &[b""]);
         }
         read(&many).unwrap_err();
-        let largest = record("SCHILY.xattr.user.large", &[0; 65_536]);
+        let largest = record("SCHILY.xattr.user.large", &vec![0; 65_536]);
         assert_eq!(
             read(&largest).unwrap().into_values().map(|value| value.len()).collect::<Vec<_>>(),
             [65_536]

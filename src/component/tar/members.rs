@@ -81,7 +81,7 @@ impl<'a> Members<'a> {
         self.stored = self.entry()?.recorded_size().unwrap_or(size);
         self.sparse = self.entry()?.sparse()?;
         if self.header.entry_type() == EntryType::GNUSparse {
-            self.sparse = Some(self.old_sparse().await?);
+            self.sparse = Some(Box::pin(self.old_sparse()).await?);
         }
         self.rest = self.stored.saturating_add(padding(self.stored));
         self.is_given = true;

@@ -42,7 +42,9 @@ pub(super) fn put(records: &mut Vec<u8>, key: &[&[u8]], value: &[&[u8]]) {
     let mut length = inner + inner.to_string().len();
     length = inner + length.to_string().len();
     records.extend_from_slice(length.to_string().as_bytes());
-    parts.iter().for_each(|part| records.extend_from_slice(part));
+    for part in parts {
+        records.extend_from_slice(part);
+    }
 }
 
 /// A number without a sign, in decimal digits.
@@ -92,7 +94,9 @@ mod tests {
     fn records_of_every_length_are_read_as_they_are_written() {
         let mut written = Vec::new();
         let values: Vec<_> = (0..130).chain(980..1010).map(|length| vec![b'\n'; length]).collect();
-        values.iter().for_each(|value| put(&mut written, &[b"a.", b"b"], &[value]));
+        for value in &values {
+            put(&mut written, &[b"a.", b"b"], &[value]);
+        }
         let read: Vec<_> = records(&written).map(Result::unwrap).collect();
         assert!(
             read.iter().map(|(key, value)| (*key, *value)).eq(values.iter().map(|v| (&b"a.b"[..], &**v)))
