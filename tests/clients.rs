@@ -3,6 +3,7 @@
 use crate::{
     schemas::validates,
     support::{
+        dense::dense,
         lab::{Lab, eventually},
         postgres::{PASSWORD, PostgresServer},
         python::{Client, Python},
@@ -100,8 +101,8 @@ async fn the_children_of_a_full_backup_are_there_to_be_waited_for() {
 #[tokio::test]
 async fn whoever_watches_sees_the_progress_rise() {
     let lab = Lab::new();
-    // A hole: much to read, little to store.
-    File::create(lab.media().join("hole")).unwrap().set_len(2 << 30).unwrap();
+    // Much to read, little to store.
+    dense(&lab.media().join("zeros"), 2 << 30);
     let _worker = lab.worker();
     let (mut sender, mut watcher) = (client(&lab, &Python::celery_5_3()), client(&lab, &Python::newest()));
     sender.ping("backups", 1).await;

@@ -79,7 +79,7 @@ async fn each_command_that_writes_or_makes_room_sweeps_what_killed_ones_have_lef
 
         assert_eq!(lab.run(&["prune", "--dry-run"]).0, 0);
         assert_eq!(unfinished(&lab.backups()).len(), 1, "a dry run removes nothing");
-        fs::remove_file(lab.media().join("hole")).unwrap();
+        fs::remove_file(lab.media().join("endless")).unwrap();
         let (code, _, err) = lab.run(sweeping);
         assert_eq!(code, 0, "{err}");
         assert_eq!(unfinished(&lab.backups()).len(), 0, "{sweeping:?}");

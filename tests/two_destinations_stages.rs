@@ -3,6 +3,7 @@
 use crate::{
     copies::{back_up, engine, task},
     support::{
+        dense::endless,
         lab::eventually,
         s3::{Bucket, S3Server, SECRET},
         s3_proxy::{Asked, BadLine, Line},
@@ -20,7 +21,7 @@ use rna_backup::{
 };
 use serde_json::json;
 use std::{
-    fs::{self, File},
+    fs,
     path::PathBuf,
     process::Stdio,
     sync::{Arc, LazyLock},
@@ -278,8 +279,8 @@ async fn a_backup_lists_the_bucket_once_before_and_twice_after_it() {
 async fn the_upload_of_a_run_that_was_killed_is_given_up_by_the_next_one() {
     let (lab, bucket) = lab().await;
     let lab = lab.set("BACKUP_COMPRESSION", "none");
-    let hole = lab.media().join("hole");
-    File::create(&hole).unwrap().set_len(1 << 40).unwrap();
+    let large = lab.media().join("large");
+    endless(&large);
     let mut run =
         lab.program(&["backup", "media"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     assert!(eventually(async || bucket.uploads().await.len() == 1).await, "it uploads in parts");
@@ -287,7 +288,7 @@ async fn the_upload_of_a_run_that_was_killed_is_given_up_by_the_next_one() {
     run.wait().unwrap();
     assert_eq!(bucket.uploads().await.len(), 1, "nobody could take it back");
 
-    fs::remove_file(hole).unwrap();
+    fs::remove_file(large).unwrap();
     lab.json(&["backup", "media"]);
     assert_eq!(bucket.uploads().await, [""; 0]);
 }

@@ -13,7 +13,7 @@ use rna_backup::domain::command::task;
 use rna_backup::worker::MOST_DEATHS;
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use std::fs::{self, File};
+use std::fs;
 
 /// The sets of workers that have begun a task and neither ended it nor given it back.
 async fn begun(lab: &Lab) -> Vec<String> {
@@ -102,7 +102,7 @@ async fn a_task_that_five_workers_died_over_fails_with_a_worker_lost_error_and_t
     let told: Vec<_> = log.lines().filter(|line| line.contains("ERROR")).collect();
     assert!(told.len() == 1 && told[0].contains("5 workers died over this task"), "{log}");
 
-    fs::remove_file(lab.media().join("hole")).unwrap();
+    fs::remove_file(lab.media().join("endless")).unwrap();
     let next = lab.ended(&lab.order(task::BACKUP_MEDIA, json!({})).await).await;
     assert_eq!(next["status"], "SUCCESS", "{next}");
 }
@@ -142,7 +142,7 @@ async fn a_worker_that_dies_while_a_task_waits_for_its_component_has_not_died_ov
         waiting.kill();
     }
     have_begun(&lab, 1, &holder).await;
-    fs::remove_file(lab.media().join("hole")).unwrap();
+    fs::remove_file(lab.media().join("endless")).unwrap();
     holder.kill();
     let _worker = lab.worker();
     for id in [first, second] {
@@ -154,7 +154,7 @@ async fn a_worker_that_dies_while_a_task_waits_for_its_component_has_not_died_ov
 async fn a_restore_that_five_workers_died_over_fails_and_the_live_data_is_whole() {
     let lab = Lab::new();
     // What takes some seconds to restore.
-    File::create(lab.media().join("large")).unwrap().set_len(1 << 29).unwrap();
+    fs::write(lab.media().join("large"), vec![0; 1 << 29]).unwrap();
     lab.json(&["backup", "media"]);
     fs::remove_file(lab.media().join("large")).unwrap();
     fs::write(lab.media().join("later"), "made after the backup").unwrap();

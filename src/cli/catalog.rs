@@ -35,7 +35,7 @@ pub(super) struct RebuildArgs {
 pub(super) async fn run(config: Config, command: CatalogCommand) -> Result<Exit, Failure> {
     let CatalogCommand::Rebuild(args) = command;
     let app = open(config).await?;
-    let report = rebuild(&app, &args).await?;
+    let report = Box::pin(rebuild(&app, &args)).await?;
     let printed = if args.json.json { output::json(&report) } else { output::print(describe(&report)) };
     Ok(if !report.damaged.is_empty() {
         Exit::Unverified
@@ -51,7 +51,7 @@ async fn rebuild(app: &App, args: &RebuildArgs) -> Result<RebuildReport, Failure
     let mut report = RebuildReport::default();
     for component in ComponentName::ALL {
         let work = app.engine.rebuild(component, args.dry_run, &run, &mut report);
-        with_bar(component, &run.meter, work).await?;
+        Box::pin(with_bar(component, &run.meter, work)).await?;
     }
     Ok(report)
 }

@@ -23,10 +23,10 @@ pub struct RestoreRequest {
     pub reference: String,
     /// To where.
     pub target: Target,
-    /// True if the restore may lose owners and privileges.
-    pub without_rights: bool,
     /// Names of objects that may be missing afterwards, if they cannot be made.
     pub without: Vec<String>,
+    /// True if the restore may lose owners and privileges.
+    pub without_rights: bool,
 }
 
 impl Engine {

@@ -1,6 +1,7 @@
 //! A lab in miniature: a broker, a media folder, a folder for backups, and the program itself.
 
 use crate::support::{
+    dense::endless,
     postgres::{PASSWORD, PostgresServer},
     redis::Redis,
 };
@@ -61,10 +62,10 @@ impl Lab {
         Self { dir, redis, settings }
     }
 
-    /// A lab whose media take longer to read than any test: they are a hole of 1 TB.
+    /// A lab whose media take longer to read than any test: they are a file of 1 TiB.
     pub fn endless() -> Self {
         let lab = Self::new();
-        File::create(lab.media().join("hole")).unwrap().set_len(1 << 40).unwrap();
+        endless(&lab.media().join("endless"));
         lab
     }
 

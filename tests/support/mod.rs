@@ -2,6 +2,7 @@
 
 pub mod catalog;
 pub mod chance;
+pub mod dense;
 pub mod disk;
 pub mod faulty;
 pub mod lab;

@@ -209,6 +209,10 @@ impl Visit for Needed {
         Ok(())
     }
 
+    fn hole(&mut self, _: u64) -> Result<(), ComponentError> {
+        Ok(())
+    }
+
     fn reference(&mut self, reference: &Reference<'_>) -> Result<(), ComponentError> {
         if !self.0.contains(&reference.archive) {
             self.0.insert(reference.archive.clone());

@@ -142,14 +142,6 @@ impl Goal {
                 ));
             }
         }
-        let replaces = match &self.live {
-            _ if self.drill => "nothing: the copy is compared and dropped".to_owned(),
-            None => format!("nothing: there is no database {}", self.name),
-            Some(live) => {
-                let tables = tables_in(config, &self.name).await?;
-                format!("database {} ({} MB, {tables} tables)", live.name, live.bytes / 1_000_000)
-            }
-        };
         let derived = facts.and_then(|facts| facts.derived.as_ref());
         let lost = derived.and_then(|derived| derived.lost_on_extensions(&Derived::default()));
         let source = facts.map(|facts| facts.source_bytes);
@@ -174,7 +166,7 @@ impl Goal {
             format!("pg_restore {} in {}", self.client.version, self.client.dir.display()),
         ];
         Ok(Plan {
-            replaces,
+            replaces: self.replaces(config).await?,
             method: method.into(),
             needs_bytes,
             free_bytes,
@@ -189,6 +181,18 @@ impl Goal {
             lost_rights: self.rights.lost(facts.and_then(|facts| facts.rights.as_ref())),
             refuses: refuses.into_iter().collect(),
             looks_into_archive: !self.swaps,
+        })
+    }
+
+    /// What the restore replaces, for people.
+    async fn replaces(&self, config: &PostgresConfig) -> Result<String, ComponentError> {
+        Ok(match &self.live {
+            _ if self.drill => "nothing: the copy is compared and dropped".to_owned(),
+            None => format!("nothing: there is no database {}", self.name),
+            Some(live) => {
+                let tables = tables_in(config, &self.name).await?;
+                format!("database {} ({} MB, {tables} tables)", live.name, live.bytes / 1_000_000)
+            }
         })
     }
 
