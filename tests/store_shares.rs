@@ -93,3 +93,18 @@ async fn each_command_that_writes_or_makes_room_sweeps_what_killed_ones_have_lef
     live.kill().unwrap();
     live.wait().unwrap();
 }
+
+#[test]
+fn a_trial_of_a_run_that_died_in_its_last_step_is_swept_and_one_of_a_live_run_stays() {
+    let lab = Lab::new();
+    lab.json(&["backup", "media"]);
+    let places = ["", "media", "manifests", "manifests/media"];
+    let places = places.map(|folder| lab.backups().join(folder).join(".17-trial-0123456789abcdef"));
+    for place in &places {
+        fs::write(place, "").unwrap();
+    }
+    let live = fs::File::open(&places[1]).unwrap();
+    rustix::fs::flock(&live, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    assert_eq!(lab.run(&["prune"]).0, 0);
+    assert_eq!(places.map(|place| place.exists()), [false, true, false, false]);
+}

@@ -194,19 +194,22 @@ async fn a_restore_of_nothing_is_none_and_a_suspect_backup_is_named() {
         .set("BACKUP_COMPONENTS", "weaviate")
         .set("WEAVIATE_URL", server.url())
         .set("BACKUP_WEAVIATE_DIR", server.folder().display());
-    let full = lab.json(&["backup", "weaviate"])["backup_id"].as_str().unwrap().to_owned();
+    let made = || lab.json(&["backup", "weaviate"])["backup_id"].as_str().unwrap().to_owned();
+    let full = made();
     for class in ["Document", "Sample"] {
         server.ask(Method::DELETE, &format!("/v1/schema/{class}"), None).await;
     }
-    lab.json(&["backup", "weaviate"]);
+    let small = made();
     let (_, out, _) = lab.run(&["list"]);
     assert_eq!(out.matches("(much smaller than the one before)").count(), 1, "{out}");
     let plan = lab.json(&["restore", "weaviate", "--dry-run"]);
+    assert_eq!((&plan["backup_id"], &plan["passed_over"][0]["backup_id"]), (&json!(full), &json!(small)));
+    let plan = lab.json(&["restore", "weaviate", &small, "--dry-run"]);
     assert!(plan["warnings"].to_string().contains(&format!("restore {full}")), "{plan}");
     server.wipe().await;
-    lab.json(&["backup", "weaviate"]);
+    let empty = made();
     for more in ["--dry-run", "--yes"] {
-        let (code, _, err) = lab.run(&["restore", "weaviate", more]);
+        let (code, _, err) = lab.run(&["restore", "weaviate", &empty, more]);
         assert!(code == 1 && err.contains("the backup holds no classes"), "{err}");
     }
     let plan = lab.json(&["restore", "weaviate", &full, "--dry-run"]);

@@ -142,6 +142,23 @@ impl Folder {
         Ok(names)
     }
 
+    /// Shows each hidden name in the folder and in the folders below, with the folder that it is in. Hidden folders, and
+    /// what cannot be entered, are passed over.
+    pub(super) fn hidden(&self, visit: &mut impl FnMut(&Self, &str) -> io::Result<()>) -> io::Result<()> {
+        for entry in Dir::read_from(&self.0)? {
+            let entry = entry?;
+            let Ok(name) = entry.file_name().to_str() else { continue };
+            if name.starts_with('.') {
+                visit(self, name)?;
+            } else if matches!(entry.file_type(), FileType::Directory | FileType::Unknown)
+                && let Ok(folder) = self.enter(name)
+            {
+                folder.hidden(visit)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Removes the file called `name`, durably.
     pub(super) fn remove_file(&self, name: &str) -> io::Result<()> {
         self.forget_file(name)?;

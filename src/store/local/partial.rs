@@ -9,6 +9,9 @@ use uuid::Uuid;
 /// Where files are made, below the root.
 pub(super) const FOLDER: &str = ".partial";
 
+/// The mark in the name of a file that is only a trial.
+const TRIAL: &str = "trial-";
+
 /// A file in the making. It is locked as long as it is open, which tells the living from the dead
 /// even after `kill -9`, and gone when this is dropped.
 #[derive(Debug)]
@@ -26,7 +29,7 @@ impl Partial {
 
     /// A file that only shows that files can be made. Its name says so to people, and to who counts partial files.
     pub(super) fn trial(root: &Folder) -> io::Result<Self> {
-        Self::named(root, "trial-")
+        Self::named(root, TRIAL)
     }
 
     /// Takes the last step of an upload into `folder` with this file, and removes it: it never becomes an object,
@@ -38,6 +41,7 @@ impl Partial {
             return Err(io::Error::new(io::ErrorKind::Unsupported, why));
         }
         let name = format!(".{}", self.name);
+        let _locked = self.file.clone();
         self.place(folder, &name)?;
         folder.remove_file(&name)
     }
@@ -118,7 +122,19 @@ pub(super) fn sweep(root: &Folder) -> io::Result<Swept> {
             swept.bytes += bytes;
         }
     }
+    root.hidden(&mut |folder, name| sweep_trial(folder, name))?;
     Ok(swept)
+}
+
+/// Removes a hidden file if it is a trial of a run that died before it could remove the file.
+fn sweep_trial(folder: &Folder, name: &str) -> io::Result<()> {
+    if name.contains(TRIAL)
+        && let Ok((file, 0)) = folder.open_file(name)
+        && lock(&file)? == Lock::Ours
+    {
+        let _ = folder.forget_file(name);
+    }
+    Ok(())
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
