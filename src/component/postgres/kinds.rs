@@ -51,7 +51,7 @@ impl Fate {
             Self::Restored => "`pg_restore` makes it again from the archive.",
             Self::IfAllowed => {
                 "`pg_restore` makes it again where PostgreSQL lets the role. Elsewhere the restore is refused, with the \
-                 server’s words, before anything live is touched."
+                 server’s words, before anything live is touched; what no rows need can be left out (`--without`)."
             }
             Self::IfMember => {
                 "As it was where the role is a member of every role that owns something. Elsewhere the dry run says what \
