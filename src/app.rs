@@ -123,7 +123,7 @@ impl App {
         }
     }
 
-    /// What is done once at the start of a worker: removes what dead runs left, and reads the last
+    /// The start of a worker: removes what dead runs have left, and reads the last
     /// times back from the catalogue, so that a restart neither clears nor fires an alert.
     pub async fn prepare(&self) {
         self.sweep().await;

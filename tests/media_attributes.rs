@@ -317,20 +317,7 @@ fn with_records(records: &[(&str, &[u8])]) -> Vec<u8> {
         length = inner + length.to_string().len();
         all.extend([format!("{length} {key}=").as_bytes(), value, b"\n"].concat());
     }
-    let entry = |kind: u8, name: &str, content: &[u8]| {
-        let mut header = async_tar::Header::new_gnu();
-        header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
-        header.set_mode(0o644);
-        header.set_uid(0);
-        header.set_gid(0);
-        header.set_mtime(1);
-        header.set_entry_type(async_tar::EntryType::new(kind));
-        header.set_size(content.len() as u64);
-        header.set_cksum();
-        let mut bytes = [header.as_bytes(), content].concat();
-        bytes.resize(bytes.len().next_multiple_of(512), 0);
-        bytes
-    };
+    let entry = tree::tar_entry;
     [entry(b'5', "./", b""), entry(b'x', "x", &all), entry(b'0', "a", b"content"), vec![0; 1024]].concat()
 }
 

@@ -93,7 +93,7 @@ pub fn look(folder: &Path, need: Need) -> Result<(), Trouble> {
 ///
 /// # Errors
 ///
-/// What the disk says of names that could not be written.
+/// The error of the disk, when names could not be written.
 pub fn sync_folder(folder: impl AsFd) -> Result<(), Errno> {
     match rustix::fs::fsync(folder) {
         Err(Errno::INVAL | Errno::BADF | Errno::NOSYS | Errno::NOTSUP) => Ok(()),

@@ -1,4 +1,4 @@
-//! What a database holds beside rows and rights, and what of that a restore does not bring back by itself.
+//! The contents of a database beside rows and rights, and those of them that a restore does not bring back by itself.
 
 use serde::{Deserialize, Serialize};
 

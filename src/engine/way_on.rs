@@ -62,8 +62,10 @@ pub(super) fn with_way_on(err: EngineError, request: &RestoreRequest, id: &Backu
     };
     let names = [request.without.clone(), names].concat();
     let (line, names) = (way_on(request, id, &names), json!(names));
+    let rights = if request.without_rights { " and without_rights=True" } else { "" };
     let what = format!(
-        "restore {id}: {what}. Nothing was touched. Without these objects: `{line}`, or without={names} in the task"
+        "restore {id}: {what}. Nothing was touched. Without these objects: `{line}`, or without={names}{rights} in the \
+         task"
     );
     EngineError::Unfit { what }
 }

@@ -196,3 +196,19 @@ fn times(root: &Path) {
     touch(&root.join("nothing in here"), 1_300_000_000, 0);
     touch(root, 1_200_000_000, 42);
 }
+
+/// An entry of a tar archive, made by hand.
+pub fn tar_entry(kind: u8, name: &str, content: &[u8]) -> Vec<u8> {
+    let mut header = async_tar::Header::new_gnu();
+    header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
+    header.set_mode(0o644);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(1);
+    header.set_entry_type(async_tar::EntryType::new(kind));
+    header.set_size(content.len() as u64);
+    header.set_cksum();
+    let mut bytes = [header.as_bytes(), content].concat();
+    bytes.resize(bytes.len().next_multiple_of(512), 0);
+    bytes
+}

@@ -1,4 +1,4 @@
-//! What an entry has beside its content: told by an archive, seen at a file, given to one.
+//! Mode, owner, time and extended attributes of an entry: told by an archive, seen at a file, given to a file.
 
 use crate::component::ComponentError;
 use crate::component::media::extended::{At, Refused, is_kept, without_capability};
@@ -11,7 +11,7 @@ use rustix::{
 };
 use std::fs::File;
 
-/// What an entry comes back with beside its content.
+/// Mode, owner, time of modification and extended attributes of an entry.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Attributes {
     pub(super) mode: u32,
@@ -22,14 +22,14 @@ pub(super) struct Attributes {
     pub(super) extended: ExtendedAttributes,
 }
 
-/// What could not be given to a file or folder.
+/// The attributes that a file or folder could not be given.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Withheld {
     pub(super) owner: bool,
     pub(super) extended: Refused,
 }
 
-/// How many entries came back without something.
+/// The numbers of entries that came back without an attribute.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Lacking {
     /// Their owner.
@@ -136,7 +136,7 @@ pub(super) fn give(at: At<'_>, extended: &ExtendedAttributes, owned: bool) -> Re
     Ok(refused)
 }
 
-/// Whether it was done; what this process may not give, or a file system does not know, is no error.
+/// Returns `false` for a change that this process may not make or the file system does not know, which is no error.
 pub(super) fn allowed(done: Result<(), Errno>) -> Result<bool, Errno> {
     match done {
         Ok(()) => Ok(true),

@@ -67,9 +67,9 @@ pub(super) struct Comparing {
     way: Vec<Open>,
     /// The folder of the archive whose contents the copy holds, where it is not the root.
     wrapper: Option<Vec<u8>>,
-    /// What some entries could not be given.
+    /// The attributes that some entries could not be given.
     withheld: Withheld,
-    /// What the file system of the copy holds.
+    /// The attributes that the file system of the copy holds.
     holds: Holds,
     /// The file whose content is coming.
     file: Option<File>,
@@ -271,7 +271,7 @@ impl Visit for Comparing {
         Ok(())
     }
 
-    /// What is a hole in the archive may be zeros in the copy. Where the copy has a hole too, nothing is read.
+    /// A hole of the archive, which may be zeros in the copy. Nothing is read where the copy has a hole too.
     fn hole(&mut self, bytes: u64) -> Result<(), ComponentError> {
         const PIECE: usize = 128 * 1024;
         let Some(file) = &self.file else { return Ok(()) };

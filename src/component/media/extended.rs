@@ -18,14 +18,14 @@ use std::{
 /// Of a program: what it may do. Lost when a file is written to or given away.
 const CAPABILITY: &[u8] = b"security.capability";
 
-/// Whether an attribute is one of the tree, and not of the machine.
+/// Returns whether an attribute belongs to the tree, and not to the machine.
 pub(super) fn is_kept(name: &[u8]) -> bool {
     const OF_THE_MACHINE: [&[u8]; 4] =
         [b"security.selinux", b"security.apparmor", b"security.ima", b"security.evm"];
     !OF_THE_MACHINE.contains(&name)
 }
 
-/// What was found at an entry.
+/// The extended attributes of a file, and the error where they cannot be read.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Found {
     pub(super) extended: ExtendedAttributes,
@@ -33,7 +33,7 @@ pub(super) struct Found {
     pub(super) unread: Option<String>,
 }
 
-/// Where attributes are read and set.
+/// The file whose attributes are read and set.
 #[derive(Clone, Copy)]
 pub(super) enum At<'a> {
     Open(&'a File),

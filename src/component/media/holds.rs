@@ -81,7 +81,7 @@ impl Holds {
     const NOTHING: Self =
         Self { owners: false, modes: false, times: false, symlinks: false, hard_links: false };
 
-    /// What will be lost of so many files, in whole sentences.
+    /// The attributes that will be lost of so many files, in whole sentences.
     pub(super) fn losses(self, promised: Option<FileCounts>) -> Vec<String> {
         let number = |counted: Option<u64>| counted.map_or("all".to_owned(), |counted| counted.to_string());
         let files = number(promised.map(|p| p.files + p.directories));
@@ -105,7 +105,7 @@ impl Holds {
         losses
     }
 
-    /// What cannot be made at all, for people; `None`: the archive fits.
+    /// The links that cannot be made at all, for people; `None`: the archive fits.
     pub(super) fn refusal(self, promised: FileCounts) -> Option<String> {
         match promised {
             FileCounts { symlinks: 1.., .. } if !self.symlinks => {

@@ -1,4 +1,4 @@
-//! What a restore would do, and whether it can: found out without touching anything that is live.
+//! The plan of a restore, found out without touching anything that is live.
 
 use crate::component::media::{
     area::{Area, Site},
@@ -69,7 +69,7 @@ pub(super) fn make_area(place: &Place, target: &Target) -> Result<Area, Componen
     }
 }
 
-/// What the file system of an area holds.
+/// The attributes that the file system of an area holds.
 ///
 /// # Errors
 ///
@@ -87,7 +87,7 @@ pub(super) fn held(area: &Area, promised: Option<FileCounts>) -> Result<Holds, C
     }
 }
 
-/// What a restore would do, blocking. Whether it can is tried in an area, which is removed.
+/// The plan of a restore, blocking. An area is made to try the file system, and removed.
 pub(super) fn plan(places: &Place, target: &Target, facts: Option<&Facts>) -> Result<Plan, ComponentError> {
     let area = make_area(places, target)?;
     let described = held(&area, promise(facts)).and_then(|holds| describe(&area.site, target, facts, holds));
@@ -187,7 +187,7 @@ fn losses(site: &Site, attributes: Option<AttributeCounts>) -> Vec<String> {
     losses
 }
 
-/// Whether the kernel lets this process set attributes of a kind (Linux, xattr(7); capabilities(7)).
+/// Returns whether the kernel lets this process set attributes of a kind (Linux, xattr(7); capabilities(7)).
 fn may_be_set(kind: AttributeKind) -> bool {
     let needed = match kind {
         AttributeKind::Trusted => CapabilitySet::SYS_ADMIN,

@@ -137,7 +137,7 @@ fn fill(
     Ok(Contents { counts, wrapper, withheld, holds })
 }
 
-/// Tells what could not be brought back.
+/// Warns of attributes that could not be brought back.
 fn warn(lacking: &Lacking, meter: &Meter) {
     if lacking.owner > 0 {
         tracing::warn!(
@@ -185,9 +185,9 @@ struct Contents {
     counts: Counts,
     /// The folder that the archive holds the media in, where it has no root.
     wrapper: Option<Vec<u8>>,
-    /// What some entries could not be given.
+    /// The attributes that some entries could not be given.
     withheld: Withheld,
-    /// What the file system of the copy holds.
+    /// The attributes that the file system of the copy holds.
     holds: Holds,
 }
 

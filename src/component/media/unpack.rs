@@ -33,7 +33,7 @@ pub(super) struct Limits {
     /// What the manifest promises: nothing beyond it is unpacked. `None` for archives without one, in which
     /// links that leave the folder are refused: nobody can say that they were in it when it was packed.
     pub(super) promised: Option<FileCounts>,
-    /// What the file system of the copy holds.
+    /// The attributes that the file system of the copy holds.
     pub(super) holds: Holds,
 }
 

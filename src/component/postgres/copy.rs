@@ -33,7 +33,7 @@ pub struct Copy {
     exchange: Exchange,
     drill: bool,
     counts: Counts,
-    /// Where it is otherwise than at the backup, in words.
+    /// The differences to the backup, in words.
     wrong: Vec<String>,
     /// The entries of the archive that it was made without.
     without: Vec<Refusal>,
@@ -201,7 +201,7 @@ fn wrong_rights(goal: &Goal, facts: Option<&Facts>, found: &Rights) -> Vec<Strin
     promised.filter(|_| is_comparable).map(|promised| promised.differences(found)).unwrap_or_default()
 }
 
-/// What is in a copy.
+/// The contents of a copy.
 struct Found {
     counts: Counts,
     rights: Rights,

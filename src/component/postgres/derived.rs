@@ -1,4 +1,4 @@
-//! What a database holds beside rows and rights: empty materialized views, objects that an empty `search_path` hides,
+//! The contents of a database beside rows and rights: empty materialized views, objects that an empty `search_path` hides,
 //! and what users have put on tables of extensions.
 
 use crate::component::ComponentError;
@@ -107,8 +107,8 @@ pub async fn read(transaction: &mut Transaction<'_>, search_path: &str) -> Resul
 ///
 /// As sorted.
 pub async fn find_unqualified(transaction: &mut Transaction<'_>) -> Result<Vec<Unqualified>, ComponentError> {
-    /// How long all of them may take: this is time of the backup.
-    const BUDGET: Duration = Duration::from_secs(1);
+    /// The time that all of them may take, which is time of the backup.
+    const BUDGET: Duration = Duration::from_secs(3);
     let failed = |err| sort("look what depends on the tables".into(), err);
     let trials = transaction.query(TRIALS, &[]).await.map_err(failed)?;
     let (begun, mut found) = (Instant::now(), Vec::new());
@@ -125,8 +125,9 @@ async fn try_one(
     transaction: &mut Transaction<'_>,
     trial: &Row,
 ) -> Result<Option<Unqualified>, deadpool_postgres::tokio_postgres::Error> {
+    // One row takes milliseconds; a busy machine takes longer, and must not hide what cannot be restored.
     const AS_IN_A_RESTORE: &str =
-        "SET LOCAL search_path = ''; SET LOCAL statement_timeout = '100ms'; SET LOCAL lock_timeout = '50ms'";
+        "SET LOCAL search_path = ''; SET LOCAL statement_timeout = '1s'; SET LOCAL lock_timeout = '50ms'";
     let attempt = transaction.savepoint("trial").await?;
     attempt.batch_execute(AS_IN_A_RESTORE).await?;
     let outcome = attempt.batch_execute(trial.get(2)).await;

@@ -184,7 +184,7 @@ impl Goal {
         })
     }
 
-    /// What the restore replaces, for people.
+    /// The database that the restore replaces, for people.
     async fn replaces(&self, config: &PostgresConfig) -> Result<String, ComponentError> {
         Ok(match &self.live {
             _ if self.drill => "nothing: the copy is compared and dropped".to_owned(),

@@ -1,9 +1,9 @@
-//! Every kind of thing that a database holds, and its fate in a restore: a table, from which `docs/postgres-objects.md` is
+//! Every kind of object that a database holds, and its fate in a restore: a table, from which `docs/postgres-objects.md` is
 //! written. A test reads the catalogs of real servers and fails where one of them is missing here.
 
 use std::fmt::Write as _;
 
-/// What becomes of a kind of thing in a restore.
+/// The fate of a kind of object in a restore.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
     /// `pg_restore` makes it again from the archive.
@@ -85,7 +85,7 @@ impl Fate {
     ];
 }
 
-/// What a drill, and a restore before its swap, compare with the manifest.
+/// The comparison with the manifest by a drill, and by a restore before its swap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Compared {
     /// The rows of each table are counted.
@@ -106,7 +106,7 @@ impl Compared {
     }
 }
 
-/// A kind of thing.
+/// A kind of object.
 #[derive(Debug, Clone, Copy)]
 pub struct Kind {
     /// Its name in PostgreSQL's documentation.
@@ -119,7 +119,7 @@ pub struct Kind {
     pub creator: Fate,
     /// Its fate where the worker may not create databases: contents are replaced in place.
     pub owner: Fate,
-    /// What is compared of it.
+    /// The comparison of objects of this kind.
     pub compared: Compared,
 }
 

@@ -183,7 +183,7 @@ pub fn options(quiet: Option<&str>, server: u32) -> String {
     options
 }
 
-/// Whether the rest of an archive makes sense without an entry: without what no rows need, without the rows of one
+/// Returns whether the rest of an archive makes sense without an entry: without what no rows need, without the rows of one
 /// table, and without what somebody has named.
 fn may_go_on(refusal: &Refusal, without: &[String]) -> bool {
     let passes = |words: &&str| refusal.said.contains(words);

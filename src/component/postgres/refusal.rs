@@ -113,13 +113,13 @@ pub struct Refusals {
     open: Option<(String, String)>,
 }
 
-/// Where more entries than these are refused, the rest says nothing new.
+/// The most refused entries that are read: the rest says nothing new.
 const ENOUGH: usize = 200;
 
 /// A setting of the whole server that a hint of `pg_cron` would point at the copy.
 const HARMFUL: &str = "cron.database_name";
 
-/// How many bytes of the server's words are kept of each.
+/// The bytes of the server's words that are kept of each refused entry.
 const WORDS_KEPT: usize = 400;
 
 /// As many entries can be under way side by side.
@@ -219,7 +219,7 @@ fn strip_label(line: &str) -> Option<(&str, &'static str)> {
 
 const PROGRAM: &str = "pg_restore:";
 
-/// Whether a message is an error that is none of an entry.
+/// Returns whether a message is an error of the program and not of one entry.
 fn is_of_no_entry(message: &str) -> bool {
     message.starts_with("could not ") || message.starts_with("error returned by ")
 }

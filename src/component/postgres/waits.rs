@@ -9,7 +9,7 @@ use std::time::Duration;
 /// Between two looks, and before the first: most work is done by then.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// What our sessions in this database wait for, and who holds that. Roles of little right are not told since when.
+/// The locks that our sessions in this database wait for, and their holders. Roles of little right are not told since when.
 const WAITS: &str = "
     SELECT DISTINCT format('%s, held by pid %s (%s)',
              CASE WHEN l.relation IS NOT NULL THEN 'a lock on ' || l.relation::regclass::text ELSE 'a lock (' || l.locktype || ')' END,

@@ -34,7 +34,7 @@ impl<'a> Entry<'a> {
         }
     }
 
-    /// Whether its content is a list of names.
+    /// Returns whether the content of the entry is a list of names.
     pub fn is_dumpdir(&self) -> bool {
         self.header.entry_type().as_byte() == DUMPDIR
     }

@@ -28,7 +28,7 @@ pub(super) struct Sparse {
     pub(super) map: Option<Vec<Segment>>,
 }
 
-/// What PAX records say of a sparse file.
+/// The PAX records of a sparse file.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Told<'a> {
     pub(super) name: Option<&'a [u8]>,
