@@ -24,7 +24,7 @@ use tokio::io::AsyncRead;
 
 pub use error::ComponentError;
 pub use shelf::Shelf;
-pub use stage::{Kept, Plan, Staged, Target, Walk};
+pub use stage::{Kept, Plan, Staged, Steps, Target, Walk};
 
 /// The bytes of an archive, decompressed, on their way back into a component.
 pub type Feed<'a> = &'a mut (dyn AsyncRead + Send + Unpin);

@@ -41,6 +41,23 @@ pub enum Walk {
     Restore,
 }
 
+/// The steps of a restore, in their order, as one table: the step, its work in words for people, and the walks that take it.
+#[derive(Debug)]
+pub struct Steps<S: 'static>(pub &'static [(S, &'static str, &'static [Walk])]);
+
+impl<S: Copy> Steps<S> {
+    /// The steps that a walk takes.
+    pub fn of(&self, walk: Walk) -> impl Iterator<Item = S> {
+        self.0.iter().filter(move |(_, _, walks)| walks.contains(&walk)).map(|(step, _, _)| *step)
+    }
+
+    /// The steps of a restore that a walk does not take, in words.
+    pub fn left_out(&self, walk: Walk) -> Vec<&'static str> {
+        let is_left_out = |walks: &[Walk]| walks.contains(&Walk::Restore) && !walks.contains(&walk);
+        self.0.iter().filter(|(_, _, walks)| is_left_out(walks)).map(|(_, words, _)| *words).collect()
+    }
+}
+
 /// What a restore would do, found out without touching anything.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Plan {

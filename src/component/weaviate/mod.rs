@@ -270,7 +270,7 @@ impl Component for Weaviate {
     }
 
     fn left_out(&self, walk: Walk) -> Vec<&'static str> {
-        steps::Step::left_out(walk)
+        steps::STEPS.left_out(walk)
     }
 
     async fn stage(

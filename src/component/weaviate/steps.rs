@@ -2,7 +2,7 @@
 //! run and drill name the steps that they do not take. The steps that do something stand in `restore` and `replace`.
 
 use crate::component::ComponentError;
-use crate::component::stage::{Target, Walk};
+use crate::component::stage::{Steps, Target, Walk};
 use crate::component::weaviate::Weaviate;
 use crate::component::weaviate::class::Classes;
 use crate::component::weaviate::files::Files;
@@ -37,52 +37,35 @@ pub(super) enum Step {
 
 use Walk::{Check, Drill, DryRun, Restore};
 
-impl Step {
-    /// Every step, what it does in words for people, and the walks that take it.
-    const ALL: &[(Self, &str, &[Walk])] = &[
-        (Self::Version, "compare the versions of Weaviate", &[DryRun, Drill, Restore]),
-        (
-            Self::Access,
-            "look whether backups of that version hold users and roles, where these are wanted",
-            &[DryRun, Restore],
-        ),
-        (
-            Self::Folder,
-            "write to Weaviate's folder of backups and remove that again",
-            &[Check, DryRun, Drill, Restore],
-        ),
-        (Self::Nodes, "compare the names of the nodes", &[DryRun, Drill, Restore]),
-        (Self::Aliases, "look whether an alias bears the name of a class", &[DryRun, Drill, Restore]),
-        (Self::Modules, "look for the modules that the classes need", &[DryRun, Drill, Restore]),
-        (Self::SomethingComes, "look whether the backup holds a class", &[DryRun, Restore]),
-        (Self::NothingThere, "look whether the second server has none of the classes", &[Drill]),
-        (Self::NothingLost, "look whether all that is replaced can be copied", &[DryRun, Restore]),
-        (Self::Rights, "ask whether the key may make the classes of an export again", &[DryRun, Restore]),
-        (Self::References, "look whether classes are there that the classes refer to", &[Drill, Restore]),
-        (Self::Tenants, "look whether a tenant would come back empty", &[Restore]),
-        (
-            Self::Unpack,
-            "compare every byte of the archive with its checksums, and unpack it",
-            &[Drill, Restore],
-        ),
-        (Self::HeldAccess, "look for users and roles in the archive, where these are wanted", &[Restore]),
-        (Self::Trial, "restore classes under other names, and compare objects and rights", &[Restore]),
-        (Self::SafetyCopy, "copy the classes that are replaced", &[Restore]),
-        (Self::TrialOfCopy, "restore classes of that copy under other names", &[Restore]),
-        (Self::Replacement, "delete, restore and prove the live classes one by one", &[Restore]),
-    ];
-
-    /// The steps of a walk, in their order.
-    pub(super) fn of(walk: Walk) -> impl Iterator<Item = Self> {
-        Self::ALL.iter().filter(move |(_, _, walks)| walks.contains(&walk)).map(|(step, _, _)| *step)
-    }
-
-    /// The steps of a restore that a walk does not take, in words.
-    pub(super) fn left_out(walk: Walk) -> Vec<&'static str> {
-        let is_left_out = |walks: &[Walk]| walks.contains(&Restore) && !walks.contains(&walk);
-        Self::ALL.iter().filter(|(_, _, walks)| is_left_out(walks)).map(|(_, words, _)| *words).collect()
-    }
-}
+/// The steps of a restore into Weaviate.
+pub(super) const STEPS: Steps<Step> = Steps(&[
+    (Step::Version, "compare the versions of Weaviate", &[DryRun, Drill, Restore]),
+    (
+        Step::Access,
+        "look whether backups of that version hold users and roles, where these are wanted",
+        &[DryRun, Restore],
+    ),
+    (
+        Step::Folder,
+        "write to Weaviate's folder of backups and remove that again",
+        &[Check, DryRun, Drill, Restore],
+    ),
+    (Step::Nodes, "compare the names of the nodes", &[DryRun, Drill, Restore]),
+    (Step::Aliases, "look whether an alias bears the name of a class", &[DryRun, Drill, Restore]),
+    (Step::Modules, "look for the modules that the classes need", &[DryRun, Drill, Restore]),
+    (Step::SomethingComes, "look whether the backup holds a class", &[DryRun, Restore]),
+    (Step::NothingThere, "look whether the second server has none of the classes", &[Drill]),
+    (Step::NothingLost, "look whether all that is replaced can be copied", &[DryRun, Restore]),
+    (Step::Rights, "ask whether the key may make the classes of an export again", &[DryRun, Restore]),
+    (Step::References, "look whether classes are there that the classes refer to", &[Drill, Restore]),
+    (Step::Tenants, "look whether a tenant would come back empty", &[Restore]),
+    (Step::Unpack, "compare every byte of the archive with its checksums, and unpack it", &[Drill, Restore]),
+    (Step::HeldAccess, "look for users and roles in the archive, where these are wanted", &[Restore]),
+    (Step::Trial, "restore classes under other names, and compare objects and rights", &[Restore]),
+    (Step::SafetyCopy, "copy the classes that are replaced", &[Restore]),
+    (Step::TrialOfCopy, "restore classes of that copy under other names", &[Restore]),
+    (Step::Replacement, "delete, restore and prove the live classes one by one", &[Restore]),
+]);
 
 /// Everything that the questions before a restore need to know.
 #[derive(Debug)]
@@ -156,7 +139,7 @@ impl Questions<'_> {
     ///
     /// As [`ask`](Self::ask), of the first step.
     pub(super) async fn ask_all(&self, walk: Walk) -> Result<(), ComponentError> {
-        for step in Step::of(walk) {
+        for step in STEPS.of(walk) {
             self.ask(step).await?;
         }
         Ok(())
@@ -165,14 +148,14 @@ impl Questions<'_> {
 
 #[test]
 fn a_restore_takes_every_step_but_that_of_a_drill_alone_and_whoever_takes_fewer_names_the_rest() {
-    assert_eq!(Step::of(Restore).count(), Step::ALL.len() - 1);
-    assert_eq!(Step::left_out(Restore), [""; 0]);
+    assert_eq!(STEPS.of(Restore).count(), STEPS.0.len() - 1);
+    assert_eq!(STEPS.left_out(Restore), [""; 0]);
     for walk in [Check, DryRun, Drill] {
-        let taken = Step::of(walk).filter(|step| *step != Step::NothingThere).count();
-        assert_eq!(taken + Step::left_out(walk).len(), Step::of(Restore).count(), "{walk:?}");
+        let taken = STEPS.of(walk).filter(|step| *step != Step::NothingThere).count();
+        assert_eq!(taken + STEPS.left_out(walk).len(), STEPS.of(Restore).count(), "{walk:?}");
     }
     let changes = [Step::Trial, Step::SafetyCopy, Step::TrialOfCopy, Step::Replacement];
     assert!(
-        Step::of(DryRun).chain(Step::of(Drill)).chain(Step::of(Check)).all(|step| !changes.contains(&step))
+        STEPS.of(DryRun).chain(STEPS.of(Drill)).chain(STEPS.of(Check)).all(|step| !changes.contains(&step))
     );
 }
