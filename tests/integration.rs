@@ -66,6 +66,7 @@ mod monitoring;
 mod pin;
 mod postgres;
 mod postgres_damage;
+mod postgres_definitions;
 mod postgres_derived;
 mod postgres_errors;
 mod postgres_in_the_way;

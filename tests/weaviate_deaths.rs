@@ -2,6 +2,7 @@
 //! next run each class is as it was or as it was to be, whole.
 //!
 //! `WEAVIATE_KILL_STRIDE=1` tries every request; else a part of them is tried, spread over each kind of work.
+//! `WEAVIATE_KILL_ONLY=Restore:57` tries one request of one kind of work.
 
 use crate::support::lab::eventually;
 use crate::support::s3_proxy::{BadLine, Line};
@@ -52,6 +53,15 @@ enum Death {
 #[expect(clippy::disallowed_methods, reason = "how much is tried is no setting of the program")]
 fn stride(usual: usize) -> usize {
     std::env::var("WEAVIATE_KILL_STRIDE").map_or(usual, |stride| stride.parse().unwrap())
+}
+
+/// The one death that is to be tried.
+#[expect(clippy::disallowed_methods, reason = "how much is tried is no setting of the program")]
+fn only() -> Option<(Work, usize)> {
+    let only = std::env::var("WEAVIATE_KILL_ONLY").ok()?;
+    let (work, deadly) = only.split_once(':').unwrap();
+    let work = ALL_WORK.into_iter().find(|known| format!("{known:?}") == work).unwrap();
+    Some((work, deadly.parse().unwrap()))
 }
 
 /// The component, with its requests through this address.
@@ -192,6 +202,7 @@ impl<'a> Lab<'a> {
         }
         let next = self.direct();
         let done = next.recover().await.unwrap_or_else(|err| panic!("{what}: {}", chain(&err)));
+        println!("{what}: {done:?}");
         let found = self.server.contents().await;
         assert!(found.keys().eq(allowed[0].keys()), "{what}: {:?}, {done:?}", found.keys());
         for (class, contents) in &found {
@@ -226,6 +237,10 @@ async fn die_everywhere(start: Start, way: Way, death: Death, stride: usize) -> 
     let mut server = start.server().await;
     let mut lab = Lab::new(&mut server, way).await;
     let mut points = 0;
+    if let Some((work, deadly)) = only() {
+        assert!(lab.die(work, death, deadly).await, "the work ended before request {deadly}");
+        return 3;
+    }
     // The first death is another one for each kind of work, so that together they are spread.
     for (first, work) in ALL_WORK.into_iter().enumerate() {
         let mut deadly = 1 + first * stride / ALL_WORK.len();

@@ -9,7 +9,7 @@ use crate::config::Config;
 use crate::domain::component::ComponentName;
 use crate::domain::report::{PassedOver, RestorePlan};
 use crate::engine::{RestoreRequest, Run};
-use clap::Args;
+use clap::{Args, builder::NonEmptyStringValueParser};
 use std::{
     io::{self, BufRead, IsTerminal},
     path::PathBuf,
@@ -40,7 +40,7 @@ pub(super) struct RestoreArgs {
     #[arg(long, value_name = "DIR", conflicts_with = "database")]
     into: Option<PathBuf>,
     /// Of Weaviate, restore this class alone; give it once for each.
-    #[arg(long, value_name = "CLASS", conflicts_with_all = ["database", "into"])]
+    #[arg(long, value_name = "CLASS", value_parser = NonEmptyStringValueParser::new(), conflicts_with_all = ["database", "into"])]
     include: Vec<String>,
     /// Of Weaviate, restore users, roles and aliases of the backup as well, in the place of those that there are.
     ///
@@ -54,7 +54,7 @@ pub(super) struct RestoreArgs {
     /// Of PostgreSQL, go on without what cannot be made of this table, view or other object; give it once for each.
     ///
     /// A restore that the server refuses in part names them all, with this line. Of a table, the rows may be missing.
-    #[arg(long, value_name = "NAME", conflicts_with_all = ["into", "include", "with_access"])]
+    #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new(), conflicts_with_all = ["into", "include", "with_access"])]
     without: Vec<String>,
     /// Only say what would be done.
     #[arg(long)]

@@ -136,6 +136,9 @@ fn describe_manifest(manifest: &Manifest) -> Vec<String> {
         let rows: u64 = facts.counts.tables.iter().map(|table| table.rows).sum();
         lines.push(fact("tables", format_args!("{}, with {rows} rows in all", facts.counts.tables.len())));
     }
+    if let Some(definitions) = &facts.definitions {
+        lines.push(fact("objects", format_args!("{}, with their definitions", definitions.objects())));
+    }
     if let Some(files) = facts.counts.files {
         lines.push(fact("files", format_args!("{}, folders: {}", files.files, files.directories)));
     }

@@ -1,5 +1,6 @@
 //! What a component says about the data it read: kept in the manifest, compared on verify.
 
+use crate::domain::definitions::Definitions;
 use crate::domain::derived::Derived;
 use crate::domain::id::BackupId;
 use crate::domain::rights::Rights;
@@ -133,6 +134,9 @@ pub struct Facts {
     /// Owners and privileges of the objects of a database.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rights: Option<Rights>,
+    /// Definitions of the objects of a database.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub definitions: Option<Definitions>,
     /// What a database holds beside rows and rights.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub derived: Option<Derived>,

@@ -28,7 +28,8 @@ pub(super) async fn complete(
     plan.refuses.retain(|name| !request.without.contains(name));
     if !plan.refuses.is_empty() {
         let names = [request.without.clone(), plan.refuses.clone()].concat();
-        let line = way_on(request, &archive.entry.backup_id, &names);
+        let loses_rights = request.without_rights || plan.lost_rights.is_some();
+        let line = way_on(request, &archive.entry.backup_id, &names, loses_rights);
         plan.advice.push(format!("The server refuses {}; without them: `{line}`", plan.refuses.join(", ")));
     }
     let is_told = may_lose_rights(request, plan).is_ok();
@@ -61,7 +62,7 @@ pub(super) fn with_way_on(err: EngineError, request: &RestoreRequest, id: &Backu
         return err;
     };
     let names = [request.without.clone(), names].concat();
-    let (line, names) = (way_on(request, id, &names), json!(names));
+    let (line, names) = (way_on(request, id, &names, request.without_rights), json!(names));
     let rights = if request.without_rights { " and without_rights=True" } else { "" };
     let what = format!(
         "restore {id}: {what}. Nothing was touched. Without these objects: `{line}`, or without={names}{rights} in the \
@@ -71,13 +72,13 @@ pub(super) fn with_way_on(err: EngineError, request: &RestoreRequest, id: &Backu
 }
 
 /// The command line of a restore without some objects.
-fn way_on(request: &RestoreRequest, id: &BackupId, names: &[String]) -> String {
+fn way_on(request: &RestoreRequest, id: &BackupId, names: &[String], loses_rights: bool) -> String {
     let quoted = |text: &str| format!("'{}'", text.replace('\'', r"'\''"));
     let database = match &request.target {
         Target::Database(name) => format!(" --database {}", quoted(name)),
         _ => String::new(),
     };
-    let rights = if request.without_rights { " --without-rights" } else { "" };
+    let rights = if loses_rights { " --without-rights" } else { "" };
     let without: Vec<_> = names.iter().map(|name| format!(" --without {}", quoted(name))).collect();
     format!("rna-backup restore {} {id}{database}{rights}{}", request.component, without.concat())
 }

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 const SESSION: &str = "
     SET standard_conforming_strings = on; SET search_path = pg_catalog; SET lock_timeout = '20s';
     SET default_transaction_read_only = off; SET default_transaction_isolation = 'read committed';
-    SET synchronous_commit = on";
+    SET synchronous_commit = on; SET jit = off";
 
 /// Key of the advisory locks by which our sessions are known; the database of the configuration is the other.
 const OURS: i32 = i32::from_be_bytes(*b"rna-");
@@ -348,32 +348,33 @@ impl Admin {
         self.client.batch_execute(&statements.join(";")).await
     }
 
-    /// Tries each statement in a transaction that is then taken back, and tells those for which a right is missing, each
-    /// with the server's word.
+    /// Tries each statement in a transaction that is then taken back, and tells those that the server refuses, each with
+    /// the server's words.
     ///
     /// # Errors
     ///
-    /// The driver's, for the caller to sort.
-    pub async fn rehearse(
-        &mut self,
-        statements: &[String],
-    ) -> Result<Vec<(String, String)>, tokio_postgres::Error> {
+    /// As sorted, where the server might say something else the next time.
+    pub async fn rehearse(&mut self, statements: &[String]) -> Result<Vec<(String, String)>, ComponentError> {
+        let failed = |err| fault("try settings and grants of the database", err);
         let mut refused = Vec::new();
-        let mut transaction = self.client.transaction().await?;
+        let mut transaction = self.client.transaction().await.map_err(failed)?;
         for statement in statements {
-            let step = transaction.savepoint("step").await?;
-            match step.batch_execute(statement).await {
-                Ok(()) => step.commit().await?,
-                Err(err) if err.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {
-                    step.rollback().await?;
-                    let said =
-                        err.as_db_error().map_or_else(|| err.to_string(), |err| err.message().to_owned());
+            let step = transaction.savepoint("step").await.map_err(failed)?;
+            let Err(err) = step.batch_execute(statement).await else {
+                step.commit().await.map_err(failed)?;
+                continue;
+            };
+            // XX000, an internal error, is the server's word where two sessions change one row of a catalog.
+            let said = err.as_db_error().filter(|said| *said.code() != SqlState::INTERNAL_ERROR);
+            match (said.map(|said| said.message().to_owned()), failed(err)) {
+                (Some(said), failure) if !failure.is_transient() => {
+                    step.rollback().await.map_err(failed)?;
                     refused.push((statement.clone(), said));
                 }
-                Err(err) => return Err(err),
+                (_, failure) => return Err(failure),
             }
         }
-        transaction.rollback().await?;
+        transaction.rollback().await.map_err(failed)?;
         Ok(refused)
     }
 }

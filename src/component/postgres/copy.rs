@@ -4,10 +4,10 @@ use crate::component::postgres::{
     Order,
     admin::{self, Admin, fault},
     config::PostgresConfig,
-    database, entries,
+    database, definitions, entries,
     goal::Goal,
-    load::{self, Load},
-    mark::{Mark, Role, comment_on, ident},
+    load::Load,
+    mark::{Mark, Role, comment_on},
     refusal::{self, Refusal},
     rights::Way,
     snapshot::{Server, Snapshot},
@@ -25,7 +25,7 @@ use crate::domain::{
 };
 use async_trait::async_trait;
 use jiff::Timestamp;
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, slice};
 
 /// A whole copy.
 #[derive(Debug)]
@@ -93,25 +93,42 @@ async fn whole(
     for refusal in &without {
         meter.warn(format!("Restored without {}.", refusal.words()));
     }
+    if !goal.drill {
+        let is_used =
+            |name: &&String| without.iter().any(|refusal| refusal.is_named_by(slice::from_ref(*name)));
+        for name in order.without.iter().filter(|name| !is_used(name)) {
+            meter.warn(format!(
+                "Nothing was left out for the name {name}: the server has refused nothing of it."
+            ));
+        }
+    }
     let mut wrong = wrong_rights(goal, facts, &found.rights);
+    let others = wrong_definitions(goal, facts, &found.definitions);
     if !goal.drill && without.is_empty() && !wrong.is_empty() {
         let what = format!("restore owners and privileges: {}", wrong.join("; "));
         return Err(ComponentError::Unusable { what, source: None });
     }
-    if !goal.drill {
+    if goal.drill && without.is_empty() {
+        wrong.extend(others);
+    } else {
+        // Rows are worth more than an index: a difference does not keep them from coming back.
+        others.iter().for_each(|other| meter.warn(format!("Not as in the backup: {other}.")));
+    }
+    if goal.drill {
+        goal.uncompared(facts).into_iter().for_each(|words| meter.warn(words));
+    } else {
         // What is restored without an object has not its rights, either.
         wrong.drain(..).for_each(|wrong| meter.warn(format!("Without these objects: {wrong}.")));
         if let Some(live) = &goal.live {
             let mut dress = live.dress(&goal.admin, &inside.database).await?;
             dress.retain(|statement| !unset.contains(statement));
-            goal.admin.at_once(&dress).await.map_err(undressed)?;
+            goal.admin
+                .at_once(&dress)
+                .await
+                .map_err(|err| fault("carry over settings and grants of the database", err))?;
         }
     }
     Ok((found.counts, wrong, without))
-}
-
-fn undressed(err: deadpool_postgres::tokio_postgres::Error) -> ComponentError {
-    fault("carry over settings and grants of the database", err)
 }
 
 /// Creates an empty database beside the live one, with our mark, and tries whether the role may give it everything that
@@ -140,17 +157,9 @@ async fn create(
     let mut refused = BTreeSet::new();
     let marked = async {
         goal.admin.client.batch_execute(&comment_on(&name, Some(&mark.text()))).await.map_err(failed)?;
-        if !goal.drill
-            && let Some(live) = &goal.live
-        {
-            let dress = live.dress(&goal.admin, &name).await?;
-            for (statement, said) in goal.admin.rehearse(&dress).await.map_err(undressed)? {
-                let later = statement.replace(&ident(&name), &ident(&goal.name));
-                meter.warn(format!(
-                    "A property of the database is not carried over ({said}). As a superuser: {later}"
-                ));
-                refused.insert(statement);
-            }
+        for (statement, words) in goal.try_properties(&name).await? {
+            meter.warn(words);
+            refused.insert(statement);
         }
         Ok(())
     };
@@ -196,21 +205,29 @@ async fn fill(
 /// restored, and between two major versions, which have other privileges.
 fn wrong_rights(goal: &Goal, facts: Option<&Facts>, found: &Rights) -> Vec<String> {
     let promised = facts.and_then(|facts| facts.rights.as_ref());
-    let made_by = facts.and_then(|facts| load::major(facts.versions.get("postgres_server")?));
-    let is_comparable = matches!(goal.rights, Way::AsTheyWere(_)) && made_by == Some(goal.server.major);
+    let is_comparable = matches!(goal.rights, Way::AsTheyWere(_)) && goal.is_of_its_version(facts);
     promised.filter(|_| is_comparable).map(|promised| promised.differences(found)).unwrap_or_default()
+}
+
+/// The definitions of a copy that are not those of the backup, in words. Nothing is compared between two major versions,
+/// which have other properties.
+fn wrong_definitions(goal: &Goal, facts: Option<&Facts>, found: &definitions::Found) -> Vec<String> {
+    let promised = facts.and_then(|facts| facts.definitions.as_ref());
+    let compared = promised.filter(|_| goal.is_of_its_version(facts));
+    compared.map(|promised| promised.differences(&found.definitions, &found.strangers)).unwrap_or_default()
 }
 
 /// The contents of a copy.
 struct Found {
     counts: Counts,
     rights: Rights,
+    definitions: definitions::Found,
     missing: Vec<Refusal>,
     warnings: Vec<String>,
 }
 
-/// Fills materialized views that `pg_restore` has left empty, lets the planner know the rows, counts them, and reads owners
-/// and privileges. `refused` are the entries that `pg_restore` has not brought.
+/// Fills materialized views that `pg_restore` has left empty, lets the planner know the rows, counts them, and reads owners,
+/// privileges and definitions. `refused` are the entries that `pg_restore` has not brought.
 async fn finish(
     goal: &Goal,
     inside: &PostgresConfig,
@@ -227,10 +244,19 @@ async fn finish(
     client.batch_execute("ANALYZE").await.map_err(|err| fault("analyze the copy", err))?;
     let mut snapshot = Snapshot::open(&mut client, &server, &order.exclude).await?;
     let (tables, rights) = (snapshot.count().await?, snapshot.rights().await?);
+    let promised = order.facts.as_ref().and_then(|facts| facts.definitions.as_ref());
+    let definitions = snapshot.definitions(&server, promised).await?;
+    warnings.extend(promised.into_iter().flat_map(|p| p.other_extensions(&definitions.definitions)));
     let present = snapshot.derived(&server).await?;
     warnings.extend(derived.and_then(|derived| derived.lost_on_extensions(&present)));
     snapshot.close().await?;
-    Ok(Found { counts: Counts { tables, ..Counts::default() }, rights, missing: refused, warnings })
+    Ok(Found {
+        counts: Counts { tables, ..Counts::default() },
+        rights,
+        definitions,
+        missing: refused,
+        warnings,
+    })
 }
 
 #[async_trait]

@@ -125,28 +125,6 @@ impl Database {
         Ok(sql)
     }
 
-    /// The settings of the database that the role of the session may not set, by name.
-    ///
-    /// # Errors
-    ///
-    /// As sorted.
-    pub async fn settings_beyond(&self, admin: &Admin) -> Result<Vec<String>, ComponentError> {
-        // Before 15 no right to a single parameter could be given.
-        const SETTINGS: &str = "
-            SELECT DISTINCT p.name FROM pg_db_role_setting s, unnest(s.setconfig) c JOIN pg_settings p ON p.name = split_part(c, '=', 1)
-             WHERE s.setdatabase = $1 AND p.context IN ('superuser', 'superuser-backend')
-               AND NOT (SELECT rolsuper FROM pg_roles WHERE rolname = current_user)";
-        const GIVEN: &str = " AND NOT has_parameter_privilege(p.name, 'SET')";
-        let asked = async {
-            let version =
-                admin.client.query_one("SELECT current_setting('server_version_num')::int4", &[]).await?;
-            let given = if version.get::<_, i32>(0) >= 150_000 { GIVEN } else { "" };
-            admin.client.query(&format!("{SETTINGS}{given}"), &[&self.oid]).await
-        };
-        let rows = asked.await.map_err(|err| fault("read the settings of the database", err))?;
-        Ok(rows.iter().map(|row| row.get(0)).collect())
-    }
-
     async fn settings(&self, admin: &Admin, copy: &str) -> Result<Vec<String>, ComponentError> {
         const SETTINGS: &str = "
             SELECT r.rolname::text, split_part(c, '=', 1), substr(c, strpos(c, '=') + 1)

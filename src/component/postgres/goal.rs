@@ -8,11 +8,11 @@ use crate::component::postgres::{
     config::PostgresConfig,
     database::Database,
     load,
-    mark::{self, LONGEST_NAME},
+    mark::{LONGEST_NAME, ident},
     rights::Way,
     snapshot::Server,
 };
-use crate::component::{ComponentError, Plan, Target, scratch};
+use crate::component::{ComponentError, Plan, Target, Walk, scratch};
 use crate::domain::{
     derived::{Derived, Unqualified, VIEW},
     facts::Facts,
@@ -51,7 +51,7 @@ fn unusable(what: String) -> ComponentError {
 }
 
 impl Goal {
-    /// Looks up everything.
+    /// Looks up everything, and asks what such a walk over the [steps](super::steps) of a restore asks.
     ///
     /// # Errors
     ///
@@ -60,6 +60,7 @@ impl Goal {
         config: &PostgresConfig,
         target: &Target,
         facts: Option<&Facts>,
+        walk: Walk,
     ) -> Result<Self, ComponentError> {
         let name = match target {
             Target::Live | Target::Scratch => &config.database,
@@ -79,7 +80,6 @@ impl Goal {
         let server = Server::ask(&admin.client).await?;
         let rights = facts.and_then(|facts| facts.rights.as_ref());
         let quiet = load::quiet(admin.superuser, server.major, rights);
-        takes_options(config, &admin, &load::options(quiet, server.major)).await?;
         let live = Database::find(&admin, name).await?;
         let like = match &live {
             Some(live) => Some(live.clone()),
@@ -88,29 +88,53 @@ impl Goal {
         let owner = like.as_ref().map_or(&admin.user, |like| &like.owner);
         let swaps = admin.may_swap(name, owner).await?;
         let drill = *target == Target::Scratch;
-        if !swaps && (drill || live.is_none()) {
-            let why = if drill { "to try a restore" } else { "because there is no such database" };
-            let (user, owner) = (&admin.user, owner);
-            return Err(unusable(format!(
-                "role {user} must create a database for {owner} beside {name} {why}: ALTER ROLE … CREATEDB, and \
-                 GRANT it the role {owner} where that is another"
-            )));
-        }
-        if swaps && live.is_some() && !drill {
-            admin.nothing_is_prepared_in(name).await?;
-            admin.nothing_arrives_in(name).await?;
-        }
         let set = config.bin_dir.as_deref();
         let found = clients::search(set).await?;
         let client = load::choose(server.major, facts, &found).cloned();
         let client = client.ok_or_else(|| unusable(no_client(set, &found, facts)))?;
         let rights = Way::find(&admin, rights, owner).await?;
-        Ok(Self { name: name.clone(), live, like, drill, swaps, rights, quiet, server, client, admin })
+        let goal =
+            Self { name: name.clone(), live, like, drill, swaps, rights, quiet, server, client, admin };
+        goal.ask_all(config, walk).await?;
+        Ok(goal)
+    }
+
+    /// Refuses a restore that must make a database and may not.
+    pub fn may_be_made(&self) -> Result<(), ComponentError> {
+        if self.swaps || !self.drill && self.live.is_some() {
+            return Ok(());
+        }
+        let (user, name) = (&self.admin.user, &self.name);
+        let owner = self.like.as_ref().map_or(user, |like| &like.owner);
+        let why = if self.drill { "to try a restore" } else { "because there is no such database" };
+        Err(unusable(format!(
+            "role {user} must create a database for {owner} beside {name} {why}: ALTER ROLE … CREATEDB, and GRANT it the \
+             role {owner} where that is another"
+        )))
+    }
+
+    /// Tries to give a database everything that the live one has beside its contents, and takes that back. Returns the
+    /// statements that the server refuses, each with a warning.
+    ///
+    /// # Errors
+    ///
+    /// As sorted.
+    pub async fn try_properties(&mut self, copy: &str) -> Result<Vec<(String, String)>, ComponentError> {
+        let Some(live) = &self.live else { return Ok(Vec::new()) };
+        let dress = live.dress(&self.admin, copy).await?;
+        let refused = self.admin.rehearse(&dress).await?;
+        let warned = |(statement, said): (String, String)| {
+            let later = statement.replace(&ident(copy), &ident(&self.name));
+            let words =
+                format!("A property of the database is not carried over ({said}). As a superuser: {later}");
+            (statement, words)
+        };
+        Ok(refused.into_iter().map(warned).collect())
     }
 
     /// How the configured database would be restored, in words for whoever looks before the bad day.
     pub async fn way(config: &PostgresConfig) -> String {
-        match Self::find(config, &Target::Live, None).await {
+        match Self::find(config, &Target::Live, None, Walk::Check).await {
             Ok(goal) if goal.swaps => {
                 let bound = bound::find(config, &config.database).await.ok().flatten();
                 let bound = bound.map_or_else(String::new, |bound| format!("; {}", bound.words()));
@@ -119,7 +143,7 @@ impl Goal {
             Ok(goal) => format!(
                 "a restore would replace its contents in place, without undo, since role {0} may not make a \
                  database for its owner (ALTER ROLE {0} CREATEDB)",
-                mark::ident(&goal.admin.user)
+                ident(&goal.admin.user)
             ),
             Err(err) => format!("a restore would not begin: {}", chain(&err)),
         }
@@ -130,17 +154,18 @@ impl Goal {
     /// # Errors
     ///
     /// As sorted.
-    pub async fn plan(&self, config: &PostgresConfig, facts: Option<&Facts>) -> Result<Plan, ComponentError> {
+    pub async fn plan(
+        &mut self,
+        config: &PostgresConfig,
+        facts: Option<&Facts>,
+    ) -> Result<Plan, ComponentError> {
         let mut warnings = self.warnings(facts);
+        let mut lost_properties = Vec::new();
         if let (Some(live), true, false) = (&self.live, self.swaps, self.drill) {
             warnings.extend(self.admin.stays_with(&live.name).await?);
-            for name in live.settings_beyond(&self.admin).await? {
-                warnings.push(format!(
-                    "Setting {name} of the database is not carried over: {} may not set it, and the result of the restore \
-                     names the statement for a superuser.",
-                    self.admin.user
-                ));
-            }
+            // On the live database, which keeps everything: the transaction is taken back.
+            let name = self.name.clone();
+            lost_properties = self.try_properties(&name).await?.into_iter().map(|(_, words)| words).collect();
         }
         let derived = facts.and_then(|facts| facts.derived.as_ref());
         let lost = derived.and_then(|derived| derived.lost_on_extensions(&Derived::default()));
@@ -176,6 +201,7 @@ impl Goal {
             advice: unqualified()
                 .map(Unqualified::warning)
                 .chain(lost)
+                .chain(lost_properties)
                 .chain(bound.map(|bound| format!("Extension {}.", bound.words())))
                 .collect(),
             lost_rights: self.rights.lost(facts.and_then(|facts| facts.rights.as_ref())),
@@ -231,6 +257,7 @@ impl Goal {
             ));
         }
         warnings.extend(self.rights.unknown(facts.and_then(|facts| facts.rights.as_ref())));
+        warnings.extend(self.uncompared(facts));
         let older = |dumped: &String| load::major(dumped).filter(|major| *major > self.server.major);
         if let Some(newer) = facts.and_then(|facts| facts.versions.get("postgres_server")).and_then(older) {
             warnings.push(format!(
@@ -239,6 +266,23 @@ impl Goal {
             ));
         }
         warnings
+    }
+
+    /// Tests whether the backup was made of a server of this major version.
+    pub fn is_of_its_version(&self, facts: Option<&Facts>) -> bool {
+        facts.and_then(|facts| load::major(facts.versions.get("postgres_server")?)) == Some(self.server.major)
+    }
+
+    /// The warning that owners, privileges and definitions are not compared, because the major versions are others.
+    pub fn uncompared(&self, facts: Option<&Facts>) -> Option<String> {
+        let dumped = facts.filter(|facts| facts.definitions.is_some())?.versions.get("postgres_server")?;
+        (!self.is_of_its_version(facts)).then(|| {
+            format!(
+                "The backup was made of PostgreSQL {dumped}, and this server is {}: rows are compared, but not owners, \
+                 privileges and definitions.",
+                self.server.version
+            )
+        })
     }
 
     /// Room where the server keeps its data; only a server on this machine can show it.
@@ -253,18 +297,6 @@ impl Goal {
             return None;
         }
         scratch::free_bytes(Path::new(row.get::<_, &str>(0)))
-    }
-}
-
-/// Begins a session as `pg_restore` will, whose settings a connection pooler may not pass on.
-async fn takes_options(config: &PostgresConfig, admin: &Admin, options: &str) -> Result<(), ComponentError> {
-    match admin::alone_with(config, &admin.seat, Some(options)).await {
-        Err(err) if chain(&err).contains("unsupported startup parameter") => Err(unusable(format!(
-            "{config} is a connection pooler (PgBouncer), which pg_restore cannot work through ({}): name the \
-             PostgreSQL server itself in DATABASE_URL or POSTGRES_HOST and POSTGRES_PORT",
-            chain(&err)
-        ))),
-        begun => begun.map(drop),
     }
 }
 

@@ -19,7 +19,7 @@ use crate::domain::{
     progress::Meter,
 };
 use async_trait::async_trait;
-use std::fmt;
+use std::{fmt, slice};
 
 /// A whole archive on disk, read to its end.
 pub struct InPlace {
@@ -59,6 +59,13 @@ impl InPlace {
         let config = PostgresConfig { database: goal.name.clone(), ..config.clone() };
         let contents = Contents::of_file(&goal.client, &file).await?;
         Self::is_possible(&goal, &config, &contents).await?;
+        for name in &order.without {
+            if !contents.0.iter().any(|entry| entry.may_be_missing(slice::from_ref(name))) {
+                meter.warn(format!(
+                    "Nothing is left out for the name {name}: the archive has nothing of it that may be missing."
+                ));
+            }
+        }
         Ok(Self { goal, config, order, file, contents, counts, meter: meter.clone() })
     }
 

@@ -1,5 +1,6 @@
-//! Every kind of object that a database holds, and its fate in a restore: a table, from which `docs/postgres-objects.md` is
-//! written. A test reads the catalogs of real servers and fails where one of them is missing here.
+//! Every kind of object that a database holds, with the catalogs that hold it, its entries in an archive, and its fate in a
+//! restore: a table, from which `docs/postgres-objects.md` is written. A test reads the catalogs of real servers and fails
+//! where one of them is missing here.
 
 use std::fmt::Write as _;
 
@@ -90,8 +91,12 @@ impl Fate {
 pub enum Compared {
     /// The rows of each table are counted.
     Rows,
-    /// Names, owners and privileges.
+    /// Names, owners, privileges and definitions.
     Rights,
+    /// Names and definitions.
+    Definitions,
+    /// The version; another one is a warning.
+    Version,
     /// Nothing: what `pg_restore` cannot make is an error.
     Nothing,
 }
@@ -100,7 +105,9 @@ impl Compared {
     const fn words(self) -> &'static str {
         match self {
             Self::Rows => "rows of each table",
-            Self::Rights => "names, owners, privileges",
+            Self::Rights => "names, owners, privileges, definitions",
+            Self::Definitions => "names, definitions",
+            Self::Version => "versions",
             Self::Nothing => "",
         }
     }
@@ -113,6 +120,10 @@ pub struct Kind {
     pub name: &'static str,
     /// The catalogs that hold it.
     pub catalogs: &'static [&'static str],
+    /// Its entries in an archive (`pg_restore --list`) that hold rows or that rows need.
+    pub holding: &'static [&'static str],
+    /// Its other entries: all rows can be there without them.
+    pub derived: &'static [&'static str],
     /// Its fate where the worker is a superuser.
     pub superuser: Fate,
     /// Its fate where the worker is the owner of the database, or a member of the owner, and may create databases.
@@ -126,13 +137,14 @@ pub struct Kind {
 const fn kind(
     name: &'static str,
     catalogs: &'static [&'static str],
+    [holding, derived]: [&'static [&'static str]; 2],
     [superuser, creator, owner]: [Fate; 3],
     compared: Compared,
 ) -> Kind {
-    Kind { name, catalogs, superuser, creator, owner, compared }
+    Kind { name, catalogs, holding, derived, superuser, creator, owner, compared }
 }
 
-use Compared::{Nothing, Rights, Rows};
+use Compared::{Definitions, Nothing, Rights, Rows, Version};
 use Fate::{
     Carried, CarriedIfAllowed, Computed, IfAllowed, IfMember, Left, Named, OfServer, Restored, Stays,
 };
@@ -142,83 +154,178 @@ const ALLOWED: [Fate; 3] = [Restored, IfAllowed, IfAllowed];
 
 /// All kinds.
 pub const KINDS: [Kind; 35] = [
-    kind("schemas", &["pg_namespace"], ALWAYS, Rights),
-    kind("tables and their columns", &["pg_class", "pg_attribute"], ALWAYS, Rights),
-    kind("defaults and generated columns", &["pg_attrdef"], ALWAYS, Nothing),
-    kind("inheritance and partitions", &["pg_inherits", "pg_partitioned_table"], ALWAYS, Nothing),
-    kind("rows", &[], ALWAYS, Rows),
-    kind("large objects", &["pg_largeobject", "pg_largeobject_metadata"], ALWAYS, Rights),
-    kind("constraints", &["pg_constraint"], ALWAYS, Nothing),
-    kind("indexes", &["pg_index"], ALWAYS, Nothing),
-    kind("sequences", &["pg_sequence"], ALWAYS, Rights),
-    kind("views, materialized views and rules", &["pg_rewrite"], ALWAYS, Rights),
-    kind("triggers", &["pg_trigger"], ALWAYS, Nothing),
-    kind("row security and policies", &["pg_policy"], ALWAYS, Nothing),
-    kind("functions, procedures and aggregates", &["pg_proc", "pg_aggregate"], ALLOWED, Rights),
-    kind("types and domains", &["pg_type", "pg_enum", "pg_range"], ALLOWED, Rights),
-    kind("casts and operators", &["pg_cast", "pg_operator"], ALLOWED, Rights),
+    kind("schemas", &["pg_namespace"], [&["SCHEMA"], &[]], ALWAYS, Rights),
+    kind(
+        "tables and their columns",
+        &["pg_class", "pg_attribute"],
+        [&["TABLE", "TABLE ATTACH"], &[]],
+        ALWAYS,
+        Rights,
+    ),
+    kind("defaults and generated columns", &["pg_attrdef"], [&[], &["DEFAULT"]], ALWAYS, Definitions),
+    kind(
+        "inheritance and partitions",
+        &["pg_inherits", "pg_partitioned_table"],
+        [&[], &[]],
+        ALWAYS,
+        Definitions,
+    ),
+    kind("rows", &[], [&["TABLE DATA"], &[]], ALWAYS, Rows),
+    kind(
+        "large objects",
+        &["pg_largeobject", "pg_largeobject_metadata"],
+        [&["BLOB", "BLOBS", "BLOB METADATA", "LARGE OBJECT"], &[]],
+        ALWAYS,
+        Rights,
+    ),
+    kind(
+        "constraints",
+        &["pg_constraint"],
+        [&[], &["CONSTRAINT", "CHECK CONSTRAINT", "FK CONSTRAINT"]],
+        ALWAYS,
+        Definitions,
+    ),
+    kind("indexes", &["pg_index"], [&[], &["INDEX", "INDEX ATTACH"]], ALWAYS, Definitions),
+    kind(
+        "sequences",
+        &["pg_sequence"],
+        [&["SEQUENCE", "SEQUENCE SET"], &["SEQUENCE OWNED BY"]],
+        ALWAYS,
+        Rights,
+    ),
+    kind(
+        "views, materialized views and rules",
+        &["pg_rewrite"],
+        [&[], &["VIEW", "MATERIALIZED VIEW", "MATERIALIZED VIEW DATA", "RULE"]],
+        ALWAYS,
+        Rights,
+    ),
+    kind("triggers", &["pg_trigger"], [&[], &["TRIGGER"]], ALWAYS, Definitions),
+    kind(
+        "row security and policies",
+        &["pg_policy"],
+        [&[], &["POLICY", "ROW SECURITY"]],
+        ALWAYS,
+        Definitions,
+    ),
+    kind(
+        "functions, procedures and aggregates",
+        &["pg_proc", "pg_aggregate"],
+        [&[], &["FUNCTION", "PROCEDURE", "AGGREGATE"]],
+        ALLOWED,
+        Rights,
+    ),
+    kind(
+        "types and domains",
+        &["pg_type", "pg_enum", "pg_range"],
+        [&["TYPE", "SHELL TYPE", "DOMAIN"], &[]],
+        ALLOWED,
+        Rights,
+    ),
+    kind("casts and operators", &["pg_cast", "pg_operator"], [&[], &["CAST", "OPERATOR"]], ALLOWED, Rights),
     kind(
         "operator classes and families",
         &["pg_opclass", "pg_opfamily", "pg_amop", "pg_amproc"],
+        [&[], &["OPERATOR CLASS", "OPERATOR FAMILY"]],
         ALLOWED,
         Rights,
     ),
-    kind("collations and conversions", &["pg_collation", "pg_conversion"], ALWAYS, Rights),
+    kind(
+        "collations and conversions",
+        &["pg_collation", "pg_conversion"],
+        [&[], &["COLLATION", "CONVERSION"]],
+        ALWAYS,
+        Rights,
+    ),
     kind(
         "text search",
         &["pg_ts_config", "pg_ts_config_map", "pg_ts_dict", "pg_ts_parser", "pg_ts_template"],
+        [
+            &[],
+            &[
+                "TEXT SEARCH CONFIGURATION",
+                "TEXT SEARCH DICTIONARY",
+                "TEXT SEARCH PARSER",
+                "TEXT SEARCH TEMPLATE",
+            ],
+        ],
         ALLOWED,
         Rights,
     ),
-    kind("extended statistics", &["pg_statistic_ext"], ALWAYS, Rights),
-    kind("statistics of the planner", &["pg_statistic", "pg_statistic_ext_data"], [Computed; 3], Nothing),
-    kind("dependencies", &["pg_depend"], [Computed; 3], Nothing),
-    kind("extensions", &["pg_extension", "pg_init_privs"], ALLOWED, Nothing),
+    kind("extended statistics", &["pg_statistic_ext"], [&[], &["STATISTICS"]], ALWAYS, Rights),
+    kind(
+        "statistics of the planner",
+        &["pg_statistic", "pg_statistic_ext_data"],
+        [&[], &["STATISTICS DATA"]],
+        [Computed; 3],
+        Nothing,
+    ),
+    kind("dependencies", &["pg_depend"], [&[], &[]], [Computed; 3], Nothing),
+    kind("extensions", &["pg_extension", "pg_init_privs"], [&[], &["EXTENSION"]], ALLOWED, Version),
     kind(
         "languages, transforms and access methods",
         &["pg_language", "pg_transform", "pg_am"],
+        [&[], &["PROCEDURAL LANGUAGE", "TRANSFORM", "ACCESS METHOD"]],
         ALLOWED,
-        Nothing,
+        Definitions,
     ),
     kind(
         "foreign data: wrappers, servers, tables, user mappings",
         &["pg_foreign_data_wrapper", "pg_foreign_server", "pg_foreign_table", "pg_user_mapping"],
+        [&[], &["FOREIGN DATA WRAPPER", "SERVER", "FOREIGN TABLE", "USER MAPPING"]],
         ALLOWED,
         Rights,
     ),
     kind(
         "publications",
         &["pg_publication", "pg_publication_rel", "pg_publication_namespace"],
+        [&[], &["PUBLICATION", "PUBLICATION TABLE", "PUBLICATION TABLES IN SCHEMA"]],
         ALLOWED,
         Rights,
     ),
-    kind("event triggers", &["pg_event_trigger"], ALLOWED, Rights),
-    kind("comments", &["pg_description"], ALWAYS, Nothing),
-    kind("security labels", &["pg_seclabel"], ALLOWED, Nothing),
+    kind("event triggers", &["pg_event_trigger"], [&[], &["EVENT TRIGGER"]], ALLOWED, Rights),
+    kind("comments", &["pg_description"], [&[], &["COMMENT"]], ALWAYS, Definitions),
+    kind("security labels", &["pg_seclabel"], [&[], &["SECURITY LABEL"]], ALLOWED, Definitions),
     kind(
         "owners, privileges, default privileges",
         &["pg_default_acl"],
+        [&[], &["ACL", "DEFAULT ACL"]],
         [Restored, IfMember, IfMember],
         Rights,
     ),
     kind(
         "encoding, locale, tablespace, limit and comment of the database",
         &["pg_database", "pg_shdescription"],
+        [&[], &[]],
         [Carried, Carried, Stays],
         Nothing,
     ),
     kind(
         "settings of the database, and of a role in it",
         &["pg_db_role_setting"],
+        [&[], &[]],
         [Carried, CarriedIfAllowed, Stays],
         Nothing,
     ),
-    kind("subscriptions", &["pg_subscription", "pg_subscription_rel"], [Named, Named, Stays], Nothing),
-    kind("replication slots and origins", &["pg_replication_origin"], [Named, Named, Stays], Nothing),
-    kind("security labels of the database", &["pg_shseclabel"], [Left, Left, Stays], Nothing),
+    kind(
+        "subscriptions",
+        &["pg_subscription", "pg_subscription_rel"],
+        [&[], &["SUBSCRIPTION"]],
+        [Named, Named, Stays],
+        Nothing,
+    ),
+    kind(
+        "replication slots and origins",
+        &["pg_replication_origin"],
+        [&[], &[]],
+        [Named, Named, Stays],
+        Nothing,
+    ),
+    kind("security labels of the database", &["pg_shseclabel"], [&[], &[]], [Left, Left, Stays], Nothing),
     kind(
         "roles, memberships, tablespaces, privileges on settings",
         &["pg_authid", "pg_auth_members", "pg_tablespace", "pg_parameter_acl", "pg_shdepend"],
+        [&[], &[]],
         [OfServer; 3],
         Nothing,
     ),
@@ -254,7 +361,11 @@ pub fn page() -> String {
         Everything that a database holds, by kind, and its fate where the role of the worker is a superuser, is the owner of \
         the database (or a member of the\nowner) with `CREATEDB`, or has no `CREATEDB`, so that contents are replaced in \
         place. This page is written from `src/component/postgres/kinds.rs`; a\ntest compares the list with the catalogs \
-        of PostgreSQL 15 and 18.\n\n"
+        of PostgreSQL 15 and 18.\n\nDefinitions are compared within one major version, without the text of expressions (of defaults, \
+        checks, views, policies, expressions of\nindexes): a server may write the same expression in other words once it is \
+        restored. Options of foreign data are compared by name alone, since\ntheir values may be secrets. A drill fails over a \
+        difference of rights or definitions. A restore refuses a difference of rights, and names one of\ndefinitions in its \
+        result.\n\n"
         .to_owned();
     for fate in Fate::ALL {
         let _ = writeln!(page, "- **{}**: {}", fate.words(), fate.meaning());

@@ -8,6 +8,7 @@ mod config;
 mod connect;
 mod copy;
 mod database;
+mod definitions;
 mod derived;
 mod entries;
 mod goal;
@@ -21,6 +22,7 @@ mod refusal;
 mod rights;
 mod rows;
 mod snapshot;
+mod steps;
 mod swap;
 mod tls;
 mod toc;
@@ -29,7 +31,7 @@ mod views;
 mod waits;
 
 use crate::component::process::Program;
-use crate::component::{Component, ComponentError, Feed, Kept, Plan, Staged, Target};
+use crate::component::{Component, ComponentError, Feed, Kept, Plan, Staged, Target, Walk};
 use crate::domain::{
     component::ComponentName,
     derived::Derived,
@@ -154,12 +156,15 @@ impl Postgres {
                 self.nothing_is_rewritten(&snapshot, meter).await?;
             }
             let (tables, migrations) = (snapshot.count().await?, snapshot.migrations(&server).await?);
-            Ok((tables, migrations, snapshot.rights().await?, snapshot.derived_and_tried(&server).await?))
+            let definitions = snapshot.definitions(&server, None).await?.definitions;
+            let rights = snapshot.rights().await?;
+            Ok((tables, migrations, rights, definitions, snapshot.derived_and_tried(&server).await?))
         };
-        let (dumped, (tables, migrations, rights, derived)) = match tokio::try_join!(dump, looked_up) {
-            Ok(done) => done,
-            Err(err) => return Err(blame(err, snapshot).await),
-        };
+        let (dumped, (tables, migrations, rights, definitions, derived)) =
+            match tokio::try_join!(dump, looked_up) {
+                Ok(done) => done,
+                Err(err) => return Err(blame(err, snapshot).await),
+            };
         // Only a snapshot that still stands at the end was the same one all the time.
         snapshot.close().await?;
         let mut facts = Facts {
@@ -171,6 +176,7 @@ impl Postgres {
             migrations,
             database_bytes: Some(server.database_bytes),
             rights: Some(rights),
+            definitions: Some(definitions),
             ..Facts::default()
         };
         derived.unqualified.iter().for_each(|object| facts.warn(object.warning()));
@@ -237,7 +243,8 @@ impl Component for Postgres {
     }
 
     async fn plan(&self, target: &Target, facts: Option<&Facts>) -> Result<Plan, ComponentError> {
-        Goal::find(&self.config, target, facts).await?.plan(&self.config, facts).await
+        let walk = if *target == Target::Scratch { Walk::Drill } else { Walk::DryRun };
+        Goal::find(&self.config, target, facts, walk).await?.plan(&self.config, facts).await
     }
 
     async fn preview(
@@ -246,9 +253,13 @@ impl Component for Postgres {
         target: &Target,
         facts: Option<&Facts>,
     ) -> Result<(), ComponentError> {
-        let goal = Goal::find(&self.config, target, facts).await?;
+        let goal = Goal::find(&self.config, target, facts, Walk::DryRun).await?;
         let contents = Contents::of_feed(&goal.client, feed).await?;
         InPlace::is_possible(&goal, &self.config, &contents).await
+    }
+
+    fn left_out(&self, walk: Walk) -> Vec<&'static str> {
+        steps::STEPS.left_out(walk)
     }
 
     async fn stage(
@@ -269,7 +280,8 @@ impl Component for Postgres {
         facts: Option<&Facts>,
         meter: &Meter,
     ) -> Result<Box<dyn Staged>, ComponentError> {
-        let goal = Goal::find(&self.config, target, facts).await?;
+        let walk = if *target == Target::Scratch { Walk::Drill } else { Walk::Restore };
+        let goal = Goal::find(&self.config, target, facts, walk).await?;
         let mut order =
             Order { without: without.to_vec(), exclude: self.exclude.clone(), facts: facts.cloned() };
         if goal.drill {

@@ -1,7 +1,7 @@
 //! Entries of an archive that a server refuses, read from what `pg_restore --verbose` says.
 
 use crate::component::ComponentError;
-use crate::component::postgres::entries::{DERIVED, ROWS, kind_of};
+use crate::component::postgres::entries::{ROWS, is_derived, kind_of};
 use crate::component::process::Heard;
 use std::collections::{BTreeSet, VecDeque};
 
@@ -32,7 +32,7 @@ impl Refusal {
 
     /// True if all rows can be there without the entry.
     pub fn is_derived(&self) -> bool {
-        DERIVED.contains(&self.kind.as_str())
+        is_derived(&self.kind)
     }
 
     /// Its name, or that of the object that it is a right or a comment of.
@@ -70,7 +70,11 @@ pub fn error(refused: &[Refusal]) -> ComponentError {
     } else {
         ""
     };
-    let cure = if named.iter().any(|refusal| refusal.said.contains("does not exist")) {
+    let is_hidden = |refusal: &&&Refusal| {
+        let kinds = ["function ", "relation ", "type ", "operator "];
+        kinds.iter().any(|kind| refusal.said.starts_with(kind)) && refusal.said.contains("does not exist")
+    };
+    let cure = if named.iter().any(|refusal| is_hidden(&refusal)) {
         "; names without a schema are not found, since search_path is empty during a restore: in the source, give the \
          functions a search_path (ALTER FUNCTION … SET search_path = …), or name the schemas, and back up anew"
     } else {

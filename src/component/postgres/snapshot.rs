@@ -1,8 +1,8 @@
 //! One consistent state of the database: what `pg_dump` dumps, counted on a connection of ours.
 
 use crate::component::ComponentError;
-use crate::component::postgres::{connect::sort, derived, names::decode_name, rights};
-use crate::domain::{derived::Derived, facts::TableRows, rights::Rights};
+use crate::component::postgres::{connect::sort, definitions, derived, names::decode_name, rights};
+use crate::domain::{definitions::Definitions, derived::Derived, facts::TableRows, rights::Rights};
 use deadpool_postgres::{
     ClientWrapper, Transaction,
     tokio_postgres::{IsolationLevel, Row, SimpleQueryMessage},
@@ -57,6 +57,10 @@ pub struct Excluded {
     /// What the comment on it begins with.
     pub comment: String,
 }
+
+/// Settings of a session that reads catalogs and rows. To compile a query of the catalogs takes a server longer than to
+/// run that query.
+const SESSION: &str = "SET row_security = off; SET search_path = pg_catalog; SET jit = off";
 
 /// A transaction that sees one state, and lends it to `pg_dump`.
 pub struct Snapshot<'a> {
@@ -143,7 +147,7 @@ impl<'a> Snapshot<'a> {
         let failed = |err| sort("open a snapshot of the database".into(), err);
         // If this process dies, the server is to notice within a second (since 14, on Linux).
         let _ = client.batch_execute("SET client_connection_check_interval = '1s'").await;
-        client.batch_execute("SET row_security = off; SET search_path = pg_catalog").await.map_err(failed)?;
+        client.batch_execute(SESSION).await.map_err(failed)?;
 
         let lock = client.query(LIST, &[]).await.map_err(failed)?;
         let lock: Vec<_> = lock.iter().map(|row| format!("ONLY {}", row.get::<_, String>(0))).collect();
@@ -240,6 +244,19 @@ impl<'a> Snapshot<'a> {
     /// As sorted.
     pub async fn rights(&self) -> Result<Rights, ComponentError> {
         rights::read(&self.transaction).await
+    }
+
+    /// Definitions of all objects, and the objects that are not those of a backup that has noted `promised`.
+    ///
+    /// # Errors
+    ///
+    /// As sorted.
+    pub async fn definitions(
+        &self,
+        server: &Server,
+        promised: Option<&Definitions>,
+    ) -> Result<definitions::Found, ComponentError> {
+        definitions::read(&self.transaction, server.major, promised).await
     }
 
     /// What the database holds beside rows and rights.

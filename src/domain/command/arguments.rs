@@ -82,12 +82,13 @@ impl Arguments {
         }
     }
 
-    /// Some names, at least one.
+    /// Some names, at least one, and none of them empty.
     pub(super) fn names(&mut self, name: &str) -> Result<Option<Vec<String>>, InvalidCommand> {
         let Some(value) = self.values.remove(name) else { return Ok(None) };
         let names = value.as_array().filter(|names| !names.is_empty());
-        let names = names.and_then(|names| names.iter().map(|one| one.as_str().map(str::to_owned)).collect());
-        let wanted = "a list of strings with something in it, or None";
+        let name_of = |one: &Value| one.as_str().filter(|name| !name.is_empty()).map(str::to_owned);
+        let names = names.and_then(|names| names.iter().map(name_of).collect());
+        let wanted = "a list of strings with something in it, none of them empty, or None";
         names.map(Some).ok_or_else(|| self.mistyped(name, wanted))
     }
 

@@ -116,7 +116,7 @@ fn a_restore_of_postgres_may_go_on_without_some_objects() {
     ] {
         assert_eq!(parse(name, &args, &kwargs), Ok(Command::Restore(wanted.clone())));
     }
-    for bad in [json!([]), json!("words"), json!([1])] {
+    for bad in [json!([]), json!("words"), json!([1]), json!([""])] {
         let found = parse(name, &json!(["x"]), &json!({"without": bad}));
         assert!(matches!(found, Err(InvalidCommand::Signature(_))), "{found:?}");
     }
