@@ -76,6 +76,7 @@ mod postgres_restore;
 mod postgres_restore_faults;
 mod postgres_restore_killed;
 mod postgres_rights;
+mod postgres_settings;
 mod postgres_tls;
 mod postgres_versions;
 mod redis_away;

@@ -145,7 +145,7 @@ async fn a_superuser_brings_every_owner_and_privilege_back_on_postgresql_18() {
 }
 
 /// The way in for a role of these attributes.
-fn as_role(server: &PostgresServer, name: &str, role: &str, attributes: &str) -> PostgresConfig {
+pub fn as_role(server: &PostgresServer, name: &str, role: &str, attributes: &str) -> PostgresConfig {
     let password = PASSWORD.replace('\'', "''");
     server.psql("postgres", &format!("CREATE ROLE {role} LOGIN PASSWORD '{password}' {attributes}"));
     PostgresConfig { user: role.into(), ..server.config(name) }

@@ -6,6 +6,7 @@ use rna_backup::celery::message::{Envelope, Limits, Look};
 use rna_backup::domain::{
     command::Command,
     component::ComponentName,
+    definitions::{Definitions, KindOfDefinitions},
     derived::{Derived, Unqualified, VIEW},
     facts::{FileCounts, TableRows},
     manifest::Manifest,
@@ -82,6 +83,14 @@ fn a_real_manifest_is_valid_whatever_is_in_it() {
         empty_views: vec!["public.never".into()],
         unqualified: vec![Unqualified { kind, name, said }],
         on_extensions: vec!["CREATE INDEX".into()],
+        lc_monetary: Some("de_DE.UTF-8".into()),
+        tablespaces: vec!["fast".into()],
+        left_out: vec!["Index public.slow is invalid.".into()],
+    });
+    let columns = KindOfDefinitions { objects: 1, sha256: "0a".repeat(32), fingerprints: "0a1b2c3d".into() };
+    full.facts.definitions = Some(Definitions {
+        kinds: [("column".to_owned(), columns)].into(),
+        extensions: [("hstore".to_owned(), "1.8".to_owned())].into(),
     });
     (0..30).for_each(|n| full.facts.warn(format!("file {n} vanished")));
     for component in ComponentName::ALL {

@@ -64,7 +64,7 @@ pub enum Heard {
 }
 
 /// A function that hears each line of a program's standard error.
-struct Listener(Box<dyn FnMut(&str) -> Heard + Send + Sync>);
+struct Listener(Box<dyn FnMut(&str) -> (Heard, String) + Send + Sync>);
 
 impl std::fmt::Debug for Listener {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -121,9 +121,13 @@ impl Program {
         self
     }
 
-    /// Shows each line of the program's standard error to `listener`, without secrets, as soon as the line is there.
+    /// Shows each line of the program's standard error to `listener`, without secrets, as soon as the line is there. The
+    /// listener returns the line as it may be kept, too.
     #[must_use]
-    pub fn listened_to(mut self, listener: impl FnMut(&str) -> Heard + Send + Sync + 'static) -> Self {
+    pub fn listened_to(
+        mut self,
+        listener: impl FnMut(&str) -> (Heard, String) + Send + Sync + 'static,
+    ) -> Self {
         self.listener = Some(Listener(Box::new(listener)));
         self
     }

@@ -8,6 +8,15 @@ pub struct Derived {
     /// The `search_path` of the role of the backup in this database. `pg_restore` has an empty one.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub search_path: String,
+    /// The `lc_monetary` of the role of the backup, where a column is of type `money`: its text is read in no other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lc_monetary: Option<String>,
+    /// The tablespaces of tables and indexes, beside that of the database.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tablespaces: Vec<String>,
+    /// Objects and properties that `pg_dump` leaves out, a whole sentence for each. The first of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left_out: Vec<String>,
     /// Materialized views that were empty (`WITH NO DATA`), with their schemas.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub empty_views: Vec<String>,

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 const SESSION: &str = "
     SET standard_conforming_strings = on; SET search_path = pg_catalog; SET lock_timeout = '20s';
     SET default_transaction_read_only = off; SET default_transaction_isolation = 'read committed';
-    SET synchronous_commit = on; SET jit = off";
+    SET synchronous_commit = on; SET jit = off; SET quote_all_identifiers = off";
 
 /// Key of the advisory locks by which our sessions are known; the database of the configuration is the other.
 const OURS: i32 = i32::from_be_bytes(*b"rna-");

@@ -84,6 +84,7 @@ async fn whole(
     let facts = order.facts.as_ref();
     let loaded = fill(goal, inside, order, feed, meter).await?;
     let found = finish(goal, inside, order, loaded).await?;
+    goal.lost_tablespaces.iter().for_each(|words| meter.warn(words.clone()));
     found.warnings.into_iter().for_each(|warning| meter.warn(warning));
     let (without, refused): (Vec<_>, Vec<_>) =
         found.missing.into_iter().partition(|refusal| refusal.is_named_by(&order.without));
@@ -186,8 +187,9 @@ async fn fill(
         role: owner.filter(|owner| *owner != goal.admin.user),
         rights: &goal.rights,
         server: goal.server.major,
-        quiet: goal.quiet,
+        options: &goal.options,
         without: &order.without,
+        in_tablespaces: goal.lost_tablespaces.is_empty(),
     };
     // The dump is about as long as what was read; some room for others.
     let folder = inside.scratch.as_deref().filter(|folder| {

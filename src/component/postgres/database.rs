@@ -165,6 +165,18 @@ pub fn create_plain(name: &str) -> String {
     format!("CREATE DATABASE {} TEMPLATE template0 CONNECTION LIMIT {FRESH}", ident(name))
 }
 
+/// A statement as results and logs may have it: settings of extensions and of the app, whose names have a dot, may be
+/// secrets, and their values are left out.
+pub fn without_secret(statement: &str) -> String {
+    let is_custom = |head: &str| head.rsplit_once(" SET \"").is_some_and(|(_, name)| name.contains('.'));
+    match statement.split_once("\" TO ") {
+        Some((head, _)) if is_custom(head) => {
+            format!("{head}\" TO … (the value: SELECT setconfig FROM pg_db_role_setting)")
+        }
+        _ => statement.to_owned(),
+    }
+}
+
 /// A stored value as `ALTER DATABASE … SET` takes it: lists item by item, as `pg_dump`'s
 /// `makeAlterConfigCommand` writes them.
 fn setting(name: &str, value: &str) -> String {
@@ -195,6 +207,17 @@ fn list_items(list: &str) -> Vec<String> {
         items.push(item);
     }
     items
+}
+
+#[test]
+fn the_value_of_a_setting_of_an_app_is_not_shown() {
+    let shown = without_secret("ALTER DATABASE \"d\" SET \"app.jwt_secret\" TO 'S3CRET'");
+    assert!(
+        shown.starts_with("ALTER DATABASE \"d\" SET \"app.jwt_secret\" TO …") && !shown.contains("S3CRET"),
+        "{shown}"
+    );
+    let plain = "ALTER DATABASE \"d.e\" SET \"work_mem\" TO '7MB'";
+    assert_eq!(without_secret(plain), plain);
 }
 
 #[test]

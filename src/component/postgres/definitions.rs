@@ -83,7 +83,7 @@ pub async fn read(
 }
 
 /// The lines of a query that a server of this version understands: those behind a newer `-- since` are left out.
-fn of_version(query: &str, major: u32) -> String {
+pub fn of_version(query: &str, major: u32) -> String {
     let is_understood = |line: &&str| {
         let since = line.rsplit_once("-- since ").and_then(|(_, since)| since.trim().parse::<u32>().ok());
         since.is_none_or(|since| since <= major)

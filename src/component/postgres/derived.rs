@@ -2,7 +2,7 @@
 //! and what users have put on tables of extensions.
 
 use crate::component::ComponentError;
-use crate::component::postgres::connect::sort;
+use crate::component::postgres::{connect::sort, definitions::of_version};
 use crate::domain::derived::{Derived, Unqualified};
 use deadpool_postgres::{Transaction, tokio_postgres::Row};
 use std::time::{Duration, Instant};
@@ -11,6 +11,30 @@ use std::time::{Duration, Instant};
 const EMPTY: &str = "
     SELECT nspname || '.' || relname FROM pg_class JOIN pg_namespace n ON n.oid = relnamespace
      WHERE relkind = 'm' AND NOT relispopulated ORDER BY 1";
+
+/// The locale of columns of type `money`, and of domains over it and arrays of it.
+const MONEY: &str = "
+    SELECT current_setting('lc_monetary') WHERE EXISTS (
+      SELECT FROM pg_attribute JOIN pg_type t ON t.oid = atttypid
+       WHERE (atttypid IN (790, 791) OR typbasetype = 790) AND attrelid >= 16384 AND NOT attisdropped)";
+
+const TABLESPACES: &str = "
+    SELECT DISTINCT spcname::text FROM pg_class c JOIN pg_tablespace t ON t.oid = reltablespace
+     WHERE c.oid >= 16384 AND relpersistence <> 't' AND relkind IN ('r', 'p', 'm', 'i', 'I') ORDER BY 1";
+
+/// Objects and properties that `pg_dump` leaves out (`getIndexes`, `getConstraints`, `getTriggers` of its source), a whole
+/// sentence for each. The last line is of PostgreSQL 14 and newer.
+const LEFT_OUT: &str = "
+    SELECT * FROM (
+      SELECT format('Index %s is invalid, and no backup has it: REINDEX INDEX %1$s, or drop it.', i.indexrelid::regclass)
+        FROM pg_index i JOIN pg_class t ON t.oid = indrelid
+       WHERE NOT indisvalid AND t.relkind <> 'p' AND indrelid >= 16384
+      UNION ALL
+      SELECT format('Triggers of foreign key %I on %s are disabled, and a restore enables them.', conname, conrelid::regclass)
+        FROM pg_constraint k WHERE contype = 'f' AND conparentid = 0
+         AND EXISTS (SELECT FROM pg_trigger WHERE tgconstraint = k.oid AND tgenabled = 'D')
+      UNION ALL SELECT format('Partition %s is about to be detached, and a restore attaches it: ALTER TABLE %s DETACH PARTITION %1$s FINALIZE.', inhrelid::regclass, inhparent::regclass) FROM pg_inherits WHERE inhdetachpending -- since 14
+    ) found ORDER BY 1 LIMIT 200";
 
 /// Statements for what users have put on tables of extensions, of which `pg_dump` writes rows and grants alone. What the
 /// scripts of an extension have made has the transaction of something else that is the extension's own.
@@ -91,13 +115,29 @@ const TRIALS: &str = "
 /// # Errors
 ///
 /// As sorted.
-pub async fn read(transaction: &mut Transaction<'_>, search_path: &str) -> Result<Derived, ComponentError> {
+pub async fn read(
+    transaction: &mut Transaction<'_>,
+    search_path: &str,
+    major: u32,
+) -> Result<Derived, ComponentError> {
     let failed = |err| sort("look what depends on the tables".into(), err);
-    let empty = transaction.query(EMPTY, &[]).await.map_err(failed)?;
-    let empty_views = empty.iter().map(|row| row.get(0)).collect();
-    let on_extensions = transaction.query(ON_EXTENSIONS, &[]).await.map_err(failed)?;
-    let on_extensions = on_extensions.iter().map(|row| row.get(0)).collect();
-    Ok(Derived { search_path: search_path.to_owned(), empty_views, on_extensions, ..Derived::default() })
+    let mut lists = Vec::new();
+    let left_out = of_version(LEFT_OUT, major);
+    for query in [EMPTY, ON_EXTENSIONS, TABLESPACES, MONEY, &left_out] {
+        let rows = transaction.query(query, &[]).await.map_err(failed)?;
+        lists.push(rows.iter().map(|row| row.get(0)).collect::<Vec<String>>());
+    }
+    let [empty_views, on_extensions, tablespaces, money, left_out] =
+        lists.try_into().expect("each query has a list");
+    Ok(Derived {
+        search_path: search_path.to_owned(),
+        lc_monetary: money.into_iter().next(),
+        tablespaces,
+        left_out,
+        empty_views,
+        on_extensions,
+        ..Derived::default()
+    })
 }
 
 /// The objects that cannot be made under an empty `search_path`, found by evaluating each for one row. Those that take too

@@ -6,7 +6,7 @@ use crate::component::postgres::{
     bound::{self, Bound},
     clients::{self, Client},
     config::PostgresConfig,
-    database::Database,
+    database::{self, Database},
     load,
     mark::{LONGEST_NAME, ident},
     rights::Way,
@@ -38,6 +38,10 @@ pub struct Goal {
     pub rights: Way,
     /// The setting under which event triggers do not fire in a session.
     pub quiet: Option<&'static str>,
+    /// The settings of a session of `pg_restore`.
+    pub options: String,
+    /// The tablespaces of the backup that the server does not have or does not let the role use, a whole sentence for each.
+    pub lost_tablespaces: Vec<String>,
     /// The server.
     pub server: Server,
     /// The `pg_restore` to use.
@@ -93,8 +97,25 @@ impl Goal {
         let client = load::choose(server.major, facts, &found).cloned();
         let client = client.ok_or_else(|| unusable(no_client(set, &found, facts)))?;
         let rights = Way::find(&admin, rights, owner).await?;
-        let goal =
-            Self { name: name.clone(), live, like, drill, swaps, rights, quiet, server, client, admin };
+        let derived = facts.and_then(|facts| facts.derived.as_ref());
+        let lc_monetary = derived.and_then(|derived| derived.lc_monetary.as_deref());
+        let options = load::options(admin.superuser, quiet, server.major, lc_monetary);
+        let lost_tablespaces = lost_tablespaces(&admin, &rights, derived).await?;
+        let name = name.clone();
+        let goal = Self {
+            name,
+            live,
+            like,
+            drill,
+            swaps,
+            rights,
+            quiet,
+            options,
+            lost_tablespaces,
+            server,
+            client,
+            admin,
+        };
         goal.ask_all(config, walk).await?;
         Ok(goal)
     }
@@ -124,7 +145,7 @@ impl Goal {
         let dress = live.dress(&self.admin, copy).await?;
         let refused = self.admin.rehearse(&dress).await?;
         let warned = |(statement, said): (String, String)| {
-            let later = statement.replace(&ident(copy), &ident(&self.name));
+            let later = database::without_secret(&statement.replace(&ident(copy), &ident(&self.name)));
             let words =
                 format!("A property of the database is not carried over ({said}). As a superuser: {later}");
             (statement, words)
@@ -258,6 +279,9 @@ impl Goal {
         }
         warnings.extend(self.rights.unknown(facts.and_then(|facts| facts.rights.as_ref())));
         warnings.extend(self.uncompared(facts));
+        warnings.extend(self.lost_tablespaces.iter().cloned());
+        let derived = facts.and_then(|facts| facts.derived.as_ref());
+        warnings.extend(derived.into_iter().flat_map(|derived| derived.left_out.iter().cloned()));
         let older = |dumped: &String| load::major(dumped).filter(|major| *major > self.server.major);
         if let Some(newer) = facts.and_then(|facts| facts.versions.get("postgres_server")).and_then(older) {
             warnings.push(format!(
@@ -298,6 +322,38 @@ impl Goal {
         }
         scratch::free_bytes(Path::new(row.get::<_, &str>(0)))
     }
+}
+
+/// The tablespaces of a backup that the server does not have, or in which the role may not make tables, a whole sentence for
+/// each.
+async fn lost_tablespaces(
+    admin: &Admin,
+    rights: &Way,
+    derived: Option<&Derived>,
+) -> Result<Vec<String>, ComponentError> {
+    const USABLE: &str = "SELECT spcname::text FROM pg_tablespace
+        WHERE spcname::text = ANY ($1) AND has_tablespace_privilege($2::name, oid, 'CREATE')";
+    let Some(derived) = derived.filter(|derived| !derived.tablespaces.is_empty()) else {
+        return Ok(Vec::new());
+    };
+    let maker = match rights {
+        Way::AsTheyWere(Some(role)) => role,
+        _ => &admin.user,
+    };
+    let rows = admin.client.query(USABLE, &[&derived.tablespaces, maker]).await;
+    let rows = rows.map_err(|err| fault("look up tablespaces", err))?;
+    let usable: BTreeSet<String> = rows.iter().map(|row| row.get(0)).collect();
+    let lost = derived.tablespaces.iter().filter(|name| !usable.contains(*name));
+    let words = |name: &String| {
+        let name = ident(name);
+        format!(
+            "Tables and indexes do not go to their tablespaces but to that of the database, since {name} is not there or {} may \
+             not use it: CREATE TABLESPACE {name} LOCATION …, or GRANT CREATE ON TABLESPACE {name} TO {}.",
+            ident(maker),
+            ident(maker)
+        )
+    };
+    Ok(lost.map(words).collect())
 }
 
 /// The number of tables in a database.

@@ -5,7 +5,7 @@ use crate::component::postgres::{
     admin::{alone, alone_with, fault},
     blockers,
     config::PostgresConfig,
-    decode,
+    decode::decode,
     entries::{CONTENTS, ROWS},
     goal::{self, Goal},
     load::Load,
@@ -59,6 +59,7 @@ impl InPlace {
         let config = PostgresConfig { database: goal.name.clone(), ..config.clone() };
         let contents = Contents::of_file(&goal.client, &file).await?;
         Self::is_possible(&goal, &config, &contents).await?;
+        goal.lost_tablespaces.iter().for_each(|words| meter.warn(words.clone()));
         for name in &order.without {
             if !contents.0.iter().any(|entry| entry.may_be_missing(slice::from_ref(name))) {
                 meter.warn(format!(
@@ -181,8 +182,9 @@ impl Staged for InPlace {
             role: if admin.is_member(role).await? { role } else { None },
             rights: &self.goal.rights,
             server: self.goal.server.major,
-            quiet: self.goal.quiet,
+            options: &self.goal.options,
             without: &self.order.without,
+            in_tablespaces: self.goal.lost_tablespaces.is_empty(),
         };
         // One object that is refused would take everything back: what no rows need comes afterwards, by itself.
         let is_wanted = |entry: &Entry| entry.kind != CONTENTS && !entry.may_be_missing(&self.order.without);

@@ -7,6 +7,7 @@ use crate::component::postgres::{
     entries, libpq,
     refusal::{self, Refusal, Refusals},
     rights::Way,
+    said::Said,
     toc::ListFile,
 };
 use crate::component::process::{Finished, Program};
@@ -49,10 +50,12 @@ pub struct Load<'a> {
     pub rights: &'a Way,
     /// Major version of the server.
     pub server: u32,
-    /// The setting that keeps event triggers from firing.
-    pub quiet: Option<&'static str>,
+    /// The settings of the session.
+    pub options: &'a str,
     /// Names of objects that may be missing afterwards.
     pub without: &'a [String],
+    /// True if objects go to the tablespaces that the archive names.
+    pub in_tablespaces: bool,
 }
 
 impl Load<'_> {
@@ -118,9 +121,11 @@ impl Load<'_> {
     fn heard(&self, program: Program) -> (Program, Arc<Mutex<Refusals>>) {
         let heard = Arc::new(Mutex::new(Refusals::default()));
         let (listening, without) = (heard.clone(), self.without.to_vec());
+        let mut said = Said::default();
         let program = program.args(["--verbose"]).listened_to(move |line| {
             let mut refusals = listening.lock().expect("nobody panics while reading a line");
-            refusals.read(line, |refusal| may_go_on(refusal, &without))
+            let heard = refusals.read(line, |refusal| may_go_on(refusal, &without));
+            (heard, said.line(line).unwrap_or_default())
         });
         (program, heard)
     }
@@ -134,7 +139,8 @@ impl Load<'_> {
         let program = libpq::reach(program, self.config)?
             // A subscription in a copy shares the slot of the live one, and no copy that has one can be dropped.
             .args(["--no-subscriptions"])
-            .env("PGOPTIONS", options(self.quiet, self.server));
+            .args((!self.in_tablespaces).then_some("--no-tablespaces"))
+            .env("PGOPTIONS", self.options);
         let program = match self.rights {
             Way::AsTheyWere(role) => program.args(role.as_ref().map(|role| format!("--role={role}"))),
             Way::OfTheOwner(_) => program
@@ -169,12 +175,30 @@ impl Load<'_> {
     }
 }
 
+/// Settings by which a server reads the text of an archive otherwise than the server has written that text. `pg_restore`
+/// sets others itself.
+const READ_AS_WRITTEN: &str =
+    "-c array_nulls=on -c transform_null_equals=off -c IntervalStyle=postgres -c DateStyle=ISO,MDY";
+
 /// The settings of a session of `pg_restore`, which outrank what the role has set. What is not yet on disk when the copy
-/// is whole is there before the swap is: the log is one.
-pub fn options(quiet: Option<&str>, server: u32) -> String {
-    let mut options = "-c default_transaction_read_only=off -c synchronous_commit=off".to_owned();
+/// is whole is there before the swap is: the log is one. `lc_monetary` is the locale in which the archive has `money`.
+pub fn options(is_superuser: bool, quiet: Option<&str>, server: u32, lc_monetary: Option<&str>) -> String {
+    let mut options =
+        format!("-c default_transaction_read_only=off -c synchronous_commit=off {READ_AS_WRITTEN}");
+    if let Some(locale) = lc_monetary {
+        // libpq splits options at spaces that no backslash stands before.
+        let escaped: String = locale
+            .chars()
+            .flat_map(|c| [' ', '\\'].contains(&c).then_some('\\').into_iter().chain([c]))
+            .collect();
+        options.push_str(&format!(" -c lc_monetary={escaped}"));
+    }
     if server >= KNOWS_IDLE_SESSIONS {
         options.push_str(" -c idle_session_timeout=0");
+    }
+    if is_superuser {
+        // The causes of refusals are told by the server's words. Superusers alone may choose their language.
+        options.push_str(" -c lc_messages=C");
     }
     if let Some(quiet) = quiet {
         options.push(' ');

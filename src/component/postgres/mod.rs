@@ -8,6 +8,7 @@ mod config;
 mod connect;
 mod copy;
 mod database;
+mod decode;
 mod definitions;
 mod derived;
 mod entries;
@@ -21,6 +22,7 @@ mod names;
 mod refusal;
 mod rights;
 mod rows;
+mod said;
 mod snapshot;
 mod steps;
 mod swap;
@@ -35,7 +37,7 @@ use crate::component::{Component, ComponentError, Feed, Kept, Plan, Staged, Targ
 use crate::domain::{
     component::ComponentName,
     derived::Derived,
-    facts::{Counts, Facts, TableRows},
+    facts::{Counts, Facts},
     progress::Meter,
 };
 use crate::stream::Output;
@@ -46,7 +48,6 @@ use copy::Copy;
 use deadpool_postgres::{ClientWrapper, Object, Pool};
 use goal::Goal;
 use in_place::InPlace;
-use rows::RowCounter;
 use snapshot::{Server, Snapshot};
 use std::{ffi::OsString, fmt, os::unix::ffi::OsStringExt, time::Duration};
 use toc::Contents;
@@ -180,6 +181,7 @@ impl Postgres {
             ..Facts::default()
         };
         derived.unqualified.iter().for_each(|object| facts.warn(object.warning()));
+        derived.left_out.iter().for_each(|left_out| facts.warn(left_out.clone()));
         derived.lost_on_extensions(&Derived::default()).into_iter().for_each(|lost| facts.warn(lost));
         facts.derived = Some(derived);
         warnings(&dumped.stderr).for_each(|warning| facts.warn(warning));
@@ -239,7 +241,7 @@ impl Component for Postgres {
     }
 
     async fn decode(&self, feed: Feed<'_>, meter: &Meter) -> Result<Counts, ComponentError> {
-        decode(&self.config, feed, meter).await
+        decode::decode(&self.config, feed, meter).await
     }
 
     async fn plan(&self, target: &Target, facts: Option<&Facts>) -> Result<Plan, ComponentError> {
@@ -312,30 +314,6 @@ impl Component for Postgres {
     }
 }
 
-/// Reads an archive to its end and counts its rows.
-async fn decode(config: &PostgresConfig, feed: Feed<'_>, meter: &Meter) -> Result<Counts, ComponentError> {
-    let set = config.bin_dir.as_deref();
-    let found = clients::search(set).await?;
-    let client = clients::newest(&found)
-        .ok_or_else(|| ComponentError::Unusable { what: clients::missing(set), source: None })?;
-    let mut rows = RowCounter::default();
-    let corrupt = |what: String| ComponentError::Corrupt { what, source: None };
-    // All data blocks are read; the definitions are in the table of contents, which is read
-    // in full whatever is asked for. To name them in the output would only slow it down.
-    let finished = Program::new("pg_restore", &client.dir.join("pg_restore"))
-        .args(["--data-only", "--file=-"])
-        .env("LC_ALL", "C")
-        .pass(feed, meter, |chunk| rows.read(chunk).map_err(|err| corrupt(err.to_string())))
-        .await
-        .map_err(refused)?;
-    if finished.unread {
-        return Err(corrupt("bytes follow the end of the archive".into()));
-    }
-    let tables = rows.finish().map_err(|err| corrupt(err.to_string()))?;
-    let row = |((schema, table), rows)| TableRows { schema, table, rows };
-    Ok(Counts { tables: tables.into_iter().map(row).collect(), ..Counts::default() })
-}
-
 /// Makes a failure of `pg_dump` a passing one when the server went away, whatever its language.
 async fn blame(err: ComponentError, snapshot: Snapshot<'_>) -> ComponentError {
     /// How long a server that is still there may take to end a transaction.
@@ -356,7 +334,7 @@ async fn blame(err: ComponentError, snapshot: Snapshot<'_>) -> ComponentError {
 const LOCK_WAIT: &str = "--lock-wait-timeout=10000";
 
 /// What libpq and the server say (in English) of faults that pass.
-const PASSING: [&str; 10] = [
+const PASSING: [&str; 12] = [
     "server closed the connection unexpectedly",
     "could not receive data from server",
     "could not send data to server",
@@ -364,26 +342,12 @@ const PASSING: [&str; 10] = [
     "timeout expired",
     "the database system is",
     "too many clients",
+    "too many connections for role",
+    "too many connections for database",
     "remaining connection slots",
     "terminating connection",
     "canceling statement due to",
 ];
-
-/// Sorts the refusal of `pg_restore`: an archive that is too new is not a damaged one.
-fn refused(err: ComponentError) -> ComponentError {
-    match err {
-        ComponentError::Failed { stderr, .. } if stderr.contains("unsupported version") => {
-            ComponentError::Unusable {
-                what: format!("{stderr}: a newer pg_dump made the archive: install its postgresql-client"),
-                source: None,
-            }
-        }
-        ComponentError::Failed { transient: false, stderr, .. } => {
-            ComponentError::Corrupt { what: format!("archive cannot be read: {stderr}"), source: None }
-        }
-        other => other,
-    }
-}
 
 /// The warnings among what `pg_dump` said, each with the details that follow it.
 fn warnings(stderr: &str) -> impl Iterator<Item = String> {

@@ -2,6 +2,7 @@
 
 use crate::component::ComponentError;
 use crate::component::postgres::entries::{ROWS, is_derived, kind_of};
+use crate::component::postgres::said::{without_rows, without_value};
 use crate::component::process::Heard;
 use std::collections::{BTreeSet, VecDeque};
 
@@ -33,6 +34,14 @@ impl Refusal {
     /// True if all rows can be there without the entry.
     pub fn is_derived(&self) -> bool {
         is_derived(&self.kind)
+    }
+
+    /// True if the server did not find a name without a schema.
+    fn is_of_the_search_path(&self) -> bool {
+        let missing = self.said.split_once(" does not exist").map(|(object, _)| object);
+        let kinds = ["function ", "procedure ", "relation ", "type "];
+        let name = missing.and_then(|object| kinds.iter().find_map(|kind| object.strip_prefix(kind)));
+        name.is_some_and(|name| !name.split('(').next().unwrap_or_default().contains('.'))
     }
 
     /// Its name, or that of the object that it is a right or a comment of.
@@ -70,11 +79,7 @@ pub fn error(refused: &[Refusal]) -> ComponentError {
     } else {
         ""
     };
-    let is_hidden = |refusal: &&&Refusal| {
-        let kinds = ["function ", "relation ", "type ", "operator "];
-        kinds.iter().any(|kind| refusal.said.starts_with(kind)) && refusal.said.contains("does not exist")
-    };
-    let cure = if named.iter().any(|refusal| is_hidden(&refusal)) {
+    let cure = if named.iter().any(|refusal| refusal.is_of_the_search_path()) {
         "; names without a schema are not found, since search_path is empty during a restore: in the source, give the \
          functions a search_path (ALTER FUNCTION … SET search_path = …), or name the schemas, and back up anew"
     } else {
@@ -148,7 +153,7 @@ impl Refusals {
         let stop = self.close(&may_go_on);
         let mut verdict = if is_told { Heard::Keep } else { Heard::Skip };
         if let Some((words, table)) = refused {
-            self.open = Some((words.to_owned(), table.to_owned()));
+            self.open = Some((words, table.to_owned()));
             verdict = Heard::Keep;
         } else if let Some(entry) = said.strip_prefix("from TOC entry ") {
             self.entries.extend(toc_entry(entry));
@@ -175,7 +180,8 @@ impl Refusals {
     /// Reads a line that belongs to the message before it.
     fn detail(&mut self, line: &str, may_go_on: &impl Fn(&Refusal) -> bool) -> Heard {
         let Some((words, statement)) = &mut self.open else { return Heard::Keep };
-        let detail = ["HINT:", "DETAIL:", "CONTEXT:"].iter().find_map(|label| line.strip_prefix(label));
+        let shown = without_rows(line);
+        let detail = ["HINT:", "DETAIL:", "CONTEXT:"].iter().find_map(|label| shown.strip_prefix(label));
         if let Some(command) = line.strip_prefix("Command was: ") {
             command.clone_into(statement);
             if self.close(may_go_on) {
@@ -228,13 +234,19 @@ fn is_of_no_entry(message: &str) -> bool {
     message.starts_with("could not ") || message.starts_with("error returned by ")
 }
 
-/// The server's words of a refusal, and the table where there is no statement.
-fn refused(message: &str) -> Option<(&str, &str)> {
-    if let Some(words) = message.strip_prefix("could not execute query: ERROR:  ") {
-        return Some((words, ""));
+/// The server's words of a refusal, and the table where there is no statement. The server says `ERROR` in its own language.
+fn refused(message: &str) -> Option<(String, &str)> {
+    let said = |said: &'_ str| {
+        let (severity, words) = said.split_once(":  ")?;
+        // After these there is no session any more.
+        let is_end = ["FATAL", "PANIC"].contains(&severity) || severity.contains(' ');
+        (!is_end).then(|| words.to_owned())
+    };
+    if let Some(query) = message.strip_prefix("could not execute query: ") {
+        return said(query).map(|words| (words, ""));
     }
-    let copy = message.strip_prefix("COPY failed for table \"")?;
-    copy.split_once("\": ERROR:  ").map(|(table, words)| (words, table))
+    let (table, copy) = message.strip_prefix("COPY failed for table \"")?.split_once("\": ")?;
+    said(copy).map(|words| (without_value(&words).into_owned(), table))
 }
 
 /// The kind and the name of an entry that is begun.
@@ -323,6 +335,15 @@ pg_restore: warning: errors ignored on restore: 3";
         let mut strict = Refusals::default();
         let stops = SAID.lines().filter(|line| strict.read(line, Refusal::is_derived) == Heard::Stop).count();
         assert_eq!(stops, 1, "the rows of a table may not be missing");
+    }
+
+    #[test]
+    fn a_refusal_is_read_in_the_language_of_the_server() {
+        let german = SAID.replace("ERROR:  ", "FEHLER:  ");
+        let mut refusals = Refusals::default();
+        german.lines().for_each(|line| assert_ne!(refusals.read(line, |_| true), Heard::Stop, "{line}"));
+        refusals.finish();
+        assert_eq!((refusals.found.len(), refusals.is_broken), (3, false));
     }
 
     #[test]

@@ -60,7 +60,8 @@ pub struct Excluded {
 
 /// Settings of a session that reads catalogs and rows. To compile a query of the catalogs takes a server longer than to
 /// run that query.
-const SESSION: &str = "SET row_security = off; SET search_path = pg_catalog; SET jit = off";
+const SESSION: &str =
+    "SET row_security = off; SET search_path = pg_catalog; SET jit = off; SET quote_all_identifiers = off";
 
 /// A transaction that sees one state, and lends it to `pg_dump`.
 pub struct Snapshot<'a> {
@@ -265,7 +266,7 @@ impl<'a> Snapshot<'a> {
     ///
     /// As sorted.
     pub async fn derived(&mut self, server: &Server) -> Result<Derived, ComponentError> {
-        derived::read(&mut self.transaction, &server.search_path).await
+        derived::read(&mut self.transaction, &server.search_path, server.major).await
     }
 
     /// The same, and what cannot be made under an empty `search_path`: the backup's own question.

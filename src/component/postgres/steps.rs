@@ -7,7 +7,6 @@ use crate::component::postgres::{
     admin::{self, Admin},
     config::PostgresConfig,
     goal::Goal,
-    load,
 };
 use crate::component::stage::{Steps, Walk};
 
@@ -62,10 +61,7 @@ impl Goal {
     async fn ask(&self, config: &PostgresConfig, step: Step) -> Result<(), ComponentError> {
         let replaces = self.swaps && self.live.is_some();
         match step {
-            Step::Session => {
-                let options = load::options(self.quiet, self.server.major);
-                takes_options(config, &self.admin, &options).await
-            }
+            Step::Session => takes_options(config, &self.admin, &self.options).await,
             Step::Creation => self.may_be_made(),
             Step::Prepared if replaces => self.admin.nothing_is_prepared_in(&self.name).await,
             Step::Subscriptions if replaces => self.admin.nothing_arrives_in(&self.name).await,

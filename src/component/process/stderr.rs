@@ -70,8 +70,8 @@ fn hear(
         let line = line.strip_suffix(b"\n").unwrap_or(line);
         heard += length;
         let line = blotted(line.to_vec(), secrets, 0);
-        let verdict = (listener.0)(&line);
-        if verdict != Heard::Skip {
+        let (verdict, line) = (listener.0)(&line);
+        if verdict != Heard::Skip && !line.is_empty() {
             kept.extend_from_slice(line.as_bytes());
             kept.push(b'\n');
         }
@@ -128,15 +128,17 @@ mod tests {
             let heard = heard.clone();
             Some(Listener(Box::new(move |line: &str| {
                 heard.lock().unwrap().push(line.to_owned());
-                if line.starts_with("creating") {
-                    return Heard::Skip;
-                }
-                if stop { Heard::Stop } else { Heard::Keep }
+                let heard = match stop {
+                    _ if line.starts_with("creating") => Heard::Skip,
+                    true => Heard::Stop,
+                    false => Heard::Keep,
+                };
+                (heard, line.replace("last", "LAST"))
             })))
         };
         let secrets = [SecretString::from("hunter2")];
         let said = tail("p", text, &secrets, listen(false)).await.unwrap();
-        assert_eq!(said, "error: ***\nlast");
+        assert_eq!(said, "error: ***\nLAST");
         assert_eq!(*heard.lock().unwrap(), ["creating a", "error: ***", "last"]);
         let err = tail("p", text, &secrets, listen(true)).await.unwrap_err();
         assert!(matches!(err, ComponentError::Failed { stderr, .. } if stderr == "error: ***"));

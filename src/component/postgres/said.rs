@@ -1,0 +1,102 @@
+//! The words of a server and of `pg_restore`, as results and logs may have them: without the contents of rows and without the
+//! text of statements, which may hold secrets.
+
+use std::borrow::Cow;
+
+/// The lines that follow one another on a program's standard error.
+#[derive(Debug, Default)]
+pub struct Said {
+    /// True while the lines belong to a value or a statement that is left out.
+    is_left_out: bool,
+}
+
+impl Said {
+    /// The next line as it may be shown; `None` where nothing of the line may be.
+    pub fn line(&mut self, line: &str) -> Option<String> {
+        let is_labelled =
+            line.starts_with("pg_restore:") || label(line).is_some() || line.starts_with(COMMAND);
+        if self.is_left_out && !is_labelled {
+            return None;
+        }
+        let shown = without_rows(line);
+        // The rest of a value that has a line break in it, and the rest of a statement, are on the next lines.
+        self.is_left_out =
+            line.starts_with(COMMAND) || shown.len() < line.len() && !line.ends_with(['.', '"']);
+        Some(shown.into_owned())
+    }
+}
+
+const COMMAND: &str = "Command was: ";
+
+/// The label of a line of details, `DETAIL` in the language of the server.
+fn label(line: &str) -> Option<&str> {
+    let (label, _) = line.split_once(":  ")?;
+    (!label.is_empty() && label.chars().all(char::is_uppercase)).then_some(label)
+}
+
+/// A line without the values of a row that the line quotes, and a statement without what stands in brackets and quotes.
+///
+/// PostgreSQL quotes rows in `Failing row contains (…)`, `Key (…)=(…)` and `COPY table, line 1: "…"`, and a value in `invalid
+/// input syntax for type …: "…"` and messages like it (`src/backend/executor/execMain.c`, `src/backend/commands/copyfrom.c`).
+pub fn without_rows(line: &str) -> Cow<'_, str> {
+    if line.starts_with(COMMAND) {
+        return cut(line, line.find(['(', '\'', '$']));
+    }
+    if let Some(copied) = line.find("COPY ") {
+        return cut(line, line[copied..].find(": \"").map(|at| copied + at + 1));
+    }
+    if label(line).is_some() {
+        if let Some((key, rest)) = line.split_once(")=(") {
+            let rest = rest.rsplit_once(')').map_or("", |(_, rest)| rest);
+            return format!("{key})=(…){rest}").into();
+        }
+        return cut(line, line.find(" (").filter(|_| !line.contains(" SET ")).map(|at| at + 1));
+    }
+    Cow::Borrowed(line)
+}
+
+/// The words of a message about a row, without the value that the message ends with.
+pub fn without_value(words: &str) -> Cow<'_, str> {
+    cut(words, words.find(": \"").map(|at| at + 1))
+}
+
+fn cut(line: &str, at: Option<usize>) -> Cow<'_, str> {
+    at.map_or(Cow::Borrowed(line), |at| format!("{} …", line[..at].trim_end()).into())
+}
+
+#[test]
+fn rows_and_the_text_of_statements_are_left_out() {
+    let said = "pg_restore: from TOC entry 3388; 0 16467 TABLE DATA patients postgres
+pg_restore: error: COPY failed for table \"patients\": ERROR:  new row for relation \"patients\" violates check constraint \"ok\"
+DETAIL:  Failing row contains (Alice Secret,
+HIV positive).
+CONTEXT:  COPY patients, line 1: \"Alice Secret\tHIV positive\"
+pg_restore: error: could not execute query: ERROR:  could not create unique index \"u\"
+DETAIL:  Key (name)=(alice secret) is duplicated.
+Command was: ALTER USER MAPPING FOR rna SERVER other OPTIONS (password 'S3CRET',
+  user 'x');
+pg_restore: error: COPY failed for table \"t\": ERROR:  invalid input syntax for type money: \"1.234,56\"
+DÉTAIL:  La ligne en échec contient (Alice Secret).
+HINT:  No function matches the given name and argument types.";
+    let mut lines = Said::default();
+    let shown: Vec<_> = said.lines().filter_map(|line| lines.line(line)).collect();
+    assert_eq!(
+        shown,
+        [
+            "pg_restore: from TOC entry 3388; 0 16467 TABLE DATA patients postgres",
+            "pg_restore: error: COPY failed for table \"patients\": ERROR:  new row for relation \"patients\" violates check constraint \"ok\"",
+            "DETAIL:  Failing row contains …",
+            "CONTEXT:  COPY patients, line 1: …",
+            "pg_restore: error: could not execute query: ERROR:  could not create unique index \"u\"",
+            "DETAIL:  Key (name)=(…) is duplicated.",
+            "Command was: ALTER USER MAPPING FOR rna SERVER other OPTIONS …",
+            "pg_restore: error: COPY failed for table \"t\": ERROR:  invalid input syntax for type money: …",
+            "DÉTAIL:  La ligne en échec contient …",
+            "HINT:  No function matches the given name and argument types.",
+        ]
+    );
+    assert_eq!(
+        without_value("invalid input syntax for type money: \"1\""),
+        "invalid input syntax for type money: …"
+    );
+}
