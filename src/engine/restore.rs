@@ -236,8 +236,7 @@ impl Engine {
             let Some(kept) = kept else {
                 let elsewhere = component.kept_elsewhere().await.map_err(failed)?;
                 let elsewhere = elsewhere.map_or_else(String::new, |elsewhere| format!("; {elsewhere}"));
-                let what =
-                    format!("nothing to undo: no restore of {name} has set anything aside{elsewhere}");
+                let what = format!("nothing to undo: no restore of {name} has set anything aside{elsewhere}");
                 return Err(EngineError::Unfit { what });
             };
             held.confirm().await?;

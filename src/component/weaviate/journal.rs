@@ -1,4 +1,4 @@
-//! What must be known of a restore if this process dies in the middle of it: one small file of ours.
+//! The journal of a restore, one small file of ours: everything that must be known if this process dies in the middle.
 
 use crate::base::place::sync_folder;
 use crate::component::ComponentError;

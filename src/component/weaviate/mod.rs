@@ -147,7 +147,7 @@ fn kept_as(journal: &Journal, kept: &notes::Kept) -> Kept {
     Kept { place: places.join(", "), at: kept.at() }
 }
 
-/// What keeps a drill from being held.
+/// The reason why no drill can be held, and what to do.
 const NO_DRILL: &str = "weaviate is restored for real only on a second server: set BACKUP_WEAVIATE_DRILL_URL to \
                         one with nothing on it";
 
