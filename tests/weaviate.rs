@@ -116,7 +116,7 @@ async fn a_server_without_a_module_is_backed_up_object_by_object_and_that_is_sai
     .await;
 }
 
-/// Whether the text names what a server lacks to make backups of its own.
+/// Returns whether the text names what a server lacks to make backups of its own.
 fn tells_to_enable_the_module(text: &str) -> bool {
     ["ENABLE_MODULES", "backup-filesystem", "BACKUP_FILESYSTEM_PATH"].iter().all(|word| text.contains(word))
 }

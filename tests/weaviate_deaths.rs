@@ -28,19 +28,19 @@ use tokio::sync::Notify;
 /// The contents of a server, by class.
 type Contents = BTreeMap<String, Value>;
 
-/// What is under way when somebody dies.
+/// The work under way when somebody dies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Work {
     Backup,
     Restore,
     Undo,
-    /// What the next run does after a restore that died as a class was gone.
+    /// The put-back by the next run after a restore that died as a class was gone.
     PutBack,
 }
 
 const ALL_WORK: [Work; 4] = [Work::Backup, Work::Restore, Work::Undo, Work::PutBack];
 
-/// Who dies at a request.
+/// The one who dies at a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Death {
     /// The program, before the server has got the request, or after the server has done what it was asked to.
@@ -74,7 +74,7 @@ struct Lab<'a> {
     server: &'a mut WeaviateServer,
     way: Way,
     archive: Vec<u8>,
-    /// What is in the archive.
+    /// The contents of the archive.
     backed_up: Contents,
 }
 
@@ -226,7 +226,7 @@ async fn run(work: Work, component: &Weaviate, archive: &[u8]) -> Result<(), Com
     }
 }
 
-/// Whether the process has ended; its parent may not have asked yet.
+/// Returns whether the process has ended; its parent may not have asked yet.
 fn is_dead_process(pid: i32) -> bool {
     fs::read_to_string(format!("/proc/{pid}/stat"))
         .map_or(true, |stat| stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z')))

@@ -69,19 +69,19 @@ pub fn to(method: &'static str, tail: &'static str) -> impl Fn(&Asked) -> bool +
     }
 }
 
-/// Whether it asks how far a backup is.
+/// Returns whether a request asks for the state of a backup.
 pub fn is_status(asked: &Asked) -> bool {
     asked.method == "GET"
         && asked.target.starts_with("/v1/backups/filesystem/rna-")
         && !asked.target.ends_with("/restore")
 }
 
-/// Whether it is about a class that a restore makes to try it.
+/// Returns whether a request is about a class that a restore makes to try it.
 pub fn is_of_a_trial(asked: &Asked) -> bool {
     asked.target.contains("_rna_trial_")
 }
 
-/// Whether it deletes a class that is not one of a trial.
+/// Returns whether a request deletes a class that is not one of a trial.
 pub fn deletes_a_class(asked: &Asked) -> bool {
     asked.method == "DELETE" && asked.target.starts_with("/v1/schema/") && !is_of_a_trial(asked)
 }

@@ -88,14 +88,14 @@ impl Pair {
         serde_json::from_str(&out).unwrap()
     }
 
-    /// What a command that must fail says.
+    /// The error of a command that must fail.
     fn refused(&self, args: &[&str]) -> String {
         let (code, out, err) = self.run(args);
         assert_ne!(code, 0, "{args:?}: {out}");
         format!("{out} {err}")
     }
 
-    /// What lies in the folder between the two.
+    /// The files in the folder between the two.
     fn left(&self) -> Vec<String> {
         let entries = fs::read_dir(self.server.folder()).unwrap();
         let mut names: Vec<_> =
@@ -124,7 +124,7 @@ impl Pair {
         assert!(self.server.contents().await == spoiled);
     }
 
-    /// How many backups and restores were ordered of the server.
+    /// The number of backups and restores that were ordered of the server.
     fn orders(&self) -> usize {
         self.line.count(|asked| asked.method == "POST" && asked.target.starts_with("/v1/backups/"))
     }

@@ -19,7 +19,7 @@ use std::{
     path::Path,
 };
 
-/// What a server holds, by class.
+/// The contents of a server, by class.
 pub type Contents = BTreeMap<String, Value>;
 
 /// Checks that each class is as it was before a restore or as the backup has it, and that nothing is left to do.

@@ -122,7 +122,10 @@ async fn what_is_due_on_one_server_is_never_done_to_another() {
         "{said}"
     );
     let (code, said) = at(&live.url(), &["undo", "weaviate", "--yes"]);
-    assert!(code != 0 && said.contains("nothing"), "{said}");
+    let (address, way) = (staging.address(), "set WEAVIATE_URL to");
+    assert!(code != 0 && said.contains("nothing to undo: no restore of weaviate has set anything"), "{said}");
+    assert!(said.contains(&format!("Weaviate at {address} replaced is kept as")), "{said}");
+    assert!(said.contains(&format!("{way} {address} and run `undo weaviate` again")), "{said}");
     let (code, said) = at(&live.url(), &["backup", "weaviate"]);
     assert_eq!(code, 0, "{said}");
     assert!(live.contents().await == before, "{said}");

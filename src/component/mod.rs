@@ -251,6 +251,16 @@ pub trait Component: Send + Sync + fmt::Debug {
         Ok(None)
     }
 
+    /// The sentence about what restores have set aside of other data than those which the settings name now, and how to
+    /// get there: a person may have changed the settings since. `None` where there is nothing.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be looked for.
+    async fn kept_elsewhere(&self) -> Result<Option<String>, ComponentError> {
+        Ok(None)
+    }
+
     /// Puts back what the last restore replaced; what was live until now is kept in its place.
     ///
     /// # Errors

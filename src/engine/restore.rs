@@ -234,7 +234,9 @@ impl Engine {
                 return Ok(UndoReport::new(name, component.source(), before.replaced_at, place));
             }
             let Some(kept) = kept else {
-                let what = format!("nothing to undo: no restore of {name} has set anything aside");
+                let elsewhere = component.kept_elsewhere().await.map_err(failed)?;
+                let elsewhere = elsewhere.map_or_else(String::new, |elsewhere| format!("; {elsewhere}"));
+                let what = format!("nothing to undo: no restore of {name} has set anything aside{elsewhere}");
                 return Err(EngineError::Unfit { what });
             };
             held.confirm().await?;

@@ -22,7 +22,7 @@ impl Start {
         self.set("OWNER", format!("{uid}:{gid}")).set("UMASK", umask)
     }
 
-    /// Whether the folder for backups is one that only this test has.
+    /// True if only this test has the folder for backups.
     pub(super) fn has_own_folder(&self) -> bool {
         self.settings.contains_key(FOLDER)
     }

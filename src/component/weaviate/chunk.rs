@@ -137,7 +137,7 @@ impl Names {
         Ok(())
     }
 
-    /// What stood before an entry: its name, or records of which one is its name.
+    /// The text that stood before an entry: its name, or records of which one is its name.
     fn named(&mut self) {
         let Some(text) = self.long.take() else { return };
         let text = String::from_utf8_lossy(&text).into_owned();

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Classes by name.
 pub(super) type Classes = BTreeMap<String, Class>;
 
-/// What is known of a class beside its objects.
+/// A class without its objects: definition, tenants and counts.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Class {
     /// As `GET /v1/schema` has it.
@@ -16,7 +16,7 @@ pub(super) struct Class {
     /// Those of a multi-tenant class.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) tenants: Vec<Tenant>,
-    /// How many objects it had when its backup began and when that was done.
+    /// The number of its objects when its backup began and when that was done.
     pub(super) objects: Bracket,
 }
 
@@ -34,7 +34,7 @@ fn hot() -> String {
 }
 
 impl Tenant {
-    /// Whether its data can be read.
+    /// Returns whether the tenant's data can be read.
     pub(super) fn is_active(&self) -> bool {
         ["HOT", "ACTIVE"].contains(&self.status.as_str())
     }
@@ -57,7 +57,7 @@ impl Class {
     }
 }
 
-/// Whether objects of the class belong to tenants.
+/// Returns whether objects of the class belong to tenants.
 pub(super) fn has_tenants(definition: &Value) -> bool {
     definition["multiTenancyConfig"]["enabled"] == true
 }
@@ -114,7 +114,7 @@ pub(super) fn modules(definition: &Value) -> BTreeSet<String> {
     of(&definition["vectorizer"]).into_iter().chain(named).filter(|name| name != "none").collect()
 }
 
-/// Where two definitions differ in what their data means, in words; the rest is a server's own business.
+/// The differences of two definitions in what their data means, in words; the rest is a server's own business.
 pub(super) fn differences(promised: &Value, found: &Value) -> Vec<String> {
     let mut wrong = Vec::new();
     let (wanted, have) = (properties(promised), properties(found));

@@ -75,7 +75,7 @@ impl Client {
         })
     }
 
-    /// Where the server is, for people.
+    /// The address of the server, for people.
     pub(super) fn place(&self) -> &Address {
         &self.server
     }
@@ -298,7 +298,7 @@ impl Client {
         self.again(Method::GET, path, None).await
     }
 
-    /// How often something is asked that gets no answer.
+    /// The attempts of a request that gets no answer.
     pub(super) fn turns(&self) -> Turns {
         let left = match self.patience {
             Patience::Usual => 7,

@@ -1,4 +1,4 @@
-//! Where the vector database is, how to get in, and by which way it is backed up.
+//! The address of the vector database, the ways to get in, and the way by which it is backed up.
 
 use secrecy::SecretString;
 use std::{fmt, path::PathBuf, str::FromStr, time::Duration};
@@ -7,24 +7,24 @@ use url::Url;
 /// One Weaviate server and the ways into it. `Debug` shows no key.
 #[derive(Debug, Clone)]
 pub struct WeaviateConfig {
-    /// Where the server is.
+    /// The server's address.
     pub server: Address,
     /// Its API key; none: no header is sent, since a server without keys refuses any.
     pub api_key: Option<SecretString>,
-    /// What proves who we are and who the server is.
+    /// The certificates that prove who we are and who the server is.
     pub tls: Tls,
     /// The way that is wished for.
     pub way: Way,
-    /// Where this process sees the server's `BACKUP_FILESYSTEM_PATH`.
+    /// The folder where this process sees the server's `BACKUP_FILESYSTEM_PATH`.
     pub dir: Option<PathBuf>,
-    /// How long one backup or restore may take on the server.
+    /// The longest time for one backup or restore on the server.
     pub timeout: Duration,
     /// A second server, to try restores on.
     pub drill: Option<Address>,
     /// A folder of ours for this server: the journal of restores lies there, and what they set aside. Beside it lie those
     /// of other servers, each under the address.
     pub state: PathBuf,
-    /// How long a second of the server's life lasts: tests have shorter ones.
+    /// The length of a second of the server's life: tests have shorter ones.
     pub second: Duration,
 }
 
@@ -96,10 +96,10 @@ pub struct Tls {
     pub client: Option<(PathBuf, PathBuf)>,
 }
 
-/// By which way backups are made.
+/// The way by which backups are made.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Way {
-    /// What the server has enabled, else object by object.
+    /// By the backup module that the server has enabled, else object by object.
     #[default]
     Auto,
     /// The server writes into its folder, which we see too.

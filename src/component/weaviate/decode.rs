@@ -30,13 +30,13 @@ pub(super) async fn decode_only(
     reading.finish()
 }
 
-/// What is seen of an archive.
+/// The state of an archive's proof as its bytes come.
 struct Reading<'a> {
     index: &'a Index,
     /// The classes of an export that are to be restored; all if `None`.
     only: Option<&'a BTreeSet<String>>,
     tree: Tree,
-    /// What the entry under way is.
+    /// The entry under way.
     now: Now<'a>,
     /// The contents of each chunk that was whole.
     chunks: BTreeMap<String, Contents>,
@@ -90,7 +90,7 @@ impl<'a> Reading<'a> {
         Ok(Counts { classes, ..Counts::default() })
     }
 
-    /// Whether the files are those of a whole backup of the index's classes.
+    /// Proves that the files are those of a whole backup of the index's classes.
     fn all_files(&self) -> Result<(), ComponentError> {
         if self.index.classes.is_empty() {
             return Ok(());

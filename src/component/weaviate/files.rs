@@ -20,7 +20,7 @@ use tokio::{
     task,
 };
 
-/// Where they are.
+/// The place of the files of backups.
 #[derive(Debug, Clone)]
 pub(super) enum Files {
     /// In this folder.
@@ -30,7 +30,7 @@ pub(super) enum Files {
 }
 
 impl Files {
-    /// What there is of a backup.
+    /// The tree of files that is there of a backup.
     ///
     /// # Errors
     ///
@@ -218,7 +218,7 @@ impl Files {
     }
 }
 
-/// Whether the name can be one that we have given a backup.
+/// Returns whether the id can be one that this program has given a backup.
 pub(super) fn is_ours(id: &str) -> bool {
     id.starts_with(PREFIX) && id.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'))
 }

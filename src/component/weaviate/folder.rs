@@ -240,7 +240,7 @@ impl Folder {
     }
 
     fn not_made(&self, err: io::Error) -> ComponentError {
-        // Where root is the owner, Weaviate is root, who may write into anybody's folder.
+        // Root as the owner means that Weaviate runs as root, who may write into anybody's folder.
         let is_of_root = fs::metadata(&self.path).is_ok_and(|found| found.uid() == 0);
         let chown = || format!("run `chown {} {}` in Weaviate's container, or ", user(), self.on_server);
         closed("make and remove folders in BACKUP_WEAVIATE_DIR", &self.path, is_of_root.then(chown), err)

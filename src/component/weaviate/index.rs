@@ -12,7 +12,7 @@ use std::{
 };
 use tokio::io::AsyncReadExt;
 
-/// What an archive says of itself, in `weaviate.json`.
+/// The index of an archive, its first entry `weaviate.json`.
 ///
 /// Behind it come the files that Weaviate wrote, below `./`, or for an export the objects of each class in
 /// `export/<number>-<Class>/<number>.ndjson.zst`, one JSON object a line as `GET /v1/objects` has it, with its
@@ -41,7 +41,7 @@ pub(super) struct Index {
     pub(super) files: Vec<FileInBucket>,
 }
 
-/// How a backup was made.
+/// The way by which a backup was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Made {
@@ -153,7 +153,7 @@ impl Index {
         if lost.is_empty() { Ok(()) } else { Err(corrupt(without(&lost))) }
     }
 
-    /// Where the objects of each class lie in an export, and of which class what lies there is.
+    /// The folder of a class's objects in an export; its number tells the class.
     pub(super) fn folder(number: usize, class: &str) -> String {
         /// So that the name fits into a header whatever the class is called.
         const LONGEST: usize = 60;

@@ -16,9 +16,9 @@ use std::{
 };
 use uuid::Uuid;
 
-/// How often the status is asked for, in seconds: the server itself looks after 2 s and then every 10.
+/// The time between two questions for the status, in seconds: the server itself looks after 2 s and then every 10.
 pub(super) const POLL: u32 = 2;
-/// How long a status may not be readable before that is a failure, in seconds.
+/// The time for which a status may not be readable before that is a failure, in seconds.
 pub(super) const BLIND: u32 = 180;
 /// All nodes agree within 8 s, and a node keeps a slot for 20: after that a lost order has not been taken.
 const AGREED: u32 = 25;
@@ -29,7 +29,7 @@ pub(super) fn new_id() -> String {
     format!("{PREFIX}{time}-{}", &Uuid::new_v4().simple().to_string()[..8])
 }
 
-/// What the ids of all our backups begin with.
+/// The beginning of the ids of all our backups.
 pub(super) const PREFIX: &str = "rna-";
 
 /// One kind of work on one place.
@@ -72,7 +72,7 @@ impl Job<'_> {
     ///
     /// # Errors
     ///
-    /// What the server says. After a timeout it is unknown what becomes of the backup.
+    /// The server's own error. After a timeout it is unknown what becomes of the backup.
     pub(super) async fn back_up(
         &self,
         mut ours: Ours,
@@ -173,7 +173,7 @@ impl Job<'_> {
         self.server.client.wait(POLL).await;
     }
 
-    /// Whether an order whose answer was lost has begun.
+    /// Returns whether an order whose answer was lost has begun.
     async fn was_taken(&self, id: &str) -> Result<bool, ComponentError> {
         for wait in [0, AGREED] {
             self.server.client.wait(wait).await;
@@ -208,7 +208,7 @@ impl Job<'_> {
     ///
     /// # Errors
     ///
-    /// What the server says; then any of the classes may be there or not. After a timeout it may go on.
+    /// The server's own error; then any of the classes may be there or not. After a timeout the restore may go on.
     pub(super) async fn restore(&self, id: &str, nodes: &BTreeSet<String>) -> Result<(), ComponentError> {
         let deadline = Instant::now() + self.timeout;
         let nodes = self.mapped(nodes).await;

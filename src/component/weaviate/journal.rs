@@ -1,4 +1,4 @@
-//! What must be known of a restore if this process dies in the middle of it: one small file of ours.
+//! The journal of a restore, one small file of ours: everything that must be known if this process dies in the middle.
 
 use crate::base::place::sync_folder;
 use crate::component::ComponentError;
@@ -65,18 +65,18 @@ impl Journal {
         adopt().map_err(|err| unwritten(above, err))
     }
 
-    /// The notes about other servers, each with the address.
+    /// The journals of other servers, each with the address.
     ///
     /// # Errors
     ///
     /// [`ComponentError::Read`] when some cannot be read.
-    pub(super) fn of_others(folder: &Path) -> Result<Vec<(String, Notes)>, ComponentError> {
+    pub(super) fn others(folder: &Path) -> Result<Vec<(String, Self)>, ComponentError> {
         let entries = folder.parent().and_then(|above| fs::read_dir(above).ok()).into_iter().flatten();
         let mut others = Vec::new();
         for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
             if path != folder && path.join(Self::FILE).exists() {
                 let address = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-                others.push((address, Self::open(&path)?.notes));
+                others.push((address, Self::open(&path)?));
             }
         }
         Ok(others)
@@ -260,6 +260,6 @@ fn each_server_has_a_journal_and_the_one_of_earlier_versions_is_taken_over() {
     assert!(one.join("rna-2.tar").exists() && !dir.path().join("journal.json").exists());
     Journal::adopt(&other).unwrap();
     assert!(Journal::open(&other).unwrap().notes.loose.is_empty());
-    let others = Journal::of_others(&other).unwrap();
+    let others = Journal::others(&other).unwrap();
     assert_eq!(others.iter().map(|(address, _)| address.as_str()).collect::<Vec<_>>(), ["weaviate:8080"]);
 }

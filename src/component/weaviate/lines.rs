@@ -97,7 +97,7 @@ struct Counting<'a> {
     line: Vec<u8>,
 }
 
-/// What every object must have.
+/// The fields that every object must have.
 #[derive(Deserialize)]
 struct Object<'a> {
     #[serde(borrow)]

@@ -147,7 +147,7 @@ fn kept_as(journal: &Journal, kept: &notes::Kept) -> Kept {
     Kept { place: places.join(", "), at: kept.at() }
 }
 
-/// What keeps a drill from being held.
+/// The reason why no drill can be held, and what to do.
 const NO_DRILL: &str = "weaviate is restored for real only on a second server: set BACKUP_WEAVIATE_DRILL_URL to \
                         one with nothing on it";
 
@@ -321,9 +321,10 @@ impl Component for Weaviate {
 
     async fn due(&self) -> Result<Option<String>, ComponentError> {
         let own = Journal::open(&self.config.state)?.notes.still_due();
-        let others = Journal::of_others(&self.config.state)?;
-        let others = others.into_iter().filter_map(|(address, notes)| {
-            Some(format!("on the server {address}, to which WEAVIATE_URL led then: {}", notes.still_due()?))
+        let others = Journal::others(&self.config.state)?;
+        let others = others.into_iter().filter_map(|(address, journal)| {
+            let due = journal.notes.still_due()?;
+            Some(format!("on the server {address}, to which WEAVIATE_URL led then: {due}"))
         });
         let due: Vec<_> = own.into_iter().chain(others).collect();
         Ok((!due.is_empty()).then(|| due.join("; ")))
@@ -332,6 +333,10 @@ impl Component for Weaviate {
     async fn kept(&self) -> Result<Option<Kept>, ComponentError> {
         let journal = Journal::open(&self.config.state)?;
         Ok(journal.notes.kept.as_ref().map(|kept| kept_as(&journal, kept)))
+    }
+
+    async fn kept_elsewhere(&self) -> Result<Option<String>, ComponentError> {
+        self.kept_of_others()
     }
 
     async fn undo(&self, meter: &Meter) -> Result<Kept, ComponentError> {

@@ -150,7 +150,7 @@ impl Notes {
                 self.found.extend(ended.earlier.iter().flat_map(Kept::copies).cloned());
             }
         }
-        // Where nothing was before, there is nothing to take back.
+        // A restore before which nothing was there leaves nothing to take back.
         self.kept.take_if(|kept| kept.copies().next().is_none());
     }
 }

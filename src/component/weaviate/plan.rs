@@ -1,4 +1,4 @@
-//! What a restore would do, found out without touching anything.
+//! The plan of a restore, found out without touching anything.
 
 use crate::component::ComponentError;
 use crate::component::scratch::free_bytes;
@@ -30,7 +30,7 @@ impl Weaviate {
         questions.ask_all(Walk::Check).await
     }
 
-    /// What a restore would do.
+    /// The plan of a restore.
     pub(super) async fn planned(
         &self,
         target: &Target,

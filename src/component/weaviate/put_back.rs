@@ -121,7 +121,7 @@ impl Weaviate {
         };
         let mut backoff = Backoff::new(server.client.seconds(1), server.client.seconds(16));
         let (begun, mut turn, mut is_unloaded) = (Instant::now(), 0, false);
-        // What others may have made is not removed unread; what this loop brings is.
+        // Objects that others may have made are not removed unread; those that this loop brings are.
         let mut is_ours = !is_late(journal);
         loop {
             turn += 1;

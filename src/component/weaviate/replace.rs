@@ -74,7 +74,7 @@ impl Weaviate {
             Ok(()) => Ok(()),
             Err((class, err)) => Err(self.failed(server, journal, &class, err).await),
         };
-        // How far each class is has been noted: that there is nothing left to do can be noted by the next run.
+        // The state of each class has been noted: that there is nothing left to do can be noted by the next run.
         let ended = async {
             journal.note(Notes::settled)?;
             self.drop_copies(server, journal, &before).await
@@ -125,7 +125,7 @@ impl Weaviate {
         self.note_and_drop(server, journal, |notes| {
             notes.loose.retain(|loose| safety.as_ref().is_none_or(|safety| safety.id != loose.id));
             notes.begin(bring.keys().map(step).collect(), purpose == Purpose::Undo);
-            // What there is of a class that is still to be put back is no copy to put back.
+            // The live objects of a class that is still to be put back are no copy to put back.
             notes.found.extend(safety.clone().filter(|_| is_due));
         })
         .await
@@ -175,7 +175,7 @@ impl Replacement<'_> {
         Ok(())
     }
 
-    /// What comes beside classes with the next order of a restore; users and roles with the last: they may take the key
+    /// Users, roles and aliases that come beside classes with the next order of a restore; users and roles with the last: they may take the key
     /// of this program its rights.
     fn access_with(&self, is_last: bool) -> Access {
         match (self.purpose == Purpose::RestoreWithAccess, is_last) {

@@ -17,7 +17,7 @@ use url::form_urlencoded;
 pub(super) struct Server {
     pub(super) client: Client,
     pub(super) version: Version,
-    /// What is enabled, by name, each with what it says of itself.
+    /// The modules that are enabled, by name, each with what it says of itself.
     pub(super) modules: serde_json::Map<String, Value>,
 }
 
@@ -202,7 +202,7 @@ impl Server {
         }
     }
 
-    /// How far a backup is, or the last restore of it.
+    /// The state of a backup, or of the last restore of it.
     pub(super) async fn status(&self, backend: &str, id: &str, of: Work) -> Result<Status, Fault> {
         let tail = if of == Work::Restore { "/restore" } else { "" };
         let path = format!("/v1/backups/{backend}/{id}{tail}");
@@ -244,14 +244,14 @@ pub(super) enum Access {
     All,
 }
 
-/// What the server does in the background.
+/// A kind of work that the server does in the background.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Work {
     Backup,
     Restore,
 }
 
-/// How far it is.
+/// The state of such work.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Status {
     Running,

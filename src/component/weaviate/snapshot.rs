@@ -196,7 +196,7 @@ impl Weaviate {
     }
 }
 
-/// What the server has written, once it is whole: later versions say SUCCESS a moment before the last
+/// The files of a backup that the server has written, once they are whole: later versions say SUCCESS a moment before the last
 /// descriptor is there, and none writes it in one step.
 async fn whole(server: &Server, files: &Files, id: &str) -> Result<(Tree, Described), ComponentError> {
     const TIMES: u32 = 10;

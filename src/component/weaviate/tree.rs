@@ -1,4 +1,4 @@
-//! What Weaviate writes for a backup, and whether it is whole. Pure.
+//! The files that Weaviate writes for a backup, and the proof that they are whole. Pure.
 //!
 //! `backup_config.json` is the descriptor of all, `<node>/backup.json` that of a node, and
 //! `<node>/<Class>/chunk-<n>` hold the data. Chunks that no descriptor names may be there; the hash of none
@@ -21,11 +21,11 @@ const NODE_DESCRIPTOR: &str = "backup.json";
 pub(super) struct Tree {
     /// Length of each, by its path below the backup's folder.
     pub(super) files: BTreeMap<String, u64>,
-    /// What the descriptors say.
+    /// The texts of the descriptors.
     texts: BTreeMap<String, Vec<u8>>,
 }
 
-/// What a whole backup says of itself.
+/// The contents of a whole backup by its descriptors.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Described {
     pub(super) classes: BTreeSet<String>,
@@ -152,7 +152,7 @@ impl Tree {
     /// More than a descriptor of a thousand classes has.
     pub(super) const LONGEST_TEXT: u64 = 32 << 20;
 
-    /// Whether the file of that path is a descriptor, whose text is wanted.
+    /// Returns whether the file of that path is a descriptor, whose text is wanted.
     pub(super) fn is_descriptor(path: &str) -> bool {
         path == DESCRIPTOR
             || path.split_once('/').is_some_and(|(node, file)| !node.is_empty() && file == NODE_DESCRIPTOR)

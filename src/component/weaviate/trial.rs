@@ -88,7 +88,7 @@ struct Sample {
     bytes: usize,
     /// The most objects of a tenant, or of a class without tenants.
     most: usize,
-    /// How many tenants may still bring objects.
+    /// The number of tenants that may still bring objects.
     left: usize,
 }
 

@@ -20,7 +20,8 @@ impl Weaviate {
     pub(super) async fn undone(&self, meter: &Meter) -> Result<Kept, ComponentError> {
         let mut journal = Journal::open(&self.config.state)?;
         let Some(kept) = journal.notes.kept.clone() else {
-            let what = "undo the restore of weaviate: nothing is kept of before".to_owned();
+            let elsewhere = self.kept_of_others()?.map_or_else(String::new, |others| format!("; {others}"));
+            let what = format!("undo the restore of weaviate: nothing is kept of before{elsewhere}");
             return Err(ComponentError::Unusable { what, source: None });
         };
         let server = self.meet().await?;
@@ -46,6 +47,21 @@ impl Weaviate {
         let none =
             || Kept { place: "nothing: none of its classes was there".to_owned(), at: Timestamp::now() };
         Ok(replaced.map_or_else(none, |kept| kept_as(&journal, &kept)))
+    }
+
+    /// The copies that restores into other servers have set aside, and how to undo those restores; `None` where there are
+    /// none. `WEAVIATE_URL` led to these servers before.
+    pub(super) fn kept_of_others(&self) -> Result<Option<String>, ComponentError> {
+        let others = Journal::others(&self.config.state)?.into_iter().filter_map(|(address, journal)| {
+            let kept = kept_as(&journal, journal.notes.kept.as_ref()?);
+            Some(format!(
+                "what a restore into Weaviate at {address} replaced is kept as {}: to undo that restore, set WEAVIATE_URL to \
+                 {address} and run `undo weaviate` again",
+                kept.place
+            ))
+        });
+        let others: Vec<_> = others.collect();
+        Ok((!others.is_empty()).then(|| others.join("; ")))
     }
 }
 

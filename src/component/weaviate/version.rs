@@ -9,8 +9,8 @@ use std::{fmt, str::FromStr};
 pub(super) struct Version(u32, u32, u32);
 
 impl Version {
-    /// Whether it is at least the release of one of the lines that a change came with: of its own line if
-    /// that is among them, else of the last.
+    /// Releases of several lines brought a change. Returns whether this version has it: whether it is at least the release of
+    /// its own line if that is among them, else of the last.
     fn since(self, lines: &[Self]) -> bool {
         let own = lines.iter().find(|line| (line.0, line.1) == (self.0, self.1));
         match own {
@@ -19,12 +19,12 @@ impl Version {
         }
     }
 
-    /// Whether a running backup can be called off.
+    /// Returns whether a running backup can be called off.
     pub(super) fn can_cancel(self) -> bool {
         self.since(&[Self(1, 24, 25), Self(1, 25, 17), Self(1, 26, 5)])
     }
 
-    /// Whether backups hold the data of inactive tenants.
+    /// Returns whether backups hold the data of inactive tenants.
     pub(super) fn keeps_inactive_tenants(self) -> bool {
         self.since(&[Self(1, 35, 17), Self(1, 36, 10), Self(1, 37, 0)])
     }
@@ -70,7 +70,7 @@ impl Version {
         self >= Self(1, 37, 14)
     }
 
-    /// Whether a server of this version restores what one of version `made_by` has backed up; else why not.
+    /// The reason why a server of this version does not restore a backup of a server of version `made_by`; `Ok` if it does.
     pub(super) fn restores(self, made_by: Self) -> Result<(), String> {
         if made_by > self {
             return Err(format!(

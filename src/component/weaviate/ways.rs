@@ -52,7 +52,7 @@ impl Weaviate {
         (self.config.way == Way::Auto && is_closed(err)).then(|| exported_because(&chain(err)))
     }
 
-    /// Where the files of backups lie that the server makes in that way.
+    /// The place of the files of backups that the server makes in that way.
     ///
     /// # Errors
     ///
