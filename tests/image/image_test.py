@@ -60,7 +60,7 @@ def program_image(engine, program):
     """The image that stands for the compiler's stage: the binary at its place in that stage."""
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w") as tar:
-        tar.add(program, "src/target/release/rna-backup")
+        tar.add(program, "rna-backup")
     subprocess.run(["docker", "import", "-", "rna-backup-program"], input=archive.getvalue(), env=engine.env, check=True, capture_output=True)
     say("substitute: the program is a debug build without its symbols, built outside the image; `make image` compiles inside it")
 
