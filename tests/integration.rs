@@ -62,6 +62,7 @@ mod media_restore_killed;
 mod media_restore_places;
 mod media_shares;
 mod media_sparse;
+mod media_steps;
 mod monitoring;
 mod pin;
 mod postgres;

@@ -3,7 +3,7 @@
 //! All are kept but those that the machine itself gives: labels of `SELinux` and `AppArmor`, and the signatures of IMA and
 //! EVM. Brought to another machine, or back to the same one after its policy has changed, these would lock people out.
 
-use crate::component::media::plan::room_in;
+use crate::component::media::steps::room_in;
 use crate::component::tar::{Acl, AttributeKind, AttributeKinds, ExtendedAttributes};
 use rustix::{
     fs::{XattrFlags, fgetxattr, flistxattr, fremovexattr, fsetxattr, lgetxattr, llistxattr, lsetxattr},

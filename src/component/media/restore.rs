@@ -7,14 +7,15 @@ use crate::component::media::{
     count::count,
     holds::Holds,
     label::Role,
-    plan::{Place, free, held, make_area, needed, promise, whole},
+    plan::{needed, promise},
+    steps::{Place, Prepared, STEPS, Step, nothing_mounted_at, prepare},
     swap,
     trouble::{trouble, unusable},
     unpack::{Limits, Unpacking, open_folder},
 };
 use crate::component::{
     ComponentError, Feed,
-    stage::{Kept, Staged, Target},
+    stage::{Kept, Staged, Target, Walk},
     tar::{self, Poured, pour},
 };
 use crate::domain::{
@@ -62,28 +63,32 @@ fn unpack(
         // Nobody looks there but who restores to it once more.
         tidy(folder)?;
     }
-    let area = make_area(places, &target)?;
-    let filled = prepare(&area.site, needed).and_then(|attributes| {
-        let limits = Limits { promised, holds: held(&area, promised)? };
-        fill(&area, attributes, &target, limits, poured, meter)
-    });
+    let walk = if target == Target::Scratch { Walk::Drill } else { Walk::Restore };
+    let Prepared { area, holds, free } = prepare(walk, places, &target, promised)?;
+    if places.drills.as_ref().is_some_and(|drills| *drills == area.site.path) {
+        let (root, drills) = (places.root.display(), area.site.path.display());
+        meter.warn(format!(
+            "Nothing can be written beside {root}, so the copy was made in {drills}: a restore would not begin."
+        ));
+    }
+    let attributes = if needed.zip(free).is_some_and(|(needed, free)| needed > free) {
+        Err(trouble(format!("unpack media in {}", area.site.path.display()), Errno::NOSPC))
+    } else {
+        attributes_of(&area.site)
+    };
+    let filled = attributes
+        .and_then(|attributes| fill(&area, attributes, walk, Limits { promised, holds }, poured, meter));
     match filled {
         Ok(contents) => Ok(Copy { area, target, contents }),
         Err(err) => {
-            if let Err(left) = area.remove() {
-                tracing::warn!(error = %left, "a half copy of the media is left until the next start");
-            }
+            area.remove_after(&err);
             Err(err)
         }
     }
 }
 
-/// Looks that there is room, and at the folder that the copy is to replace: its attributes are those of the copy unless
-/// the archive knows others.
-fn prepare(site: &Site, needed: Option<u64>) -> Result<Attributes, ComponentError> {
-    if needed.is_some_and(|needed| free(site).is_ok_and(|free| free.is_some_and(|free| needed > free))) {
-        return Err(trouble(format!("unpack media in {}", site.path.display()), Errno::NOSPC));
-    }
+/// The attributes of the folder that the copy is to replace: those of the copy unless the archive knows others.
+fn attributes_of(site: &Site) -> Result<Attributes, ComponentError> {
     let attributes = match site.live()? {
         Some(live) => Attributes::of(&live).map_err(|err| trouble("look at the media folder", err))?,
         None => Attributes { mode: 0o755, ..Attributes::default() },
@@ -95,7 +100,7 @@ fn prepare(site: &Site, needed: Option<u64>) -> Result<Attributes, ComponentErro
 fn fill(
     area: &Area,
     attributes: Attributes,
-    target: &Target,
+    walk: Walk,
     limits: Limits,
     poured: Poured,
     meter: &Meter,
@@ -121,13 +126,14 @@ fn fill(
     let mut lacking = unpacking.lacking;
     lacking.note(attributes.give(&tree, holds).map_err(failed)?);
     warn(&lacking, meter);
-    if *target == Target::Scratch {
-        // Of any other target the plan says so.
+    if walk == Walk::Drill {
+        // Of a restore the plan says so.
         let place = area.site.path.display();
         for loss in holds.losses(promised) {
             meter.warn(format!("{place}: {loss}"));
         }
-    } else {
+    }
+    if STEPS.takes(walk, Step::Sync) {
         // One call for all files, where one each would cost a millisecond for every small one. Linux
         // reports in it what could not be written since the folder was opened.
         syncfs(&area.folder).map_err(|err| trouble("write the copy to disk", err))?;
@@ -219,7 +225,7 @@ impl Staged for Copy {
             return Err(unusable("a copy for a drill cannot take the place of the media".to_owned()));
         }
         blocking(move || match self.target {
-            Target::Live => whole(&self.area.site.live_path()).and_then(|()| exchange(self.area, false)),
+            Target::Live => exchange(self.area, false),
             _ => exchange(self.area, true),
         })
         .await
@@ -232,7 +238,8 @@ impl Staged for Copy {
 
 /// Swaps; what was live is kept, unless it was an empty folder that somebody had made for the copy.
 fn exchange(mut area: Area, was_empty: bool) -> Result<Option<Kept>, ComponentError> {
-    let swapped = swap::swap(&mut area);
+    let may_move = if was_empty { Ok(()) } else { nothing_mounted_at(&area.site, &Target::Live) };
+    let swapped = may_move.and_then(|()| swap::swap(&mut area));
     let kept = match swapped {
         Ok(kept) => kept && !(was_empty && unlinkat(&area.folder, TREE, AtFlags::REMOVEDIR).is_ok()),
         Err(err) => {
@@ -313,7 +320,6 @@ fn last(root: &Path) -> Result<Option<Area>, ComponentError> {
 pub(super) fn undo(root: &Path) -> Result<Kept, ComponentError> {
     let none = || unusable(format!("undo the restore of {}: nothing is kept of before", root.display()));
     let area = last(root)?.ok_or_else(none)?;
-    whole(&area.site.live_path())?;
     exchange(area, false)?.ok_or_else(none)
 }
 

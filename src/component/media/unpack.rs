@@ -12,7 +12,7 @@ use crate::component::media::{
     holds::Holds,
     label::is_name,
     path::{leaves, parts},
-    plan::room_in,
+    steps::room_in,
     trouble::{hostile, shown, trouble},
 };
 use crate::component::tar::{Acl, Entry, Visit};
