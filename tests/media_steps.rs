@@ -4,16 +4,17 @@ use crate::media::{media, tar_of};
 use crate::media_restore::{areas, look, old_tree, same, stage};
 use crate::schemas::validates;
 use crate::support::{
-    disk::Share,
+    disk::{Share, Tmpfs},
     lab::Lab,
+    tree,
 };
 use rna_backup::component::{Component, ComponentError, Target};
-use rna_backup::domain::facts::Facts;
+use rna_backup::domain::{facts::Facts, progress::Meter};
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::{
     fs::{self, Permissions},
-    os::unix::fs::{PermissionsExt, chown},
+    os::unix::fs::{MetadataExt, PermissionsExt, chown},
     path::{Path, PathBuf},
     process::Command,
     thread,
@@ -140,4 +141,80 @@ async fn a_folder_that_nobody_may_change_is_found_before() {
     let err = refused(&root, &tar, &facts, "chattr +i").await;
     chattr("-i").unwrap();
     assert!(matches!(err, ComponentError::Unusable { .. }), "{err:?}");
+}
+
+#[tokio::test]
+async fn bits_that_the_kernel_clears_without_a_word_are_a_warning_and_no_difference() {
+    let (dir, root, ..) = small().await;
+    let source = dir.path().join("with bits");
+    fs::create_dir(&source).unwrap();
+    for (name, mode) in [("setgid", 0o2755), ("plain", 0o640)] {
+        fs::write(source.join(name), name).unwrap();
+        chown(source.join(name), Some(1234), Some(1234)).unwrap();
+        fs::set_permissions(source.join(name), Permissions::from_mode(mode)).unwrap();
+    }
+    let (tar, facts) = tar_of(&source, || ()).await;
+    without(CapabilitySet::FSETID, async move || {
+        let (media, meter) = (media(&root), Meter::default());
+        let copy = media.stage(&mut &*tar, &Target::Live, Some(&facts), &meter).await.unwrap();
+        let warnings = meter.take_warnings();
+        let bits = "1 files and folders came back without a setuid, setgid or sticky bit.";
+        assert_eq!(warnings, [bits]);
+        assert_eq!(copy.expected(&facts.counts).differences(copy.counts()), [""; 0]);
+        assert_eq!(copy.differences(&mut &*tar, &Meter::default()).await.unwrap(), [""; 0]);
+        copy.swap().await.unwrap().unwrap();
+        assert_eq!(fs::metadata(root.join("setgid")).unwrap().mode() & 0o7777, 0o755);
+    });
+}
+
+#[tokio::test]
+async fn times_that_a_file_system_cannot_hold_are_a_warning_and_no_difference() {
+    let Some(disk) = Tmpfs::of_old() else { return println!("skipped: mounting is not allowed here") };
+    let (dir, ..) = small().await;
+    let source = dir.path().join("source");
+    tree::touch(&source.join("new"), 4_102_444_800, 0); // in the year 2100
+    let (tar, facts) = tar_of(&source, || ()).await;
+    let root = disk.path().join("media");
+    fs::create_dir(&root).unwrap();
+    let meter = Meter::default();
+    let copy = media(&root).stage(&mut &*tar, &Target::Live, Some(&facts), &meter).await.unwrap();
+    let time = "1 files and folders have another time: the file system cannot hold theirs.";
+    assert_eq!(meter.take_warnings(), [time]);
+    assert_eq!(copy.expected(&facts.counts).differences(copy.counts()), [""; 0]);
+    assert_eq!(copy.differences(&mut &*tar, &meter).await.unwrap(), [""; 0]);
+    copy.swap().await.unwrap().unwrap();
+    assert_eq!(fs::metadata(root.join("new")).unwrap().mtime(), i64::from(i32::MAX));
+}
+
+/// Changes one number of the manifest of a backup, as if the archive had lost something on its way into the copy.
+fn promise(lab: &Lab, id: &str, pointer: &str, value: Value) {
+    let path = lab.backups().join(format!("manifests/media/{id}.json"));
+    let mut manifest: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    *manifest.pointer_mut(pointer).unwrap() = value;
+    fs::write(path, manifest.to_string()).unwrap();
+}
+
+#[test]
+fn a_copy_with_other_owners_modes_times_or_attributes_than_the_manifest_says_takes_the_place_of_nothing() {
+    for (part, promised, why) in [
+        ("metadata/owners", json!({"7:8": 3}), "owner 7:8: expected 3 entries, found 0"),
+        ("metadata/modes", json!({"4755": 1}), "mode 4755: expected 1 entries, found 0"),
+        ("metadata/times", json!(1), "times of modification are not all those of the backup"),
+        ("attributes", json!({"acls": 1}), "entries: expected 1 with ACLs, found"),
+    ] {
+        let lab = Lab::new().set("RUST_LOG", "");
+        tree::adorn_one(&lab.media().join("figures/gel.txt"));
+        let id = lab.json(&["backup", "media"])["backup_id"].as_str().unwrap().to_owned();
+        let shown = lab.run(&["show", &id]).1;
+        for told in ["of these   1 with user attributes", "owners     ", "modes      "] {
+            assert!(shown.contains(told), "{told} is not in {shown}");
+        }
+        promise(&lab, &id, &format!("/facts/counts/{part}"), promised);
+        fs::write(lab.media().join("live"), "since").unwrap();
+        let before = look(&lab.media());
+        let (code, _, err) = lab.run(&["restore", "media", &id, "--yes"]);
+        assert!(code == 4 && err.contains(why), "{part}: {code} {err}");
+        same(&look(&lab.media()), &before);
+        assert_eq!(areas(&lab.media()).len(), 0);
+    }
 }

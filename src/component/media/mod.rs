@@ -42,6 +42,7 @@ mod increment;
 mod journal;
 mod kind;
 mod label;
+mod lacking;
 mod layers;
 mod look;
 mod mounts;

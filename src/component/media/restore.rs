@@ -1,12 +1,13 @@
-//! Staging an archive, and what becomes of the copy.
+//! Staging an archive in a copy, and the end of the copy: it is swapped in, or discarded.
 
 use crate::component::media::{
     area::{Area, SPARE, Site, TREE, rename_new},
-    attributes::{Attributes, Lacking, Withheld},
+    attributes::Attributes,
     compare::Comparing,
-    count::count,
+    count::Counted,
     holds::Holds,
     label::Role,
+    lacking::Lacking,
     plan::{needed, promise},
     steps::{Place, Prepared, STEPS, Step, nothing_mounted_at, prepare},
     swap,
@@ -16,7 +17,7 @@ use crate::component::media::{
 use crate::component::{
     ComponentError, Feed,
     stage::{Kept, Staged, Target, Walk},
-    tar::{self, Poured, pour},
+    tar::{self, AttributeKind, Poured, pour},
 };
 use crate::domain::{
     facts::{Counts, Facts, FileCounts},
@@ -26,7 +27,6 @@ use async_trait::async_trait;
 use rustix::{
     fs::{AtFlags, FileType, Mode, mkdirat, syncfs, unlinkat},
     io::Errno,
-    process::geteuid,
 };
 use std::{ffi::CString, path::Path};
 use tokio::task;
@@ -122,10 +122,17 @@ fn fill(
         }
     }
     let tree = open_folder(&area.folder, TREE).map_err(failed)?;
-    let files = count(&tree)?;
+    let has_extended = seen.attributes.is_some_and(|attributes| attributes.has_extended());
+    // The root last: its mode may keep even its owner from looking into it.
+    let mut found = Counted::below(&tree, has_extended)?;
     let mut lacking = unpacking.lacking;
     lacking.note(attributes.give(&tree, holds).map_err(failed)?);
-    warn(&lacking, meter);
+    if unpacking.rooted {
+        found.root(&tree).map_err(|err| trouble("count what is in the copy", err))?;
+    }
+    let sparse = seen.attributes.map_or(0, |attributes| attributes.sparse);
+    lacking.note_holes(sparse.saturating_sub(found.attributes.sparse));
+    lacking.warn(holds, meter);
     if walk == Walk::Drill {
         // Of a restore the plan says so.
         let place = area.site.path.display();
@@ -138,29 +145,23 @@ fn fill(
         // reports in it what could not be written since the folder was opened.
         syncfs(&area.folder).map_err(|err| trouble("write the copy to disk", err))?;
     }
-    let counts = Counts { files: Some(files), ..seen };
-    let withheld = Withheld { owner: lacking.owner > 0, extended: lacking.refused };
-    Ok(Contents { counts, wrapper, withheld, holds })
+    let counts = counts_of(found, lacking.expected(seen.clone(), holds));
+    Ok(Contents { seen, counts, wrapper, lacking, holds })
 }
 
-/// Warns of attributes that could not be brought back.
-fn warn(lacking: &Lacking, meter: &Meter) {
-    if lacking.owner > 0 {
-        tracing::warn!(
-            entries = lacking.owner,
-            "owners could not be restored, only root may give files away"
-        );
-    }
-    let uid = geteuid().as_raw();
-    for (counts, why) in [
-        (lacking.unsupported, "the file system cannot hold them".to_owned()),
-        (lacking.denied, format!("user {uid}, who runs this, may not set them")),
-    ] {
-        let words = counts.describe();
-        if !words.is_empty() {
-            meter.warn(format!("Of the files and folders, these came back without: {words}: {why}."));
+/// The counts of a copy. File systems may give an entry attributes of their own, and compress what is no hole: what is
+/// there beyond the archive is the business of a drill, which names the entries.
+fn counts_of(found: Counted, expected: Counts) -> Counts {
+    let Counted { files, mut attributes, metadata, .. } = found;
+    if let Some(mut expected) = expected.attributes {
+        for kind in AttributeKind::ALL {
+            let count = kind.count_in(&mut attributes);
+            *count = (*count).min(*kind.count_in(&mut expected));
         }
+        // Holes that are none in the copy are a warning: its content is the same.
+        (attributes.sparse, attributes.hole_bytes) = (expected.sparse, expected.hole_bytes);
     }
+    Counts { files: Some(files), attributes: Some(attributes), metadata: Some(metadata), ..expected }
 }
 
 /// The app's old archives hold the media folder itself, under whatever name it had, and no root: what is
@@ -185,14 +186,17 @@ fn take_out(area: &Area) -> Result<Option<(CString, Attributes)>, Errno> {
     Ok(Some((only, attributes)))
 }
 
-/// What an archive became.
+/// The contents of a copy.
 #[derive(Debug)]
 struct Contents {
+    /// The counts of the archive.
+    seen: Counts,
+    /// The counts of the copy.
     counts: Counts,
     /// The folder that the archive holds the media in, where it has no root.
     wrapper: Option<Vec<u8>>,
     /// The attributes that some entries could not be given.
-    withheld: Withheld,
+    lacking: Lacking,
     /// The attributes that the file system of the copy holds.
     holds: Holds,
 }
@@ -211,11 +215,19 @@ impl Staged for Copy {
         &self.contents.counts
     }
 
+    fn expected(&self, promised: &Counts) -> Counts {
+        let Contents { seen, lacking, holds, .. } = &self.contents;
+        // Manifests of older programs promise less than the archive holds.
+        let attributes = promised.attributes.or(seen.attributes);
+        let metadata = promised.metadata.clone().or_else(|| seen.metadata.clone());
+        lacking.expected(Counts { attributes, metadata, ..promised.clone() }, *holds)
+    }
+
     async fn differences(&self, feed: Feed<'_>, meter: &Meter) -> Result<Vec<String>, ComponentError> {
         let tree = self.area.tree().and_then(|tree| tree.ok_or(Errno::NOENT));
         let tree = tree.map_err(|err| trouble("open the copy", err))?;
-        let Contents { wrapper, withheld, holds, .. } = &self.contents;
-        let mut comparing = Comparing::new(tree, wrapper.clone(), *withheld, *holds);
+        let Contents { wrapper, lacking, holds, .. } = &self.contents;
+        let mut comparing = Comparing::new(tree, wrapper.clone(), lacking.withheld(), *holds);
         let meter = meter.clone();
         pour(feed, move |poured| poured.walk(&meter, &mut comparing).map(|_| comparing.differences())).await
     }
@@ -306,7 +318,7 @@ fn tidy(folder: &Path) -> Result<(), ComponentError> {
     Ok(())
 }
 
-/// What the last restore set aside, blocking.
+/// The tree that the last restore set aside, blocking.
 pub(super) fn kept(root: &Path) -> Result<Option<Kept>, ComponentError> {
     Ok(last(root)?.as_ref().map(kept_in))
 }
