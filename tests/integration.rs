@@ -55,6 +55,7 @@ mod media_attributes;
 mod media_compare;
 mod media_decode;
 mod media_increment;
+mod media_kinds;
 mod media_readers;
 mod media_restore;
 mod media_restore_hostile;

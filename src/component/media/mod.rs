@@ -41,6 +41,7 @@ mod holes;
 mod increment;
 mod journal;
 mod kind;
+pub mod kinds;
 mod label;
 mod lacking;
 mod layers;
