@@ -215,16 +215,20 @@ impl Packing {
         if !self.increment.is_partial() {
             return self.tar.entry(EntryType::Directory, &self.path, b"", metadata, 0);
         }
-        let size = folder.names().map(|(_, name)| name.len() as u64 + 1).sum::<u64>() + 1;
-        self.tar.entry(EntryType::new(DUMPDIR), &self.path, b"", metadata, size)?;
+        let size = folder.names().map(|(_, name)| name.len() + 1).sum::<usize>() + 1;
+        let code = |kind| if kind == FileType::Directory { b'D' } else { b'Y' };
+        if self.tar.dumpdir(size, folder.names().map(|(kind, name)| (code(kind), name))) {
+            return self.tar.entry(EntryType::Directory, &self.path, b"", metadata, 0);
+        }
+        // Of a folder of so many names the list is its content, which GNU tar alone reads.
+        self.tar.entry(EntryType::new(DUMPDIR), &self.path, b"", metadata, size as u64)?;
         for (kind, name) in folder.names() {
-            let is_folder = kind == FileType::Directory;
             let room = self.tar.room()?;
-            room.push(if is_folder { b'D' } else { b'Y' });
+            room.push(code(kind));
             room.extend_from_slice(name);
         }
         self.tar.zeros(1)?;
-        self.tar.pad(size)
+        self.tar.pad(size as u64)
     }
 
     fn symlink(&mut self, parent: &File, name: &CStr) -> Result<(), Skip> {
