@@ -122,7 +122,7 @@ async fn source<T: Into<Found>>(
     let (found, fix) = match in_time(found).await {
         Ok(Ok(found)) => {
             let Found(words) = found.into();
-            (Ok(words + &unwritable_media(config, name)), String::new())
+            (Ok(words), String::new())
         }
         Ok(Err(err)) => match Trouble::within(&err) {
             Some(trouble) => (Err(format!("{}: {}", name.setting(), trouble.found)), trouble.fix.clone()),
@@ -187,13 +187,6 @@ fn remedy(config: &Config, name: ComponentName, err: &ComponentError) -> String 
         }
         _ => format!("correct {}, or what it points to", name.setting()),
     }
-}
-
-/// A warning where backups of the media can be made and restores cannot: many mount the folder read-only.
-fn unwritable_media(config: &Config, name: ComponentName) -> String {
-    let media = config.media.as_ref().filter(|_| name == ComponentName::Media);
-    let trouble = media.and_then(|media| look(&media.root, Need::Write).err());
-    trouble.map_or(String::new(), |trouble| format!("; a restore could not write there: {trouble}"))
 }
 
 /// The folder that Weaviate writes to, where it is to be used for certain.

@@ -346,7 +346,8 @@ async fn a_root_that_is_no_folder_is_said_with_what_to_do() {
         assert!(matches!(err, ComponentError::Unusable { .. }) && words.contains(why), "{words}");
     }
     let found = media(dir.path()).check().await.unwrap();
-    assert!(found.ends_with("is readable, 1 entries at its top"), "{found}");
+    let way = "; a restore is made beside it and swapped in by exchange of folders";
+    assert!(found.ends_with(&format!("is readable, 1 entries at its top{way}")), "{found}");
 }
 
 /// Says that it gets something, and forgets it.

@@ -81,6 +81,11 @@ fn media_that_are_mounted_read_only_are_drilled_beside_the_backups_and_a_dry_run
     let drill = lab.json(&["verify", "media", "--drill"]);
     assert_eq!((&drill["results"][0]["ok"], &drill["results"][0]["level"]), (&json!(true), &json!("drill")));
     assert_eq!(drill["results"][0]["backup_id"], report["backup_id"]);
+    let told = words(&drill["results"][0]["warnings"]);
+    assert!(
+        told.contains("Nothing can be written beside") && told.contains("a restore would not begin"),
+        "{told}"
+    );
     let drills = lab.backups().join(".media/drills");
     assert_eq!(fs::read_dir(&drills).unwrap().count(), 0, "the copy of the drill is gone");
     for args in [&["restore", "media", "--dry-run"][..], &["restore", "media", "--yes"]] {

@@ -183,7 +183,10 @@ async fn media_that_cannot_be_read_are_said_every_minute_and_such_that_cannot_be
 
     give(&lab.media(), APP, 0o755);
     let (ok, found, fix) = check_as(&lab, WORKER, "media");
-    assert!(ok && fix.is_empty() && found.contains("; a restore could not write there: "), "{found}");
+    assert!(
+        ok && fix.is_empty() && found.contains("; a restore would not begin: make a folder in "),
+        "{found}"
+    );
     logged(&worker, "media can be used again", 1).await;
     let done = lab.ended(&lab.order(task::BACKUP_MEDIA, json!({})).await).await;
     assert_eq!(done["status"], "SUCCESS", "{done}");

@@ -9,6 +9,7 @@ use crate::config::Config;
 use crate::domain::component::ComponentName;
 use crate::domain::listing::BackupState;
 use crate::domain::manifest::Manifest;
+use crate::domain::metadata::MetadataCounts;
 use clap::Args;
 use serde_json::json;
 use std::fmt::Display;
@@ -146,6 +147,8 @@ fn describe_manifest(manifest: &Manifest) -> Vec<String> {
     if !attributes.is_empty() {
         lines.push(fact("of these", attributes));
     }
+    let metadata = facts.counts.metadata.iter().flat_map(MetadataCounts::describe);
+    lines.extend(metadata.map(|(name, numbers)| fact(name, numbers)));
     let objects: u64 = facts.counts.classes.values().sum();
     if let Some(backend) = &facts.backend {
         let classes = facts.counts.classes.len();

@@ -51,6 +51,14 @@ impl<S: Copy> Steps<S> {
         self.0.iter().filter(move |(_, _, walks)| walks.contains(&walk)).map(|(step, _, _)| *step)
     }
 
+    /// Tests whether a walk takes a step.
+    pub fn takes(&self, walk: Walk, step: S) -> bool
+    where
+        S: PartialEq,
+    {
+        self.of(walk).any(|taken| taken == step)
+    }
+
     /// The steps of a restore that a walk does not take, in words.
     pub fn left_out(&self, walk: Walk) -> Vec<&'static str> {
         let is_left_out = |walks: &[Walk]| walks.contains(&Walk::Restore) && !walks.contains(&walk);

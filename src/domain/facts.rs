@@ -3,6 +3,7 @@
 use crate::domain::definitions::Definitions;
 use crate::domain::derived::Derived;
 use crate::domain::id::BackupId;
+use crate::domain::metadata::MetadataCounts;
 use crate::domain::rights::Rights;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -23,6 +24,9 @@ pub struct Counts {
     /// programs, and in an incremental archive by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attributes: Option<AttributeCounts>,
+    /// Owners, modes and times of a file tree; `None` as for attributes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metadata: Option<MetadataCounts>,
     /// Objects of each Weaviate class.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub classes: BTreeMap<String, u64>,
@@ -203,6 +207,9 @@ impl Counts {
                 some => some,
             };
             wrong.push(format!("entries: expected {}, found {}", words(expected), words(found)));
+        }
+        if let (Some(expected), Some(found)) = (&self.metadata, &found.metadata) {
+            wrong.extend(expected.differences(found));
         }
         wrong.truncate(ENOUGH);
         wrong

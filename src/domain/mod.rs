@@ -9,6 +9,7 @@ pub mod facts;
 pub mod id;
 pub mod listing;
 pub mod manifest;
+pub mod metadata;
 pub mod progress;
 pub mod rebuild;
 pub mod report;

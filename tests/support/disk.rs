@@ -32,6 +32,18 @@ impl Tmpfs {
         Some(Self { path: disk.keep(), _dir: Some(dir) })
     }
 
+    /// A disk of old times, ext2 with inodes of 128 bytes: no time after January 2038 has room in them. `None` also where
+    /// there is no program that makes it.
+    pub fn of_old() -> Option<Self> {
+        let dir = tempdir().unwrap();
+        let (image, path) = (dir.path().join("image"), dir.path().join("disk"));
+        std::fs::create_dir(&path).unwrap();
+        std::fs::File::create(&image).unwrap().set_len(16 << 20).unwrap();
+        said(Command::new("mkfs.ext2").args(["-q", "-I", "128"]).arg(&image))?;
+        let disk = Self::mount_with(&["-o", "loop", image.to_str()?], &path)?;
+        Some(Self { path: disk.keep(), _dir: Some(dir) })
+    }
+
     /// A folder of the disk at a second place, as the volumes of containers are mounted.
     pub fn bind(&self, folder: &str, path: &Path) -> Option<Self> {
         Self::mount_with(&["--bind", &self.path.join(folder).display().to_string()], path)

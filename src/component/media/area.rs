@@ -13,15 +13,15 @@ use crate::component::media::{
     journal::JOURNAL,
     label::{Label, Role, is_name},
     layers::{is_layered, may_leave},
+    mounts::is_mount_point,
     remove::{remove, remove_locked},
     trouble::{shown, trouble_at, unusable},
     unpack::open_folder,
 };
 use rustix::{
     fs::{
-        Access, AtFlags, CWD, FileType, FlockOperation, Mode, OFlags, RenameFlags, StatxAttributes,
-        StatxFlags, accessat, fchmod, flock, mkdirat, openat, renameat, renameat_with, statat, statx,
-        unlinkat,
+        Access, AtFlags, CWD, FileType, FlockOperation, Mode, OFlags, RenameFlags, accessat, fchmod, flock,
+        mkdirat, openat, renameat, renameat_with, statat, unlinkat,
     },
     io::Errno,
     process::geteuid,
@@ -35,18 +35,18 @@ use std::{
 
 /// The tree in an area.
 pub(super) const TREE: &CStr = c"tree";
-/// Where things lie between two steps of a swap.
+/// The folder for what lies between two steps of a swap.
 pub(super) const SPARE: &CStr = c"spare";
 /// The file that makes an area ours, and is locked while a run works in it.
 pub(super) const MARK: &CStr = c"rna-backup";
 
-/// Whether an entry at the top of a media folder is an area of ours, and no part of the media.
+/// Tests whether an entry at the top of a media folder is an area of ours, and no part of the media.
 pub(super) fn is_area(root: &File, name: &CStr) -> bool {
     is_name(name.to_bytes())
         && open_folder(root, name).is_ok_and(|area| statat(&area, MARK, AtFlags::SYMLINK_NOFOLLOW).is_ok())
 }
 
-/// Where the areas of a media folder lie.
+/// The place of the areas of a media folder.
 #[derive(Debug)]
 pub(super) struct Site {
     /// The folder that they lie in.
@@ -91,7 +91,7 @@ impl Site {
         Ok(Self { folder, path: root.to_owned(), live: None })
     }
 
-    /// Whether the folder is an ordinary one, in a parent that we may write to.
+    /// Tests whether the folder is an ordinary one, in a parent that we may write to.
     fn can_exchange(&self, root: &Path) -> bool {
         let rights = Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK;
         accessat(CWD, &self.path, rights, AtFlags::EACCESS).is_ok() && !is_mount_point(&self.folder, root)
@@ -116,14 +116,14 @@ impl Site {
         }
     }
 
-    /// Where the media folder is.
+    /// The path of the media folder.
     pub(super) fn live_path(&self) -> PathBuf {
         self.live
             .as_ref()
             .map_or_else(|| self.path.clone(), |name| self.path.join(OsStr::from_bytes(name.to_bytes())))
     }
 
-    /// What a name says, if it may be that of an area.
+    /// The label in a name, if it may be that of an area.
     fn label(&self, name: &CStr) -> Option<Label> {
         name.to_bytes().strip_prefix(&*self.prefix()).and_then(Label::parse)
     }
@@ -158,7 +158,7 @@ fn open(path: &Path) -> Result<File, Errno> {
     Ok(openat(CWD, path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?.into())
 }
 
-/// What a path leads to when all links are followed; its last name need not exist.
+/// The path without links that a path leads to; its last name need not exist.
 fn resolve(root: &Path) -> Result<PathBuf, ComponentError> {
     let failed = |err: std::io::Error| match Errno::from_io_error(&err) {
         Some(Errno::NOENT | Errno::NOTDIR) | None => {
@@ -178,13 +178,6 @@ fn resolve(root: &Path) -> Result<PathBuf, ComponentError> {
         }
         (Err(err), ..) => Err(failed(err)),
     }
-}
-
-fn is_mount_point(parent: &File, root: &Path) -> bool {
-    let Ok(root_stat) = fs::symlink_metadata(root) else { return false };
-    let mounted = statx(CWD, root, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::empty())
-        .is_ok_and(|stat| stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT));
-    mounted || parent.metadata().is_ok_and(|parent| parent.dev() != root_stat.dev())
 }
 
 /// One hidden folder of ours.
@@ -249,7 +242,7 @@ impl Area {
         let furnished = open_folder(&site.folder, &made).and_then(|folder| {
             let furnished = clear_inherited(&folder).and_then(|()| furnish(&folder));
             if furnished.is_err() {
-                // What is not there need not go.
+                // Either may not be there yet.
                 let _ = unlinkat(&folder, SPARE, AtFlags::REMOVEDIR);
                 let _ = unlinkat(&folder, MARK, AtFlags::empty());
             }
@@ -279,7 +272,7 @@ impl Area {
             while let Some((_, name, kind)) = listing.next() {
                 let label = site.label(name);
                 let (Some(label), FileType::Directory | FileType::Unknown) = (label, kind) else { continue };
-                // Where others may write, they may make such a folder too.
+                // Others may make such a folder too where they may write.
                 let is_own =
                     |folder: &File| folder.metadata().is_ok_and(|own| own.uid() == geteuid().as_raw());
                 let Some(folder) = open_folder(&site.folder, name).ok().filter(is_own) else { continue };
@@ -305,7 +298,7 @@ impl Area {
         self.site.path.join(OsStr::from_bytes(self.name.to_bytes()))
     }
 
-    /// Whether a swap began and did not end.
+    /// Tests whether a swap began and did not end.
     pub(super) fn is_swapping(&self) -> bool {
         statat(&self.folder, JOURNAL, AtFlags::SYMLINK_NOFOLLOW).is_ok()
     }
@@ -338,6 +331,13 @@ impl Area {
                 Err(Errno::EXIST) => label.number += 1,
                 Err(err) => return Err(err),
             }
+        }
+    }
+
+    /// Removes the area of a restore that has failed, where it can be removed: what is left goes with the next start.
+    pub(super) fn remove_after(self, err: &ComponentError) {
+        if let Err(left) = self.remove() {
+            tracing::warn!(error = %left, after = %err, "a half copy of the media is left until the next start");
         }
     }
 

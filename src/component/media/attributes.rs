@@ -4,12 +4,16 @@ use crate::component::ComponentError;
 use crate::component::media::extended::{At, Refused, is_kept, without_capability};
 use crate::component::media::holds::Holds;
 use crate::component::tar::{Acl, AttributeKind, Entry, ExtendedAttributes};
-use crate::domain::facts::AttributeCounts;
+use crate::domain::metadata::MetadataCounts;
 use rustix::{
     fs::{Gid, Mode, Stat, Timespec, Timestamps, UTIME_NOW, Uid, fchmod, fchown, fstat, futimens},
     io::Errno,
 };
-use std::fs::File;
+use std::{
+    fs::{File, Metadata},
+    ops::Range,
+    os::unix::fs::MetadataExt,
+};
 
 /// Mode, owner, time of modification and extended attributes of an entry.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -26,35 +30,20 @@ pub(super) struct Attributes {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Withheld {
     pub(super) owner: bool,
+    /// Setuid, setgid and sticky bits.
+    pub(super) bits: bool,
+    /// A time that the file system cannot hold.
+    pub(super) time: bool,
     pub(super) extended: Refused,
+    /// Mode and time of a file or folder as they should be, and as they are, where these are not the same.
+    pub(super) kept: Option<[ModeAndTime; 2]>,
 }
 
-/// The numbers of entries that came back without an attribute.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Lacking {
-    /// Their owner.
-    pub(super) owner: u64,
-    /// Attributes that the file system does not hold.
-    pub(super) unsupported: AttributeCounts,
-    /// Attributes that this process may not set.
-    pub(super) denied: AttributeCounts,
-    /// Both, of any entry.
-    pub(super) refused: Refused,
-}
-
-impl Lacking {
-    pub(super) fn note(&mut self, withheld: Withheld) {
-        let Refused { unsupported, denied } = withheld.extended;
-        self.owner += u64::from(withheld.owner);
-        unsupported.count(&mut self.unsupported);
-        denied.count(&mut self.denied);
-        self.refused.unsupported.0 |= unsupported.0;
-        self.refused.denied.0 |= denied.0;
-    }
-}
+/// A mode, and seconds since 1970.
+type ModeAndTime = (u32, i64);
 
 impl Attributes {
-    /// Those that an archive tells of an entry.
+    /// The attributes that an archive tells of an entry.
     pub(super) fn told(entry: &Entry<'_>) -> Result<Self, ComponentError> {
         let (owner, modified) = (Some(entry.owner()?), Some(entry.modified()?));
         let mut extended = entry.extended()?;
@@ -62,12 +51,28 @@ impl Attributes {
         Ok(Self { mode: entry.mode()?, owner, modified, extended })
     }
 
-    /// Those of an open file or folder.
+    /// The attributes of an entry that is packed, but for the extended ones.
+    pub(super) fn packed(metadata: &Metadata) -> Self {
+        Self {
+            mode: metadata.mode() & 0o7777,
+            owner: Some((metadata.uid(), metadata.gid())),
+            modified: Some((metadata.mtime(), metadata.mtime_nsec())),
+            extended: ExtendedAttributes::new(),
+        }
+    }
+
+    /// Counts a file or folder that has these.
+    pub(super) fn count(&self, counts: &mut MetadataCounts) {
+        let (seconds, _) = self.modified.unwrap_or_default();
+        counts.count(self.owner.unwrap_or_default(), Some((self.mode, seconds)));
+    }
+
+    /// The attributes of an open file or folder.
     pub(super) fn of(file: &File) -> Result<Self, Errno> {
         Ok(Self { extended: At::Open(file).read().extended, ..Self::seen(&fstat(file)?) })
     }
 
-    /// Those of which the kernel tells beside a name.
+    /// The attributes of which the kernel tells beside a name.
     pub(super) fn seen(stat: &Stat) -> Self {
         let nanos = i64::try_from(stat.st_mtime_nsec).unwrap_or(0);
         Self {
@@ -78,8 +83,9 @@ impl Attributes {
         }
     }
 
-    /// Gives them to a file or folder, as far as its file system `holds` them; returns what could not be given. Without the owner, the bits and capabilities
-    /// that let others act as the owner are left out, as they would let them act as somebody else.
+    /// Gives a file or folder these attributes, as far as its file system `holds` them; returns those that could not be
+    /// given. Without the owner, the bits and capabilities that let others act as the owner are left out, as they would
+    /// let them act as somebody else.
     pub(super) fn give(&self, file: &File, holds: Holds) -> Result<Withheld, Errno> {
         let owned = match self.owner {
             None => true,
@@ -89,8 +95,8 @@ impl Attributes {
         };
         let extended = give(At::Open(file), &self.extended, owned)?;
         // After the owner and an ACL: a change of these clears bits.
-        let mode = Mode::from_raw_mode(self.mode_given(owned, extended));
-        if !allowed(fchmod(file, mode))? && holds.modes {
+        let mode = self.mode_given(owned, extended);
+        if !allowed(fchmod(file, Mode::from_raw_mode(mode)))? && holds.modes {
             return Err(Errno::PERM);
         }
         if let Some(times) = self.times()
@@ -99,7 +105,22 @@ impl Attributes {
         {
             return Err(Errno::PERM);
         }
-        Ok(Withheld { owner: !owned, extended })
+        let kept = self.kept(file, mode)?;
+        let bits = kept.is_some_and(|[told, kept]| told.0 & !kept.0 & 0o7000 != 0);
+        let time = kept.is_some_and(|[told, kept]| told.1 != kept.1);
+        Ok(Withheld { owner: !owned, bits, time, extended, kept })
+    }
+
+    /// Mode and time as they should be, and as they are, where these are not the same: a mode that is not given in
+    /// full, bits that the kernel clears without a word, and times that the file system cannot hold.
+    fn kept(&self, file: &File, given: u32) -> Result<Option<[ModeAndTime; 2]>, Errno> {
+        let Some((told, _)) = self.modified else { return Ok(None) };
+        let mut kept = (given, told);
+        if given & 0o7000 != 0 || !is_held_everywhere(told) {
+            let found = fstat(file)?;
+            kept = (found.st_mode & 0o7777, found.st_mtime);
+        }
+        Ok((kept != (self.mode, told)).then_some([(self.mode, told), kept]))
     }
 
     /// The mode of a file or folder that some of it could not be given to: never more than was meant.
@@ -120,6 +141,13 @@ impl Attributes {
         let last_access = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
         Some(Timestamps { last_access, last_modification: Timespec { tv_sec, tv_nsec } })
     }
+}
+
+/// Tests whether every file system holds a time, in seconds since 1970: from 1980, when the times of FAT begin, to 2038,
+/// when those of old file systems end.
+pub(super) fn is_held_everywhere(seconds: i64) -> bool {
+    const EVERYWHERE: Range<i64> = 315_532_800..1 << 31;
+    EVERYWHERE.contains(&seconds)
 }
 
 /// Gives extended attributes, but for those that only fit an owner.

@@ -5,7 +5,7 @@
 
 use crate::component::ComponentError;
 use crate::component::media::{
-    attributes::{Attributes, Withheld},
+    attributes::{Attributes, Withheld, is_held_everywhere},
     extended::{At, Found, Refused, difference},
     folder::open_file,
     holds::Holds,
@@ -25,7 +25,7 @@ use std::{
     io::{self, Read},
 };
 
-/// So many differences are told.
+/// The most differences that are told.
 const MOST: usize = 20;
 
 /// An open folder on the way to where the last entry lies.
@@ -88,7 +88,7 @@ impl Comparing {
         Self { way: vec![root], wrapper, withheld, holds, file: None, buffer, path, differences }
     }
 
-    /// What was found, each in a sentence that names the entry.
+    /// The differences, each in a sentence that names the entry.
     pub(super) fn differences(self) -> Vec<String> {
         self.differences
     }
@@ -149,7 +149,7 @@ impl Comparing {
     fn attributes(&self, told: &Attributes, found: &Attributes, kind: FileType) -> Result<(), Unequal> {
         let (told_owner, owner) = (told.owner.unwrap_or_default(), found.owner.unwrap_or_default());
         let is_owned = told_owner == owner;
-        // What could not be given away is still ours, and without the bits that let others act as its owner.
+        // An entry that could not be given away is still ours, and without the bits that let others act as its owner.
         if self.holds.owners && !(is_owned || self.withheld.owner && owner.0 == geteuid().as_raw()) {
             let ((uid, gid), (told_uid, told_gid)) = (owner, told_owner);
             return Err(Unequal::Differs(format!("belongs to {uid}:{gid}, not to {told_uid}:{told_gid}")));
@@ -157,12 +157,17 @@ impl Comparing {
         // An ACL that some entries could not have may have been given to this one.
         let modes =
             [Refused::default(), self.withheld.extended].map(|refused| told.mode_given(is_owned, refused));
-        if self.holds.modes && kind != FileType::Symlink && !modes.contains(&found.mode) {
+        // Some may have come back without these bits, as the kernel clears them without a word.
+        let bits = if self.withheld.bits { 0o777 } else { 0o7777 };
+        let is_mode = |mode: &u32| *mode == found.mode || mode & bits == found.mode;
+        if self.holds.modes && kind != FileType::Symlink && !modes.iter().any(is_mode) {
             return Err(Unequal::Differs(format!("has mode {:04o}, not {:04o}", found.mode, modes[0])));
         }
         let ((seconds, nanos), (told_seconds, told_nanos)) =
             (found.modified.unwrap_or_default(), told.modified.unwrap_or_default());
-        if self.holds.times && (seconds != told_seconds || !is_kept(nanos, told_nanos)) {
+        let is_time = seconds == told_seconds && is_kept(nanos, told_nanos)
+            || self.withheld.time && !is_held_everywhere(told_seconds);
+        if self.holds.times && !is_time {
             return Err(Unequal::Differs(format!(
                 "was modified at {seconds}.{nanos:09}, not at {told_seconds}.{told_nanos:09} (seconds since 1970)"
             )));
@@ -170,7 +175,7 @@ impl Comparing {
         Ok(())
     }
 
-    /// Whether a further name is one of the file that it should be.
+    /// Compares a further name with the file that it should be one of.
     fn linked(&self, target: &[u8], stat: &Stat) -> Result<(), Unequal> {
         let names = self.below(target)?;
         let first = || {
@@ -295,7 +300,7 @@ impl Visit for Comparing {
     }
 }
 
-/// Whether a file system that was given a time would keep this one: many round down to their own step.
+/// Tests whether a file system that was given a time would keep this one: many round down to their own step.
 fn is_kept(nanos: i64, told: i64) -> bool {
     [1, 100, 1_000, 1_000_000, 1_000_000_000].iter().any(|step| nanos == told - told % step)
 }

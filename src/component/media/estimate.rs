@@ -1,4 +1,4 @@
-//! How much there is to read, for the progress of a backup under way.
+//! The estimate of the bytes that there are to read, for the progress of a backup under way.
 
 use crate::component::media::area::is_area;
 use crate::component::media::folder::{Folder, look};

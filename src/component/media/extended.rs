@@ -3,7 +3,7 @@
 //! All are kept but those that the machine itself gives: labels of `SELinux` and `AppArmor`, and the signatures of IMA and
 //! EVM. Brought to another machine, or back to the same one after its policy has changed, these would lock people out.
 
-use crate::component::media::plan::room_in;
+use crate::component::media::steps::room_in;
 use crate::component::tar::{Acl, AttributeKind, AttributeKinds, ExtendedAttributes};
 use rustix::{
     fs::{XattrFlags, fgetxattr, flistxattr, fremovexattr, fsetxattr, lgetxattr, llistxattr, lsetxattr},
@@ -29,7 +29,7 @@ pub(super) fn is_kept(name: &[u8]) -> bool {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Found {
     pub(super) extended: ExtendedAttributes,
-    /// What could not be read, and why, for people.
+    /// The part that could not be read, and why, for people.
     pub(super) unread: Option<String>,
 }
 
@@ -72,32 +72,31 @@ impl At<'_> {
         }
     }
 
-    /// Reads what there is. Linux holds no list and no value of more than 64 KiB.
-    pub(super) fn read(self) -> Found {
-        /// Of nearly all entries, which have none or short ones.
-        const SHORT: usize = 512;
-        const LONGEST: usize = 65_536;
-        let mut found = Found::default();
-        let whole = |get: &dyn Fn(&mut [u8]) -> Result<usize, Errno>, then: &mut dyn FnMut(&[u8])| {
-            let mut short = [0; SHORT];
-            match get(&mut short) {
-                Ok(length) => then(&short[..length]),
-                Err(Errno::RANGE) => {
-                    let mut long = vec![0; LONGEST];
-                    let length = get(&mut long)?;
-                    then(&long[..length]);
-                }
-                Err(err) => return Err(err),
-            }
-            Ok::<_, Errno>(())
-        };
+    /// The names of all that are there; none on a file system that has none.
+    fn names(self) -> Result<Vec<u8>, Errno> {
         let mut names = Vec::new();
         match whole(&|into| self.list(into), &mut |list| names.extend_from_slice(list)) {
-            // Names a file system that has none.
-            Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => {}
-            Err(err) => found.unread = Some(format!("its extended attributes: {err}")),
+            Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(names),
+            Err(err) => Err(err),
         }
-        for name in names.split(|byte| *byte == 0).filter(|name| !name.is_empty() && is_kept(name)) {
+    }
+
+    /// The kinds of those that are kept, without their values.
+    pub(super) fn kinds(self) -> Result<AttributeKinds, Errno> {
+        let names = self.names()?;
+        let mut kinds = AttributeKinds::default();
+        kept(&names).for_each(|name| kinds.insert(AttributeKind::of(name)));
+        Ok(kinds)
+    }
+
+    /// Reads what there is.
+    pub(super) fn read(self) -> Found {
+        let mut found = Found::default();
+        let names = self.names().unwrap_or_else(|err| {
+            found.unread = Some(format!("its extended attributes: {err}"));
+            Vec::new()
+        });
+        for name in kept(&names) {
             let read = whole(&|into| self.get(name, into), &mut |value| {
                 found.extended.insert(name.to_vec(), settled(name, value));
             });
@@ -138,12 +137,35 @@ impl At<'_> {
         Ok(refused)
     }
 
-    /// Whether the file system is full: else it has no room for so much at one file, as ext4 for more than a block.
+    /// Tests whether the file system is full: else it has no room for so much at one file, as ext4 for more than a block.
     fn is_full(self, bytes: usize) -> bool {
         let (At::Open(file) | At::In(file, _)) = self;
         let needed = (bytes as u64).saturating_mul(4);
         room_in(file).is_ok_and(|free| free.is_some_and(|free| free < needed))
     }
+}
+
+/// Hands on a list or a value, however long it is. Linux holds none of more than 64 KiB.
+fn whole(get: &dyn Fn(&mut [u8]) -> Result<usize, Errno>, then: &mut dyn FnMut(&[u8])) -> Result<(), Errno> {
+    /// Of nearly all entries, which have none or short ones.
+    const SHORT: usize = 512;
+    const LONGEST: usize = 65_536;
+    let mut short = [0; SHORT];
+    match get(&mut short) {
+        Ok(length) => then(&short[..length]),
+        Err(Errno::RANGE) => {
+            let mut long = vec![0; LONGEST];
+            let length = get(&mut long)?;
+            then(&long[..length]);
+        }
+        Err(err) => return Err(err),
+    }
+    Ok(())
+}
+
+/// Those of a list of names that belong to the tree.
+fn kept(names: &[u8]) -> impl Iterator<Item = &[u8]> {
+    names.split(|byte| *byte == 0).filter(|name| !name.is_empty() && is_kept(name))
 }
 
 /// A value as it is compared: equal ACLs are equal.
@@ -195,7 +217,7 @@ pub(super) fn remove_others(folder: &File, than: &ExtendedAttributes) {
     }
 }
 
-/// Whether a file system holds a kind of attributes, asked without changing anything; who may set them is another
+/// Tests whether a file system holds a kind of attributes, without changing anything; the right to set them is another
 /// question.
 pub(super) fn is_held(folder: &File, kind: AttributeKind) -> bool {
     let name: &[u8] = match kind {
@@ -208,7 +230,7 @@ pub(super) fn is_held(folder: &File, kind: AttributeKind) -> bool {
     At::Open(folder).get(name, &mut [0; 1]) != Err(Errno::OPNOTSUPP)
 }
 
-/// How two sets of attributes differ, for people: the end of a sentence that begins with the name of the entry.
+/// The difference of two sets of attributes, for people: the end of a sentence that begins with the name of the entry.
 /// Kinds that could not be set are none of the difference.
 pub(super) fn difference(
     told: &ExtendedAttributes,

@@ -22,7 +22,7 @@ pub(super) struct Folder {
     pub(super) handle: File,
     /// All names, each ended by a NUL: a million of them take a few dozen MiB.
     names: Vec<u8>,
-    /// Where each name begins, and of what kind it was when it was listed.
+    /// The offset of each name, and its kind when it was listed.
     entries: std::vec::IntoIter<(usize, FileType)>,
 }
 
@@ -45,7 +45,7 @@ impl Folder {
     }
 
     fn list(handle: File) -> Result<Self, Errno> {
-        /// What `ls` asks the kernel for at a time.
+        /// As much as `ls` asks the kernel for at a time.
         const BUFFER: usize = 32 * 1024;
         let (mut names, mut entries) = (Vec::new(), Vec::new());
         let mut buffer = Vec::with_capacity(BUFFER);
@@ -63,7 +63,7 @@ impl Folder {
         Ok(Self { handle, names, entries: entries.into_iter() })
     }
 
-    /// How many names are still to come.
+    /// The number of names that are still to come.
     pub(super) fn len(&self) -> usize {
         self.entries.len()
     }

@@ -2,13 +2,13 @@
 //! owner, or take them and forget them.
 
 use crate::component::media::{
-    area::{Area, SPARE},
+    area::{Area, SPARE, TREE},
     attributes::{Attributes, allowed},
     unpack::open_folder,
 };
 use crate::domain::facts::FileCounts;
 use rustix::{
-    fs::{AtFlags, Mode, OFlags, linkat, openat, symlinkat, unlinkat},
+    fs::{AtFlags, Mode, OFlags, RenameFlags, linkat, mkdirat, openat, renameat_with, symlinkat, unlinkat},
     io::Errno,
     thread::{CapabilitySet, capabilities},
 };
@@ -23,12 +23,14 @@ pub(super) struct Holds {
     pub(super) times: bool,
     symlinks: bool,
     hard_links: bool,
+    /// Two folders change places in one step.
+    pub(super) exchanges: bool,
 }
 
 impl Default for Holds {
     /// A file system that holds everything.
     fn default() -> Self {
-        Self { owners: true, modes: true, times: true, symlinks: true, hard_links: true }
+        Self { owners: true, modes: true, times: true, symlinks: true, hard_links: true, exchanges: true }
     }
 }
 
@@ -46,7 +48,8 @@ impl Holds {
         let tried = held.and_then(|held| {
             let symlinks = allowed(symlinkat(file_name, &spare, link))?;
             let hard_links = allowed(linkat(&spare, file_name, &spare, name, AtFlags::empty()))?;
-            Ok(Self { symlinks, hard_links, ..held })
+            let exchanges = Self::try_exchange(area, &spare)?;
+            Ok(Self { symlinks, hard_links, exchanges, ..held })
         });
         for name in NAMES {
             match unlinkat(&spare, name, AtFlags::empty()) {
@@ -77,9 +80,31 @@ impl Holds {
         Ok(held)
     }
 
+    /// Exchanges two empty folders of an area, as the swap exchanges the copy and what is live; `false`: the file system
+    /// knows of no exchange, and the swap renames twice.
+    fn try_exchange(area: &Area, spare: &File) -> Result<bool, Errno> {
+        let [copy, live] = [&area.folder, spare];
+        mkdirat(copy, TREE, Mode::RWXU)?;
+        let tried = mkdirat(live, TREE, Mode::RWXU).and_then(|()| {
+            let tried = match renameat_with(copy, TREE, live, TREE, RenameFlags::EXCHANGE) {
+                Ok(()) => Ok(true),
+                Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => Ok(false),
+                Err(err) => Err(err),
+            };
+            unlinkat(live, TREE, AtFlags::REMOVEDIR).and(tried)
+        });
+        unlinkat(copy, TREE, AtFlags::REMOVEDIR).and(tried)
+    }
+
     /// A file system of which nothing is expected: what it refuses is no error.
-    const NOTHING: Self =
-        Self { owners: false, modes: false, times: false, symlinks: false, hard_links: false };
+    const NOTHING: Self = Self {
+        owners: false,
+        modes: false,
+        times: false,
+        symlinks: false,
+        hard_links: false,
+        exchanges: false,
+    };
 
     /// The attributes that will be lost of so many files, in whole sentences.
     pub(super) fn losses(self, promised: Option<FileCounts>) -> Vec<String> {

@@ -1,4 +1,4 @@
-//! What a backup need not store again, since an earlier archive holds it.
+//! The files that a backup need not store again, since an earlier archive holds them.
 
 use crate::base::chain;
 use crate::component::Basis;
@@ -11,12 +11,12 @@ use crate::domain::id::BackupId;
 use jiff::SignedDuration;
 use std::{io, path::Path};
 
-/// How a walk goes by what the last backup saw, and writes down what it sees itself.
+/// The snapshot of the last backup, by which a walk goes, and the one that it writes itself.
 #[derive(Default)]
 pub(super) struct Increment {
-    /// What the last backup saw; `None`: everything is stored.
+    /// The snapshot of the last backup; `None`: everything is stored.
     last: Option<Snapshot>,
-    /// Whether something may be left out.
+    /// True if something may be left out.
     is_partial: bool,
     /// `None` when it cannot be written: the next backup is a full one then.
     next: Option<Writing>,
@@ -70,7 +70,7 @@ impl Increment {
         Self { is_partial: last.is_some(), last, next, archives }
     }
 
-    /// Whether the archive need not hold everything.
+    /// True if the archive need not hold everything.
     pub(super) const fn is_partial(&self) -> bool {
         self.is_partial
     }
@@ -98,7 +98,7 @@ impl Increment {
 
     /// Notes a file that the new archive holds.
     pub(super) fn stored(&mut self, path: &[u8], look: Look, extras: Extras) {
-        // What could change once more without showing it is stored again next time.
+        // A file that could change once more without showing it is stored again next time.
         if !look.is_fresh() {
             self.write(path, look, extras, None);
         }
@@ -126,7 +126,7 @@ fn unwritten(err: &io::Error) {
     tracing::warn!(error = %chain(err), "cannot write down what was seen of media: the next backup is a full one");
 }
 
-/// Whether the next backup may go by what the last one saw, or why not.
+/// The snapshot of the last backup if the next one may go by it, or the reason why not.
 fn usable(
     last: Snapshot,
     allowed: &Increments,

@@ -1,4 +1,4 @@
-//! What a swap is going to do, written down and durable before its first step.
+//! The journal of a swap: its changes, written down and durable before the first of them.
 
 use crate::base::place::sync_folder;
 use crate::component::media::attributes::Attributes;

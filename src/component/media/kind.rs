@@ -1,4 +1,4 @@
-//! Which files are not worth compressing, by their names.
+//! The files that are not worth compressing, by their names.
 
 /// Kinds of files whose contents are compressed already, by extension in lower case.
 ///
@@ -19,7 +19,7 @@ const COMPRESSED: &[&str] = &[
     "bam", "bcf", "bgz", "cram", "sra",
 ];
 
-/// Whether a file of that name is compressed already. A wrong guess costs space or time, never content.
+/// Tests whether a file of that name is compressed already. A wrong guess costs space or time, never content.
 pub(super) fn is_compressed(name: &[u8]) -> bool {
     let Some(dot) = name.iter().rposition(|byte| *byte == b'.') else { return false };
     let extension = &name[dot + 1..];

@@ -2,20 +2,20 @@
 
 use jiff::{Timestamp, civil::DateTime, tz::TimeZone};
 
-/// What an area holds.
+/// The role of an area, by what it holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Role {
     /// A copy under way.
     Restore,
-    /// What was live before.
+    /// The tree that was live before.
     Before,
 }
 
-/// What the name of an area says.
+/// The name of an area, read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Label {
     pub(super) at: Timestamp,
-    /// Which of those of the same second, from 1.
+    /// Its number among those of the same second, from 1.
     pub(super) number: u32,
     pub(super) role: Role,
 }
@@ -56,7 +56,7 @@ impl Label {
     }
 }
 
-/// Whether an entry at the top of a media folder has the name of an area.
+/// Tests whether an entry at the top of a media folder has the name of an area.
 pub(super) fn is_name(name: &[u8]) -> bool {
     name.strip_prefix(b".").is_some_and(|name| Label::parse(name).is_some())
 }

@@ -6,14 +6,14 @@ use rustix::{
 };
 use std::{ffi::CStr, fs::File};
 
-/// Whether it is such a file system.
+/// Tests whether a folder lies on such a file system.
 pub(super) fn is_layered(folder: &File) -> bool {
     /// `OVERLAYFS_SUPER_MAGIC` of Linux, magic.h.
     const OVERLAYFS: i64 = 0x794c_7630;
     fstatfs(folder).is_ok_and(|stat| stat.f_type == OVERLAYFS)
 }
 
-/// Whether something may be renamed to elsewhere on such a file system. Asked by trying to rename it to
+/// Tests whether something may be renamed to elsewhere on such a file system, by trying to rename it to
 /// `spare`, an empty folder, while something is in that: nothing can come of it, but folders of a lower
 /// layer are refused first, as if they were on another file system (Linux, overlayfs.rst, "Renaming
 /// directories").

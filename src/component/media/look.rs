@@ -1,4 +1,4 @@
-//! What a look at a file tells of whether it has changed: what restic and git go by.
+//! A look at a file, which tells whether it has changed: by what restic and git go by.
 
 use rustix::fs::Stat;
 use std::{
@@ -41,7 +41,7 @@ impl Look {
         self.bytes
     }
 
-    /// Whether it changed so lately that a further change may leave the same time: clocks of files go in
+    /// Tests whether it changed so lately that a further change may leave the same time: clocks of files go in
     /// steps, some of two seconds (FAT), most of some milliseconds.
     pub(super) fn is_fresh(&self) -> bool {
         let step = if self.changed.1 == 0 { Duration::from_secs(2) } else { Duration::from_millis(100) };

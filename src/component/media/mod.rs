@@ -41,15 +41,19 @@ mod holes;
 mod increment;
 mod journal;
 mod kind;
+pub mod kinds;
 mod label;
+mod lacking;
 mod layers;
 mod look;
+mod mounts;
 mod pack;
 mod path;
 mod plan;
 mod remove;
 mod restore;
 mod snapshot;
+mod steps;
 mod swap;
 mod trouble;
 mod unpack;
@@ -57,7 +61,7 @@ mod unreadable;
 
 use crate::base::place;
 use crate::component::tar::{self, Entry, Reference, Visit};
-use crate::component::{Basis, Component, ComponentError, Feed, Kept, Plan, Staged, Target};
+use crate::component::{Basis, Component, ComponentError, Feed, Kept, Plan, Staged, Target, Walk};
 use crate::domain::{
     component::ComponentName,
     facts::{Counts, Facts},
@@ -68,7 +72,6 @@ use crate::stream::{Content, Output, unpack::Unpacked};
 use async_trait::async_trait;
 use folder::Folder;
 use increment::Increment;
-use plan::Place;
 use std::{
     collections::BTreeSet,
     path::PathBuf,
@@ -78,20 +81,21 @@ use std::{
     },
     time::Duration,
 };
+use steps::{Place, STEPS};
 use tokio::{sync::mpsc, task};
 
-/// Where the media are.
+/// The media folder, and the folders beside the backups.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MediaConfig {
     /// `MEDIA_ROOT`. It may itself be a symbolic link; none below it is followed.
     pub root: PathBuf,
-    /// How backups may leave out what has not changed; `None`: every one is full.
+    /// The terms of incremental backups; `None`: every one is full.
     pub increments: Option<Increments>,
     /// The folder for drills where nothing can be written beside the media; made when it is needed.
     pub drills: Option<PathBuf>,
 }
 
-/// How backups may build on earlier ones.
+/// The terms of incremental backups.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Increments {
     /// Time between full backups.
@@ -135,8 +139,8 @@ impl Media {
         })
     }
 
-    /// How many bytes there are to read, once the backup has run for a while: on a small folder it would
-    /// only take the time of those who read it. `None` when nobody could tell, or `stop` was set.
+    /// The number of bytes that there are to read, once the backup has run for a while: on a small folder the count would
+    /// only take time from the backup. `None` when nobody could tell, or `stop` was set.
     async fn estimate(&self, stop: Arc<AtomicBool>) -> Option<u64> {
         /// Nobody needs an estimate of what takes no longer.
         const PATIENCE: Duration = Duration::from_secs(2);
@@ -232,8 +236,9 @@ impl Component for Media {
     }
 
     async fn check(&self) -> Result<String, ComponentError> {
-        let folder = self.open().await?;
-        Ok(format!("{} is readable, {} entries at its top", self.config.root.display(), folder.len()))
+        let (entries, places) = (self.open().await?.len(), self.places());
+        let way = task::spawn_blocking(move || steps::way(&places)).await.map_err(tar::crashed)?;
+        Ok(format!("{} is readable, {entries} entries at its top; {way}", self.config.root.display()))
     }
 
     async fn reach(&self) -> Result<(), ComponentError> {
@@ -291,6 +296,10 @@ impl Component for Media {
         restore::blocking(move || plan::plan(&places, &target, facts.as_ref())).await
     }
 
+    fn left_out(&self, walk: Walk) -> Vec<&'static str> {
+        STEPS.left_out(walk)
+    }
+
     async fn stage(
         &self,
         feed: Feed<'_>,
@@ -322,7 +331,7 @@ impl Component for Media {
     }
 }
 
-/// Tells the estimate that nobody waits for it any more.
+/// The end of a backup, told to the estimate, for which nobody waits any more.
 #[derive(Debug, Default)]
 struct StopOnDrop(Arc<AtomicBool>);
 

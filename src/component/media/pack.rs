@@ -4,6 +4,7 @@ mod content;
 
 use crate::component::ComponentError;
 use crate::component::media::area::is_area;
+use crate::component::media::attributes::Attributes;
 use crate::component::media::extended::At;
 use crate::component::media::folder::{Folder, look, open_file, read_link};
 use crate::component::media::holes;
@@ -16,6 +17,7 @@ use crate::component::media::unreadable::Unreadable;
 use crate::component::tar::{Abandoned, AttributeKinds, Chunk, DUMPDIR, Reference, TarWriter};
 use crate::domain::{
     facts::{AttributeCounts, Counts, Facts, FileCounts},
+    metadata::MetadataCounts,
     progress::Meter,
 };
 use async_tar::EntryType;
@@ -49,6 +51,7 @@ pub(super) fn pack(
         facts: Facts::default(),
         counts: FileCounts::default(),
         attributes: AttributeCounts::default(),
+        metadata: MetadataCounts::none(),
         first_names: HashMap::new(),
         unreadable: Unreadable::default(),
         increment,
@@ -109,6 +112,7 @@ struct Packing {
     facts: Facts,
     counts: FileCounts,
     attributes: AttributeCounts,
+    metadata: MetadataCounts,
     /// The path that each file with several names was packed under, and how many names are to come.
     first_names: HashMap<Identity, (Vec<u8>, u64)>,
     unreadable: Unreadable,
@@ -132,7 +136,7 @@ impl Packing {
                 open.pop();
                 continue;
             };
-            // What restores keep at the top is no part of the media.
+            // Areas of restores at the top are no part of the media.
             if *length == 0 && is_area(handle, name) {
                 continue;
             }
@@ -153,7 +157,7 @@ impl Packing {
         if self.tar.is_abandoned() {
             return Err(Stop::Abandoned);
         }
-        // What was exchanged for another kind since the listing is looked at once more.
+        // An entry that was exchanged for another kind since the listing is looked at once more.
         for kind in [listed, FileType::Unknown] {
             match self.entry_of(parent, name, kind) {
                 Ok(folder) => return Ok(folder),
@@ -207,19 +211,24 @@ impl Packing {
     /// tar removes from an older state what is gone.
     fn folder_entry(&mut self, folder: &Folder, metadata: &Metadata) -> Result<(), Abandoned> {
         self.extended(At::Open(&folder.handle));
+        Attributes::packed(metadata).count(&mut self.metadata);
         if !self.increment.is_partial() {
             return self.tar.entry(EntryType::Directory, &self.path, b"", metadata, 0);
         }
-        let size = folder.names().map(|(_, name)| name.len() as u64 + 1).sum::<u64>() + 1;
-        self.tar.entry(EntryType::new(DUMPDIR), &self.path, b"", metadata, size)?;
+        let size = folder.names().map(|(_, name)| name.len() + 1).sum::<usize>() + 1;
+        let code = |kind| if kind == FileType::Directory { b'D' } else { b'Y' };
+        if self.tar.dumpdir(size, folder.names().map(|(kind, name)| (code(kind), name))) {
+            return self.tar.entry(EntryType::Directory, &self.path, b"", metadata, 0);
+        }
+        // Of a folder of so many names the list is its content, which GNU tar alone reads.
+        self.tar.entry(EntryType::new(DUMPDIR), &self.path, b"", metadata, size as u64)?;
         for (kind, name) in folder.names() {
-            let is_folder = kind == FileType::Directory;
             let room = self.tar.room()?;
-            room.push(if is_folder { b'D' } else { b'Y' });
+            room.push(code(kind));
             room.extend_from_slice(name);
         }
         self.tar.zeros(1)?;
-        self.tar.pad(size)
+        self.tar.pad(size as u64)
     }
 
     fn symlink(&mut self, parent: &File, name: &CStr) -> Result<(), Skip> {
@@ -227,25 +236,30 @@ impl Packing {
         self.extended(At::In(parent, name.to_bytes()));
         self.tar.entry(EntryType::Symlink, &self.path, target.to_bytes(), &metadata, 0)?;
         self.counts.symlinks += 1;
+        self.metadata.count((metadata.uid(), metadata.gid()), None);
         Ok(())
     }
 
-    /// Whether an earlier archive holds a file as it is: it need not even be opened then. One with several
-    /// names does.
+    /// Tests whether an earlier archive holds a file as it is: then it need not even be opened, unless it has several
+    /// names.
     fn is_held(&mut self, parent: &File, name: &CStr) -> Result<bool, Skip> {
         if !self.increment.is_partial() {
             return Ok(false);
         }
         let stat = statat(parent, name, AtFlags::SYMLINK_NOFOLLOW).map_err(|err| self.skip(err))?;
         let is_alone = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile && stat.st_nlink == 1;
-        if is_alone { self.refer(Look::of(&stat)).map_err(Skip::from) } else { Ok(false) }
+        if !is_alone {
+            return Ok(false);
+        }
+        Ok(self.refer(Look::of(&stat), &Attributes::seen(&stat))?)
     }
 
     /// Refers to the archive that holds the file under way, if one does.
-    fn refer(&mut self, look: Look) -> Result<bool, Stop> {
+    fn refer(&mut self, look: Look, attributes: &Attributes) -> Result<bool, Stop> {
         let Some((archive, extras)) = self.increment.holder(&self.path, look) else { return Ok(false) };
         extras.kinds.count(&mut self.attributes);
         self.attributes.count_holes(extras.holes);
+        attributes.count(&mut self.metadata);
         let bytes = look.bytes();
         self.tar.reference(&Reference { path: (&*self.path).into(), bytes, archive })?;
         self.counts.files += 1;
@@ -265,8 +279,8 @@ impl Packing {
         if self.unreadable.count > 0 {
             return Ok(());
         }
-        let look = Look::at(&metadata);
-        if metadata.nlink() > 1 && (self.hard_link(&metadata)? || self.refer(look)?) {
+        let (look, attributes) = (Look::at(&metadata), Attributes::packed(&metadata));
+        if metadata.nlink() > 1 && (self.hard_link(&metadata)? || self.refer(look, &attributes)?) {
             return Ok(());
         }
         let kinds = self.extended(At::Open(&file));
@@ -278,6 +292,7 @@ impl Packing {
         };
         self.counts.files += 1;
         self.counts.bytes += metadata.len();
+        attributes.count(&mut self.metadata);
         self.facts.source_bytes += metadata.len() - missing;
 
         let after = file.metadata().map_err(|err| self.broken(err))?;
@@ -330,8 +345,9 @@ impl Packing {
             return Err(ComponentError::Unreadable { what: self.unreadable.describe() });
         }
         self.facts.counts = {
-            let (files, attributes) = (Some(self.counts), Some(self.attributes));
-            Counts { files, attributes, ..Counts::default() }
+            let (files, attributes, metadata) =
+                (Some(self.counts), Some(self.attributes), Some(self.metadata));
+            Counts { files, attributes, metadata, ..Counts::default() }
         };
         self.facts.builds_on = self.increment.finish();
         self.tar.finish().map_err(|Abandoned| ComponentError::Output(io::ErrorKind::BrokenPipe.into()))?;

@@ -7,7 +7,7 @@ pub(super) const DEEPEST: usize = 512;
 ///
 /// # Errors
 ///
-/// What is wrong with it, for people.
+/// The fault of a path, for people.
 pub(super) fn parts(path: &[u8]) -> Result<Vec<&[u8]>, &'static str> {
     if path.starts_with(b"/") {
         return Err("its path is absolute");
@@ -29,10 +29,10 @@ pub(super) fn parts(path: &[u8]) -> Result<Vec<&[u8]>, &'static str> {
     Ok(names)
 }
 
-/// Whether a symbolic link that lies `depth` folders below the root may lead out of it, whatever other
+/// Tests whether a symbolic link that lies `depth` folders below the root may lead out of it, whatever other
 /// links there are.
 ///
-/// What is above a link are folders, so steps upwards are counted as long as they come first. After a name
+/// Above a link there are folders only, so steps upwards are counted as long as they come first. After a name
 /// they are not: that name may be another link, and upwards is then anywhere.
 pub(super) fn leaves(target: &[u8], depth: usize) -> bool {
     let mut names = target.split(|byte| *byte == b'/').filter(|name| !matches!(*name, b"" | b".")).peekable();

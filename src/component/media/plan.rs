@@ -1,106 +1,34 @@
 //! The plan of a restore, found out without touching anything that is live.
 
 use crate::component::media::{
-    area::{Area, Site},
+    area::Site,
     count::count,
     extended::is_held,
-    holds::Holds,
     layers::is_layered,
-    trouble::{trouble, trouble_at, unusable},
+    steps::{Place, Prepared, prepare},
 };
 use crate::component::tar::AttributeKind;
 use crate::component::{
     ComponentError,
-    stage::{Plan, Target},
+    stage::{Plan, Target, Walk},
 };
 use crate::domain::facts::{AttributeCounts, Facts, FileCounts};
 use rustix::{
-    fs::fstatvfs,
-    io::Errno,
     process::geteuid,
     thread::{CapabilitySet, capabilities},
 };
-use std::{
-    fs::{self, DirBuilder, File},
-    os::unix::fs::DirBuilderExt,
-    path::{Path, PathBuf},
-};
-
-/// The folders that restores and drills work with.
-#[derive(Debug, Clone)]
-pub(super) struct Place {
-    /// The media folder.
-    pub(super) root: PathBuf,
-    /// The folder for drills where nothing can be written beside the media.
-    pub(super) drills: Option<PathBuf>,
-}
-
-/// The folder that a copy is for.
-pub(super) fn folder_of(root: &Path, target: &Target) -> Result<PathBuf, ComponentError> {
-    match target {
-        Target::Live | Target::Scratch => Ok(root.to_owned()),
-        Target::Folder(path) => Ok(path.clone()),
-        Target::Database(name) => Err(unusable(format!("restore media to database {name}: they are files"))),
-        Target::Classes(_) => Err(unusable("restore classes of media: they are files".to_owned())),
-        Target::LiveWithAccess => Err(unusable(
-            "restore users and roles of media: owner and mode of its files are restored".to_owned(),
-        )),
-    }
-}
-
-/// Makes the area of a restore, where it unpacks. Of a drill that is a folder beside the backups where the one of the
-/// media cannot be written to.
-pub(super) fn make_area(place: &Place, target: &Target) -> Result<Area, ComponentError> {
-    let site = Site::of(&folder_of(&place.root, target)?)?;
-    fits(&site, target)?;
-    if *target != Target::Scratch {
-        return Area::to_swap(site);
-    }
-    match (Area::create(site), &place.drills) {
-        (Err(ComponentError::Denied { .. }), Some(drills)) => {
-            let made = DirBuilder::new().recursive(true).mode(0o700).create(drills);
-            made.map_err(|source| ComponentError::Read {
-                what: "make a folder for drills".to_owned(),
-                source,
-            })?;
-            Area::create(Site::inside(drills)?)
-        }
-        (made, _) => made,
-    }
-}
-
-/// The attributes that the file system of an area holds.
-///
-/// # Errors
-///
-/// When it has no links of a kind that the archive needs.
-pub(super) fn held(area: &Area, promised: Option<FileCounts>) -> Result<Holds, ComponentError> {
-    let path = &area.site.path;
-    let failed = |err| trouble_at(format!("try what {} can hold", path.display()), path, err);
-    let holds = Holds::of(area).map_err(failed)?;
-    match promised.and_then(|promised| holds.refusal(promised)) {
-        Some(links) => Err(unusable(format!(
-            "unpack in {}: its file system has no {links}; restore to another folder with --into",
-            path.display()
-        ))),
-        None => Ok(holds),
-    }
-}
 
 /// The plan of a restore, blocking. An area is made to try the file system, and removed.
 pub(super) fn plan(places: &Place, target: &Target, facts: Option<&Facts>) -> Result<Plan, ComponentError> {
-    let area = make_area(places, target)?;
-    let described = held(&area, promise(facts)).and_then(|holds| describe(&area.site, target, facts, holds));
-    let removed = area.remove();
+    let walk = if *target == Target::Scratch { Walk::Drill } else { Walk::DryRun };
+    let prepared = prepare(walk, places, target, promise(facts))?;
+    let described = describe(&prepared, target, facts);
+    let removed = prepared.area.remove();
     described.and_then(|plan| removed.map(|()| plan))
 }
 
-fn describe(
-    site: &Site,
-    target: &Target,
-    facts: Option<&Facts>,
-    holds: Holds,
-) -> Result<Plan, ComponentError> {
+fn describe(prepared: &Prepared, target: &Target, facts: Option<&Facts>) -> Result<Plan, ComponentError> {
+    let (site, holds) = (&prepared.area.site, prepared.holds);
     let live = site.live()?.map(|live| count(&live)).transpose()?;
     let place = site.live_path().display().to_string();
     let promised = promise(facts);
@@ -112,18 +40,16 @@ fn describe(
                 format!("folder {place} ({} files, {} bytes)", live.files + live.hard_links, live.bytes)
             }
         },
-        method: match (target, &site.live) {
-            (Target::Scratch, _) => "copy, count, throw away",
-            (_, Some(_)) => "exchange of folders",
-            (_, None) => "exchange of its contents one by one, with a journal",
+        method: match target {
+            Target::Scratch => "copy, count, throw away",
+            _ => prepared.method(),
         }
         .to_owned(),
         needs_bytes: facts.and_then(needed),
-        free_bytes: free(site)?,
-        downtime: match (target, &site.live) {
-            (Target::Scratch, _) => "none",
-            (_, Some(_)) => "none: both change places in one instant",
-            (_, None) => "milliseconds, in which old and new are mixed",
+        free_bytes: prepared.free,
+        downtime: match target {
+            Target::Scratch => "none",
+            _ => prepared.downtime(),
         }
         .to_owned(),
         ..Plan::default()
@@ -208,53 +134,4 @@ pub(super) fn needed(facts: &Facts) -> Option<u64> {
     let (counts, attributes) = (facts.counts.files?, facts.counts.attributes.unwrap_or_default());
     let bytes = counts.bytes.saturating_sub(attributes.hole_bytes);
     Some(bytes + (counts.files + counts.directories + counts.symlinks) * BLOCK)
-}
-
-pub(super) fn free(site: &Site) -> Result<Option<u64>, ComponentError> {
-    let failed = |err| trouble(format!("find room in {}", site.path.display()), err);
-    room_in(&site.folder).map_err(failed)
-}
-
-/// Bytes that are free on the file system of a folder; `None` where it does not say how large it is, as some that are
-/// no disks.
-pub(super) fn room_in(folder: &File) -> Result<Option<u64>, Errno> {
-    let stat = fstatvfs(folder)?;
-    Ok(Some(stat.f_bavail.saturating_mul(stat.f_frsize)).filter(|_| stat.f_blocks > 0))
-}
-
-/// Looks whether the target can be one.
-pub(super) fn fits(site: &Site, target: &Target) -> Result<(), ComponentError> {
-    let place = site.live_path();
-    // One that died while it filled the folder is finished first.
-    if let (Target::Folder(folder), Some(live)) = (target, site.live()?)
-        && count(&live)? != FileCounts::default()
-        && !Area::all(folder)?.iter().any(Area::is_swapping)
-    {
-        return Err(unusable(format!(
-            "restore to {}: it is not empty, name another folder",
-            place.display()
-        )));
-    }
-    if *target == Target::Live { whole(&place) } else { Ok(()) }
-}
-
-/// Looks that no other file system is mounted below a folder that is to change places.
-pub(super) fn whole(folder: &Path) -> Result<(), ComponentError> {
-    let Some(mounted) = mounted_below(folder) else { return Ok(()) };
-    let (folder, mounted) = (folder.display(), mounted.display());
-    Err(unusable(format!(
-        "replace {folder}: another file system is mounted at {mounted} in it, unmount that first"
-    )))
-}
-
-/// The first mount point below a folder (Linux, proc(5), `/proc/pid/mountinfo`).
-fn mounted_below(folder: &Path) -> Option<PathBuf> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
-    let points = mounts.lines().filter_map(|line| line.split(' ').nth(4));
-    let plain = |point: &str| {
-        [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")]
-            .iter()
-            .fold(point.to_owned(), |point, (code, plain)| point.replace(code, plain))
-    };
-    points.map(|point| PathBuf::from(plain(point))).find(|point| point.starts_with(folder) && point != folder)
 }

@@ -13,7 +13,7 @@ use std::{
 
 /// Removes what has that name, if anything has, and everything below it.
 ///
-/// What is mounted below it stays, and is an error: its data are not in the tree.
+/// A file system that is mounted below it stays, and is an error: its data are not in the tree.
 pub(super) fn remove(parent: &File, name: &CStr) -> Result<(), Errno> {
     match unlinkat(parent, name, AtFlags::empty()) {
         Err(Errno::ISDIR | Errno::PERM) => {}

@@ -1,21 +1,23 @@
-//! Staging an archive, and what becomes of the copy.
+//! Staging an archive in a copy, and the end of the copy: it is swapped in, or discarded.
 
 use crate::component::media::{
     area::{Area, SPARE, Site, TREE, rename_new},
-    attributes::{Attributes, Lacking, Withheld},
+    attributes::Attributes,
     compare::Comparing,
-    count::count,
+    count::Counted,
     holds::Holds,
     label::Role,
-    plan::{Place, free, held, make_area, needed, promise, whole},
+    lacking::Lacking,
+    plan::{needed, promise},
+    steps::{Place, Prepared, STEPS, Step, nothing_mounted_at, prepare},
     swap,
     trouble::{trouble, unusable},
     unpack::{Limits, Unpacking, open_folder},
 };
 use crate::component::{
     ComponentError, Feed,
-    stage::{Kept, Staged, Target},
-    tar::{self, Poured, pour},
+    stage::{Kept, Staged, Target, Walk},
+    tar::{self, AttributeKind, Poured, pour},
 };
 use crate::domain::{
     facts::{Counts, Facts, FileCounts},
@@ -25,7 +27,6 @@ use async_trait::async_trait;
 use rustix::{
     fs::{AtFlags, FileType, Mode, mkdirat, syncfs, unlinkat},
     io::Errno,
-    process::geteuid,
 };
 use std::{ffi::CString, path::Path};
 use tokio::task;
@@ -62,28 +63,32 @@ fn unpack(
         // Nobody looks there but who restores to it once more.
         tidy(folder)?;
     }
-    let area = make_area(places, &target)?;
-    let filled = prepare(&area.site, needed).and_then(|attributes| {
-        let limits = Limits { promised, holds: held(&area, promised)? };
-        fill(&area, attributes, &target, limits, poured, meter)
-    });
+    let walk = if target == Target::Scratch { Walk::Drill } else { Walk::Restore };
+    let Prepared { area, holds, free } = prepare(walk, places, &target, promised)?;
+    if places.drills.as_ref().is_some_and(|drills| *drills == area.site.path) {
+        let (root, drills) = (places.root.display(), area.site.path.display());
+        meter.warn(format!(
+            "Nothing can be written beside {root}, so the copy was made in {drills}: a restore would not begin."
+        ));
+    }
+    let attributes = if needed.zip(free).is_some_and(|(needed, free)| needed > free) {
+        Err(trouble(format!("unpack media in {}", area.site.path.display()), Errno::NOSPC))
+    } else {
+        attributes_of(&area.site)
+    };
+    let filled = attributes
+        .and_then(|attributes| fill(&area, attributes, walk, Limits { promised, holds }, poured, meter));
     match filled {
         Ok(contents) => Ok(Copy { area, target, contents }),
         Err(err) => {
-            if let Err(left) = area.remove() {
-                tracing::warn!(error = %left, "a half copy of the media is left until the next start");
-            }
+            area.remove_after(&err);
             Err(err)
         }
     }
 }
 
-/// Looks that there is room, and at the folder that the copy is to replace: its attributes are those of the copy unless
-/// the archive knows others.
-fn prepare(site: &Site, needed: Option<u64>) -> Result<Attributes, ComponentError> {
-    if needed.is_some_and(|needed| free(site).is_ok_and(|free| free.is_some_and(|free| needed > free))) {
-        return Err(trouble(format!("unpack media in {}", site.path.display()), Errno::NOSPC));
-    }
+/// The attributes of the folder that the copy is to replace: those of the copy unless the archive knows others.
+fn attributes_of(site: &Site) -> Result<Attributes, ComponentError> {
     let attributes = match site.live()? {
         Some(live) => Attributes::of(&live).map_err(|err| trouble("look at the media folder", err))?,
         None => Attributes { mode: 0o755, ..Attributes::default() },
@@ -95,7 +100,7 @@ fn prepare(site: &Site, needed: Option<u64>) -> Result<Attributes, ComponentErro
 fn fill(
     area: &Area,
     attributes: Attributes,
-    target: &Target,
+    walk: Walk,
     limits: Limits,
     poured: Poured,
     meter: &Meter,
@@ -117,44 +122,46 @@ fn fill(
         }
     }
     let tree = open_folder(&area.folder, TREE).map_err(failed)?;
-    let files = count(&tree)?;
+    let has_extended = seen.attributes.is_some_and(|attributes| attributes.has_extended());
+    // The root last: its mode may keep even its owner from looking into it.
+    let mut found = Counted::below(&tree, has_extended)?;
     let mut lacking = unpacking.lacking;
     lacking.note(attributes.give(&tree, holds).map_err(failed)?);
-    warn(&lacking, meter);
-    if *target == Target::Scratch {
-        // Of any other target the plan says so.
+    if unpacking.rooted {
+        found.root(&tree).map_err(|err| trouble("count what is in the copy", err))?;
+    }
+    let sparse = seen.attributes.map_or(0, |attributes| attributes.sparse);
+    lacking.note_holes(sparse.saturating_sub(found.attributes.sparse));
+    lacking.warn(holds, meter);
+    if walk == Walk::Drill {
+        // Of a restore the plan says so.
         let place = area.site.path.display();
         for loss in holds.losses(promised) {
             meter.warn(format!("{place}: {loss}"));
         }
-    } else {
+    }
+    if STEPS.takes(walk, Step::Sync) {
         // One call for all files, where one each would cost a millisecond for every small one. Linux
         // reports in it what could not be written since the folder was opened.
         syncfs(&area.folder).map_err(|err| trouble("write the copy to disk", err))?;
     }
-    let counts = Counts { files: Some(files), ..seen };
-    let withheld = Withheld { owner: lacking.owner > 0, extended: lacking.refused };
-    Ok(Contents { counts, wrapper, withheld, holds })
+    let counts = counts_of(found, lacking.expected(seen.clone(), holds));
+    Ok(Contents { seen, counts, wrapper, lacking, holds })
 }
 
-/// Warns of attributes that could not be brought back.
-fn warn(lacking: &Lacking, meter: &Meter) {
-    if lacking.owner > 0 {
-        tracing::warn!(
-            entries = lacking.owner,
-            "owners could not be restored, only root may give files away"
-        );
-    }
-    let uid = geteuid().as_raw();
-    for (counts, why) in [
-        (lacking.unsupported, "the file system cannot hold them".to_owned()),
-        (lacking.denied, format!("user {uid}, who runs this, may not set them")),
-    ] {
-        let words = counts.describe();
-        if !words.is_empty() {
-            meter.warn(format!("Of the files and folders, these came back without: {words}: {why}."));
+/// The counts of a copy. File systems may give an entry attributes of their own, and compress what is no hole: what is
+/// there beyond the archive is the business of a drill, which names the entries.
+fn counts_of(found: Counted, expected: Counts) -> Counts {
+    let Counted { files, mut attributes, metadata, .. } = found;
+    if let Some(mut expected) = expected.attributes {
+        for kind in AttributeKind::ALL {
+            let count = kind.count_in(&mut attributes);
+            *count = (*count).min(*kind.count_in(&mut expected));
         }
+        // Holes that are none in the copy are a warning: its content is the same.
+        (attributes.sparse, attributes.hole_bytes) = (expected.sparse, expected.hole_bytes);
     }
+    Counts { files: Some(files), attributes: Some(attributes), metadata: Some(metadata), ..expected }
 }
 
 /// The app's old archives hold the media folder itself, under whatever name it had, and no root: what is
@@ -179,14 +186,17 @@ fn take_out(area: &Area) -> Result<Option<(CString, Attributes)>, Errno> {
     Ok(Some((only, attributes)))
 }
 
-/// What an archive became.
+/// The contents of a copy.
 #[derive(Debug)]
 struct Contents {
+    /// The counts of the archive.
+    seen: Counts,
+    /// The counts of the copy.
     counts: Counts,
     /// The folder that the archive holds the media in, where it has no root.
     wrapper: Option<Vec<u8>>,
     /// The attributes that some entries could not be given.
-    withheld: Withheld,
+    lacking: Lacking,
     /// The attributes that the file system of the copy holds.
     holds: Holds,
 }
@@ -205,11 +215,19 @@ impl Staged for Copy {
         &self.contents.counts
     }
 
+    fn expected(&self, promised: &Counts) -> Counts {
+        let Contents { seen, lacking, holds, .. } = &self.contents;
+        // Manifests of older programs promise less than the archive holds.
+        let attributes = promised.attributes.or(seen.attributes);
+        let metadata = promised.metadata.clone().or_else(|| seen.metadata.clone());
+        lacking.expected(Counts { attributes, metadata, ..promised.clone() }, *holds)
+    }
+
     async fn differences(&self, feed: Feed<'_>, meter: &Meter) -> Result<Vec<String>, ComponentError> {
         let tree = self.area.tree().and_then(|tree| tree.ok_or(Errno::NOENT));
         let tree = tree.map_err(|err| trouble("open the copy", err))?;
-        let Contents { wrapper, withheld, holds, .. } = &self.contents;
-        let mut comparing = Comparing::new(tree, wrapper.clone(), *withheld, *holds);
+        let Contents { wrapper, lacking, holds, .. } = &self.contents;
+        let mut comparing = Comparing::new(tree, wrapper.clone(), lacking.withheld(), *holds);
         let meter = meter.clone();
         pour(feed, move |poured| poured.walk(&meter, &mut comparing).map(|_| comparing.differences())).await
     }
@@ -219,7 +237,7 @@ impl Staged for Copy {
             return Err(unusable("a copy for a drill cannot take the place of the media".to_owned()));
         }
         blocking(move || match self.target {
-            Target::Live => whole(&self.area.site.live_path()).and_then(|()| exchange(self.area, false)),
+            Target::Live => exchange(self.area, false),
             _ => exchange(self.area, true),
         })
         .await
@@ -232,7 +250,8 @@ impl Staged for Copy {
 
 /// Swaps; what was live is kept, unless it was an empty folder that somebody had made for the copy.
 fn exchange(mut area: Area, was_empty: bool) -> Result<Option<Kept>, ComponentError> {
-    let swapped = swap::swap(&mut area);
+    let may_move = if was_empty { Ok(()) } else { nothing_mounted_at(&area.site, &Target::Live) };
+    let swapped = may_move.and_then(|()| swap::swap(&mut area));
     let kept = match swapped {
         Ok(kept) => kept && !(was_empty && unlinkat(&area.folder, TREE, AtFlags::REMOVEDIR).is_ok()),
         Err(err) => {
@@ -299,7 +318,7 @@ fn tidy(folder: &Path) -> Result<(), ComponentError> {
     Ok(())
 }
 
-/// What the last restore set aside, blocking.
+/// The tree that the last restore set aside, blocking.
 pub(super) fn kept(root: &Path) -> Result<Option<Kept>, ComponentError> {
     Ok(last(root)?.as_ref().map(kept_in))
 }
@@ -313,7 +332,6 @@ fn last(root: &Path) -> Result<Option<Area>, ComponentError> {
 pub(super) fn undo(root: &Path) -> Result<Kept, ComponentError> {
     let none = || unusable(format!("undo the restore of {}: nothing is kept of before", root.display()));
     let area = last(root)?.ok_or_else(none)?;
-    whole(&area.site.live_path())?;
     exchange(area, false)?.ok_or_else(none)
 }
 

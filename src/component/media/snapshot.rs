@@ -1,4 +1,4 @@
-//! What the last backup saw of every file, so that the next one knows what has not changed since.
+//! The snapshot of a backup: its look at every file, by which the next one knows the files that have not changed since.
 //!
 //! A file of our own beside the backups, never in them: a line of JSON, then a record for each regular file
 //! in the order of the walk, in one zstd frame with its checksum. It may be deleted at any time: the next
@@ -21,7 +21,7 @@ const LAST: &str = "snapshot";
 /// The one that is being written.
 const NEXT: &str = "snapshot.next";
 
-/// What a snapshot is of.
+/// The head of a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Head {
     /// Version of this format.
@@ -30,7 +30,7 @@ pub(super) struct Head {
     pub(super) backup: BackupId,
     /// The media folder.
     pub(super) root: PathBuf,
-    /// How its archives are protected.
+    /// The protection of its archives.
     pub(super) terms: String,
     /// When the full backup began that it goes back to.
     pub(super) full_at: Timestamp,
@@ -43,7 +43,7 @@ impl Head {
     pub(super) const FORMAT: u32 = 2;
 }
 
-/// What an archive holds of a file beside its content, for the counts of later backups.
+/// The attributes of a file in an archive, for the counts of later backups.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Extras {
     pub(super) kinds: AttributeKinds,
@@ -97,7 +97,7 @@ impl Record {
 /// The last snapshot, read along the walk.
 pub(super) struct Snapshot {
     pub(super) head: Head,
-    /// Which of its archives hold files of it.
+    /// The archives that hold files of it.
     pub(super) used: Vec<bool>,
     records: BufReader<zstd::Decoder<'static, BufReader<File>>>,
     /// The first record that the walk has not passed.
@@ -125,7 +125,7 @@ impl Snapshot {
         Ok(Self { used: vec![false; head.archives.len()], head, records, next })
     }
 
-    /// What was seen and stored of a file, and the archive that holds it; paths come in the order of the walk.
+    /// The look at a file, the attributes stored of it, and the archive that holds it; paths come in the order of the walk.
     pub(super) fn find(&mut self, path: &[u8]) -> io::Result<Option<(Look, Extras, u32)>> {
         while let Some(record) = self.next.take() {
             if !in_order(&record.path).lt(in_order(path)) {

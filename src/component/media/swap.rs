@@ -1,6 +1,6 @@
 //! The swap: what is in an area and what is live change places.
 //!
-//! Where the media folder is an ordinary one this is one exchange of two folders. Where it must stay, its
+//! An ordinary media folder changes places with the copy in one exchange of two folders. Where it must stay, its
 //! entries change sides one by one. Both are a list of changes that is durable before the first, each of
 //! which can be repeated: a swap that died in the middle is finished from its journal.
 
@@ -23,7 +23,7 @@ use rustix::{
 };
 use std::{collections::BTreeMap, ffi::CStr, fs::File};
 
-/// Which side of the changes is to be live.
+/// The side of the changes that is to be live.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Side {
     New,
@@ -159,7 +159,7 @@ struct Step<'a> {
     name: &'a CStr,
     copies: &'a File,
     copy: &'a CStr,
-    /// Where something lies for a moment when the file system cannot exchange.
+    /// The folder for what lies there for a moment when the file system cannot exchange.
     spare: &'a File,
 }
 
@@ -229,7 +229,7 @@ mod tests {
     use super::*;
     use std::{fs, path::Path};
 
-    /// What is in the three places, each a name and content or nothing.
+    /// The contents of the three places, if there are any.
     fn states(dir: &Path) -> [Option<String>; 3] {
         ["live", "tree", "spare"].map(|place| fs::read_to_string(dir.join(place).join("x")).ok())
     }

@@ -1,4 +1,4 @@
-//! What goes wrong in a restore, sorted by what the caller can do about it.
+//! The errors of a restore, sorted by what the caller can do about them.
 
 use crate::base::place;
 use crate::component::ComponentError;

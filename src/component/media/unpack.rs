@@ -7,12 +7,13 @@
 use crate::component::ComponentError;
 use crate::component::media::{
     area::MARK,
-    attributes::{Attributes, Lacking, Withheld, allowed, give},
+    attributes::{Attributes, Withheld, allowed, give},
     extended::{At, clear_inherited},
     holds::Holds,
     label::is_name,
+    lacking::Lacking,
     path::{leaves, parts},
-    plan::room_in,
+    steps::room_in,
     trouble::{hostile, shown, trouble},
 };
 use crate::component::tar::{Acl, Entry, Visit};
@@ -20,17 +21,17 @@ use crate::domain::facts::FileCounts;
 use async_tar::EntryType;
 use rustix::{
     fs::{
-        AtFlags, FileType, Gid, Mode, OFlags, SeekFrom, Stat, Uid, chownat, fchmod, fstat, ftruncate, linkat,
-        mkdirat, openat, seek, statat, symlinkat, utimensat,
+        AtFlags, FileType, Gid, Mode, OFlags, SeekFrom, Uid, chownat, fchmod, ftruncate, linkat, mkdirat,
+        openat, seek, statat, symlinkat, utimensat,
     },
     io::Errno,
 };
 use std::{fs::File, io::Write, os::fd::AsFd};
 
-/// What is let in.
+/// The limits of an archive that is unpacked.
 #[derive(Debug, Default)]
 pub(super) struct Limits {
-    /// What the manifest promises: nothing beyond it is unpacked. `None` for archives without one, in which
+    /// The counts of the manifest, beyond which nothing is unpacked. `None` for archives without one, in which
     /// links that leave the folder are refused: nobody can say that they were in it when it was packed.
     pub(super) promised: Option<FileCounts>,
     /// The attributes that the file system of the copy holds.
@@ -54,13 +55,11 @@ pub(super) struct Unpacking {
     file: Option<(File, Attributes)>,
     /// The path of the entry under way, for errors.
     path: Vec<u8>,
-    /// How much of the file under way is holes.
-    holes: u64,
     entries: u64,
     bytes: u64,
-    /// How many came back without what they had.
+    /// The numbers of entries that came back without something.
     pub(super) lacking: Lacking,
-    /// Whether the root itself was among the entries.
+    /// True if the root itself was among the entries.
     pub(super) rooted: bool,
 }
 
@@ -76,7 +75,6 @@ impl Unpacking {
             way: vec![root],
             file: None,
             path: Vec::new(),
-            holes: 0,
             entries: 0,
             bytes: 0,
             lacking: Lacking::default(),
@@ -158,7 +156,7 @@ impl Unpacking {
             }
             Err(Errno::EXIST) => {
                 let handle = open_folder(parent, name)?;
-                // What is put into it now changes its time, and may need rights that it does not give.
+                // An entry that is put into the folder now changes its time, and may need rights that it does not give.
                 let mut attributes = Attributes::of(&handle)?;
                 attributes.extended.retain(|name, _| Acl::is_in(name));
                 clear_inherited(&handle)?;
@@ -192,7 +190,7 @@ impl Unpacking {
             let (acls, now) = all.into_iter().partition(|(name, _)| Acl::is_in(name));
             attributes.extended = acls;
             let extended = give(At::Open(&handle), &now, true)?;
-            self.lacking.note(Withheld { owner: false, extended });
+            self.lacking.note(Withheld { extended, ..Withheld::default() });
         }
         self.way.push(Open { handle, name: name.to_vec(), attributes });
         Ok(())
@@ -207,7 +205,6 @@ impl Unpacking {
             ftruncate(&file, size).map_err(|err| if err == Errno::INVAL { Errno::FBIG } else { err })?;
         }
         self.file = Some((file.into(), attributes));
-        self.holes = 0;
         Ok(())
     }
 
@@ -223,7 +220,7 @@ impl Unpacking {
             allowed(utimensat(parent, name, &times, AtFlags::SYMLINK_NOFOLLOW))?;
         }
         let extended = give(At::In(parent, name), &attributes.extended, !disowned)?;
-        self.lacking.note(Withheld { owner: disowned, extended });
+        self.lacking.note(Withheld { owner: disowned, extended, ..Withheld::default() });
         Ok(())
     }
 
@@ -269,10 +266,6 @@ impl Unpacking {
         let Some((file, attributes)) = self.file.take() else { return Ok(()) };
         let withheld = attributes.give(&file, self.limits.holds).map_err(|err| self.failed(err))?;
         self.lacking.note(withheld);
-        let is_filled = |stat: Stat| stat.st_blocks.saturating_mul(512) >= stat.st_size;
-        if self.holes > 0 && fstat(&file).is_ok_and(is_filled) {
-            self.lacking.unsupported.count_holes(self.holes);
-        }
         Ok(())
     }
 
@@ -324,7 +317,6 @@ impl Visit for Unpacking {
         let moved = i64::try_from(bytes).map_err(|_| Errno::FBIG);
         let moved = moved.and_then(|bytes| seek(file, SeekFrom::Current(bytes)));
         moved.map_err(|err| self.failed(err))?;
-        self.holes += bytes;
         Ok(())
     }
 }

@@ -1,8 +1,8 @@
-//! What may not be read, told at once.
+//! The files and folders that may not be read, told at once.
 
 use crate::base::place;
 
-/// What the process may not read: all counted, the first few by name.
+/// The files and folders that the process may not read: all counted, the first few by name.
 #[derive(Debug, Default)]
 pub(super) struct Unreadable {
     names: Vec<String>,

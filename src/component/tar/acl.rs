@@ -15,9 +15,9 @@ struct AclEntry {
 pub struct Acl(Vec<AclEntry>);
 
 impl Acl {
-    /// The extended attribute of who may use a file or folder.
+    /// The extended attribute with the rights to a file or folder.
     pub const ACCESS: &[u8] = b"system.posix_acl_access";
-    /// The extended attribute of what is given to new entries of a folder.
+    /// The extended attribute with the rights to new entries of a folder.
     pub const DEFAULT: &[u8] = b"system.posix_acl_default";
 
     // Linux, include/uapi/linux/posix_acl.h and posix_acl_xattr.h.
@@ -32,7 +32,7 @@ impl Acl {
     /// The most entries for which an extended attribute has room.
     const MOST: usize = 8191;
 
-    /// Whether an extended attribute is an ACL.
+    /// Tests whether an extended attribute is an ACL.
     pub fn is_in(attribute: &[u8]) -> bool {
         attribute == Self::ACCESS || attribute == Self::DEFAULT
     }
@@ -101,7 +101,7 @@ impl Acl {
         Some(text)
     }
 
-    /// Whether a mode says as much: the kernel keeps no access ACL then.
+    /// Tests whether a mode says as much: the kernel keeps no access ACL then.
     pub fn is_mode(&self) -> bool {
         self.0.iter().all(|entry| matches!(entry.tag, Self::USER_OBJ | Self::GROUP_OBJ | Self::OTHER))
     }

@@ -126,7 +126,7 @@ pub enum AttributeKind {
     User,
     Security,
     Trusted,
-    /// Those of a file system itself.
+    /// Attributes of a file system itself.
     Other,
 }
 

@@ -13,7 +13,7 @@ pub struct Dumpdir {
 
 impl Dumpdir {
     pub fn of(entry: &Entry<'_>) -> Self {
-        /// So much of a path is told.
+        /// The most characters of a path that are told.
         const TOLD: usize = 200;
         let folder = String::from_utf8_lossy(&entry.path()).chars().take(TOLD).collect();
         Self { folder, is_in_name: false }

@@ -8,8 +8,10 @@ use crate::component::tar::sparse::{Sparse, Told};
 use async_tar::{EntryType, Header};
 use std::borrow::Cow;
 
-/// The type of a folder that comes with a list of its names (GNU tar, "Dumpdir").
+/// The type of a folder of which the content is a list of its names (GNU tar, "Dumpdir").
 pub const DUMPDIR: u8 = b'D';
+/// The key of the PAX record of such a list, before an ordinary folder.
+pub(super) const DUMPDIR_RECORD: &[u8] = b"GNU.dumpdir";
 
 /// An entry as the archive tells it; nothing of it is believed yet.
 pub struct Entry<'a> {
@@ -44,12 +46,12 @@ impl<'a> Entry<'a> {
         self.records.dumpdir
     }
 
-    /// Whether its content is that of a file.
+    /// Tests whether its content is that of a file.
     pub fn is_file(&self) -> bool {
         matches!(self.kind(), EntryType::Regular | EntryType::Continuous)
     }
 
-    /// Whether it is the root of the folder itself, which does not count.
+    /// Tests whether it is the root of the folder itself, which does not count.
     pub fn is_root(&self) -> bool {
         self.heads.name.is_none()
             && self.kind() == EntryType::Directory
@@ -61,7 +63,7 @@ impl<'a> Entry<'a> {
         self.records.size
     }
 
-    /// Whether only the parts of a file are there that are no holes.
+    /// Tests whether only the parts of a file are there that are no holes.
     pub fn is_sparse(&self) -> bool {
         self.header.entry_type() == EntryType::GNUSparse || self.sparse_records().is_some()
     }
@@ -71,7 +73,7 @@ impl<'a> Entry<'a> {
         self.stored
     }
 
-    /// What PAX records say of holes.
+    /// The map of holes in PAX records.
     pub(super) fn sparse(&self) -> Result<Option<Sparse>, ComponentError> {
         self.sparse_records().map(Told::sparse).transpose()
     }
@@ -87,7 +89,7 @@ impl<'a> Entry<'a> {
         long.map_or_else(|| self.header.path_bytes(), Cow::Borrowed)
     }
 
-    /// What it links to, byte for byte.
+    /// The target of a link, byte for byte.
     pub fn target(&self) -> Cow<'_, [u8]> {
         let long = self.records.target.or(self.heads.target.as_deref().map(until_nul));
         let short = || self.header.link_name_bytes().unwrap_or_default();
@@ -130,7 +132,7 @@ fn until_nul(name: &[u8]) -> &[u8] {
     &name[..memchr::memchr(0, name).unwrap_or(name.len())]
 }
 
-/// What stands before an entry to say more about it.
+/// The heads of an entry: long names and records that stand before it.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Heads {
     pub name: Option<Vec<u8>>,
@@ -145,7 +147,7 @@ impl Heads {
     /// people use holds many of such.
     pub const MOST_RECORDS: u64 = 4 << 20;
 
-    /// Where an entry of that kind belongs, if it is such a one.
+    /// The place for the content of an entry of that kind, if it is a head.
     pub fn of(&mut self, kind: EntryType) -> Option<&mut Option<Vec<u8>>> {
         match kind {
             EntryType::GNULongName => Some(&mut self.name),
@@ -193,7 +195,7 @@ impl<'a> Records<'a> {
             b"uid" => self.uid = Some(pax::decimal(value)?),
             b"gid" => self.gid = Some(pax::decimal(value)?),
             b"mtime" => self.modified = Some(pax::time(value)?),
-            b"GNU.dumpdir" => self.dumpdir = Some(value),
+            DUMPDIR_RECORD => self.dumpdir = Some(value),
             key => {
                 if let Some(key) = key.strip_prefix(b"GNU.sparse.") {
                     self.sparse.get_or_insert_default().take(key, value)?;

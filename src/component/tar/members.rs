@@ -9,7 +9,7 @@ use async_tar::{EntryType, GnuExtSparseHeader, Header};
 use std::io;
 use tokio::io::AsyncReadExt;
 
-/// What comes next in a tar stream.
+/// The next member of a tar stream.
 pub enum Member {
     /// An entry, with that many bytes of content.
     Entry {
@@ -29,13 +29,13 @@ pub struct Members<'a> {
     heads: Heads,
     /// The blocks of the entry under way, up to its content.
     raw: Vec<u8>,
-    /// Whether that entry was given out.
+    /// True if that entry was given out.
     is_given: bool,
     /// The bytes of its content that are in the archive.
     stored: u64,
     /// If it is a sparse file.
     sparse: Option<Sparse>,
-    /// How much of its content, and of what fills up the last block of that, is still to come.
+    /// The part of its content, and of what fills up the last block of that, which is still to come.
     rest: u64,
 }
 
@@ -156,7 +156,7 @@ impl<'a> Members<'a> {
     }
 }
 
-/// What the header says about the length of its content, if its checksum holds.
+/// The length of the content that a header tells, if its checksum holds.
 fn checked_size(header: &Header) -> io::Result<u64> {
     let bytes = header.as_bytes();
     // The checksum itself counts as 8 blanks (POSIX pax, "ustar Interchange Format").
@@ -167,7 +167,7 @@ fn checked_size(header: &Header) -> io::Result<u64> {
     header.entry_size()
 }
 
-/// How many bytes fill up the last block of some content.
+/// The number of bytes that fill up the last block of some content.
 fn padding(size: u64) -> u64 {
     size.wrapping_neg() % Blocks::SIZE
 }
@@ -181,7 +181,7 @@ struct Blocks<'a> {
     feed: Feed<'a>,
     meter: &'a Meter,
     buffer: Vec<u8>,
-    /// What of the buffer is still to be looked at.
+    /// The part of the buffer that is still to be looked at.
     from: usize,
     to: usize,
 }

@@ -9,7 +9,7 @@ use std::{io, task::Poll};
 use tokio::{io::AsyncReadExt, runtime::Handle, sync::mpsc, task};
 use tokio_util::io::StreamReader;
 
-/// What the blocking side gets: bytes, the end as no bytes, or what went wrong.
+/// A piece for the blocking side: bytes, the end as no bytes, or an error.
 type Piece = io::Result<Bytes>;
 
 /// The receiving end, on the thread that may block.

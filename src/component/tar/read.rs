@@ -9,6 +9,7 @@ use crate::component::tar::sparse::Segment;
 use crate::component::{ComponentError, Feed};
 use crate::domain::{
     facts::{AttributeCounts, Counts, FileCounts},
+    metadata::MetadataCounts,
     progress::Meter,
 };
 use async_tar::EntryType;
@@ -78,16 +79,19 @@ pub async fn decode(feed: Feed<'_>, meter: &Meter) -> Result<Counts, ComponentEr
     walk(feed, meter, &mut Nobody).await
 }
 
-/// Shows every entry of a tar stream to `visitor`, to the end of the stream, and counts them. Attributes are not
-/// counted where some files lie in other archives.
+/// Shows every entry of a tar stream to `visitor`, to the end of the stream, and counts them. Attributes and metadata
+/// are not counted where some files lie in other archives.
 pub async fn walk(feed: Feed<'_>, meter: &Meter, visitor: &mut impl Visit) -> Result<Counts, ComponentError> {
     let mut members = Members::new(feed, meter);
     let (mut counts, mut attributes) = (FileCounts::default(), Some(AttributeCounts::default()));
+    let mut metadata = Some(MetadataCounts::none());
     loop {
         match members.next().await? {
-            Member::End => return Ok(Counts { files: Some(counts), attributes, ..Counts::default() }),
+            Member::End => {
+                return Ok(Counts { files: Some(counts), attributes, metadata, ..Counts::default() });
+            }
             Member::References(references) => {
-                attributes = None;
+                (attributes, metadata) = (None, None);
                 for reference in references {
                     counts.files += 1;
                     counts.bytes = counts.bytes.saturating_add(reference.bytes);
@@ -97,6 +101,7 @@ pub async fn walk(feed: Feed<'_>, meter: &Meter, visitor: &mut impl Visit) -> Re
             Member::Entry { size } => {
                 let entry = members.entry()?;
                 count(&entry, size, &mut counts)?;
+                metadata = metadata.and_then(|metadata| with_metadata(&entry, metadata));
                 if let Some(attributes) = &mut attributes {
                     AttributeKinds::of(&entry.extended()?).count(attributes);
                 }
@@ -163,6 +168,17 @@ async fn data(
         bytes -= piece.len() as u64;
     }
     Ok(())
+}
+
+/// Counts owner, mode and time of an entry; `None` where its header, of a stranger's archive, does not tell them.
+fn with_metadata(entry: &Entry<'_>, mut metadata: MetadataCounts) -> Option<MetadataCounts> {
+    let is_symlink = match entry.kind() {
+        EntryType::Link => return Some(metadata),
+        kind => kind == EntryType::Symlink,
+    };
+    let (owner, mode, (seconds, _)) = (entry.owner().ok()?, entry.mode().ok()?, entry.modified().ok()?);
+    metadata.count(owner, (!is_symlink).then_some((mode, seconds)));
+    Some(metadata)
 }
 
 fn count(entry: &Entry<'_>, size: u64, counts: &mut FileCounts) -> Result<(), ComponentError> {

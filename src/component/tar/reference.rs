@@ -1,4 +1,4 @@
-//! What an incremental archive says of files that have not changed: which earlier archive holds them.
+//! The references of an incremental archive: files that have not changed, and the earlier archives that hold them.
 //!
 //! Each is a PAX record `comment` in a global header, which every tar passes over in silence (`git archive`
 //! notes its commit so). They stand in the order of the walk, between the entries around them.
@@ -20,7 +20,7 @@ pub struct Reference<'a> {
     pub archive: BackupId,
 }
 
-/// What our comments begin with.
+/// The beginning of our comments.
 const MARK: &[u8] = b"rna-backup unchanged ";
 
 impl Reference<'_> {

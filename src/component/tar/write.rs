@@ -1,6 +1,8 @@
 //! The tar stream: headers of `async-tar`, with names of any length, exact times, and in chunks.
 
 use crate::component::tar::attribute::{self, ExtendedAttributes};
+use crate::component::tar::entry::DUMPDIR_RECORD;
+use crate::component::tar::pax;
 use crate::component::tar::reference::Reference;
 use crate::component::tar::sparse::{self, Segment};
 use crate::stream::Content;
@@ -29,9 +31,9 @@ const BLOCK: usize = 512;
 pub struct TarWriter {
     /// The chunk under way.
     chunk: Vec<u8>,
-    /// How many bytes of the chunk are compressed already.
+    /// The number of bytes of the chunk that are compressed already.
     compressed: usize,
-    /// How many chunks in a row were so, for the most part.
+    /// The number of chunks in a row that were so, for the most part.
     run: u32,
     chunks: mpsc::Sender<Chunk>,
     /// The PAX records of the next entry; kept for its memory.
@@ -43,7 +45,7 @@ pub struct TarWriter {
 impl TarWriter {
     /// Large enough that handing over costs nothing, small enough for a few of them to wait in line.
     const CHUNK: usize = 1 << 20;
-    /// So many chunks must be compressed already before the next is announced as such. Measured: zstd
+    /// The number of chunks that must be compressed already before the next is announced as such. Measured: zstd
     /// passes over such bytes at about 1 ms a chunk, while ending a frame lets its threads idle for 20.
     const RUN: u32 = 16;
     /// The least room that a file is read into.
@@ -54,7 +56,7 @@ impl TarWriter {
         Self { chunk, compressed: 0, run: 0, chunks, records: Vec::new(), references: Vec::new() }
     }
 
-    /// Whether the other end is gone.
+    /// Tests whether the other end is gone.
     pub fn is_abandoned(&self) -> bool {
         self.chunks.is_closed()
     }
@@ -64,6 +66,25 @@ impl TarWriter {
         let all = extended.len();
         extended.retain(|name, value| attribute::write(&mut self.records, name, value));
         all - extended.len()
+    }
+
+    /// Gives the next entry, a folder, the list of its names, which is `size` bytes long, as GNU tar does with
+    /// `--format=posix`: readers that know of no such lists pass over the record. `false`: it would be longer than many
+    /// readers take, and is left out.
+    pub fn dumpdir<'a>(&mut self, size: usize, names: impl Iterator<Item = (u8, &'a [u8])>) -> bool {
+        /// Go's `archive/tar` and node's `tar` take 1 MiB of records; some of it is for what else there is to say.
+        const MOST: usize = (1 << 20) - 4096;
+        if self.records.len() + size > MOST {
+            return false;
+        }
+        let mut list = Vec::with_capacity(size);
+        for (code, name) in names {
+            list.push(code);
+            list.extend_from_slice(name);
+        }
+        list.push(0);
+        pax::put(&mut self.records, &[DUMPDIR_RECORD], &[&list]);
+        true
     }
 
     /// Writes the head of an entry; `size` bytes of content and [`pad`](Self::pad) must follow.
