@@ -360,3 +360,32 @@ async fn what_lies_too_deep_to_be_restored_is_no_backup() {
     assert!(err.to_string().contains("a/a/a"), "{err}");
     assert!(err.source().unwrap().to_string().contains("512 folders"), "{err:?}");
 }
+
+/// As an administrator makes what nobody is to change.
+#[tokio::test]
+async fn what_cannot_be_changed_is_set_aside_brought_back_and_removed_in_the_end() {
+    let dir = tempdir().unwrap();
+    let root = dir.path().join("media");
+    let [file, folder] = ["papers/immutable", "papers/append"].map(|name| root.join(name));
+    fs::create_dir_all(&folder).unwrap();
+    fs::write(&file, "immutable").unwrap();
+    fs::write(folder.join("below"), "below").unwrap();
+    let chattr =
+        |flags: &str, path: &Path| Command::new("chattr").arg(flags).arg(path).status().unwrap().success();
+    if !chattr("+i", &file) || !chattr("+a", &folder) {
+        return println!("not tried: this file system has no flags, or this user may not set them");
+    }
+    let (tar, facts) = tar_of(&root, || ()).await;
+    let media = media(&root);
+    for _ in 0..2 {
+        restore(&media, &tar, Some(&facts)).await;
+        media.undo(&Meter::default()).await.unwrap();
+        assert_eq!(fs::read(&file).unwrap(), b"immutable");
+        assert!(fs::write(&file, "changed").is_err());
+        media.undo(&Meter::default()).await.unwrap();
+        media.forget().await.unwrap();
+        assert_eq!(areas(&root), [""; 0].map(PathBuf::from));
+        assert!(chattr("+i", &file) && chattr("+a", &folder));
+    }
+    assert!(chattr("-i", &file) && chattr("-a", &folder));
+}

@@ -156,7 +156,13 @@ pub const KINDS: [Kind; 20] = [
         Number,
         "yes",
     ),
-    kind("hard links", "link to the first name", [Restored, Restored, Refused], Number, "yes"),
+    kind(
+        "hard links of files (a symbolic link of several names comes back as several)",
+        "link to the first name",
+        [Restored, Restored, Refused],
+        Number,
+        "yes",
+    ),
     kind(
         "empty folders, and the media folder itself",
         "entries of their own",
