@@ -78,6 +78,7 @@ mod postgres_restore;
 mod postgres_restore_faults;
 mod postgres_restore_killed;
 mod postgres_rights;
+mod postgres_rights_odd;
 mod postgres_settings;
 mod postgres_tls;
 mod postgres_versions;

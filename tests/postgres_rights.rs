@@ -48,7 +48,7 @@ fn database(server: &PostgresServer, prefix: &str) -> String {
 }
 
 /// Owners and privileges of the whole database, as `pg_dump` writes them.
-fn dumped(server: &PostgresServer, name: &str) -> String {
+pub fn dumped(server: &PostgresServer, name: &str) -> String {
     let dump = server.run("pg_dump", name, &["--schema-only"], b"");
     assert!(dump.status.success(), "{}", String::from_utf8_lossy(&dump.stderr));
     let text = String::from_utf8(dump.stdout).unwrap();
@@ -58,7 +58,7 @@ fn dumped(server: &PostgresServer, name: &str) -> String {
     text.lines().filter(is_a_right).collect::<Vec<_>>().join("\n")
 }
 
-async fn restore(
+pub async fn restore(
     config: &PostgresConfig,
     archive: &[u8],
     facts: &Facts,

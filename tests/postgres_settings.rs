@@ -139,3 +139,21 @@ async fn no_warning_and_no_refusal_shows_a_secret_or_a_row() {
         assert!(!said.contains("S3CRET") && !said.contains("Alice"), "{said}");
     }
 }
+
+#[tokio::test]
+async fn a_role_of_another_database_whose_name_is_no_utf8_is_in_nobodys_way() {
+    let server = PostgresServer::start();
+    let latin = server.database("latin", "ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0");
+    let made = server.run(
+        "psql",
+        &latin,
+        &["-X", "-q", "-f", "-"],
+        b"SET client_encoding = 'LATIN1'; CREATE ROLE \"r\xf6le\"",
+    );
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let name = server.database("beside_latin", "");
+    server.psql(&name, "CREATE TABLE t (id int); INSERT INTO t VALUES (1)");
+    let config = with_own_clients(&server, &name);
+    let (archive, facts) = backup(config.clone()).await.unwrap();
+    assert_eq!(restore(&config, &archive, &facts).await.unwrap(), [""; 0]);
+}

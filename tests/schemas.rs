@@ -15,6 +15,7 @@ use rna_backup::domain::{
         AmendReport, BackupReport, FullBackupReport, Listing, PruneReport, RestorePlan, RestoreReport,
         UndoReport, VerifyReport,
     },
+    rights::{OwnedExtension, Rights},
 };
 use rna_backup::preflight::Check;
 use serde::{Serialize, de::DeserializeOwned};
@@ -86,12 +87,18 @@ fn a_real_manifest_is_valid_whatever_is_in_it() {
         lc_monetary: Some("de_DE.UTF-8".into()),
         tablespaces: vec!["fast".into()],
         left_out: vec!["Index public.slow is invalid.".into()],
+        hidden_mappings: vec!["ALTER USER MAPPING FOR app SERVER other".into()],
     });
     let columns = KindOfDefinitions { objects: 1, sha256: "0a".repeat(32), fingerprints: "0a1b2c3d".into() };
     full.facts.definitions = Some(Definitions {
         kinds: [("column".to_owned(), columns)].into(),
         extensions: [("hstore".to_owned(), "1.8".to_owned())].into(),
     });
+    let mut rights = Rights { lacks_public: true, ..Rights::default() };
+    rights.built_in.extend(vec!["system type integer is without PUBLIC USAGE".into()]);
+    let (name, schema, owner) = ("citext".to_owned(), "public".to_owned(), "app".to_owned());
+    rights.extensions = vec![OwnedExtension { name, schema, owner }];
+    full.facts.rights = Some(rights);
     (0..30).for_each(|n| full.facts.warn(format!("file {n} vanished")));
     for component in ComponentName::ALL {
         let plain = manifest(component, 1, &["local"]);

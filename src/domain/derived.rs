@@ -27,6 +27,10 @@ pub struct Derived {
     /// them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub on_extensions: Vec<String>,
+    /// The user mappings whose options the role of the backup may not read, each as the statement that changes it. The
+    /// first of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hidden_mappings: Vec<String>,
 }
 
 /// The kind of [`Unqualified`] objects that a restore fills once everything else is there.
@@ -47,18 +51,26 @@ impl Derived {
     /// At most this many of each list are kept.
     pub const KEPT: usize = 200;
 
-    /// What `pg_dump` leaves out on tables of extensions and `found` has not, as a whole sentence.
-    pub fn lost_on_extensions(&self, found: &Self) -> Option<String> {
-        let lost: Vec<_> = self
-            .on_extensions
-            .iter()
-            .filter(|statement| !found.on_extensions.contains(statement))
-            .cloned()
-            .collect();
-        let lost = lost.join("; ");
-        (!lost.is_empty()).then(|| {
-            format!("pg_dump leaves out what was put on tables of extensions; after a restore, run as their owner: {lost}")
-        })
+    /// What a backup has not and `found` has not either, as whole sentences.
+    pub fn lost(&self, found: &Self) -> Vec<String> {
+        let not_found = |statement: &&String| !found.on_extensions.contains(statement);
+        let on_extensions: Vec<_> = self.on_extensions.iter().filter(not_found).cloned().collect();
+        let on_extensions = (!on_extensions.is_empty()).then(|| {
+            format!(
+                "pg_dump leaves out what was put on tables of extensions; after a restore, run as their owner: {}",
+                on_extensions.join("; ")
+            )
+        });
+        let mappings: Vec<_> =
+            self.hidden_mappings.iter().map(|alter| format!("{alter} OPTIONS (ADD …)")).collect();
+        let mappings = (!mappings.is_empty()).then(|| {
+            format!(
+                "User mappings are in the backup without their options (user, password), which the role of the backup may \
+                 not read: back up as a superuser, or run after a restore, with the options: {}",
+                mappings.join("; ")
+            )
+        });
+        on_extensions.into_iter().chain(mappings).collect()
     }
 }
 

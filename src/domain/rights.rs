@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Owners and privileges of all objects of a database but those that belong to extensions.
+/// Owners and privileges of all objects of a database. Of the objects of extensions and of the server only the privileges,
+/// where these are not the ones of the installation.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rights {
     /// By kind of object: `table`, `function`, `default privileges`, …
@@ -24,6 +25,60 @@ pub struct Rights {
     /// objects to their owners before any privilege on the schema is there, so PostgreSQL refuses it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guest: Option<String>,
+    /// The privileges of objects of extensions and of the server, which a restore by a superuser alone brings back.
+    #[serde(default, skip_serializing_if = "Changes::is_empty")]
+    pub built_in: Changes,
+    /// The extensions whose owners are no superusers, in the order in which they were made.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub extensions: Vec<OwnedExtension>,
+    /// True if somebody has dropped the schema `public`, which every new database has.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub lacks_public: bool,
+}
+
+/// Privileges in words: the first of them by name, and the number of all.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Changes {
+    /// The first of them.
+    pub named: Vec<String>,
+    /// The number of all.
+    pub count: u64,
+}
+
+impl Changes {
+    /// Tests whether there are none.
+    pub const fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// Adds more of them.
+    pub fn extend(&mut self, more: Vec<String>) {
+        self.count += more.len() as u64;
+        let room = Rights::SPECIAL_KEPT - self.named.len();
+        self.named.extend(more.into_iter().take(room));
+    }
+}
+
+/// An extension that belongs to somebody who is no superuser.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OwnedExtension {
+    /// Its name.
+    pub name: String,
+    /// The schema of its objects.
+    pub schema: String,
+    /// Its owner, who may update it.
+    pub owner: String,
+}
+
+impl OwnedExtension {
+    /// The warning about a restore after which the extension belongs to `other`, as a whole sentence.
+    pub fn warning(&self, other: &str) -> String {
+        let Self { name, owner, .. } = self;
+        format!(
+            "Extension {name} belongs to {other} after a restore and belonged to {owner} at the backup, as {owner} may not \
+             create it anew: {owner} cannot update it any more, and {other} can."
+        )
+    }
 }
 
 /// The rights on all objects of one kind.
@@ -64,9 +119,37 @@ impl Rights {
     /// At most this many special rights are kept by name; all are counted.
     pub const SPECIAL_KEPT: usize = 200;
 
-    /// The kinds of objects whose rights in `found` are others, in words.
-    pub fn differences(&self, found: &Self) -> Vec<String> {
-        let kinds: BTreeSet<_> = self.kinds.keys().chain(found.kinds.keys()).collect();
+    /// Warnings about the extensions that have not the owners of this in `found`, whose others are of `creator`.
+    pub fn other_owners(&self, found: &Self, creator: &str) -> Vec<String> {
+        let is_there = |owned: &&OwnedExtension| {
+            let mut others = found.extensions.iter().map(|found| (&found.name, &found.owner));
+            owned.owner == creator || others.any(|other| other == (&owned.name, &owned.owner))
+        };
+        self.extensions.iter().filter(|owned| !is_there(owned)).map(|owned| owned.warning(creator)).collect()
+    }
+
+    /// The rights that a new object of the owner of the database would not have, in words. `None` if there are none.
+    pub fn special_words(&self) -> Option<String> {
+        let named: Vec<_> = self.special.iter().chain(&self.built_in.named).map(String::as_str).collect();
+        words(&named, self.special_count + self.built_in.count)
+    }
+
+    /// The privileges of objects of extensions and of the server, in words. `None` if there are none.
+    pub fn built_in_words(&self) -> Option<String> {
+        let named: Vec<_> = self.built_in.named.iter().map(String::as_str).collect();
+        words(&named, self.built_in.count)
+    }
+
+    /// The first word of the kind of an object that belongs to an extension or to the server, as `system function`.
+    const BUILT_IN: [&str; 2] = ["extension ", "system "];
+
+    /// The kinds of objects whose rights in `found` are others, in words. Objects of extensions and of the server are
+    /// compared if `with_built_in`, and only those that this one notes: others may have them from the server itself.
+    pub fn differences(&self, found: &Self, with_built_in: bool) -> Vec<String> {
+        let is_built_in = |kind: &str| Self::BUILT_IN.iter().any(|origin| kind.starts_with(origin));
+        let promised = self.kinds.keys().filter(|kind| with_built_in || !is_built_in(kind));
+        let others = found.kinds.keys().filter(|kind| !is_built_in(kind));
+        let kinds: BTreeSet<_> = promised.chain(others).collect();
         let none = KindOfRights::default();
         let of = |rights: &Self, kind: &String| rights.kinds.get(kind).unwrap_or(&none).clone();
         let words = |kind: &String| {
@@ -82,4 +165,11 @@ impl Rights {
         };
         kinds.into_iter().filter_map(words).collect()
     }
+}
+
+/// The first of something, and the number of the rest.
+fn words(named: &[&str], count: u64) -> Option<String> {
+    let more = count.saturating_sub(named.len() as u64);
+    let more = if more > 0 { format!("; and {more} more") } else { String::new() };
+    (count > 0).then(|| format!("{}{more}", named.join("; ")))
 }

@@ -38,6 +38,8 @@ pub struct Admin {
     pub user: String,
     /// True if the role that logged in is a superuser.
     pub superuser: bool,
+    /// Major version of the server.
+    pub major: u32,
     create: bool,
 }
 
@@ -101,36 +103,30 @@ impl Admin {
     }
 
     async fn begin(client: ClientWrapper, seat: String) -> Result<Self, ComponentError> {
-        const ASK: &str =
-            "SELECT current_user::text, rolsuper, rolcreatedb FROM pg_roles WHERE rolname = current_user";
+        const ASK: &str = "
+            SELECT current_user::text, rolsuper, rolcreatedb, current_setting('server_version_num')::int4
+              FROM pg_roles WHERE rolname = current_user";
         let failed = |err| fault("begin a session", err);
         client.batch_execute(SESSION).await.map_err(failed)?;
         let row = client.query_one(ASK, &[]).await.map_err(failed)?;
-        Ok(Self { seat, user: row.get(0), superuser: row.get(1), create: row.get(2), client })
+        let major = (row.get::<_, i32>(3) / 10_000).unsigned_abs();
+        Ok(Self { seat, user: row.get(0), superuser: row.get(1), create: row.get(2), major, client })
     }
 
-    /// Whether the role may make a database for `owner` beside the live one of that owner and rename both.
+    /// The reason why the role may not make a database for `owner` beside the live one and rename both, with the
+    /// statements that let it; `None` where it may.
     ///
     /// # Errors
     ///
     /// As sorted.
-    pub async fn may_swap(&self, target: &str, owner: &str) -> Result<bool, ComponentError> {
-        if self.seat == target || !(self.superuser || self.create) {
-            return Ok(false);
+    pub async fn no_swap(&self, target: &str, owner: &str) -> Result<Option<String>, ComponentError> {
+        if self.seat == target {
+            return Ok(Some("it may connect to neither postgres nor template1".to_owned()));
         }
-        self.is_member(Some(owner)).await
-    }
-
-    /// Whether what is `role`'s is ours too, and we may become it.
-    ///
-    /// # Errors
-    ///
-    /// As sorted.
-    pub async fn is_member(&self, role: Option<&str>) -> Result<bool, ComponentError> {
-        let ask = "SELECT pg_has_role($1::text::name, 'USAGE') AND pg_has_role($1::text::name, 'MEMBER')";
-        let Some(role) = role else { return Ok(false) };
-        let row = self.client.query_one(ask, &[&role]).await;
-        Ok(row.map_err(|err| fault("look up roles", err))?.get(0))
+        let create = !(self.superuser || self.create);
+        let create = create.then(|| format!("ALTER ROLE {} CREATEDB", mark::ident(&self.user)));
+        let wanted: Vec<_> = create.into_iter().chain(self.lacks(owner).await?).collect();
+        Ok((!wanted.is_empty()).then(|| wanted.join("; ")))
     }
 
     /// Makes this session known as one that makes and renames databases for `by`.

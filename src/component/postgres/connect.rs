@@ -69,14 +69,15 @@ pub fn pool_with(config: &PostgresConfig, options: Option<&str>) -> Result<Pool,
     Ok(pool.expect("a runtime is set, which is all that the timeouts need"))
 }
 
-/// Limits of time that a role or database may have set, taken from every session of ours: a backup, a restore and a drill
-/// take as long as they take.
-const NO_LIMITS: &str = "
+/// Settings of a role or database, taken from every session of ours: another role to act as, since rights and owners are
+/// those of the role that logs in, and limits of time, since a backup, a restore and a drill take as long as they take.
+const NO_SETTINGS: &str = "
+    SET ROLE NONE;
     SELECT set_config(name, '0', false) FROM pg_catalog.pg_settings
      WHERE name IN ('statement_timeout', 'lock_timeout', 'idle_in_transaction_session_timeout', 'idle_session_timeout',
                     'transaction_timeout')";
 
-/// A connection of the pool, without limits of time.
+/// A connection of the pool, as the role that logs in and without limits of time.
 ///
 /// # Errors
 ///
@@ -95,7 +96,7 @@ pub async fn connect(pool: &Pool, config: &PostgresConfig) -> Result<Object, Com
         },
         err => ComponentError::Unavailable { what: what.clone(), source: Some(err.into()) },
     })?;
-    connection.batch_execute(NO_LIMITS).await.map_err(|err| sort(what, err))?;
+    connection.batch_execute(NO_SETTINGS).await.map_err(|err| sort(what, err))?;
     Ok(connection)
 }
 

@@ -4,12 +4,12 @@ use crate::component::postgres::{
     Order,
     admin::{self, Admin, fault},
     config::PostgresConfig,
-    database, definitions, entries,
+    database, definitions, entries, extensions,
     goal::Goal,
     load::Load,
     mark::{Mark, Role, comment_on},
     refusal::{self, Refusal},
-    rights::Way,
+    rights::{PUBLIC_OF_THE_OWNER, Way},
     snapshot::{Server, Snapshot},
     swap::Exchange,
     views,
@@ -86,8 +86,11 @@ async fn whole(
     let found = finish(goal, inside, order, loaded).await?;
     goal.lost_tablespaces.iter().for_each(|words| meter.warn(words.clone()));
     found.warnings.into_iter().for_each(|warning| meter.warn(warning));
+    // Without the rights of a superuser these are named before.
+    let is_built_in = |refusal: &Refusal| !goal.admin.superuser && refusal.is_right_on_server();
+    let missing = found.missing.into_iter().filter(|refusal| !is_built_in(refusal));
     let (without, refused): (Vec<_>, Vec<_>) =
-        found.missing.into_iter().partition(|refusal| refusal.is_named_by(&order.without));
+        missing.partition(|refusal| refusal.is_named_by(&order.without));
     if !refused.is_empty() {
         return Err(refusal::error(&refused));
     }
@@ -116,7 +119,10 @@ async fn whole(
         others.iter().for_each(|other| meter.warn(format!("Not as in the backup: {other}.")));
     }
     if goal.drill {
-        goal.uncompared(facts).into_iter().for_each(|words| meter.warn(words));
+        let lost = goal.lost_rights(facts).map(|lost| {
+            format!("Neither tried nor compared, and a restore wants to be told --without-rights: {lost}")
+        });
+        goal.uncompared(facts).into_iter().chain(lost).for_each(|words| meter.warn(words));
     } else {
         // What is restored without an object has not its rights, either.
         wrong.drain(..).for_each(|wrong| meter.warn(format!("Without these objects: {wrong}.")));
@@ -180,6 +186,9 @@ async fn fill(
     meter: &Meter,
 ) -> Result<Vec<Refusal>, ComponentError> {
     let facts = order.facts.as_ref();
+    if let Some(rights) = facts.and_then(|facts| facts.rights.as_ref()) {
+        prepare(goal, inside, rights).await?;
+    }
     let owner = goal.like.as_ref().map(|like| like.owner.as_str());
     let load = Load {
         client: &goal.client,
@@ -203,12 +212,35 @@ async fn fill(
     }
 }
 
+/// Makes an empty copy what the archive takes for granted: without the schema `public` where somebody has dropped it, and
+/// with the extensions of owners that `pg_restore` would not give them.
+async fn prepare(goal: &Goal, inside: &PostgresConfig, rights: &Rights) -> Result<(), ComponentError> {
+    let drops = rights.lacks_public && (goal.admin.superuser || goal.server.major >= PUBLIC_OF_THE_OWNER);
+    let creator = goal.rights.creator(&goal.admin.user);
+    if !drops && (creator.is_none() || rights.extensions.is_empty()) {
+        return Ok(());
+    }
+    let client = admin::alone(inside, &inside.database).await?;
+    let _ = client.batch_execute("SET default_transaction_read_only = off").await;
+    if drops {
+        let drop = client.batch_execute("DROP SCHEMA IF EXISTS public").await;
+        drop.map_err(|err| fault("drop schema public in the copy, as in the backup", err))?;
+    }
+    match creator {
+        Some(creator) => extensions::create(&client, &rights.extensions, creator).await,
+        None => Ok(()),
+    }
+}
+
 /// Where the owners and privileges of a copy are not those of the backup, in words. Nothing is compared where they are not
 /// restored, and between two major versions, which have other privileges.
 fn wrong_rights(goal: &Goal, facts: Option<&Facts>, found: &Rights) -> Vec<String> {
     let promised = facts.and_then(|facts| facts.rights.as_ref());
     let is_comparable = matches!(goal.rights, Way::AsTheyWere(_)) && goal.is_of_its_version(facts);
-    promised.filter(|_| is_comparable).map(|promised| promised.differences(found)).unwrap_or_default()
+    promised
+        .filter(|_| is_comparable)
+        .map(|promised| promised.differences(found, goal.admin.superuser))
+        .unwrap_or_default()
 }
 
 /// The definitions of a copy that are not those of the backup, in words. Nothing is compared between two major versions,
@@ -250,8 +282,12 @@ async fn finish(
     let definitions = snapshot.definitions(&server, promised).await?;
     warnings.extend(promised.into_iter().flat_map(|p| p.other_extensions(&definitions.definitions)));
     let present = snapshot.derived(&server).await?;
-    warnings.extend(derived.and_then(|derived| derived.lost_on_extensions(&present)));
+    warnings.extend(derived.into_iter().flat_map(|derived| derived.lost(&present)));
     snapshot.close().await?;
+    let noted = order.facts.as_ref().and_then(|facts| facts.rights.as_ref());
+    if let (Some(noted), Some(creator)) = (noted, goal.rights.creator(&goal.admin.user)) {
+        warnings.extend(noted.other_owners(&rights, creator));
+    }
     Ok(Found {
         counts: Counts { tables, ..Counts::default() },
         rights,

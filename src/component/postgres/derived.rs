@@ -77,6 +77,16 @@ const ON_EXTENSIONS: &str = "
                                              WHERE polrelid = own.id)) s
      ORDER BY place, statement LIMIT 200";
 
+/// Statements that begin to change the user mappings whose options the role of the session may not read, by the rules of the
+/// view `pg_user_mappings`, which `pg_dump` reads.
+const HIDDEN_MAPPINGS: &str = "
+    SELECT format('ALTER USER MAPPING FOR %s SERVER %I', CASE umuser WHEN 0 THEN 'PUBLIC' ELSE quote_ident(usename) END, m.srvname)
+      FROM pg_user_mappings m JOIN pg_foreign_server s ON s.oid = m.srvid
+     WHERE umoptions IS NULL AND NOT (SELECT rolsuper FROM pg_roles WHERE rolname = current_user)
+       AND NOT CASE WHEN umuser = 0 THEN pg_has_role(srvowner, 'USAGE')
+                    ELSE usename = current_user AND (pg_has_role(srvowner, 'USAGE') OR has_server_privilege(s.oid, 'USAGE')) END
+     ORDER BY 1 LIMIT 200";
+
 /// Queries that evaluate, for one row, each expression that a restore evaluates and that calls a function of somebody's:
 /// kind, name, query. Only where nobody's functions run who could not do as much as the role of the session by
 /// himself: a restore evaluates them as the owner of the table, and a session of ours cannot.
@@ -123,11 +133,11 @@ pub async fn read(
     let failed = |err| sort("look what depends on the tables".into(), err);
     let mut lists = Vec::new();
     let left_out = of_version(LEFT_OUT, major);
-    for query in [EMPTY, ON_EXTENSIONS, TABLESPACES, MONEY, &left_out] {
+    for query in [EMPTY, ON_EXTENSIONS, HIDDEN_MAPPINGS, TABLESPACES, MONEY, &left_out] {
         let rows = transaction.query(query, &[]).await.map_err(failed)?;
         lists.push(rows.iter().map(|row| row.get(0)).collect::<Vec<String>>());
     }
-    let [empty_views, on_extensions, tablespaces, money, left_out] =
+    let [empty_views, on_extensions, hidden_mappings, tablespaces, money, left_out] =
         lists.try_into().expect("each query has a list");
     Ok(Derived {
         search_path: search_path.to_owned(),
@@ -136,6 +146,7 @@ pub async fn read(
         left_out,
         empty_views,
         on_extensions,
+        hidden_mappings,
         ..Derived::default()
     })
 }

@@ -7,15 +7,17 @@ use crate::component::postgres::{
     clients::{self, Client},
     config::PostgresConfig,
     database::{self, Database},
-    load,
+    extensions, load,
     mark::{LONGEST_NAME, ident},
     rights::Way,
     snapshot::Server,
+    tablespaces,
 };
 use crate::component::{ComponentError, Plan, Target, Walk, scratch};
 use crate::domain::{
     derived::{Derived, Unqualified, VIEW},
     facts::Facts,
+    rights::Rights,
 };
 use std::{
     collections::BTreeSet,
@@ -34,6 +36,8 @@ pub struct Goal {
     pub drill: bool,
     /// Whether a copy can be made beside it; if not, only what is in it can be replaced.
     pub swaps: bool,
+    /// The statements that would let the role make one.
+    wants: String,
     /// Owners and privileges of the objects after the restore.
     pub rights: Way,
     /// The setting under which event triggers do not fire in a session.
@@ -90,7 +94,8 @@ impl Goal {
             None => Database::find(&admin, &config.database).await?,
         };
         let owner = like.as_ref().map_or(&admin.user, |like| &like.owner);
-        let swaps = admin.may_swap(name, owner).await?;
+        let wants = admin.no_swap(name, owner).await?;
+        let swaps = wants.is_none();
         let drill = *target == Target::Scratch;
         let set = config.bin_dir.as_deref();
         let found = clients::search(set).await?;
@@ -100,14 +105,15 @@ impl Goal {
         let derived = facts.and_then(|facts| facts.derived.as_ref());
         let lc_monetary = derived.and_then(|derived| derived.lc_monetary.as_deref());
         let options = load::options(admin.superuser, quiet, server.major, lc_monetary);
-        let lost_tablespaces = lost_tablespaces(&admin, &rights, derived).await?;
-        let name = name.clone();
+        let lost_tablespaces = tablespaces::lost(&admin, &rights, derived).await?;
+        let (name, wants) = (name.clone(), wants.unwrap_or_default());
         let goal = Self {
             name,
             live,
             like,
             drill,
             swaps,
+            wants,
             rights,
             quiet,
             options,
@@ -129,8 +135,8 @@ impl Goal {
         let owner = self.like.as_ref().map_or(user, |like| &like.owner);
         let why = if self.drill { "to try a restore" } else { "because there is no such database" };
         Err(unusable(format!(
-            "role {user} must create a database for {owner} beside {name} {why}: ALTER ROLE … CREATEDB, and GRANT it the \
-             role {owner} where that is another"
+            "role {user} must create a database for {owner} beside {name} {why}: {}",
+            self.wants
         )))
     }
 
@@ -162,9 +168,10 @@ impl Goal {
                 format!("a restore is made beside it and swapped in{bound}")
             }
             Ok(goal) => format!(
-                "a restore would replace its contents in place, without undo, since role {0} may not make a \
-                 database for its owner (ALTER ROLE {0} CREATEDB)",
-                ident(&goal.admin.user)
+                "a restore would replace its contents in place, without undo, since role {} may not make a \
+                 database for its owner ({})",
+                ident(&goal.admin.user),
+                goal.wants
             ),
             Err(err) => format!("a restore would not begin: {}", chain(&err)),
         }
@@ -189,7 +196,8 @@ impl Goal {
             lost_properties = self.try_properties(&name).await?.into_iter().map(|(_, words)| words).collect();
         }
         let derived = facts.and_then(|facts| facts.derived.as_ref());
-        let lost = derived.and_then(|derived| derived.lost_on_extensions(&Derived::default()));
+        let lost = derived.into_iter().flat_map(|derived| derived.lost(&Derived::default()));
+        let owners = self.owners_of_extensions(facts).await?;
         let source = facts.map(|facts| facts.source_bytes);
         let scratch = in_place_folder(config);
         let (method, downtime, needs_bytes, free_bytes) = if self.swaps {
@@ -222,10 +230,11 @@ impl Goal {
             advice: unqualified()
                 .map(Unqualified::warning)
                 .chain(lost)
+                .chain(owners)
                 .chain(lost_properties)
                 .chain(bound.map(|bound| format!("Extension {}.", bound.words())))
                 .collect(),
-            lost_rights: self.rights.lost(facts.and_then(|facts| facts.rights.as_ref())),
+            lost_rights: self.lost_rights(facts),
             refuses: refuses.into_iter().collect(),
             looks_into_archive: !self.swaps,
         })
@@ -255,13 +264,31 @@ impl Goal {
         }
     }
 
+    /// The owners and privileges that become otherwise than they were, in a whole sentence.
+    pub fn lost_rights(&self, facts: Option<&Facts>) -> Option<String> {
+        self.rights.lost(facts.and_then(|facts| facts.rights.as_ref()), self.admin.superuser)
+    }
+
+    /// Warnings about the extensions whose owners become others.
+    async fn owners_of_extensions(&self, facts: Option<&Facts>) -> Result<Vec<String>, ComponentError> {
+        let rights = facts.and_then(|facts| facts.rights.as_ref());
+        let (Some(rights), Some(creator)) = (rights, self.rights.creator(&self.admin.user)) else {
+            return Ok(Vec::new());
+        };
+        if !self.swaps {
+            return Ok(rights.other_owners(&Rights::default(), creator));
+        }
+        let owner = self.like.as_ref().map_or(&self.admin.user, |like| &like.owner);
+        extensions::foreseen(&self.admin, &rights.extensions, creator, owner).await
+    }
+
     fn warnings(&self, facts: Option<&Facts>) -> Vec<String> {
         let mut warnings = Vec::new();
         if !self.swaps {
             warnings.push(format!(
-                "Role {} may not create a database for its owner beside {}: its contents are replaced in one \
+                "Role {} may not create a database for its owner beside {} ({}): its contents are replaced in one \
                  transaction, there is no undo, and what is not in the backup stays as it is.",
-                self.admin.user, self.name
+                self.admin.user, self.name, self.wants
             ));
         }
         if self.like.is_none() {
@@ -322,38 +349,6 @@ impl Goal {
         }
         scratch::free_bytes(Path::new(row.get::<_, &str>(0)))
     }
-}
-
-/// The tablespaces of a backup that the server does not have, or in which the role may not make tables, a whole sentence for
-/// each.
-async fn lost_tablespaces(
-    admin: &Admin,
-    rights: &Way,
-    derived: Option<&Derived>,
-) -> Result<Vec<String>, ComponentError> {
-    const USABLE: &str = "SELECT spcname::text FROM pg_tablespace
-        WHERE spcname::text = ANY ($1) AND has_tablespace_privilege($2::name, oid, 'CREATE')";
-    let Some(derived) = derived.filter(|derived| !derived.tablespaces.is_empty()) else {
-        return Ok(Vec::new());
-    };
-    let maker = match rights {
-        Way::AsTheyWere(Some(role)) => role,
-        _ => &admin.user,
-    };
-    let rows = admin.client.query(USABLE, &[&derived.tablespaces, maker]).await;
-    let rows = rows.map_err(|err| fault("look up tablespaces", err))?;
-    let usable: BTreeSet<String> = rows.iter().map(|row| row.get(0)).collect();
-    let lost = derived.tablespaces.iter().filter(|name| !usable.contains(*name));
-    let words = |name: &String| {
-        let name = ident(name);
-        format!(
-            "Tables and indexes do not go to their tablespaces but to that of the database, since {name} is not there or {} may \
-             not use it: CREATE TABLESPACE {name} LOCATION …, or GRANT CREATE ON TABLESPACE {name} TO {}.",
-            ident(maker),
-            ident(maker)
-        )
-    };
-    Ok(lost.map(words).collect())
 }
 
 /// The number of tables in a database.

@@ -175,11 +175,15 @@ impl Staged for InPlace {
         {
             tracing::warn!(%err, "sessions go on, and the restore waits for them");
         }
-        let role = self.goal.live.as_ref().map(|live| live.owner.as_str());
+        let owner = self.goal.live.as_ref().map(|live| live.owner.as_str());
+        let acts = match owner {
+            Some(owner) => admin.lacks(owner).await?.is_none(),
+            None => false,
+        };
         let load = Load {
             client: &self.goal.client,
             config: &self.config,
-            role: if admin.is_member(role).await? { role } else { None },
+            role: owner.filter(|_| acts),
             rights: &self.goal.rights,
             server: self.goal.server.major,
             options: &self.goal.options,

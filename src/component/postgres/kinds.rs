@@ -55,8 +55,9 @@ impl Fate {
                  server’s words, before anything live is touched; what no rows need can be left out (`--without`)."
             }
             Self::IfMember => {
-                "As it was where the role is a member of every role that owns something. Elsewhere the dry run says what \
-                 would be lost or opened, and the restore wants `--without-rights`."
+                "As it was where the role is a member of every role that owns something; on objects of extensions and of the \
+                 server, by a superuser alone. Elsewhere the dry run says what would be lost or opened, and the restore wants \
+                 `--without-rights`."
             }
             Self::Carried => "From the live database, which the copy is made like.",
             Self::CarriedIfAllowed => {

@@ -183,8 +183,9 @@ const READ_AS_WRITTEN: &str =
 /// The settings of a session of `pg_restore`, which outrank what the role has set. What is not yet on disk when the copy
 /// is whole is there before the swap is: the log is one. `lc_monetary` is the locale in which the archive has `money`.
 pub fn options(is_superuser: bool, quiet: Option<&str>, server: u32, lc_monetary: Option<&str>) -> String {
-    let mut options =
-        format!("-c default_transaction_read_only=off -c synchronous_commit=off {READ_AS_WRITTEN}");
+    let mut options = format!(
+        "-c role=none -c default_transaction_read_only=off -c synchronous_commit=off {READ_AS_WRITTEN}"
+    );
     if let Some(locale) = lc_monetary {
         // libpq splits options at spaces that no backslash stands before.
         let escaped: String = locale

@@ -12,13 +12,16 @@ mod decode;
 mod definitions;
 mod derived;
 mod entries;
+mod extensions;
 mod goal;
 mod in_place;
 pub mod kinds;
 mod libpq;
 mod load;
 mod mark;
+mod membership;
 mod names;
+mod reader;
 mod refusal;
 mod rights;
 mod rows;
@@ -26,6 +29,7 @@ mod said;
 mod snapshot;
 mod steps;
 mod swap;
+mod tablespaces;
 mod tls;
 mod toc;
 mod undo;
@@ -108,25 +112,10 @@ impl Postgres {
         let found = clients::search(set).await?;
         let unusable = |what| ComponentError::Unusable { what, source: None };
         let client = clients::choose(server.major, &found, set).map_err(unusable)?.clone();
-        let missing = snapshot::missing_rights(connection).await?;
-        if missing.is_empty() {
-            return Ok((server, client));
+        match reader::lacks(connection, &server).await? {
+            Some(what) => Err(unusable(what)),
+            None => Ok((server, client)),
         }
-        Err(unusable(self.wanted_rights(&missing)))
-    }
-
-    fn wanted_rights(&self, missing: &[String]) -> String {
-        const NAMED: usize = 5;
-        let more = missing.len().saturating_sub(NAMED);
-        let named = missing.iter().take(NAMED).cloned().collect::<Vec<_>>().join(", ");
-        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-        let role = self.config.user.replace('"', "\"\"");
-        format!(
-            "role {} may not read all of {named}{more}: GRANT pg_read_all_data TO \"{role}\" (before \
-             PostgreSQL 14: GRANT USAGE ON SCHEMA and SELECT ON ALL TABLES and SEQUENCES), and with row \
-             security also ALTER ROLE \"{role}\" BYPASSRLS",
-            self.config.user
-        )
     }
 
     /// Waits until the dump has begun, and with it its locks, and looks whether it came too late for a table.
@@ -182,7 +171,7 @@ impl Postgres {
         };
         derived.unqualified.iter().for_each(|object| facts.warn(object.warning()));
         derived.left_out.iter().for_each(|left_out| facts.warn(left_out.clone()));
-        derived.lost_on_extensions(&Derived::default()).into_iter().for_each(|lost| facts.warn(lost));
+        derived.lost(&Derived::default()).into_iter().for_each(|lost| facts.warn(lost));
         facts.derived = Some(derived);
         warnings(&dumped.stderr).for_each(|warning| facts.warn(warning));
         Ok(facts)
@@ -202,6 +191,7 @@ impl Postgres {
         let program = Program::new("pg_dump", &client.dir.join("pg_dump"))
             .args(["--format=custom", "--compress=0", LOCK_WAIT])
             .args([format!("--snapshot={}", snapshot.id), format!("--encoding={}", server.encoding)])
+            .args(server.login.as_ref().map(|login| format!("--role={login}")))
             .args(exclude);
         libpq::reach(program, &self.config)
     }

@@ -1,8 +1,11 @@
 //! Owners and privileges in a database, and how a restore brings them back.
 
 use crate::component::ComponentError;
-use crate::component::postgres::admin::{Admin, fault};
-use crate::component::postgres::mark::ident;
+use crate::component::postgres::{
+    admin::{Admin, fault},
+    extensions,
+    mark::ident,
+};
 use crate::domain::rights::{Rights, RoleInUse};
 use crate::stream::hex;
 use deadpool_postgres::GenericClient;
@@ -13,79 +16,17 @@ use std::{
     pin::pin,
 };
 
-/// Every object with its owner, the privileges of others than the owner, those that it would have by default, whether
-/// somebody else has granted one, the owner of the database, and whether the owner of the object has no part in the schema
-/// of the object. What belongs to an extension comes with that.
-const OBJECTS: &str = "
-    WITH object(kind, class, id, sub, owner, letter, acl, namespace) AS (
-      SELECT 'schema', 'pg_namespace'::regclass, oid, 0, nspowner, 'n', nspacl, oid FROM pg_namespace
-      UNION ALL
-      SELECT CASE relkind WHEN 'S' THEN 'sequence' WHEN 'v' THEN 'view' WHEN 'm' THEN 'materialized view'
-                          WHEN 'f' THEN 'foreign table' ELSE 'table' END,
-             'pg_class'::regclass, oid, 0, relowner, CASE relkind WHEN 'S' THEN 's' ELSE 'r' END, relacl, relnamespace
-        FROM pg_class WHERE relkind IN ('r', 'p', 'v', 'm', 'f', 'S') AND relpersistence <> 't'
-      UNION ALL
-      SELECT 'column', 'pg_class'::regclass, c.oid, attnum, relowner, 'c', attacl, relnamespace
-        FROM pg_attribute JOIN pg_class c ON c.oid = attrelid
-       WHERE attacl IS NOT NULL AND attnum > 0 AND NOT attisdropped AND relpersistence <> 't'
-      UNION ALL
-      SELECT 'function', 'pg_proc'::regclass, oid, 0, proowner, 'f', proacl, pronamespace FROM pg_proc
-      UNION ALL
-      SELECT 'type', 'pg_type'::regclass, t.oid, 0, typowner, 'T', typacl, typnamespace FROM pg_type t
-       WHERE typtype IN ('b', 'c', 'd', 'e', 'r') AND NOT EXISTS (SELECT FROM pg_type WHERE typarray = t.oid)
-         AND (typrelid = 0 OR EXISTS (SELECT FROM pg_class WHERE oid = typrelid AND relkind = 'c'))
-      UNION ALL
-      SELECT 'language', 'pg_language'::regclass, oid, 0, lanowner, 'l', lanacl, NULL FROM pg_language WHERE oid >= 16384
-      UNION ALL
-      SELECT 'large object', 'pg_largeobject'::regclass, oid, 0, lomowner, 'L', lomacl, NULL FROM pg_largeobject_metadata
-      UNION ALL
-      SELECT 'foreign-data wrapper', 'pg_foreign_data_wrapper'::regclass, oid, 0, fdwowner, 'F', fdwacl, NULL
-        FROM pg_foreign_data_wrapper
-      UNION ALL
-      SELECT 'foreign server', 'pg_foreign_server'::regclass, oid, 0, srvowner, 'S', srvacl, NULL FROM pg_foreign_server
-      UNION ALL
-      SELECT 'default privilege', 'pg_default_acl'::regclass, oid, 0, defaclrole, 'c', defaclacl, NULLIF(defaclnamespace, 0)
-        FROM pg_default_acl
-      UNION ALL SELECT 'collation', 'pg_collation'::regclass, oid, 0, collowner, 'c', NULL, collnamespace FROM pg_collation
-      UNION ALL SELECT 'conversion', 'pg_conversion'::regclass, oid, 0, conowner, 'c', NULL, connamespace FROM pg_conversion
-      UNION ALL SELECT 'operator class', 'pg_opclass'::regclass, oid, 0, opcowner, 'c', NULL, opcnamespace FROM pg_opclass
-      UNION ALL SELECT 'operator family', 'pg_opfamily'::regclass, oid, 0, opfowner, 'c', NULL, opfnamespace FROM pg_opfamily
-      UNION ALL SELECT 'text search dictionary', 'pg_ts_dict'::regclass, oid, 0, dictowner, 'c', NULL, dictnamespace FROM pg_ts_dict
-      UNION ALL SELECT 'operator', 'pg_operator'::regclass, oid, 0, oprowner, 'c', NULL, oprnamespace FROM pg_operator
-      UNION ALL SELECT 'statistic', 'pg_statistic_ext'::regclass, oid, 0, stxowner, 'c', NULL, stxnamespace FROM pg_statistic_ext
-      UNION ALL SELECT 'text search configuration', 'pg_ts_config'::regclass, oid, 0, cfgowner, 'c', NULL, cfgnamespace FROM pg_ts_config
-      UNION ALL SELECT 'publication', 'pg_publication'::regclass, oid, 0, pubowner, 'c', NULL, NULL FROM pg_publication
-      UNION ALL SELECT 'event trigger', 'pg_event_trigger'::regclass, oid, 0, evtowner, 'c', NULL, NULL FROM pg_event_trigger),
-    grants(class, id, sub, is_default, words, passed_on) AS (
-      SELECT class, id, sub, is_default,
-             array_agg(format('%s %s%s', CASE grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(grantee)) END,
-                              privilege_type, CASE WHEN is_grantable THEN ' WITH GRANT OPTION' ELSE '' END)),
-             bool_or(grantor <> owner)
-        FROM object, LATERAL (SELECT false AS is_default, e.* FROM aclexplode(coalesce(acl, acldefault(letter::\"char\", owner))) e
-                              UNION ALL
-                              SELECT true, e.* FROM aclexplode(coalesce(
-                                (SELECT initprivs FROM pg_init_privs WHERE (classoid, objoid, objsubid) = (class, id, sub)),
-                                acldefault(letter::\"char\", owner))) e) e
-       WHERE grantee <> owner GROUP BY 1, 2, 3, 4)
-    SELECT o.kind, i.identity,
-           -- Before 15 the schema public was the bootstrap superuser's, which means the same.
-           CASE WHEN o.kind = 'schema' AND o.id = 2200 AND o.owner = 10 THEN 'pg_database_owner' ELSE pg_get_userbyid(o.owner) END::text, coalesce(g.words, '{}'), coalesce(d.words, '{}'),
-           coalesce(g.passed_on, false), pg_get_userbyid(b.datdba)::text,
-           o.kind NOT IN ('schema', 'column', 'default privilege') AND NOT coalesce(
-             pg_has_role(o.owner, CASE WHEN n.oid = 2200 AND n.nspowner = 10 THEN b.datdba ELSE n.nspowner END, 'USAGE'), true)
-      FROM object o LEFT JOIN pg_namespace n ON n.oid = o.namespace JOIN pg_database b ON b.datname = current_database() CROSS JOIN LATERAL pg_identify_object(o.class, o.id, o.sub) i
-      LEFT JOIN grants g ON (g.class, g.id, g.sub) = (o.class, o.id, o.sub) AND NOT g.is_default
-      LEFT JOIN grants d ON (d.class, d.id, d.sub) = (o.class, o.id, o.sub) AND d.is_default
-     WHERE (o.namespace IS NULL OR NOT EXISTS (SELECT FROM pg_namespace WHERE oid = o.namespace
-                                                  AND (nspname ~ '^pg_' OR nspname = 'information_schema')))
-       AND NOT EXISTS (SELECT FROM pg_depend WHERE classid = o.class AND objid = o.id AND deptype = 'e')
-     ORDER BY o.kind, i.identity COLLATE \"C\"";
+/// Kind, identity, owner and privileges of every object, and where objects of extensions and of the server are from.
+const OBJECTS: &str = include_str!("rights.sql");
 
-/// Every role that the objects use, with what `CREATE ROLE` would need; those of PostgreSQL itself are everywhere.
+/// Every role that the objects use, with what `CREATE ROLE` would need; those of PostgreSQL itself are everywhere. No archive
+/// has the owners of extensions and of their objects.
 const ROLES: &str = "
     WITH used(id, owns, in_policy) AS (
-      SELECT refobjid, deptype = 'o', deptype = 'r' FROM pg_shdepend
+      SELECT refobjid, deptype = 'o', deptype = 'r' FROM pg_shdepend s
        WHERE refclassid = 'pg_authid'::regclass
+         AND NOT (deptype = 'o' AND (classid = 'pg_extension'::regclass OR EXISTS (
+               SELECT FROM pg_depend d WHERE (d.classid, d.objid) = (s.classid, s.objid) AND d.deptype = 'e')))
          AND dbid = (SELECT oid FROM pg_database WHERE datname = current_database())
          AND classid <> 'pg_database'::regclass AND classid <> 'pg_subscription'::regclass)
     SELECT r.rolname::text, bool_or(owns), bool_or(in_policy),
@@ -109,14 +50,26 @@ const ROLES: &str = "
 pub async fn read(client: &impl GenericClient) -> Result<Rights, ComponentError> {
     let failed = |err| fault("read owners and privileges", err);
     let mut rights = Rights::default();
-    let (mut owners, mut hashes) = (BTreeSet::new(), BTreeMap::<String, Sha256>::new());
+    let (mut owners, mut hashes) = (BTreeSet::new(), Hashes::new());
+    let mut lacks_public = true;
     // Row by row: a database may have millions of large objects.
     let rows = client.query_raw(OBJECTS, [""; 0]).await.map_err(failed)?;
     let mut rows = pin!(rows);
     while let Some(row) = rows.try_next().await.map_err(failed)? {
         let (kind, identity, owner): (String, String, String) = (row.get(0), row.get(1), row.get(2));
         let (grants, usual): (BTreeSet<String>, BTreeSet<String>) = (set(row.get(3)), set(row.get(4)));
-        let own: String = row.get(6);
+        let (own, origin): (String, String) = (row.get(6), row.get(8));
+        if !origin.is_empty() {
+            let kind = format!("{origin}{kind}");
+            let others = otherwise(&format!("{kind} {identity}"), &grants, &usual);
+            // There are none where a privilege was given and taken back.
+            if !others.is_empty() {
+                rights.built_in.extend(others);
+                note(&mut rights, &mut hashes, kind, &format!("{identity}\t\t{}", joined(grants)));
+            }
+            continue;
+        }
+        lacks_public &= (kind.as_str(), identity.as_str()) != ("schema", "public");
         rights.passed_on |= row.get::<_, bool>(5);
         if row.get::<_, bool>(7) && rights.guest.is_none() {
             rights.guest = Some(format!("{kind} {identity}"));
@@ -125,17 +78,15 @@ pub async fn read(client: &impl GenericClient) -> Result<Rights, ComponentError>
         if owner != own && !owner.starts_with("pg_") {
             special.push(format!("{kind} {identity} belongs to {}", ident(&owner)));
         }
-        special
-            .extend(usual.difference(&grants).map(|grant| format!("{kind} {identity} is without {grant}")));
-        special.extend(grants.difference(&usual).map(|grant| format!("{kind} {identity} is with {grant}")));
+        special.extend(otherwise(&format!("{kind} {identity}"), &grants, &usual));
         rights.special_count += special.len() as u64;
         let room = Rights::SPECIAL_KEPT - rights.special.len();
         rights.special.extend(special.into_iter().take(room));
-        let grants = grants.into_iter().collect::<Vec<_>>().join(",");
-        rights.kinds.entry(kind.clone()).or_default().objects += 1;
-        hashes.entry(kind).or_default().update(format!("{identity}\t{owner}\t{grants}\n"));
+        note(&mut rights, &mut hashes, kind, &format!("{identity}\t{owner}\t{}", joined(grants)));
         owners.insert(owner);
     }
+    rights.lacks_public = lacks_public;
+    rights.extensions = extensions::owned(client).await?;
     for (kind, hash) in hashes {
         rights.kinds.entry(kind).or_default().sha256 = hex(&hash.finalize());
     }
@@ -161,6 +112,25 @@ pub async fn read(client: &impl GenericClient) -> Result<Rights, ComponentError>
     Ok(rights)
 }
 
+/// A running hash of each kind of object.
+type Hashes = BTreeMap<String, Sha256>;
+
+fn note(rights: &mut Rights, hashes: &mut Hashes, kind: String, line: &str) {
+    rights.kinds.entry(kind.clone()).or_default().objects += 1;
+    hashes.entry(kind).or_default().update(format!("{line}\n"));
+}
+
+/// The privileges on an object that are not the usual ones, in words.
+fn otherwise(object: &str, grants: &BTreeSet<String>, usual: &BTreeSet<String>) -> Vec<String> {
+    let without = usual.difference(grants).map(|grant| format!("{object} is without {grant}"));
+    let with = grants.difference(usual).map(|grant| format!("{object} is with {grant}"));
+    without.chain(with).collect()
+}
+
+fn joined(grants: BTreeSet<String>) -> String {
+    grants.into_iter().collect::<Vec<_>>().join(",")
+}
+
 fn set(words: Vec<String>) -> BTreeSet<String> {
     words.into_iter().collect()
 }
@@ -168,7 +138,8 @@ fn set(words: Vec<String>) -> BTreeSet<String> {
 /// Owners and privileges of the objects after a restore.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Way {
-    /// As the archive has them. The objects are made by the role that logs in, or by this role, which owns them all.
+    /// As the archive has them, but for privileges on objects of extensions and of the server, which superusers alone give.
+    /// The objects are made by the role that logs in, or by this role, which owns them all.
     AsTheyWere(Option<String>),
     /// Everything belongs to the owner of the database, with the privileges of a new object, and why.
     OfTheOwner(String),
@@ -198,27 +169,23 @@ impl Way {
         if !missing.is_empty() {
             return Ok(Self::OfTheOwner(format!("roles are missing: {}", create(&missing))));
         }
-        let owners = rights.roles.iter().filter(|role| role.owns).map(|role| role.name.as_str());
-        let owners: Vec<_> = owners.collect();
-        // Extensions have no owner in the archive: where all else has one owner, they belong to that owner as well.
-        let is_sole = owners.iter().all(|name| *name == owner);
-        let as_they_were = Self::AsTheyWere((is_sole && owner != admin.user).then(|| owner.to_owned()));
         if admin.superuser {
-            return Ok(as_they_were);
+            return Ok(Self::AsTheyWere(None));
         }
-        for name in &owners {
-            if !admin.is_member(Some(name)).await? {
-                let is_superuser = rights.roles.iter().any(|role| role.name == *name && role.is_superuser());
-                let (user, name) = (ident(&admin.user), ident(name));
-                let cure = if is_superuser {
-                    format!(
-                        "give what belongs to the superuser {name} another owner, or restore as a superuser"
-                    )
-                } else {
-                    format!("GRANT {name} TO {user}")
-                };
-                return Ok(Self::OfTheOwner(format!("{user} is no member of {name}: {cure}")));
-            }
+        let owners: Vec<_> = rights.roles.iter().filter(|role| role.owns).collect();
+        for role in &owners {
+            let Some(grant) = admin.lacks(&role.name).await? else { continue };
+            let (user, name) = (ident(&admin.user), ident(&role.name));
+            let cure = if role.is_superuser() {
+                format!("give what belongs to the superuser {name} another owner, or restore as a superuser")
+            } else {
+                grant
+            };
+            return Ok(Self::OfTheOwner(format!("{user} may not act as {name}: {cure}")));
+        }
+        if rights.lacks_public && admin.major < PUBLIC_OF_THE_OWNER {
+            let why = "schema public was dropped, which here a superuser alone may do";
+            return Ok(Self::OfTheOwner(why.to_owned()));
         }
         if let Some(guest) = &rights.guest {
             let why = format!(
@@ -231,7 +198,18 @@ impl Way {
             let why = "privileges were granted by others than the owners, which a superuser alone restores";
             return Ok(Self::OfTheOwner(why.to_owned()));
         }
-        Ok(as_they_were)
+        // Extensions have no owner in the archive: where all else has one owner, they belong to that owner as well.
+        let is_sole = owners.iter().all(|role| role.name == owner);
+        Ok(Self::AsTheyWere((is_sole && owner != admin.user).then(|| owner.to_owned())))
+    }
+
+    /// The role that creates the objects of a restore by `user` with its own hands; `None` where all belongs to one owner
+    /// whatever it was.
+    pub fn creator<'a>(&'a self, user: &'a str) -> Option<&'a str> {
+        match self {
+            Self::AsTheyWere(role) => Some(role.as_deref().unwrap_or(user)),
+            Self::OfTheOwner(_) => None,
+        }
     }
 
     /// The warning of a plan and of a result where nobody knows what becomes otherwise than it was.
@@ -244,24 +222,32 @@ impl Way {
     }
 
     /// The owners and privileges that become otherwise than they were, in a whole sentence.
-    pub fn lost(&self, rights: Option<&Rights>) -> Option<String> {
-        let (Self::OfTheOwner(why), Some(rights)) = (self, rights) else { return None };
-        if rights.special_count == 0 {
-            return None;
+    pub fn lost(&self, rights: Option<&Rights>, is_superuser: bool) -> Option<String> {
+        match (self, rights?) {
+            (Self::AsTheyWere(_), _) if is_superuser => None,
+            (Self::AsTheyWere(_), rights) => Some(format!(
+                "Privileges on objects of extensions and of the server are not restored, since a superuser alone may give \
+                 and take them. At the backup: {}.",
+                rights.built_in_words()?
+            )),
+            (Self::OfTheOwner(why), rights) => Some(format!(
+                "Owners and privileges are not restored ({why}): all belongs to the owner of the database, and PUBLIC has \
+                 what it has on new objects. At the backup: {}.",
+                rights.special_words()?
+            )),
         }
-        let more = rights.special_count.saturating_sub(rights.special.len() as u64);
-        let more = if more > 0 { format!("; and {more} more") } else { String::new() };
-        Some(format!(
-            "Owners and privileges are not restored ({why}): all belongs to the owner of the database, and PUBLIC has what \
-             it has on new objects. At the backup: {}{more}.",
-            rights.special.join("; ")
-        ))
     }
 }
 
+/// Since this version the schema `public` belongs to the owner of the database.
+pub const PUBLIC_OF_THE_OWNER: u32 = 15;
+
 /// Those of these roles that the server does not have.
 async fn missing<'a>(admin: &Admin, roles: &'a [RoleInUse]) -> Result<Vec<&'a RoleInUse>, ComponentError> {
-    let known = admin.client.query("SELECT rolname::text FROM pg_roles", &[]).await;
+    // Not all roles of the server: a name that another database has made may not be UTF-8.
+    const KNOWN: &str = "SELECT rolname::text FROM pg_roles WHERE rolname::text = ANY ($1)";
+    let names: Vec<_> = roles.iter().map(|role| role.name.as_str()).collect();
+    let known = admin.client.query(KNOWN, &[&names]).await;
     let known: BTreeSet<String> =
         known.map_err(|err| fault("look up roles", err))?.iter().map(|row| row.get(0)).collect();
     Ok(roles.iter().filter(|role| !known.contains(&role.name)).collect())

@@ -25,6 +25,8 @@ pub struct Server {
     pub database_bytes: u64,
     /// The `search_path` of the session, as the role and the database have set it.
     search_path: String,
+    /// The role that logs in, where a setting of that role or of the database lets sessions act as another.
+    pub login: Option<String>,
     /// Django's table of applied migrations, quoted, when there is one on the search path.
     migrations: Option<String>,
 }
@@ -91,7 +93,11 @@ impl Server {
                      WHERE c.oid = to_regclass('django_migrations') AND c.relkind = 'r'
                        AND 3 = (SELECT count(*) FROM pg_attribute a WHERE a.attrelid = c.oid
                                    AND a.attname IN ('id', 'app', 'name') AND NOT a.attisdropped)),
-                   current_setting('search_path')";
+                   current_setting('search_path'),
+                   (SELECT session_user::text WHERE EXISTS (
+                     SELECT FROM pg_db_role_setting, unnest(setconfig) c
+                      WHERE c LIKE 'role=%' AND setrole IN (0, (SELECT oid FROM pg_roles WHERE rolname = session_user))
+                        AND setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))))";
         let failed = |err| sort("ask the server what it is".into(), err);
         let row = client.query_one(ASK, &[]).await.map_err(failed)?;
         let version: String = row.get(0);
@@ -107,29 +113,9 @@ impl Server {
             database_bytes: row.get::<_, i64>(3).unsigned_abs(),
             migrations: row.get(4),
             search_path: row.get(5),
+            login: row.get(6),
         })
     }
-}
-
-/// What the role may not read although `pg_dump` has to; empty when a dump is possible.
-///
-/// # Errors
-///
-/// As sorted.
-pub async fn missing_rights(client: &ClientWrapper) -> Result<Vec<String>, ComponentError> {
-    const MISSING: &str = "
-        SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c
-          JOIN pg_namespace n ON n.oid = c.relnamespace
-         WHERE c.relkind IN ('r', 'p', 'S') AND c.relpersistence <> 't'
-           AND n.nspname NOT LIKE 'pg\\_%' AND n.nspname <> 'information_schema'
-           AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass
-                              AND d.objid = c.oid AND d.deptype = 'e')
-           AND (NOT has_schema_privilege(n.oid, 'USAGE') OR NOT has_table_privilege(c.oid, 'SELECT')
-                OR row_security_active(c.oid))
-         ORDER BY 1";
-    let failed = |err| sort("look which tables can be read".into(), err);
-    let rows = client.query(MISSING, &[]).await.map_err(failed)?;
-    Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
 impl<'a> Snapshot<'a> {

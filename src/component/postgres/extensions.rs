@@ -1,0 +1,83 @@
+//! Owners of extensions, which no archive has: an extension belongs to the role that creates it.
+
+use crate::component::ComponentError;
+use crate::component::postgres::{
+    admin::{Admin, fault},
+    mark::ident,
+};
+use crate::domain::rights::OwnedExtension;
+use deadpool_postgres::{ClientWrapper, GenericClient};
+
+/// Reads the extensions whose owners are no superusers, in the order in which they were made.
+///
+/// # Errors
+///
+/// As sorted.
+pub async fn owned(client: &impl GenericClient) -> Result<Vec<OwnedExtension>, ComponentError> {
+    const OWNED: &str = "
+        SELECT extname::text, nspname::text, rolname::text
+          FROM pg_extension e JOIN pg_namespace n ON n.oid = extnamespace JOIN pg_roles r ON r.oid = extowner
+         WHERE NOT rolsuper ORDER BY e.oid";
+    let rows = client.query(OWNED, &[]).await.map_err(|err| fault("look at the extensions", err))?;
+    let owned =
+        rows.iter().map(|row| OwnedExtension { name: row.get(0), schema: row.get(1), owner: row.get(2) });
+    Ok(owned.collect())
+}
+
+/// Creates the extensions of others than `creator`, each as its owner, before `pg_restore` finds them and would create
+/// them as `creator`. An extension that its owner may not create is left to `pg_restore`.
+///
+/// # Errors
+///
+/// As sorted, where the server has not answered.
+pub async fn create(
+    client: &ClientWrapper,
+    owned: &[OwnedExtension],
+    creator: &str,
+) -> Result<(), ComponentError> {
+    for OwnedExtension { name, schema, owner } in owned.iter().filter(|owned| owned.owner != creator) {
+        let create = format!(
+            "SET LOCAL ROLE {}; CREATE EXTENSION IF NOT EXISTS {} WITH SCHEMA {}",
+            ident(owner),
+            ident(name),
+            ident(schema)
+        );
+        match client.batch_execute(&create).await {
+            Err(err) if err.as_db_error().is_none() => return Err(fault("create extensions", err)),
+            Err(err) => {
+                tracing::info!(extension = name, owner, %err, "its owner may not create the extension")
+            }
+            Ok(()) => {}
+        }
+    }
+    Ok(())
+}
+
+/// The warnings of a plan about extensions that [`create`] cannot create in a copy of a database of `database_owner`.
+///
+/// # Errors
+///
+/// As sorted.
+pub async fn foreseen(
+    admin: &Admin,
+    owned: &[OwnedExtension],
+    creator: &str,
+    database_owner: &str,
+) -> Result<Vec<String>, ComponentError> {
+    // A new database has no other schemas, and before 13 no extension was trusted.
+    const POSSIBLE: &str = "
+        SELECT $2 IN ('public', 'pg_catalog') AND EXISTS (
+          SELECT FROM pg_roles r WHERE rolname = $3 AND pg_has_role(r.oid, $4::text::name, 'USAGE') AND EXISTS (
+            SELECT FROM pg_available_extensions a
+              JOIN pg_available_extension_versions v ON v.name = a.name AND v.version = a.default_version
+             WHERE a.name = $1::text::name AND (to_jsonb(v) ->> 'trusted')::bool))";
+    let mut warnings = Vec::new();
+    for extension in owned.iter().filter(|owned| owned.owner != creator) {
+        let OwnedExtension { name, schema, owner } = extension;
+        let row = admin.client.query_one(POSSIBLE, &[name, schema, owner, &database_owner]).await;
+        if !row.map_err(|err| fault("look at the extensions", err))?.get::<_, bool>(0) {
+            warnings.push(extension.warning(creator));
+        }
+    }
+    Ok(warnings)
+}
