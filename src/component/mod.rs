@@ -29,18 +29,18 @@ pub use stage::{Kept, Plan, Staged, Steps, Target, Walk};
 /// The bytes of an archive, decompressed, on their way back into a component.
 pub type Feed<'a> = &'a mut (dyn AsyncRead + Send + Unpin);
 
-/// What a backup may build on.
+/// The new backup, and the earlier ones that it may build on if it is incremental.
 #[derive(Debug, Clone)]
 pub struct Basis {
     /// The backup that is to be made.
     pub id: BackupId,
-    /// When it began.
+    /// The time at which the backup began.
     pub at: Timestamp,
-    /// Backups that will be there, whole, wherever this one goes.
+    /// The earlier backups that are whole in every destination in which the new one is to stay.
     pub sound: BTreeSet<BackupId>,
-    /// How archives are protected: those of a chain must open by the same keys.
+    /// The encryption of archives, as text: the archives of a chain must open by the same keys.
     pub terms: String,
-    /// How many archives it may need, its own among them.
+    /// The largest number of archives in a chain, the new one among them.
     pub most: usize,
 }
 
@@ -52,19 +52,18 @@ pub struct Basis {
 /// Dropping the future of any method must stop whatever it started.
 #[async_trait]
 pub trait Component: Send + Sync + fmt::Debug {
-    /// Which one it is.
+    /// The component's name.
     fn name(&self) -> ComponentName;
 
-    /// What is read, for manifests and results: name of the database, path of the folder.
-    /// Never a secret.
+    /// The source of the data, for manifests and results: name of the database, path of the folder. Never a secret.
     fn source(&self) -> String;
 
-    /// Looks whether a backup could run, without reading the data: server
-    /// reachable, client programs fit, folder readable. One line of what was found.
+    /// Looks whether a backup could run, without reading the data: server reachable, client programs fit, folder
+    /// readable. Returns one line about the findings.
     ///
     /// # Errors
     ///
-    /// What a backup would fail with.
+    /// The error that a backup would fail with.
     async fn check(&self) -> Result<String, ComponentError>;
 
     /// Looks whether the source is there and lets us in, at so little cost that it can be asked every minute.
@@ -83,7 +82,7 @@ pub trait Component: Send + Sync + fmt::Debug {
     /// # Errors
     ///
     /// [`ComponentError::is_transient`] tells whether another attempt makes sense.
-    /// What was written to `out` before an error is worthless.
+    /// The bytes that were written to `out` before an error are worthless.
     async fn backup(&self, out: &mut dyn Output, meter: &Meter) -> Result<Facts, ComponentError>;
 
     /// As [`backup`](Self::backup), but what archives of earlier backups hold may be left out: their ids are then
@@ -91,7 +90,7 @@ pub trait Component: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     ///
-    /// As there.
+    /// As for [`backup`](Self::backup).
     async fn increment(
         &self,
         basis: &Basis,
@@ -112,7 +111,8 @@ pub trait Component: Send + Sync + fmt::Debug {
         Ok(())
     }
 
-    /// What an incremental archive would be if it left nothing out. Each is read once, side by side.
+    /// Returns an incremental archive filled up with the entries that it leaves out. Each archive is read once, side
+    /// by side.
     ///
     /// # Errors
     ///
@@ -136,11 +136,11 @@ pub trait Component: Send + Sync + fmt::Debug {
     /// [`ComponentError::Corrupt`] when the archive is damaged or cut short.
     async fn decode(&self, feed: Feed<'_>, meter: &Meter) -> Result<Counts, ComponentError>;
 
-    /// What an archive says of itself beside its counts: for a manifest that is made from it alone.
+    /// Reads the facts that an archive holds beside its counts, for a manifest that is made from the archive alone.
     ///
     /// # Errors
     ///
-    /// [`ComponentError::Corrupt`] when it does not say what it should.
+    /// [`ComponentError::Corrupt`] when the archive lacks facts that it should hold.
     async fn describe(&self, feed: Feed<'_>) -> Result<Facts, ComponentError> {
         let _ = feed;
         Ok(Facts::default())
@@ -157,7 +157,7 @@ pub trait Component: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     ///
-    /// What would make a restore fail before it began: no such target, no rights, versions that do not fit.
+    /// The error that a restore would fail with before it began: no such target, no rights, versions that do not fit.
     async fn plan(&self, target: &Target, facts: Option<&Facts>) -> Result<Plan, ComponentError> {
         let _ = (target, facts);
         Err(cannot_restore(self.name()))
@@ -167,7 +167,7 @@ pub trait Component: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     ///
-    /// What would make a restore fail before it began.
+    /// The error that a restore would fail with before it began.
     async fn preview(
         &self,
         feed: Feed<'_>,
@@ -242,11 +242,11 @@ pub trait Component: Send + Sync + fmt::Debug {
         Ok(None)
     }
 
-    /// What the last restore set aside, if it is still there.
+    /// Returns the old data that the last restore set aside, if it is still there.
     ///
     /// # Errors
     ///
-    /// When it cannot be looked for.
+    /// When the old data cannot be looked for.
     async fn kept(&self) -> Result<Option<Kept>, ComponentError> {
         Ok(None)
     }

@@ -21,7 +21,7 @@ const CHUNK: usize = 1 << 20;
 pub struct Scratch(File);
 
 impl Scratch {
-    /// How a program names the file that is its standard input, to open it anew.
+    /// The path by which a program opens the file that is its standard input anew.
     pub const AS_STDIN: &str = "/proc/self/fd/0";
 
     /// Reads `feed` to its end into a file in `folder`.

@@ -11,7 +11,7 @@ pub trait Shelf: Send + Sync + fmt::Debug {
     /// Name of the bucket.
     fn bucket(&self) -> &str;
 
-    /// What all keys on the shelf begin with, without a slash at the end.
+    /// The prefix of all keys on the shelf, without a slash at the end.
     fn prefix(&self) -> String;
 
     /// Every file in a folder of the shelf: its path below the folder, and its bytes.

@@ -1,4 +1,4 @@
-//! What a task message asks for: parsed once, and never looked at as text again.
+//! The order in a task message: parsed once, and never looked at as text again.
 
 mod arguments;
 
@@ -22,13 +22,13 @@ pub mod task {
     pub const VERIFY: &str = "api.backup.tasks.verify_backup";
     /// Runs retention.
     pub const CLEANUP: &str = "api.backup.tasks.cleanup_old_backups";
-    /// Says whether retention must leave a backup alone.
+    /// Pins or unpins a backup: retention leaves a pinned one alone.
     pub const PIN: &str = "api.backup.tasks.pin_backup";
-    /// Says of a backup that is much smaller than the one before that it is as it should be.
+    /// Accepts a backup that is much smaller than the one before: its size is right.
     pub const ACCEPT: &str = "api.backup.tasks.accept_backup";
     /// Answers with the catalogue.
     pub const LIST: &str = "api.backup.tasks.list_backups";
-    /// Celery's own.
+    /// Celery's own task, for a sign of life.
     pub const PING: &str = "celery.ping";
     /// Restores PostgreSQL.
     pub const RESTORE_POSTGRES: &str = "api.backup.restore.restore_postgres_from_backup";
@@ -49,7 +49,7 @@ pub enum Command {
     FullBackup {
         /// Free text for the backups of the set.
         label: Option<String>,
-        /// Whether retention must leave them alone.
+        /// True if retention must leave the backups of the set alone.
         pin: bool,
     },
     /// Delete what retention no longer keeps.
@@ -72,9 +72,9 @@ pub enum Command {
     },
     /// Write down what somebody says of a backup.
     Amend {
-        /// Which: whatever names a backup.
+        /// The backup, by whatever names one.
         backup: String,
-        /// What of it.
+        /// The change.
         amendment: Amendment,
     },
     /// Answer with the catalogue.
@@ -86,28 +86,28 @@ pub enum Command {
     Restore(Restore),
     /// Take the last restore back.
     Undo {
-        /// Of which component.
+        /// The component.
         component: ComponentName,
     },
     /// Answer `pong`.
     Ping,
 }
 
-/// What is said of a backup that exists.
+/// A change to the manifest of a backup that exists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Amendment {
-    /// Retention must leave it alone, or need not any more.
+    /// Retention must leave the backup alone, or need not any more.
     Pin(bool),
-    /// It is rightly much smaller than the one before.
+    /// The backup is rightly much smaller than the one before.
     Accept,
 }
 
 /// An order to restore.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Restore {
-    /// What.
+    /// The component.
     pub component: ComponentName,
-    /// Which backup: an id, a file name, `latest`, a path inside a destination.
+    /// The backup: an id, a file name, `latest`, a path inside a destination.
     pub backup: String,
     /// Into a database of this name instead of the live one.
     pub database: Option<String>,
@@ -143,9 +143,9 @@ pub struct Backup {
     pub component: ComponentName,
     /// Free text, at most [`Backup::LABEL_CHARS`] characters.
     pub label: Option<String>,
-    /// Whether retention must leave it alone.
+    /// True if retention must leave the backup alone.
     pub pin: bool,
-    /// The full backup that it belongs to.
+    /// The id of the full backup that this one belongs to.
     pub set_id: Option<String>,
 }
 
@@ -153,7 +153,7 @@ impl Backup {
     /// The longest label.
     pub const LABEL_CHARS: usize = 64;
 
-    /// The Celery task that orders it.
+    /// The Celery task that orders the backup.
     pub const fn task(component: ComponentName) -> &'static str {
         match component {
             ComponentName::Postgres => task::BACKUP_POSTGRES,
@@ -178,19 +178,20 @@ pub enum InvalidCommand {
 }
 
 impl Command {
-    /// Whether a task of this name is ours to take from a queue.
+    /// True if this program takes a task of this name from a queue.
     pub fn is_ours(task_name: &str) -> bool {
         task_name == task::PING || task_name.starts_with(task::OUR_PREFIX)
     }
 
-    /// Whether a task of this name is done in an instant, so that it needs no place: a sign of life is
-    /// given also while long tasks take up all places.
+    /// True if a task of this name is done in an instant, so that it needs no concurrency slot: a sign of life is
+    /// given also while long tasks take up all slots.
     pub fn is_light(task_name: &str) -> bool {
         task_name == task::PING
     }
 
-    /// Whether it must be signed where a key is set: it deletes or overwrites data, or says what retention may
-    /// delete. A pin does so too: that of a backup that is much smaller than the one before accepts it.
+    /// True if the command must be signed where a key is set: it deletes or overwrites data, or says which backups
+    /// retention may delete. A pin does so too: the pin of a backup that is much smaller than the one before accepts
+    /// it.
     pub fn must_be_signed(&self) -> bool {
         match self {
             Self::CleanUp { dry_run, .. } => !dry_run,

@@ -35,9 +35,9 @@ pub const VIEW: &str = "materialized view";
 /// An object that cannot be made under an empty `search_path`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unqualified {
-    /// Its kind: `materialized view`, `index`, `generated column`, `check constraint`.
+    /// The object's kind: `materialized view`, `index`, `generated column`, `check constraint`.
     pub kind: String,
-    /// Its name with its schema; of a generated column and a check constraint, that of the table.
+    /// The object's name with its schema; for a generated column and a check constraint, the name of the table.
     pub name: String,
     /// The server's words.
     pub said: String,
@@ -47,7 +47,8 @@ impl Derived {
     /// At most this many of each list are kept.
     pub const KEPT: usize = 200;
 
-    /// What `pg_dump` leaves out on tables of extensions and `found` has not, as a whole sentence.
+    /// Returns a whole sentence about the statements on tables of extensions that `pg_dump` leaves out and `found` has
+    /// not; `None` if there are none.
     pub fn lost_on_extensions(&self, found: &Self) -> Option<String> {
         let lost: Vec<_> = self
             .on_extensions

@@ -26,11 +26,11 @@ pub struct ListedBackup {
     pub source_bytes: Option<u64>,
     /// SHA-256 of the archive, lower-case hex; null for a file of the app's old tasks.
     pub sha256: Option<String>,
-    /// How far it was proven.
+    /// The level to which the archive was proven.
     pub verified: VerifyLevel,
     /// The best of its destinations.
     pub state: BackupState,
-    /// Where its archive is.
+    /// The copies of the archive.
     pub destinations: Vec<ListedCopy>,
 }
 
@@ -44,11 +44,11 @@ pub struct ListedCopy {
     pub location: String,
     /// Bytes that it should have.
     pub bytes: u64,
-    /// What a look at the destination says.
+    /// The state of the copy after a look at the destination.
     pub state: BackupState,
 }
 
-/// Whether an archive is where its manifest says. The best comes first.
+/// The state of an archive, compared with its manifest. The best comes first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum BackupState {

@@ -121,6 +121,6 @@ pub struct Progress {
     pub component: ComponentName,
     /// Name of the phase.
     pub phase: String,
-    /// The same as `current`.
+    /// Bytes so far: the same number as `current`.
     pub bytes: u64,
 }

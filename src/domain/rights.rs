@@ -38,9 +38,9 @@ pub struct KindOfRights {
 /// A role that the objects of a database need.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RoleInUse {
-    /// Its name.
+    /// The role's name.
     pub name: String,
-    /// Its attributes as `CREATE ROLE` takes them, but for a password.
+    /// The role's attributes as `CREATE ROLE` takes them, but for a password.
     pub attributes: String,
     /// The roles that it is a member of.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
