@@ -38,7 +38,7 @@ pub struct Basis {
     pub at: Timestamp,
     /// The earlier backups that are whole in every destination in which the new one is to stay.
     pub sound: BTreeSet<BackupId>,
-    /// The encryption of archives, as text: the archives of a chain must open by the same keys.
+    /// The recipients of the encryption, as text; empty without: the archives of a chain must open by the same keys.
     pub terms: String,
     /// The largest number of archives in a chain, the new one among them.
     pub most: usize,

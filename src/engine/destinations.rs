@@ -177,7 +177,7 @@ pub(super) fn newest_is_suspect<'a>(mut entries: impl Iterator<Item = &'a Entry>
     newest.and_then(Entry::manifest).is_some_and(Manifest::is_suspect)
 }
 
-/// How the catalogue's backups are counted.
+/// The states by which the metrics count the catalogue's backups.
 const CATALOGUE_STATES: [&str; 4] = ["verified", "unverified", "failed", "missing"];
 
 fn catalogue_state(entry: &Entry, destination: &str) -> Option<&'static str> {

@@ -1,4 +1,4 @@
-//! What dead runs left half done, put right: at the start of a worker, and while it lives.
+//! The recovery of what dead runs left half done: at the start of a worker, and while it lives.
 
 use crate::base::chain;
 use crate::component::Component;
@@ -7,7 +7,7 @@ use crate::engine::restore::recover;
 use crate::engine::{Engine, Run};
 use std::{sync::Arc, time::Duration};
 
-/// How often a worker that lives looks: a file is read.
+/// The interval of the looks of a living worker: each reads one file.
 const LOOK_EVERY: Duration = Duration::from_secs(15);
 
 impl Engine {
@@ -34,7 +34,7 @@ impl Engine {
         }
     }
 
-    /// What restores have left to be put right, for people: one sentence for each component.
+    /// Returns the work that restores have left for a recovery, for people: one sentence for each component.
     pub async fn due(&self, only: Option<ComponentName>) -> Vec<String> {
         let mut due = Vec::new();
         for component in &self.components {

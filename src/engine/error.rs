@@ -31,7 +31,7 @@ pub enum EngineError {
     Busy {
         /// Which.
         component: ComponentName,
-        /// Who holds it, for people.
+        /// The holder of the component, for people.
         owner: String,
     },
 
@@ -51,16 +51,17 @@ pub enum EngineError {
     /// The bytes could not be compressed or read back.
     #[error("{what}")]
     Stream {
-        /// What was tried.
+        /// The action that was tried.
         what: &'static str,
         /// Why.
         source: io::Error,
     },
 
-    /// What was asked for cannot be done with what there is: nothing was touched. The text says why.
+    /// The order cannot be carried out with the data and settings that there are: nothing was touched. The text says
+    /// why.
     #[error("{what}")]
     Unfit {
-        /// What is wrong and what to do about it.
+        /// The reason, and the way to mend it.
         what: String,
     },
 
@@ -69,7 +70,7 @@ pub enum EngineError {
     Locked {
         /// Which.
         id: BackupId,
-        /// What to do.
+        /// The remedy.
         fix: &'static str,
     },
 
@@ -86,11 +87,11 @@ pub enum EngineError {
     Copy {
         /// Which.
         id: BackupId,
-        /// Where it is.
+        /// The place where the backup is.
         have: String,
-        /// Where it should be too.
+        /// The destination where the backup should be too.
         destination: String,
-        /// Why it is not.
+        /// The error of that destination.
         source: Box<EngineError>,
     },
 
@@ -99,14 +100,14 @@ pub enum EngineError {
     Verify {
         /// Of which component.
         component: ComponentName,
-        /// What does not hold.
+        /// The differences between the data and the archive.
         problems: Vec<String>,
     },
 
     /// Backups that lie in the destinations are not whole. They are marked, and counted on no more.
     #[error("not whole: {}", .problems.join("; "))]
     Damaged {
-        /// What is wrong with which.
+        /// The faults, each with its backup.
         problems: Vec<String>,
     },
 
@@ -115,7 +116,7 @@ pub enum EngineError {
     NotOurs {
         /// Which backup.
         id: BackupId,
-        /// Whose it is.
+        /// The owner of the backup.
         why: &'static str,
     },
 
@@ -147,7 +148,7 @@ pub enum EngineError {
 }
 
 impl EngineError {
-    /// Whether another attempt may succeed: the retry of a task and its Celery state both ask here.
+    /// True if another attempt may succeed: the retry of a task and its Celery state both depend on this function.
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Component { source, .. } => source.is_transient(),
@@ -170,13 +171,14 @@ impl EngineError {
         }
     }
 
-    /// Whether the program that restores was told by its server that this cannot be.
+    /// True if the server refused the work of a restore program such as `pg_restore`, and would refuse it again.
     pub(super) const fn is_refusal(&self) -> bool {
         let Self::Component { source, .. } = self else { return false };
         matches!(source, ComponentError::Failed { transient: false, .. } | ComponentError::Refused { .. })
     }
 
-    /// Whether bytes that lie in a destination could not be read, which says nothing of the others there.
+    /// True if the bytes of an object in a destination could not be read, which does not mean that others there
+    /// cannot.
     pub(super) const fn is_unread(&self) -> bool {
         matches!(self, Self::Store(_) | Self::Stream { .. })
     }

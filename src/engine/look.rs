@@ -13,7 +13,7 @@ use crate::engine::{Engine, EngineError, Run};
 use crate::store::StoreError;
 use std::sync::Arc;
 
-/// What is known before the first look.
+/// The report of a backup before the first look at it.
 pub(super) fn nothing_yet(backup_id: BackupId, level: VerifyLevel) -> Verification {
     Verification {
         component: backup_id.component(),
@@ -105,11 +105,11 @@ pub(super) async fn look(
                     unread = unread.or(Some((copy.destination.clone(), err)));
                     continue;
                 }
-                // What it builds on may be known to be damaged.
+                // An archive that this one builds on may be known to be damaged.
                 Err(EngineError::Damaged { problems }) => checked.find(problems, VerifyLevel::Decode),
                 problems => {
                     checked.find(problems?, VerifyLevel::Drill);
-                    // What is wrong with one copy may be wrong with each.
+                    // The fault of one copy may be the fault of each.
                     to_drill = !checked.problems.is_empty();
                 }
             }

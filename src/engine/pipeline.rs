@@ -19,14 +19,14 @@ use tokio_util::{io::StreamReader, task::AbortOnDropHandle};
 /// small (each is at most 1 MiB).
 const UNDER_WAY: usize = 2;
 
-/// What went through.
+/// The outcome of one pass of the backup pipeline.
 #[derive(Debug)]
 pub(super) struct Filled {
-    /// What the component said about its data.
+    /// The facts that the component reported about its data.
     pub(super) facts: Facts,
     /// The bytes that were stored.
     pub(super) packed: Packed,
-    /// What the decoder found in them.
+    /// The counts of the decoder in those bytes.
     decoded: Counts,
 }
 
@@ -106,11 +106,11 @@ async fn decode(
 }
 
 impl Filled {
-    /// Whether what was decoded is what was read from the source.
+    /// Compares the counts of the decoder with those at the source.
     ///
     /// # Errors
     ///
-    /// [`EngineError::Verify`] with everything that does not hold.
+    /// [`EngineError::Verify`] with every difference.
     pub(super) fn agree(&self, component: ComponentName) -> Result<(), EngineError> {
         let problems = self.facts.counts.differences(&self.decoded);
         if problems.is_empty() { Ok(()) } else { Err(EngineError::Verify { component, problems }) }

@@ -29,7 +29,7 @@ pub struct PruneRequest {
 impl Engine {
     /// Deletes what retention no longer keeps, component by component.
     ///
-    /// What cannot be deleted is reported and tried again next time; the rest goes on.
+    /// A backup that cannot be deleted is reported and tried again next time; the rest goes on.
     ///
     /// # Errors
     ///
@@ -160,8 +160,9 @@ impl Engine {
         Ok(())
     }
 
-    /// What may go, and from which destinations: the rule holds in each of them by itself, so that each has
-    /// backups of its own to go back to. What stays in one at least is told in the report.
+    /// Returns the backups that may go, and the destinations that they may go from: the rule holds in each destination
+    /// by itself, so that each has backups of its own to go back to. The report names the backups that stay in at
+    /// least one.
     fn going(
         &self,
         name: ComponentName,
@@ -238,7 +239,7 @@ impl Engine {
         held.leave(&left)
     }
 
-    /// What became of one backup, in the report, in the log and in the metrics.
+    /// Records the removal of one backup in the report, in the log and in the metrics.
     fn tell(&self, id: &BackupId, gone: &Gone, report: &mut PruneReport) {
         if !gone.from.is_empty() {
             tracing::info!(backup_id = %id, from = gone.from.join(", "), "retention deleted a backup");

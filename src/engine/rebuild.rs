@@ -18,7 +18,7 @@ use crate::stream::pack::Compression;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-/// What a manifest says that was made from an archive.
+/// The label of a manifest that was made from an archive.
 const LABEL: &str = "rebuilt from its archive";
 
 impl Engine {
@@ -219,7 +219,7 @@ impl Engine {
         Ok(())
     }
 
-    /// What is known of an archive by its name alone.
+    /// The manifest of an archive of which nothing but its name is known.
     fn draft(&self, backup_id: &BackupId, source: String, copy: &StoredCopy) -> Manifest {
         let now = self.clock.now();
         let mut facts = Facts::default();
@@ -241,7 +241,7 @@ impl Engine {
             task_id: None,
             host: self.host.clone(),
             program: env!("CARGO_PKG_VERSION").to_owned(),
-            // Its bytes tell, once they are read.
+            // The bytes of the archive tell the compression, once they are read.
             compression: Compression::of_file(copy.key.file_name()).to_string(),
             encryption: None,
             objects: Vec::new(),
@@ -265,7 +265,7 @@ impl Engine {
 }
 
 impl Survey {
-    /// Whether an archive that the manifest names lies there.
+    /// True if an archive that the manifest names lies in this destination.
     fn holds(&self, manifest: &Manifest) -> bool {
         self.copy_of(manifest).is_some_and(|object| self.bytes_of(&object.key).is_some())
     }

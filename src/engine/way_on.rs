@@ -12,7 +12,7 @@ use std::sync::Arc;
 ///
 /// # Errors
 ///
-/// What the restore would fail with before it began.
+/// The error that the restore would fail with before it began.
 pub(super) async fn complete(
     plan: &mut Plan,
     component: &Arc<dyn Component>,
