@@ -49,12 +49,12 @@ pub struct Catalog {
     silence: Silence,
 }
 
-/// What one store says about some components.
+/// The contents of one store, for some components.
 struct Shelf {
     documents: BTreeMap<BackupId, Arc<Document>>,
     damaged: Vec<Damaged>,
     objects: BTreeMap<ObjectKey, u64>,
-    /// Ids that something there bears.
+    /// The ids that are in use there.
     taken: BTreeSet<BackupId>,
 }
 
@@ -115,7 +115,7 @@ impl Catalog {
         Ok(self.look_up(component, reference, Purpose::Show).await?.entry)
     }
 
-    /// The same for a restore: the latest is none that is flagged as suspiciously small.
+    /// Finds the backup for a restore: the latest is none that is flagged as suspiciously small.
     ///
     /// # Errors
     ///
@@ -162,7 +162,7 @@ impl Catalog {
             _ => Err(CatalogError::not_found(reference)),
         };
         match (found, away) {
-            // It may well be there.
+            // The backup may be in the destination that could not be read.
             (Err(CatalogError::NotFound { .. }), Some(away)) => Err(away.source),
             (found, _) => found.map(Choice::named),
         }

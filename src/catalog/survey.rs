@@ -1,4 +1,4 @@
-//! What each destination says by itself, before all of them are taken for one catalogue.
+//! The contents of each destination by itself, before all of them are taken for one catalogue.
 
 use crate::catalog::document::Document;
 use crate::catalog::{Catalog, CatalogError, Damaged};

@@ -40,11 +40,11 @@ const HEARTBEAT: Duration = Duration::from_mins(1);
 /// The first pause between attempts, which doubles, and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_mins(5));
 
-/// What is over so soon is not worth a word: the database was just replaced, or a command ended and the next
-/// one will show what it did.
+/// A fault that is over within this time is not logged: the database was just replaced, or a command ended and the
+/// next one will show the command's backup.
 const PASSING: Duration = Duration::from_secs(1);
 
-/// How long the end of the program waits for the last change.
+/// The longest wait for the last change at the end of the program.
 const FAREWELL: Duration = Duration::from_secs(5);
 
 /// The tables in one database.
@@ -58,11 +58,11 @@ struct Shared {
     inbox: Mutex<Inbox>,
     arrived: Notify,
     closing: CancellationToken,
-    /// Whether tables that are not there are made.
+    /// True if missing tables are made.
     makes: AtomicBool,
 }
 
-/// What is to be written.
+/// The changes that wait to be written.
 #[derive(Default)]
 struct Inbox {
     shown: Option<Arc<Listing>>,
@@ -71,7 +71,7 @@ struct Inbox {
     live: BTreeMap<String, bool>,
 }
 
-/// What is being written.
+/// The changes that are being written.
 struct Todo {
     shown: Option<Arc<Listing>>,
     runs: Vec<RunRow>,
@@ -88,7 +88,7 @@ enum MirrorError {
     /// The server refuses something, or went away.
     #[error("write the tables of the catalogue")]
     Database(#[from] tokio_postgres::Error),
-    /// It does not answer.
+    /// The server does not answer.
     #[error("the app's database does not answer in time")]
     Late,
     /// Somebody else's table is in the way.
@@ -106,7 +106,7 @@ enum MirrorError {
 }
 
 impl MirrorError {
-    /// Whether time alone will not help.
+    /// True if time alone will not help.
     fn is_permanent(&self) -> bool {
         matches!(self, Self::Foreign { .. } | Self::Rights { .. })
     }
@@ -177,7 +177,7 @@ impl Mirror {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // What they hold is right whoever panicked meanwhile: each change is one call.
+    // The values are right even after a panic elsewhere: each change is one call.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -196,7 +196,7 @@ impl Shared {
         }
     }
 
-    /// What could not be written waits again, unless there is something newer.
+    /// Puts changes that could not be written back into the inbox, unless there is a newer one.
     fn put_back(&self, todo: Todo) {
         let mut inbox = self.inbox();
         inbox.shown = inbox.shown.take().or(todo.shown);
@@ -251,7 +251,7 @@ impl Todo {
     }
 }
 
-/// What is wrong, told once.
+/// The present fault, logged once.
 #[derive(Default)]
 struct Trouble {
     since: Option<Instant>,

@@ -6,11 +6,11 @@ use deadpool_postgres::{Transaction, tokio_postgres::error::SqlState};
 /// Schema and names of the tables.
 pub const TABLES: [(&str, &str); 2] = [("public", "rna_backup_backup"), ("public", "rna_backup_run")];
 
-/// What the comment on a table of ours begins with; the version of its columns follows. It goes with the
-/// table into dumps and out of them.
+/// The beginning of the comment on each table of ours; the version of the table's columns follows. The comment goes
+/// with the table into dumps and out of them.
 pub const MARK: &str = "rna-backup catalogue, version ";
 
-/// What leads from each version of the tables to the next; the first from none at all.
+/// The statements that lead from each version of the tables to the next; the first from no tables at all.
 const MIGRATIONS: [&str; 1] = [include_str!("../../../schemas/catalog.sql")];
 
 /// `rna-back` in ASCII: two workers that start at once make the tables one after the other.

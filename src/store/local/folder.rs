@@ -192,7 +192,7 @@ impl Folder {
         }
     }
 
-    /// The same by a hard link, which never replaces either.
+    /// Moves the file as [`place_file`](Self::place_file) does, by a hard link, which never replaces either.
     fn link_file(&self, name: &str, target: &Self, new_name: &str) -> io::Result<()> {
         match rustix::fs::linkat(&self.0, name, &target.0, new_name, AtFlags::empty()) {
             Ok(()) => self.forget_file(name)?,
@@ -205,8 +205,9 @@ impl Folder {
         target.sync()
     }
 
-    /// The same by a plain rename, which would replace: the target folder is locked meanwhile, and the name must be
-    /// free. The lock keeps out other runs of this machine; of other machines the lock of the component does.
+    /// Moves the file as [`place_file`](Self::place_file) does, by a plain rename, which would replace: the target
+    /// folder is locked meanwhile, and the name must be free. That lock keeps out other runs of this machine; the lock
+    /// of the component keeps out other machines.
     fn rename_file(&self, name: &str, target: &Self, new_name: &str) -> io::Result<()> {
         let _locked = target.lock()?;
         match rustix::fs::statat(&target.0, new_name, AtFlags::SYMLINK_NOFOLLOW) {

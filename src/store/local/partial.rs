@@ -6,7 +6,7 @@ use rustix::io::Errno;
 use std::{fs::File, io, os::unix::fs::MetadataExt as _, sync::Arc};
 use uuid::Uuid;
 
-/// Where files are made, below the root.
+/// The folder in which files are made, below the root.
 pub(super) const FOLDER: &str = ".partial";
 
 /// The mark in the name of a file that is only a trial.
@@ -90,18 +90,18 @@ impl Partial {
 impl Drop for Partial {
     fn drop(&mut self) {
         if !self.placed {
-            // What stays behind is removed by the next sweep.
+            // A file that stays behind is removed by the next sweep.
             let _ = self.folder.forget_file(&self.name);
         }
     }
 }
 
-/// What a sweep removed.
+/// The files that a sweep removed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Swept {
     /// Number of files.
     pub files: u64,
-    /// Their bytes.
+    /// Bytes of the files.
     pub bytes: u64,
 }
 

@@ -27,7 +27,7 @@ pub(super) struct LocalUpload {
     gathered_bytes: usize,
     /// The batch that is being written.
     writing: Option<JoinHandle<io::Result<()>>>,
-    /// What was written before is on its way to the disk. The kernel tells an error once: it must be looked at.
+    /// The sync of earlier batches to the disk. The kernel reports an error once, so this handle must be looked at.
     syncing: Option<JoinHandle<io::Result<()>>>,
     written: u64,
     look_at: u64,
@@ -132,7 +132,7 @@ impl Upload for LocalUpload {
     }
 
     async fn abort(mut self: Box<Self>) {
-        // What it says does not matter any more, but its space is to be free when we return.
+        // The outcome does not matter any more, but the space is to be free when we return.
         let _ = self.settle().await;
         let _ = ended(&mut self.syncing).await;
         let _ = tokio::task::spawn_blocking(move || drop(self)).await;

@@ -58,7 +58,7 @@ pub struct Request {
     pub op: &'static str,
     /// `ok`, `refused` (the server said no) or `failed` (the network, or a server in trouble).
     pub result: &'static str,
-    /// Whether it was one more attempt.
+    /// True if the request was one more attempt.
     pub retry: bool,
 }
 
@@ -111,7 +111,7 @@ impl Bucket {
         Ok(Self { client: Client::from_conf(settings.build()), config, observer, skew })
     }
 
-    /// Whether parts are hashed by us, for the server to compare: AWS gets a checksum from its SDK.
+    /// True if this program hashes the parts, for the server to compare: AWS gets a checksum from its SDK.
     pub(super) fn hashes(&self) -> bool {
         self.config.endpoint.is_some()
     }
@@ -229,7 +229,7 @@ impl Tries {
     }
 }
 
-/// What the request gives, unless its pulse stops for `patience`.
+/// Returns the answer to the request, or `None` if the request's pulse stops for `patience`.
 async fn watched<T>(request: impl Future<Output = T>, pulse: &Pulse, patience: Duration) -> Option<T> {
     let mut request = pin!(request);
     loop {

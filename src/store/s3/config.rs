@@ -1,4 +1,4 @@
-//! Where the bucket is, who may use it, and how objects are kept in it.
+//! The settings of the bucket: its address, its credentials, and the storage of its objects.
 
 use crate::store::ObjectKey;
 use secrecy::SecretString;
@@ -12,7 +12,7 @@ pub const MAX_PARTS: u32 = 10_000;
 /// later.
 const FIRST_WAIT: Duration = Duration::from_millis(250);
 
-/// How to reach a bucket. `Debug` shows no secret.
+/// The settings of one bucket. `Debug` shows no secret.
 #[derive(Debug, Clone)]
 pub struct S3Config {
     /// `AWS_BACKUP_BUCKET`.
@@ -33,9 +33,9 @@ pub struct S3Config {
     pub max_parts: u32,
     /// `AWS_CA_BUNDLE`: a PEM file of authorities that are trusted beside the machine's own.
     pub ca_bundle: Option<PathBuf>,
-    /// How long the server may do nothing at all before it is taken for dead. No setting: tests shorten it.
+    /// The time without any activity of the server after which it is taken for dead. No setting: tests shorten it.
     pub patience: Duration,
-    /// How long the first wait between attempts is, at most; each is twice the one before. No setting either.
+    /// The longest first wait between attempts; each wait is twice the one before. No setting either.
     pub wait: Duration,
 }
 
@@ -73,7 +73,7 @@ impl S3Config {
     ///
     /// # Errors
     ///
-    /// What is wrong with it, without repeating it.
+    /// The fault of the text, without repeating it.
     pub fn parse_prefix(text: &str) -> Result<Option<ObjectKey>, &'static str> {
         match text.trim_matches('/') {
             "" => Ok(None),
@@ -82,7 +82,7 @@ impl S3Config {
     }
 }
 
-/// How the server encrypts what it keeps: `AES256`, `aws:kms` (the account's own key) or `aws:kms:KEYID`.
+/// The encryption at rest by the server: `AES256`, `aws:kms` (the account's own key) or `aws:kms:KEYID`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Sse {
     /// With keys of the store.
@@ -111,7 +111,7 @@ impl FromStr for Sse {
     }
 }
 
-/// What can stand in a header.
+/// True if the text can stand in a header.
 fn is_word(text: &str) -> bool {
     !text.is_empty() && text.chars().all(|c| c.is_ascii_graphic())
 }

@@ -87,7 +87,7 @@ impl S3Store {
         for (n, key) in keys.iter().enumerate() {
             match self.remove(key).await {
                 Err(fault) if fault.is_final() => left.push((key.clone(), fault)),
-                // What the server does not answer now it will not answer for the others.
+                // A server that does not answer now will not answer for the other keys.
                 Err(fault) => {
                     left.extend(keys[n..].iter().map(|key| (key.clone(), fault.clone())));
                     break;

@@ -20,15 +20,15 @@ const FOLDER: &str = ".rna-backup-check";
 
 const CONTENT: &[u8] = b"rna-backup was here to check that it can write, read, list and delete\n";
 
-/// What a bucket can do, beyond all that it must.
+/// The optional abilities of a bucket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Probe {
     /// By how many seconds the server's clock is ahead of this machine's. Beyond 900 requests are refused.
     pub clock_skew: Option<i64>,
-    /// Whether the server itself refuses to replace an object. Where it does not, two machines that upload the
-    /// same backup at once could.
+    /// True if the server itself refuses to replace an object. Where it does not, one of two machines that upload the
+    /// same backup at once could replace the other's.
     pub never_replaces: bool,
-    /// Whether open uploads are listed, so that those of dead runs can be removed.
+    /// True if open uploads are listed, so that those of dead runs can be removed.
     pub lists_uploads: bool,
 }
 
@@ -110,7 +110,7 @@ impl S3Store {
         Err(Fault::passing("what was written is not listed"))
     }
 
-    /// Whether the server refuses to write over an object.
+    /// Tests whether the server refuses to write over an object.
     async fn refuses(&self, key: &ObjectKey, marker: &Part) -> Result<bool, Fault> {
         let answer = self.put_object(key, marker, Some("check")).await;
         match answer {

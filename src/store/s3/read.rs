@@ -53,7 +53,7 @@ async fn start(store: &S3Store, key: &ObjectKey, range: Range<u64>, most: u64) -
     }
 }
 
-/// How far one reader has come.
+/// The progress of one reader.
 struct Reading {
     store: S3Store,
     key: ObjectKey,
@@ -168,7 +168,7 @@ impl Reading {
     }
 }
 
-/// How long the whole object is, as an answer to a request for the bytes from `at` on says.
+/// Returns the length of the whole object, as an answer to a request for the bytes from `at` on tells it.
 fn length(answer: &GetObjectOutput, at: u64) -> Result<u64, Fault> {
     let Some(range) = answer.content_range() else {
         // The whole object: the server does not know ranges, or a proxy took the wish away.

@@ -40,12 +40,12 @@ pub(super) struct S3Upload {
     remains: Remains,
 }
 
-/// What an upload leaves on the server unless it is removed.
+/// The remains of an upload on the server, unless they are removed.
 #[derive(Debug, Default)]
 struct Remains {
     /// The upload in parts that is open.
     multipart: Option<String>,
-    /// There may be another one, whose name was lost with an answer.
+    /// True if there may be another upload in parts, whose name was lost with an answer.
     strays: bool,
     object: Object,
     in_flight: JoinSet<Result<CompletedPart, Fault>>,
@@ -53,12 +53,12 @@ struct Remains {
     mark: String,
 }
 
-/// Whether the object is there, and ours.
+/// The state of the object on the server.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 enum Object {
     #[default]
     Absent,
-    /// It was to be made; no answer came.
+    /// The object was to be made; no answer came.
     Perhaps,
     Whole,
 }
@@ -271,7 +271,7 @@ impl Upload for S3Upload {
     async fn commit(mut self: Box<Self>) -> Result<(), StoreError> {
         let done = self.finish("commit").await;
         if done.is_ok() {
-            // It is there to stay: all that can be left are uploads without a name.
+            // The object is there to stay: only uploads without a name can be left.
             self.remains.object = Object::Absent;
             // Also those of an earlier attempt, whose line was down when it wanted to give them up.
             self.remains.strays |= self.number > 0;
@@ -368,7 +368,7 @@ impl S3Store {
     }
 }
 
-/// Whether an object bears the mark; `None` when it bears none at all.
+/// Returns whether an object bears the mark; `None` when it bears none at all.
 fn is_marked(found: &HeadObjectOutput, mark: &str) -> Option<bool> {
     Some(found.metadata()?.get(MARK)? == mark)
 }
