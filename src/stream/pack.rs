@@ -21,7 +21,7 @@ use tokio::{io::AsyncWriteExt, sync::mpsc, task::JoinHandle};
 
 pub use crate::stream::compression::{Compression, InvalidCompression};
 
-/// What an archive turned out to be, as it will stand in the manifest.
+/// The figures of a finished archive, as they will stand in the manifest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Packed {
     /// Length of the archive, bytes.
@@ -50,7 +50,7 @@ pub struct Packer {
     worker: JoinHandle<io::Result<Packed>>,
 }
 
-/// What the thread is told.
+/// The messages to the thread.
 #[derive(Debug)]
 enum Piece {
     Bytes(Content, Bytes),
@@ -163,7 +163,7 @@ impl Frame {
         })
     }
 
-    /// Whether bytes of that kind can go on in this frame.
+    /// True if bytes of that kind can go on in this frame.
     fn fits(&self, content: Content) -> bool {
         match self {
             Self::Between(_) => false,

@@ -211,7 +211,8 @@ fn sort(status: u16, code: &str) -> (Kind, &'static str) {
 
 /// True if a refusal is that of
 /// an [object lock](https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-lock.html), which has no code of its
-/// own: AWS says `AccessDenied` with a message about object lock, Ceph one about `object retention`, MinIO `InvalidRequest` and `WORM`, Google `RetentionPolicyNotMet`.
+/// own: AWS says `AccessDenied` with a message about object lock, Ceph one about `object retention`,
+/// MinIO `InvalidRequest` and `WORM`, Google `RetentionPolicyNotMet`.
 fn speaks_of_a_lock(code: &str, message: &str) -> bool {
     let said = format!("{code} {message}").to_ascii_lowercase();
     ["worm", "object lock", "objectlock", "retention", "legal hold"].iter().any(|word| said.contains(word))
