@@ -183,7 +183,7 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// Why a command could not do what it was asked.
+/// The reason that a command failed, and its exit status.
 #[derive(Debug)]
 struct Failure {
     exit: Exit,

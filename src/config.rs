@@ -30,7 +30,7 @@ const HOUR: Duration = Duration::from_hours(1);
 const DAY: Duration = Duration::from_hours(24);
 const WEEK: Duration = Duration::from_hours(7 * 24);
 
-/// Everything that can be set.
+/// The settings of the program.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Host name of this machine, for manifests, locks and the node name.

@@ -277,7 +277,7 @@ fn unknown_name(name: &str) -> String {
     })
 }
 
-/// Tells of a value in quotation marks, without it.
+/// The warning about a value in quotation marks, without the value.
 const QUOTED: &str = "begins and ends with a quotation mark, which counts as a part of it: `docker run --env-file` \
                       takes quotes off no value, so leave them out";
 

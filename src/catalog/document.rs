@@ -74,9 +74,9 @@ pub(super) fn print(manifest: &Manifest) -> Bytes {
 /// A manifest that was read.
 #[derive(Debug)]
 pub(super) enum Document {
-    /// Of a format that this version knows.
+    /// A manifest of a format that this version knows.
     Ours { manifest: Arc<Manifest>, objects: Vec<Object> },
-    /// Of a newer one: what is needed to list it.
+    /// A manifest of a newer format: the fields that are needed to list its backup.
     Newer { format: u32, created_at: Timestamp, objects: Vec<Object> },
 }
 
@@ -137,7 +137,7 @@ struct RawObject {
     problems: Vec<String>,
 }
 
-/// Why a manifest cannot be read: the cause in words, for the same answer is given again and again.
+/// The reason that a manifest cannot be read: the cause in words, for the same answer is given again and again.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub(super) struct Fault(String);

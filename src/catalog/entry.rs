@@ -17,10 +17,10 @@ use std::{collections::HashMap, sync::Arc};
 /// One backup.
 #[derive(Debug, Clone)]
 pub struct Entry {
-    /// Which backup.
+    /// The id of the backup.
     pub backup_id: BackupId,
-    /// When it was begun. Of a file of the app's old tasks this is what its name says, which was
-    /// in the app's own time zone.
+    /// The time at which the backup was begun. For a file of the app's old tasks this is the time in its name, which
+    /// was in the app's own time zone.
     pub created_at: Timestamp,
     /// The program that made the backup.
     pub origin: Origin,
@@ -100,7 +100,7 @@ impl Entry {
         Self { backup_id: id.clone(), created_at, origin, copies }
     }
 
-    /// Of what it is a backup.
+    /// The component of the backup.
     pub fn component(&self) -> ComponentName {
         self.backup_id.component()
     }
@@ -151,7 +151,7 @@ impl Entry {
         Some(Candidate { id, created, proof, pinned: manifest.pinned })
     }
 
-    /// Whose it is, when it is not ours to delete.
+    /// The owner of the backup, when it is not ours to delete.
     pub(super) fn protected(&self) -> Option<&'static str> {
         match self.origin {
             Origin::Manifest(_) => None,

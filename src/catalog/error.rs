@@ -1,9 +1,9 @@
-//! Why the catalogue could not do what it was asked.
+//! The errors of the catalogue.
 
 use crate::domain::id::BackupId;
 use crate::store::StoreError;
 
-/// Why the catalogue could not do what it was asked, by what the caller can do about it.
+/// An error of the catalogue. There is one variant for each remedy that a caller has.
 #[derive(Debug, thiserror::Error)]
 pub enum CatalogError {
     /// There is no such backup: name another.
@@ -39,9 +39,9 @@ pub enum CatalogError {
     /// A manifest names a destination that is not configured.
     #[error("write manifest of {id}: destination {destination} is not configured")]
     UnknownDestination {
-        /// Which backup.
+        /// The backup.
         id: BackupId,
-        /// Which destination.
+        /// The destination.
         destination: String,
     },
 

@@ -26,13 +26,13 @@ pub struct Listing {
 #[derive(Debug, thiserror::Error)]
 #[error("read destination {destination}")]
 pub struct Away {
-    /// Which.
+    /// The name of the destination.
     pub destination: &'static str,
     pub(super) source: CatalogError,
 }
 
 impl Away {
-    /// Why, where it cannot be done without.
+    /// The error, for a caller that cannot do without the destination.
     pub fn into_error(self) -> CatalogError {
         self.source
     }

@@ -1,10 +1,10 @@
-//! Why a component could not be read, sorted by what the caller can do about it.
+//! The errors of components, sorted by the remedy that a caller has.
 
 use std::io;
 
 type Source = Box<dyn std::error::Error + Send + Sync>;
 
-/// Why a component could not be backed up or checked.
+/// An error of a component: it could not be backed up, checked or restored.
 #[derive(Debug, thiserror::Error)]
 pub enum ComponentError {
     /// A setting, a right or a missing program: somebody has to change something.

@@ -101,11 +101,11 @@ pub trait Component: Send + Sync + fmt::Debug {
         self.backup(out, meter).await
     }
 
-    /// Told when a backup exists: what it saw may be built on.
+    /// Tells the component that a backup exists: the next incremental backup may build on it.
     ///
     /// # Errors
     ///
-    /// The next backup builds on what there was before.
+    /// The next backup builds on the backups before.
     async fn counts_now(&self, id: &BackupId) -> Result<(), ComponentError> {
         let _ = id;
         Ok(())
@@ -146,8 +146,8 @@ pub trait Component: Send + Sync + fmt::Debug {
         Ok(Facts::default())
     }
 
-    /// Why a backup cannot be restored into scratch here, so that reading it to its end is as far as a
-    /// verification goes; `None` where it can.
+    /// Returns the reason that a backup cannot be restored into scratch here, so that a verification can only read it
+    /// to its end; `None` where it can be restored.
     fn no_drill(&self) -> Option<&'static str> {
         None
     }
@@ -205,7 +205,7 @@ pub trait Component: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     ///
-    /// As there; [`ComponentError::Refused`] names others that cannot be made.
+    /// As for [`stage`](Self::stage); [`ComponentError::Refused`] names others that cannot be made.
     async fn stage_without(
         &self,
         feed: Feed<'_>,
@@ -226,7 +226,7 @@ pub trait Component: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     ///
-    /// When something is still to be done; nothing is worse than before.
+    /// When some of that work is still to be done; nothing is worse than before.
     async fn recover(&self) -> Result<Vec<String>, ComponentError> {
         Ok(Vec::new())
     }
@@ -237,7 +237,7 @@ pub trait Component: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     ///
-    /// When it cannot be looked for.
+    /// When that work cannot be looked for.
     async fn due(&self) -> Result<Option<String>, ComponentError> {
         Ok(None)
     }
@@ -256,7 +256,7 @@ pub trait Component: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     ///
-    /// When it cannot be looked for.
+    /// When that data cannot be looked for.
     async fn kept_elsewhere(&self) -> Result<Option<String>, ComponentError> {
         Ok(None)
     }
@@ -275,7 +275,7 @@ pub trait Component: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     ///
-    /// When something is left.
+    /// When some of that data is left.
     async fn forget(&self) -> Result<(), ComponentError> {
         Ok(())
     }
@@ -285,7 +285,7 @@ pub trait Component: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     ///
-    /// When something is left.
+    /// When some of those backups are left.
     async fn sweep(&self, living: &[&Facts]) -> Result<Vec<String>, ComponentError> {
         let _ = living;
         Ok(Vec::new())

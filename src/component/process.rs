@@ -120,8 +120,8 @@ impl Program {
         self
     }
 
-    /// Shows each line of the program's standard error to `listener`, without secrets, as soon as the line is there. The
-    /// listener returns the line as it may be kept, too.
+    /// Passes each line of the program's standard error to `listener`, without secrets, as soon as the line is there.
+    /// The listener returns the line as it may be kept, too.
     #[must_use]
     pub fn listened_to(
         mut self,

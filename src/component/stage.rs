@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use std::{fmt, path::PathBuf};
 
-/// The destination of a staged copy.
+/// The target of a staged copy: the live data, a database, a folder, or nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target {
     /// The live data is replaced by the copy, and kept for [`undo`](super::Component::undo).
@@ -121,18 +121,18 @@ pub trait Staged: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     ///
-    /// When either of them cannot be read.
+    /// When the archive or the copy cannot be read.
     async fn differences(&self, feed: Feed<'_>, meter: &Meter) -> Result<Vec<String>, ComponentError> {
         let _ = (feed, meter);
         Ok(Vec::new())
     }
 
-    /// Puts the copy in the place of the live data. `Ok` means that it is there, whole; the old data is
-    /// kept where it says, `None` if there was none.
+    /// Puts the copy in the place of the live data. `Ok` means that the copy is there, whole; the result names the
+    /// place of the old data, `None` if there was none.
     ///
     /// # Errors
     ///
-    /// Then the live data is the old, whole; or, should this process or the server die at that moment, the
+    /// After an error the live data is the old, whole; or, should this process or the server die at that moment, the
     /// old or the new, whole, and `recover` tidies up.
     async fn swap(self: Box<Self>) -> Result<Option<Kept>, ComponentError>;
 
@@ -140,6 +140,6 @@ pub trait Staged: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     ///
-    /// When something of it is left; `recover` removes that later.
+    /// When some of the copy is left; `recover` removes the rest later.
     async fn discard(self: Box<Self>) -> Result<(), ComponentError>;
 }

@@ -66,7 +66,7 @@ pub fn fallen(before: &Facts, now: &Facts) -> Vec<String> {
 
 const SOURCE_BYTES: &str = "source bytes";
 
-/// Everything that is compared.
+/// The figures that are compared.
 fn sizes(facts: &Facts) -> [(&'static str, u128); 7] {
     let counts = &facts.counts;
     let files = counts.files.unwrap_or_default();

@@ -54,18 +54,18 @@ pub enum Command {
     },
     /// Delete what retention no longer keeps.
     CleanUp {
-        /// Of one component, or of all.
+        /// The component, or all.
         component: Option<ComponentName>,
-        /// Instead of the setting.
+        /// The number of days, in the place of the setting.
         retention_days: Option<u32>,
-        /// Only say what would be deleted.
+        /// True if the report only tells which backups would be deleted.
         dry_run: bool,
     },
     /// Read what lies in the destinations again, and compare.
     Verify {
-        /// Of one component, or of all.
+        /// The component, or all.
         component: Option<ComponentName>,
-        /// Which: whatever names a backup, `latest` or `all`.
+        /// The backups: whatever names one, `latest` or `all`.
         backup: String,
         /// Restore it for real, compare, and throw that away.
         drill: bool,
@@ -79,7 +79,7 @@ pub enum Command {
     },
     /// Answer with the catalogue.
     List {
-        /// Of one component, or of all.
+        /// The component, or all.
         component: Option<ComponentName>,
     },
     /// Restore a backup.
@@ -111,18 +111,18 @@ pub struct Restore {
     pub backup: String,
     /// Into a database of this name instead of the live one.
     pub database: Option<String>,
-    /// Of PostgreSQL, objects that may be missing afterwards, if they cannot be made.
+    /// Names of PostgreSQL objects that may be missing afterwards, if they cannot be made.
     pub without: Vec<String>,
-    /// Of Weaviate, these classes alone.
+    /// The Weaviate classes that are restored; `None`: all.
     pub classes: Option<Vec<String>>,
-    /// Of Weaviate, users, roles and aliases as well.
+    /// True if Weaviate's users, roles and aliases are restored as well.
     pub with_access: bool,
-    /// Of PostgreSQL, also where owners and privileges would be lost.
+    /// True if PostgreSQL may lose owners and privileges.
     pub without_rights: bool,
 }
 
 impl Restore {
-    /// Of all that is in the backup, in the place of what is live.
+    /// The order to restore all that is in the backup, in the place of the live data.
     pub const fn new(component: ComponentName, backup: String) -> Self {
         Self {
             component,
@@ -139,7 +139,7 @@ impl Restore {
 /// An order to back up one component.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Backup {
-    /// Which.
+    /// The component.
     pub component: ComponentName,
     /// Free text, at most [`Backup::LABEL_CHARS`] characters.
     pub label: Option<String>,
@@ -163,7 +163,7 @@ impl Backup {
     }
 }
 
-/// Why a task message is no command. No retry can help.
+/// The reason that a task message is no command. No retry can help.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidCommand {
     /// The name is in our part of the app, but there is no such task.

@@ -26,12 +26,12 @@ impl BackupId {
         &self.0
     }
 
-    /// Which component it is a backup of.
+    /// The component of the backup.
     pub fn component(&self) -> ComponentName {
         parse(&self.0).expect("was parsed when it was made").0
     }
 
-    /// When it was begun, to the second.
+    /// The time at which the backup was begun, to the second.
     pub fn created(&self) -> Timestamp {
         parse(&self.0).expect("was parsed when it was made").1
     }

@@ -8,15 +8,15 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ListedBackup {
-    /// Which backup.
+    /// The id of the backup.
     pub backup_id: BackupId,
-    /// Of what.
+    /// The component.
     pub component: ComponentName,
-    /// When it was begun.
+    /// The time at which the backup was begun.
     pub created_at: Timestamp,
     /// Free text of whoever ordered it.
     pub label: Option<String>,
-    /// Never deleted by retention.
+    /// True if retention never deletes the backup.
     pub pinned: bool,
     /// The set of a full backup.
     pub set_id: Option<String>,

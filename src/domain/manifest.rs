@@ -7,7 +7,7 @@ use crate::domain::{
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-/// Everything that is known about one backup. Written last, deleted first.
+/// The manifest of one backup: all that is known about the backup. Written last, deleted first.
 ///
 /// Unknown fields are ignored when reading, so that an older program can list what a newer one
 /// wrote; a newer [`format`](Self::format) is refused by whoever restores.
@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 pub struct Manifest {
     /// Version of this format: see [`Manifest::format_of`].
     pub format: u32,
-    /// Which backup.
+    /// The id of the backup.
     pub backup_id: BackupId,
     /// The component.
     pub component: ComponentName,
@@ -29,7 +29,7 @@ pub struct Manifest {
     pub set_id: Option<String>,
     /// Free text of whoever ordered it.
     pub label: Option<String>,
-    /// Never deleted by retention while true.
+    /// True if retention never deletes the backup.
     pub pinned: bool,
     /// The Celery task that made it: a repeated delivery answers from here. Null from the command line.
     pub task_id: Option<String>,
@@ -162,8 +162,8 @@ impl Manifest {
         }
     }
 
-    /// When somebody last found something out about it, and how many copies were known then: of two manifests of one
-    /// backup, the greater one knows more.
+    /// The time of the last finding about the backup, and the number of copies that were known then: of two manifests
+    /// of one backup, the greater one knows more.
     pub fn last_word(&self) -> (Timestamp, usize) {
         let accepted = self.anomaly.as_ref().and_then(|anomaly| anomaly.accepted);
         let marked = self.objects.iter().filter_map(|object| object.found?.at).max();

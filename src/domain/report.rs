@@ -18,9 +18,9 @@ use std::fmt;
 pub struct BackupReport {
     /// Always `success`: a failure is an exception.
     pub status: String,
-    /// Of what.
+    /// The component.
     pub component: ComponentName,
-    /// Which backup.
+    /// The id of the backup.
     pub backup_id: BackupId,
     /// File name of the archive.
     pub backup_file: String,
@@ -55,7 +55,7 @@ pub struct BackupReport {
     pub sha256: String,
     /// The URL of the copy in the bucket, if there is one.
     pub s3_uri: Option<String>,
-    /// From the beginning to the manifest, seconds.
+    /// The time from the beginning to the manifest, seconds.
     pub duration_seconds: f64,
     /// The level to which the archive was proven.
     pub verified: String,
@@ -171,7 +171,7 @@ pub struct Verification {
     pub ok: bool,
     /// The backup's archive in each destination.
     pub destinations: Vec<CheckedCopy>,
-    /// Everything that is wrong, each with the destination it is wrong in.
+    /// The faults, each with its destination.
     pub problems: Vec<String>,
     /// Comparisons that could not be made, and the reasons.
     pub warnings: Vec<String>,
@@ -215,9 +215,9 @@ impl CheckedCopy {
 pub struct AmendReport {
     /// Always `success`.
     pub status: String,
-    /// Of what.
+    /// The component.
     pub component: ComponentName,
-    /// Which backup.
+    /// The id of the backup.
     pub backup_id: BackupId,
     /// True if retention leaves the backup alone.
     pub pinned: bool,
@@ -263,7 +263,7 @@ pub struct FullBackupReport {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PassedOver {
-    /// Which.
+    /// The id of the backup.
     pub backup_id: BackupId,
     /// The reason, for people.
     pub why: String,
@@ -322,9 +322,9 @@ pub struct RestorePlan {
 pub struct RestoreReport {
     /// Always `success`: a failure is an exception.
     pub status: String,
-    /// Of what.
+    /// The component.
     pub component: ComponentName,
-    /// Which backup.
+    /// The id of the backup.
     pub backup_id: BackupId,
     /// File name of the archive.
     pub backup_file: String,
@@ -343,7 +343,7 @@ pub struct RestoreReport {
     pub counts: Counts,
     /// The place of the old data until the next backup succeeds, for `undo` to put it back. Null: none was kept.
     pub kept: Option<String>,
-    /// From the beginning to the end, seconds.
+    /// The time from the beginning to the end, seconds.
     pub duration_seconds: f64,
     /// Warnings for people.
     pub warnings: Vec<String>,
@@ -376,11 +376,11 @@ impl RestoreReport {
 pub struct UndoReport {
     /// Always `success`.
     pub status: String,
-    /// Of what.
+    /// The component.
     pub component: ComponentName,
     /// The data that was put right: name of the database, path of the folder.
     pub target: String,
-    /// When the data that is live again had been replaced.
+    /// The time at which the data that is live again had been replaced.
     pub replaced_at: Timestamp,
     /// The place of the data that was live until now: another undo puts it back.
     pub kept: String,

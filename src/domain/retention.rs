@@ -1,4 +1,4 @@
-//! Which backups may go: a pure function of what there is, the rule, and the time.
+//! The backups that may go: a pure function of the backups, the rule, and the time.
 
 use crate::domain::{component::ComponentName, id::BackupId};
 use jiff::{SignedDuration, Timestamp, civil::Date, tz::TimeZone};
@@ -33,7 +33,7 @@ impl Default for Policy {
 /// One backup in one destination, as the rule sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Candidate {
-    /// Which backup.
+    /// The id of the backup.
     pub id: BackupId,
     /// The time at which the backup was begun.
     pub created: Timestamp,
@@ -102,12 +102,12 @@ pub fn needed<'a>(
     needed
 }
 
-/// Why a backup stays. Of several reasons, the first of this list.
+/// The reason that a backup stays. Of several reasons, the first of this list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Why {
-    /// Somebody pinned it.
+    /// Somebody pinned the backup.
     Pinned,
-    /// Nobody knows what it is worth.
+    /// Nobody has proven the backup yet.
     NotVerified,
     /// The archive is not where its manifest says.
     ArchiveMissing,
@@ -186,7 +186,7 @@ impl Policy {
         Plan { delete: delete.into_iter().map(|(_, id)| id).collect(), keep }
     }
 
-    /// Why the next backup, from the newest to the oldest, stays.
+    /// Returns the reason that the next backup, from the newest to the oldest, stays; `None`: it may go.
     fn why(&self, candidate: &Candidate, now: Timestamp, slots: &mut Slots) -> Option<Why> {
         let last = self.last.max(1);
         let past = candidate.created <= now;

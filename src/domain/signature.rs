@@ -46,10 +46,10 @@ impl Signature {
     }
 }
 
-/// Why an order is not obeyed. Nothing was touched.
+/// The reason that an order is not obeyed. Nothing was touched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SignatureError {
-    /// There is none.
+    /// The message has no signature.
     #[error(
         "this task must be signed, because BACKUP_RESTORE_KEY is set, and the header {HEADER} is missing"
     )]

@@ -105,12 +105,12 @@ impl Archive {
         self.reader_beside(self.readers()).await
     }
 
-    /// The same, as one of several.
+    /// Opens the copy as one of `readers` that are read side by side.
     pub(super) async fn reader_beside(&self, readers: usize) -> Result<Fingerprint<Body>, EngineError> {
         Ok(Fingerprint::new(self.open(readers).await?))
     }
 
-    /// The same, and counts on a meter.
+    /// Opens the copy, and counts the bytes that are read on `meter` as well.
     pub(super) async fn metered_reader(&self, meter: &Meter) -> Result<Fingerprint<Body>, EngineError> {
         let meter = meter.clone();
         let body =
@@ -166,7 +166,7 @@ impl Archive {
     ///
     /// # Errors
     ///
-    /// When it cannot be read. One that is not there is found out by who reads it.
+    /// When the archive cannot be read. An archive that is not there is an error of the later reader.
     pub(super) async fn recognized(mut self) -> Result<Self, EngineError> {
         let mut stored = match self.reader().await {
             Err(EngineError::Store(StoreError::NotFound { .. })) => return Ok(self),
@@ -249,7 +249,7 @@ impl Engine {
     ///
     /// # Errors
     ///
-    /// When there is none, it is of another component, or not to be read by this program.
+    /// When there is no such backup, it is of another component, or not to be read by this program.
     pub(super) async fn archives(
         &self,
         component: ComponentName,
@@ -306,7 +306,7 @@ impl Engine {
     ///
     /// # Errors
     ///
-    /// As there.
+    /// As for [`archives`](Self::archives).
     pub(super) async fn archive(
         &self,
         component: ComponentName,
@@ -346,7 +346,7 @@ impl Engine {
     ///
     /// # Errors
     ///
-    /// When it is not to be read by this program.
+    /// When the backup is not to be read by this program.
     pub(super) async fn archive_of(&self, entry: Entry, copy: StoredCopy) -> Result<Archive, EngineError> {
         let unfit = |what: String| EngineError::Unfit { what };
         let packed = match &entry.origin {

@@ -34,7 +34,7 @@ impl Archive {
     ///
     /// # Errors
     ///
-    /// When one of the others cannot be opened.
+    /// When one of the archives that it builds on cannot be opened.
     pub(super) async fn opened(&self, own: Fingerprint<Body>) -> Result<Opened<'_>, EngineError> {
         let mut bases = Vec::new();
         for base in &self.bases {
@@ -92,11 +92,11 @@ impl Opened<'_> {
         Ok(())
     }
 
-    /// The same, but tells what is wrong with the archives that it builds on, and gives its own reader back.
+    /// Reads the archives that this one builds on to their ends; returns their faults, and this archive's own reader.
     ///
     /// # Errors
     ///
-    /// When one cannot be read.
+    /// When one of them cannot be read.
     pub(super) async fn problems_of_bases(self) -> Result<(Fingerprint<Body>, Vec<String>), EngineError> {
         let mut problems = Vec::new();
         for (base, mut reader) in self.archive.bases.iter().zip(self.bases) {
@@ -126,11 +126,12 @@ impl Engine {
         Ok(())
     }
 
-    /// The same, with copies of which the bytes have been compared with their manifests; what is wrong with others.
+    /// Finds the archives that this one builds on, in copies of which the bytes have been compared with their
+    /// manifests; returns the faults of other copies.
     ///
     /// # Errors
     ///
-    /// As there.
+    /// As for [`find_bases`](Self::find_bases).
     pub(super) async fn find_sound_bases(
         &self,
         archive: &mut Archive,

@@ -179,7 +179,7 @@ impl Engine {
         }
         let known = |destination: &str, key: &ObjectKey| {
             let is_it = |copy: &StoredCopy| copy.destination == destination && copy.key == *key;
-            // Of a manifest that cannot be read only the name is known, which is that of its archive too.
+            // If a manifest cannot be read, only its name is known, which is that of its archive too.
             let is_its = |damaged: &Damaged| key.file_name().starts_with(damaged.backup_id.as_str());
             listing.entries.iter().any(|entry: &Entry| entry.copies.iter().any(is_it))
                 || listing.damaged.iter().any(is_its)

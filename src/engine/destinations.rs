@@ -16,9 +16,9 @@ const PATIENCE: Duration = Duration::from_secs(20);
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("use destination {destination}")]
 pub struct Unusable {
-    /// Which.
+    /// The name of the destination.
     pub destination: &'static str,
-    /// Why; one error may be that of several destinations.
+    /// The error; several destinations may share one.
     pub source: Arc<CatalogError>,
 }
 
@@ -137,7 +137,7 @@ impl Engine {
         }
     }
 
-    /// Shows the newest backups, and what is remembered of the last runs.
+    /// Sets the metrics of the newest backups, and of the remembered outcomes of the last runs.
     fn show(&self, listing: &Listing) {
         let (entries, now) = (&listing.entries, self.clock.now());
         for name in ComponentName::ALL {

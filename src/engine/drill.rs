@@ -15,7 +15,7 @@ impl Engine {
     ///
     /// # Errors
     ///
-    /// When it could not be tried: no room, no right to, no server. Then nothing is known of the backup.
+    /// When the drill could not be tried: no room, no right to, no server. Then nothing is known of the backup.
     pub(super) async fn drill(
         &self,
         component: &Arc<dyn Component>,

@@ -1,4 +1,4 @@
-//! Why a run failed, sorted by what the caller can do about it.
+//! The errors of runs, sorted by the remedy that a caller has.
 
 use crate::catalog::CatalogError;
 use crate::component::ComponentError;
@@ -9,27 +9,27 @@ use crate::observe::labels::Reason;
 use crate::store::StoreError;
 use std::io;
 
-/// Why the engine could not do what it was asked.
+/// An error of the engine.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
     /// The component has no settings.
     #[error("{component} is not configured: set {}", .component.setting())]
     NotConfigured {
-        /// Which.
+        /// The component.
         component: ComponentName,
     },
 
     /// The component has settings, but `BACKUP_COMPONENTS` does not name it.
     #[error("{component} is left out: add it to BACKUP_COMPONENTS")]
     LeftOut {
-        /// Which.
+        /// The component.
         component: ComponentName,
     },
 
     /// Another run has the component and the caller did not want to wait.
     #[error("{component} is busy: {owner} works on it")]
     Busy {
-        /// Which.
+        /// The component.
         component: ComponentName,
         /// The holder of the component, for people.
         owner: String,
@@ -42,9 +42,9 @@ pub enum EngineError {
     /// The component could not be read or restored.
     #[error("component {component}")]
     Component {
-        /// Which.
+        /// The component.
         component: ComponentName,
-        /// Why.
+        /// The component's error.
         source: ComponentError,
     },
 
@@ -53,7 +53,7 @@ pub enum EngineError {
     Stream {
         /// The action that was tried.
         what: &'static str,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
 
@@ -68,7 +68,7 @@ pub enum EngineError {
     /// The backup is encrypted, and there is no key to open it.
     #[error("{id} is encrypted: {fix}")]
     Locked {
-        /// Which.
+        /// The backup.
         id: BackupId,
         /// The remedy.
         fix: &'static str,
@@ -85,7 +85,7 @@ pub enum EngineError {
     /// The backup exists, but not in every destination. Another attempt copies what is there.
     #[error("backup {id} is whole in {have}, but could not be stored in {destination}")]
     Copy {
-        /// Which.
+        /// The backup.
         id: BackupId,
         /// The place where the backup is.
         have: String,
@@ -98,7 +98,7 @@ pub enum EngineError {
     /// The archive does not hold what was read. It was discarded.
     #[error("verify {component}: {}", .problems.join("; "))]
     Verify {
-        /// Of which component.
+        /// The component.
         component: ComponentName,
         /// The differences between the data and the archive.
         problems: Vec<String>,
@@ -114,7 +114,7 @@ pub enum EngineError {
     /// The backup has no manifest that this version can write.
     #[error("{id} {why}")]
     NotOurs {
-        /// Which backup.
+        /// The backup.
         id: BackupId,
         /// The owner of the backup.
         why: &'static str,
@@ -123,18 +123,18 @@ pub enum EngineError {
     /// The lock file cannot be used.
     #[error("lock {component} in BACKUP_ROOT")]
     Lock {
-        /// Which.
+        /// The component.
         component: ComponentName,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
 
     /// The fleet's lock cannot be taken, or nobody knows whose it is.
     #[error("lock {component} in the fleet")]
     Fleet {
-        /// Which.
+        /// The component.
         component: ComponentName,
-        /// Why.
+        /// The cause.
         source: FleetError,
     },
 
@@ -142,7 +142,7 @@ pub enum EngineError {
     /// so far was discarded.
     #[error("{component} was taken over by another worker, because this one was away for too long")]
     LockLost {
-        /// Which.
+        /// The component.
         component: ComponentName,
     },
 }

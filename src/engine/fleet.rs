@@ -62,7 +62,7 @@ pub enum Standing {
     Unknown,
 }
 
-/// Why the fleet's locks cannot be used.
+/// The reason that the fleet's locks cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum FleetError {
     /// Nobody answers.

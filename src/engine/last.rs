@@ -34,7 +34,7 @@ pub(super) struct Attempt {
 pub(super) struct Drill {
     pub(super) at: Timestamp,
     pub(super) mismatches: u64,
-    /// When a backup last stood one, this time or before.
+    /// The time at which a backup last passed a drill, this one or an earlier.
     #[serde(default)]
     pub(super) proven: Option<Timestamp>,
 }
@@ -69,8 +69,8 @@ impl Engine {
         fs::rename(&beside, &path)
     }
 
-    /// Shows what is remembered of a component, and what its newest proven backup tells where that is later:
-    /// it may have been made on another machine.
+    /// Sets the metrics of a component to its remembered outcomes, or to those that its newest proven backup tells
+    /// where that is later: the backup may have been made on another machine.
     pub(super) fn recall(&self, component: ComponentName, newest: Option<&Manifest>) {
         let last = self.last(component);
         let made = newest.map(|made| Attempt { began: made.created_at, ended: made.finished_at, ok: true });

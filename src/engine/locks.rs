@@ -154,8 +154,8 @@ impl Locks {
         Self { dir, fleet: Arc::default() }
     }
 
-    /// From here on each lock counts only together with the fleet's. The command line never joins one: it
-    /// works on one machine. A second fleet is not joined.
+    /// Joins the fleet: from now on each lock counts only together with the fleet's. The command line never joins one:
+    /// it works on one machine. A second fleet is not joined.
     pub fn join(&self, fleet: Arc<dyn Fleet>) {
         let _ = self.fleet.set(fleet);
     }
@@ -203,8 +203,8 @@ impl Locks {
         }
     }
 
-    /// Why a run of the component would have to wait at this moment, for people; `None` if it need not.
-    /// For who would rather wait elsewhere than in [`take`](Self::take).
+    /// Returns the reason that a run of the component would have to wait at this moment, for people; `None` if it need
+    /// not. For callers that would rather wait elsewhere than in [`take`](Self::take).
     pub async fn in_the_way(&self, component: ComponentName) -> Option<String> {
         let blocked = match self.holder_here(component) {
             Some(owner) => Blocked::Here(owner),
@@ -320,13 +320,13 @@ fn holder_in(file: &mut File) -> io::Result<Option<Owner>> {
     Ok(serde_json::from_str(&words).ok())
 }
 
-/// Why a component cannot be taken now.
+/// The reason that a component cannot be taken now.
 enum Blocked {
-    /// By a process that sees the same folder; unknown in the instant before it has written its name.
+    /// A process that sees the same folder has it; unknown in the instant before that process has written its name.
     Here(Option<Owner>),
-    /// By another worker.
+    /// Another worker has it.
     InFleet(String),
-    /// Nobody can tell.
+    /// Nobody can tell whether it is free.
     Away,
 }
 

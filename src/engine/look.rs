@@ -27,7 +27,7 @@ pub(super) fn nothing_yet(backup_id: BackupId, level: VerifyLevel) -> Verificati
     }
 }
 
-/// Why a backup cannot be looked at.
+/// Returns the reason that a backup cannot be looked at.
 fn nothing_to_compare(entry: &Entry, level: VerifyLevel) -> Option<&'static str> {
     match entry.origin {
         Origin::Newer(_) => Some("was made by a newer rna-backup: verify it with that one"),
@@ -41,7 +41,7 @@ fn nothing_to_compare(entry: &Entry, level: VerifyLevel) -> Option<&'static str>
 const OF_OLD_TASKS: &str = "was made by the app's old tasks, which noted neither hash nor counts: it was read to its \
                             end, but there is nothing to compare it with";
 
-/// Why a copy that is whole as far as `level` tells is still counted on no more.
+/// Returns the reason that a copy which is whole as far as `level` tells is still counted on no more.
 fn stays_marked(entry: &Entry, checked: &CheckedCopy, level: VerifyLevel) -> Option<String> {
     let at = &checked.destination;
     let mark = entry.manifest()?.objects.iter().find(|object| object.destination == *at)?;

@@ -52,7 +52,7 @@ use crate::stream::pack::Compression;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
-/// Everything a run works with.
+/// The parts that a run works with: components, destinations, catalogue, locks, settings.
 #[derive(Debug)]
 pub struct Engine {
     /// The configured components.

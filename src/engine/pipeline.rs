@@ -35,7 +35,7 @@ pub(super) struct Filled {
 ///
 /// # Errors
 ///
-/// Of the stage that failed first; the others are stopped, children killed. Then what was stored is
+/// The error of the stage that failed first; the others are stopped, children killed. Then the stored bytes are
 /// worthless.
 pub(super) async fn fill(
     component: &Arc<dyn Component>,
@@ -66,7 +66,7 @@ pub(super) async fn fill(
         ways.end().await?;
         Ok(())
     };
-    // On a task of its own, so that it runs beside the other stages and not in turn with them.
+    // The decoder is a task of its own, so that it runs beside the other stages and not in turn with them.
     let decoding = tokio::spawn(decode(Arc::clone(component), compression, witness, stored_chunks));
     let decoding = AbortOnDropHandle::new(decoding);
     let prove = async {

@@ -18,11 +18,11 @@ const BATCH: usize = 1000;
 /// An order to run retention.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct PruneRequest {
-    /// Of one component, or of all.
+    /// The component, or all.
     pub component: Option<ComponentName>,
-    /// Instead of the setting.
+    /// The number of days, in the place of the setting.
     pub retention_days: Option<u32>,
-    /// Only say what would be deleted.
+    /// True if the report only tells which backups would be deleted.
     pub dry_run: bool,
 }
 

@@ -99,7 +99,7 @@ impl Engine {
                 report.skipped.push(Remark { backup_id: (*id).clone(), location, why });
                 continue;
             }
-            // Of equals the last one, which is the nearest.
+            // Of equal manifests the last one is taken, which is the nearest.
             let known = surveys.iter().rev().filter_map(|survey| survey.manifests.get(*id));
             let best = known.max_by_key(|manifest| manifest.last_word()).expect("somebody has it");
             let mut manifest = best.as_ref().clone();

@@ -17,7 +17,7 @@ pub(super) struct Recording<'a> {
 }
 
 impl Engine {
-    /// Tells that a run begins; `None` without a database to tell.
+    /// Records that a run begins; `None` without a database for the record.
     pub(super) fn record(
         &self,
         operation: Operation,
@@ -45,12 +45,12 @@ impl Engine {
 }
 
 impl Recording<'_> {
-    /// Tells that the run failed, and why.
+    /// Records that the run failed, and the reason.
     pub(super) fn fail(mut self, why: &str) {
         (self.row.state, self.row.error) = (RunResult::Failure.label(), Some(why.to_owned()));
     }
 
-    /// Tells how the run ended: with a result, and perhaps problems in it.
+    /// Records the end of the run: with a result, and perhaps problems in it.
     pub(super) fn end(mut self, outcome: Result<(Value, Vec<String>), &EngineError>) {
         let row = &mut self.row;
         let (state, error) = match &outcome {

@@ -17,11 +17,11 @@ use std::sync::Arc;
 /// An order to restore.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RestoreRequest {
-    /// What.
+    /// The component.
     pub component: ComponentName,
-    /// Which backup: an id, a file name, `latest`, a path inside a destination.
+    /// The backup: an id, a file name, `latest`, a path inside a destination.
     pub reference: String,
-    /// To where.
+    /// The target of the restored copy.
     pub target: Target,
     /// Names of objects that may be missing afterwards, if they cannot be made.
     pub without: Vec<String>,

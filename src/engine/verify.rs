@@ -20,7 +20,7 @@ use std::{
 /// An order to verify.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VerifyRequest {
-    /// Of one component, or of all that are configured.
+    /// The component, or all that are configured.
     pub component: Option<ComponentName>,
     /// The backups: whatever names one, `latest`, or `all`.
     pub backup: String,
@@ -71,8 +71,8 @@ impl Engine {
     ///
     /// # Errors
     ///
-    /// When a backup could not be looked at: not found, busy, a store that does not answer. Then it is as
-    /// it was; what was found out about others by then is noted.
+    /// When a backup could not be looked at: not found, busy, a store that does not answer. Then its manifest is
+    /// unchanged; the findings about others by then are noted.
     pub async fn verify(
         &self,
         component: ComponentName,

@@ -145,7 +145,8 @@ pub(super) async fn s3(bucket: &S3Config) -> Check {
 }
 
 fn describe(bucket: &S3Config, found: Probe) -> String {
-    /// From here on people should look at their clocks; requests are refused from 15 minutes on.
+    /// The difference between clocks, in seconds, that people should look into; requests are refused from 15 minutes
+    /// on.
     const SKEW: i64 = 60;
     let mut words = format!("bucket {} can be written, read, listed and deleted from", bucket.bucket);
     if let Some(skew) = found.clock_skew.filter(|skew| skew.abs() >= SKEW) {

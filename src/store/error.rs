@@ -1,4 +1,4 @@
-//! Why a store could not do what it was asked, sorted by what the caller can do about it.
+//! The errors of stores, sorted by the remedy that a caller has.
 
 use crate::base::units::ByteSize;
 use crate::store::key::ObjectKey;
@@ -6,7 +6,7 @@ use std::io;
 
 type Source = Box<dyn std::error::Error + Send + Sync>;
 
-/// Why a store could not do what it was asked.
+/// An error of a store.
 ///
 /// There is one variant for each thing a caller can *do* about it. `Display` names the operation
 /// and the object and never repeats its `source`: whoever logs the error prints the whole chain.
@@ -78,7 +78,7 @@ pub enum StoreError {
         source: Source,
     },
 
-    /// Anything that may pass: network, server, device.
+    /// A fault that may pass: network, server, device.
     #[error("{op} {key}: store unavailable")]
     Unavailable {
         /// The operation that was tried.

@@ -111,7 +111,7 @@ impl FromStr for Identities {
     }
 }
 
-/// Why an encrypted archive cannot be opened.
+/// The reason that an encrypted archive cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The archive is encrypted to others.

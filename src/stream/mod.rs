@@ -33,9 +33,9 @@ pub trait Output: Send {
 /// The kind of the bytes that follow, by the use of compressing them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Content {
-    /// Anything that may shrink.
+    /// Bytes that may shrink.
     #[default]
     Compressible,
-    /// Already compressed: images, archives, video.
+    /// Bytes that are compressed already: images, archives, video.
     Incompressible,
 }

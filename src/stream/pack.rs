@@ -1,4 +1,4 @@
-//! From a component's bytes to those of an archive: compressed, hashed and counted in one pass.
+//! The way from a component's bytes to those of an archive: compressed, hashed and counted in one pass.
 
 use crate::stream::crypt::{Recipients, Sealer};
 use crate::stream::ship::{Hashes, Shipper, abandoned};
@@ -201,7 +201,7 @@ fn zstd_parameters(level: i32) -> [CParameter; 3] {
     /// against 48 MiB with 4 threads; 2 MiB is slower, since more goes into the start of each job. With 3 MiB a backup
     /// of 1 GB to two destinations at once takes 110 MB in all, with 4 MiB 130: 128 are promised.
     const JOB: u32 = 3 << 20;
-    /// From here on windows are as large as that.
+    /// The size of a job from level 10 on, where windows are as large as that.
     const LARGE_JOB: u32 = 8 << 20;
     const LARGE_WINDOWS: i32 = 10;
 

@@ -1,4 +1,4 @@
-//! From an archive back to a component's bytes, with damage told apart from a failing store.
+//! The way from an archive back to a component's bytes, with damage told apart from a failing store.
 
 use crate::stream::compression::Compression;
 use crate::stream::ship::hex;

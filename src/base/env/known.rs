@@ -112,7 +112,7 @@ pub(super) fn is_known(name: &str) -> bool {
 
 /// The known name that is most like `name`, when one is like it at all.
 pub(super) fn nearest(name: &str) -> Option<&'static str> {
-    /// Of strsim's 0 to 1: two slips in a name of twelve letters still match.
+    /// The least likeness, from 0 to 1 as strsim counts it: two slips in a name of twelve letters still match.
     const ALIKE: f64 = 0.8;
     let alike = KNOWN.iter().map(|s| (strsim::normalized_damerau_levenshtein(name, s.name), s.name));
     alike.filter(|(how, _)| *how >= ALIKE).max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, known)| known)

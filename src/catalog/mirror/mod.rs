@@ -79,7 +79,7 @@ struct Todo {
     overwriting: bool,
 }
 
-/// Why the tables cannot be brought up to date.
+/// The reason that the tables cannot be brought up to date.
 #[derive(Debug, thiserror::Error)]
 enum MirrorError {
     /// No connection.
@@ -131,13 +131,13 @@ impl Mirror {
         self.shared.makes.store(true, Ordering::Relaxed);
     }
 
-    /// Shows this catalogue from now on. Returns at once.
+    /// Queues this catalogue to be written into the tables. Returns at once.
     pub fn show(&self, listing: Listing) {
         self.shared.inbox().shown = Some(Arc::new(listing));
         self.wake();
     }
 
-    /// Shows a run as it is now. Returns at once.
+    /// Queues the present state of a run to be written into the tables. Returns at once.
     pub fn record(&self, run: RunRow) {
         let mut inbox = self.shared.inbox();
         if run.is_running() {

@@ -13,7 +13,7 @@ impl Group {
         Self(child.id().and_then(|id| Pid::from_raw(id.cast_signed())))
     }
 
-    /// Its leader was waited for: the number may be somebody else's by now.
+    /// Lets the group go once its leader was waited for: the process id may be somebody else's by now.
     pub fn release(mut self) {
         self.0 = None;
     }

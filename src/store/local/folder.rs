@@ -142,8 +142,8 @@ impl Folder {
         Ok(names)
     }
 
-    /// Shows each hidden name in the folder and in the folders below, with the folder that it is in. Hidden folders, and
-    /// what cannot be entered, are passed over.
+    /// Passes each hidden name in the folder and in the folders below to `visit`, with the folder that it is in.
+    /// Hidden folders, and folders that cannot be entered, are passed over.
     pub(super) fn hidden(&self, visit: &mut impl FnMut(&Self, &str) -> io::Result<()>) -> io::Result<()> {
         for entry in Dir::read_from(&self.0)? {
             let entry = entry?;

@@ -54,7 +54,7 @@ const CONNECT: Duration = Duration::from_secs(10);
 /// A request that was answered, or was not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Request {
-    /// Which: `put`, `get`, `head`, `list`, `delete`, `upload_part` and the like.
+    /// The operation: `put`, `get`, `head`, `list`, `delete`, `upload_part` and the like.
     pub op: &'static str,
     /// `ok`, `refused` (the server said no) or `failed` (the network, or a server in trouble).
     pub result: &'static str,
@@ -62,7 +62,7 @@ pub struct Request {
     pub retry: bool,
 }
 
-/// Told about every request.
+/// The function that is called after every request.
 pub type Observer = Arc<dyn Fn(Request) + Send + Sync>;
 
 /// One bucket.
@@ -182,7 +182,7 @@ impl Bucket {
         }
     }
 
-    /// Tells the observer.
+    /// Reports the request to the observer.
     pub(super) fn count<T>(&self, op: &'static str, answer: &Result<T, Fault>, retry: bool) {
         if let Some(observer) = &self.observer {
             let result = answer.as_ref().map_or_else(Fault::result, |_| "ok");

@@ -77,7 +77,7 @@ impl S3Store {
             }
             // A store without this request.
             Err(fault) if fault.is_final() => self.delete_singly(keys).await,
-            // Of none of them is known whether it is gone.
+            // After a passing fault any of these objects may be deleted or not.
             Err(fault) => keys.iter().map(|key| (key.clone(), fault.clone())).collect(),
         }
     }

@@ -37,7 +37,7 @@ impl S3Store {
     ///
     /// # Errors
     ///
-    /// Of the first step that fails; its cause says what to do.
+    /// The error of the first step that fails; its cause tells the remedy.
     pub async fn probe(&self) -> Result<Probe, StoreError> {
         let name = Uuid::new_v4().simple();
         let key: ObjectKey = format!("{FOLDER}/{name}").parse().expect("it is a valid key");

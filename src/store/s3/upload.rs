@@ -243,7 +243,7 @@ impl Upload for S3Upload {
     async fn write(&mut self, mut chunk: Bytes) -> Result<(), StoreError> {
         self.written += chunk.len() as u64;
         while !chunk.is_empty() {
-            // Only when more comes: an object of one part goes up at once, without parts.
+            // A part is sent only when more bytes come: an object of one part goes up at once, without parts.
             if self.gathered.bytes() >= self.plan.part_bytes {
                 let part = self.gathered.take();
                 self.send(part).await.map_err(|fault| self.error("write", fault))?;
