@@ -265,7 +265,7 @@ async fn open(config: Config) -> Result<App, Failure> {
     Err(Failure { hint, ..Failure::new(Exit::NotFound, why) })
 }
 
-/// Waits for the work of a command, and then for what the parts still do behind it.
+/// Waits for the work of a command, and then for the background work of the app's parts.
 async fn settled<T>(app: &App, work: impl Future<Output = T>) -> T {
     let done = work.await;
     app.settle().await;

@@ -1,4 +1,4 @@
-//! Looks at every dependency before it is needed: one line each, with what to do.
+//! The checks of every dependency before it is needed: one line each, with the remedy.
 
 mod advice;
 mod destinations;

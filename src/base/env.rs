@@ -18,7 +18,7 @@ use std::{
 
 pub use known::{KNOWN, Setting};
 
-/// Reads settings and remembers everything that is wrong with them.
+/// Reads settings and remembers every problem with them.
 ///
 /// The variables are whatever it is given: tests pass a list, `main` passes
 /// [`std::env::vars_os`], and no test touches the process environment. An empty value means
@@ -221,8 +221,7 @@ impl Env {
         }
     }
 
-    /// Notes what looks wrong with `name` but stops nothing. A text that repeats the value is
-    /// replaced.
+    /// Notes a suspicion about `name` that stops nothing. A text that repeats the value is replaced.
     pub fn warn(&mut self, name: &str, why: impl fmt::Display) {
         let warning = Warning { name: name.to_owned(), why: self.without_value(name, why) };
         if !self.warnings.contains(&warning) {
@@ -230,7 +229,7 @@ impl Env {
         }
     }
 
-    /// The value that was built from the settings, beside what looks wrong.
+    /// The value that was built from the settings, beside the suspicions.
     ///
     /// # Errors
     ///

@@ -80,7 +80,7 @@ impl CatalogError {
         Self::NotFound { what: shown(reference), why: "no such backup".to_owned() }
     }
 
-    /// There are backups, so many, and all of them are damaged or gone.
+    /// The error that there are backups, so many, and all of them are damaged or gone.
     pub(super) fn none_whole(reference: &str, damaged: usize) -> Self {
         let why = match damaged {
             1 => "there is one, and it is damaged or its archive is gone".to_owned(),

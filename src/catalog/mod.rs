@@ -190,8 +190,8 @@ impl Catalog {
         }
     }
 
-    /// Asks a store, unless it did not answer a moment ago. One that does not is noted; an error when there is
-    /// no other.
+    /// Asks a store, unless it did not answer a moment ago. A store that does not answer is noted in `away`; an error
+    /// when there is no other store.
     async fn ask<T>(
         &self,
         store: &Arc<dyn Store>,
@@ -254,8 +254,8 @@ impl Catalog {
         };
         for (id, document) in &documents {
             let mut entry = Entry::new(id, document, look);
-            // A destination that knows nothing at all of a backup never had it: where several machines share a
-            // bucket, `local` is a folder of each.
+            // A destination without any trace of a backup never had the backup: where several machines share a bucket,
+            // `local` is a folder of each.
             entry.copies.retain(|copy| {
                 let has_read = shelves.iter().any(|(store, _)| store.destination() == copy.destination);
                 let is_told = |told: &(&str, BackupId)| told.0 == copy.destination && told.1 == *id;

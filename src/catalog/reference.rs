@@ -56,7 +56,7 @@ impl Wanted {
         }
     }
 
-    /// The component that it is of, as far as the reference says so.
+    /// The component of the reference, as far as the reference names one.
     pub(super) fn component(&self) -> Option<ComponentName> {
         match self {
             Self::Latest(component) => *component,

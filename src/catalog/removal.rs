@@ -19,7 +19,7 @@ pub struct Going<'a> {
 /// The outcome of the removal of a backup.
 #[derive(Debug, Default)]
 pub struct Gone {
-    /// Destinations that it is gone from.
+    /// Destinations that the backup is gone from.
     pub from: Vec<&'static str>,
     /// Destinations that refused, each with the reason. The backup stays in the catalogue with the copies that are
     /// there.
@@ -62,7 +62,7 @@ struct Step<'a> {
     /// The manifest of the copies that stay, if any does.
     left: Option<Manifest>,
     gone: Gone,
-    /// Destinations whose manifest is not what it was.
+    /// Destinations whose manifest has changed.
     changed: BTreeSet<&'static str>,
 }
 
@@ -87,7 +87,7 @@ impl<'a> Step<'a> {
             .collect()
     }
 
-    /// The manifest of what is there when all is done.
+    /// The manifest of the copies that are there when all is done.
     fn kept(&self) -> Manifest {
         let mut kept = self.manifest.clone();
         kept.objects.retain(|object| {
@@ -194,7 +194,7 @@ impl Catalog {
         }
     }
 
-    /// Writes down again what is there after a refusal.
+    /// Writes the manifest of the remaining copies again, after a refusal.
     async fn put_back(&self, step: &mut Step<'_>) {
         let kept = step.kept();
         if step.gone.refused.is_empty() || kept.objects.is_empty() {

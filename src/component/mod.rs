@@ -66,7 +66,7 @@ pub trait Component: Send + Sync + fmt::Debug {
     /// The error that a backup would fail with.
     async fn check(&self) -> Result<String, ComponentError>;
 
-    /// Looks whether the source is there and lets us in, at so little cost that it can be asked every minute.
+    /// Looks whether the source is there and lets us in, so cheaply that it can be asked every minute.
     ///
     /// # Errors
     ///
@@ -85,8 +85,8 @@ pub trait Component: Send + Sync + fmt::Debug {
     /// The bytes that were written to `out` before an error are worthless.
     async fn backup(&self, out: &mut dyn Output, meter: &Meter) -> Result<Facts, ComponentError>;
 
-    /// As [`backup`](Self::backup), but what archives of earlier backups hold may be left out: their ids are then
-    /// [`Facts::builds_on`].
+    /// As [`backup`](Self::backup), but data that archives of earlier backups hold may be left out: the ids of those
+    /// backups are then [`Facts::builds_on`].
     ///
     /// # Errors
     ///
@@ -128,8 +128,8 @@ pub trait Component: Send + Sync + fmt::Debug {
         Err(ComponentError::Unusable { what, source: None })
     }
 
-    /// Reads a whole archive to its end without touching the live system, and counts
-    /// what it holds. Counts the bytes read on `meter`, whose phase the caller began.
+    /// Reads a whole archive to its end without touching the live system, and counts its contents. Counts the bytes
+    /// read on `meter`, whose phase the caller began.
     ///
     /// # Errors
     ///
@@ -152,7 +152,7 @@ pub trait Component: Send + Sync + fmt::Debug {
         None
     }
 
-    /// Finds out what a restore to `target` would do, without touching anything. `facts` are those of
+    /// Finds out the effects of a restore to `target`, without touching anything. `facts` are those of
     /// the backup's manifest; the app's old files have none.
     ///
     /// # Errors
@@ -163,7 +163,8 @@ pub trait Component: Send + Sync + fmt::Debug {
         Err(cannot_restore(self.name()))
     }
 
-    /// Reads the beginning of an archive whose plan [looks into it](Plan::looks_into_archive), to find what is in its way.
+    /// Reads the beginning of an archive whose plan [looks into it](Plan::looks_into_archive), to find obstacles to
+    /// the restore.
     ///
     /// # Errors
     ///
@@ -184,7 +185,7 @@ pub trait Component: Send + Sync + fmt::Debug {
         Vec::new()
     }
 
-    /// Restores an archive to a copy beside what is there. Reads `feed` to its end, counting on `meter`.
+    /// Restores an archive to a copy beside the live data. Reads `feed` to its end, counting on `meter`.
     ///
     /// # Errors
     ///
@@ -201,7 +202,7 @@ pub trait Component: Send + Sync + fmt::Debug {
         Err(cannot_restore(self.name()))
     }
 
-    /// As [`stage`](Self::stage), but goes on without what cannot be made of the objects of these names.
+    /// As [`stage`](Self::stage), but goes on without the parts of the objects of these names that cannot be made.
     ///
     /// # Errors
     ///
@@ -221,8 +222,8 @@ pub trait Component: Send + Sync + fmt::Debug {
         Err(ComponentError::Unusable { what, source: None })
     }
 
-    /// Finishes or rolls back what a run left that died in the middle, and removes its copies. Call it only
-    /// while no run works on the component. Tells what was done, for the log.
+    /// Finishes or rolls back the work of a run that died in the middle, and removes its copies. Call it only while no
+    /// run works on the component. Returns sentences about the work, for the log.
     ///
     /// # Errors
     ///
@@ -251,8 +252,8 @@ pub trait Component: Send + Sync + fmt::Debug {
         Ok(None)
     }
 
-    /// The sentence about what restores have set aside of other data than those which the settings name now, and how to
-    /// get there: a person may have changed the settings since. `None` where there is nothing.
+    /// Returns a sentence about data that restores have set aside under earlier settings, and the way to reach it: a
+    /// person may have changed the settings since. `None` where there is no such data.
     ///
     /// # Errors
     ///
@@ -261,7 +262,7 @@ pub trait Component: Send + Sync + fmt::Debug {
         Ok(None)
     }
 
-    /// Puts back what the last restore replaced; what was live until now is kept in its place.
+    /// Puts back the data that the last restore replaced; the data that was live until now is kept in its place.
     ///
     /// # Errors
     ///
@@ -271,7 +272,7 @@ pub trait Component: Send + Sync + fmt::Debug {
         Err(cannot_restore(self.name()))
     }
 
-    /// Removes what restores set aside: a newer backup was proven since then.
+    /// Removes the data that restores set aside: a newer backup was proven since then.
     ///
     /// # Errors
     ///
@@ -280,8 +281,8 @@ pub trait Component: Send + Sync + fmt::Debug {
         Ok(())
     }
 
-    /// Removes what the component's own server keeps of backups that exist no more. `living` are the facts of
-    /// all that do. Tells what was done, for the log.
+    /// Removes the files that the component's own server keeps of backups that exist no more. `living` are the facts of
+    /// all backups that do exist. Returns sentences about the work, for the log.
     ///
     /// # Errors
     ///

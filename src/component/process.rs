@@ -131,7 +131,7 @@ impl Program {
         self
     }
 
-    /// Runs the program for what it prints, in full.
+    /// Runs the program and returns its standard output, in full.
     ///
     /// # Errors
     ///
@@ -150,7 +150,7 @@ impl Program {
         self
     }
 
-    /// Runs the program for what it does.
+    /// Runs the program for its effects.
     ///
     /// # Errors
     ///
@@ -252,7 +252,7 @@ impl Program {
         child.wait().await.map_err(self.broken())
     }
 
-    /// Success is what the child itself calls so.
+    /// Succeeds if the child's exit status is 0; the exit status alone decides.
     fn judge(&self, status: ExitStatus, stderr: &str) -> Result<(), ComponentError> {
         if status.success() {
             return Ok(());

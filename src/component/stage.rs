@@ -74,7 +74,7 @@ pub struct Plan {
     pub replaces: String,
     /// The way of the replacement: `swap by rename`, `exchange of folders`, `in place in one transaction`.
     pub method: String,
-    /// Bytes that are needed beside what is there; `None` when nobody can tell.
+    /// Bytes that are needed beside the live data; `None` when nobody can tell.
     pub needs_bytes: Option<u64>,
     /// Bytes that are free there; `None` when nobody can tell.
     pub free_bytes: Option<u64>,

@@ -43,7 +43,7 @@ impl Manifest {
         ))
     }
 
-    /// Takes it that it should be so much smaller, if it is.
+    /// Accepts the backup's smaller size, if it is flagged for that.
     pub fn accept(&mut self, now: Timestamp) {
         if let Some(anomaly) = &mut self.anomaly {
             anomaly.accepted.get_or_insert(now);

@@ -52,7 +52,7 @@ pub enum Command {
         /// True if retention must leave the backups of the set alone.
         pin: bool,
     },
-    /// Delete what retention no longer keeps.
+    /// Delete backups that retention no longer keeps.
     CleanUp {
         /// The component, or all.
         component: Option<ComponentName>,
@@ -61,16 +61,16 @@ pub enum Command {
         /// True if the report only tells which backups would be deleted.
         dry_run: bool,
     },
-    /// Read what lies in the destinations again, and compare.
+    /// Read the archives in the destinations again, and compare.
     Verify {
         /// The component, or all.
         component: Option<ComponentName>,
         /// The backups: whatever names one, `latest` or `all`.
         backup: String,
-        /// Restore it for real, compare, and throw that away.
+        /// True if the backup is also restored for real, compared, and thrown away.
         drill: bool,
     },
-    /// Write down what somebody says of a backup.
+    /// Change the manifest of a backup: pin it, or accept its size.
     Amend {
         /// The backup, by whatever names one.
         backup: String,
@@ -282,7 +282,7 @@ impl Command {
         }
     }
 
-    /// Parses what overwrites live data.
+    /// Parses the tasks that overwrite live data.
     fn parse_restore(
         name: &str,
         bind: impl Fn(&[&str]) -> Result<Arguments, InvalidCommand>,

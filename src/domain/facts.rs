@@ -62,19 +62,19 @@ pub struct FileCounts {
 /// for each kind that it has.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AttributeCounts {
-    /// With a POSIX ACL, or a default ACL for what is made in a folder.
+    /// Entries with a POSIX ACL, or with a default ACL for new entries of a folder.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub acls: u64,
-    /// With attributes of users, `user.*`.
+    /// Entries with attributes of users, `user.*`.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub user: u64,
-    /// With attributes of the kernel's security modules, `security.*`: capabilities of programs.
+    /// Entries with attributes of the kernel's security modules, `security.*`: capabilities of programs.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub security: u64,
-    /// With attributes that root alone sees, `trusted.*`.
+    /// Entries with attributes that root alone sees, `trusted.*`.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub trusted: u64,
-    /// With attributes of the file system itself, as `system.nfs4_acl`.
+    /// Entries with attributes of the file system itself, as `system.nfs4_acl`.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub other: u64,
     /// Files with holes.
@@ -151,7 +151,7 @@ pub struct Facts {
     /// the index of: it goes when the last copy of the archive does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server_backup: Option<String>,
-    /// Earlier backups whose archives hold what this one leaves out, the oldest first: of an incremental backup.
+    /// Earlier backups whose archives hold data that this incremental one leaves out, the oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub builds_on: Vec<BackupId>,
     /// Things that went otherwise than planned without harming the archive:

@@ -14,7 +14,7 @@ pub struct ListedBackup {
     pub component: ComponentName,
     /// The time at which the backup was begun.
     pub created_at: Timestamp,
-    /// Free text of whoever ordered it.
+    /// Free text of the person who ordered the backup.
     pub label: Option<String>,
     /// True if retention never deletes the backup.
     pub pinned: bool,
@@ -42,7 +42,7 @@ pub struct ListedCopy {
     pub destination: String,
     /// A path or a URL.
     pub location: String,
-    /// Bytes that it should have.
+    /// The length in bytes that the copy should have.
     pub bytes: u64,
     /// The state of the copy after a look at the destination.
     pub state: BackupState,
@@ -54,7 +54,7 @@ pub struct ListedCopy {
 pub enum BackupState {
     /// There, and of the right length.
     Ok,
-    /// There, but not what it should be.
+    /// The archive is there, but not whole or not of the right length.
     Failed,
     /// Not there, or its destination is not configured.
     Missing,

@@ -27,11 +27,11 @@ pub struct Manifest {
     pub finished_at: Timestamp,
     /// The set of a full backup, or null.
     pub set_id: Option<String>,
-    /// Free text of whoever ordered it.
+    /// Free text of the person who ordered the backup.
     pub label: Option<String>,
     /// True if retention never deletes the backup.
     pub pinned: bool,
-    /// The Celery task that made it: a repeated delivery answers from here. Null from the command line.
+    /// The Celery task that made the backup: a repeated delivery answers from here. Null from the command line.
     pub task_id: Option<String>,
     /// Host name of the worker.
     pub host: String,

@@ -45,7 +45,7 @@ pub struct BackupReport {
     pub location: Option<String>,
     /// The id of the full backup that this one belongs to.
     pub set_id: Option<String>,
-    /// Free text of whoever ordered it.
+    /// Free text of the person who ordered the backup.
     pub label: Option<String>,
     /// Bytes of the archive.
     pub size_bytes: u64,
@@ -200,7 +200,7 @@ pub struct CheckedCopy {
 }
 
 impl CheckedCopy {
-    /// Notes what is wrong with it, if anything is, and at which level that was found.
+    /// Notes the faults of the copy, if there are any, and the level at which they were found.
     pub fn find(&mut self, problems: Vec<String>, level: VerifyLevel) {
         if !problems.is_empty() {
             (self.state, self.found_by) = (BackupState::Failed, Some(level));
@@ -296,7 +296,7 @@ pub struct RestorePlan {
     pub also_reads: Vec<String>,
     /// Bytes of all that is read.
     pub archive_bytes: u64,
-    /// Bytes of the data in it; null for the app's old files.
+    /// Bytes of the data in the archive; null for the app's old files.
     pub source_bytes: Option<u64>,
     /// The data that would be replaced, for people.
     pub replaces: String,

@@ -69,7 +69,7 @@ impl Engine {
         change: impl FnOnce(&mut Manifest) + Send,
     ) -> Result<Entry, EngineError> {
         let component = found.component();
-        // As it is now: the run that was waited for may have changed or deleted it.
+        // The backup is looked up again: the run that was waited for may have changed or deleted it.
         let id = found.backup_id.as_str();
         let mut manifest = writable(&self.find(id, Some(component)).await?)?.clone();
         change(&mut manifest);

@@ -227,7 +227,7 @@ pub(super) fn unusable(component: ComponentName, source: ComponentError) -> Engi
     }
 }
 
-/// Reads what is left; a decoder may stop at its own end of archive.
+/// Reads the rest of a feed; a decoder may stop at its own end of archive.
 ///
 /// # Errors
 ///

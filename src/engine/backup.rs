@@ -40,7 +40,7 @@ impl Engine {
         let underway = self.metrics.begin(name, Operation::Backup);
         self.metrics.backup_began(name, began.as_second());
         let recording = self.record(Operation::Backup, name, run);
-        // Large, for all that it holds on its way.
+        // The future is large, for all the buffers that it holds.
         let work = Box::pin(self.backup_alone(order, run));
         let outcome = tokio::select! {
             outcome = work => outcome,
@@ -98,7 +98,7 @@ impl Engine {
             return Ok(self.report(&manifest, Vec::new()));
         }
         if let Err(err) = recover(component).await {
-            // A backup of what there is beats none.
+            // A backup of the present data is better than none.
             tracing::warn!(error = %chain(&err), "what a dead run left half done is still to be put right");
         }
         let (manifest, failed) = self.make(component, order, listing, run, held).await?;
@@ -151,7 +151,7 @@ impl Engine {
         let manifests = before.entries.iter().filter_map(Entry::manifest);
         let expected = manifests.map(Manifest::size_bytes).max();
         let trusted = trusted(before, created_at);
-        // Whoever comes after us, should we die, gives up what we leave.
+        // The archive is noted first: should this run die, the next holder of the lock gives up its uploads.
         let places = self.destinations.iter().map(|store| (store.destination(), &key));
         held.note(Some(&noted(places)))?;
         let mut ways = Ways::begin(&self.destinations, &key, expected).await?;
@@ -165,7 +165,7 @@ impl Engine {
             Ok(filled) => filled,
             Err(err) => {
                 ways.abort().await;
-                // Noted for nothing it does no harm.
+                // A stale note is harmless.
                 let _ = held.note(None);
                 return Err(err);
             }

@@ -111,7 +111,7 @@ impl Opened<'_> {
 }
 
 impl Engine {
-    /// Finds the archives that it builds on, each as near as can be: in the same destination if it is there.
+    /// Finds the archives that `archive` builds on, each as near as can be: in the same destination if it is there.
     ///
     /// # Errors
     ///

@@ -93,7 +93,7 @@ impl Engine {
         unusable
     }
 
-    /// As [`read_destinations`](Self::read_destinations), for who has nobody else to tell of it: it is logged.
+    /// As [`read_destinations`](Self::read_destinations), for callers that do not report the faults: they are logged.
     pub async fn refresh_metrics(&self) {
         for unusable in self.read_destinations(false).await {
             tracing::warn!(error = %chain(&unusable), "a destination cannot be used");
@@ -122,7 +122,7 @@ impl Engine {
         })
     }
 
-    /// Notes what a look has found; one that has only read makes no destination well.
+    /// Notes the findings of a look; a look that has only read makes no destination well.
     fn note_all(&self, unusable: &[Unusable], written: bool) {
         for store in self.catalog.stores() {
             let destination = store.destination();
@@ -170,8 +170,8 @@ impl Engine {
     }
 }
 
-/// Tests whether the newest backup that counts is much smaller than before, and nobody has said that it should
-/// be. `entries` come the newest first.
+/// Tests whether the newest backup that counts is much smaller than before, and nobody has accepted that. `entries`
+/// come the newest first.
 pub(super) fn newest_is_suspect<'a>(mut entries: impl Iterator<Item = &'a Entry>) -> bool {
     let newest = entries.find(|entry| entry.is_verified() && entry.state() == BackupState::Ok);
     newest.and_then(Entry::manifest).is_some_and(Manifest::is_suspect)

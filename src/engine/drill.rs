@@ -36,7 +36,7 @@ impl Engine {
     }
 }
 
-/// Compares a copy with what was counted when the backup was made, and with what is in the archive.
+/// Compares a copy with the counts of the backup's manifest, and with the contents of the archive.
 async fn compare(
     component: &Arc<dyn Component>,
     archive: &Archive,

@@ -11,16 +11,15 @@ use std::{sync::Arc, time::Duration};
 const LOOK_EVERY: Duration = Duration::from_secs(15);
 
 impl Engine {
-    /// Puts right what runs left half done that died, on every component that nobody works on: at the start
-    /// of a worker. What cannot be done now is done by the next run on that component.
+    /// Puts right the remains of dead runs, on every component that nobody works on: at the start of a worker. Work
+    /// that cannot be done now is done by the next run on that component.
     pub async fn recover(&self) {
         for component in &self.components {
             self.put_right(component).await;
         }
     }
 
-    /// Puts right, as soon as somebody can, what restores that failed or died have left to be done, until it is
-    /// dropped.
+    /// Puts right, as soon as somebody can, the remains of failed or dead restores, until the future is dropped.
     pub async fn keep_putting_right(&self) {
         loop {
             self.clock.sleep(LOOK_EVERY).await;

@@ -95,7 +95,7 @@ pub enum EngineError {
         source: Box<EngineError>,
     },
 
-    /// The archive does not hold what was read. It was discarded.
+    /// The archive does not hold the data that was read. The archive was discarded.
     #[error("verify {component}: {}", .problems.join("; "))]
     Verify {
         /// The component.

@@ -59,7 +59,7 @@ impl Engine {
         }
     }
 
-    /// Nobody sees half of it: it is written beside the old one, and takes its place.
+    /// Writes the file beside the old one, and then in its place, so that nobody sees half of it.
     fn write_last(&self, component: ComponentName, last: &Last) -> io::Result<()> {
         self.locks.make_dir()?;
         let path = self.last_file(component);

@@ -138,7 +138,8 @@ fn release(file: &File) {
     let _ = flock(file, FlockOperation::Unlock);
 }
 
-/// Once it has its first block, a lock can be taken on a full disk: by `prune`, which makes room.
+/// Writes the owner, or blanks, over the first block: a lock that has its block can be taken on a full disk, by
+/// `prune`, which makes room.
 fn write(file: &mut File, owner: Option<&Owner>) -> io::Result<()> {
     const BLOCK: usize = 4096;
     file.rewind()?;
@@ -351,7 +352,7 @@ impl Blocked {
         }
     }
 
-    /// In words, for whoever waits for the run.
+    /// The reason in words, for the caller that waits.
     fn why(&self, component: ComponentName) -> String {
         match self.who() {
             Some(owner) => EngineError::Busy { component, owner }.to_string(),

@@ -115,7 +115,7 @@ impl Engine {
         }
     }
 
-    /// Waits for its turn to [`take`](Self::take) a component, unless it is told to stop.
+    /// Waits for the turn to [`take`](Self::take) a component, unless the run is cancelled.
     async fn take_turn(&self, component: ComponentName, run: &Run) -> Result<Held, EngineError> {
         run.meter.begin("waiting for its turn", 0);
         tokio::select! {
@@ -124,7 +124,7 @@ impl Engine {
         }
     }
 
-    /// Takes a component for one run, and removes what a run that died on it left half done.
+    /// Takes a component for one run, and removes the archives without a manifest that a dead run left.
     async fn take(&self, component: ComponentName, run: &Run) -> Result<Held, EngineError> {
         let wait = run.wait.then_some(&run.meter);
         let mut held = self.locks.take(component, &self.owner(run), wait, &*self.clock).await?;

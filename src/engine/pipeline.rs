@@ -117,7 +117,7 @@ impl Filled {
     }
 }
 
-/// Reads what is left.
+/// Reads `from` to its end.
 pub(super) async fn to_end(from: &mut (dyn AsyncRead + Send + Unpin)) -> io::Result<()> {
     tokio::io::copy(from, &mut tokio::io::sink()).await.map(drop)
 }

@@ -27,7 +27,7 @@ pub struct PruneRequest {
 }
 
 impl Engine {
-    /// Deletes what retention no longer keeps, component by component.
+    /// Deletes the backups that retention no longer keeps, component by component.
     ///
     /// A backup that cannot be deleted is reported and tried again next time; the rest goes on.
     ///
@@ -128,7 +128,7 @@ impl Engine {
             held.confirm().await?;
             match going.as_slice() {
                 [] => self.sweep(name, &listing).await,
-                // The listing shows what is gone by now.
+                // The new listing lacks the backups that are gone by now.
                 _ => self.sweep(name, &self.catalog.list(Some(name)).await?).await,
             }
         };
@@ -144,7 +144,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Removes what the component's own server keeps of backups that are gone, where all that exist are known.
+    /// Removes the files that the component's own server keeps of deleted backups, where all living ones are known.
     async fn sweep(&self, name: ComponentName, listing: &Listing) -> Result<(), EngineError> {
         let Ok(component) = self.component(name) else { return Ok(()) };
         if !listing.away.is_empty() || !listing.damaged.is_empty() || !listing.orphans.is_empty() {
@@ -255,7 +255,7 @@ impl Engine {
         for (err, is_locked) in refused.chain(gone.failed.iter().map(|err| (err, false))) {
             let error = chain(err);
             tracing::warn!(backup_id = %id, error, "retention cannot delete a backup");
-            // Whoever locks has said that it should stay.
+            // An object lock was ordered by somebody, so it is no fault.
             let told = if is_locked { &mut report.locked } else { &mut report.problems };
             told.push(format!("{id}: {error}"));
         }

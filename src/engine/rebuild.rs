@@ -83,7 +83,7 @@ impl Engine {
         self.count(component, report).await
     }
 
-    /// Brings manifests to where they belong.
+    /// Writes manifests into the destinations that lack them.
     async fn level(
         &self,
         surveys: &[Survey],
@@ -157,7 +157,7 @@ impl Engine {
         Ok(made)
     }
 
-    /// Reads a copy to its end, and writes down what is known of it then.
+    /// Reads a copy to its end, and writes its manifest by what was read.
     async fn describe_orphan(
         &self,
         reader: &Arc<dyn Component>,
@@ -194,7 +194,7 @@ impl Engine {
         Ok(manifest)
     }
 
-    /// Adds another copy of the same archive, when it is the same.
+    /// Adds another copy of an archive to its manifest, if the bytes are the same.
     async fn add_orphan(
         &self,
         manifest: &mut Manifest,
@@ -251,7 +251,7 @@ impl Engine {
         }
     }
 
-    /// Counts what the catalogue has now.
+    /// Counts the backups that the catalogue has now.
     async fn count(&self, component: ComponentName, report: &mut RebuildReport) -> Result<(), EngineError> {
         let entries = self.catalog.list(Some(component)).await?.entries;
         for store in self.catalog.stores() {
@@ -279,8 +279,8 @@ impl Survey {
     }
 }
 
-/// Compares what a manifest says of a destination with what is there. A copy that lies there and that the
-/// manifest does not know is added, when it is one.
+/// Compares a manifest's entry for a destination with the objects there. A whole copy there that the manifest does not
+/// know is added.
 async fn look_for(
     survey: &Survey,
     manifest: &mut Manifest,

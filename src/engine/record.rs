@@ -1,4 +1,4 @@
-//! Runs as Django Admin sees them: what is told of each to the app's database.
+//! The rows of runs that Django Admin shows, sent to the app's database.
 
 use crate::base::chain;
 use crate::base::clock::Clock;
@@ -81,7 +81,7 @@ impl Drop for Recording<'_> {
     }
 }
 
-/// The backup that a result is about, if it is about one.
+/// The backup that a result names, if it names exactly one.
 fn the_one(result: &Value) -> Option<&str> {
     let of_one = match result["results"].as_array() {
         Some(results) if results.len() == 1 => &results[0],

@@ -211,7 +211,7 @@ impl Engine {
         held.confirm().await
     }
 
-    /// Puts back what the last restore replaced.
+    /// Puts back the data that the last restore replaced.
     ///
     /// # Errors
     ///
@@ -255,7 +255,7 @@ impl Engine {
         outcome
     }
 
-    /// Takes a component, and puts right what a run that died on it left half done.
+    /// Takes a component, and recovers it from a run that died on it.
     pub(super) async fn take_whole(
         &self,
         component: &Arc<dyn Component>,
@@ -266,7 +266,7 @@ impl Engine {
         Ok(held)
     }
 
-    /// Counts a run in the metrics and tells the app's database, which may be another one after it.
+    /// Counts a run in the metrics and records it in the app's database, which may be another one afterwards.
     async fn counted<T: Serialize>(
         &self,
         component: ComponentName,
@@ -296,7 +296,7 @@ pub(super) async fn tidy(component: &Arc<dyn Component>) {
     }
 }
 
-/// Finishes or rolls back what a dead run left.
+/// Finishes or rolls back the work of a dead run.
 pub(super) async fn recover(component: &Arc<dyn Component>) -> Result<(), EngineError> {
     let name = component.name();
     let done = component.recover().await;

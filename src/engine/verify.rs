@@ -155,7 +155,7 @@ impl Engine {
             } else if is_damaged {
                 let problems = found.problems.join("; ");
                 tracing::warn!(backup_id = %entry.backup_id, problems, "backup is not whole");
-                // The damage may lie in one that it builds on, and so do others, and the next backup would.
+                // The damage may lie in a base of this backup, on which others build too, and the next backup would.
                 for base in entry.builds_on().iter().filter(|base| met.insert((*base).clone())) {
                     let base = self.catalog.find(Some(reader.name()), base.as_str()).await;
                     entries.extend(base.ok().map(|base| (base, level.min(VerifyLevel::Decode))));
@@ -233,7 +233,7 @@ impl Engine {
         Ok(Chosen { entries, passed_over, damaged: damaged.iter().map(lost).collect(), away })
     }
 
-    /// Writes down what was found.
+    /// Notes the findings in the manifest.
     async fn note(
         &self,
         manifest: &Manifest,

@@ -36,7 +36,7 @@ pub(super) struct Way {
 pub(super) struct Ways(pub(super) Vec<Way>);
 
 impl Ways {
-    /// Begins it in every destination.
+    /// Begins an upload in every destination.
     ///
     /// # Errors
     ///
@@ -121,7 +121,7 @@ impl Way {
         }
     }
 
-    /// Makes it durable and gives it its name. With `prove`, what lies there is read and compared first.
+    /// Makes the archive durable under its final name. With `prove`, the stored bytes are read and compared first.
     ///
     /// # Errors
     ///
@@ -142,7 +142,7 @@ impl Way {
             }
         }
         let committed = upload.commit().await;
-        // Nobody learnt whether it is there.
+        // An unavailable store has not told whether the archive is there.
         let unknown = matches!(committed, Err(StoreError::Unavailable { .. }));
         if unknown && is_there(&self.store, &self.key, wanted, meter).await {
             return Ok(());

@@ -60,7 +60,7 @@ pub(super) async fn local(config: &Config, bucket: bool) -> Check {
     Check::new(name, found, FULL)
 }
 
-/// A destination that `err` has closed, for whoever looked at it in whatever way.
+/// The check of a destination that `err` has closed, for any kind of look.
 pub(super) fn closed(config: &Config, destination: &str, err: &(dyn Error + 'static)) -> Check {
     match &config.destinations.bucket {
         Some(bucket) if destination == "s3" => closed_bucket(bucket, err),

@@ -9,7 +9,7 @@ use crate::domain::command::Command;
 use crate::preflight::{Check, in_time};
 use crate::worker::Options;
 
-/// The queue to which Celery sends what no route sends elsewhere.
+/// The queue of Celery for tasks without a route.
 const DEFAULT_QUEUE: &str = "celery";
 
 /// The line that sends the app's orders to us.
@@ -102,7 +102,7 @@ impl Broker {
             ROUTE.replace("backups", queue)
         );
         let found = match self.stray().await {
-            // The right to read what is others' is not needed for anything else.
+            // The right to read other programs' queues is not needed for anything else.
             Err(err) => {
                 Ok(format!("whether backup tasks wait in {DEFAULT_QUEUE} cannot be told: {}", chain(&err)))
             }

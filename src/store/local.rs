@@ -32,7 +32,7 @@ pub use partial::Swept;
 /// A destination on a local or mounted file system. Clones are the same store.
 #[derive(Clone)]
 pub struct LocalStore {
-    /// Absolute, as people wrote it.
+    /// The root as people wrote it, made absolute.
     root: Arc<Path>,
     /// The root without any symbolic link; set when the folder is opened for the first time.
     real_root: Arc<OnceLock<PathBuf>>,
@@ -103,7 +103,7 @@ impl LocalStore {
         &self.root
     }
 
-    /// Finds out whether something can be written, by writing it.
+    /// Tests whether a file can be written, by writing one.
     ///
     /// # Errors
     ///
@@ -228,7 +228,7 @@ impl Store for LocalStore {
             path.strip_prefix(&self.root).ok().or_else(of_real)?.to_str()?.parse().ok()
         };
         let absolute = std::path::absolute(path).ok()?;
-        // The root itself may have been given with `..` in it; no key has.
+        // The root itself may have been given with `..` in the path; no key has.
         if let Some(key) = inside(&absolute) {
             return Some(key);
         }

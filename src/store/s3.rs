@@ -90,8 +90,8 @@ impl S3Store {
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// Waits until what uploads have left is removed, or cannot be for as long as a server may do nothing.
-    /// For the end of the program, which ends what goes on by itself as well.
+    /// Waits until the remains of uploads are removed, for as long as a server may do nothing at most. For the end of
+    /// the program, which would end the background work as well.
     pub async fn settle(&self) {
         self.inner.tasks.close();
         let _ = tokio::time::timeout(self.bucket().config.patience, self.inner.tasks.wait()).await;

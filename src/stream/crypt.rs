@@ -87,7 +87,7 @@ impl FromStr for Recipients {
 #[derive(Clone)]
 pub struct Identities(Arc<[Identity]>);
 
-/// The text is not what `age-keygen` writes. It is not shown: it may be a secret all the same.
+/// The text is not the output of `age-keygen`. It is not shown: it may be a secret all the same.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("must hold secret keys as age-keygen writes them (AGE-SECRET-KEY-1…, one a line); line {0} is none")]
 pub struct InvalidIdentities(usize);
@@ -164,7 +164,7 @@ impl Sealer {
         })
     }
 
-    /// Ends it: the length and the hashes of what left.
+    /// Ends the archive: returns the length and the hashes of the bytes that were handed on.
     pub(super) fn finish(self) -> io::Result<(u64, Hashes)> {
         match self {
             Self::Open(shipper) => shipper.finish(),

@@ -110,7 +110,7 @@ pub(super) fn is_known(name: &str) -> bool {
     find(name).is_some() || file()
 }
 
-/// The known name that is most like `name`, when one is like it at all.
+/// The known name that is most like `name`, when one is similar at all.
 pub(super) fn nearest(name: &str) -> Option<&'static str> {
     /// The least likeness, from 0 to 1 as strsim counts it: two slips in a name of twelve letters still match.
     const ALIKE: f64 = 0.8;

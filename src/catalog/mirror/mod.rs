@@ -67,7 +67,7 @@ struct Shared {
 struct Inbox {
     shown: Option<Arc<Listing>>,
     runs: VecDeque<RunRow>,
-    /// Runs of this process that have not ended, and whether they may replace the database.
+    /// Runs of this process that have not ended; true for those that may replace the database.
     live: BTreeMap<String, bool>,
 }
 
@@ -125,8 +125,8 @@ impl Mirror {
         Self { shared: Arc::new(Shared { pool, inbox, arrived, closing, makes }), keeper: Mutex::default() }
     }
 
-    /// Makes the tables from now on where they are not there: a worker does, which lives beside the app. A command
-    /// by hand leaves a database as it finds it.
+    /// Makes missing tables from now on: for a worker, which lives beside the app. A command by hand leaves a database
+    /// as it is.
     pub fn make_tables(&self) {
         self.shared.makes.store(true, Ordering::Relaxed);
     }
@@ -154,7 +154,7 @@ impl Mirror {
         self.wake();
     }
 
-    /// Waits until what was shown is written, for a few seconds. For the end of the program.
+    /// Waits until the queued changes are written, for a few seconds. For the end of the program.
     pub async fn settle(&self) {
         self.shared.closing.cancel();
         let keeper = lock(&self.keeper).take();
@@ -209,7 +209,7 @@ impl Shared {
     }
 }
 
-/// Writes what arrives, until the end of the program.
+/// Writes the changes that arrive, until the end of the program.
 async fn keep(shared: Arc<Shared>) {
     let mut keepsake = Keepsake::default();
     let mut trouble = Trouble::default();
@@ -231,7 +231,7 @@ async fn keep(shared: Arc<Shared>) {
                     pause = Some(backoff.step());
                 }
             }
-            // A connection that is idle for hours is in the way of whoever renames or drops the database.
+            // A connection that is idle for hours would block the renaming or dropping of the database.
             shared.pool.retain(|_, _| false);
         }
         if closing {

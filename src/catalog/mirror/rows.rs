@@ -27,7 +27,7 @@ pub struct RunRow {
     pub operation: &'static str,
     /// The component.
     pub component: ComponentName,
-    /// `running`, or how it ended.
+    /// `running`, or the result of the run.
     pub state: &'static str,
     /// The time at which the run began.
     pub started_at: Timestamp,

@@ -25,8 +25,8 @@ pub(super) async fn take_turn(transaction: &Transaction<'_>) -> Result<(), Mirro
     Ok(transaction.batch_execute(&begin).await?)
 }
 
-/// Brings the tables up to this version, and makes them where somebody `makes` them; `None` where they are
-/// not there. Whether the database takes any character.
+/// Brings the tables up to this version, and makes missing ones if `makes` is set; `None` where there are none.
+/// Returns whether the database takes any character.
 pub(super) async fn prepare(transaction: &Transaction<'_>, makes: bool) -> Result<Option<bool>, MirrorError> {
     const LOOK: &str = "
         SELECT c.oid IS NOT NULL, coalesce(c.relkind = 'r', false), coalesce(obj_description(c.oid, 'pg_class'), ''),

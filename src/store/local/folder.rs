@@ -76,7 +76,7 @@ impl Folder {
         }
     }
 
-    /// Opens the file called `name` for reading, and says how long it is.
+    /// Opens the file called `name` for reading, and returns its length as well.
     pub(super) fn open_file(&self, name: &str) -> io::Result<(File, u64)> {
         // Without NONBLOCK a named pipe would hang us.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
@@ -196,7 +196,8 @@ impl Folder {
     fn link_file(&self, name: &str, target: &Self, new_name: &str) -> io::Result<()> {
         match rustix::fs::linkat(&self.0, name, &target.0, new_name, AtFlags::empty()) {
             Ok(()) => self.forget_file(name)?,
-            // exFAT, and what is shared with a virtual machine or mounted from a bucket, has no hard links.
+            // exFAT has no hard links, nor have folders that are shared with a virtual machine or mounted from a
+            // bucket.
             Err(Errno::PERM | Errno::NOSYS | Errno::NOTSUP | Errno::INVAL | Errno::MLINK) => {
                 return self.rename_file(name, target, new_name);
             }
@@ -242,7 +243,7 @@ struct FolderLock<'a>(&'a Folder);
 
 impl Drop for FolderLock<'_> {
     fn drop(&mut self) {
-        // Closing it would be enough, but for a child that is being started at this moment and has it open too.
+        // Closing the folder would not be enough while a child that is being started has it open too.
         let _ = rustix::fs::flock(&self.0.0, FlockOperation::Unlock);
     }
 }

@@ -1,5 +1,5 @@
-//! One bucket and the way to it: every request goes through here, is watched, sorted, counted and
-//! sent again when that may help.
+//! One bucket and the way to it: every request goes through here, is watched, sorted, counted and, when a retry may
+//! help, sent again.
 
 use crate::base::backoff::Backoff;
 use crate::base::place::explained;
@@ -142,7 +142,7 @@ impl Bucket {
         fault.on(&self.config.bucket, op, key)
     }
 
-    /// Sends a request without a body until it is answered for good.
+    /// Sends a request without a body until the answer is final.
     pub(super) async fn ask<T, E, F>(&self, op: &'static str, mut send: impl FnMut() -> F) -> Result<T, Fault>
     where
         F: Future<Output = Result<T, SdkError<E, HttpResponse>>>,
@@ -151,9 +151,8 @@ impl Bucket {
         self.send(op, self.config.patience, |_| send()).await
     }
 
-    /// Sends a request until it is answered for good. An attempt ends when nothing moves for
-    /// `patience`: the body beats the pulse as it goes out. One that takes more than the usual patience is
-    /// waited for twice.
+    /// Sends a request until the answer is final. An attempt ends when nothing moves for `patience`: the body beats
+    /// the pulse as it goes out. An attempt that takes more than the usual patience is waited for twice.
     pub(super) async fn send<T, E, F>(
         &self,
         op: &'static str,
@@ -321,7 +320,7 @@ fn http_client(config: &S3Config) -> Result<SharedHttpClient, S3OpenError> {
     if let Some(path) = &config.ca_bundle {
         let fail = |source| S3OpenError { path: path.clone(), source };
         let pem = std::fs::read(path).map_err(|err| fail(explained(path, err).into()))?;
-        // The SDK panics at what it cannot read.
+        // The SDK panics on certificates that it cannot read.
         check_certificates(&pem).map_err(fail)?;
         trusted = trusted.with_pem_certificate(pem);
     }

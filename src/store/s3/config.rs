@@ -21,7 +21,8 @@ pub struct S3Config {
     pub endpoint: Option<String>,
     /// `AWS_REGION`.
     pub region: String,
-    /// `AWS_ACCESS_KEY_ID` and what belongs to it; unset: the SDK's own chain (environment, profile, instance role).
+    /// `AWS_ACCESS_KEY_ID` and the settings that belong to it; unset: the SDK's own chain (environment, profile,
+    /// instance role).
     pub keys: Option<Keys>,
     /// `BACKUP_S3_PREFIX`: the folder in the bucket that is the store; unset: the whole bucket.
     pub prefix: Option<ObjectKey>,
@@ -85,9 +86,9 @@ impl S3Config {
 /// The encryption at rest by the server: `AES256`, `aws:kms` (the account's own key) or `aws:kms:KEYID`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Sse {
-    /// With keys of the store.
+    /// Encryption with keys of the store.
     Aes256,
-    /// With the key management service, and with this key of it.
+    /// Encryption with the key management service, and with this key of the service.
     Kms(Option<String>),
 }
 

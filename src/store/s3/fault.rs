@@ -41,7 +41,7 @@ pub(super) enum Kind {
 }
 
 impl Fault {
-    /// Sorts what the SDK says.
+    /// Sorts an error of the SDK.
     pub(super) fn of<E>(err: &SdkError<E, HttpResponse>) -> Self
     where
         E: ProvideErrorMetadata + Error + 'static,
@@ -91,7 +91,7 @@ impl Fault {
         Self { kind: Kind::Passing, code: String::new(), text: text.into() }
     }
 
-    /// The object is shorter than it said.
+    /// The fault of an object that is shorter than its answer said.
     pub(super) fn too_short(text: String) -> Self {
         Self { kind: Kind::Range, code: String::new(), text }
     }
@@ -188,7 +188,7 @@ fn sort(status: u16, code: &str) -> (Kind, &'static str) {
         | "InternalError"
         | "ServiceUnavailable" => (Kind::Passing, ""),
         _ => match status {
-            // Also what a server says that is no S3 server, or a proxy in between.
+            // A server that is no S3 server, or a proxy in between, answers with these as well.
             404 => (Kind::Missing, ""),
             412 => (Kind::Condition, ""),
             416 => (Kind::Range, ""),

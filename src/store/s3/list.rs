@@ -15,7 +15,7 @@ use md5::{Digest as _, Md5};
 /// Keys of one request: [the server's limit](https://docs.aws.amazon.com/AmazonS3/latest/API/API_DeleteObjects.html).
 const BATCH: usize = 1000;
 
-/// An object as an answer describes it. Times are cut to seconds, for HEAD knows no more.
+/// An object by the fields of an answer. Times are cut to seconds, for HEAD knows no more.
 pub(super) fn meta(key: ObjectKey, bytes: Option<i64>, modified: Option<&DateTime>) -> Option<ObjectMeta> {
     let modified = Timestamp::from_second(modified?.secs()).ok()?;
     Some(ObjectMeta { key, bytes: u64::try_from(bytes?).ok()?, modified })

@@ -61,7 +61,7 @@ impl S3Store {
         listed.map(drop).map_err(|fault| bucket.error(fault, "list", &key))
     }
 
-    /// Puts a marker and deletes it. One that may not be deleted stays, and the next one takes its place: keys
+    /// Puts a marker and deletes it. A marker that may not be deleted stays, and the next one takes its place: keys
     /// without that right are no fault.
     pub(super) async fn try_writing(&self) -> Result<(), StoreError> {
         let bucket = self.bucket();
@@ -140,7 +140,7 @@ impl S3Store {
     }
 }
 
-/// The marker of a worker that looks whether it can write.
+/// The marker of a worker that tests whether it can write.
 fn marker() -> ObjectKey {
     format!("{FOLDER}/worker").parse().expect("it is a valid key")
 }
