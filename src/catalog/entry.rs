@@ -31,7 +31,7 @@ pub struct Entry {
 /// The program that made a backup, and with it the knowledge about the backup.
 #[derive(Debug, Clone)]
 pub enum Origin {
-    /// This program, which wrote the manifest.
+    /// The present program, which wrote the manifest.
     Manifest(Arc<Manifest>),
     /// A newer version of this program, whose manifest has that format.
     Newer(u32),
