@@ -160,7 +160,7 @@ struct JsonFlag {
     json: bool,
 }
 
-/// How a command ended. The numbers are promised.
+/// The exit status of a command. The numbers are promised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
     /// Done.
@@ -183,12 +183,12 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// Why a command could not do what it was asked.
+/// The reason that a command failed, and its exit status.
 #[derive(Debug)]
 struct Failure {
     exit: Exit,
     why: String,
-    /// What to do about it, where the reason does not say so itself.
+    /// The remedy, where the reason does not tell it.
     hint: Option<&'static str>,
 }
 
@@ -197,7 +197,7 @@ impl Failure {
         Self { exit, why: why.into(), hint: None }
     }
 
-    /// Says it on standard error, and how to end.
+    /// Prints the failure on standard error, and returns the exit status.
     fn tell(&self) -> Exit {
         output::note(format_args!("error: {}", self.why));
         if let Some(hint) = self.hint {
@@ -265,7 +265,7 @@ async fn open(config: Config) -> Result<App, Failure> {
     Err(Failure { hint, ..Failure::new(Exit::NotFound, why) })
 }
 
-/// Waits for the work of a command, and then for what the parts still do behind it.
+/// Waits for the work of a command, and then for the background work of the app's parts.
 async fn settled<T>(app: &App, work: impl Future<Output = T>) -> T {
     let done = work.await;
     app.settle().await;
@@ -273,7 +273,7 @@ async fn settled<T>(app: &App, work: impl Future<Output = T>) -> T {
 }
 
 impl Cli {
-    /// What is printed without any settings: the script of `completions`, where that is the command.
+    /// Returns the output that needs no settings: the script of `completions`, where that is the command.
     pub fn script(&self) -> Option<Vec<u8>> {
         let Command::Completions { shell } = self.command else { return None };
         let mut script = Vec::new();
@@ -281,8 +281,8 @@ impl Cli {
         Some(script)
     }
 
-    /// What is logged when `RUST_LOG` does not say: a worker tells what it does, and a command
-    /// prints its result, so that only what is out of order is left to say.
+    /// The log filter when `RUST_LOG` is not set: a worker logs its work, and a command prints its result, so that a
+    /// command logs only what is out of order.
     pub fn log_filter(&self) -> &'static str {
         if matches!(self.command, Command::Worker(_)) { "info" } else { "warn" }
     }

@@ -30,7 +30,7 @@ const HOUR: Duration = Duration::from_hours(1);
 const DAY: Duration = Duration::from_hours(24);
 const WEEK: Duration = Duration::from_hours(7 * 24);
 
-/// Everything that can be set.
+/// The settings of the program.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Host name of this machine, for manifests, locks and the node name.
@@ -51,9 +51,9 @@ pub struct Config {
     pub media: Option<MediaConfig>,
     /// The vector database, if it is configured.
     pub weaviate: Option<WeaviateConfig>,
-    /// Where backups go.
+    /// The destinations of backups.
     pub destinations: Destinations,
-    /// Who can open them.
+    /// The keys that encrypt and open archives.
     pub encryption: Encryption,
     /// The Celery side.
     pub worker: Options,
@@ -140,7 +140,7 @@ impl Config {
         })
     }
 
-    /// Whether `BACKUP_COMPONENTS` lets the component be backed up.
+    /// True if `BACKUP_COMPONENTS` lets the component be backed up.
     pub fn wants(&self, name: ComponentName) -> bool {
         self.only.as_ref().is_none_or(|only| only.contains(&name))
     }

@@ -1,4 +1,4 @@
-//! Looks at every dependency before it is needed: one line each, with what to do.
+//! The checks of every dependency before it is needed: one line each, with the remedy.
 
 mod advice;
 mod destinations;
@@ -23,17 +23,17 @@ use std::time::Duration;
 /// No look takes longer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What one look found.
+/// The result of one look at a dependency.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Check {
-    /// What was looked at.
+    /// The name of the dependency.
     pub name: String,
-    /// Whether it is fit.
+    /// True if the dependency is fit.
     pub ok: bool,
-    /// What was found, in one line.
+    /// The finding, in one line.
     pub detail: String,
-    /// What to do about it; empty when it is fit.
+    /// The remedy; empty when the dependency is fit.
     pub fix: String,
 }
 
@@ -85,7 +85,7 @@ pub async fn run(config: &Config) -> Vec<Check> {
     checks
 }
 
-/// What `look` finds, or an error and what to do about it, within [`PATIENCE`].
+/// Returns the result of `look`, or an error text if `look` takes longer than [`PATIENCE`].
 async fn in_time<T, E>(look: impl Future<Output = Result<T, E>>) -> Result<Result<T, E>, String> {
     let answer = tokio::time::timeout(PATIENCE, look).await;
     answer.map_err(|_| format!("no answer within {} s", PATIENCE.as_secs()))
@@ -133,7 +133,7 @@ async fn source<T: Into<Found>>(
     Check::new(name.as_str(), found, &fix)
 }
 
-/// What a look at a source has found, in one line; a light one finds nothing to tell.
+/// The result of a look at a source, in one line; a light look has no details to report.
 struct Found(String);
 
 impl From<String> for Found {
@@ -148,7 +148,7 @@ impl From<()> for Found {
     }
 }
 
-/// Where the address of a source stands, and what it is.
+/// Returns the setting that holds the address of a source, and the kind of the source.
 const fn whereabouts(name: ComponentName) -> (&'static str, &'static str) {
     match name {
         ComponentName::Postgres => ("DATABASE_URL (or POSTGRES_HOST, POSTGRES_PORT)", "PostgreSQL"),
@@ -162,7 +162,7 @@ fn start(name: ComponentName) -> String {
     format!("start {kind}, or correct {setting}")
 }
 
-/// What to do about a source that cannot be read.
+/// Returns the remedy for a source that cannot be read.
 fn remedy(config: &Config, name: ComponentName, err: &ComponentError) -> String {
     let (setting, _) = whereabouts(name);
     match err {

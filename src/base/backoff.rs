@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// How long to wait between attempts: doubling from `first` up to `longest`.
+/// The waits between attempts: doubling from `first` up to `longest`.
 ///
 /// Used for connections that must come back by themselves, so there is no last attempt.
 #[derive(Debug, Clone)]

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use std::{fmt, time::Duration};
 
-/// Where the program gets the time from, and how it waits.
+/// The source of the time, and of waits.
 #[async_trait]
 pub trait Clock: Send + Sync + fmt::Debug {
     /// The current instant.

@@ -12,7 +12,7 @@ const NONE_AT_ALL: u64 = 1;
 ///
 /// # Errors
 ///
-/// When the system does not let us, which a sandbox may do. All else works without.
+/// When the system refuses, as a sandbox may. All else works without this protection.
 pub fn forbid() -> io::Result<()> {
     // Only root may raise a limit that is at 0 already.
     let limit = getrlimit(Resource::Core).maximum.map_or(NONE_AT_ALL, |limit| limit.min(NONE_AT_ALL));

@@ -18,7 +18,7 @@ use std::{
 
 pub use known::{KNOWN, Setting};
 
-/// Reads settings and remembers everything that is wrong with them.
+/// Reads settings and remembers every problem with them.
 ///
 /// The variables are whatever it is given: tests pass a list, `main` passes
 /// [`std::env::vars_os`], and no test touches the process environment. An empty value means
@@ -35,7 +35,7 @@ pub struct Env {
 pub struct Problem {
     /// Name of the setting.
     pub name: String,
-    /// What is wrong with it; never its value.
+    /// The fault of the setting; never its value.
     pub why: String,
 }
 
@@ -45,7 +45,7 @@ pub struct Problem {
 pub struct Warning {
     /// Name of the setting.
     pub name: String,
-    /// What looks wrong; never its value.
+    /// The suspicion about the setting; never its value.
     pub why: String,
 }
 
@@ -53,9 +53,9 @@ pub struct Warning {
 /// secrets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigError {
-    /// What is wrong, in the order of reading.
+    /// The faults, in the order of reading.
     pub problems: Vec<Problem>,
-    /// What only looks wrong: a misspelled name may be why another one is missing.
+    /// The suspicions: a misspelled name may be why another one is missing.
     pub warnings: Vec<Warning>,
 }
 
@@ -196,7 +196,7 @@ impl Env {
         }
     }
 
-    /// Whether `name` has a value, right or wrong. Of a secret, the file counts as well.
+    /// True if `name` has a value, right or wrong. Of a secret, the file counts as well.
     pub fn is_set(&self, name: &str) -> bool {
         let file = || known::find(name).is_some_and(|s| s.secret) && self.has(&format!("{name}_FILE"));
         self.has(name) || file()
@@ -221,8 +221,7 @@ impl Env {
         }
     }
 
-    /// Notes what looks wrong with `name` but stops nothing. A text that repeats the value is
-    /// replaced.
+    /// Notes a suspicion about `name` that stops nothing. A text that repeats the value is replaced.
     pub fn warn(&mut self, name: &str, why: impl fmt::Display) {
         let warning = Warning { name: name.to_owned(), why: self.without_value(name, why) };
         if !self.warnings.contains(&warning) {
@@ -230,7 +229,7 @@ impl Env {
         }
     }
 
-    /// The value that was built from the settings, beside what looks wrong.
+    /// The value that was built from the settings, beside the suspicions.
     ///
     /// # Errors
     ///
@@ -263,8 +262,7 @@ impl Env {
     }
 }
 
-/// What is wrong with `value`, without it: parse errors of other crates may quote what they were
-/// given.
+/// The text of an error about `value`, without the value: parse errors of other crates may quote their input.
 fn without(value: &str, why: &impl fmt::Display) -> String {
     /// A shorter value is part of some English word, and no secret.
     const TELLS: usize = 4;
@@ -278,7 +276,7 @@ fn unknown_name(name: &str) -> String {
     })
 }
 
-/// Tells of a value in quotation marks, without it.
+/// The warning about a value in quotation marks, without the value.
 const QUOTED: &str = "begins and ends with a quotation mark, which counts as a part of it: `docker run --env-file` \
                       takes quotes off no value, so leave them out";
 

@@ -16,9 +16,9 @@ use std::{
 /// The rights that a folder must give.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Need {
-    /// Listing the folder and opening what is in it.
+    /// The right to list the folder and open its contents.
     Read,
-    /// Making, replacing and removing what is in the folder as well.
+    /// The right to make, replace and remove the folder's contents as well.
     Write,
 }
 
@@ -26,9 +26,9 @@ pub enum Need {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{found}: {fix}")]
 pub struct Trouble {
-    /// The path, the reason, and the ids and the mode that make it one.
+    /// The path, the reason, and the ids and the mode that prove the reason.
     pub found: String,
-    /// The command or the change that mends it.
+    /// The command or the change that mends the fault.
     pub fix: String,
 }
 

@@ -140,7 +140,7 @@ impl fmt::Display for ByteSize {
     }
 }
 
-/// Why a text is not a length of time or a size. Never repeats the text.
+/// The reason that a text is not a length of time or a size. The error never repeats the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum UnitError {
     /// Not a length of time.

@@ -1,4 +1,4 @@
-//! What changes the catalogue: a backup begins to exist, and is amended.
+//! Changes to the catalogue: a backup begins to exist, and is amended.
 
 use crate::catalog::{Catalog, CatalogError, document, manifest_key};
 use crate::domain::manifest::Manifest;
@@ -20,9 +20,9 @@ impl Catalog {
         Ok(())
     }
 
-    /// The same for a backup that exists, to pin it or to note what a verification found; but into no store that
-    /// knows nothing of it: `local` in its manifest may be a folder of another machine. Nor into the one that is `away`:
-    /// the later word counts when it is back.
+    /// Writes the manifest of a backup that exists, to pin it or to note the findings of a verification; but into no
+    /// store that knows nothing of the backup: `local` in its manifest may be a folder of another machine. The store
+    /// that is `away` is left out too: the later manifest counts when it is back.
     ///
     /// # Errors
     ///

@@ -15,19 +15,18 @@ use tokio::io::AsyncReadExt as _;
 /// The longest manifest that is read: a hundred thousand tables.
 const LONGEST: u64 = 16 << 20;
 
-/// Where the manifest of a backup lies in every store: `manifests/<component>/<backup_id>.json`.
+/// The key of a backup's manifest in every store: `manifests/<component>/<backup_id>.json`.
 pub fn manifest_key(id: &BackupId) -> ObjectKey {
     key(&format!("manifests/{}/{id}.json", id.component()))
 }
 
-/// Where the archive of a backup lies in every store: `<component>/<backup_id>.<ext><suffix>`, with
-/// a suffix such as `.zst` of whatever was done to it.
+/// The key of a backup's archive in every store: `<component>/<backup_id>.<ext><suffix>`, where the suffix, such as
+/// `.zst`, names its compression and encryption.
 pub fn archive_key(id: &BackupId, suffix: &str) -> ObjectKey {
     let component = id.component();
     key(&format!("{component}/{id}.{}{suffix}", component.extension()))
 }
 
-/// Where the manifests of all components lie.
 /// The folders of a destination that runs write to: archives, manifests, and on a disk the locks.
 pub fn folders() -> Vec<ObjectKey> {
     let of_each = ComponentName::ALL.into_iter().flat_map(|name| [archives_of(name), manifests_of(name)]);
@@ -57,7 +56,7 @@ pub(super) fn id_in(folder: &ObjectKey, key: &ObjectKey) -> Option<BackupId> {
     rest.split(['.', '/']).next()?.parse().ok()
 }
 
-/// Whether the key is one that this program gives an archive of that backup.
+/// True if this program gives an archive of that backup such a key.
 pub(super) fn is_archive_of(id: &BackupId, key: &ObjectKey) -> bool {
     let component = id.component();
     let file = format!("{component}/{id}.{}", component.extension());
@@ -75,9 +74,9 @@ pub(super) fn print(manifest: &Manifest) -> Bytes {
 /// A manifest that was read.
 #[derive(Debug)]
 pub(super) enum Document {
-    /// Of a format that this version knows.
+    /// A manifest of a format that this version knows.
     Ours { manifest: Arc<Manifest>, objects: Vec<Object> },
-    /// Of a newer one: what is needed to list it.
+    /// A manifest of a newer format: the fields that are needed to list its backup.
     Newer { format: u32, created_at: Timestamp, objects: Vec<Object> },
 }
 
@@ -87,7 +86,7 @@ pub(super) struct Object {
     pub(super) destination: String,
     pub(super) key: ObjectKey,
     pub(super) bytes: u64,
-    /// Whether a verification found something wrong with it.
+    /// True if a verification found a fault in the object.
     pub(super) failed: bool,
 }
 
@@ -99,8 +98,9 @@ impl Document {
     }
 }
 
-/// What two destinations say of one backup. The later word counts, of equals the nearer one; and what is pinned in
-/// one is pinned: other machines that share a bucket write into it and not into this one's folder.
+/// Merges the manifests that two destinations have of one backup. The later one counts, of equals the nearer one; and
+/// a backup that is pinned in one is pinned: other machines that share a bucket write into it and not into this one's
+/// folder.
 pub(super) fn merged(farther: &Arc<Document>, nearer: Arc<Document>) -> Arc<Document> {
     let (Document::Ours { manifest: far, .. }, Document::Ours { manifest: near, .. }) =
         (&**farther, &*nearer)
@@ -117,7 +117,7 @@ pub(super) fn merged(farther: &Arc<Document>, nearer: Arc<Document>) -> Arc<Docu
     Arc::new(Document::Ours { manifest, objects: objects.clone() })
 }
 
-/// What every format has, now and later.
+/// The fields that every format of a manifest has, now and later.
 #[derive(Deserialize)]
 struct Header {
     format: u32,
@@ -137,7 +137,7 @@ struct RawObject {
     problems: Vec<String>,
 }
 
-/// Why a manifest cannot be read: the cause in words, for the same answer is given again and again.
+/// The reason that a manifest cannot be read: the cause in words, for the same answer is given again and again.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub(super) struct Fault(String);
@@ -218,13 +218,13 @@ impl Cache {
         self.lock().insert((destination, meta.key.clone()), cached);
     }
 
-    /// What is written or deleted here may keep its length, and its time within one tick of the
-    /// clock.
+    /// Forgets an object that is written or deleted here: it may keep its length, and its time within one tick of the
+    /// clock, so that the cache would not see the change.
     pub(super) fn forget(&self, destination: &'static str, key: &ObjectKey) {
         self.lock().remove(&(destination, key.clone()));
     }
 
-    /// Forgets what is no longer in `folder`, of which `found` is everything, sorted.
+    /// Forgets objects that are no longer in `folder`, of which `found` is everything, sorted.
     pub(super) fn keep_only(&self, destination: &'static str, folder: &ObjectKey, found: &[ObjectMeta]) {
         self.lock().retain(|(of, key), _| {
             *of != destination
@@ -234,7 +234,7 @@ impl Cache {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Place, Cached>> {
-        // What it holds is right whoever panicked meanwhile: each change is one call.
+        // The map is right even after a panic elsewhere: each change is one call.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

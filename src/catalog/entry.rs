@@ -17,21 +17,21 @@ use std::{collections::HashMap, sync::Arc};
 /// One backup.
 #[derive(Debug, Clone)]
 pub struct Entry {
-    /// Which backup.
+    /// The id of the backup.
     pub backup_id: BackupId,
-    /// When it was begun. Of a file of the app's old tasks this is what its name says, which was
-    /// in the app's own time zone.
+    /// The time at which the backup was begun. For a file of the app's old tasks this is the time in its name, which
+    /// was in the app's own time zone.
     pub created_at: Timestamp,
-    /// Who made it.
+    /// The program that made the backup.
     pub origin: Origin,
-    /// Its archive in each destination.
+    /// The copies of the archive, one in each destination.
     pub copies: Vec<StoredCopy>,
 }
 
-/// Who made a backup, and with that what is known of it.
+/// The program that made a backup, and with it the knowledge about the backup.
 #[derive(Debug, Clone)]
 pub enum Origin {
-    /// This program.
+    /// The present program, which wrote the manifest.
     Manifest(Arc<Manifest>),
     /// A newer version of this program, whose manifest has that format.
     Newer(u32),
@@ -46,29 +46,29 @@ pub struct StoredCopy {
     pub destination: String,
     /// Key within the destination. Of an old Weaviate backup, its folder.
     pub key: ObjectKey,
-    /// Where people find it.
+    /// The path or URL of the copy, for people.
     pub location: String,
-    /// Bytes that it should have.
+    /// The length in bytes that the copy should have.
     pub bytes: u64,
-    /// What a look at the destination says, and the last verification.
+    /// The state of the copy, by a look at the destination and the last verification.
     pub state: BackupState,
 }
 
-/// What a look at a destination says about an object.
+/// The result of a look at an object in a destination.
 #[derive(Debug, Default)]
 pub(super) struct Look {
-    /// Where it is to be found; `None` when the destination is not configured.
+    /// The path or URL of the object; `None` when the destination is not configured.
     pub(super) location: Option<String>,
-    /// What was found there.
+    /// The finding there.
     pub(super) found: Found,
 }
 
-/// What is found where an object should be.
+/// The finding at the place of an object.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) enum Found {
-    /// Its length, bytes.
+    /// The object's length, bytes.
     There(u64),
-    /// Nothing.
+    /// There is no object.
     #[default]
     Missing,
     /// The destination cannot be read.
@@ -100,12 +100,12 @@ impl Entry {
         Self { backup_id: id.clone(), created_at, origin, copies }
     }
 
-    /// Of what it is a backup.
+    /// The component of the backup.
     pub fn component(&self) -> ComponentName {
         self.backup_id.component()
     }
 
-    /// Its manifest, when it has one that this version can read.
+    /// The backup's manifest, when it has one that this version can read.
     pub fn manifest(&self) -> Option<&Manifest> {
         match &self.origin {
             Origin::Manifest(manifest) => Some(manifest),
@@ -113,19 +113,20 @@ impl Entry {
         }
     }
 
-    /// The backups that hold what it leaves out; none of a full one.
+    /// The backups that hold the data which an incremental one leaves out; none of a full one.
     pub fn builds_on(&self) -> &[BackupId] {
         self.manifest().map_or(&[], |manifest| &manifest.facts.builds_on)
     }
 
-    /// Whether it was read to its end and found whole.
+    /// True if the backup was read to its end and found whole.
     pub fn is_verified(&self) -> bool {
         self.manifest().is_some_and(Manifest::is_verified)
     }
 
-    /// Whether it was made while a clock was ahead: the newest for as long, and yet not the newest.
+    /// True if the backup was made while a clock was ahead: until that time it is listed as the newest, and yet is
+    /// not.
     pub fn is_ahead(&self, now: Timestamp) -> bool {
-        /// So far clocks may differ.
+        /// The difference between clocks that is not suspicious.
         const APART: SignedDuration = SignedDuration::from_mins(10);
         self.created_at.duration_since(now) > APART
     }
@@ -150,7 +151,7 @@ impl Entry {
         Some(Candidate { id, created, proof, pinned: manifest.pinned })
     }
 
-    /// Whose it is, when it is not ours to delete.
+    /// The owner of the backup, when it is not ours to delete.
     pub(super) fn protected(&self) -> Option<&'static str> {
         match self.origin {
             Origin::Manifest(_) => None,

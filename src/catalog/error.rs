@@ -1,15 +1,15 @@
-//! Why the catalogue could not do what it was asked.
+//! The errors of the catalogue.
 
 use crate::domain::id::BackupId;
 use crate::store::StoreError;
 
-/// Why the catalogue could not do what it was asked, by what the caller can do about it.
+/// An error of the catalogue. There is one variant for each remedy that a caller has.
 #[derive(Debug, thiserror::Error)]
 pub enum CatalogError {
     /// There is no such backup: name another.
     #[error("find backup {what}: {why}")]
     NotFound {
-        /// What was asked for.
+        /// The reference that was looked for.
         what: String,
         /// The reason: there is no backup, or each backup is damaged.
         why: String,
@@ -18,9 +18,9 @@ pub enum CatalogError {
     /// The reference is none, or leads where nobody may look.
     #[error("find backup {what}: {why}")]
     Refused {
-        /// What was asked for.
+        /// The reference that was looked for.
         what: String,
-        /// What is wrong with it.
+        /// The fault of the reference.
         why: String,
         /// The cause, when there is one.
         #[source]
@@ -30,25 +30,25 @@ pub enum CatalogError {
     /// The backup is not ours to delete.
     #[error("delete backup {id}: {why}")]
     Protected {
-        /// Which backup.
+        /// The backup.
         id: BackupId,
-        /// Whose it is.
+        /// The owner of the backup.
         why: &'static str,
     },
 
     /// A manifest names a destination that is not configured.
     #[error("write manifest of {id}: destination {destination} is not configured")]
     UnknownDestination {
-        /// Which backup.
+        /// The backup.
         id: BackupId,
-        /// Which destination.
+        /// The destination.
         destination: String,
     },
 
     /// A store failed.
     #[error("{op}")]
     Store {
-        /// What was tried.
+        /// The operation that was tried.
         op: &'static str,
         /// The cause.
         source: StoreError,
@@ -56,7 +56,7 @@ pub enum CatalogError {
 }
 
 impl CatalogError {
-    /// Whether the same call may succeed later.
+    /// True if the same call may succeed later.
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Store { source, .. } => source.is_transient(),
@@ -67,7 +67,7 @@ impl CatalogError {
         }
     }
 
-    /// Whether a destination keeps the object locked: nothing but waiting helps.
+    /// True if a destination keeps the object locked: nothing but waiting helps.
     pub fn is_lock(&self) -> bool {
         matches!(self, Self::Store { source: StoreError::Locked { .. }, .. })
     }
@@ -80,7 +80,7 @@ impl CatalogError {
         Self::NotFound { what: shown(reference), why: "no such backup".to_owned() }
     }
 
-    /// There are backups, so many, and all of them are damaged or gone.
+    /// The error that there are backups, so many, and all of them are damaged or gone.
     pub(super) fn none_whole(reference: &str, damaged: usize) -> Self {
         let why = match damaged {
             1 => "there is one, and it is damaged or its archive is gone".to_owned(),

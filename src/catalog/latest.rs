@@ -9,7 +9,7 @@ use crate::domain::{listing::BackupState, manifest::Manifest, report::PassedOver
 use jiff::Timestamp;
 use std::cmp::Reverse;
 
-/// The most backups of which a choice says why they were passed over: `list` shows the others.
+/// The most passed-over backups for which a choice names the reason: `list` shows the others.
 const MOST_TOLD: usize = 10;
 
 /// The purpose of a choice.

@@ -1,11 +1,11 @@
-//! What the destinations say, taken together.
+//! The manifests and archives of all destinations, taken together.
 
 use crate::catalog::{CatalogError, Entry, StoredCopy};
 use crate::domain::{component::ComponentName, id::BackupId, manifest::Manifest};
 use jiff::Timestamp;
 use std::collections::BTreeSet;
 
-/// What a look at the destinations found.
+/// The findings of a look at the destinations.
 #[derive(Debug, Default)]
 pub struct Listing {
     /// The backups, the newest first.
@@ -26,20 +26,20 @@ pub struct Listing {
 #[derive(Debug, thiserror::Error)]
 #[error("read destination {destination}")]
 pub struct Away {
-    /// Which.
+    /// The name of the destination.
     pub destination: &'static str,
     pub(super) source: CatalogError,
 }
 
 impl Away {
-    /// Why, where it cannot be done without.
+    /// The error, for a caller that cannot do without the destination.
     pub fn into_error(self) -> CatalogError {
         self.source
     }
 }
 
 impl Listing {
-    /// Whether a destination could be read.
+    /// True if the destination could be read.
     pub fn has_read(&self, destination: &str) -> bool {
         !self.away.iter().any(|away| away.destination == destination)
     }
@@ -62,9 +62,9 @@ impl Listing {
 #[derive(Debug, thiserror::Error)]
 #[error("read manifest {location}")]
 pub struct Damaged {
-    /// Of which backup it is, by its name.
+    /// The backup, by its name.
     pub backup_id: BackupId,
-    /// Where it is.
+    /// The path or URL of the manifest.
     pub location: String,
     pub(super) source: Box<dyn std::error::Error + Send + Sync>,
 }

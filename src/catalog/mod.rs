@@ -49,12 +49,12 @@ pub struct Catalog {
     silence: Silence,
 }
 
-/// What one store says about some components.
+/// The contents of one store, for some components.
 struct Shelf {
     documents: BTreeMap<BackupId, Arc<Document>>,
     damaged: Vec<Damaged>,
     objects: BTreeMap<ObjectKey, u64>,
-    /// Ids that something there bears.
+    /// The ids that are in use there.
     taken: BTreeSet<BackupId>,
 }
 
@@ -115,7 +115,7 @@ impl Catalog {
         Ok(self.look_up(component, reference, Purpose::Show).await?.entry)
     }
 
-    /// The same for a restore: the latest is none that is flagged as suspiciously small.
+    /// Finds the backup for a restore: the latest is none that is flagged as suspiciously small.
     ///
     /// # Errors
     ///
@@ -162,7 +162,7 @@ impl Catalog {
             _ => Err(CatalogError::not_found(reference)),
         };
         match (found, away) {
-            // It may well be there.
+            // The backup may be in the destination that could not be read.
             (Err(CatalogError::NotFound { .. }), Some(away)) => Err(away.source),
             (found, _) => found.map(Choice::named),
         }
@@ -190,8 +190,8 @@ impl Catalog {
         }
     }
 
-    /// Asks a store, unless it did not answer a moment ago. One that does not is noted; an error when there is
-    /// no other.
+    /// Asks a store, unless it did not answer a moment ago. A store that does not answer is noted in `away`; an error
+    /// when there is no other store.
     async fn ask<T>(
         &self,
         store: &Arc<dyn Store>,
@@ -254,8 +254,8 @@ impl Catalog {
         };
         for (id, document) in &documents {
             let mut entry = Entry::new(id, document, look);
-            // A destination that knows nothing at all of a backup never had it: where several machines share a
-            // bucket, `local` is a folder of each.
+            // A destination without any trace of a backup never had the backup: where several machines share a bucket,
+            // `local` is a folder of each.
             entry.copies.retain(|copy| {
                 let has_read = shelves.iter().any(|(store, _)| store.destination() == copy.destination);
                 let is_told = |told: &(&str, BackupId)| told.0 == copy.destination && told.1 == *id;

@@ -1,4 +1,4 @@
-//! What people and messages name a backup by.
+//! The references by which people and messages name a backup.
 
 use crate::catalog::{entry::Entry, error::CatalogError};
 use crate::domain::{component::ComponentName, id::BackupId};
@@ -11,13 +11,13 @@ const LONGEST: usize = 4096;
 /// A reference that was understood.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Wanted {
-    /// The best recent one, of a component if it says so.
+    /// The best recent backup, of a component if the reference names one.
     Latest(Option<ComponentName>),
-    /// This one.
+    /// The backup with this id.
     Id(BackupId),
-    /// The one whose archive has this file name.
+    /// The backup whose archive has this file name.
     File(String),
-    /// The one whose archive is this object of this destination.
+    /// The backup whose archive is this object of this destination.
     Object(&'static str, ObjectKey),
 }
 
@@ -56,7 +56,7 @@ impl Wanted {
         }
     }
 
-    /// The component that it is of, as far as the reference says so.
+    /// The component of the reference, as far as the reference names one.
     pub(super) fn component(&self) -> Option<ComponentName> {
         match self {
             Self::Latest(component) => *component,

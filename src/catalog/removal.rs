@@ -10,31 +10,31 @@ use std::sync::Arc;
 /// A backup that is to go from some destinations. With its last copy it is gone.
 #[derive(Debug, Clone)]
 pub struct Going<'a> {
-    /// Which.
+    /// The backup.
     pub entry: &'a Entry,
-    /// From where.
+    /// The destinations that the copies go from.
     pub from: Vec<&'static str>,
 }
 
-/// What became of a backup that was to go.
+/// The outcome of the removal of a backup.
 #[derive(Debug, Default)]
 pub struct Gone {
-    /// Destinations that it is gone from.
+    /// Destinations that the backup is gone from.
     pub from: Vec<&'static str>,
-    /// Destinations that refused, each with the reason. It stands in the catalogue with the copies that
-    /// are there.
+    /// Destinations that refused, each with the reason. The backup stays in the catalogue with the copies that are
+    /// there.
     pub refused: Vec<(&'static str, CatalogError)>,
-    /// What went wrong otherwise. How far it went is not known: archives may be left without a manifest,
-    /// which a listing shows among the orphans.
+    /// Any other failure. The progress before it is not known: archives may be left without a manifest, which a
+    /// listing shows among the orphans.
     pub failed: Option<CatalogError>,
 }
 
 impl Gone {
-    /// That it is gone from everywhere it was to go from.
+    /// Succeeds if the backup is gone from all destinations that it was to go from.
     ///
     /// # Errors
     ///
-    /// What kept it from that, or the first thing that did.
+    /// The failure, or else the first refusal.
     pub fn done(self) -> Result<(), CatalogError> {
         let refused = self.refused.into_iter().map(|(_, err)| err).next();
         self.failed.or(refused).map_or(Ok(()), Err)
@@ -59,10 +59,10 @@ impl Gone {
 struct Step<'a> {
     going: &'a Going<'a>,
     manifest: &'a Manifest,
-    /// What is known of it afterwards, when something stays.
+    /// The manifest of the copies that stay, if any does.
     left: Option<Manifest>,
     gone: Gone,
-    /// Destinations whose manifest is not what it was.
+    /// Destinations whose manifest has changed.
     changed: BTreeSet<&'static str>,
 }
 
@@ -71,7 +71,8 @@ impl<'a> Step<'a> {
         self.going.from.contains(&destination)
     }
 
-    /// What one destination loses: with the last copy also what no manifest knows of.
+    /// True if a destination loses the backup's manifest and archives: with the last copy of all, every destination
+    /// does, since a copy may be there that no manifest knows of.
     fn clears(&self, destination: &str) -> bool {
         self.left.is_none() || self.goes_from(destination)
     }
@@ -86,7 +87,7 @@ impl<'a> Step<'a> {
             .collect()
     }
 
-    /// The manifest of what is there when all is done.
+    /// The manifest of the copies that are there when all is done.
     fn kept(&self) -> Manifest {
         let mut kept = self.manifest.clone();
         kept.objects.retain(|object| {
@@ -152,7 +153,8 @@ impl Catalog {
             return Err(CatalogError::Protected { id: entry.backup_id.clone(), why });
         };
         let mut left = manifest.clone();
-        // What lies where we cannot look is for those who can. What was never here is not written down here.
+        // A copy in a destination that is not configured here is for machines where it is. A copy that this listing
+        // does not show is not written down here.
         left.objects.retain(|object| {
             let destination = object.destination.as_str();
             let is_here = entry.copies.iter().any(|copy| copy.destination == destination);
@@ -162,7 +164,7 @@ impl Catalog {
         Ok(Step { going, manifest, left, gone: Gone::default(), changed: BTreeSet::new() })
     }
 
-    /// Writes down what stays, where something does.
+    /// Writes the manifest of the copies that stay, where any does.
     async fn write_left(&self, step: &mut Step<'_>) {
         let Some(left) = &step.left else { return };
         let destinations = self.stores.iter().map(|store| store.destination());
@@ -192,7 +194,7 @@ impl Catalog {
         }
     }
 
-    /// Writes down again what is there after a refusal.
+    /// Writes the manifest of the remaining copies again, after a refusal.
     async fn put_back(&self, step: &mut Step<'_>) {
         let kept = step.kept();
         if step.gone.refused.is_empty() || kept.objects.is_empty() {
@@ -210,7 +212,8 @@ impl Catalog {
         if failed.is_none() {
             return;
         }
-        // Where nothing can be written either: the nearest that can is believed.
+        // If a destination with a copy takes no manifest either, the nearest store that takes one keeps it and is
+        // believed.
         for store in &self.stores {
             if self.write_into(store.as_ref(), &kept).await.is_ok() {
                 return;

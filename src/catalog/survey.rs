@@ -1,4 +1,4 @@
-//! What each destination says by itself, before all of them are taken for one catalogue.
+//! The contents of each destination by itself, before all of them are taken for one catalogue.
 
 use crate::catalog::document::Document;
 use crate::catalog::{Catalog, CatalogError, Damaged};
@@ -13,7 +13,7 @@ use std::{
 /// One destination.
 #[derive(Debug)]
 pub struct Survey {
-    /// Which.
+    /// The store of the destination.
     pub store: Arc<dyn Store>,
     /// The manifests there that this version can write.
     pub manifests: BTreeMap<BackupId, Arc<Manifest>>,
@@ -21,7 +21,7 @@ pub struct Survey {
     pub newer: BTreeSet<BackupId>,
     /// The manifests there that cannot be read.
     pub damaged: Vec<Damaged>,
-    /// Everything among the archives there, with its length in bytes.
+    /// All objects among the archives there, with their lengths in bytes.
     pub objects: BTreeMap<ObjectKey, u64>,
 }
 

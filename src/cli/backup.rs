@@ -143,7 +143,7 @@ pub(super) async fn with_bar<T>(component: ComponentName, meter: &Meter, work: i
                 let progress = meter.snapshot(component);
                 bar.set_length(progress.total);
                 bar.set_position(progress.current);
-                // Where nobody sees a bar, a line tells why nothing happens.
+                // Without a visible bar, a line tells why nothing happens.
                 if bar.is_hidden() && progress.phase.starts_with("waiting: ") && told != progress.phase {
                     output::note(format_args!("{component}: {}", progress.phase));
                     told.clone_from(&progress.phase);

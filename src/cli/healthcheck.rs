@@ -33,7 +33,7 @@ async fn ask(address: SocketAddr) -> Result<(), reqwest::Error> {
     client.get(format!("http://{address}/livez")).send().await?.error_for_status().map(drop)
 }
 
-/// Where to ask a worker that listens on `address`: one that listens everywhere does so here too.
+/// The address at which to ask a worker that listens on `address`: a worker that listens everywhere does so here too.
 fn reachable(mut address: SocketAddr) -> SocketAddr {
     if address.ip().is_unspecified() {
         address.set_ip(if address.is_ipv4() {

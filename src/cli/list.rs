@@ -31,7 +31,7 @@ pub(super) async fn run(config: Config, args: ListArgs) -> Result<Exit, Failure>
     }
     if listing.backups.is_empty() {
         let of = args.component.map_or(String::new(), |component| format!("{component} "));
-        // The folder tells whoever forgot a setting that they look in the wrong place.
+        // The folder's path shows a person with a forgotten setting that this is the wrong place.
         let root = app.config.root.display();
         let bucket = app.config.destinations.bucket.as_ref();
         let bucket = bucket.map_or(String::new(), |bucket| format!(" nor in bucket {}", bucket.bucket));
@@ -44,7 +44,7 @@ pub(super) async fn run(config: Config, args: ListArgs) -> Result<Exit, Failure>
     Ok(output::print(table(&listing, &suspect)))
 }
 
-/// The destinations in which it is, and in what state where that is not the best.
+/// The destinations of the backup, each with its state where that is not the best.
 fn places(backup: &ListedBackup) -> String {
     let place = |copy: &ListedCopy| match copy.state {
         BackupState::Ok => copy.destination.clone(),

@@ -30,7 +30,7 @@ pub(super) fn json(value: &impl Serialize) -> Exit {
     }
 }
 
-/// Says something to the person on standard error.
+/// Prints a line for the person on standard error.
 pub(super) fn note(text: impl fmt::Display) {
     // Nobody left to tell.
     let _ = writeln!(io::stderr(), "{text}");

@@ -107,7 +107,7 @@ pub(super) async fn run(config: Config, args: RestoreArgs) -> Result<Exit, Failu
         output::note(describe(&plan));
         confirm(&format!("Restore {} from {}?", args.component, plan.backup_id))?;
     }
-    // What is shown is what is restored, also if a newer one comes meanwhile.
+    // The backup of the plan is the one that is restored, also if a newer one comes meanwhile.
     let passed_over = plan.passed_over;
     let request = RestoreRequest { reference: plan.reads, ..request };
     let run = Run { cancel: stop_on_signal(), wait: args.wait, ..Run::default() };

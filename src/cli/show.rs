@@ -105,7 +105,7 @@ fn describe(entry: &Entry) -> Vec<String> {
     lines
 }
 
-/// What is known to be wrong with a copy that is there.
+/// The known faults of a copy that is there.
 fn damage(entry: &Entry, destination: &str) -> Vec<String> {
     let objects = entry.manifest().map_or(&[][..], |manifest| &manifest.objects);
     let noted = objects.iter().find(|o| o.destination == destination).map(|o| o.problems.clone());

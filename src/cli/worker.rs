@@ -31,7 +31,7 @@ pub(super) async fn run(mut config: Config, args: &WorkerArgs) -> Result<Exit, F
     let health = Health::new(app.metrics.clone(), Timestamp::now().as_second());
     // Ends with the process: probes are answered to the last.
     let endpoint = tokio::spawn(http::serve(listener, health.clone()));
-    // What a dead restore left may take hours to put right: it is alive meanwhile.
+    // The recovery after a dead restore may take hours: the worker is alive meanwhile.
     let alive = async {
         loop {
             health.turned(Timestamp::now().as_second());

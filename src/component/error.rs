@@ -1,17 +1,17 @@
-//! Why a component could not be read, sorted by what the caller can do about it.
+//! The errors of components, sorted by the remedy that a caller has.
 
 use std::io;
 
 type Source = Box<dyn std::error::Error + Send + Sync>;
 
-/// Why a component could not be backed up or checked.
+/// An error of a component: it could not be backed up, checked or restored.
 #[derive(Debug, thiserror::Error)]
 pub enum ComponentError {
     /// A setting, a right or a missing program: somebody has to change something.
     /// The text says what to do.
     #[error("{what}")]
     Unusable {
-        /// What is wrong and what to do about it.
+        /// The mistake in the settings or the order, and the way to mend it.
         what: String,
         /// The cause, when there is one.
         #[source]
@@ -21,7 +21,7 @@ pub enum ComponentError {
     /// The source refused the credentials.
     #[error("{what}: access denied")]
     Denied {
-        /// What was tried.
+        /// The action that was refused.
         what: String,
         /// The cause.
         #[source]
@@ -31,7 +31,7 @@ pub enum ComponentError {
     /// The source is not there at the moment: restarting, network, too busy.
     #[error("{what}: not available")]
     Unavailable {
-        /// What was tried.
+        /// The action that was tried.
         what: String,
         /// The cause.
         #[source]
@@ -45,25 +45,25 @@ pub enum ComponentError {
         program: &'static str,
         /// Exit status, for people.
         status: String,
-        /// The last lines of what it said.
+        /// The last lines of the program's standard error.
         stderr: String,
-        /// Whether its words point at a passing fault (server shut down, connection lost).
+        /// True if those lines point at a passing fault (server shut down, connection lost).
         transient: bool,
     },
 
     /// The server refuses some objects of the archive, and takes all others.
     #[error("{what}")]
     Refused {
-        /// Which, why, and what helps.
+        /// The objects that are refused, the server's reasons, and the remedy.
         what: String,
-        /// Their names: a restore may go on without them.
+        /// The names of the objects: a restore may go on without them.
         names: Vec<String>,
     },
 
     /// The archive is damaged, cut short, or not what it should be.
     #[error("{what}")]
     Corrupt {
-        /// What does not hold.
+        /// The defect of the archive.
         what: String,
         /// The cause, when there is one.
         #[source]
@@ -73,7 +73,7 @@ pub enum ComponentError {
     /// Files that the process may not read. Their names are in the text.
     #[error("{what}")]
     Unreadable {
-        /// Which files, and how many more.
+        /// The first of the files, and the number of the others.
         what: String,
     },
 
@@ -84,7 +84,7 @@ pub enum ComponentError {
     /// The source could not be read.
     #[error("{what}")]
     Read {
-        /// What was read.
+        /// The source that could not be read.
         what: String,
         /// The cause.
         #[source]
@@ -93,7 +93,7 @@ pub enum ComponentError {
 }
 
 impl ComponentError {
-    /// Whether the same call may succeed later: the one place that retries ask.
+    /// True if the same call may succeed later. Every retry decides by this function alone.
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Unavailable { .. } | Self::Read { .. } => true,

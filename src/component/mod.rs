@@ -29,18 +29,18 @@ pub use stage::{Kept, Plan, Staged, Steps, Target, Walk};
 /// The bytes of an archive, decompressed, on their way back into a component.
 pub type Feed<'a> = &'a mut (dyn AsyncRead + Send + Unpin);
 
-/// What a backup may build on.
+/// The new backup, and the earlier ones that it may build on if it is incremental.
 #[derive(Debug, Clone)]
 pub struct Basis {
     /// The backup that is to be made.
     pub id: BackupId,
-    /// When it began.
+    /// The time at which the backup began.
     pub at: Timestamp,
-    /// Backups that will be there, whole, wherever this one goes.
+    /// The earlier backups that are whole in every destination in which the new one is to stay.
     pub sound: BTreeSet<BackupId>,
-    /// How archives are protected: those of a chain must open by the same keys.
+    /// The recipients of the encryption, as text; empty without: the archives of a chain must open by the same keys.
     pub terms: String,
-    /// How many archives it may need, its own among them.
+    /// The largest number of archives in a chain, the new one among them.
     pub most: usize,
 }
 
@@ -52,22 +52,21 @@ pub struct Basis {
 /// Dropping the future of any method must stop whatever it started.
 #[async_trait]
 pub trait Component: Send + Sync + fmt::Debug {
-    /// Which one it is.
+    /// The component's name.
     fn name(&self) -> ComponentName;
 
-    /// What is read, for manifests and results: name of the database, path of the folder.
-    /// Never a secret.
+    /// The source of the data, for manifests and results: name of the database, path of the folder. Never a secret.
     fn source(&self) -> String;
 
-    /// Looks whether a backup could run, without reading the data: server
-    /// reachable, client programs fit, folder readable. One line of what was found.
+    /// Looks whether a backup could run, without reading the data: server reachable, client programs fit, folder
+    /// readable. Returns one line about the findings.
     ///
     /// # Errors
     ///
-    /// What a backup would fail with.
+    /// The error that a backup would fail with.
     async fn check(&self) -> Result<String, ComponentError>;
 
-    /// Looks whether the source is there and lets us in, at so little cost that it can be asked every minute.
+    /// Looks whether the source is there and lets us in, so cheaply that it can be asked every minute.
     ///
     /// # Errors
     ///
@@ -83,15 +82,15 @@ pub trait Component: Send + Sync + fmt::Debug {
     /// # Errors
     ///
     /// [`ComponentError::is_transient`] tells whether another attempt makes sense.
-    /// What was written to `out` before an error is worthless.
+    /// The bytes that were written to `out` before an error are worthless.
     async fn backup(&self, out: &mut dyn Output, meter: &Meter) -> Result<Facts, ComponentError>;
 
-    /// As [`backup`](Self::backup), but what archives of earlier backups hold may be left out: their ids are then
-    /// [`Facts::builds_on`].
+    /// As [`backup`](Self::backup), but data that archives of earlier backups hold may be left out: the ids of those
+    /// backups are then [`Facts::builds_on`].
     ///
     /// # Errors
     ///
-    /// As there.
+    /// As for [`backup`](Self::backup).
     async fn increment(
         &self,
         basis: &Basis,
@@ -102,17 +101,18 @@ pub trait Component: Send + Sync + fmt::Debug {
         self.backup(out, meter).await
     }
 
-    /// Told when a backup exists: what it saw may be built on.
+    /// Tells the component that a backup exists: the next incremental backup may build on it.
     ///
     /// # Errors
     ///
-    /// The next backup builds on what there was before.
+    /// The next backup builds on the backups before.
     async fn counts_now(&self, id: &BackupId) -> Result<(), ComponentError> {
         let _ = id;
         Ok(())
     }
 
-    /// What an incremental archive would be if it left nothing out. Each is read once, side by side.
+    /// Returns an incremental archive filled up with the entries that it leaves out. Each archive is read once, side
+    /// by side.
     ///
     /// # Errors
     ///
@@ -128,46 +128,47 @@ pub trait Component: Send + Sync + fmt::Debug {
         Err(ComponentError::Unusable { what, source: None })
     }
 
-    /// Reads a whole archive to its end without touching the live system, and counts
-    /// what it holds. Counts the bytes read on `meter`, whose phase the caller began.
+    /// Reads a whole archive to its end without touching the live system, and counts its contents. Counts the bytes
+    /// read on `meter`, whose phase the caller began.
     ///
     /// # Errors
     ///
     /// [`ComponentError::Corrupt`] when the archive is damaged or cut short.
     async fn decode(&self, feed: Feed<'_>, meter: &Meter) -> Result<Counts, ComponentError>;
 
-    /// What an archive says of itself beside its counts: for a manifest that is made from it alone.
+    /// Reads the facts that an archive holds beside its counts, for a manifest that is made from the archive alone.
     ///
     /// # Errors
     ///
-    /// [`ComponentError::Corrupt`] when it does not say what it should.
+    /// [`ComponentError::Corrupt`] when the archive lacks facts that it should hold.
     async fn describe(&self, feed: Feed<'_>) -> Result<Facts, ComponentError> {
         let _ = feed;
         Ok(Facts::default())
     }
 
-    /// Why a backup cannot be restored into scratch here, so that reading it to its end is as far as a
-    /// verification goes; `None` where it can.
+    /// Returns the reason that a backup cannot be restored into scratch here, so that a verification can only read it
+    /// to its end; `None` where it can be restored.
     fn no_drill(&self) -> Option<&'static str> {
         None
     }
 
-    /// Finds out what a restore to `target` would do, without touching anything. `facts` are those of
+    /// Finds out the effects of a restore to `target`, without touching anything. `facts` are those of
     /// the backup's manifest; the app's old files have none.
     ///
     /// # Errors
     ///
-    /// What would make a restore fail before it began: no such target, no rights, versions that do not fit.
+    /// The error that a restore would fail with before it began: no such target, no rights, versions that do not fit.
     async fn plan(&self, target: &Target, facts: Option<&Facts>) -> Result<Plan, ComponentError> {
         let _ = (target, facts);
         Err(cannot_restore(self.name()))
     }
 
-    /// Reads the beginning of an archive whose plan [looks into it](Plan::looks_into_archive), to find what is in its way.
+    /// Reads the beginning of an archive whose plan [looks into it](Plan::looks_into_archive), to find obstacles to
+    /// the restore.
     ///
     /// # Errors
     ///
-    /// What would make a restore fail before it began.
+    /// The error that a restore would fail with before it began.
     async fn preview(
         &self,
         feed: Feed<'_>,
@@ -184,7 +185,7 @@ pub trait Component: Send + Sync + fmt::Debug {
         Vec::new()
     }
 
-    /// Restores an archive to a copy beside what is there. Reads `feed` to its end, counting on `meter`.
+    /// Restores an archive to a copy beside the live data. Reads `feed` to its end, counting on `meter`.
     ///
     /// # Errors
     ///
@@ -201,11 +202,11 @@ pub trait Component: Send + Sync + fmt::Debug {
         Err(cannot_restore(self.name()))
     }
 
-    /// As [`stage`](Self::stage), but goes on without what cannot be made of the objects of these names.
+    /// As [`stage`](Self::stage), but goes on without the parts of the objects of these names that cannot be made.
     ///
     /// # Errors
     ///
-    /// As there; [`ComponentError::Refused`] names others that cannot be made.
+    /// As for [`stage`](Self::stage); [`ComponentError::Refused`] names others that cannot be made.
     async fn stage_without(
         &self,
         feed: Feed<'_>,
@@ -221,12 +222,12 @@ pub trait Component: Send + Sync + fmt::Debug {
         Err(ComponentError::Unusable { what, source: None })
     }
 
-    /// Finishes or rolls back what a run left that died in the middle, and removes its copies. Call it only
-    /// while no run works on the component. Tells what was done, for the log.
+    /// Finishes or rolls back the work of a run that died in the middle, and removes its copies. Call it only while no
+    /// run works on the component. Returns sentences about the work, for the log.
     ///
     /// # Errors
     ///
-    /// When something is still to be done; nothing is worse than before.
+    /// When some of that work is still to be done; nothing is worse than before.
     async fn recover(&self) -> Result<Vec<String>, ComponentError> {
         Ok(Vec::new())
     }
@@ -237,31 +238,31 @@ pub trait Component: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     ///
-    /// When it cannot be looked for.
+    /// When that work cannot be looked for.
     async fn due(&self) -> Result<Option<String>, ComponentError> {
         Ok(None)
     }
 
-    /// What the last restore set aside, if it is still there.
+    /// Returns the old data that the last restore set aside, if it is still there.
     ///
     /// # Errors
     ///
-    /// When it cannot be looked for.
+    /// When the old data cannot be looked for.
     async fn kept(&self) -> Result<Option<Kept>, ComponentError> {
         Ok(None)
     }
 
-    /// The sentence about what restores have set aside of other data than those which the settings name now, and how to
-    /// get there: a person may have changed the settings since. `None` where there is nothing.
+    /// Returns a sentence about data that restores have set aside under earlier settings, and the way to reach it: a
+    /// person may have changed the settings since. `None` where there is no such data.
     ///
     /// # Errors
     ///
-    /// When it cannot be looked for.
+    /// When that data cannot be looked for.
     async fn kept_elsewhere(&self) -> Result<Option<String>, ComponentError> {
         Ok(None)
     }
 
-    /// Puts back what the last restore replaced; what was live until now is kept in its place.
+    /// Puts back the data that the last restore replaced; the data that was live until now is kept in its place.
     ///
     /// # Errors
     ///
@@ -271,21 +272,21 @@ pub trait Component: Send + Sync + fmt::Debug {
         Err(cannot_restore(self.name()))
     }
 
-    /// Removes what restores set aside: a newer backup was proven since then.
+    /// Removes the data that restores set aside: a newer backup was proven since then.
     ///
     /// # Errors
     ///
-    /// When something is left.
+    /// When some of that data is left.
     async fn forget(&self) -> Result<(), ComponentError> {
         Ok(())
     }
 
-    /// Removes what the component's own server keeps of backups that exist no more. `living` are the facts of
-    /// all that do. Tells what was done, for the log.
+    /// Removes the files that the component's own server keeps of backups that exist no more. `living` are the facts of
+    /// all backups that do exist. Returns sentences about the work, for the log.
     ///
     /// # Errors
     ///
-    /// When something is left.
+    /// When some of those backups are left.
     async fn sweep(&self, living: &[&Facts]) -> Result<Vec<String>, ComponentError> {
         let _ = living;
         Ok(Vec::new())

@@ -1,9 +1,8 @@
 //! One run of a child process with pipes: `pg_dump`, `pg_restore`.
 //!
-//! What every run has in common: the environment is cleared down to what is named, secrets travel
-//! in it and never in an argument, standard error is read all the time (its tail is kept, secrets
-//! blotted out), the exit status is asked for before anything counts as done, and dropping the
-//! future kills the child.
+//! Every run has this in common: the environment is cleared down to the variables that are named, secrets travel in
+//! the environment and never in an argument, standard error is read all the time (its tail is kept, secrets blotted
+//! out), the exit status is asked for before anything counts as done, and dropping the future kills the child.
 
 mod group;
 mod stderr;
@@ -35,11 +34,11 @@ use tokio::{
 /// Bytes handed on at once: large enough that per-chunk work does not show, small beside 128 MiB.
 const CHUNK: usize = 256 * 1024;
 
-/// What a pipe may hold: the default limit of Linux for users without privileges
+/// The capacity of a pipe in bytes: the default limit of Linux for users without privileges
 /// (`/proc/sys/fs/pipe-max-size`). The usual 64 KiB wakes both ends four times as often.
 const PIPE: usize = 1024 * 1024;
 
-/// How much a child that reads through C's `stdio` may take from a pipe beyond what it needs:
+/// The bytes that a child that reads through C's `stdio` may take from a pipe beyond its needs:
 /// one buffer, and `st_blksize` of a pipe is 4096.
 const READ_AHEAD: usize = 4096;
 
@@ -72,14 +71,14 @@ impl std::fmt::Debug for Listener {
     }
 }
 
-/// What a child left behind that ended well.
+/// The outcome of a child process that ended well.
 #[derive(Debug, Default)]
 pub struct Finished {
-    /// Bytes of its standard output.
+    /// Bytes of the child's standard output.
     pub bytes: u64,
-    /// The last 4 KiB of its standard error.
+    /// The last 4 KiB of the child's standard error.
     pub stderr: String,
-    /// Whether it ended before it had read everything that it was given.
+    /// True if the child ended before it had read everything that it was given.
     pub unread: bool,
 }
 
@@ -121,8 +120,8 @@ impl Program {
         self
     }
 
-    /// Shows each line of the program's standard error to `listener`, without secrets, as soon as the line is there. The
-    /// listener returns the line as it may be kept, too.
+    /// Passes each line of the program's standard error to `listener`, without secrets, as soon as the line is there.
+    /// The listener returns the line as it may be kept, too.
     #[must_use]
     pub fn listened_to(
         mut self,
@@ -132,7 +131,7 @@ impl Program {
         self
     }
 
-    /// Runs the program for what it prints, in full.
+    /// Runs the program and returns its standard output, in full.
     ///
     /// # Errors
     ///
@@ -151,7 +150,7 @@ impl Program {
         self
     }
 
-    /// Runs the program for what it does.
+    /// Runs the program for its effects.
     ///
     /// # Errors
     ///
@@ -253,7 +252,7 @@ impl Program {
         child.wait().await.map_err(self.broken())
     }
 
-    /// Success is what the child itself calls so.
+    /// Succeeds if the child's exit status is 0; the exit status alone decides.
     fn judge(&self, status: ExitStatus, stderr: &str) -> Result<(), ComponentError> {
         if status.success() {
             return Ok(());

@@ -1,5 +1,5 @@
-//! An archive on disk for as long as it is restored from: `pg_restore` works in parallel only on a file
-//! in which it can jump, and what is imported into Weaviate is read more than once.
+//! An archive on disk for the time of its restore: `pg_restore` works in parallel only on a file in which it can jump,
+//! and an archive of Weaviate is read more than once.
 
 use crate::base::place::{Trouble, explained};
 use crate::component::{ComponentError, Feed, process};
@@ -21,7 +21,7 @@ const CHUNK: usize = 1 << 20;
 pub struct Scratch(File);
 
 impl Scratch {
-    /// How a program names the file that is its standard input, to open it anew.
+    /// The path by which a program opens the file that is its standard input anew.
     pub const AS_STDIN: &str = "/proc/self/fd/0";
 
     /// Reads `feed` to its end into a file in `folder`.

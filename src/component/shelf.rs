@@ -11,7 +11,7 @@ pub trait Shelf: Send + Sync + fmt::Debug {
     /// Name of the bucket.
     fn bucket(&self) -> &str;
 
-    /// What all keys on the shelf begin with, without a slash at the end.
+    /// The prefix of all keys on the shelf, without a slash at the end.
     fn prefix(&self) -> String;
 
     /// Every file in a folder of the shelf: its path below the folder, and its bytes.
@@ -25,13 +25,13 @@ pub trait Shelf: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     ///
-    /// When it is not there, or cannot be read.
+    /// When the file is not there, or cannot be read.
     async fn open(&self, path: &str) -> Result<Box<dyn AsyncRead + Send + Unpin>, ComponentError>;
 
     /// Removes a file; one that is not there is removed already.
     ///
     /// # Errors
     ///
-    /// When the bucket does not let us.
+    /// When the bucket refuses.
     async fn remove(&self, path: &str) -> Result<(), ComponentError>;
 }

@@ -11,33 +11,34 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use std::{fmt, path::PathBuf};
 
-/// What a staged copy is to become.
+/// The target of a staged copy: the live data, a database, a folder, or nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target {
-    /// It takes the place of the live data, which is kept for [`undo`](super::Component::undo).
+    /// The live data is replaced by the copy, and kept for [`undo`](super::Component::undo).
     Live,
-    /// The same, and users, roles and aliases of Weaviate as well take the place of those that there are.
+    /// As [`Live`](Self::Live), and users, roles and aliases of Weaviate as well take the place of those that there
+    /// are.
     LiveWithAccess,
-    /// It is compared and thrown away: a drill.
+    /// The copy is compared and thrown away: a drill.
     Scratch,
     /// A database of this name instead of the live one; its own old data is kept likewise.
     Database(String),
     /// A folder of its own, which must be empty or not there.
     Folder(PathBuf),
-    /// These classes alone take the place of the live ones.
+    /// The live classes of these names alone are replaced.
     Classes(Vec<String>),
 }
 
 /// The walks over the steps of a restore. Each takes some of the steps, and none takes a step that another list has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Walk {
-    /// Those that need no backup: `check`.
+    /// The steps that need no backup: `check`.
     Check,
-    /// Those that change nothing: `restore --dry-run`.
+    /// The steps that change nothing: `restore --dry-run`.
     DryRun,
-    /// All but the swap, into scratch: `verify --drill`.
+    /// All steps but the swap, into scratch: `verify --drill`.
     Drill,
-    /// All.
+    /// All steps.
     Restore,
 }
 
@@ -66,22 +67,22 @@ impl<S: Copy> Steps<S> {
     }
 }
 
-/// What a restore would do, found out without touching anything.
+/// The effects of a restore, found out without touching anything.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Plan {
-    /// What would be replaced, for people: `database lab (412 MB, 31 tables)`.
+    /// The data that would be replaced, for people: `database lab (412 MB, 31 tables)`.
     pub replaces: String,
-    /// How: `swap by rename`, `exchange of folders`, `in place in one transaction`.
+    /// The way of the replacement: `swap by rename`, `exchange of folders`, `in place in one transaction`.
     pub method: String,
-    /// Bytes that are needed beside what is there; `None` when nobody can tell.
+    /// Bytes that are needed beside the live data; `None` when nobody can tell.
     pub needs_bytes: Option<u64>,
     /// Bytes that are free there; `None` when nobody can tell.
     pub free_bytes: Option<u64>,
-    /// How long the live data cannot be used, for people: `milliseconds`, `while the restore runs`.
+    /// The time for which the live data cannot be used, for people: `milliseconds`, `while the restore runs`.
     pub downtime: String,
     /// Versions that matter: server, client.
     pub versions: Vec<String>,
-    /// What is otherwise than one would wish, in whole sentences.
+    /// Warnings for people, in whole sentences.
     pub warnings: Vec<String>,
     /// Advice for the time before the restore, in whole sentences: such advice is of no use in a result.
     pub advice: Vec<String>,
@@ -97,9 +98,9 @@ pub struct Plan {
 /// Old data that was set aside by a restore.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Kept {
-    /// Where it is: the name of a database, the path of a folder.
+    /// The place of the old data: the name of a database, the path of a folder.
     pub place: String,
-    /// When it was replaced.
+    /// The time at which the data was replaced.
     pub at: Timestamp,
 }
 
@@ -107,7 +108,7 @@ pub struct Kept {
 /// [`recover`](super::Component::recover) removes.
 #[async_trait]
 pub trait Staged: Send + Sync + fmt::Debug {
-    /// What is in the copy, counted in the copy itself.
+    /// The contents of the copy, counted in the copy itself.
     fn counts(&self) -> &Counts;
 
     /// The counts of the manifest as they must be in the copy: less what it was made without.
@@ -120,18 +121,18 @@ pub trait Staged: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     ///
-    /// When either of them cannot be read.
+    /// When the archive or the copy cannot be read.
     async fn differences(&self, feed: Feed<'_>, meter: &Meter) -> Result<Vec<String>, ComponentError> {
         let _ = (feed, meter);
         Ok(Vec::new())
     }
 
-    /// Puts the copy in the place of the live data. `Ok` means that it is there, whole; the old data is
-    /// kept where it says, `None` if there was none.
+    /// Puts the copy in the place of the live data. `Ok` means that the copy is there, whole; the result names the
+    /// place of the old data, `None` if there was none.
     ///
     /// # Errors
     ///
-    /// Then the live data is the old, whole; or, should this process or the server die at that moment, the
+    /// After an error the live data is the old, whole; or, should this process or the server die at that moment, the
     /// old or the new, whole, and `recover` tidies up.
     async fn swap(self: Box<Self>) -> Result<Option<Kept>, ComponentError>;
 
@@ -139,6 +140,6 @@ pub trait Staged: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     ///
-    /// When something of it is left; `recover` removes that later.
+    /// When some of the copy is left; `recover` removes the rest later.
     async fn discard(self: Box<Self>) -> Result<(), ComponentError>;
 }

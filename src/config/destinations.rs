@@ -1,4 +1,4 @@
-//! Where backups go, and who can open them.
+//! The settings of the destinations, and of the keys that open archives.
 
 use crate::base::chain;
 use crate::base::env::Env;
@@ -6,7 +6,7 @@ use crate::store::s3::{Keys, MAX_PARTS, S3Config};
 use crate::stream::crypt::Encryption;
 use std::path::PathBuf;
 
-/// What is done with the two destinations.
+/// The use of the two destinations.
 #[derive(Debug, Clone)]
 pub struct Destinations {
     /// `BACKUP_LOCAL`: whether new backups go to `BACKUP_ROOT`.

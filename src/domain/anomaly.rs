@@ -4,16 +4,16 @@ use crate::domain::{facts::Facts, id::BackupId, manifest::Manifest};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-/// What a backup has far less of than the one before. It is kept and counts; but as long as it is the
-/// newest and nobody has accepted it, no other is deleted.
+/// The figures by which a backup is far smaller than the one before. Such a backup is kept and counts; but as long as
+/// it is the newest and nobody has accepted it, retention deletes no other.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Anomaly {
-    /// The backup it was compared with.
+    /// The backup that this one was compared with.
     pub against: BackupId,
-    /// What fell, one sentence each.
+    /// The figures that fell, one sentence each.
     pub what: Vec<String>,
-    /// When somebody said that it is as it should be.
+    /// The time at which somebody accepted the backup as it is.
     #[serde(default)]
     pub accepted: Option<Timestamp>,
 }
@@ -27,8 +27,8 @@ impl Anomaly {
 }
 
 impl Manifest {
-    /// Whether it is much smaller than the one before, and nobody has said that it should be. A pin that was
-    /// ordered with it says nothing: nobody knew yet.
+    /// True if the backup is much smaller than the one before, and nobody has accepted it. A pin that was ordered with
+    /// the backup does not accept it: nobody knew of the anomaly yet.
     pub fn is_suspect(&self) -> bool {
         self.anomaly.as_ref().is_some_and(|anomaly| anomaly.accepted.is_none())
     }
@@ -43,7 +43,7 @@ impl Manifest {
         ))
     }
 
-    /// Takes it that it should be so much smaller, if it is.
+    /// Accepts the backup's smaller size, if it is flagged for that.
     pub fn accept(&mut self, now: Timestamp) {
         if let Some(anomaly) = &mut self.anomaly {
             anomaly.accepted.get_or_insert(now);
@@ -51,12 +51,12 @@ impl Manifest {
     }
 }
 
-/// What has fallen by more than half, one sentence each.
+/// Returns one sentence for each figure that has fallen by more than half.
 pub fn fallen(before: &Facts, now: &Facts) -> Vec<String> {
     let fell = |(_, before, now): &(&str, u128, u128)| 2 * now < *before;
     let told = |(name, before, now)| format!("{name} fell from {before} to {now}");
-    // The same data takes other bytes by another way, and those of Weaviate's own backups are of files that the
-    // server compacts when it likes: there the objects tell.
+    // Another backend stores the same data in other bytes, and the bytes of Weaviate's own backups are of files that
+    // the server compacts when it likes: in both cases the number of objects tells.
     let is_native = matches!(now.backend.as_deref(), Some("filesystem" | "s3"));
     let is_no_measure = is_native || before.backend != now.backend;
     let (before, now) = (sizes(before), sizes(now));
@@ -66,7 +66,7 @@ pub fn fallen(before: &Facts, now: &Facts) -> Vec<String> {
 
 const SOURCE_BYTES: &str = "source bytes";
 
-/// Everything that is compared.
+/// The figures that are compared.
 fn sizes(facts: &Facts) -> [(&'static str, u128); 7] {
     let counts = &facts.counts;
     let files = counts.files.unwrap_or_default();

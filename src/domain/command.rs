@@ -1,4 +1,4 @@
-//! What a task message asks for: parsed once, and never looked at as text again.
+//! The order in a task message: parsed once, and never looked at as text again.
 
 mod arguments;
 
@@ -22,13 +22,13 @@ pub mod task {
     pub const VERIFY: &str = "api.backup.tasks.verify_backup";
     /// Runs retention.
     pub const CLEANUP: &str = "api.backup.tasks.cleanup_old_backups";
-    /// Says whether retention must leave a backup alone.
+    /// Pins or unpins a backup: retention leaves a pinned one alone.
     pub const PIN: &str = "api.backup.tasks.pin_backup";
-    /// Says of a backup that is much smaller than the one before that it is as it should be.
+    /// Accepts a backup that is much smaller than the one before: its size is right.
     pub const ACCEPT: &str = "api.backup.tasks.accept_backup";
     /// Answers with the catalogue.
     pub const LIST: &str = "api.backup.tasks.list_backups";
-    /// Celery's own.
+    /// Celery's own task, for a sign of life.
     pub const PING: &str = "celery.ping";
     /// Restores PostgreSQL.
     pub const RESTORE_POSTGRES: &str = "api.backup.restore.restore_postgres_from_backup";
@@ -49,80 +49,80 @@ pub enum Command {
     FullBackup {
         /// Free text for the backups of the set.
         label: Option<String>,
-        /// Whether retention must leave them alone.
+        /// True if retention must leave the backups of the set alone.
         pin: bool,
     },
-    /// Delete what retention no longer keeps.
+    /// Delete backups that retention no longer keeps.
     CleanUp {
-        /// Of one component, or of all.
+        /// The component, or all.
         component: Option<ComponentName>,
-        /// Instead of the setting.
+        /// The number of days, in the place of the setting.
         retention_days: Option<u32>,
-        /// Only say what would be deleted.
+        /// True if the report only tells which backups would be deleted.
         dry_run: bool,
     },
-    /// Read what lies in the destinations again, and compare.
+    /// Read the archives in the destinations again, and compare.
     Verify {
-        /// Of one component, or of all.
+        /// The component, or all.
         component: Option<ComponentName>,
-        /// Which: whatever names a backup, `latest` or `all`.
+        /// The backups: whatever names one, `latest` or `all`.
         backup: String,
-        /// Restore it for real, compare, and throw that away.
+        /// True if the backup is also restored for real, compared, and thrown away.
         drill: bool,
     },
-    /// Write down what somebody says of a backup.
+    /// Change the manifest of a backup: pin it, or accept its size.
     Amend {
-        /// Which: whatever names a backup.
+        /// The backup, by whatever names one.
         backup: String,
-        /// What of it.
+        /// The change.
         amendment: Amendment,
     },
     /// Answer with the catalogue.
     List {
-        /// Of one component, or of all.
+        /// The component, or all.
         component: Option<ComponentName>,
     },
     /// Restore a backup.
     Restore(Restore),
     /// Take the last restore back.
     Undo {
-        /// Of which component.
+        /// The component.
         component: ComponentName,
     },
     /// Answer `pong`.
     Ping,
 }
 
-/// What is said of a backup that exists.
+/// A change to the manifest of a backup that exists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Amendment {
-    /// Retention must leave it alone, or need not any more.
+    /// Retention must leave the backup alone, or need not any more.
     Pin(bool),
-    /// It is rightly much smaller than the one before.
+    /// The backup is rightly much smaller than the one before.
     Accept,
 }
 
 /// An order to restore.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Restore {
-    /// What.
+    /// The component.
     pub component: ComponentName,
-    /// Which backup: an id, a file name, `latest`, a path inside a destination.
+    /// The backup: an id, a file name, `latest`, a path inside a destination.
     pub backup: String,
     /// Into a database of this name instead of the live one.
     pub database: Option<String>,
-    /// Of PostgreSQL, objects that may be missing afterwards, if they cannot be made.
+    /// Names of PostgreSQL objects that may be missing afterwards, if they cannot be made.
     pub without: Vec<String>,
-    /// Of Weaviate, these classes alone.
+    /// The Weaviate classes that are restored; `None`: all.
     pub classes: Option<Vec<String>>,
-    /// Of Weaviate, users, roles and aliases as well.
+    /// True if Weaviate's users, roles and aliases are restored as well.
     pub with_access: bool,
-    /// Of PostgreSQL, also where owners and privileges would be lost.
+    /// True if PostgreSQL may lose owners and privileges.
     pub without_rights: bool,
 }
 
 impl Restore {
-    /// Of all that is in the backup, in the place of what is live.
+    /// The order to restore all that is in the backup, in the place of the live data.
     pub const fn new(component: ComponentName, backup: String) -> Self {
         Self {
             component,
@@ -139,13 +139,13 @@ impl Restore {
 /// An order to back up one component.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Backup {
-    /// Which.
+    /// The component.
     pub component: ComponentName,
     /// Free text, at most [`Backup::LABEL_CHARS`] characters.
     pub label: Option<String>,
-    /// Whether retention must leave it alone.
+    /// True if retention must leave the backup alone.
     pub pin: bool,
-    /// The full backup that it belongs to.
+    /// The id of the full backup that this one belongs to.
     pub set_id: Option<String>,
 }
 
@@ -153,7 +153,7 @@ impl Backup {
     /// The longest label.
     pub const LABEL_CHARS: usize = 64;
 
-    /// The Celery task that orders it.
+    /// The Celery task that orders the backup.
     pub const fn task(component: ComponentName) -> &'static str {
         match component {
             ComponentName::Postgres => task::BACKUP_POSTGRES,
@@ -163,7 +163,7 @@ impl Backup {
     }
 }
 
-/// Why a task message is no command. No retry can help.
+/// The reason that a task message is no command. No retry can help.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidCommand {
     /// The name is in our part of the app, but there is no such task.
@@ -178,19 +178,20 @@ pub enum InvalidCommand {
 }
 
 impl Command {
-    /// Whether a task of this name is ours to take from a queue.
+    /// True if this program takes a task of this name from a queue.
     pub fn is_ours(task_name: &str) -> bool {
         task_name == task::PING || task_name.starts_with(task::OUR_PREFIX)
     }
 
-    /// Whether a task of this name is done in an instant, so that it needs no place: a sign of life is
-    /// given also while long tasks take up all places.
+    /// True if a task of this name is done in an instant, so that it needs no concurrency slot: a sign of life is
+    /// given also while long tasks take up all slots.
     pub fn is_light(task_name: &str) -> bool {
         task_name == task::PING
     }
 
-    /// Whether it must be signed where a key is set: it deletes or overwrites data, or says what retention may
-    /// delete. A pin does so too: that of a backup that is much smaller than the one before accepts it.
+    /// True if the command must be signed where a key is set: it deletes or overwrites data, or says which backups
+    /// retention may delete. A pin does so too: the pin of a backup that is much smaller than the one before accepts
+    /// it.
     pub fn must_be_signed(&self) -> bool {
         match self {
             Self::CleanUp { dry_run, .. } => !dry_run,
@@ -281,7 +282,7 @@ impl Command {
         }
     }
 
-    /// Parses what overwrites live data.
+    /// Parses the tasks that overwrite live data.
     fn parse_restore(
         name: &str,
         bind: impl Fn(&[&str]) -> Result<Arguments, InvalidCommand>,

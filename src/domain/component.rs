@@ -5,7 +5,7 @@ use std::{fmt, str::FromStr};
 
 /// One of the things that the lab's app keeps its data in.
 ///
-/// It is the metric label, the folder in every store and the key in every result.
+/// The name is the metric label, the folder in every store and the key in every result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ComponentName {
@@ -30,7 +30,7 @@ impl ComponentName {
         }
     }
 
-    /// What the names of its backups begin with, as the app's old files had it.
+    /// The prefix of the names of the component's backups, as the app's old files had it.
     pub const fn file_prefix(self) -> &'static str {
         match self {
             Self::Postgres => "pg_backup_",

@@ -39,9 +39,9 @@ pub const VIEW: &str = "materialized view";
 /// An object that cannot be made under an empty `search_path`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unqualified {
-    /// Its kind: `materialized view`, `index`, `generated column`, `check constraint`.
+    /// The object's kind: `materialized view`, `index`, `generated column`, `check constraint`.
     pub kind: String,
-    /// Its name with its schema; of a generated column and a check constraint, that of the table.
+    /// The object's name with its schema; for a generated column and a check constraint, the name of the table.
     pub name: String,
     /// The server's words.
     pub said: String,
@@ -51,7 +51,8 @@ impl Derived {
     /// At most this many of each list are kept.
     pub const KEPT: usize = 200;
 
-    /// What a backup has not and `found` has not either, as whole sentences.
+    /// Returns whole sentences about the statements on tables of extensions that `pg_dump` leaves out and `found` has not,
+    /// and about user mappings without options.
     pub fn lost(&self, found: &Self) -> Vec<String> {
         let not_found = |statement: &&String| !found.on_extensions.contains(statement);
         let on_extensions: Vec<_> = self.on_extensions.iter().filter(not_found).cloned().collect();

@@ -1,4 +1,4 @@
-//! What a component says about the data it read: kept in the manifest, compared on verify.
+//! The facts that a component reports about the data it read: kept in the manifest, compared on verify.
 
 use crate::domain::definitions::Definitions;
 use crate::domain::derived::Derived;
@@ -8,7 +8,7 @@ use crate::domain::rights::Rights;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// How many things of each kind a backup holds.
+/// The number of things of each kind that a backup holds.
 ///
 /// Counted twice by different means: once at the source while it is read, once
 /// in the finished archive. A backup counts only when both agree.
@@ -62,19 +62,19 @@ pub struct FileCounts {
 /// for each kind that it has.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AttributeCounts {
-    /// With a POSIX ACL, or a default ACL for what is made in a folder.
+    /// Entries with a POSIX ACL, or with a default ACL for new entries of a folder.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub acls: u64,
-    /// With attributes of users, `user.*`.
+    /// Entries with attributes of users, `user.*`.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub user: u64,
-    /// With attributes of the kernel's security modules, `security.*`: capabilities of programs.
+    /// Entries with attributes of the kernel's security modules, `security.*`: capabilities of programs.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub security: u64,
-    /// With attributes that root alone sees, `trusted.*`.
+    /// Entries with attributes that root alone sees, `trusted.*`.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub trusted: u64,
-    /// With attributes of the file system itself, as `system.nfs4_acl`.
+    /// Entries with attributes of the file system itself, as `system.nfs4_acl`.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub other: u64,
     /// Files with holes.
@@ -119,12 +119,12 @@ impl AttributeCounts {
     }
 }
 
-/// What a component reports when its data was read to the end.
+/// The report of a component that has read its data to the end.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Facts {
     /// Bytes of the source, before compression; of an incremental backup also those that it leaves out.
     pub source_bytes: u64,
-    /// What was counted at the source.
+    /// The counts at the source.
     pub counts: Counts,
     /// Versions of the tools and servers involved: `postgres_server`, `pg_dump`, …
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -141,24 +141,24 @@ pub struct Facts {
     /// Definitions of the objects of a database.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub definitions: Option<Definitions>,
-    /// What a database holds beside rows and rights.
+    /// The parts of a database beside rows and rights.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub derived: Option<Derived>,
-    /// By which way it was made, where there are several.
+    /// The name of the backend that made the backup, where there are several.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backend: Option<String>,
     /// The name of the backup that the source's own server keeps in the bucket, and that the archive is only
     /// the index of: it goes when the last copy of the archive does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server_backup: Option<String>,
-    /// Earlier backups whose archives hold what this one leaves out, the oldest first: of an incremental backup.
+    /// Earlier backups whose archives hold data that this incremental one leaves out, the oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub builds_on: Vec<BackupId>,
     /// Things that went otherwise than planned without harming the archive:
     /// files that changed or vanished while being read. The first of them by name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
-    /// How many such things there were in all.
+    /// The number of all warnings, also of those that are not kept by name.
     #[serde(default)]
     pub warning_count: u64,
 }
@@ -182,7 +182,8 @@ impl Facts {
 }
 
 impl Counts {
-    /// Where `found` differs from what `self` promises, one sentence each; empty when they agree.
+    /// Returns the differences between the promised counts and those of `found`, one sentence each; empty when they
+    /// agree.
     ///
     /// At most 20 sentences: the first differences are enough to refuse a backup.
     pub fn differences(&self, found: &Self) -> Vec<String> {

@@ -7,7 +7,7 @@ use std::{fmt, str::FromStr};
 
 /// The name of one backup: `pg_backup_20261122_020000`, `media_backup_20261122_040000_2`.
 ///
-/// It is also the stem of its file. Times are UTC; a second backup in the same
+/// The id is also the stem of the backup's file. Times are UTC; a second backup in the same
 /// second gets `_2`. A value of this type is safe as a file name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -26,12 +26,12 @@ impl BackupId {
         &self.0
     }
 
-    /// Which component it is a backup of.
+    /// The component of the backup.
     pub fn component(&self) -> ComponentName {
         parse(&self.0).expect("was parsed when it was made").0
     }
 
-    /// When it was begun, to the second.
+    /// The time at which the backup was begun, to the second.
     pub fn created(&self) -> Timestamp {
         parse(&self.0).expect("was parsed when it was made").1
     }

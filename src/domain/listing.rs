@@ -8,15 +8,15 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ListedBackup {
-    /// Which backup.
+    /// The id of the backup.
     pub backup_id: BackupId,
-    /// Of what.
+    /// The component.
     pub component: ComponentName,
-    /// When it was begun.
+    /// The time at which the backup was begun.
     pub created_at: Timestamp,
-    /// Free text of whoever ordered it.
+    /// Free text of the person who ordered the backup.
     pub label: Option<String>,
-    /// Never deleted by retention.
+    /// True if retention never deletes the backup.
     pub pinned: bool,
     /// The set of a full backup.
     pub set_id: Option<String>,
@@ -26,11 +26,11 @@ pub struct ListedBackup {
     pub source_bytes: Option<u64>,
     /// SHA-256 of the archive, lower-case hex; null for a file of the app's old tasks.
     pub sha256: Option<String>,
-    /// How far it was proven.
+    /// The level to which the archive was proven.
     pub verified: VerifyLevel,
     /// The best of its destinations.
     pub state: BackupState,
-    /// Where its archive is.
+    /// The copies of the archive.
     pub destinations: Vec<ListedCopy>,
 }
 
@@ -42,19 +42,19 @@ pub struct ListedCopy {
     pub destination: String,
     /// A path or a URL.
     pub location: String,
-    /// Bytes that it should have.
+    /// The length in bytes that the copy should have.
     pub bytes: u64,
-    /// What a look at the destination says.
+    /// The state of the copy after a look at the destination.
     pub state: BackupState,
 }
 
-/// Whether an archive is where its manifest says. The best comes first.
+/// The state of an archive, compared with its manifest. The best comes first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum BackupState {
     /// There, and of the right length.
     Ok,
-    /// There, but not what it should be.
+    /// The archive is there, but not whole or not of the right length.
     Failed,
     /// Not there, or its destination is not configured.
     Missing,

@@ -7,7 +7,7 @@ use crate::domain::{
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-/// Everything that is known about one backup. Written last, deleted first.
+/// The manifest of one backup: all that is known about the backup. Written last, deleted first.
 ///
 /// Unknown fields are ignored when reading, so that an older program can list what a newer one
 /// wrote; a newer [`format`](Self::format) is refused by whoever restores.
@@ -15,40 +15,40 @@ use serde::{Deserialize, Serialize};
 pub struct Manifest {
     /// Version of this format: see [`Manifest::format_of`].
     pub format: u32,
-    /// Which backup.
+    /// The id of the backup.
     pub backup_id: BackupId,
-    /// Of what.
+    /// The component.
     pub component: ComponentName,
-    /// What was read: name of the database, path of the media folder. Never a URL with credentials.
+    /// The source that was read: name of the database, path of the media folder. Never a URL with credentials.
     pub source: String,
-    /// When reading began; the data is of this instant.
+    /// The time at which reading began; the data is of this instant.
     pub created_at: Timestamp,
-    /// When the archive was proven and the manifest written.
+    /// The time at which the archive was proven and the manifest written.
     pub finished_at: Timestamp,
     /// The set of a full backup, or null.
     pub set_id: Option<String>,
-    /// Free text of whoever ordered it.
+    /// Free text of the person who ordered the backup.
     pub label: Option<String>,
-    /// Never deleted by retention while true.
+    /// True if retention never deletes the backup.
     pub pinned: bool,
-    /// The Celery task that made it: a repeated delivery answers from here. Null from the command line.
+    /// The Celery task that made the backup: a repeated delivery answers from here. Null from the command line.
     pub task_id: Option<String>,
     /// Host name of the worker.
     pub host: String,
     /// Version of this program.
     pub program: String,
-    /// How the archive is compressed: `zstd:3`, `gzip:6`, `none`.
+    /// The compression of the archive: `zstd:3`, `gzip:6`, `none`.
     pub compression: String,
-    /// Whether the archive is encrypted, and how; null: not.
+    /// The encryption of the archive; null: it is not encrypted.
     pub encryption: Option<String>,
     /// The archive in each destination.
     pub objects: Vec<StoredObject>,
-    /// How far it was proven, and when.
+    /// The level to which the archive was proven, and the time.
     pub verified: Verified,
-    /// What it has far less of than the backup before; absent: nothing.
+    /// The figures by which the data is far smaller than in the backup before; absent: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub anomaly: Option<Anomaly>,
-    /// What the component said about its data.
+    /// The facts that the component reported about its data.
     pub facts: Facts,
 }
 
@@ -63,10 +63,10 @@ pub struct StoredObject {
     pub bytes: u64,
     /// SHA-256 of those bytes, lower-case hex.
     pub sha256: String,
-    /// What the last verification found wrong with it: then it is counted on no more. Empty: nothing.
+    /// The faults that the last verification found in this copy: a faulty copy is counted on no more. Empty: none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub problems: Vec<String>,
-    /// How far somebody had to look to find those, and when: who looks less far takes nothing back.
+    /// The level that found those faults, and the time: a verification to a lower level takes nothing back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub found: Option<Verified>,
 }
@@ -74,13 +74,13 @@ pub struct StoredObject {
 /// A level, and when somebody looked so far: what was proven, or what was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verified {
-    /// How.
+    /// The level.
     pub level: VerifyLevel,
-    /// When; null with `none`.
+    /// The time; null with `none`.
     pub at: Option<Timestamp>,
 }
 
-/// How far a backup was proven; each level includes those before it.
+/// The level to which a backup was proven; each level includes those before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum VerifyLevel {
@@ -162,8 +162,8 @@ impl Manifest {
         }
     }
 
-    /// When somebody last found something out about it, and how many copies were known then: of two manifests of one
-    /// backup, the greater one knows more.
+    /// The time of the last finding about the backup, and the number of copies that were known then: of two manifests
+    /// of one backup, the greater one knows more.
     pub fn last_word(&self) -> (Timestamp, usize) {
         let accepted = self.anomaly.as_ref().and_then(|anomaly| anomaly.accepted);
         let marked = self.objects.iter().filter_map(|object| object.found?.at).max();
@@ -171,7 +171,7 @@ impl Manifest {
         (later.unwrap_or(self.finished_at).max(self.finished_at), self.objects.len())
     }
 
-    /// Whether the archive was read to its end and found whole.
+    /// True if the archive was read to its end and found whole.
     pub fn is_verified(&self) -> bool {
         self.verified.level >= VerifyLevel::Decode
     }

@@ -164,7 +164,7 @@ impl MetadataCounts {
 /// The files and folders of a copy that have another mode or time than those of the backup, added up.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ChangedMetadata {
-    /// Their number, by the mode that they had and the one that they have.
+    /// The number of entries, by their old and their new mode.
     modes: BTreeMap<(FileMode, FileMode), u64>,
     /// The difference in the checksum of times.
     times: u32,

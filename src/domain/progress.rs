@@ -33,7 +33,7 @@ impl Meter {
         }
     }
 
-    /// Shows what the work waits for in the place of its phase; empty: nothing any more.
+    /// Shows, in the place of the phase, the thing that the work waits for; empty: the wait is over.
     pub fn waits_for(&self, what: String) {
         if let Ok(mut waits) = self.0.waits.lock()
             && *waits != what
@@ -117,10 +117,10 @@ pub struct Progress {
     pub percent: f64,
     /// One line for people.
     pub description: String,
-    /// Which component.
+    /// The component.
     pub component: ComponentName,
     /// Name of the phase.
     pub phase: String,
-    /// The same as `current`.
+    /// Bytes so far: the same number as `current`.
     pub bytes: u64,
 }

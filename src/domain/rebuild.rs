@@ -1,13 +1,13 @@
-//! What `catalog rebuild` says.
+//! The report of `catalog rebuild`.
 
 use crate::domain::{component::ComponentName, id::BackupId};
 use serde::{Deserialize, Serialize};
 
-/// What was found in the destinations, and what was made of it.
+/// The findings in the destinations, and the manifests that were made of them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RebuildReport {
-    /// Whether this is only what would be done.
+    /// True if nothing was written: the report tells what would be done.
     pub dry_run: bool,
     /// The whole copies that the catalogue knows at the end.
     pub found: Vec<FoundCopies>,
@@ -17,21 +17,21 @@ pub struct RebuildReport {
     pub written: Vec<WrittenManifest>,
     /// Archives that a manifest names and that are not there. They stay in it: a disk may come back.
     pub missing: Vec<Remark>,
-    /// What is not whole. It was left alone.
+    /// Copies that are not whole. They were left alone.
     pub damaged: Vec<Remark>,
-    /// What could not be looked at. It was left alone.
+    /// Copies that could not be looked at. They were left alone.
     pub skipped: Vec<Remark>,
 }
 
-/// How many backups of a component a destination has.
+/// The number of a component's backups in a destination.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FoundCopies {
-    /// Of what.
+    /// The component.
     pub component: ComponentName,
     /// `local` or `s3`.
     pub destination: String,
-    /// How many.
+    /// The number of backups.
     pub backups: usize,
 }
 
@@ -39,7 +39,7 @@ pub struct FoundCopies {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WrittenManifest {
-    /// Of which backup.
+    /// The backup.
     pub backup_id: BackupId,
     /// `local` or `s3`.
     pub destination: String,
@@ -49,10 +49,10 @@ pub struct WrittenManifest {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Remark {
-    /// Of which backup it is, by its name.
+    /// The backup, by its name.
     pub backup_id: BackupId,
-    /// Where it is, or should be.
+    /// The place where the copy is, or should be.
     pub location: String,
-    /// What there is to say.
+    /// The remark itself.
     pub why: String,
 }

@@ -1,4 +1,4 @@
-//! What a finished run says: the result that the app reads, and the rows of listings.
+//! The reports of finished runs: the results that the app reads, and the rows of listings.
 
 use crate::domain::{
     anomaly::Anomaly,
@@ -18,15 +18,15 @@ use std::fmt;
 pub struct BackupReport {
     /// Always `success`: a failure is an exception.
     pub status: String,
-    /// Of what.
+    /// The component.
     pub component: ComponentName,
-    /// Which backup.
+    /// The id of the backup.
     pub backup_id: BackupId,
     /// File name of the archive.
     pub backup_file: String,
     /// UTC time of the data, as in the file's name.
     pub timestamp: String,
-    /// Where the archive lies.
+    /// The path or URL of the archive.
     pub path: String,
     /// Name of the database, for PostgreSQL.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -34,18 +34,18 @@ pub struct BackupReport {
     /// The media folder, for media.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub media_dir: Option<String>,
-    /// The same as its id, for Weaviate.
+    /// The id of the backup once more, for Weaviate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backup_name: Option<String>,
-    /// By which way it was made, for Weaviate: `filesystem`, `s3` or `export`.
+    /// The backend that made the backup, for Weaviate: `filesystem`, `s3` or `export`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backend: Option<String>,
-    /// Where the archive lies, for Weaviate: the same as the path.
+    /// The path or URL of the archive once more, for Weaviate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub location: Option<String>,
-    /// The full backup that it belongs to.
+    /// The id of the full backup that this one belongs to.
     pub set_id: Option<String>,
-    /// Free text of whoever ordered it.
+    /// Free text of the person who ordered the backup.
     pub label: Option<String>,
     /// Bytes of the archive.
     pub size_bytes: u64,
@@ -53,19 +53,19 @@ pub struct BackupReport {
     pub source_bytes: u64,
     /// SHA-256 of the archive, lower-case hex.
     pub sha256: String,
-    /// Where the copy in the bucket lies, if there is one.
+    /// The URL of the copy in the bucket, if there is one.
     pub s3_uri: Option<String>,
-    /// From the beginning to the manifest, seconds.
+    /// The time from the beginning to the manifest, seconds.
     pub duration_seconds: f64,
-    /// How far the archive was proven.
+    /// The level to which the archive was proven.
     pub verified: String,
     /// Ids of older backups that retention deleted after this one.
     pub pruned: Vec<BackupId>,
-    /// What it has far less of than the backup before; null: nothing.
+    /// The figures by which the data is far smaller than in the backup before; null: none.
     pub anomaly: Option<Anomaly>,
     /// Files that changed while being read, and the like: the first of them.
     pub warnings: Vec<String>,
-    /// How many there were in all.
+    /// The number of warnings in all.
     pub warning_count: u64,
 }
 
@@ -116,15 +116,15 @@ pub fn file_stamp(at: Timestamp) -> String {
 pub struct PruneReport {
     /// Always `success`.
     pub status: String,
-    /// Whether nothing was really deleted.
+    /// True if nothing was really deleted.
     pub dry_run: bool,
     /// Ids that were deleted, or would be.
     pub deleted: Vec<BackupId>,
     /// Ids that stay, and why.
     pub kept: Vec<Kept>,
-    /// What an object lock keeps for now, in words: it goes once the lock has ended.
+    /// Objects that an object lock keeps for now, in words: they go once the lock has ended.
     pub locked: Vec<String>,
-    /// What could not be deleted otherwise, in words.
+    /// Objects that could not be deleted for other reasons, in words.
     pub problems: Vec<String>,
 }
 
@@ -132,9 +132,9 @@ pub struct PruneReport {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Kept {
-    /// Which.
+    /// The backup.
     pub backup_id: BackupId,
-    /// By which rule, for people.
+    /// The rule that keeps the backup, for people.
     pub why: String,
 }
 
@@ -147,7 +147,7 @@ pub struct VerifyReport {
 }
 
 impl VerifyReport {
-    /// What is wrong with which backup, one sentence each; nothing when all are whole.
+    /// Returns the faults of every backup that is not whole, one sentence each; empty when all are whole.
     pub fn damage(&self) -> Vec<String> {
         let named = |found: &Verification| {
             let name = |problem: &String| format!("{}: {problem}", found.backup_id);
@@ -157,30 +157,30 @@ impl VerifyReport {
     }
 }
 
-/// What a verification found out about one backup.
+/// The findings of a verification about one backup.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Verification {
-    /// Which.
+    /// The backup.
     pub backup_id: BackupId,
-    /// Of what.
+    /// The component.
     pub component: ComponentName,
-    /// How far it was looked at.
+    /// The level of the verification.
     pub level: VerifyLevel,
-    /// Whether every copy is whole, as far as that level tells.
+    /// True if every copy is whole, as far as that level tells.
     pub ok: bool,
-    /// Its archive in each destination.
+    /// The backup's archive in each destination.
     pub destinations: Vec<CheckedCopy>,
-    /// Everything that is wrong, each with the destination it is wrong in.
+    /// The faults, each with its destination.
     pub problems: Vec<String>,
-    /// What could not be compared, and why.
+    /// Comparisons that could not be made, and the reasons.
     pub warnings: Vec<String>,
     /// The steps of a restore that a drill has not taken; absent where there are none, and for other levels.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub not_tried: Vec<String>,
 }
 
-/// What a verification found in one destination.
+/// The findings of a verification in one destination.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CheckedCopy {
@@ -190,9 +190,9 @@ pub struct CheckedCopy {
     pub location: String,
     /// Bytes that were found; null when it is not there.
     pub bytes: Option<u64>,
-    /// What it is.
+    /// The state of the copy.
     pub state: BackupState,
-    /// What is wrong with it.
+    /// The faults of the copy.
     pub problems: Vec<String>,
     /// The level at which that was found; not part of results.
     #[serde(skip)]
@@ -200,7 +200,7 @@ pub struct CheckedCopy {
 }
 
 impl CheckedCopy {
-    /// Notes what is wrong with it, if anything is, and at which level that was found.
+    /// Notes the faults of the copy, if there are any, and the level at which they were found.
     pub fn find(&mut self, problems: Vec<String>, level: VerifyLevel) {
         if !problems.is_empty() {
             (self.state, self.found_by) = (BackupState::Failed, Some(level));
@@ -215,18 +215,19 @@ impl CheckedCopy {
 pub struct AmendReport {
     /// Always `success`.
     pub status: String,
-    /// Of what.
+    /// The component.
     pub component: ComponentName,
-    /// Which backup.
+    /// The id of the backup.
     pub backup_id: BackupId,
-    /// Whether retention leaves it alone.
+    /// True if retention leaves the backup alone.
     pub pinned: bool,
-    /// What it has far less of than the backup before, and when that was accepted; null: nothing.
+    /// The figures by which the data is far smaller than in the backup before, and the time of their acceptance; null:
+    /// none.
     pub anomaly: Option<Anomaly>,
 }
 
 impl AmendReport {
-    /// What the manifest says by now.
+    /// The report of the manifest as it is by now.
     pub fn new(manifest: &Manifest) -> Self {
         Self {
             status: "success".to_owned(),
@@ -262,7 +263,7 @@ pub struct FullBackupReport {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PassedOver {
-    /// Which.
+    /// The id of the backup.
     pub backup_id: BackupId,
     /// The reason, for people.
     pub why: String,
@@ -274,41 +275,42 @@ impl fmt::Display for PassedOver {
     }
 }
 
-/// What a restore would do: `restore --dry-run`.
+/// The effects that a restore would have: `restore --dry-run`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RestorePlan {
-    /// Of what.
+    /// The component.
     pub component: ComponentName,
-    /// Which backup.
+    /// The backup.
     pub backup_id: BackupId,
-    /// From when its data is.
+    /// The time of the backup's data.
     pub created_at: Timestamp,
     /// Newer backups that `latest` does not mean, the newest first; absent: none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub passed_over: Vec<PassedOver>,
-    /// Where the archive is read.
+    /// The path or URL of the archive that is read.
     pub reads: String,
-    /// Where those are that an incremental one builds on, the oldest first; absent: it is a full one.
+    /// The paths or URLs of the archives that an incremental one builds on, the oldest first; absent: it is a full
+    /// one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub also_reads: Vec<String>,
     /// Bytes of all that is read.
     pub archive_bytes: u64,
-    /// Bytes of the data in it; null for the app's old files.
+    /// Bytes of the data in the archive; null for the app's old files.
     pub source_bytes: Option<u64>,
-    /// What would be replaced, for people.
+    /// The data that would be replaced, for people.
     pub replaces: String,
-    /// How.
+    /// The way of the replacement.
     pub method: String,
     /// Bytes that are needed beside the live data; null when nobody can tell.
     pub needs_bytes: Option<u64>,
     /// Bytes that are free there; null when nobody can tell.
     pub free_bytes: Option<u64>,
-    /// How long the live data cannot be used, for people.
+    /// The time for which the live data cannot be used, for people.
     pub downtime: String,
     /// Versions that matter.
     pub versions: Vec<String>,
-    /// What is otherwise than one would wish.
+    /// Warnings for people.
     pub warnings: Vec<String>,
     /// The steps of the restore that this plan has not taken, so that they may still fail.
     pub not_tried: Vec<String>,
@@ -320,13 +322,13 @@ pub struct RestorePlan {
 pub struct RestoreReport {
     /// Always `success`: a failure is an exception.
     pub status: String,
-    /// Of what.
+    /// The component.
     pub component: ComponentName,
-    /// Which backup.
+    /// The id of the backup.
     pub backup_id: BackupId,
     /// File name of the archive.
     pub backup_file: String,
-    /// Where the archive was read.
+    /// The path or URL of the archive that was read.
     pub path: String,
     /// Name of the database, for PostgreSQL.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -334,16 +336,16 @@ pub struct RestoreReport {
     /// The media folder, for media.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub media_dir: Option<String>,
-    /// The same as the id of the backup, for Weaviate.
+    /// The id of the backup once more, for Weaviate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backup_name: Option<String>,
-    /// What was counted in the restored copy before it took the place of the live data.
+    /// The contents of the restored copy, counted before it took the place of the live data.
     pub counts: Counts,
-    /// Where the old data is until the next backup succeeds: what `undo` puts back. Null: nowhere.
+    /// The place of the old data until the next backup succeeds, for `undo` to put it back. Null: none was kept.
     pub kept: Option<String>,
-    /// From the beginning to the end, seconds.
+    /// The time from the beginning to the end, seconds.
     pub duration_seconds: f64,
-    /// What is otherwise than one would wish.
+    /// Warnings for people.
     pub warnings: Vec<String>,
 }
 
@@ -374,13 +376,13 @@ impl RestoreReport {
 pub struct UndoReport {
     /// Always `success`.
     pub status: String,
-    /// Of what.
+    /// The component.
     pub component: ComponentName,
-    /// What was put right: name of the database, path of the folder.
+    /// The data that was put right: name of the database, path of the folder.
     pub target: String,
-    /// When the data that is live again had been replaced.
+    /// The time at which the data that is live again had been replaced.
     pub replaced_at: Timestamp,
-    /// Where the data is that was live until now: another undo puts it back.
+    /// The place of the data that was live until now: another undo puts it back.
     pub kept: String,
     /// Warnings, in whole sentences.
     pub warnings: Vec<String>,

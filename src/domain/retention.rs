@@ -1,4 +1,4 @@
-//! Which backups may go: a pure function of what there is, the rule, and the time.
+//! The backups that may go: a pure function of the backups, the rule, and the time.
 
 use crate::domain::{component::ComponentName, id::BackupId};
 use jiff::{SignedDuration, Timestamp, civil::Date, tz::TimeZone};
@@ -9,7 +9,7 @@ use std::{
     fmt,
 };
 
-/// How long backups are kept. A backup stays when *any* part of the rule keeps it.
+/// The rule of retention. A backup stays when *any* part of the rule keeps it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Policy {
     /// Backups younger than this many days stay (`BACKUP_RETENTION_DAYS`).
@@ -33,41 +33,41 @@ impl Default for Policy {
 /// One backup in one destination, as the rule sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Candidate {
-    /// Which backup.
+    /// The id of the backup.
     pub id: BackupId,
-    /// When it was begun.
+    /// The time at which the backup was begun.
     pub created: Timestamp,
-    /// What is known of its worth.
+    /// The worth of the backup, as far as it is known.
     pub proof: Proof,
-    /// Somebody said that it stays.
+    /// True if somebody has pinned the backup: it stays.
     pub pinned: bool,
 }
 
-/// What is known of the worth of a backup.
+/// The worth of a backup, as far as it is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Proof {
-    /// It was read to its end and found whole.
+    /// The backup was read to its end and found whole.
     Verified,
-    /// It is known to be no good.
+    /// The backup is known to be no good.
     Failed,
-    /// Its archive is not where it should be. That may pass (a disk that is not mounted), so what
-    /// is known of it is kept.
+    /// The archive is not where its manifest says. The reason may pass (a disk that is not mounted), so the manifest
+    /// is kept.
     Missing,
-    /// Nobody knows yet, so it is neither counted on nor deleted.
+    /// Nobody knows yet, so the backup is neither counted on nor deleted.
     Unknown,
 }
 
-/// What the rule says about each backup.
+/// The verdict of the rule about each backup.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Plan {
-    /// What may go, the oldest first.
+    /// The backups that may go, the oldest first.
     pub delete: Vec<BackupId>,
-    /// What stays and why, the newest of each component first.
+    /// The backups that stay and the reasons, the newest of each component first.
     pub keep: Vec<(BackupId, Why)>,
 }
 
 impl Plan {
-    /// The same plan, in which nothing goes that `needed` names.
+    /// Moves every backup that `needed` names from those that go to those that stay.
     pub fn spare(&mut self, needed: &BTreeSet<BackupId>) {
         let (spared, gone) = std::mem::take(&mut self.delete).into_iter().partition(|id| needed.contains(id));
         self.delete = gone;
@@ -79,7 +79,7 @@ impl Plan {
         self.keep.sort_by_key(|(id, _)| (id.component(), Reverse((id.created(), id.clone()))));
     }
 
-    /// The same plan with nothing to delete; `true` if there was something.
+    /// Moves every backup that would go to those that stay; returns `true` if there was one.
     pub fn hold_back(&mut self) -> bool {
         let held = std::mem::take(&mut self.delete);
         let any = !held.is_empty();
@@ -102,28 +102,28 @@ pub fn needed<'a>(
     needed
 }
 
-/// Why a backup stays. Of several reasons, the first of this list.
+/// The reason that a backup stays. Of several reasons, the first of this list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Why {
-    /// Somebody pinned it.
+    /// Somebody pinned the backup.
     Pinned,
-    /// Nobody knows what it is worth.
+    /// Nobody has proven the backup yet.
     NotVerified,
-    /// Its archive is not where it should be.
+    /// The archive is not where its manifest says.
     ArchiveMissing,
-    /// Its time is yet to come: some clock is wrong.
+    /// The backup's time is yet to come: some clock is wrong.
     FromTheFuture,
-    /// It is one of the newest verified ones; so many are always kept.
+    /// The backup is one of the newest verified ones; so many are always kept.
     NewestVerified(u32),
-    /// It is younger than so many days.
+    /// The backup is younger than so many days.
     Young(u32),
-    /// It is the newest of its week.
+    /// The backup is the newest of its week.
     Weekly,
-    /// It is the newest of its month.
+    /// The backup is the newest of its month.
     Monthly,
-    /// A backup that stays leaves out what it holds.
+    /// A backup that stays leaves out data that this one holds.
     BuiltOn,
-    /// It could go, but the newest one is much smaller, and nobody has said that it should be.
+    /// The backup could go, but the newest one is much smaller, and nobody has accepted that.
     HeldBack,
 }
 
@@ -154,7 +154,7 @@ impl Serialize for Why {
 }
 
 impl Policy {
-    /// The same rule with another number of days, or itself.
+    /// Returns the rule with another number of days, or unchanged without one.
     #[must_use]
     pub fn with_days(self, days: Option<u32>) -> Self {
         Self { days: days.unwrap_or(self.days), ..self }
@@ -186,11 +186,11 @@ impl Policy {
         Plan { delete: delete.into_iter().map(|(_, id)| id).collect(), keep }
     }
 
-    /// Why the next backup, from the newest to the oldest, stays.
+    /// Returns the reason that the next backup, from the newest to the oldest, stays; `None`: it may go.
     fn why(&self, candidate: &Candidate, now: Timestamp, slots: &mut Slots) -> Option<Why> {
         let last = self.last.max(1);
         let past = candidate.created <= now;
-        // What is kept for another reason still takes its place: it is there to be restored.
+        // A backup that is kept for another reason still takes its place: it is there to be restored.
         let taken = if past && candidate.proof == Proof::Verified {
             slots.take(candidate.created, last, self.weekly, self.monthly)
         } else {
@@ -213,7 +213,7 @@ impl Policy {
     }
 }
 
-/// What the verified backups so far, from the newest on, have taken.
+/// The places that the verified backups so far, from the newest on, have taken.
 #[derive(Debug, Default)]
 struct Slots {
     last: u32,

@@ -93,17 +93,17 @@ pub struct KindOfRights {
 /// A role that the objects of a database need.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RoleInUse {
-    /// Its name.
+    /// The role's name.
     pub name: String,
-    /// Its attributes as `CREATE ROLE` takes them, but for a password.
+    /// The role's attributes as `CREATE ROLE` takes them, but for a password.
     pub attributes: String,
-    /// The roles that it is a member of.
+    /// The roles that this role is a member of.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub member_of: BTreeSet<String>,
-    /// True if it owns objects, or default privileges are its own: a restore must be a member of it.
+    /// True if the role owns objects, or default privileges are its own: a restore must be a member of the role.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub owns: bool,
-    /// True if a policy names it: nothing is restored where it is missing.
+    /// True if a policy names the role: nothing is restored where the role is missing.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub in_policy: bool,
 }

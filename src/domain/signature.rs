@@ -7,15 +7,15 @@ use sha2::Sha256;
 /// The message header that holds the signature.
 pub const HEADER: &str = "rna_backup_signature";
 
-/// How old a signature may be, and how far in the future: clocks differ.
+/// The longest age of a signature, and the furthest that it may lie in the future: clocks differ.
 const LIFE: SignedDuration = SignedDuration::from_mins(15);
 
-/// What is signed.
+/// The part of a task message that is signed.
 #[derive(Debug, Clone, Copy)]
 pub struct Order<'a> {
     /// Id of the task.
     pub task_id: &'a str,
-    /// Its name.
+    /// The name of the task.
     pub task: &'a str,
     /// The serialised body, before base64.
     pub body: &'a [u8],
@@ -29,7 +29,7 @@ pub struct Signature {
 }
 
 impl Signature {
-    /// Whether it was made within the last quarter of an hour, or will be in the next: clocks differ.
+    /// True if the signature was made within the last quarter of an hour, or will be in the next: clocks differ.
     pub fn is_fresh(&self, now: Timestamp) -> bool {
         self.made.duration_since(now).abs() <= LIFE
     }
@@ -46,27 +46,27 @@ impl Signature {
     }
 }
 
-/// Why an order is not obeyed. Nothing was touched.
+/// The reason that an order is not obeyed. Nothing was touched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SignatureError {
-    /// There is none.
+    /// The message has no signature.
     #[error(
         "this task must be signed, because BACKUP_RESTORE_KEY is set, and the header {HEADER} is missing"
     )]
     Missing,
-    /// It is not of the form `v1:<unix seconds>:<hex>`.
+    /// The header is not of the form `v1:<unix seconds>:<hex>`.
     #[error("the header {HEADER} is not of the form v1:<unix seconds>:<64 hex digits>")]
     Malformed,
-    /// It was made too long ago, or in the future.
+    /// The signature was made too long ago, or in the future.
     #[error("the signature is older than 15 minutes or from the future: order anew, and compare the clocks")]
     Stale,
-    /// It was obeyed before.
+    /// The signature was obeyed before.
     #[error("the order of this signature was carried out before: order anew")]
     Used,
-    /// Nobody would know later that it was obeyed.
+    /// Nobody would know later that the signature was obeyed.
     #[error("cannot note in BACKUP_ROOT that the order is carried out, so it is not")]
     Unnoted,
-    /// It is not ours, or the message was changed.
+    /// The signature is not ours, or the message was changed.
     #[error("the signature does not fit: is BACKUP_RESTORE_KEY the same on both sides?")]
     Wrong,
 }

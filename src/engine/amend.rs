@@ -1,4 +1,4 @@
-//! What people say about a backup after it was made, written into its manifest.
+//! Changes to the manifest of a finished backup: pins, and acceptance of a backup that is much smaller.
 
 use crate::catalog::{Entry, Origin};
 use crate::domain::component::ComponentName;
@@ -6,7 +6,7 @@ use crate::domain::manifest::Manifest;
 use crate::engine::{Engine, EngineError, Held, Run};
 
 impl Engine {
-    /// Says of the backup that `reference` names whether retention must leave it alone. Whoever pins one that
+    /// Pins or unpins the backup that `reference` names: retention leaves a pinned one alone. A pin of a backup that
     /// is much smaller than the one before accepts it.
     ///
     /// # Errors
@@ -30,8 +30,7 @@ impl Engine {
         self.amend(reference, component, run, pin).await
     }
 
-    /// Says of a backup that is much smaller than the one before that it is as it should be. One that is
-    /// not is left as it is.
+    /// Accepts a backup that is much smaller than the one before. A backup that is not much smaller is left as it is.
     ///
     /// # Errors
     ///
@@ -70,7 +69,7 @@ impl Engine {
         change: impl FnOnce(&mut Manifest) + Send,
     ) -> Result<Entry, EngineError> {
         let component = found.component();
-        // As it is now: the run that was waited for may have changed or deleted it.
+        // The backup is looked up again: the run that was waited for may have changed or deleted it.
         let id = found.backup_id.as_str();
         let mut manifest = writable(&self.find(id, Some(component)).await?)?.clone();
         change(&mut manifest);

@@ -27,7 +27,7 @@ pub(super) const CHUNK: usize = 256 * 1024;
 pub(super) struct Archive {
     pub(super) entry: Entry,
     pub(super) copy: StoredCopy,
-    /// Those that an incremental one builds on, once they are found.
+    /// The archives that an incremental one builds on, once they are found.
     pub(super) bases: Vec<Archive>,
     store: Arc<dyn Store>,
     compression: Compression,
@@ -36,12 +36,12 @@ pub(super) struct Archive {
 }
 
 impl Archive {
-    /// What is known of the backup; nothing of the app's old files.
+    /// The manifest of the backup; `None` for the app's old files.
     pub(super) fn manifest(&self) -> Option<&Manifest> {
         self.entry.manifest()
     }
 
-    /// What its component said when it was made.
+    /// The facts that the component reported when the backup was made.
     pub(super) fn facts(&self) -> Option<&Facts> {
         self.manifest().map(|manifest| &manifest.facts)
     }
@@ -55,7 +55,7 @@ impl Archive {
         self.manifest()?.objects.iter().find(here)
     }
 
-    /// How many are read side by side to read this one: it and those that it builds on.
+    /// The number of archives that are read side by side to read this one: itself and those that it builds on.
     pub(super) fn readers(&self) -> usize {
         1 + self.bases.len()
     }
@@ -76,7 +76,7 @@ impl Archive {
         self.compare(stored)
     }
 
-    /// How many bytes passed, and what is wrong with them if they should be the whole copy, unchanged.
+    /// Returns the number of bytes that passed, and the fault if they are not the whole copy, unchanged.
     pub(super) fn problem(&self, stored: Fingerprint<Body>) -> (u64, Option<String>) {
         let (bytes, sha256) = stored.finish();
         let problem = match self.expected() {
@@ -105,12 +105,12 @@ impl Archive {
         self.reader_beside(self.readers()).await
     }
 
-    /// The same, as one of several.
+    /// Opens the copy as one of `readers` that are read side by side.
     pub(super) async fn reader_beside(&self, readers: usize) -> Result<Fingerprint<Body>, EngineError> {
         Ok(Fingerprint::new(self.open(readers).await?))
     }
 
-    /// The same, and counts on a meter.
+    /// Opens the copy, and counts the bytes that are read on `meter` as well.
     pub(super) async fn metered_reader(&self, meter: &Meter) -> Result<Fingerprint<Body>, EngineError> {
         let meter = meter.clone();
         let body =
@@ -118,7 +118,7 @@ impl Archive {
         Ok(Fingerprint::new(Box::new(body)))
     }
 
-    /// What opens it, `None` if it lies open.
+    /// The keys that open the archive, `None` if it is not encrypted.
     ///
     /// # Errors
     ///
@@ -134,7 +134,7 @@ impl Archive {
         EngineError::Locked { id: self.entry.backup_id.clone(), fix }
     }
 
-    /// What a reader reads, decrypted and decompressed.
+    /// The contents of the archive as a reader delivers its bytes, decrypted and decompressed.
     ///
     /// # Errors
     ///
@@ -161,12 +161,12 @@ impl Archive {
         }
     }
 
-    /// The same archive, of which the first bytes tell how it is encrypted and compressed: for one without a manifest,
-    /// whose name may say something else.
+    /// Returns the same archive with the encryption and compression that its first bytes tell: for an archive without
+    /// a manifest, whose name may be wrong about them.
     ///
     /// # Errors
     ///
-    /// When it cannot be read. One that is not there is found out by who reads it.
+    /// When the archive cannot be read. An archive that is not there is an error of the later reader.
     pub(super) async fn recognized(mut self) -> Result<Self, EngineError> {
         let mut stored = match self.reader().await {
             Err(EngineError::Store(StoreError::NotFound { .. })) => return Ok(self),
@@ -185,13 +185,13 @@ impl Archive {
                 self.compression = Compression::of_bytes(&head?);
                 Ok(self)
             }
-            // Who opens it says so as well.
+            // A later reader gets the same error when it opens the archive.
             Err(EngineError::Locked { .. } | EngineError::Damaged { .. }) => Ok(self),
             Err(err) => Err(err),
         }
     }
 
-    /// How it is encrypted and compressed, in the words of manifests.
+    /// The encryption and the compression, in the words of manifests.
     pub(super) fn packing(&self) -> (Option<String>, String) {
         (self.encrypted.then(|| Recipients::NAME.to_owned()), self.compression.to_string())
     }
@@ -219,7 +219,7 @@ async fn head_of(reader: &mut (impl AsyncRead + Unpin)) -> Result<Vec<u8>, Engin
     }
 }
 
-/// What a component says of an archive that it reads.
+/// Sorts the error of a component that reads an archive.
 pub(super) fn unusable(component: ComponentName, source: ComponentError) -> EngineError {
     match source {
         damage @ ComponentError::Corrupt { .. } => EngineError::Damaged { problems: vec![chain(&damage)] },
@@ -227,7 +227,7 @@ pub(super) fn unusable(component: ComponentName, source: ComponentError) -> Engi
     }
 }
 
-/// Reads what is left; a decoder may stop at its own end of archive.
+/// Reads the rest of a feed; a decoder may stop at its own end of archive.
 ///
 /// # Errors
 ///
@@ -249,7 +249,7 @@ impl Engine {
     ///
     /// # Errors
     ///
-    /// When there is none, it is of another component, or not to be read by this program.
+    /// When there is no such backup, it is of another component, or not to be read by this program.
     pub(super) async fn archives(
         &self,
         component: ComponentName,
@@ -258,11 +258,12 @@ impl Engine {
         self.archives_of(component, self.catalog.find(Some(component), reference).await?).await
     }
 
-    /// The same for a restore, and the newer backups that `latest` does not mean.
+    /// Finds the archives of a backup for a restore, and the newer backups that `latest` does not mean.
     ///
     /// # Errors
     ///
-    /// As there, and when `latest` could only be a backup that is flagged as suspiciously small.
+    /// As for [`archives`](Self::archives), and when `latest` could only be a backup that is flagged as suspiciously
+    /// small.
     pub(super) async fn archives_to_restore(
         &self,
         component: ComponentName,
@@ -305,7 +306,7 @@ impl Engine {
     ///
     /// # Errors
     ///
-    /// As there.
+    /// As for [`archives`](Self::archives).
     pub(super) async fn archive(
         &self,
         component: ComponentName,
@@ -319,7 +320,7 @@ impl Engine {
     ///
     /// # Errors
     ///
-    /// What is wrong with the last.
+    /// The error of the last copy.
     pub(super) async fn sound(
         &self,
         archives: Vec<Archive>,
@@ -345,7 +346,7 @@ impl Engine {
     ///
     /// # Errors
     ///
-    /// When it is not to be read by this program.
+    /// When the backup is not to be read by this program.
     pub(super) async fn archive_of(&self, entry: Entry, copy: StoredCopy) -> Result<Archive, EngineError> {
         let unfit = |what: String| EngineError::Unfit { what };
         let packed = match &entry.origin {

@@ -40,7 +40,7 @@ impl Engine {
         let underway = self.metrics.begin(name, Operation::Backup);
         self.metrics.backup_began(name, began.as_second());
         let recording = self.record(Operation::Backup, name, run);
-        // Large, for all that it holds on its way.
+        // The future is large, for all the buffers that it holds.
         let work = Box::pin(self.backup_alone(order, run));
         let outcome = tokio::select! {
             outcome = work => outcome,
@@ -63,7 +63,7 @@ impl Engine {
         outcome
     }
 
-    /// How a run ended, for the metrics; a failure is counted.
+    /// The result of a run, for the metrics; a failure is counted.
     pub(super) fn judged(&self, component: ComponentName, err: Option<&EngineError>) -> RunResult {
         match err {
             None => RunResult::Success,
@@ -98,7 +98,7 @@ impl Engine {
             return Ok(self.report(&manifest, Vec::new()));
         }
         if let Err(err) = recover(component).await {
-            // A backup of what there is beats none.
+            // A backup of the present data is better than none.
             tracing::warn!(error = %chain(&err), "what a dead run left half done is still to be put right");
         }
         let (manifest, failed) = self.make(component, order, listing, run, held).await?;
@@ -124,7 +124,7 @@ impl Engine {
             tracing::warn!(error = %chain(&err), "nothing old is deleted after this backup, only after the next one");
             return Vec::new();
         }
-        // Where there is suddenly far less, what a restore has replaced may be what somebody misses.
+        // After a sudden loss of data, somebody may need the old data that a restore has set aside.
         if manifest.is_suspect() {
             tracing::warn!(
                 "what a restore may have set aside is kept until the backup is accepted and another made"
@@ -151,7 +151,7 @@ impl Engine {
         let manifests = before.entries.iter().filter_map(Entry::manifest);
         let expected = manifests.map(Manifest::size_bytes).max();
         let trusted = trusted(before, created_at);
-        // Whoever comes after us, should we die, gives up what we leave.
+        // The archive is noted first: should this run die, the next holder of the lock gives up its uploads.
         let places = self.destinations.iter().map(|store| (store.destination(), &key));
         held.note(Some(&noted(places)))?;
         let mut ways = Ways::begin(&self.destinations, &key, expected).await?;
@@ -165,7 +165,7 @@ impl Engine {
             Ok(filled) => filled,
             Err(err) => {
                 ways.abort().await;
-                // Noted for nothing it does no harm.
+                // A stale note is harmless.
                 let _ = held.note(None);
                 return Err(err);
             }
@@ -223,8 +223,8 @@ impl Engine {
                     let written = self.write_manifest(manifest, held).await;
                     if written.is_err() {
                         manifest.objects.clear();
-                        // It may be there all the same. Without one the archive is no backup, only a file that
-                        // would be in the way.
+                        // The manifest may be stored all the same. An archive without a manifest is no backup, only a
+                        // file that would be in the way.
                         let unlisted = store.delete(&manifest_key(&made.backup_id)).await;
                         if unlisted.is_err() || store.delete(key).await.is_err() {
                             return written.map(|()| None);
@@ -257,7 +257,7 @@ impl Engine {
         Ok(self.catalog.write(manifest).await?)
     }
 
-    /// What file names get after the extension of the archive itself.
+    /// The extension of file names, after the extension of the archive itself.
     fn extension(&self) -> String {
         let age = if self.encryption.recipients.is_some() { Recipients::EXTENSION } else { "" };
         format!("{}{age}", self.compression.extension())
@@ -307,7 +307,7 @@ fn trusted(before: Listing, now: Timestamp) -> Option<Entry> {
     before.entries.into_iter().find(trusted)
 }
 
-/// Where a backup that exists is not, and why.
+/// The destination that a backup which exists is not in, and the error.
 type Failed = Option<(&'static str, EngineError)>;
 
 /// A proven archive in its place, about to become a backup.

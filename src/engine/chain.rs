@@ -19,7 +19,7 @@ use std::sync::Arc;
 /// The most archives that one backup may need, its own among them: all are open while it is restored.
 const MOST_ARCHIVES: u64 = 16;
 
-/// What the windows of all their decompressors may take, in bytes.
+/// The most memory that the windows of all decompressors of a chain may take, in bytes.
 const MOST_WINDOWS: u64 = 32 << 20;
 
 /// An archive that is being read, with those that it builds on.
@@ -30,11 +30,11 @@ pub(super) struct Opened<'a> {
 }
 
 impl Archive {
-    /// Opens it and what it builds on; `own` reads its own bytes.
+    /// Opens the archive and those that it builds on; `own` reads the archive's own bytes.
     ///
     /// # Errors
     ///
-    /// When one of the others cannot be opened.
+    /// When one of the archives that it builds on cannot be opened.
     pub(super) async fn opened(&self, own: Fingerprint<Body>) -> Result<Opened<'_>, EngineError> {
         let mut bases = Vec::new();
         for base in &self.bases {
@@ -45,7 +45,7 @@ impl Archive {
 }
 
 impl Opened<'_> {
-    /// What a full archive of the same would hold, decrypted and decompressed.
+    /// The contents that a full archive of the same backup would have, decrypted and decompressed.
     ///
     /// # Errors
     ///
@@ -62,11 +62,11 @@ impl Opened<'_> {
         component.join(newest, bases).map_err(|source| unusable(component.name(), source))
     }
 
-    /// Counts what is in it, and tells where that is not what the manifest says.
+    /// Counts the contents of the archive, and returns the differences from the manifest.
     ///
     /// # Errors
     ///
-    /// As [`feed`](Self::feed), and what the component says.
+    /// As [`feed`](Self::feed), and the error of the component.
     pub(super) async fn decode(
         &mut self,
         component: &Arc<dyn Component>,
@@ -92,11 +92,11 @@ impl Opened<'_> {
         Ok(())
     }
 
-    /// The same, but tells what is wrong with the archives that it builds on, and gives its own reader back.
+    /// Reads the archives that this one builds on to their ends; returns their faults, and this archive's own reader.
     ///
     /// # Errors
     ///
-    /// When one cannot be read.
+    /// When one of them cannot be read.
     pub(super) async fn problems_of_bases(self) -> Result<(Fingerprint<Body>, Vec<String>), EngineError> {
         let mut problems = Vec::new();
         for (base, mut reader) in self.archive.bases.iter().zip(self.bases) {
@@ -111,7 +111,7 @@ impl Opened<'_> {
 }
 
 impl Engine {
-    /// Finds the archives that it builds on, each as near as can be: in the same destination if it is there.
+    /// Finds the archives that `archive` builds on, each as near as can be: in the same destination if it is there.
     ///
     /// # Errors
     ///
@@ -126,11 +126,12 @@ impl Engine {
         Ok(())
     }
 
-    /// The same, with copies of which the bytes have been compared with their manifests; what is wrong with others.
+    /// Finds the archives that this one builds on, in copies of which the bytes have been compared with their
+    /// manifests; returns the faults of other copies.
     ///
     /// # Errors
     ///
-    /// As there.
+    /// As for [`find_bases`](Self::find_bases).
     pub(super) async fn find_sound_bases(
         &self,
         archive: &mut Archive,
@@ -152,7 +153,8 @@ impl Engine {
         found.map_err(|err| unfounded(archive, id, err))
     }
 
-    /// What a new backup may build on: all that is whole wherever the new one is going to stay.
+    /// Returns the backups that a new one may build on: all that are whole in every destination in which it is to
+    /// stay.
     pub(super) fn basis(&self, id: &BackupId, at: Timestamp, listing: &Listing) -> Basis {
         let is_staying = |destination: &&str| {
             !(self.cleanup_local && self.destinations.len() > 1 && *destination == LOCAL)
@@ -183,7 +185,7 @@ fn bounded(entry: &Entry) -> Result<(), EngineError> {
     Ok(())
 }
 
-/// What a backup is without one that it builds on: damaged, unless that may only be out of reach for now.
+/// The error of a backup without one that it builds on: damaged, unless the other may only be out of reach for now.
 fn unfounded(archive: &Archive, base: &BackupId, err: EngineError) -> EngineError {
     if err.is_transient() || matches!(err, EngineError::Locked { .. }) {
         return err;

@@ -40,7 +40,7 @@ impl Engine {
         self.clean_up_local(manifest, held).await
     }
 
-    /// That a backup is there, and where it should be as well.
+    /// The error of a backup that exists but is missing in a destination: it names a place where the backup is.
     pub(super) fn incomplete(
         &self,
         manifest: &Manifest,
@@ -55,7 +55,7 @@ impl Engine {
         }
     }
 
-    /// Where the copies of a backup are, the nearest first.
+    /// The paths and URLs of a backup's copies, the nearest first.
     pub(super) fn locations<'a>(&'a self, manifest: &'a Manifest) -> impl Iterator<Item = String> + 'a {
         self.catalog.stores().iter().filter_map(|store| location_in(store, manifest))
     }
@@ -103,8 +103,8 @@ impl Engine {
         Ok(stored_object(store, &key, wanted))
     }
 
-    /// Whether a copy there counts only when it was read back. One that is far away is read back when it
-    /// is to be the only one: its store has compared the hash of each part by then.
+    /// True if a copy in that store counts only when it was read back. A copy far away is read back when it is to be
+    /// the only one: otherwise the hash of each part, which its store has compared by then, is enough.
     pub(super) fn is_proven_by_reading(&self, store: &Arc<dyn Store>) -> bool {
         store.destination() == LOCAL || self.cleanup_local || self.destinations.len() == 1
     }
@@ -179,7 +179,7 @@ impl Engine {
         }
         let known = |destination: &str, key: &ObjectKey| {
             let is_it = |copy: &StoredCopy| copy.destination == destination && copy.key == *key;
-            // Of a manifest that cannot be read only the name is known, which is that of its archive too.
+            // If a manifest cannot be read, only its name is known, which is that of its archive too.
             let is_its = |damaged: &Damaged| key.file_name().starts_with(damaged.backup_id.as_str());
             listing.entries.iter().any(|entry: &Entry| entry.copies.iter().any(is_it))
                 || listing.damaged.iter().any(is_its)
@@ -198,7 +198,7 @@ impl Engine {
             tracing::info!(archive = line, "removing what a run that ended early may have left");
             match store.give_up(&key).and_then(|()| store.delete(&key)).await {
                 Ok(()) => {}
-                // It stands among the orphans, and keeps nobody from work.
+                // The archive is listed among the orphans, and keeps nobody from work.
                 Err(err) if err.is_refusal() => tracing::warn!(error = chain(&err), "it stays"),
                 Err(err) => {
                     tracing::warn!(error = chain(&err), "it is left to the next run");
@@ -213,7 +213,7 @@ impl Engine {
 /// The destination that is a folder on this machine.
 pub(super) const LOCAL: &str = "local";
 
-/// How copies are written down in the lock file.
+/// The form in which copies are noted in the lock file: one line for each.
 pub(super) fn noted<'a, K: Display>(copies: impl IntoIterator<Item = (&'a str, K)>) -> String {
     let lines: Vec<_> = copies.into_iter().map(|(destination, key)| format!("{destination}/{key}")).collect();
     lines.join("\n")
@@ -231,7 +231,7 @@ pub(super) fn stored_object(store: &Arc<dyn Store>, key: &ObjectKey, wanted: Wan
     }
 }
 
-/// Where the copy of a backup in a store is.
+/// The path or URL of a backup's copy in a store.
 pub(super) fn location_in(store: &Arc<dyn Store>, manifest: &Manifest) -> Option<String> {
     let object = manifest.objects.iter().find(|object| object.destination == store.destination())?;
     Some(store.location(&object.key.parse().ok()?))

@@ -16,9 +16,9 @@ const PATIENCE: Duration = Duration::from_secs(20);
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("use destination {destination}")]
 pub struct Unusable {
-    /// Which.
+    /// The name of the destination.
     pub destination: &'static str,
-    /// Why; one error may be that of several destinations.
+    /// The error; several destinations may share one.
     pub source: Arc<CatalogError>,
 }
 
@@ -93,7 +93,7 @@ impl Engine {
         unusable
     }
 
-    /// As [`read_destinations`](Self::read_destinations), for who has nobody else to tell of it: it is logged.
+    /// As [`read_destinations`](Self::read_destinations), for callers that do not report the faults: they are logged.
     pub async fn refresh_metrics(&self) {
         for unusable in self.read_destinations(false).await {
             tracing::warn!(error = %chain(&unusable), "a destination cannot be used");
@@ -122,7 +122,7 @@ impl Engine {
         })
     }
 
-    /// Notes what a look has found; one that has only read makes no destination well.
+    /// Notes the findings of a look; a look that has only read makes no destination well.
     fn note_all(&self, unusable: &[Unusable], written: bool) {
         for store in self.catalog.stores() {
             let destination = store.destination();
@@ -137,7 +137,7 @@ impl Engine {
         }
     }
 
-    /// Shows the newest backups, and what is remembered of the last runs.
+    /// Sets the metrics of the newest backups, and of the remembered outcomes of the last runs.
     fn show(&self, listing: &Listing) {
         let (entries, now) = (&listing.entries, self.clock.now());
         for name in ComponentName::ALL {
@@ -170,14 +170,14 @@ impl Engine {
     }
 }
 
-/// Tests whether the newest backup that counts is much smaller than before, and nobody has said that it should
-/// be. `entries` come the newest first.
+/// Tests whether the newest backup that counts is much smaller than before, and nobody has accepted that. `entries`
+/// come the newest first.
 pub(super) fn newest_is_suspect<'a>(mut entries: impl Iterator<Item = &'a Entry>) -> bool {
     let newest = entries.find(|entry| entry.is_verified() && entry.state() == BackupState::Ok);
     newest.and_then(Entry::manifest).is_some_and(Manifest::is_suspect)
 }
 
-/// How the catalogue's backups are counted.
+/// The states by which the metrics count the catalogue's backups.
 const CATALOGUE_STATES: [&str; 4] = ["verified", "unverified", "failed", "missing"];
 
 fn catalogue_state(entry: &Entry, destination: &str) -> Option<&'static str> {

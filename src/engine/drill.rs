@@ -15,7 +15,7 @@ impl Engine {
     ///
     /// # Errors
     ///
-    /// When it could not be tried: no room, no right to, no server. Then nothing is known of the backup.
+    /// When the drill could not be tried: no room, no right to, no server. Then nothing is known of the backup.
     pub(super) async fn drill(
         &self,
         component: &Arc<dyn Component>,
@@ -36,7 +36,7 @@ impl Engine {
     }
 }
 
-/// Compares a copy with what was counted when the backup was made, and with what is in the archive.
+/// Compares a copy with the counts of the backup's manifest, and with the contents of the archive.
 async fn compare(
     component: &Arc<dyn Component>,
     archive: &Archive,

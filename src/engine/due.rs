@@ -1,4 +1,4 @@
-//! What dead runs left half done, put right: at the start of a worker, and while it lives.
+//! The recovery of what dead runs left half done: at the start of a worker, and while it lives.
 
 use crate::base::chain;
 use crate::component::Component;
@@ -7,20 +7,19 @@ use crate::engine::restore::recover;
 use crate::engine::{Engine, Run};
 use std::{sync::Arc, time::Duration};
 
-/// How often a worker that lives looks: a file is read.
+/// The interval of the looks of a living worker: each reads one file.
 const LOOK_EVERY: Duration = Duration::from_secs(15);
 
 impl Engine {
-    /// Puts right what runs left half done that died, on every component that nobody works on: at the start
-    /// of a worker. What cannot be done now is done by the next run on that component.
+    /// Puts right the remains of dead runs, on every component that nobody works on: at the start of a worker. Work
+    /// that cannot be done now is done by the next run on that component.
     pub async fn recover(&self) {
         for component in &self.components {
             self.put_right(component).await;
         }
     }
 
-    /// Puts right, as soon as somebody can, what restores that failed or died have left to be done, until it is
-    /// dropped.
+    /// Puts right, as soon as somebody can, the remains of failed or dead restores, until the future is dropped.
     pub async fn keep_putting_right(&self) {
         loop {
             self.clock.sleep(LOOK_EVERY).await;
@@ -34,7 +33,7 @@ impl Engine {
         }
     }
 
-    /// What restores have left to be put right, for people: one sentence for each component.
+    /// Returns the work that restores have left for a recovery, for people: one sentence for each component.
     pub async fn due(&self, only: Option<ComponentName>) -> Vec<String> {
         let mut due = Vec::new();
         for component in &self.components {

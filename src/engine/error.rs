@@ -1,4 +1,4 @@
-//! Why a run failed, sorted by what the caller can do about it.
+//! The errors of runs, sorted by the remedy that a caller has.
 
 use crate::catalog::CatalogError;
 use crate::component::ComponentError;
@@ -9,29 +9,29 @@ use crate::observe::labels::Reason;
 use crate::store::StoreError;
 use std::io;
 
-/// Why the engine could not do what it was asked.
+/// An error of the engine.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
     /// The component has no settings.
     #[error("{component} is not configured: set {}", .component.setting())]
     NotConfigured {
-        /// Which.
+        /// The component.
         component: ComponentName,
     },
 
     /// The component has settings, but `BACKUP_COMPONENTS` does not name it.
     #[error("{component} is left out: add it to BACKUP_COMPONENTS")]
     LeftOut {
-        /// Which.
+        /// The component.
         component: ComponentName,
     },
 
     /// Another run has the component and the caller did not want to wait.
     #[error("{component} is busy: {owner} works on it")]
     Busy {
-        /// Which.
+        /// The component.
         component: ComponentName,
-        /// Who holds it, for people.
+        /// The holder of the component, for people.
         owner: String,
     },
 
@@ -42,34 +42,35 @@ pub enum EngineError {
     /// The component could not be read or restored.
     #[error("component {component}")]
     Component {
-        /// Which.
+        /// The component.
         component: ComponentName,
-        /// Why.
+        /// The component's error.
         source: ComponentError,
     },
 
     /// The bytes could not be compressed or read back.
     #[error("{what}")]
     Stream {
-        /// What was tried.
+        /// The action that was tried.
         what: &'static str,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
 
-    /// What was asked for cannot be done with what there is: nothing was touched. The text says why.
+    /// The order cannot be carried out with the data and settings that there are: nothing was touched. The text says
+    /// why.
     #[error("{what}")]
     Unfit {
-        /// What is wrong and what to do about it.
+        /// The reason, and the way to mend it.
         what: String,
     },
 
     /// The backup is encrypted, and there is no key to open it.
     #[error("{id} is encrypted: {fix}")]
     Locked {
-        /// Which.
+        /// The backup.
         id: BackupId,
-        /// What to do.
+        /// The remedy.
         fix: &'static str,
     },
 
@@ -84,56 +85,56 @@ pub enum EngineError {
     /// The backup exists, but not in every destination. Another attempt copies what is there.
     #[error("backup {id} is whole in {have}, but could not be stored in {destination}")]
     Copy {
-        /// Which.
+        /// The backup.
         id: BackupId,
-        /// Where it is.
+        /// The place where the backup is.
         have: String,
-        /// Where it should be too.
+        /// The destination where the backup should be too.
         destination: String,
-        /// Why it is not.
+        /// The error of that destination.
         source: Box<EngineError>,
     },
 
-    /// The archive does not hold what was read. It was discarded.
+    /// The archive does not hold the data that was read. The archive was discarded.
     #[error("verify {component}: {}", .problems.join("; "))]
     Verify {
-        /// Of which component.
+        /// The component.
         component: ComponentName,
-        /// What does not hold.
+        /// The differences between the data and the archive.
         problems: Vec<String>,
     },
 
     /// Backups that lie in the destinations are not whole. They are marked, and counted on no more.
     #[error("not whole: {}", .problems.join("; "))]
     Damaged {
-        /// What is wrong with which.
+        /// The faults, each with its backup.
         problems: Vec<String>,
     },
 
     /// The backup has no manifest that this version can write.
     #[error("{id} {why}")]
     NotOurs {
-        /// Which backup.
+        /// The backup.
         id: BackupId,
-        /// Whose it is.
+        /// The owner of the backup.
         why: &'static str,
     },
 
     /// The lock file cannot be used.
     #[error("lock {component} in BACKUP_ROOT")]
     Lock {
-        /// Which.
+        /// The component.
         component: ComponentName,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
 
     /// The fleet's lock cannot be taken, or nobody knows whose it is.
     #[error("lock {component} in the fleet")]
     Fleet {
-        /// Which.
+        /// The component.
         component: ComponentName,
-        /// Why.
+        /// The cause.
         source: FleetError,
     },
 
@@ -141,13 +142,13 @@ pub enum EngineError {
     /// so far was discarded.
     #[error("{component} was taken over by another worker, because this one was away for too long")]
     LockLost {
-        /// Which.
+        /// The component.
         component: ComponentName,
     },
 }
 
 impl EngineError {
-    /// Whether another attempt may succeed: the retry of a task and its Celery state both ask here.
+    /// True if another attempt may succeed: the retry of a task and its Celery state both depend on this function.
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Component { source, .. } => source.is_transient(),
@@ -170,13 +171,14 @@ impl EngineError {
         }
     }
 
-    /// Whether the program that restores was told by its server that this cannot be.
+    /// True if the server refused the work of a restore program such as `pg_restore`, and would refuse it again.
     pub(super) const fn is_refusal(&self) -> bool {
         let Self::Component { source, .. } = self else { return false };
         matches!(source, ComponentError::Failed { transient: false, .. } | ComponentError::Refused { .. })
     }
 
-    /// Whether bytes that lie in a destination could not be read, which says nothing of the others there.
+    /// True if the bytes of an object in a destination could not be read, which does not mean that others there
+    /// cannot.
     pub(super) const fn is_unread(&self) -> bool {
         matches!(self, Self::Store(_) | Self::Stream { .. })
     }

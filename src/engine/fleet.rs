@@ -1,7 +1,7 @@
-//! What the engine wants of the other machines: that one run at a time works on a component among them all.
+//! The engine's interface to the other machines: one run at a time works on a component among them all.
 //!
-//! Who keeps the fleet's locks is none of its business: the worker brings an implementation over its
-//! broker, the command line has none.
+//! The engine does not know where the fleet's locks are kept: the worker brings an implementation over its broker, the
+//! command line has none.
 
 use crate::domain::component::ComponentName;
 use async_trait::async_trait;
@@ -22,18 +22,18 @@ pub trait Fleet: Debug + Send + Sync {
         task_id: Option<&str>,
     ) -> Result<FleetTake, FleetError>;
 
-    /// Who has the component at this moment, for people; `None` if nobody has, or nobody answers.
+    /// Returns the holder of the component at this moment, for people; `None` if nobody holds it, or nobody answers.
     async fn holder(&self, component: ComponentName) -> Option<String>;
 }
 
 /// The answer to an attempt to take a component.
 #[derive(Debug)]
 pub enum FleetTake {
-    /// It is the caller's.
+    /// The component is the caller's.
     Taken(Box<dyn FleetHold>),
-    /// Somebody else has it; who, for people.
+    /// Another run has the component; its name is for people.
     Busy(String),
-    /// Nobody answers: it is not known whether it is free.
+    /// Nobody answers: it is not known whether the component is free.
     Away,
 }
 
@@ -44,14 +44,14 @@ pub trait FleetHold: Debug + Send + Sync {
     /// Fires when the component has passed to another worker.
     fn lost(&self) -> CancellationToken;
 
-    /// Whether it is still ours.
+    /// Returns whether the component is still ours.
     async fn standing(&self) -> Standing;
 
-    /// Frees it at once, if somebody answers; without this, or else, it is freed soon.
+    /// Frees the component at once, if somebody answers; otherwise, or without this call, it is freed soon.
     async fn free(self: Box<Self>);
 }
 
-/// Whose a component is.
+/// The ownership of a component.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
     /// Still ours.
@@ -62,13 +62,13 @@ pub enum Standing {
     Unknown,
 }
 
-/// Why the fleet's locks cannot be used.
+/// The reason that the fleet's locks cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum FleetError {
     /// Nobody answers.
     #[error("the fleet's locks do not answer")]
     Away,
-    /// They are refused.
+    /// The fleet's locks are refused.
     #[error(transparent)]
     Refused(Box<dyn std::error::Error + Send + Sync>),
 }

@@ -1,5 +1,5 @@
-//! How the last backup and the last drill of each component ended, for whoever starts next: manifests tell
-//! of what succeeded alone, and a restart must not clear the alert about what failed.
+//! The outcome of the last backup and the last drill of each component, for the next process: manifests record
+//! successes alone, and a restart must not clear the alert about a failure.
 
 use crate::base::chain;
 use crate::domain::component::ComponentName;
@@ -14,7 +14,7 @@ use std::{
     path::PathBuf,
 };
 
-/// What is remembered of one component, in a file beside its lock.
+/// The remembered outcomes of one component, in a file beside its lock.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Last {
     pub(super) attempt: Option<Attempt>,
@@ -34,7 +34,7 @@ pub(super) struct Attempt {
 pub(super) struct Drill {
     pub(super) at: Timestamp,
     pub(super) mismatches: u64,
-    /// When a backup last stood one, this time or before.
+    /// The time at which a backup last passed a drill, this one or an earlier.
     #[serde(default)]
     pub(super) proven: Option<Timestamp>,
 }
@@ -44,13 +44,13 @@ impl Engine {
         self.locks.dir().join(format!("{component}.last"))
     }
 
-    /// What is remembered of a component; nothing where that cannot be read.
+    /// Reads the remembered outcomes of a component; they are empty where the file cannot be read.
     fn last(&self, component: ComponentName) -> Last {
         let words = fs::read(self.last_file(component)).unwrap_or_default();
         serde_json::from_slice(&words).unwrap_or_default()
     }
 
-    /// Remembers something of a component. Whoever cannot has to do without: it is for alerts alone.
+    /// Remembers an outcome of a component. A failure to write it is only logged: it is for alerts alone.
     pub(super) fn remember(&self, component: ComponentName, what: impl FnOnce(&mut Last)) {
         let mut last = self.last(component);
         what(&mut last);
@@ -59,7 +59,7 @@ impl Engine {
         }
     }
 
-    /// Nobody sees half of it: it is written beside the old one, and takes its place.
+    /// Writes the file beside the old one, and then in its place, so that nobody sees half of it.
     fn write_last(&self, component: ComponentName, last: &Last) -> io::Result<()> {
         self.locks.make_dir()?;
         let path = self.last_file(component);
@@ -69,8 +69,8 @@ impl Engine {
         fs::rename(&beside, &path)
     }
 
-    /// Shows what is remembered of a component, and what its newest proven backup tells where that is later:
-    /// it may have been made on another machine.
+    /// Sets the metrics of a component to its remembered outcomes, or to those that its newest proven backup tells
+    /// where that is later: the backup may have been made on another machine.
     pub(super) fn recall(&self, component: ComponentName, newest: Option<&Manifest>) {
         let last = self.last(component);
         let made = newest.map(|made| Attempt { began: made.created_at, ended: made.finished_at, ok: true });
@@ -84,7 +84,7 @@ impl Engine {
         if let Some(drill) = last.drill {
             self.metrics.drilled(component, drill.mismatches);
             if let Some(at) = drill.proven {
-                // Its backup may be gone by now, and its manifest with it.
+                // The drilled backup may be gone by now, and its manifest with it.
                 self.metrics.proven(component, VerifyLevel::Drill, at.as_second());
             }
         }

@@ -1,4 +1,4 @@
-//! The catalogue as people and the app see it.
+//! The catalogue for people and for the app.
 
 use crate::base::chain;
 use crate::catalog::Entry;

@@ -20,37 +20,37 @@ use std::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// How often a waiting run looks whether the lock is free. A run takes seconds at least.
+/// The interval at which a waiting run looks whether the lock is free. A run takes seconds at least.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
-/// How often it asks the fleet.
+/// The interval at which a waiting run asks the fleet.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
-/// How long a run that does not wait for others waits for a worker that has just started and looks at what
-/// dead runs left: mostly there is nothing, and the look takes less than a second.
+/// The longest wait, of a run that does not wait for others, for a worker that has just started and looks for the
+/// remains of dead runs: mostly there are none, and the look takes less than a second.
 const RECOVERY: Duration = Duration::from_mins(1);
 
 /// The locks of all components below one `BACKUP_ROOT`, and of the fleet.
 ///
-/// Those of the folder hold between all processes that see it on one machine; `flock` is freed by the
-/// kernel when a process ends in whatever way, so there are no stale ones. Those of the fleet hold
-/// between its workers on all machines, each with a folder of its own or all with one.
+/// The folder's locks hold between all processes that see the folder on one machine; `flock` is freed by the kernel
+/// when a process ends in whatever way, so there are no stale ones. The fleet's locks hold between its workers on all
+/// machines, each with a folder of its own or all with one.
 #[derive(Debug, Clone)]
 pub struct Locks {
     dir: PathBuf,
     fleet: Arc<OnceLock<Arc<dyn Fleet>>>,
 }
 
-/// Who holds a lock: written into its file, for whoever waits.
+/// The holder of a lock: written into the lock's file, for runs that wait.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Owner {
     /// Process id.
     pub pid: u32,
     /// Host name.
     pub host: String,
-    /// The Celery task, if it is one.
+    /// The Celery task's id, if the holder is a task.
     pub task_id: Option<String>,
-    /// Whether it only puts right what dead runs left.
+    /// True if the holder only puts right the remains of dead runs.
     #[serde(default)]
     pub recovers: bool,
     /// Keys of archives that have no manifest at this moment, one a line: either not yet, or no longer.
@@ -77,7 +77,7 @@ impl Held {
         self.fleet.as_ref().map_or_else(CancellationToken::new, |hold| hold.lost())
     }
 
-    /// Whether the component is still this run's.
+    /// Returns whether the component is still this run's.
     pub async fn standing(&self) -> Standing {
         match &self.fleet {
             Some(hold) => hold.standing().await,
@@ -98,7 +98,7 @@ impl Held {
         self.left.as_deref()
     }
 
-    /// Notes what the next holder is to look for, beside whatever is [noted](Self::note) meanwhile.
+    /// Notes archives for the next holder to look for, beside whatever is [noted](Self::note) meanwhile.
     ///
     /// # Errors
     ///
@@ -125,7 +125,7 @@ impl Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        // What is noted stays for the next holder: this one failed before it could settle it.
+        // The noted archives stay for the next holder: this run failed before it could settle them.
         if self.owner.loose.is_none() {
             let _ = write(&mut self.file, None);
         }
@@ -133,12 +133,13 @@ impl Drop for Held {
     }
 }
 
-/// Closing it would be enough, but for a child that is being started at this moment and has it open too.
+/// Unlocks the file. To close it would not be enough while a child that is being started has it open too.
 fn release(file: &File) {
     let _ = flock(file, FlockOperation::Unlock);
 }
 
-/// Once it has its first block, a lock can be taken on a full disk: by `prune`, which makes room.
+/// Writes the owner, or blanks, over the first block: a lock that has its block can be taken on a full disk, by
+/// `prune`, which makes room.
 fn write(file: &mut File, owner: Option<&Owner>) -> io::Result<()> {
     const BLOCK: usize = 4096;
     file.rewind()?;
@@ -154,8 +155,8 @@ impl Locks {
         Self { dir, fleet: Arc::default() }
     }
 
-    /// From here on each lock counts only together with the fleet's. The command line never joins one: it
-    /// works on one machine. A second fleet is not joined.
+    /// Joins the fleet: from now on each lock counts only together with the fleet's. The command line never joins one:
+    /// it works on one machine. A second fleet is not joined.
     pub fn join(&self, fleet: Arc<dyn Fleet>) {
         let _ = self.fleet.set(fleet);
     }
@@ -163,8 +164,8 @@ impl Locks {
     /// Takes the component, waiting for it if there is a `wait` to show why; any other run waits for nothing but
     /// a worker that puts right what dead runs left, a minute at most.
     ///
-    /// Who waits holds nothing meanwhile: it keeps nobody from a folder or a component that it does not
-    /// work on, and no two wait for each other.
+    /// A waiting run holds no lock: it blocks no folder or component that it does not work on, and no two runs wait
+    /// for each other.
     ///
     /// # Errors
     ///
@@ -203,8 +204,8 @@ impl Locks {
         }
     }
 
-    /// Why a run of the component would have to wait at this moment, for people; `None` if it need not.
-    /// For who would rather wait elsewhere than in [`take`](Self::take).
+    /// Returns the reason that a run of the component would have to wait at this moment, for people; `None` if it need
+    /// not. For callers that would rather wait elsewhere than in [`take`](Self::take).
     pub async fn in_the_way(&self, component: ComponentName) -> Option<String> {
         let blocked = match self.holder_here(component) {
             Some(owner) => Blocked::Here(owner),
@@ -213,7 +214,7 @@ impl Locks {
         Some(blocked.why(component))
     }
 
-    /// Who has the folder's lock; `None` if nobody has. What goes wrong here goes wrong again in `take`.
+    /// Returns the holder of the folder's lock; `None` if nobody has it. An error here comes again in `take`.
     #[expect(clippy::option_option, reason = "that somebody has it and who are not the same")]
     fn holder_here(&self, component: ComponentName) -> Option<Option<Owner>> {
         let mut file = File::open(self.path(component)).ok()?;
@@ -224,7 +225,7 @@ impl Locks {
         None
     }
 
-    /// The folder that they lie in.
+    /// The folder of the locks.
     pub(super) fn dir(&self) -> &Path {
         &self.dir
     }
@@ -320,18 +321,18 @@ fn holder_in(file: &mut File) -> io::Result<Option<Owner>> {
     Ok(serde_json::from_str(&words).ok())
 }
 
-/// Why a component cannot be taken now.
+/// The reason that a component cannot be taken now.
 enum Blocked {
-    /// By a process that sees the same folder; unknown in the instant before it has written its name.
+    /// A process that sees the same folder has it; unknown in the instant before that process has written its name.
     Here(Option<Owner>),
-    /// By another worker.
+    /// Another worker has it.
     InFleet(String),
-    /// Nobody can tell.
+    /// Nobody can tell whether it is free.
     Away,
 }
 
 impl Blocked {
-    /// Whether a process of this machine puts right what dead runs left, or is about to say what it does.
+    /// True if a process of this machine puts right the remains of dead runs, or has not written yet what it does.
     fn recovers(&self) -> bool {
         matches!(self, Self::Here(owner) if owner.as_ref().is_none_or(|owner| owner.recovers))
     }
@@ -351,7 +352,7 @@ impl Blocked {
         }
     }
 
-    /// In words, for whoever waits for the run.
+    /// The reason in words, for the caller that waits.
     fn why(&self, component: ComponentName) -> String {
         match self.who() {
             Some(owner) => EngineError::Busy { component, owner }.to_string(),

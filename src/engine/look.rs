@@ -13,7 +13,7 @@ use crate::engine::{Engine, EngineError, Run};
 use crate::store::StoreError;
 use std::sync::Arc;
 
-/// What is known before the first look.
+/// The report of a backup before the first look at it.
 pub(super) fn nothing_yet(backup_id: BackupId, level: VerifyLevel) -> Verification {
     Verification {
         component: backup_id.component(),
@@ -27,7 +27,7 @@ pub(super) fn nothing_yet(backup_id: BackupId, level: VerifyLevel) -> Verificati
     }
 }
 
-/// Why a backup cannot be looked at.
+/// Returns the reason that a backup cannot be looked at.
 fn nothing_to_compare(entry: &Entry, level: VerifyLevel) -> Option<&'static str> {
     match entry.origin {
         Origin::Newer(_) => Some("was made by a newer rna-backup: verify it with that one"),
@@ -41,7 +41,7 @@ fn nothing_to_compare(entry: &Entry, level: VerifyLevel) -> Option<&'static str>
 const OF_OLD_TASKS: &str = "was made by the app's old tasks, which noted neither hash nor counts: it was read to its \
                             end, but there is nothing to compare it with";
 
-/// Why a copy that is whole as far as `level` tells is still counted on no more.
+/// Returns the reason that a copy which is whole as far as `level` tells is still counted on no more.
 fn stays_marked(entry: &Entry, checked: &CheckedCopy, level: VerifyLevel) -> Option<String> {
     let at = &checked.destination;
     let mark = entry.manifest()?.objects.iter().find(|object| object.destination == *at)?;
@@ -105,11 +105,11 @@ pub(super) async fn look(
                     unread = unread.or(Some((copy.destination.clone(), err)));
                     continue;
                 }
-                // What it builds on may be known to be damaged.
+                // An archive that this one builds on may be known to be damaged.
                 Err(EngineError::Damaged { problems }) => checked.find(problems, VerifyLevel::Decode),
                 problems => {
                     checked.find(problems?, VerifyLevel::Drill);
-                    // What is wrong with one copy may be wrong with each.
+                    // The fault of one copy may be the fault of each.
                     to_drill = !checked.problems.is_empty();
                 }
             }

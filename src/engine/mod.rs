@@ -52,49 +52,50 @@ use crate::stream::pack::Compression;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
-/// Everything a run works with.
+/// The parts that a run works with: components, destinations, catalogue, locks, settings.
 #[derive(Debug)]
 pub struct Engine {
     /// The configured components.
     pub components: Vec<Arc<dyn Component>>,
     /// Components that have settings but that `BACKUP_COMPONENTS` does not name.
     pub left_out: Vec<ComponentName>,
-    /// Where archives and manifests go, the nearest first; all of them are in the catalogue too.
+    /// The stores of archives and manifests, the nearest first; all of them are in the catalogue too.
     pub destinations: Vec<Arc<dyn Store>>,
-    /// Whether the local copy goes once there is a proven one elsewhere.
+    /// True if the local copy goes once there is a proven one elsewhere.
     pub cleanup_local: bool,
-    /// What there is.
+    /// The catalogue of backups.
     pub catalog: Catalog,
-    /// What Django Admin sees of it; `None` without a database.
+    /// The tables of the catalogue for Django Admin; `None` without a database.
     pub mirror: Option<Mirror>,
-    /// Who works on what, on this machine and in the fleet.
+    /// The locks of components, on this machine and in the fleet.
     pub locks: Locks,
-    /// How archives are compressed.
+    /// The compression of archives.
     pub compression: Compression,
-    /// How they are encrypted, and opened again.
+    /// The keys that encrypt and open archives.
     pub encryption: Encryption,
-    /// What retention keeps.
+    /// The rule of retention.
     pub policy: Policy,
     /// The time.
     pub clock: Arc<dyn Clock>,
-    /// What is counted.
+    /// The metrics.
     pub metrics: Metrics,
     /// Host name, for manifests and locks.
     pub host: String,
 }
 
-/// One run: who ordered it, how it shows its progress, how it is stopped.
+/// The circumstances of one run: its task, its progress, its cancellation.
 #[derive(Debug, Clone, Default)]
 pub struct Run {
     /// The Celery task, so that a repeated delivery finds its own work.
     pub task_id: Option<String>,
-    /// Shows how far it is.
+    /// The progress of the run.
     pub meter: Meter,
-    /// Stops it: children are killed, partial files removed.
+    /// Cancels the run: children are killed, partial files removed.
     pub cancel: CancellationToken,
-    /// Whether to wait for a component that another run has.
+    /// True if the run waits for a component that another run has.
     pub wait: bool,
-    /// Whether it only puts right what dead runs left: others wait for it who would not wait for a backup.
+    /// True if the run only puts right the remains of dead runs: even runs that would not wait for a backup wait for
+    /// it.
     pub recovers: bool,
 }
 
@@ -114,7 +115,7 @@ impl Engine {
         }
     }
 
-    /// Waits for its turn to [`take`](Self::take) a component, unless it is told to stop.
+    /// Waits for the turn to [`take`](Self::take) a component, unless the run is cancelled.
     async fn take_turn(&self, component: ComponentName, run: &Run) -> Result<Held, EngineError> {
         run.meter.begin("waiting for its turn", 0);
         tokio::select! {
@@ -123,7 +124,7 @@ impl Engine {
         }
     }
 
-    /// Takes a component for one run, and removes what a run that died on it left half done.
+    /// Takes a component for one run, and removes the archives without a manifest that a dead run left.
     async fn take(&self, component: ComponentName, run: &Run) -> Result<Held, EngineError> {
         let wait = run.wait.then_some(&run.meter);
         let mut held = self.locks.take(component, &self.owner(run), wait, &*self.clock).await?;

@@ -19,14 +19,14 @@ use tokio_util::{io::StreamReader, task::AbortOnDropHandle};
 /// small (each is at most 1 MiB).
 const UNDER_WAY: usize = 2;
 
-/// What went through.
+/// The outcome of one pass of the backup pipeline.
 #[derive(Debug)]
 pub(super) struct Filled {
-    /// What the component said about its data.
+    /// The facts that the component reported about its data.
     pub(super) facts: Facts,
     /// The bytes that were stored.
     pub(super) packed: Packed,
-    /// What the decoder found in them.
+    /// The counts of the decoder in those bytes.
     decoded: Counts,
 }
 
@@ -35,7 +35,7 @@ pub(super) struct Filled {
 ///
 /// # Errors
 ///
-/// Of the stage that failed first; the others are stopped, children killed. Then what was stored is
+/// The error of the stage that failed first; the others are stopped, children killed. Then the stored bytes are
 /// worthless.
 pub(super) async fn fill(
     component: &Arc<dyn Component>,
@@ -66,7 +66,7 @@ pub(super) async fn fill(
         ways.end().await?;
         Ok(())
     };
-    // On a task of its own, so that it runs beside the other stages and not in turn with them.
+    // The decoder is a task of its own, so that it runs beside the other stages and not in turn with them.
     let decoding = tokio::spawn(decode(Arc::clone(component), compression, witness, stored_chunks));
     let decoding = AbortOnDropHandle::new(decoding);
     let prove = async {
@@ -106,18 +106,18 @@ async fn decode(
 }
 
 impl Filled {
-    /// Whether what was decoded is what was read from the source.
+    /// Compares the counts of the decoder with those at the source.
     ///
     /// # Errors
     ///
-    /// [`EngineError::Verify`] with everything that does not hold.
+    /// [`EngineError::Verify`] with every difference.
     pub(super) fn agree(&self, component: ComponentName) -> Result<(), EngineError> {
         let problems = self.facts.counts.differences(&self.decoded);
         if problems.is_empty() { Ok(()) } else { Err(EngineError::Verify { component, problems }) }
     }
 }
 
-/// Reads what is left.
+/// Reads `from` to its end.
 pub(super) async fn to_end(from: &mut (dyn AsyncRead + Send + Unpin)) -> io::Result<()> {
     tokio::io::copy(from, &mut tokio::io::sink()).await.map(drop)
 }

@@ -18,18 +18,18 @@ const BATCH: usize = 1000;
 /// An order to run retention.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct PruneRequest {
-    /// Of one component, or of all.
+    /// The component, or all.
     pub component: Option<ComponentName>,
-    /// Instead of the setting.
+    /// The number of days, in the place of the setting.
     pub retention_days: Option<u32>,
-    /// Only say what would be deleted.
+    /// True if the report only tells which backups would be deleted.
     pub dry_run: bool,
 }
 
 impl Engine {
-    /// Deletes what retention no longer keeps, component by component.
+    /// Deletes the backups that retention no longer keeps, component by component.
     ///
-    /// What cannot be deleted is reported and tried again next time; the rest goes on.
+    /// A backup that cannot be deleted is reported and tried again next time; the rest goes on.
     ///
     /// # Errors
     ///
@@ -128,7 +128,7 @@ impl Engine {
             held.confirm().await?;
             match going.as_slice() {
                 [] => self.sweep(name, &listing).await,
-                // The listing shows what is gone by now.
+                // The new listing lacks the backups that are gone by now.
                 _ => self.sweep(name, &self.catalog.list(Some(name)).await?).await,
             }
         };
@@ -144,7 +144,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Removes what the component's own server keeps of backups that are gone, where all that exist are known.
+    /// Removes the files that the component's own server keeps of deleted backups, where all living ones are known.
     async fn sweep(&self, name: ComponentName, listing: &Listing) -> Result<(), EngineError> {
         let Ok(component) = self.component(name) else { return Ok(()) };
         if !listing.away.is_empty() || !listing.damaged.is_empty() || !listing.orphans.is_empty() {
@@ -160,8 +160,9 @@ impl Engine {
         Ok(())
     }
 
-    /// What may go, and from which destinations: the rule holds in each of them by itself, so that each has
-    /// backups of its own to go back to. What stays in one at least is told in the report.
+    /// Returns the backups that may go, and the destinations that they may go from: the rule holds in each destination
+    /// by itself, so that each has backups of its own to go back to. The report names the backups that stay in at
+    /// least one.
     fn going(
         &self,
         name: ComponentName,
@@ -238,7 +239,7 @@ impl Engine {
         held.leave(&left)
     }
 
-    /// What became of one backup, in the report, in the log and in the metrics.
+    /// Records the removal of one backup in the report, in the log and in the metrics.
     fn tell(&self, id: &BackupId, gone: &Gone, report: &mut PruneReport) {
         if !gone.from.is_empty() {
             tracing::info!(backup_id = %id, from = gone.from.join(", "), "retention deleted a backup");
@@ -254,7 +255,7 @@ impl Engine {
         for (err, is_locked) in refused.chain(gone.failed.iter().map(|err| (err, false))) {
             let error = chain(err);
             tracing::warn!(backup_id = %id, error, "retention cannot delete a backup");
-            // Whoever locks has said that it should stay.
+            // An object lock was ordered by somebody, so it is no fault.
             let told = if is_locked { &mut report.locked } else { &mut report.problems };
             told.push(format!("{id}: {error}"));
         }

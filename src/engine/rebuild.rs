@@ -18,7 +18,7 @@ use crate::stream::pack::Compression;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-/// What a manifest says that was made from an archive.
+/// The label of a manifest that was made from an archive.
 const LABEL: &str = "rebuilt from its archive";
 
 impl Engine {
@@ -83,7 +83,7 @@ impl Engine {
         self.count(component, report).await
     }
 
-    /// Brings manifests to where they belong.
+    /// Writes manifests into the destinations that lack them.
     async fn level(
         &self,
         surveys: &[Survey],
@@ -99,7 +99,7 @@ impl Engine {
                 report.skipped.push(Remark { backup_id: (*id).clone(), location, why });
                 continue;
             }
-            // Of equals the last one, which is the nearest.
+            // Of equal manifests the last one is taken, which is the nearest.
             let known = surveys.iter().rev().filter_map(|survey| survey.manifests.get(*id));
             let best = known.max_by_key(|manifest| manifest.last_word()).expect("somebody has it");
             let mut manifest = best.as_ref().clone();
@@ -157,7 +157,7 @@ impl Engine {
         Ok(made)
     }
 
-    /// Reads a copy to its end, and writes down what is known of it then.
+    /// Reads a copy to its end, and writes its manifest by what was read.
     async fn describe_orphan(
         &self,
         reader: &Arc<dyn Component>,
@@ -194,7 +194,7 @@ impl Engine {
         Ok(manifest)
     }
 
-    /// Adds another copy of the same archive, when it is the same.
+    /// Adds another copy of an archive to its manifest, if the bytes are the same.
     async fn add_orphan(
         &self,
         manifest: &mut Manifest,
@@ -219,7 +219,7 @@ impl Engine {
         Ok(())
     }
 
-    /// What is known of an archive by its name alone.
+    /// The manifest of an archive of which nothing but its name is known.
     fn draft(&self, backup_id: &BackupId, source: String, copy: &StoredCopy) -> Manifest {
         let now = self.clock.now();
         let mut facts = Facts::default();
@@ -241,7 +241,7 @@ impl Engine {
             task_id: None,
             host: self.host.clone(),
             program: env!("CARGO_PKG_VERSION").to_owned(),
-            // Its bytes tell, once they are read.
+            // The bytes of the archive tell the compression, once they are read.
             compression: Compression::of_file(copy.key.file_name()).to_string(),
             encryption: None,
             objects: Vec::new(),
@@ -251,7 +251,7 @@ impl Engine {
         }
     }
 
-    /// Counts what the catalogue has now.
+    /// Counts the backups that the catalogue has now.
     async fn count(&self, component: ComponentName, report: &mut RebuildReport) -> Result<(), EngineError> {
         let entries = self.catalog.list(Some(component)).await?.entries;
         for store in self.catalog.stores() {
@@ -265,7 +265,7 @@ impl Engine {
 }
 
 impl Survey {
-    /// Whether an archive that the manifest names lies there.
+    /// True if an archive that the manifest names lies in this destination.
     fn holds(&self, manifest: &Manifest) -> bool {
         self.copy_of(manifest).is_some_and(|object| self.bytes_of(&object.key).is_some())
     }
@@ -279,8 +279,8 @@ impl Survey {
     }
 }
 
-/// Compares what a manifest says of a destination with what is there. A copy that lies there and that the
-/// manifest does not know is added, when it is one.
+/// Compares a manifest's entry for a destination with the objects there. A whole copy there that the manifest does not
+/// know is added.
 async fn look_for(
     survey: &Survey,
     manifest: &mut Manifest,

@@ -1,4 +1,4 @@
-//! Runs as Django Admin sees them: what is told of each to the app's database.
+//! The rows of runs that Django Admin shows, sent to the app's database.
 
 use crate::base::chain;
 use crate::base::clock::Clock;
@@ -17,7 +17,7 @@ pub(super) struct Recording<'a> {
 }
 
 impl Engine {
-    /// Tells that a run begins; `None` without a database to tell.
+    /// Records that a run begins; `None` without a database for the record.
     pub(super) fn record(
         &self,
         operation: Operation,
@@ -45,12 +45,12 @@ impl Engine {
 }
 
 impl Recording<'_> {
-    /// Tells that the run failed, and why.
+    /// Records that the run failed, and the reason.
     pub(super) fn fail(mut self, why: &str) {
         (self.row.state, self.row.error) = (RunResult::Failure.label(), Some(why.to_owned()));
     }
 
-    /// Tells how the run ended: with a result, and perhaps problems in it.
+    /// Records the end of the run: with a result, and perhaps problems in it.
     pub(super) fn end(mut self, outcome: Result<(Value, Vec<String>), &EngineError>) {
         let row = &mut self.row;
         let (state, error) = match &outcome {
@@ -81,7 +81,7 @@ impl Drop for Recording<'_> {
     }
 }
 
-/// The backup that a result is about, if it is about one.
+/// The backup that a result names, if it names exactly one.
 fn the_one(result: &Value) -> Option<&str> {
     let of_one = match result["results"].as_array() {
         Some(results) if results.len() == 1 => &results[0],

@@ -17,11 +17,11 @@ use std::sync::Arc;
 /// An order to restore.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RestoreRequest {
-    /// What.
+    /// The component.
     pub component: ComponentName,
-    /// Which backup: an id, a file name, `latest`, a path inside a destination.
+    /// The backup: an id, a file name, `latest`, a path inside a destination.
     pub reference: String,
-    /// To where.
+    /// The target of the restored copy.
     pub target: Target,
     /// Names of objects that may be missing afterwards, if they cannot be made.
     pub without: Vec<String>,
@@ -30,11 +30,11 @@ pub struct RestoreRequest {
 }
 
 impl Engine {
-    /// What a restore would do, without touching anything.
+    /// Plans a restore, without touching anything.
     ///
     /// # Errors
     ///
-    /// What the restore would fail with before it began.
+    /// The error that the restore would fail with before it began.
     pub async fn plan_restore(&self, request: &RestoreRequest) -> Result<RestorePlan, EngineError> {
         let component = self.component(request.component)?;
         let (mut archives, passed_over) =
@@ -78,8 +78,8 @@ impl Engine {
         outcome
     }
 
-    /// What an earlier delivery of this very task did: a swap is never done twice, or `undo` would lead to
-    /// the wrong place.
+    /// Returns the report of an earlier delivery of this very task, if it swapped: a swap is never done twice, or
+    /// `undo` would lead to the wrong place.
     async fn restored_before(
         &self,
         component: &Arc<dyn Component>,
@@ -91,7 +91,7 @@ impl Engine {
         if record.report.is_some() {
             return Ok(record.report);
         }
-        // Whether the swap was done, what it set aside tells.
+        // The old data that was set aside tells whether the swap was done.
         let kept = component.kept().await;
         let kept = kept.map_err(|source| EngineError::Component { component: name, source })?;
         let another = |kept: &Kept| Some(&kept.place) != record.kept_before.as_ref();
@@ -189,7 +189,7 @@ impl Engine {
         Ok(Some(record))
     }
 
-    /// Whether the copy is what the manifest says, and the component still ours.
+    /// Checks that the copy holds the counts of the manifest, and that the component is still ours.
     async fn may_swap(
         &self,
         archive: &Archive,
@@ -207,11 +207,11 @@ impl Engine {
         if run.cancel.is_cancelled() {
             return Err(EngineError::Cancelled);
         }
-        // What overwrites data needs to know.
+        // A run that overwrites data needs to know for certain that its lock stands.
         held.confirm().await
     }
 
-    /// Puts back what the last restore replaced.
+    /// Puts back the data that the last restore replaced.
     ///
     /// # Errors
     ///
@@ -255,7 +255,7 @@ impl Engine {
         outcome
     }
 
-    /// Takes a component, and puts right what a run that died on it left half done.
+    /// Takes a component, and recovers it from a run that died on it.
     pub(super) async fn take_whole(
         &self,
         component: &Arc<dyn Component>,
@@ -266,7 +266,7 @@ impl Engine {
         Ok(held)
     }
 
-    /// Counts a run in the metrics and tells the app's database, which may be another one after it.
+    /// Counts a run in the metrics and records it in the app's database, which may be another one afterwards.
     async fn counted<T: Serialize>(
         &self,
         component: ComponentName,
@@ -296,7 +296,7 @@ pub(super) async fn tidy(component: &Arc<dyn Component>) {
     }
 }
 
-/// Finishes or rolls back what a dead run left.
+/// Finishes or rolls back the work of a dead run.
 pub(super) async fn recover(component: &Arc<dyn Component>) -> Result<(), EngineError> {
     let name = component.name();
     let done = component.recover().await;
@@ -306,7 +306,7 @@ pub(super) async fn recover(component: &Arc<dyn Component>) -> Result<(), Engine
     Ok(())
 }
 
-/// What would happen, unless there is no room for it.
+/// The component's plan of a restore; an error if there is no room for the copy.
 pub(super) async fn plan(
     component: &Arc<dyn Component>,
     target: &Target,

@@ -1,4 +1,4 @@
-//! What a restore or an undo did, written down for the delivery of its task that may come after a crash.
+//! The records of restores and undos, for a delivery of their task that may come after a crash.
 
 use crate::base::place::sync_folder;
 use crate::domain::component::ComponentName;
@@ -14,13 +14,13 @@ use std::{
 
 /// The last restore of a component that was ordered by a task.
 ///
-/// It lies beside the component's lock, and is written under it.
+/// The record lies beside the component's lock, and is written under it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Record {
     pub(super) task_id: String,
-    /// What was kept for `undo` just before its swap: something else afterwards means that the swap was done.
+    /// The old data that was kept for `undo` just before the swap: other data afterwards means that the swap was done.
     pub(super) kept_before: Option<String>,
-    /// What came of it; `None` while nobody has seen the end of the swap.
+    /// The report of the restore; `None` while nobody has seen the end of the swap.
     pub(super) report: Option<RestoreReport>,
 }
 
@@ -28,9 +28,9 @@ pub(super) struct Record {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Undone {
     pub(super) task_id: String,
-    /// What it was to make live again: something else kept afterwards means that this was done.
+    /// The old data that the undo was to make live again: other data kept afterwards means that the undo was done.
     pub(super) kept_before: String,
-    /// When that had been replaced.
+    /// The time at which that data had been replaced.
     pub(super) replaced_at: Timestamp,
 }
 
@@ -57,11 +57,11 @@ impl Locks {
         self.note(component, RESTORED, record)
     }
 
-    /// The same before an undo.
+    /// Notes an undo that is about to begin.
     ///
     /// # Errors
     ///
-    /// Likewise.
+    /// As for [`note_restored`](Self::note_restored).
     pub(super) fn note_undone(&self, component: ComponentName, record: &Undone) -> Result<(), EngineError> {
         self.note(component, UNDONE, record)
     }

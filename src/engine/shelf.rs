@@ -1,4 +1,4 @@
-//! A folder of a store, as a component's own server fills it.
+//! A folder of a store that a component's own server fills.
 
 use crate::base::chain;
 use crate::component::{ComponentError, Shelf};
@@ -18,7 +18,7 @@ pub struct StoreShelf {
 }
 
 impl StoreShelf {
-    /// `at` is the name of the bucket, and what its keys begin with if they all begin with something.
+    /// The shelf of `folder` in `store`; `at` is the name of the bucket, and the prefix of its keys if there is one.
     pub fn new(store: Arc<dyn Store>, folder: ComponentName, at: (String, Option<String>)) -> Self {
         Self { store, folder, bucket: at.0, prefix: at.1 }
     }

@@ -20,12 +20,12 @@ use std::{
 /// An order to verify.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VerifyRequest {
-    /// Of one component, or of all that are configured.
+    /// The component, or all that are configured.
     pub component: Option<ComponentName>,
-    /// Which backups: whatever names one, `latest`, or `all`.
+    /// The backups: whatever names one, `latest`, or `all`.
     pub backup: String,
-    /// How far. A [`Drill`](VerifyLevel::Drill) restores one whole copy of each; of the others the hash is
-    /// enough, which says that they are the same.
+    /// The level. A [`Drill`](VerifyLevel::Drill) restores one whole copy of each backup; of the other copies the hash
+    /// is enough, which proves that they are the same.
     pub level: VerifyLevel,
 }
 
@@ -34,9 +34,9 @@ pub struct VerifyRequest {
 struct Chosen {
     /// The newest first.
     entries: Vec<Entry>,
-    /// Those that `latest` does not mean.
+    /// The backups that `latest` does not mean.
     passed_over: Vec<PassedOver>,
-    /// What is known already of backups whose manifest cannot be read.
+    /// The findings, known already, about backups whose manifest cannot be read.
     damaged: Vec<Verification>,
     /// A destination that cannot be read.
     away: Option<Away>,
@@ -71,8 +71,8 @@ impl Engine {
     ///
     /// # Errors
     ///
-    /// When a backup could not be looked at: not found, busy, a store that does not answer. Then it is as
-    /// it was; what was found out about others by then is noted.
+    /// When a backup could not be looked at: not found, busy, a store that does not answer. Then its manifest is
+    /// unchanged; the findings about others by then are noted.
     pub async fn verify(
         &self,
         component: ComponentName,
@@ -155,7 +155,7 @@ impl Engine {
             } else if is_damaged {
                 let problems = found.problems.join("; ");
                 tracing::warn!(backup_id = %entry.backup_id, problems, "backup is not whole");
-                // The damage may lie in one that it builds on, and so do others, and the next backup would.
+                // The damage may lie in a base of this backup, on which others build too, and the next backup would.
                 for base in entry.builds_on().iter().filter(|base| met.insert((*base).clone())) {
                     let base = self.catalog.find(Some(reader.name()), base.as_str()).await;
                     entries.extend(base.ok().map(|base| (base, level.min(VerifyLevel::Decode))));
@@ -167,7 +167,7 @@ impl Engine {
                 let away = unread.as_ref().map(|(destination, _)| destination.as_str());
                 self.note(manifest, &found, away, held).await?;
             }
-            // What cannot be read is not damaged for all we know, and does not keep others from being looked at.
+            // A copy that cannot be read need not be damaged, and does not keep others from being looked at.
             match unread {
                 Some((_, err)) if request.backup != EVERY && !is_damaged => return Err(err),
                 Some((destination, err)) => {
@@ -177,7 +177,7 @@ impl Engine {
             }
             results.push(found);
         }
-        // What lies there alone was not looked at: that all is whole must not be said.
+        // Backups in that destination alone were not looked at, so the report must not say that all are whole.
         if let Some(away) = away.filter(|_| results.iter().all(|found| found.ok)) {
             return Err(away.into_error().into());
         }
@@ -233,7 +233,7 @@ impl Engine {
         Ok(Chosen { entries, passed_over, damaged: damaged.iter().map(lost).collect(), away })
     }
 
-    /// Writes down what was found.
+    /// Notes the findings in the manifest.
     async fn note(
         &self,
         manifest: &Manifest,
@@ -243,17 +243,17 @@ impl Engine {
     ) -> Result<(), EngineError> {
         let (component, now) = (found.component, self.clock.now());
         let mut noted = manifest.clone();
-        // What did not stand a drill has proven its hashes on the way there.
+        // A backup that failed a drill has proven its hashes on the way there.
         let failed_drill = !found.problems.is_empty() && found.level == VerifyLevel::Drill;
         let proven = if failed_drill { VerifyLevel::Checksum } else { found.level };
         noted.note(proven, now, &found.destinations);
         if found.ok {
             self.metrics.proven(component, found.level, now.as_second());
         }
-        // What took hours to read is not read again because the broker is away at this moment.
+        // The findings of hours of reading must survive a broker that is away at this moment.
         held.confirmed(&*self.clock).await?;
         match self.rewrite(&noted, away, held).await {
-            // Where that destination is configured, it can be noted.
+            // A machine on which that destination is configured can note the findings.
             Err(err @ EngineError::Catalog(CatalogError::UnknownDestination { .. })) => {
                 tracing::warn!(error = chain(&err), "what was found cannot be noted");
                 Ok(())

@@ -12,7 +12,7 @@ use std::sync::Arc;
 ///
 /// # Errors
 ///
-/// What the restore would fail with before it began.
+/// The error that the restore would fail with before it began.
 pub(super) async fn complete(
     plan: &mut Plan,
     component: &Arc<dyn Component>,
@@ -45,7 +45,7 @@ pub(super) async fn complete(
 const CONSENT: &str = "If that is what you want, restore with --without-rights, by task with without_rights=True, in \
                        Django Admin with the tick in \"without owners and privileges\".";
 
-/// Makes sure that whoever orders a restore of live data knows that owners and privileges will be lost.
+/// Refuses a restore of live data that loses owners and privileges, unless the order allows it.
 pub(super) fn may_lose_rights(request: &RestoreRequest, plan: &Plan) -> Result<(), EngineError> {
     let replaces_live = !matches!(request.target, Target::Database(_) | Target::Folder(_));
     match &plan.lost_rights {
@@ -56,7 +56,7 @@ pub(super) fn may_lose_rights(request: &RestoreRequest, plan: &Plan) -> Result<(
     }
 }
 
-/// Adds the line by which a restore goes on without what the server refuses.
+/// Adds the line by which a restore goes on without the objects that the server refuses.
 pub(super) fn with_way_on(err: EngineError, request: &RestoreRequest, id: &BackupId) -> EngineError {
     let EngineError::Component { source: ComponentError::Refused { what, names }, .. } = err else {
         return err;

@@ -14,7 +14,7 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio_util::io::InspectReader;
 use xxhash_rust::xxh3::Xxh3;
 
-/// What every copy of an archive must be.
+/// The length and hashes that every copy of an archive must have.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Wanted<'a> {
     pub(super) bytes: u64,
@@ -36,11 +36,11 @@ pub(super) struct Way {
 pub(super) struct Ways(pub(super) Vec<Way>);
 
 impl Ways {
-    /// Begins it in every destination.
+    /// Begins an upload in every destination.
     ///
     /// # Errors
     ///
-    /// That of the nearest, when it can be begun in none.
+    /// The error of the nearest, when no destination can begin.
     pub(super) async fn begin(
         stores: &[Arc<dyn Store>],
         key: &ObjectKey,
@@ -57,13 +57,13 @@ impl Ways {
     ///
     /// # Errors
     ///
-    /// That of the nearest, when all have failed.
+    /// The error of the nearest, when all have failed.
     pub(super) async fn write(&mut self, chunk: Bytes) -> Result<(), StoreError> {
         join_all(self.0.iter_mut().map(|way| way.write(chunk.clone()))).await;
         self.any_left()
     }
 
-    /// Says everywhere that nothing more comes: what is far away gets the rest while what is near is proven.
+    /// Ends the stream in every destination: a distant one gets the rest while a near one is proven.
     ///
     /// # Errors
     ///
@@ -121,11 +121,11 @@ impl Way {
         }
     }
 
-    /// Makes it durable and gives it its name. With `prove`, what lies there is read and compared first.
+    /// Makes the archive durable under its final name. With `prove`, the stored bytes are read and compared first.
     ///
     /// # Errors
     ///
-    /// What was wrong with this destination, now or before. Then nothing of it is left there.
+    /// The error of this destination, now or before. Then nothing of the archive is left there.
     pub(super) async fn settle(
         self,
         component: ComponentName,
@@ -142,7 +142,7 @@ impl Way {
             }
         }
         let committed = upload.commit().await;
-        // Nobody learnt whether it is there.
+        // An unavailable store has not told whether the archive is there.
         let unknown = matches!(committed, Err(StoreError::Unavailable { .. }));
         if unknown && is_there(&self.store, &self.key, wanted, meter).await {
             return Ok(());
@@ -151,10 +151,10 @@ impl Way {
     }
 }
 
-/// How long a store is asked about that has just not answered.
+/// The longest wait for a store that has just not answered.
 const LOOK: Duration = Duration::from_secs(30);
 
-/// Whether the archive is there, whole. What is there otherwise is removed.
+/// Tests whether the archive is there, whole. An object that is not whole is removed.
 async fn is_there(store: &Arc<dyn Store>, key: &ObjectKey, wanted: Wanted<'_>, meter: &Meter) -> bool {
     let Ok(Ok(_)) = tokio::time::timeout(LOOK, store.head(key)).await else { return false };
     let whole = match store.open(key, None).await {
@@ -178,7 +178,7 @@ async fn compare(
 }
 
 impl Wanted<'_> {
-    /// What is wrong with the bytes of `body`, which are read to their end.
+    /// Returns the fault of the bytes of `body`, which are read to their end.
     pub(super) async fn problem_of(
         self,
         body: impl AsyncRead + Send + Unpin,

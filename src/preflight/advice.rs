@@ -2,11 +2,11 @@
 
 use crate::base::place::is_in_container;
 
-/// How the system's resolver begins to say that a name is not known.
+/// The words with which the system's resolver begins its error about an unknown name.
 const UNRESOLVED: &str = "failed to lookup address information";
 
-/// What to do where `why` says that a host is not known; `None` where it says anything else. `places` is the address
-/// or the list of addresses that was tried, `setting` where it stands.
+/// Returns the remedy where `why` reports that a host is not known; `None` for any other error. `places` is the
+/// address or the list of addresses that was tried, `setting` the setting that holds it.
 ///
 /// A bare name is that of a service in a compose file, which is known on the networks of that service alone.
 pub(super) fn unknown_host(why: &str, places: &str, setting: &str) -> Option<String> {

@@ -1,4 +1,4 @@
-//! Where backups go: room, rights, and who can open them.
+//! The checks of the destinations: room, rights, and keys to open the archives.
 
 use crate::app;
 use crate::base::chain;
@@ -60,7 +60,7 @@ pub(super) async fn local(config: &Config, bucket: bool) -> Check {
     Check::new(name, found, FULL)
 }
 
-/// A destination that `err` has closed, for whoever looked at it in whatever way.
+/// The check of a destination that `err` has closed, for any kind of look.
 pub(super) fn closed(config: &Config, destination: &str, err: &(dyn Error + 'static)) -> Check {
     match &config.destinations.bucket {
         Some(bucket) if destination == "s3" => closed_bucket(bucket, err),
@@ -100,7 +100,8 @@ fn of_store<'a>(err: &'a (dyn Error + 'static)) -> Option<&'a StoreError> {
     std::iter::successors(Some(err), |&err| err.source()).find_map(|err| err.downcast_ref())
 }
 
-/// What the last whole backup of each component took: about what the next ones will. `None`: nobody can tell.
+/// Returns the bytes of the last whole backup of each component, summed: about as many as the next ones will take.
+/// `None`: nobody can tell.
 async fn next_bytes(config: &Config, local: LocalStore, bucket: bool) -> Option<u64> {
     let mut stores: Vec<Arc<dyn Store>> = vec![Arc::new(local)];
     if let Some(far) = config.destinations.bucket.clone().filter(|_| bucket) {
@@ -116,7 +117,7 @@ async fn next_bytes(config: &Config, local: LocalStore, bucket: bool) -> Option<
     Some(app::components(config, None).iter().filter_map(last).sum())
 }
 
-/// Who can open what is encrypted here.
+/// Reports whether this machine can open the archives that it encrypts.
 pub(super) fn encryption(encryption: &Encryption) -> Option<Check> {
     let found = match (&encryption.recipients, &encryption.identities) {
         (None, _) => return None,
@@ -129,7 +130,7 @@ pub(super) fn encryption(encryption: &Encryption) -> Option<Check> {
     Some(Check::new("encryption", Ok(found.to_owned()), ""))
 }
 
-/// Whether the bucket does all that a backup asks of it.
+/// Tests whether the bucket does all that a backup asks of it.
 pub(super) async fn s3(bucket: &S3Config) -> Check {
     let store = match Box::pin(S3Store::open(bucket.clone(), None)).await {
         Ok(store) => store,
@@ -144,7 +145,8 @@ pub(super) async fn s3(bucket: &S3Config) -> Check {
 }
 
 fn describe(bucket: &S3Config, found: Probe) -> String {
-    /// From here on people should look at their clocks; requests are refused from 15 minutes on.
+    /// The difference between clocks, in seconds, that people should look into; requests are refused from 15 minutes
+    /// on.
     const SKEW: i64 = 60;
     let mut words = format!("bucket {} can be written, read, listed and deleted from", bucket.bucket);
     if let Some(skew) = found.clock_skew.filter(|skew| skew.abs() >= SKEW) {

@@ -9,7 +9,7 @@ use crate::domain::command::Command;
 use crate::preflight::{Check, in_time};
 use crate::worker::Options;
 
-/// The queue to which Celery sends what no route sends elsewhere.
+/// The queue of Celery for tasks without a route.
 const DEFAULT_QUEUE: &str = "celery";
 
 /// The line that sends the app's orders to us.
@@ -48,7 +48,7 @@ struct Broker {
 }
 
 impl Broker {
-    /// How many messages wait in each of our queues, and whether somebody takes them.
+    /// Reports the number of messages that wait in each of our queues, and whether a worker takes them.
     async fn ours(&self, options: &Options) -> Result<Check, CeleryError> {
         let (mut waiting, mut words) = (0, Vec::new());
         for queue in &options.queues {
@@ -77,7 +77,7 @@ impl Broker {
         self.client.command("ask for the length of a queue", redis::cmd("LLEN").arg(list)).await
     }
 
-    /// How many workers of ours have a record that is not over.
+    /// Returns the number of our workers with a record that is not over.
     async fn workers(&self) -> Result<usize, CeleryError> {
         let pattern = self.keys.worker("*");
         let (mut found, mut cursor) = (0, 0_u64);
@@ -94,7 +94,7 @@ impl Broker {
         Ok(found)
     }
 
-    /// Whether the app sends its orders to where none of us looks.
+    /// Tests whether the app sends its orders to a queue that no worker of ours reads.
     async fn routing(&self, options: &Options) -> Check {
         let queue = options.queues.first().map_or("backups", String::as_str);
         let fix = format!(
@@ -102,7 +102,7 @@ impl Broker {
             ROUTE.replace("backups", queue)
         );
         let found = match self.stray().await {
-            // The right to read what is others' is not needed for anything else.
+            // The right to read other programs' queues is not needed for anything else.
             Err(err) => {
                 Ok(format!("whether backup tasks wait in {DEFAULT_QUEUE} cannot be told: {}", chain(&err)))
             }
@@ -114,7 +114,7 @@ impl Broker {
         Check::new("routing", found, &fix)
     }
 
-    /// How many of the next messages of the default queue are orders of backups.
+    /// Returns the number of backup orders among the next messages of the default queue.
     async fn stray(&self) -> Result<usize, CeleryError> {
         let mut stray = 0;
         for (_, list) in self.keys.lists(&[DEFAULT_QUEUE.to_owned()]) {

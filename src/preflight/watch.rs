@@ -1,5 +1,5 @@
-//! The looks of a worker at all that it needs, at its start and every minute: faults are found before a backup fails
-//! over them at night, and said until they are mended.
+//! The watch of a worker over its dependencies, at its start and every minute: faults are found before a backup fails
+//! over them at night, and logged until they are mended.
 
 use crate::app::App;
 use crate::preflight::{Check, destinations, redis, source, weaviate_folder};
@@ -13,8 +13,8 @@ const EVERY: Duration = Duration::from_mins(1);
 /// by a disk that goes away.
 const READ_EVERY: u64 = 5;
 
-/// Looks at everything again and again until it is dropped. What cannot be used is logged each time, what is well
-/// again once. `/readyz` and the metrics say of destinations what is found here.
+/// Looks at everything again and again until the future is dropped. A dependency that cannot be used is logged each
+/// time, one that is well again once. `/readyz` and the metrics of destinations show the findings.
 pub async fn watch(app: &App) {
     let mut faulty = BTreeSet::new();
     let mut tick = interval(EVERY);
@@ -47,7 +47,7 @@ async fn others(app: &App) -> Vec<Check> {
     let looks = app.engine.components.iter();
     let looks = looks.map(|component| source(config, component.as_ref(), component.reach()));
     let broker = async {
-        // The worker knows by itself whether it answers; why not, a look tells.
+        // The worker knows by itself whether the broker answers; a look finds the reason.
         if app.metrics.is_broker_connected() {
             return Check::new("broker", Ok(String::new()), "");
         }
@@ -65,7 +65,7 @@ async fn others(app: &App) -> Vec<Check> {
     checks
 }
 
-/// Logs what cannot be used, and what was `faulty` and is not any more.
+/// Logs dependencies that cannot be used, and those that were `faulty` and are not any more.
 fn tell(checks: &[Check], faulty: &mut BTreeSet<String>) {
     for Check { name, ok, detail, fix } in checks {
         if !ok {

@@ -1,4 +1,4 @@
-//! Why a store could not do what it was asked, sorted by what the caller can do about it.
+//! The errors of stores, sorted by the remedy that a caller has.
 
 use crate::base::units::ByteSize;
 use crate::store::key::ObjectKey;
@@ -6,7 +6,7 @@ use std::io;
 
 type Source = Box<dyn std::error::Error + Send + Sync>;
 
-/// Why a store could not do what it was asked.
+/// An error of a store.
 ///
 /// There is one variant for each thing a caller can *do* about it. `Display` names the operation
 /// and the object and never repeats its `source`: whoever logs the error prints the whole chain.
@@ -15,18 +15,18 @@ pub enum StoreError {
     /// There is no such object.
     #[error("{op} {key}: no such object")]
     NotFound {
-        /// What was tried.
+        /// The operation that was tried.
         op: &'static str,
-        /// With which object.
+        /// The object.
         key: ObjectKey,
     },
 
     /// The key is taken; nothing was replaced.
     #[error("{op} {key}: already exists")]
     Exists {
-        /// What was tried.
+        /// The operation that was tried.
         op: &'static str,
-        /// With which object.
+        /// The object.
         key: ObjectKey,
     },
 
@@ -34,9 +34,9 @@ pub enum StoreError {
     /// change something; the cause says what.
     #[error("{op} {key}: not allowed")]
     Denied {
-        /// What was tried.
+        /// The operation that was tried.
         op: &'static str,
-        /// With which object.
+        /// The object.
         key: ObjectKey,
         /// The cause.
         source: Source,
@@ -46,9 +46,9 @@ pub enum StoreError {
     /// helps.
     #[error("{op} {key}: the destination keeps it locked")]
     Locked {
-        /// What was tried.
+        /// The operation that was tried.
         op: &'static str,
-        /// With which object.
+        /// The object.
         key: ObjectKey,
         /// The cause.
         source: Source,
@@ -57,9 +57,9 @@ pub enum StoreError {
     /// The destination is full, or would be left with less than it must keep free.
     #[error("{op} {key}: not enough space, {} free and {} to be kept free", ByteSize(*.free), ByteSize(*.keep_free))]
     NoSpace {
-        /// What was tried.
+        /// The operation that was tried.
         op: &'static str,
-        /// With which object.
+        /// The object.
         key: ObjectKey,
         /// Bytes free at that moment.
         free: u64,
@@ -70,20 +70,20 @@ pub enum StoreError {
     /// The owner of the destination has set a limit, and it is reached.
     #[error("{op} {key}: quota is used up")]
     OverQuota {
-        /// What was tried.
+        /// The operation that was tried.
         op: &'static str,
-        /// With which object.
+        /// The object.
         key: ObjectKey,
         /// The cause.
         source: Source,
     },
 
-    /// Anything that may pass: network, server, device.
+    /// A fault that may pass: network, server, device.
     #[error("{op} {key}: store unavailable")]
     Unavailable {
-        /// What was tried.
+        /// The operation that was tried.
         op: &'static str,
-        /// With which object.
+        /// The object.
         key: ObjectKey,
         /// The cause.
         source: Source,
@@ -91,7 +91,7 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// Whether the same call may succeed later: a full disk may be emptied, a server may return.
+    /// True if the same call may succeed later: a full disk may be emptied, a server may return.
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Unavailable { .. } | Self::NoSpace { .. } | Self::OverQuota { .. } => true,
@@ -99,13 +99,13 @@ impl StoreError {
         }
     }
 
-    /// Whether the destination has said no, and will say so again until somebody or time changes something.
+    /// True if the destination has refused, and will refuse again until somebody or time changes something.
     pub fn is_refusal(&self) -> bool {
         matches!(self, Self::Denied { .. } | Self::Locked { .. })
     }
 
-    /// Sorts a file system error: the one place where an `io::ErrorKind` is read. Who knows how
-    /// much space is left fills it in.
+    /// Sorts a file system error: the one place where an `io::ErrorKind` is read. A caller that knows the free space
+    /// fills it in.
     pub(crate) fn from_io(op: &'static str, key: &ObjectKey, source: io::Error) -> Self {
         let key = key.clone();
         match source.kind() {

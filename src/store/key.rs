@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-/// Where one object lives inside a store, relative to the store's root:
+/// The key of one object inside a store, relative to the store's root:
 /// `postgres/pg_backup_20261122_020000.dump.zst`.
 ///
 /// A value of this type never escapes its root. It is not empty, not absolute, at most 1024 bytes
@@ -25,7 +25,7 @@ impl ObjectKey {
         &self.0
     }
 
-    /// This key with one more segment, which is checked like any other.
+    /// Returns the key with one more segment, which is checked like any other.
     ///
     /// # Errors
     ///

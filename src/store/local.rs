@@ -32,9 +32,9 @@ pub use partial::Swept;
 /// A destination on a local or mounted file system. Clones are the same store.
 #[derive(Clone)]
 pub struct LocalStore {
-    /// Absolute, as people wrote it.
+    /// The root as people wrote it, made absolute.
     root: Arc<Path>,
-    /// The same without any symbolic link; set when the folder is opened for the first time.
+    /// The root without any symbolic link; set when the folder is opened for the first time.
     real_root: Arc<OnceLock<PathBuf>>,
     keep_free: u64,
 }
@@ -51,7 +51,7 @@ impl LocalStore {
     /// Opens the folder `root`, which is made when it is missing. Uploads leave at least
     /// `keep_free` bytes of its file system free.
     ///
-    /// It need not be writable, for a backup is also restored from a read-only mount:
+    /// The folder need not be writable, for a backup is also restored from a read-only mount:
     /// [`probe`](Self::probe) finds out. Blocks for a moment: call it at the start.
     ///
     /// # Errors
@@ -103,11 +103,11 @@ impl LocalStore {
         &self.root
     }
 
-    /// Finds out whether something can be written, by writing it.
+    /// Tests whether a file can be written, by writing one.
     ///
     /// # Errors
     ///
-    /// What [`Store::begin`] would fail with.
+    /// The error that [`Store::begin`] would fail with.
     pub async fn probe(&self) -> Result<(), StoreError> {
         let create = |store: &Self| {
             store.check_space()?;
@@ -121,7 +121,7 @@ impl LocalStore {
     ///
     /// # Errors
     ///
-    /// What the file system says.
+    /// The error of the file system.
     pub async fn sweep_partial(&self) -> Result<Swept, StoreError> {
         self.blocking("sweep", &reserved(), |store| partial::sweep(&store.folder()?)).await
     }
@@ -185,7 +185,7 @@ impl fmt::Debug for LocalStore {
     }
 }
 
-/// What stands in errors for the folder of files in the making.
+/// The key that stands in errors for the folder of files in the making.
 fn reserved() -> ObjectKey {
     partial::FOLDER.parse().expect("it is a valid key")
 }
@@ -228,7 +228,7 @@ impl Store for LocalStore {
             path.strip_prefix(&self.root).ok().or_else(of_real)?.to_str()?.parse().ok()
         };
         let absolute = std::path::absolute(path).ok()?;
-        // The root itself may have been given with `..` in it; no key has.
+        // The root itself may have been given with `..` in the path; no key has.
         if let Some(key) = inside(&absolute) {
             return Some(key);
         }

@@ -22,11 +22,11 @@ pub type Body = Box<dyn AsyncRead + Send + Unpin>;
 /// One object as a listing shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ObjectMeta {
-    /// Where it lives.
+    /// The key of the object.
     pub key: ObjectKey,
-    /// Its length in bytes.
+    /// The object's length in bytes.
     pub bytes: u64,
-    /// When it was last written.
+    /// The time at which the object was last written.
     pub modified: Timestamp,
 }
 
@@ -47,19 +47,19 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// `local` or `s3`: the metric label and the word in listings.
     fn destination(&self) -> &'static str;
 
-    /// Where people find an object: a path or a URL.
+    /// The path or URL of an object, for people.
     fn location(&self, key: &ObjectKey) -> String;
 
     /// The key of the object at `location`: the inverse of [`location`](Self::location), lenient
     /// as to how people write it. `None` when it names nothing inside this store.
     fn key_at(&self, location: &str) -> Option<ObjectKey>;
 
-    /// Begins an object that nobody takes for one before it is committed. `expected` is about how long it
-    /// will be, bytes, where somebody knows: a store may have to divide it in time.
+    /// Begins an object that nobody takes for one before it is committed. `expected` is its approximate length in
+    /// bytes, where somebody knows: a store may have to divide the object in time.
     ///
     /// # Errors
     ///
-    /// [`StoreError::NoSpace`] when the destination is full, else what the store says.
+    /// [`StoreError::NoSpace`] when the destination is full, else the error of the store.
     async fn begin(&self, key: &ObjectKey, expected: Option<u64>) -> Result<Box<dyn Upload>, StoreError>;
 
     /// Writes a small object at once, durably, in place of one that may be there: a reader sees
@@ -67,8 +67,7 @@ pub trait Store: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     ///
-    /// What the store says. After [`StoreError::Unavailable`] it is unknown which of the two is
-    /// there.
+    /// The error of the store. After [`StoreError::Unavailable`] it is unknown which of the two objects is there.
     async fn put(&self, key: &ObjectKey, bytes: Bytes) -> Result<(), StoreError>;
 
     /// Opens an object, or a part of it. A range that goes beyond the end is cut there.
@@ -101,21 +100,21 @@ pub trait Store: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     ///
-    /// What the store says.
+    /// The error of the store.
     async fn list(&self, prefix: &ObjectKey) -> Result<Vec<ObjectMeta>, StoreError>;
 
     /// Deletes an object; one that is not there is deleted already.
     ///
     /// # Errors
     ///
-    /// What the store says. After [`StoreError::Unavailable`] it is unknown whether it is gone.
+    /// The error of the store. After [`StoreError::Unavailable`] it is unknown whether the object is gone.
     async fn delete(&self, key: &ObjectKey) -> Result<(), StoreError>;
 
     /// Gives up uploads of an object that died and that nobody will end. Nobody may be uploading it.
     ///
     /// # Errors
     ///
-    /// What the store says; some may be left.
+    /// The error of the store; some uploads may be left.
     async fn give_up(&self, key: &ObjectKey) -> Result<(), StoreError> {
         let _ = key; // most stores know by themselves who lives
         Ok(())
@@ -137,15 +136,15 @@ pub trait Store: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     ///
-    /// What a backup would fail with.
+    /// The error that a backup would fail with.
     async fn try_out(&self, folders: &[ObjectKey], trial: Trial) -> Result<(), StoreError>;
 
-    /// Bytes that can still be written: what the destination is to keep free is not among them.
+    /// Bytes that can still be written, without those that the destination is to keep free.
     /// `None` where there is no such limit.
     ///
     /// # Errors
     ///
-    /// What the store says.
+    /// The error of the store.
     async fn free_bytes(&self) -> Result<Option<u64>, StoreError>;
 }
 
@@ -160,8 +159,8 @@ pub trait Upload: Send {
     /// After any error only [`abort`](Self::abort) makes sense.
     async fn write(&mut self, chunk: Bytes) -> Result<(), StoreError>;
 
-    /// Says that nothing more comes: what was held back to make it whole may go on its way, as nothing that a
-    /// reader sees.
+    /// Ends the stream of bytes: bytes that were held back to fill a part may go on their way, still invisible to
+    /// every reader.
     ///
     /// # Errors
     ///
@@ -175,7 +174,7 @@ pub trait Upload: Send {
     ///
     /// # Errors
     ///
-    /// What the store says; the upload can still be aborted.
+    /// The error of the store; the upload can still be aborted.
     async fn read_back(&mut self) -> Result<Body, StoreError>;
 
     /// Makes the whole object visible at once, durably. Never replaces an existing object.
@@ -186,6 +185,6 @@ pub trait Upload: Send {
     /// unknown whether the object is there.
     async fn commit(self: Box<Self>) -> Result<(), StoreError>;
 
-    /// Removes every trace. Best effort: what stays behind is removed at the next start.
+    /// Removes every trace. Best effort: a trace that stays behind is removed at the next start.
     async fn abort(self: Box<Self>);
 }

@@ -53,13 +53,13 @@ struct Inner {
     bucket: Bucket,
     /// Multipart uploads of this process, which no sweep may take away.
     living: Mutex<HashSet<String>>,
-    /// How long an object of a folder became that outgrew its parts, bytes.
+    /// The length to plan for, in bytes, by folder, after an object of the folder outgrew its parts.
     outgrown: Mutex<HashMap<String, u64>>,
-    /// Whether the server knows `If-None-Match`, or has not said no yet.
+    /// True if the server knows `If-None-Match`, or has not said no yet.
     conditional: AtomicBool,
     /// Looking and completing are one step within this process, where the server cannot make them one.
     turn: tokio::sync::Mutex<()>,
-    /// What goes on behind the back of callers: reading ahead and cleaning up.
+    /// The tasks that callers do not wait for: reading ahead and cleaning up.
     tasks: TaskTracker,
 }
 
@@ -90,8 +90,8 @@ impl S3Store {
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// Waits until what uploads have left is removed, or cannot be for as long as a server may do nothing.
-    /// For the end of the program, which ends what goes on by itself as well.
+    /// Waits until the remains of uploads are removed, for as long as a server may do nothing at most. For the end of
+    /// the program, which would end the background work as well.
     pub async fn settle(&self) {
         self.inner.tasks.close();
         let _ = tokio::time::timeout(self.bucket().config.patience, self.inner.tasks.wait()).await;
@@ -110,7 +110,8 @@ impl S3Store {
         self.inner.outgrown.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How to divide an object of about `expected` bytes: no finer than one of its folder that outgrew its parts.
+    /// The division of an object of about `expected` bytes: no finer than needed for one of its folder that outgrew
+    /// its parts.
     fn plan(&self, key: &ObjectKey, expected: Option<u64>) -> Plan {
         let outgrown = self.outgrown().get(folder(key)).copied();
         Plan::new(expected.max(outgrown), self.bucket().config.max_parts)
@@ -121,7 +122,7 @@ impl S3Store {
         self.inner.conditional.load(Ordering::Relaxed).then(|| "*".to_owned())
     }
 
-    /// Whether the fault is that of a server that does not know `If-None-Match`; it is not asked again.
+    /// True if the fault is that of a server that does not know `If-None-Match`; the header is not sent again.
     fn is_unconditional(&self, fault: &Fault) -> bool {
         fault.kind == Kind::Unknown && self.inner.conditional.swap(false, Ordering::Relaxed)
     }
@@ -231,7 +232,7 @@ impl Store for S3Store {
     }
 
     async fn delete_all(&self, keys: &[ObjectKey]) -> Vec<(ObjectKey, StoreError)> {
-        // What no reader sees, nobody deletes.
+        // Hidden keys, which no reader sees, are not deleted but refused.
         let (hidden, visible): (Vec<_>, Vec<_>) = keys.iter().cloned().partition(is_hidden);
         let mut left = self.delete_batches(&visible).await;
         left.extend(

@@ -1,8 +1,8 @@
-//! How archives are compressed, as settings, manifests and file names say it.
+//! The compression of archives, as settings, manifests and file names name it.
 
 use std::{fmt, str::FromStr};
 
-/// How archives are compressed: `zstd[:level]`, `gzip[:level]` or `none`.
+/// The compression of an archive: `zstd[:level]`, `gzip[:level]` or `none`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Compression {
     /// Zstandard in several threads, with checksum.
@@ -21,7 +21,7 @@ pub enum Compression {
 }
 
 impl Compression {
-    /// What the file name gets after the extension of the archive itself: `.zst`, `.gz` or nothing.
+    /// The extension of file names after that of the archive itself: `.zst`, `.gz` or nothing.
     pub const fn extension(self) -> &'static str {
         match self {
             Self::Zstd { .. } => ".zst",
@@ -30,7 +30,7 @@ impl Compression {
         }
     }
 
-    /// What whoever reads such an archive has to keep of it in memory, in bytes. For zstd these are the windows of its
+    /// The memory that a decoder needs for the archive's window, in bytes. For zstd these are the windows of its
     /// levels (`lib/compress/clevels.h`), for gzip that of RFC 1951, and one block where there is no compression.
     pub const fn window(self) -> u64 {
         match self {
@@ -41,8 +41,8 @@ impl Compression {
         }
     }
 
-    /// How an archive with these first bytes is compressed: zstd begins with a frame or a skippable one (RFC 8878), gzip
-    /// with RFC 1952's two bytes. The level, which no reader needs, is the default.
+    /// The compression of an archive with these first bytes: zstd begins with a frame or a skippable one (RFC 8878),
+    /// gzip with RFC 1952's two bytes. The level, which no reader needs, is the default.
     pub fn of_bytes(head: &[u8]) -> Self {
         match head {
             [0x28, 0xB5, 0x2F, 0xFD, ..] | [0x50..=0x5F, 0x2A, 0x4D, 0x18, ..] => Self::default(),
@@ -51,7 +51,7 @@ impl Compression {
         }
     }
 
-    /// How an archive of this file name is compressed; its level, which no reader needs, is the default.
+    /// The compression of an archive with this file name; the level, which no reader needs, is the default.
     pub fn of_file(name: &str) -> Self {
         match name.strip_suffix(".age").unwrap_or(name).rsplit('.').next() {
             Some("zst") => Self::default(),

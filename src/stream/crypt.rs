@@ -19,13 +19,13 @@ use tokio_util::compat::{FuturesAsyncReadCompatExt, TokioAsyncReadCompatExt};
 /// The keys of encrypted archives.
 #[derive(Debug, Clone, Default)]
 pub struct Encryption {
-    /// Whom new ones are encrypted to; `None`: they are not.
+    /// The recipients of new archives; `None`: new archives are not encrypted.
     pub recipients: Option<Recipients>,
-    /// What opens them again; `None`: they can be made, and not read.
+    /// The secret keys that open archives; `None`: encrypted archives can be made, and not read.
     pub identities: Option<Identities>,
 }
 
-/// Whom archives are encrypted to: public keys, any of whose owners can open them. Who encrypts cannot.
+/// The recipients of archives: public keys, any of whose owners can open them. The machine that encrypts cannot.
 #[derive(Clone)]
 pub struct Recipients(Arc<[Recipient]>);
 
@@ -35,13 +35,13 @@ pub struct Recipients(Arc<[Recipient]>);
 pub struct InvalidRecipients(usize);
 
 impl Recipients {
-    /// What stands in manifests.
+    /// The name of the encryption in manifests.
     pub const NAME: &str = "age";
-    /// What file names get after all others.
+    /// The extension of file names after all others.
     pub const EXTENSION: &str = ".age";
 
-    /// These and one more, whose secret key is known only as long as somebody holds it: so that what is written
-    /// can be opened and proven by who writes it, and by him never again.
+    /// Returns these recipients and one more, whose secret key exists only as long as the returned value: so the run
+    /// that writes an archive can open and prove it, and never again afterwards.
     pub(crate) fn with_witness(&self) -> (Self, Identities) {
         let witness = Identity::generate();
         let all = self.0.iter().cloned().chain([witness.to_public()]).collect();
@@ -87,7 +87,7 @@ impl FromStr for Recipients {
 #[derive(Clone)]
 pub struct Identities(Arc<[Identity]>);
 
-/// The text is not what `age-keygen` writes. It is not shown: it may be a secret all the same.
+/// The text is not the output of `age-keygen`. It is not shown: it may be a secret all the same.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("must hold secret keys as age-keygen writes them (AGE-SECRET-KEY-1…, one a line); line {0} is none")]
 pub struct InvalidIdentities(usize);
@@ -111,16 +111,16 @@ impl FromStr for Identities {
     }
 }
 
-/// Why an encrypted archive cannot be opened.
+/// The reason that an encrypted archive cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// It is encrypted to others.
+    /// The archive is encrypted to others.
     #[error("none of the secret keys opens it")]
     WrongKey,
-    /// It is damaged, or none.
+    /// The archive's encryption is damaged, or there is none.
     #[error("its encryption is damaged")]
     Damaged(#[source] DecryptError),
-    /// It could not be read.
+    /// The archive could not be read.
     #[error("it cannot be read")]
     Read(#[source] io::Error),
 }
@@ -164,7 +164,7 @@ impl Sealer {
         })
     }
 
-    /// Ends it: the length and the hashes of what left.
+    /// Ends the archive: returns the length and the hashes of the bytes that were handed on.
     pub(super) fn finish(self) -> io::Result<(u64, Hashes)> {
         match self {
             Self::Open(shipper) => shipper.finish(),

@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use std::io;
 
-/// Where a component writes its data to.
+/// The output of a component: the beginning of the backup pipeline.
 ///
 /// The writer pushes and is pushed back: `write` returns when the bytes are
 /// taken over, so the slowest store sets the pace and memory stays bounded.
@@ -26,16 +26,16 @@ pub trait Output: Send {
     /// The error of whatever stands behind: the run cannot go on.
     async fn write(&mut self, chunk: Bytes) -> io::Result<()>;
 
-    /// Says of what kind the bytes are that follow, until said otherwise.
+    /// Declares the kind of the bytes that follow, until the next declaration.
     fn content(&mut self, kind: Content);
 }
 
-/// Whether compressing the bytes that follow is worth the time.
+/// The kind of the bytes that follow, by the use of compressing them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Content {
-    /// Anything that may shrink.
+    /// Bytes that may shrink.
     #[default]
     Compressible,
-    /// Already compressed: images, archives, video.
+    /// Bytes that are compressed already: images, archives, video.
     Incompressible,
 }

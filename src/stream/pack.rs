@@ -1,4 +1,4 @@
-//! From a component's bytes to those of an archive: compressed, hashed and counted in one pass.
+//! The way from a component's bytes to those of an archive: compressed, hashed and counted in one pass.
 
 use crate::stream::crypt::{Recipients, Sealer};
 use crate::stream::ship::{Hashes, Shipper, abandoned};
@@ -21,7 +21,7 @@ use tokio::{io::AsyncWriteExt, sync::mpsc, task::JoinHandle};
 
 pub use crate::stream::compression::{Compression, InvalidCompression};
 
-/// What an archive turned out to be, as it will stand in the manifest.
+/// The figures of a finished archive, as they will stand in the manifest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Packed {
     /// Length of the archive, bytes.
@@ -50,7 +50,7 @@ pub struct Packer {
     worker: JoinHandle<io::Result<Packed>>,
 }
 
-/// What the thread is told.
+/// The messages to the thread.
 #[derive(Debug)]
 enum Piece {
     Bytes(Content, Bytes),
@@ -163,7 +163,7 @@ impl Frame {
         })
     }
 
-    /// Whether bytes of that kind can go on in this frame.
+    /// True if bytes of that kind can go on in this frame.
     fn fits(&self, content: Content) -> bool {
         match self {
             Self::Between(_) => false,
@@ -201,7 +201,7 @@ fn zstd_parameters(level: i32) -> [CParameter; 3] {
     /// against 48 MiB with 4 threads; 2 MiB is slower, since more goes into the start of each job. With 3 MiB a backup
     /// of 1 GB to two destinations at once takes 110 MB in all, with 4 MiB 130: 128 are promised.
     const JOB: u32 = 3 << 20;
-    /// From here on windows are as large as that.
+    /// The size of a job from level 10 on, where windows are as large as that.
     const LARGE_JOB: u32 = 8 << 20;
     const LARGE_WINDOWS: i32 = 10;
 

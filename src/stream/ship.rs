@@ -19,8 +19,8 @@ pub(super) fn abandoned() -> io::Error {
 
 /// Hashes, counts and hands on in pieces of 1 MiB.
 ///
-/// It is always ready: a slow receiver blocks its thread. Hashes are taken on a thread of their own, since SHA-256
-/// takes longer than all else that is done with bytes that do not shrink.
+/// The shipper is always ready: a slow receiver blocks the shipper's thread. Hashes are taken on a thread of their
+/// own, since SHA-256 takes longer than all else that is done with bytes that do not shrink.
 pub(super) struct Shipper {
     piece: Vec<u8>,
     bytes: u64,
@@ -29,7 +29,7 @@ pub(super) struct Shipper {
     hashes: oneshot::Receiver<Hashes>,
 }
 
-/// Of what was shipped.
+/// The hashes of the bytes that were shipped.
 pub(super) struct Hashes {
     /// SHA-256, lower-case hex.
     pub(super) sha256: String,
@@ -38,7 +38,7 @@ pub(super) struct Hashes {
 }
 
 impl Shipper {
-    /// What an upload likes, and what two of them may hold.
+    /// The bytes of a piece: enough for an upload, and few enough to keep two pieces under way.
     const PIECE: usize = 1 << 20;
 
     /// Starts the thread that hashes: inside a tokio runtime.

@@ -1,4 +1,4 @@
-//! From an archive back to a component's bytes, with damage told apart from a failing store.
+//! The way from an archive back to a component's bytes, with damage told apart from a failing store.
 
 use crate::stream::compression::Compression;
 use crate::stream::ship::hex;
@@ -78,7 +78,7 @@ impl<R: AsyncBufRead + Unpin> AsyncBufRead for Source<R> {
     }
 }
 
-/// What zstd says of a frame whose window is larger than its limit of 128 MiB (`lib/common/error_private.c`).
+/// The words of zstd about a frame whose window is larger than its limit of 128 MiB (`lib/common/error_private.c`).
 const TOO_LARGE: &str = "requires too much memory";
 
 /// An archive that is whole and that needs more memory than a restore may take.
@@ -128,7 +128,7 @@ impl<R> Fingerprint<R> {
         Self { inner, hash: Sha256::new(), bytes: 0 }
     }
 
-    /// How many bytes passed, and their SHA-256 in lower-case hex.
+    /// Returns the number of bytes that passed, and their SHA-256 in lower-case hex.
     pub fn finish(self) -> (u64, String) {
         (self.bytes, hex(&self.hash.finalize()))
     }

@@ -5,7 +5,7 @@
 pub struct Setting {
     /// Name of the variable.
     pub name: &'static str,
-    /// Whether its value is a secret, so that `<name>_FILE` may name a file that holds it.
+    /// True if the setting's value is a secret, so that `<name>_FILE` may name a file that holds it.
     pub secret: bool,
 }
 
@@ -67,7 +67,7 @@ pub const KNOWN: &[Setting] = &[
     // Media.
     open("MEDIA_ROOT"),
     open("BACKUP_MEDIA_FULL_EVERY"),
-    // What is kept, where, and how.
+    // Backups: components, destinations, retention, compression and encryption.
     open("BACKUP_COMPONENTS"),
     open("BACKUP_ROOT"),
     open("BACKUP_LOCAL"),
@@ -104,15 +104,15 @@ pub(super) fn find(name: &str) -> Option<&'static Setting> {
     KNOWN.iter().find(|setting| setting.name == name)
 }
 
-/// Whether `name` is a setting, or the file of a secret one.
+/// True if `name` is a setting, or the file of a secret one.
 pub(super) fn is_known(name: &str) -> bool {
     let file = || name.strip_suffix("_FILE").and_then(find).is_some_and(|setting| setting.secret);
     find(name).is_some() || file()
 }
 
-/// The known name that is most like `name`, when one is like it at all.
+/// The known name that is most like `name`, when one is similar at all.
 pub(super) fn nearest(name: &str) -> Option<&'static str> {
-    /// Of strsim's 0 to 1: two slips in a name of twelve letters still match.
+    /// The least likeness, from 0 to 1 as strsim counts it: two slips in a name of twelve letters still match.
     const ALIKE: f64 = 0.8;
     let alike = KNOWN.iter().map(|s| (strsim::normalized_damerau_levenshtein(name, s.name), s.name));
     alike.filter(|(how, _)| *how >= ALIKE).max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, known)| known)

@@ -1,4 +1,4 @@
-//! What lies among the archives without a manifest: files of the app's old tasks, and orphans.
+//! The archives without a manifest: files of the app's old tasks, and orphans.
 
 use crate::catalog::{
     document,

@@ -40,11 +40,11 @@ const HEARTBEAT: Duration = Duration::from_mins(1);
 /// The first pause between attempts, which doubles, and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_mins(5));
 
-/// What is over so soon is not worth a word: the database was just replaced, or a command ended and the next
-/// one will show what it did.
+/// A fault that is over within this time is not logged: the database was just replaced, or a command ended and the
+/// next one will show the command's backup.
 const PASSING: Duration = Duration::from_secs(1);
 
-/// How long the end of the program waits for the last change.
+/// The longest wait for the last change at the end of the program.
 const FAREWELL: Duration = Duration::from_secs(5);
 
 /// The tables in one database.
@@ -58,20 +58,20 @@ struct Shared {
     inbox: Mutex<Inbox>,
     arrived: Notify,
     closing: CancellationToken,
-    /// Whether tables that are not there are made.
+    /// True if missing tables are made.
     makes: AtomicBool,
 }
 
-/// What is to be written.
+/// The changes that wait to be written.
 #[derive(Default)]
 struct Inbox {
     shown: Option<Arc<Listing>>,
     runs: VecDeque<RunRow>,
-    /// Runs of this process that have not ended, and whether they may replace the database.
+    /// Runs of this process that have not ended; true for those that may replace the database.
     live: BTreeMap<String, bool>,
 }
 
-/// What is being written.
+/// The changes that are being written.
 struct Todo {
     shown: Option<Arc<Listing>>,
     runs: Vec<RunRow>,
@@ -79,7 +79,7 @@ struct Todo {
     overwriting: bool,
 }
 
-/// Why the tables cannot be brought up to date.
+/// The reason that the tables cannot be brought up to date.
 #[derive(Debug, thiserror::Error)]
 enum MirrorError {
     /// No connection.
@@ -88,7 +88,7 @@ enum MirrorError {
     /// The server refuses something, or went away.
     #[error("write the tables of the catalogue")]
     Database(#[from] tokio_postgres::Error),
-    /// It does not answer.
+    /// The server does not answer.
     #[error("the app's database does not answer in time")]
     Late,
     /// Somebody else's table is in the way.
@@ -106,7 +106,7 @@ enum MirrorError {
 }
 
 impl MirrorError {
-    /// Whether time alone will not help.
+    /// True if time alone will not help.
     fn is_permanent(&self) -> bool {
         matches!(self, Self::Foreign { .. } | Self::Rights { .. })
     }
@@ -125,19 +125,19 @@ impl Mirror {
         Self { shared: Arc::new(Shared { pool, inbox, arrived, closing, makes }), keeper: Mutex::default() }
     }
 
-    /// Makes the tables from now on where they are not there: a worker does, which lives beside the app. A command
-    /// by hand leaves a database as it finds it.
+    /// Makes missing tables from now on: for a worker, which lives beside the app. A command by hand leaves a database
+    /// as it is.
     pub fn make_tables(&self) {
         self.shared.makes.store(true, Ordering::Relaxed);
     }
 
-    /// Shows this catalogue from now on. Returns at once.
+    /// Queues this catalogue to be written into the tables. Returns at once.
     pub fn show(&self, listing: Listing) {
         self.shared.inbox().shown = Some(Arc::new(listing));
         self.wake();
     }
 
-    /// Shows a run as it is now. Returns at once.
+    /// Queues the present state of a run to be written into the tables. Returns at once.
     pub fn record(&self, run: RunRow) {
         let mut inbox = self.shared.inbox();
         if run.is_running() {
@@ -154,7 +154,7 @@ impl Mirror {
         self.wake();
     }
 
-    /// Waits until what was shown is written, for a few seconds. For the end of the program.
+    /// Waits until the queued changes are written, for a few seconds. For the end of the program.
     pub async fn settle(&self) {
         self.shared.closing.cancel();
         let keeper = lock(&self.keeper).take();
@@ -177,7 +177,7 @@ impl Mirror {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // What they hold is right whoever panicked meanwhile: each change is one call.
+    // The values are right even after a panic elsewhere: each change is one call.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -196,7 +196,7 @@ impl Shared {
         }
     }
 
-    /// What could not be written waits again, unless there is something newer.
+    /// Puts changes that could not be written back into the inbox, unless there is a newer one.
     fn put_back(&self, todo: Todo) {
         let mut inbox = self.inbox();
         inbox.shown = inbox.shown.take().or(todo.shown);
@@ -209,7 +209,7 @@ impl Shared {
     }
 }
 
-/// Writes what arrives, until the end of the program.
+/// Writes the changes that arrive, until the end of the program.
 async fn keep(shared: Arc<Shared>) {
     let mut keepsake = Keepsake::default();
     let mut trouble = Trouble::default();
@@ -231,7 +231,7 @@ async fn keep(shared: Arc<Shared>) {
                     pause = Some(backoff.step());
                 }
             }
-            // A connection that is idle for hours is in the way of whoever renames or drops the database.
+            // A connection that is idle for hours would block the renaming or dropping of the database.
             shared.pool.retain(|_, _| false);
         }
         if closing {
@@ -251,7 +251,7 @@ impl Todo {
     }
 }
 
-/// What is wrong, told once.
+/// The present fault, logged once.
 #[derive(Default)]
 struct Trouble {
     since: Option<Instant>,

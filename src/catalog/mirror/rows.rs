@@ -1,4 +1,4 @@
-//! What is written into the tables, as JSON: the server takes it apart by its own columns.
+//! The rows of the tables, as JSON: the server takes the JSON apart by its own columns.
 
 use crate::catalog::Entry;
 use crate::domain::component::ComponentName;
@@ -19,25 +19,25 @@ const LONGEST_RESULT: usize = 256 << 10;
 /// A run on one component.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct RunRow {
-    /// The same for the same work: the task's id and the component.
+    /// The key of the work, the same at every delivery: the task's id and the component.
     pub run_id: String,
     /// The Celery task.
     pub task_id: Option<String>,
     /// `backup`, `restore` and so on.
     pub operation: &'static str,
-    /// On what.
+    /// The component.
     pub component: ComponentName,
-    /// `running`, or how it ended.
+    /// `running`, or the result of the run.
     pub state: &'static str,
-    /// When it began.
+    /// The time at which the run began.
     pub started_at: Timestamp,
-    /// When it ended.
+    /// The time at which the run ended.
     pub finished_at: Option<Timestamp>,
-    /// What it made, restored or looked at, where that is one backup.
+    /// The backup that the run made, restored or looked at, where there is one.
     pub backup_id: Option<String>,
-    /// Why it failed.
+    /// The error of a run that failed.
     pub error: Option<String>,
-    /// What the task returns.
+    /// The result that the task returns.
     pub result: Option<Value>,
     /// Host name.
     pub worker: String,
@@ -51,7 +51,7 @@ impl RunRow {
         self.state == Self::RUNNING
     }
 
-    /// Whether it may put another database into the place of the one with the tables.
+    /// True if the run may put another database into the place of the one with the tables.
     pub(super) fn is_overwriting(&self) -> bool {
         self.component == ComponentName::Postgres && ["restore", "undo"].contains(&self.operation)
     }
@@ -139,7 +139,7 @@ pub(super) fn with_digest(row: &str, digest: &str) -> String {
     format!("{fields},\"digest\":\"{digest}\"}}")
 }
 
-/// What a `bigint` holds.
+/// The largest number that a `bigint` holds.
 const LARGEST: u64 = i64::MAX.unsigned_abs();
 
 /// A time that the server can read, whatever a manifest says.

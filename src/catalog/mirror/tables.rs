@@ -6,11 +6,11 @@ use deadpool_postgres::{Transaction, tokio_postgres::error::SqlState};
 /// Schema and names of the tables.
 pub const TABLES: [(&str, &str); 2] = [("public", "rna_backup_backup"), ("public", "rna_backup_run")];
 
-/// What the comment on a table of ours begins with; the version of its columns follows. It goes with the
-/// table into dumps and out of them.
+/// The beginning of the comment on each table of ours; the version of the table's columns follows. The comment goes
+/// with the table into dumps and out of them.
 pub const MARK: &str = "rna-backup catalogue, version ";
 
-/// What leads from each version of the tables to the next; the first from none at all.
+/// The statements that lead from each version of the tables to the next; the first from no tables at all.
 const MIGRATIONS: [&str; 1] = [include_str!("../../../schemas/catalog.sql")];
 
 /// `rna-back` in ASCII: two workers that start at once make the tables one after the other.
@@ -25,8 +25,8 @@ pub(super) async fn take_turn(transaction: &Transaction<'_>) -> Result<(), Mirro
     Ok(transaction.batch_execute(&begin).await?)
 }
 
-/// Brings the tables up to this version, and makes them where somebody `makes` them; `None` where they are
-/// not there. Whether the database takes any character.
+/// Brings the tables up to this version, and makes missing ones if `makes` is set; `None` where there are none.
+/// Returns whether the database takes any character.
 pub(super) async fn prepare(transaction: &Transaction<'_>, makes: bool) -> Result<Option<bool>, MirrorError> {
     const LOOK: &str = "
         SELECT c.oid IS NOT NULL, coalesce(c.relkind = 'r', false), coalesce(obj_description(c.oid, 'pg_class'), ''),

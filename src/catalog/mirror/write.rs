@@ -12,13 +12,13 @@ use std::{
 /// Rows are sent in pieces of about so many bytes.
 const PIECE: usize = 1 << 20;
 
-/// What a restore of the very database that has the tables would take with it: rows of backups come from
-/// the manifests again, rows of runs are nowhere else.
+/// The rows that a restore of the very database that has the tables would take with it: rows of backups come from the
+/// manifests again, rows of runs are nowhere else.
 #[derive(Default)]
 pub(super) struct Keepsake {
     /// Rows of the table when the restore began, as JSON.
     rows: Option<String>,
-    /// What was written since then.
+    /// The rows that were written since then.
     since: Vec<RunRow>,
 }
 
@@ -26,7 +26,8 @@ static SHOW: LazyLock<String> = LazyLock::new(|| upsert("rna_backup_backup", BAC
 static RECORD: LazyLock<String> =
     LazyLock::new(|| upsert("rna_backup_run", RUN_COLUMNS, ", seen_at = now()"));
 
-/// What has ended here meanwhile is right: only what was cut off in the middle is completed.
+/// Rows of runs that have ended here meanwhile are right: only rows of runs that were cut off in the middle are
+/// replaced.
 static PUT_BACK: LazyLock<String> = LazyLock::new(|| {
     let columns = [RUN_COLUMNS, &["seen_at"]].concat();
     upsert("rna_backup_run", &columns, " WHERE rna_backup_run.state = 'running'")

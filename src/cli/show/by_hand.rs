@@ -1,4 +1,4 @@
-//! The commands that open a backup with nothing of ours, and bring it back.
+//! The commands that open and restore a backup with plain tools alone.
 
 use crate::catalog::Entry;
 use crate::domain::component::ComponentName;
@@ -24,7 +24,7 @@ pub(super) fn how_to_open(entry: &Entry, bases: &[Entry]) -> Vec<String> {
         };
     }
     let Some(bases) = bases.iter().map(there).collect::<Option<Vec<_>>>() else { return Vec::new() };
-    // GNU tar removes by the lists of names in incremental archives what is gone since the one before.
+    // By the lists of names in incremental archives, GNU tar removes files that are gone since the archive before.
     let options = tar_options(entry);
     let unpack = |location| {
         let read = read(location);

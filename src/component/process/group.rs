@@ -1,9 +1,9 @@
-//! A child's own children end with it.
+//! The process group of a child, so that the child's own children end with it.
 
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::process::Child;
 
-/// The child and its own children, who are not killed with it: `pg_restore --jobs` forks.
+/// The group of a child and its own children, which `kill_on_drop` does not reach: `pg_restore --jobs` forks.
 #[derive(Debug)]
 pub struct Group(Option<Pid>);
 
@@ -13,7 +13,7 @@ impl Group {
         Self(child.id().and_then(|id| Pid::from_raw(id.cast_signed())))
     }
 
-    /// Its leader was waited for: the number may be somebody else's by now.
+    /// Lets the group go once its leader was waited for: the process id may be somebody else's by now.
     pub fn release(mut self) {
         self.0 = None;
     }

@@ -11,7 +11,7 @@ const KEPT: usize = 4 * 1024;
 /// The longest line that a listener hears in one piece.
 const LONGEST_LINE: usize = 64 * 1024;
 
-/// Reads all that the child complains about, so that it never blocks, and keeps the end.
+/// Reads the child's standard error to its end, so that the child never blocks on it, and keeps the end.
 ///
 /// # Errors
 ///
@@ -52,7 +52,7 @@ pub(super) async fn tail(
     }
 }
 
-/// Shows the whole lines in `text` to the listener, and takes them out. Returns true if the program is to end.
+/// Passes the whole lines in `text` to the listener, and takes them out. Returns true if the program is to end.
 fn hear(
     listener: &mut Listener,
     text: &mut Vec<u8>,

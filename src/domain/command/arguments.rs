@@ -82,7 +82,7 @@ impl Arguments {
         }
     }
 
-    /// Some names, at least one, and none of them empty.
+    /// Reads a list of names, at least one, and none of them empty.
     pub(super) fn names(&mut self, name: &str) -> Result<Option<Vec<String>>, InvalidCommand> {
         let Some(value) = self.values.remove(name) else { return Ok(None) };
         let names = value.as_array().filter(|names| !names.is_empty());

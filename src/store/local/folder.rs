@@ -76,7 +76,7 @@ impl Folder {
         }
     }
 
-    /// Opens the file called `name` for reading, and says how long it is.
+    /// Opens the file called `name` for reading, and returns its length as well.
     pub(super) fn open_file(&self, name: &str) -> io::Result<(File, u64)> {
         // Without NONBLOCK a named pipe would hang us.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
@@ -142,8 +142,8 @@ impl Folder {
         Ok(names)
     }
 
-    /// Shows each hidden name in the folder and in the folders below, with the folder that it is in. Hidden folders, and
-    /// what cannot be entered, are passed over.
+    /// Passes each hidden name in the folder and in the folders below to `visit`, with the folder that it is in.
+    /// Hidden folders, and folders that cannot be entered, are passed over.
     pub(super) fn hidden(&self, visit: &mut impl FnMut(&Self, &str) -> io::Result<()>) -> io::Result<()> {
         for entry in Dir::read_from(&self.0)? {
             let entry = entry?;
@@ -192,11 +192,12 @@ impl Folder {
         }
     }
 
-    /// The same by a hard link, which never replaces either.
+    /// Moves the file as [`place_file`](Self::place_file) does, by a hard link, which never replaces either.
     fn link_file(&self, name: &str, target: &Self, new_name: &str) -> io::Result<()> {
         match rustix::fs::linkat(&self.0, name, &target.0, new_name, AtFlags::empty()) {
             Ok(()) => self.forget_file(name)?,
-            // exFAT, and what is shared with a virtual machine or mounted from a bucket, has no hard links.
+            // exFAT has no hard links, nor have folders that are shared with a virtual machine or mounted from a
+            // bucket.
             Err(Errno::PERM | Errno::NOSYS | Errno::NOTSUP | Errno::INVAL | Errno::MLINK) => {
                 return self.rename_file(name, target, new_name);
             }
@@ -205,8 +206,9 @@ impl Folder {
         target.sync()
     }
 
-    /// The same by a plain rename, which would replace: the target folder is locked meanwhile, and the name must be
-    /// free. The lock keeps out other runs of this machine; of other machines the lock of the component does.
+    /// Moves the file as [`place_file`](Self::place_file) does, by a plain rename, which would replace: the target
+    /// folder is locked meanwhile, and the name must be free. That lock keeps out other runs of this machine; the lock
+    /// of the component keeps out other machines.
     fn rename_file(&self, name: &str, target: &Self, new_name: &str) -> io::Result<()> {
         let _locked = target.lock()?;
         match rustix::fs::statat(&target.0, new_name, AtFlags::SYMLINK_NOFOLLOW) {
@@ -241,7 +243,7 @@ struct FolderLock<'a>(&'a Folder);
 
 impl Drop for FolderLock<'_> {
     fn drop(&mut self) {
-        // Closing it would be enough, but for a child that is being started at this moment and has it open too.
+        // Closing the folder would not be enough while a child that is being started has it open too.
         let _ = rustix::fs::flock(&self.0.0, FlockOperation::Unlock);
     }
 }

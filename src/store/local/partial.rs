@@ -1,4 +1,4 @@
-//! Files in the making, and what dead runs have left of them.
+//! Files in the making, and the remains of them from dead runs.
 
 use crate::store::local::folder::Folder;
 use rustix::fs::{Advice, FlockOperation};
@@ -6,7 +6,7 @@ use rustix::io::Errno;
 use std::{fs::File, io, os::unix::fs::MetadataExt as _, sync::Arc};
 use uuid::Uuid;
 
-/// Where files are made, below the root.
+/// The folder in which files are made, below the root.
 pub(super) const FOLDER: &str = ".partial";
 
 /// The mark in the name of a file that is only a trial.
@@ -64,7 +64,7 @@ impl Partial {
         &self.file
     }
 
-    /// Makes it durable and moves it to `name` in `target`, unless that is there.
+    /// Makes the file durable and moves it to `name` in `target`, unless that name is taken.
     pub(super) fn place(mut self, target: &Folder, name: &str) -> io::Result<()> {
         self.file.sync_all()?;
         self.folder.place_file(&self.name, target, name)?;
@@ -72,7 +72,7 @@ impl Partial {
         Ok(())
     }
 
-    /// Makes it durable and moves it to `name` in `target`, in place of what may be there.
+    /// Makes the file durable and moves it to `name` in `target`, replacing any file there.
     pub(super) fn replace(mut self, target: &Folder, name: &str) -> io::Result<()> {
         self.file.sync_all()?;
         self.folder.replace_file(&self.name, target, name)?;
@@ -82,7 +82,7 @@ impl Partial {
 
     fn placed(&mut self) {
         self.placed = true;
-        // Nobody reads it soon: leave the memory to the database beside us. Only a hint.
+        // The file is not read soon: leave the memory to the database beside us. Only a hint.
         let _ = rustix::fs::fadvise(&self.file, 0, None, Advice::DontNeed);
     }
 }
@@ -90,18 +90,18 @@ impl Partial {
 impl Drop for Partial {
     fn drop(&mut self) {
         if !self.placed {
-            // What stays behind is removed by the next sweep.
+            // A file that stays behind is removed by the next sweep.
             let _ = self.folder.forget_file(&self.name);
         }
     }
 }
 
-/// What a sweep removed.
+/// The files that a sweep removed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Swept {
     /// Number of files.
     pub files: u64,
-    /// Their bytes.
+    /// Bytes of the files.
     pub bytes: u64,
 }
 

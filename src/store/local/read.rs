@@ -1,4 +1,4 @@
-//! Reading a file ahead of whoever decodes it.
+//! Reading a file ahead of its decoder.
 
 use crate::store::Body;
 use bytes::Bytes;

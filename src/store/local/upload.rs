@@ -27,7 +27,7 @@ pub(super) struct LocalUpload {
     gathered_bytes: usize,
     /// The batch that is being written.
     writing: Option<JoinHandle<io::Result<()>>>,
-    /// What was written before is on its way to the disk. The kernel tells an error once: it must be looked at.
+    /// The sync of earlier batches to the disk. The kernel reports an error once, so this handle must be looked at.
     syncing: Option<JoinHandle<io::Result<()>>>,
     written: u64,
     look_at: u64,
@@ -50,7 +50,7 @@ impl LocalUpload {
         done.map_err(|err| self.store.sort("write", &self.key, err))
     }
 
-    /// Lets the disk write what it has got so far, while more comes in.
+    /// Begins to sync the written bytes to the disk, while more come in.
     async fn sync_behind(&mut self) -> Result<(), StoreError> {
         let done = ended(&mut self.syncing).await;
         self.sorted(done)?;
@@ -59,7 +59,7 @@ impl LocalUpload {
         Ok(())
     }
 
-    /// Hands over what was gathered, once the batch before it is written.
+    /// Hands over the gathered batch, once the batch before it is written.
     async fn hand_over(&mut self) -> Result<(), StoreError> {
         self.settle().await?;
         let batch = mem::take(&mut self.gathered);
@@ -121,7 +121,7 @@ impl Upload for LocalUpload {
         let Self { store, key, partial, written, .. } = *self;
         let target = key.clone();
         let place = move |store: &LocalStore| {
-            // Whoever went on after an error, or shares the folder with a careless tool.
+            // A wrong length comes of a caller that went on after an error, or of a careless tool in the same folder.
             if partial.file().metadata()?.len() != written {
                 return Err(io::Error::other("file is not as long as what was written to it"));
             }
@@ -132,7 +132,7 @@ impl Upload for LocalUpload {
     }
 
     async fn abort(mut self: Box<Self>) {
-        // What it says does not matter any more, but its space is to be free when we return.
+        // The outcome does not matter any more, but the space is to be free when we return.
         let _ = self.settle().await;
         let _ = ended(&mut self.syncing).await;
         let _ = tokio::task::spawn_blocking(move || drop(self)).await;

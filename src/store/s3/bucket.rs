@@ -1,5 +1,5 @@
-//! One bucket and the way to it: every request goes through here, is watched, sorted, counted and
-//! sent again when that may help.
+//! One bucket and the way to it: every request goes through here, is watched, sorted, counted and, when a retry may
+//! help, sent again.
 
 use crate::base::backoff::Backoff;
 use crate::base::place::explained;
@@ -54,15 +54,15 @@ const CONNECT: Duration = Duration::from_secs(10);
 /// A request that was answered, or was not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Request {
-    /// Which: `put`, `get`, `head`, `list`, `delete`, `upload_part` and the like.
+    /// The operation: `put`, `get`, `head`, `list`, `delete`, `upload_part` and the like.
     pub op: &'static str,
     /// `ok`, `refused` (the server said no) or `failed` (the network, or a server in trouble).
     pub result: &'static str,
-    /// Whether it was one more attempt.
+    /// True if the request was one more attempt.
     pub retry: bool,
 }
 
-/// Told about every request.
+/// The function that is called after every request.
 pub type Observer = Arc<dyn Fn(Request) + Send + Sync>;
 
 /// One bucket.
@@ -111,7 +111,7 @@ impl Bucket {
         Ok(Self { client: Client::from_conf(settings.build()), config, observer, skew })
     }
 
-    /// Whether parts are hashed by us, for the server to compare: AWS gets a checksum from its SDK.
+    /// True if this program hashes the parts, for the server to compare: AWS gets a checksum from its SDK.
     pub(super) fn hashes(&self) -> bool {
         self.config.endpoint.is_some()
     }
@@ -142,7 +142,7 @@ impl Bucket {
         fault.on(&self.config.bucket, op, key)
     }
 
-    /// Sends a request without a body until it is answered for good.
+    /// Sends a request without a body until the answer is final.
     pub(super) async fn ask<T, E, F>(&self, op: &'static str, mut send: impl FnMut() -> F) -> Result<T, Fault>
     where
         F: Future<Output = Result<T, SdkError<E, HttpResponse>>>,
@@ -151,9 +151,8 @@ impl Bucket {
         self.send(op, self.config.patience, |_| send()).await
     }
 
-    /// Sends a request until it is answered for good. An attempt ends when nothing moves for
-    /// `patience`: the body beats the pulse as it goes out. One that takes more than the usual patience is
-    /// waited for twice.
+    /// Sends a request until the answer is final. An attempt ends when nothing moves for `patience`: the body beats
+    /// the pulse as it goes out. An attempt that takes more than the usual patience is waited for twice.
     pub(super) async fn send<T, E, F>(
         &self,
         op: &'static str,
@@ -182,7 +181,7 @@ impl Bucket {
         }
     }
 
-    /// Tells the observer.
+    /// Reports the request to the observer.
     pub(super) fn count<T>(&self, op: &'static str, answer: &Result<T, Fault>, retry: bool) {
         if let Some(observer) = &self.observer {
             let result = answer.as_ref().map_or_else(Fault::result, |_| "ok");
@@ -229,7 +228,7 @@ impl Tries {
     }
 }
 
-/// What the request gives, unless its pulse stops for `patience`.
+/// Returns the answer to the request, or `None` if the request's pulse stops for `patience`.
 async fn watched<T>(request: impl Future<Output = T>, pulse: &Pulse, patience: Duration) -> Option<T> {
     let mut request = pin!(request);
     loop {
@@ -321,7 +320,7 @@ fn http_client(config: &S3Config) -> Result<SharedHttpClient, S3OpenError> {
     if let Some(path) = &config.ca_bundle {
         let fail = |source| S3OpenError { path: path.clone(), source };
         let pem = std::fs::read(path).map_err(|err| fail(explained(path, err).into()))?;
-        // The SDK panics at what it cannot read.
+        // The SDK panics on certificates that it cannot read.
         check_certificates(&pem).map_err(fail)?;
         trusted = trusted.with_pem_certificate(pem);
     }

@@ -1,4 +1,4 @@
-//! Where the bucket is, who may use it, and how objects are kept in it.
+//! The settings of the bucket: its address, its credentials, and the storage of its objects.
 
 use crate::store::ObjectKey;
 use secrecy::SecretString;
@@ -12,7 +12,7 @@ pub const MAX_PARTS: u32 = 10_000;
 /// later.
 const FIRST_WAIT: Duration = Duration::from_millis(250);
 
-/// How to reach a bucket. `Debug` shows no secret.
+/// The settings of one bucket. `Debug` shows no secret.
 #[derive(Debug, Clone)]
 pub struct S3Config {
     /// `AWS_BACKUP_BUCKET`.
@@ -21,7 +21,8 @@ pub struct S3Config {
     pub endpoint: Option<String>,
     /// `AWS_REGION`.
     pub region: String,
-    /// `AWS_ACCESS_KEY_ID` and what belongs to it; unset: the SDK's own chain (environment, profile, instance role).
+    /// `AWS_ACCESS_KEY_ID` and the settings that belong to it; unset: the SDK's own chain (environment, profile,
+    /// instance role).
     pub keys: Option<Keys>,
     /// `BACKUP_S3_PREFIX`: the folder in the bucket that is the store; unset: the whole bucket.
     pub prefix: Option<ObjectKey>,
@@ -33,9 +34,9 @@ pub struct S3Config {
     pub max_parts: u32,
     /// `AWS_CA_BUNDLE`: a PEM file of authorities that are trusted beside the machine's own.
     pub ca_bundle: Option<PathBuf>,
-    /// How long the server may do nothing at all before it is taken for dead. No setting: tests shorten it.
+    /// The time without any activity of the server after which it is taken for dead. No setting: tests shorten it.
     pub patience: Duration,
-    /// How long the first wait between attempts is, at most; each is twice the one before. No setting either.
+    /// The longest first wait between attempts; each wait is twice the one before. No setting either.
     pub wait: Duration,
 }
 
@@ -73,7 +74,7 @@ impl S3Config {
     ///
     /// # Errors
     ///
-    /// What is wrong with it, without repeating it.
+    /// The fault of the text, without repeating it.
     pub fn parse_prefix(text: &str) -> Result<Option<ObjectKey>, &'static str> {
         match text.trim_matches('/') {
             "" => Ok(None),
@@ -82,12 +83,12 @@ impl S3Config {
     }
 }
 
-/// How the server encrypts what it keeps: `AES256`, `aws:kms` (the account's own key) or `aws:kms:KEYID`.
+/// The encryption at rest by the server: `AES256`, `aws:kms` (the account's own key) or `aws:kms:KEYID`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Sse {
-    /// With keys of the store.
+    /// Encryption with keys of the store.
     Aes256,
-    /// With the key management service, and with this key of it.
+    /// Encryption with the key management service, and with this key of the service.
     Kms(Option<String>),
 }
 
@@ -111,7 +112,7 @@ impl FromStr for Sse {
     }
 }
 
-/// What can stand in a header.
+/// True if the text can stand in a header.
 fn is_word(text: &str) -> bool {
     !text.is_empty() && text.chars().all(|c| c.is_ascii_graphic())
 }

@@ -1,4 +1,4 @@
-//! What an S3 server or the way to it said, sorted.
+//! The faults of S3 servers and of the network, sorted.
 
 use crate::base::chain;
 use crate::store::{ObjectKey, StoreError};
@@ -15,11 +15,11 @@ pub(super) struct Fault {
     pub(super) kind: Kind,
     /// The server's own word, such as `AccessDenied`; empty when it gave none.
     pub(super) code: String,
-    /// What it was, for people.
+    /// The description of the fault, for people.
     text: String,
 }
 
-/// What can be done about it.
+/// The kinds of faults, by the remedy that a caller has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     /// No such object or upload.
@@ -28,7 +28,7 @@ pub(super) enum Kind {
     Condition,
     /// The range lies beyond the end.
     Range,
-    /// The server does not know what was asked for.
+    /// The server does not know the operation.
     Unknown,
     /// Refused for good.
     Denied,
@@ -41,7 +41,7 @@ pub(super) enum Kind {
 }
 
 impl Fault {
-    /// Sorts what the SDK says.
+    /// Sorts an error of the SDK.
     pub(super) fn of<E>(err: &SdkError<E, HttpResponse>) -> Self
     where
         E: ProvideErrorMetadata + Error + 'static,
@@ -91,7 +91,7 @@ impl Fault {
         Self { kind: Kind::Passing, code: String::new(), text: text.into() }
     }
 
-    /// The object is shorter than it said.
+    /// The fault of an object that is shorter than its answer said.
     pub(super) fn too_short(text: String) -> Self {
         Self { kind: Kind::Range, code: String::new(), text }
     }
@@ -102,7 +102,7 @@ impl Fault {
         (fault.kind != Kind::Missing).then_some(fault)
     }
 
-    /// Whether the same request will fail again.
+    /// True if the same request will fail again.
     pub(super) fn is_final(&self) -> bool {
         self.kind != Kind::Passing
     }
@@ -188,7 +188,7 @@ fn sort(status: u16, code: &str) -> (Kind, &'static str) {
         | "InternalError"
         | "ServiceUnavailable" => (Kind::Passing, ""),
         _ => match status {
-            // Also what a server says that is no S3 server, or a proxy in between.
+            // A server that is no S3 server, or a proxy in between, answers with these as well.
             404 => (Kind::Missing, ""),
             412 => (Kind::Condition, ""),
             416 => (Kind::Range, ""),
@@ -209,9 +209,10 @@ fn sort(status: u16, code: &str) -> (Kind, &'static str) {
     }
 }
 
-/// Whether a refusal is that of an [object lock](https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-lock.html),
-/// which has no code of its own: AWS says `AccessDenied` with a message about object lock, Ceph one about
-/// `object retention`, MinIO `InvalidRequest` and `WORM`, Google `RetentionPolicyNotMet`.
+/// True if a refusal is that of
+/// an [object lock](https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-lock.html), which has no code of its
+/// own: AWS says `AccessDenied` with a message about object lock, Ceph one about `object retention`,
+/// MinIO `InvalidRequest` and `WORM`, Google `RetentionPolicyNotMet`.
 fn speaks_of_a_lock(code: &str, message: &str) -> bool {
     let said = format!("{code} {message}").to_ascii_lowercase();
     ["worm", "object lock", "objectlock", "retention", "legal hold"].iter().any(|word| said.contains(word))
@@ -230,7 +231,7 @@ fn sort_dispatch(err: Option<&ConnectorError>, text: &str) -> (Kind, &'static st
     }
 }
 
-/// What may be shown of a text that others wrote: short, on one line, and nothing that looks signed.
+/// Returns as much of a text that others wrote as may be shown: short, on one line, and nothing that looks signed.
 fn shown(text: &str) -> String {
     let lower = text.to_ascii_lowercase();
     if ["signature=", "credential=", "x-amz-security-token"].iter().any(|mark| lower.contains(mark)) {

@@ -15,7 +15,7 @@ use md5::{Digest as _, Md5};
 /// Keys of one request: [the server's limit](https://docs.aws.amazon.com/AmazonS3/latest/API/API_DeleteObjects.html).
 const BATCH: usize = 1000;
 
-/// An object as an answer describes it. Times are cut to seconds, for HEAD knows no more.
+/// An object by the fields of an answer. Times are cut to seconds, for HEAD knows no more.
 pub(super) fn meta(key: ObjectKey, bytes: Option<i64>, modified: Option<&DateTime>) -> Option<ObjectMeta> {
     let modified = Timestamp::from_second(modified?.secs()).ok()?;
     Some(ObjectMeta { key, bytes: u64::try_from(bytes?).ok()?, modified })
@@ -77,7 +77,7 @@ impl S3Store {
             }
             // A store without this request.
             Err(fault) if fault.is_final() => self.delete_singly(keys).await,
-            // Of none of them is known whether it is gone.
+            // After a passing fault any of these objects may be deleted or not.
             Err(fault) => keys.iter().map(|key| (key.clone(), fault.clone())).collect(),
         }
     }
@@ -87,7 +87,7 @@ impl S3Store {
         for (n, key) in keys.iter().enumerate() {
             match self.remove(key).await {
                 Err(fault) if fault.is_final() => left.push((key.clone(), fault)),
-                // What the server does not answer now it will not answer for the others.
+                // A server that does not answer now will not answer for the other keys.
                 Err(fault) => {
                     left.extend(keys[n..].iter().map(|key| (key.clone(), fault.clone())));
                     break;

@@ -33,7 +33,7 @@ const SMALL: usize = 16 << 10;
 /// Handed to the network at once, so that a slow one is seen to move.
 const FRAME: usize = 128 << 10;
 
-/// How an object is divided: into equal parts, because some stores (R2, Mega) take no others.
+/// The division of an object into equal parts, because some stores (R2, Mega) take no others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Plan {
     /// Bytes of every part but the last.
@@ -62,7 +62,7 @@ impl Plan {
 pub(super) struct Part {
     chunks: Arc<[Bytes]>,
     pub(super) bytes: u64,
-    /// Whether the server is to compare its hash.
+    /// True if the server is to compare the part's hash.
     hashed: bool,
 }
 
@@ -101,7 +101,7 @@ impl Gathered {
         }
     }
 
-    /// What was gathered, as a part; the next one begins.
+    /// Returns the gathered bytes as a part; the next part begins.
     pub(super) fn take(&mut self) -> Part {
         self.end_small();
         let (chunks, bytes) = (mem::take(&mut self.chunks).into(), mem::take(&mut self.bytes));
@@ -139,7 +139,7 @@ impl Pulse {
 pub(super) struct PartBody {
     chunks: Arc<[Bytes]>,
     next: usize,
-    /// What is left of the chunk before `next`.
+    /// The rest of the chunk before `next`.
     rest: Bytes,
     left: u64,
     pulse: Pulse,
@@ -153,8 +153,8 @@ impl Part {
         gathered.take()
     }
 
-    /// Its hash in hexadecimal, where the server is to compare it. On a thread of its own: who reads, packs and
-    /// proves an archive need not wait for it.
+    /// The part's hash in hexadecimal, where the server is to compare it. The hash is taken on a thread of its own, so
+    /// that the tasks that read, pack and prove an archive need not wait for it.
     pub(super) async fn sha256(&self) -> Option<String> {
         let chunks = self.hashed.then(|| self.chunks.clone())?;
         let hash = move || {

@@ -20,15 +20,15 @@ const FOLDER: &str = ".rna-backup-check";
 
 const CONTENT: &[u8] = b"rna-backup was here to check that it can write, read, list and delete\n";
 
-/// What a bucket can do, beyond all that it must.
+/// The optional abilities of a bucket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Probe {
     /// By how many seconds the server's clock is ahead of this machine's. Beyond 900 requests are refused.
     pub clock_skew: Option<i64>,
-    /// Whether the server itself refuses to replace an object. Where it does not, two machines that upload the
-    /// same backup at once could.
+    /// True if the server itself refuses to replace an object. Where it does not, one of two machines that upload the
+    /// same backup at once could replace the other's.
     pub never_replaces: bool,
-    /// Whether open uploads are listed, so that those of dead runs can be removed.
+    /// True if open uploads are listed, so that those of dead runs can be removed.
     pub lists_uploads: bool,
 }
 
@@ -37,7 +37,7 @@ impl S3Store {
     ///
     /// # Errors
     ///
-    /// Of the first step that fails; its cause says what to do.
+    /// The error of the first step that fails; its cause tells the remedy.
     pub async fn probe(&self) -> Result<Probe, StoreError> {
         let name = Uuid::new_v4().simple();
         let key: ObjectKey = format!("{FOLDER}/{name}").parse().expect("it is a valid key");
@@ -61,7 +61,7 @@ impl S3Store {
         listed.map(drop).map_err(|fault| bucket.error(fault, "list", &key))
     }
 
-    /// Puts a marker and deletes it. One that may not be deleted stays, and the next one takes its place: keys
+    /// Puts a marker and deletes it. A marker that may not be deleted stays, and the next one takes its place: keys
     /// without that right are no fault.
     pub(super) async fn try_writing(&self) -> Result<(), StoreError> {
         let bucket = self.bucket();
@@ -110,7 +110,7 @@ impl S3Store {
         Err(Fault::passing("what was written is not listed"))
     }
 
-    /// Whether the server refuses to write over an object.
+    /// Tests whether the server refuses to write over an object.
     async fn refuses(&self, key: &ObjectKey, marker: &Part) -> Result<bool, Fault> {
         let answer = self.put_object(key, marker, Some("check")).await;
         match answer {
@@ -140,7 +140,7 @@ impl S3Store {
     }
 }
 
-/// The marker of a worker that looks whether it can write.
+/// The marker of a worker that tests whether it can write.
 fn marker() -> ObjectKey {
     format!("{FOLDER}/worker").parse().expect("it is a valid key")
 }

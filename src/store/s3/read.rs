@@ -43,8 +43,8 @@ async fn start(store: &S3Store, key: &ObjectKey, range: Range<u64>, most: u64) -
         let mut reading = Reading { store, key, at, end, most, etag: None };
         match reading.fetch().await {
             Ok(first) => return Ok(Box::new(StreamReader::new(reading.stream(first)))),
-            // Replaced between two attempts, when nobody had seen a byte of it: it is the new one then. Some
-            // servers look whether it is long enough before they look whether it is the same.
+            // The object was replaced between two attempts, before a byte of it was used: the next attempt reads the
+            // new one. Some servers compare the range with the length before they compare the `ETag`.
             Err(fault) if fault.kind == Kind::Condition || fault.kind == Kind::Range => {
                 tries.again(Fault::passing(fault.to_string())).await?;
             }
@@ -53,7 +53,7 @@ async fn start(store: &S3Store, key: &ObjectKey, range: Range<u64>, most: u64) -
     }
 }
 
-/// How far one reader has come.
+/// The progress of one reader.
 struct Reading {
     store: S3Store,
     key: ObjectKey,
@@ -66,7 +66,7 @@ struct Reading {
 }
 
 impl Reading {
-    /// The chunks of `first` and of what follows it.
+    /// The chunks of `first` and of all ranges after it.
     fn stream(self, first: Vec<Bytes>) -> impl futures_util::Stream<Item = io::Result<Bytes>> + Unpin {
         let (send, mut receive) = mpsc::channel(1);
         let tasks = self.store.inner.tasks.clone();
@@ -168,7 +168,7 @@ impl Reading {
     }
 }
 
-/// How long the whole object is, as an answer to a request for the bytes from `at` on says.
+/// Returns the length of the whole object, as an answer to a request for the bytes from `at` on tells it.
 fn length(answer: &GetObjectOutput, at: u64) -> Result<u64, Fault> {
     let Some(range) = answer.content_range() else {
         // The whole object: the server does not know ranges, or a proxy took the wish away.

@@ -26,7 +26,7 @@ impl S3Store {
     ///
     /// # Errors
     ///
-    /// What the store says; some may be gone by then.
+    /// The error of the store; some uploads may be gone by then.
     pub async fn sweep_uploads(
         &self,
         folders: &[ObjectKey],

@@ -40,12 +40,12 @@ pub(super) struct S3Upload {
     remains: Remains,
 }
 
-/// What an upload leaves on the server unless it is removed.
+/// The remains of an upload on the server, unless they are removed.
 #[derive(Debug, Default)]
 struct Remains {
     /// The upload in parts that is open.
     multipart: Option<String>,
-    /// There may be another one, whose name was lost with an answer.
+    /// True if there may be another upload in parts, whose name was lost with an answer.
     strays: bool,
     object: Object,
     in_flight: JoinSet<Result<CompletedPart, Fault>>,
@@ -53,12 +53,12 @@ struct Remains {
     mark: String,
 }
 
-/// Whether the object is there, and ours.
+/// The state of the object on the server.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 enum Object {
     #[default]
     Absent,
-    /// It was to be made; no answer came.
+    /// The object was to be made; no answer came.
     Perhaps,
     Whole,
 }
@@ -119,7 +119,7 @@ impl S3Upload {
         let create = create.key(bucket.full(&self.key)).metadata(MARK, &self.remains.mark);
         let create = create.set_server_side_encryption(sse).set_ssekms_key_id(kms_key);
         let create = create.set_storage_class(storage_class(bucket));
-        // Until it has a name, nobody else knows it either.
+        // Until the answer with the upload's id is here, nothing else tells that the upload exists.
         self.remains.strays = true;
         let mut times = 0;
         let send = || {
@@ -139,7 +139,7 @@ impl S3Upload {
         self.create().await.map(drop).map_err(|fault| self.error("begin", fault))
     }
 
-    /// Makes the object whole, once, and proves that it is there as it was sent.
+    /// Completes the object, once, and proves that the server holds it as it was sent.
     async fn finish(&mut self, op: &'static str) -> Result<(), StoreError> {
         if self.remains.object == Object::Whole {
             return Ok(());
@@ -194,7 +194,7 @@ impl S3Upload {
         bucket.send("complete_multipart", patience, |_| complete.clone().send()).await.map(drop)
     }
 
-    /// Looks at what is there: only that counts, whatever was answered.
+    /// Asks for the object's state, which alone counts, whatever the answer to the completion was.
     async fn prove(&mut self, op: &'static str, answer: Result<(), Fault>) -> Result<(), StoreError> {
         let found = match (self.store.describe(&self.key).await, answer.as_ref()) {
             (Ok(found), _) => found,
@@ -205,7 +205,7 @@ impl S3Upload {
             }
             (Err(fault), Ok(())) => return Err(self.error(op, fault)),
         };
-        // A store that keeps no metadata has at least said that it took ours.
+        // A store that keeps no metadata has at least confirmed the completion.
         if !is_marked(&found, &self.remains.mark).unwrap_or(answer.is_ok()) {
             self.remains.object = Object::Absent;
             return Err(StoreError::Exists { op, key: self.key.clone() });
@@ -222,7 +222,7 @@ impl S3Upload {
         Ok(())
     }
 
-    /// Begins to remove what there is, and goes on when nobody waits for it.
+    /// Begins to remove the remains, and goes on when nobody waits for it.
     fn clean(&mut self) -> Option<tokio::task::JoinHandle<()>> {
         let remains = mem::take(&mut self.remains);
         let handle = Handle::try_current().ok().filter(|_| !remains.is_nothing())?;
@@ -230,7 +230,7 @@ impl S3Upload {
         Some(self.store.inner.tasks.spawn_on(remains.remove(store, key), &handle))
     }
 
-    /// Removes what there is. A dead server is waited for only so long: cleaning goes on by itself.
+    /// Removes the remains. A dead server is waited for only so long: the removal goes on by itself.
     async fn clean_up(&mut self) {
         if let Some(cleaning) = self.clean() {
             let _ = tokio::time::timeout(self.store.bucket().config.patience, cleaning).await;
@@ -243,7 +243,7 @@ impl Upload for S3Upload {
     async fn write(&mut self, mut chunk: Bytes) -> Result<(), StoreError> {
         self.written += chunk.len() as u64;
         while !chunk.is_empty() {
-            // Only when more comes: an object of one part goes up at once, without parts.
+            // A part is sent only when more bytes come: an object of one part goes up at once, without parts.
             if self.gathered.bytes() >= self.plan.part_bytes {
                 let part = self.gathered.take();
                 self.send(part).await.map_err(|fault| self.error("write", fault))?;
@@ -258,7 +258,7 @@ impl Upload for S3Upload {
     async fn end(&mut self) -> Result<(), StoreError> {
         match self.remains.multipart {
             Some(_) => self.send_last().await.map_err(|fault| self.error("write", fault)),
-            // An object of one part is there as soon as it is sent.
+            // An object of one part exists as soon as it is sent, so `finish` sends it.
             None => Ok(()),
         }
     }
@@ -271,9 +271,10 @@ impl Upload for S3Upload {
     async fn commit(mut self: Box<Self>) -> Result<(), StoreError> {
         let done = self.finish("commit").await;
         if done.is_ok() {
-            // It is there to stay: all that can be left are uploads without a name.
+            // The object is there to stay: only uploads without a name can be left.
             self.remains.object = Object::Absent;
-            // Also those of an earlier attempt, whose line was down when it wanted to give them up.
+            // Also remains of an earlier attempt are looked for, whose connection was down when it wanted to abort
+            // them.
             self.remains.strays |= self.number > 0;
         }
         self.clean_up().await;
@@ -368,7 +369,7 @@ impl S3Store {
     }
 }
 
-/// Whether an object bears the mark; `None` when it bears none at all.
+/// Returns whether an object bears the mark; `None` when it bears none at all.
 fn is_marked(found: &HeadObjectOutput, mark: &str) -> Option<bool> {
     Some(found.metadata()?.get(MARK)? == mark)
 }
