@@ -2,30 +2,30 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// A Lamport clock: one more for each event and reply sent, and never behind what others say.
+/// A Lamport clock: incremented for each event and reply sent, and never behind the received values.
 ///
 /// Source: `LamportClock` in `kombu/clocks.py`.
 #[derive(Debug, Default)]
 pub struct Clock(AtomicU64);
 
-/// Highest value taken over from others: JSON readers of all languages know it, and a sender that lies
-/// cannot bring the clock to its end.
+/// Maximum value accepted from others: JSON readers of all languages can represent it, and a lying sender
+/// cannot make the clock overflow.
 const HIGHEST: u64 = 1 << 53;
 
 impl Clock {
-    /// The value for something that is sent now.
+    /// Increments the clock, and returns the value for a message to send.
     pub fn tick(&self) -> u64 {
         self.0.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// Takes note of the value that came with something received, and returns the new one.
+    /// Advances the clock beyond the value of a received message, and returns the new value.
     pub fn hear(&self, theirs: u64) -> u64 {
         let theirs = theirs.min(HIGHEST);
         let last = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |own| Some(own.max(theirs) + 1));
         last.unwrap_or_default().max(theirs) + 1
     }
 
-    /// The value as it is.
+    /// The current value.
     pub fn now(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }

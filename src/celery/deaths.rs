@@ -1,10 +1,10 @@
 //! Deaths of workers over one message.
 //!
 //! A worker that begins a task adds its run's id to a set of the message, and the scripts that settle the message
-//! take the id away again. So an id that stays, of a worker that does not live, is a death over this task: neither
-//! an end, nor a clean shutdown, nor a wait for a time or a component, nor a lost connection of a worker that
-//! lives. A set counts a worker once however often a command is repeated, and leaves the message itself as it was
-//! sent.
+//! remove the id again. So an id that stays in the set although its worker is dead means a death over this task. An
+//! end of the task, a clean shutdown, a wait for a time or a component, and a lost connection of a living worker do
+//! not count as deaths. A set counts a worker once however often a command is repeated, and the message itself
+//! stays as it was sent.
 
 use super::CeleryError;
 use super::instance::Record;
@@ -12,15 +12,15 @@ use super::lease::Lease;
 use redis::RedisResult;
 use tokio_util::sync::CancellationToken;
 
-/// Life in seconds of a set whose message went another way, say by `celery purge`: longer than five runs take.
+/// Lifetime in seconds of a set whose message was removed by others, say by `celery purge`: longer than five runs.
 const LIFE: u32 = 30 * 86_400;
 
 impl Lease {
-    /// Notes that this worker begins the task, once: a death over it counts from here on.
+    /// Records that this worker begins the task; tries once. A death over the task counts from here on.
     ///
     /// # Errors
     ///
-    /// As [`Client::once`](super::client::Client::once). Then a death may not be counted.
+    /// As [`Client::once`](super::client::Client::once). After an error a death may not be counted.
     pub async fn begin(&self) -> Result<(), CeleryError> {
         let leases = self.leases();
         let begun = leases.keys().begun(self.tag());
@@ -30,7 +30,7 @@ impl Lease {
         leases.client().once("note that a task begins", write).await
     }
 
-    /// The number of workers that died over the task. Repeats until Redis answers or `stop` fires.
+    /// Counts the workers that died over the task. Repeats until Redis answers or `stop` fires.
     ///
     /// # Errors
     ///
@@ -57,7 +57,7 @@ impl Lease {
         let records = leases.client().retrying("read deaths over a task", stop, read).await?;
         let is_dead = |record: &Option<String>| {
             let record = record.as_ref().map(|text| serde_json::from_str::<Record>(text));
-            // A record that nobody can read may be of the living.
+            // A worker whose record cannot be parsed may be alive.
             record.is_none_or(|record| record.is_ok_and(|record| own.sees_the_end_of(&record)))
         };
         Ok(records.iter().filter(|record| is_dead(record)).count())

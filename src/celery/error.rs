@@ -1,67 +1,67 @@
-//! Why the broker or the result backend could not do what it was asked.
+//! Errors of the broker and of the result backend.
 
 use redis::{ErrorKind, RedisError, ServerErrorKind};
 
-/// Why the broker or the result backend could not do what it was asked.
+/// An error of the broker or of the result backend.
 ///
-/// One variant for each thing a caller can do. `Display` names the operation; the cause is in
+/// There is one variant for each action that a caller can take. `Display` names the operation; the cause is in
 /// `source()` alone.
 #[derive(Debug, thiserror::Error)]
 pub enum CeleryError {
-    /// A URL or an option is wrong: somebody has to change a setting. Never holds the URL itself.
+    /// A URL or an option is wrong, so an operator must change a setting. Never holds the URL itself.
     #[error("{what}")]
     Config {
-        /// What is wrong, and what is expected.
+        /// The mistake, and the expected value.
         what: String,
     },
 
-    /// Redis is not there, still loading, or read-only for the moment: the same call may succeed later.
-    /// Whether it took effect is unknown.
+    /// Redis is unreachable, still loading, or read-only for the moment: the same call may succeed later.
+    /// The call may or may not have taken effect.
     #[error("{op}: redis is not available")]
     Unavailable {
-        /// What was tried.
+        /// The name of the operation.
         op: &'static str,
-        /// The cause.
+        /// The error of the client library.
         source: RedisError,
     },
 
-    /// Redis answered and refused: credentials, rights, a key of another type.
+    /// Redis answered and refused the command: wrong credentials, missing rights, or a key of another type.
     #[error("{op}: redis refuses")]
     Refused {
-        /// What was tried.
+        /// The name of the operation.
         op: &'static str,
-        /// The cause.
+        /// The error of the client library.
         source: RedisError,
     },
 
-    /// The lease had passed to another worker before it was settled: its message runs elsewhere.
+    /// The lease had passed to another worker before this one settled it, and that worker runs the message.
     #[error("settle lease {tag}: it is no longer ours")]
     LeaseLost {
-        /// The delivery tag.
+        /// The delivery tag of the message.
         tag: String,
     },
 
-    /// The stop token fired before Redis answered. Whether the call took effect is unknown.
+    /// The stop token fired before Redis answered. It is unknown whether the call took effect.
     #[error("{op}: stopped before redis answered")]
     Stopped {
-        /// What was tried.
+        /// The name of the operation.
         op: &'static str,
     },
 }
 
 impl CeleryError {
-    /// Whether the same call may succeed later: the one place that retries ask.
+    /// True if the same call may succeed later. All retries decide by this method.
     pub fn is_transient(&self) -> bool {
         matches!(self, Self::Unavailable { .. })
     }
 
-    /// Sorts an error of the client library: the one place its kinds are read.
+    /// Classifies an error of the client library.
     pub(crate) fn from_redis(op: &'static str, source: RedisError) -> Self {
         if Self::passes(&source) { Self::Unavailable { op, source } } else { Self::Refused { op, source } }
     }
 
-    /// The code of an error that the server answered with. Redis before 7 answers `ERR` to what a command inside
-    /// of a script met, and has the code of that in its text.
+    /// Returns the code of an error reply of the server. If a command in a script fails, Redis before 7 answers `ERR`
+    /// and puts the code of the failed command into the text.
     pub(super) fn code(source: &RedisError) -> Option<&str> {
         const INSIDE: [&str; 5] = ["READONLY", "MASTERDOWN", "OOM", "MISCONF", "NOREPLICAS"];
         let text = source.detail().filter(|text| text.starts_with("Error running script"));
@@ -70,9 +70,9 @@ impl CeleryError {
         inside.or_else(|| source.code())
     }
 
-    /// Whether the state of a server that an error tells of passes by itself.
+    /// Returns `true` if the cause of an error passes by itself.
     pub(super) fn passes(source: &RedisError) -> bool {
-        // Out of memory, cannot persist, too few replicas, a script that runs, a failover: a state that passes.
+        // Out of memory, failing persistence, too few replicas, a running script, a failover: states that pass.
         const PASSING: [&str; 6] = ["OOM", "MISCONF", "NOREPLICAS", "BUSY", "READONLY", "MASTERDOWN"];
         let passing_state = Self::code(source).is_some_and(|code| PASSING.contains(&code));
         let comes_back = matches!(
@@ -94,7 +94,7 @@ impl CeleryError {
 mod tests {
     use super::*;
 
-    /// The error that a server's answer is to the client library.
+    /// Returns the client library's error for an error reply of a server.
     fn answered(line: &str) -> CeleryError {
         let reply = redis::parse_redis_value(format!("{line}\r\n").as_bytes()).unwrap();
         CeleryError::from_redis("store result", reply.extract_error().unwrap_err())

@@ -20,31 +20,31 @@ use tokio_util::sync::CancellationToken;
 /// Seconds between two heartbeats: `Heart` in `celery/worker/heartbeat.py`.
 const HEARTBEAT: Duration = Duration::from_secs(2);
 
-/// Most task events in one message: `EventDispatcher.buffer_limit`.
+/// Maximum number of task events in one message: `EventDispatcher.buffer_limit`.
 const BATCH: usize = 24;
 
-/// Events that wait for a Redis that is away; what is more than that is lost.
+/// Maximum number of events that wait while Redis is unavailable; further events are lost.
 const BUFFER: usize = 10_000;
 
-/// Where the events of a worker go. Sending never waits.
+/// The queue of a worker's events. Sending an event never waits.
 #[derive(Debug)]
 pub struct Events {
     node: String,
     clock: Arc<Clock>,
     tasks: AtomicBool,
     processed: AtomicU64,
-    /// Locked while an event gets its clock and its place: they go out in the order of the clock.
+    /// Locked while an event gets its clock value and its place in the queue, so that events go out in clock order.
     queue: Mutex<mpsc::Sender<Event>>,
 }
 
-/// An event on its way.
+/// An event in the queue.
 #[derive(Debug)]
 pub struct Event {
     kind: &'static str,
     fields: Map<String, Value>,
 }
 
-/// Sends what was put into [`Events`].
+/// Publishes the events that were put into [`Events`].
 #[derive(Debug)]
 pub struct Publisher {
     node: String,
@@ -54,7 +54,8 @@ pub struct Publisher {
 }
 
 impl Events {
-    /// Events of the worker `node`; those of tasks only when `tasks`, or once somebody asks for them.
+    /// Creates the events of the worker `node`. Task events are off unless `tasks` is true, or until
+    /// [`enable`](Self::enable) turns them on.
     pub fn new(node: &str, client: Client, keys: &Keys, tasks: bool) -> (Self, Publisher) {
         let (queue, waiting) = mpsc::channel(BUFFER);
         let channels = keys.event_channels(&client);
@@ -74,17 +75,17 @@ impl Events {
         &self.clock
     }
 
-    /// Turns the events of tasks on or off; tells whether that changed anything.
+    /// Turns task events on or off. Returns `true` if this changed the setting.
     pub fn enable(&self, on: bool) -> bool {
         self.tasks.swap(on, Ordering::Relaxed) != on
     }
 
-    /// Whether the events of tasks are on.
+    /// True if task events are on.
     pub fn enabled(&self) -> bool {
         self.tasks.load(Ordering::Relaxed)
     }
 
-    /// A message was taken.
+    /// Sends `task-received`: a message was taken.
     pub fn received(&self, message: &Message) {
         let at = |time: Option<Timestamp>| time.map(iso);
         self.task("task-received", message, || {
@@ -97,13 +98,13 @@ impl Events {
         });
     }
 
-    /// A task began.
+    /// Sends `task-started`: a task began.
     pub fn started(&self, message: &Message) {
         self.processed.fetch_add(1, Ordering::Relaxed);
         self.task("task-started", message, || json!({}));
     }
 
-    /// A task ended well.
+    /// Sends `task-succeeded`.
     pub fn succeeded(&self, message: &Message, result: &Value, runtime: Duration) {
         self.task(
             "task-succeeded",
@@ -112,7 +113,7 @@ impl Events {
         );
     }
 
-    /// A task failed for good.
+    /// Sends `task-failed`: a task failed and is not retried.
     pub fn failed(&self, message: &Message, exception: &Exception, traceback: &str) {
         self.task(
             "task-failed",
@@ -121,7 +122,7 @@ impl Events {
         );
     }
 
-    /// A task will be tried again.
+    /// Sends `task-retried`: a task failed and is retried.
     pub fn retried(&self, message: &Message, exception: &Exception, traceback: &str) {
         self.task(
             "task-retried",
@@ -130,7 +131,8 @@ impl Events {
         );
     }
 
-    /// A task was revoked: while it ran by the signal of that number, or because its time was over.
+    /// Sends `task-revoked`: a task was revoked, or has expired. `signal` is set if the task was terminated while
+    /// running.
     pub fn revoked(&self, message: &Message, signal: Option<i32>, expired: bool) {
         self.task(
             "task-revoked",
@@ -139,7 +141,8 @@ impl Events {
         );
     }
 
-    /// Contents of a message were refused: it failed without being read.
+    /// Sends `task-failed` and `task-rejected`: the contents of a message were refused, so its task failed without a
+    /// run.
     pub fn refused(&self, id: &str, exception: &Exception) {
         if self.enabled() {
             self.send("task-failed", json!({"uuid": id, "exception": exception.to_string()}));
@@ -157,7 +160,7 @@ impl Events {
         }
     }
 
-    /// `worker-online`, `worker-heartbeat` or `worker-offline`.
+    /// Sends `worker-online`, `worker-heartbeat` or `worker-offline`.
     pub fn worker(&self, kind: &'static str, requests: &Requests, about: &About) {
         self.send(
             kind,
@@ -181,25 +184,25 @@ impl Events {
         }
         fields.insert("timestamp".to_owned(), json!(epoch(Timestamp::now())));
         fields.insert("type".to_owned(), json!(kind));
-        // Full only after minutes without Redis; then the newest are the ones that nobody gets.
+        // The queue is full only after minutes without Redis; then the newest events are lost.
         let _ = queue.try_send(Event { kind, fields });
     }
 }
 
-/// Seconds since 1970, as Python's `time.time()`.
+/// Returns Unix seconds, as Python's `time.time()` does.
 pub(super) fn epoch(at: Timestamp) -> f64 {
     at.as_microsecond() as f64 / 1e6
 }
 
-/// Load of the machine over 1, 5 and 15 minutes, rounded as Celery rounds it.
+/// Returns the load of the machine over 1, 5 and 15 minutes, rounded as Celery rounds it.
 fn load() -> [f64; 3] {
-    // The kernel's fixed point: 16 bits behind the point, see sysinfo(2).
+    // The kernel's fixed-point numbers have 16 fractional bits, see sysinfo(2).
     let raw = rustix::system::sysinfo().loads;
     raw.map(|load| (load as f64 / 65536.0 * 100.0).round() / 100.0)
 }
 
 impl super::node::Node {
-    /// Says that this worker is there, every two seconds until `stop`, and then that it goes.
+    /// Sends `worker-online`, a heartbeat every two seconds until `stop` fires, and then `worker-offline`.
     pub async fn beat(&self, stop: &CancellationToken) {
         self.events.worker("worker-online", &self.requests, &self.about);
         let mut tick = tokio::time::interval(HEARTBEAT);
@@ -213,9 +216,9 @@ impl super::node::Node {
 }
 
 impl Publisher {
-    /// Sends events until their source is dropped, or `stop` fires and none is left.
+    /// Publishes events until [`Events`] is dropped, or `stop` has fired and no event is left.
     ///
-    /// Waits for a Redis that is away as long as `stop` has not fired.
+    /// Waits for an unavailable Redis as long as `stop` has not fired.
     pub async fn run(mut self, stop: CancellationToken) {
         let mut batch = Vec::with_capacity(BATCH);
         loop {
@@ -233,7 +236,7 @@ impl Publisher {
         }
     }
 
-    /// Events of tasks go together, those of workers one by one; all in their order.
+    /// Publishes task events in batches and worker events one by one, in their order.
     async fn publish(&self, batch: &mut Vec<Event>, stop: &CancellationToken) {
         let mut messages = Vec::new();
         let mut tasks = Vec::new();
@@ -259,7 +262,7 @@ impl Publisher {
         }
         let pipe = &pipe;
         let send = |mut link| async move { pipe.query_async::<()>(&mut link).await };
-        // At the end of the worker one try has to do.
+        // When the worker ends, events are published with a single attempt.
         let sent = if stop.is_cancelled() {
             self.client.once("publish events", send).await
         } else {

@@ -1,4 +1,4 @@
-//! Who a worker process is, and whether another one is still alive.
+//! The identity of a worker process, and a check whether another worker process is still alive.
 
 use rustix::{
     io::Errno,
@@ -8,34 +8,35 @@ use serde::{Deserialize, Serialize};
 use std::{fs, os::unix::fs::MetadataExt};
 use uuid::Uuid;
 
-/// One run of one worker process, with what others need to see whether it is still alive.
+/// One run of one worker process, with the record by which other workers see whether the process is alive.
 #[derive(Debug, Clone)]
 pub struct Instance {
     id: String,
     record: Record,
 }
 
-/// What a worker tells about itself in Redis.
+/// The record of a worker in Redis.
 ///
-/// Where `/proc` does not tell, fields are empty; then only the record's end shows that a worker is gone.
+/// If `/proc` does not hold a value, its field is empty; then only the expiry of the record shows that the worker
+/// is dead.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
-    /// Celery node name.
+    /// The Celery node name.
     pub node: String,
-    /// Name of the machine.
+    /// The name of the machine.
     pub host: String,
-    /// Identity of the machine's last start; containers share it.
+    /// The id of the machine's current boot; all containers of a machine share it.
     pub boot_id: Option<String>,
-    /// Process ids are unique within this namespace; the inode of `/proc/self/ns/pid`.
+    /// The process id namespace, within which process ids are unique: the inode of `/proc/self/ns/pid`.
     pub pid_ns: Option<u64>,
-    /// Process id.
+    /// The process id.
     pub pid: u32,
-    /// Start of the process in clock ticks since boot, so that a used-again id is seen.
+    /// The start of the process in clock ticks since boot, which shows if the process id was reused.
     pub started: Option<u64>,
 }
 
 impl Instance {
-    /// This process, under its Celery node name.
+    /// Returns the identity of this process under its Celery node name.
     pub fn here(node: &str) -> Self {
         let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok();
         let pid = std::process::id();
@@ -50,22 +51,23 @@ impl Instance {
         Self::new(record)
     }
 
-    /// An instance with a record of one's own making, for tests.
+    /// Creates an instance with any record, for tests.
     pub fn new(record: Record) -> Self {
         Self { id: Uuid::new_v4().to_string(), record }
     }
 
-    /// A UUID, new for every run.
+    /// The id of the run: a UUID, new for every run.
     pub fn id(&self) -> &str {
         &self.id
     }
 
-    /// What this process tells about itself.
+    /// The record of this process in Redis.
     pub fn record(&self) -> &Record {
         &self.record
     }
 
-    /// Whether the process of `other` is certainly gone: it ran where this one can see, and does so no more.
+    /// Returns `true` if the process of `other` has certainly ended: a process of the same boot and process id
+    /// namespace that no longer exists.
     pub(super) fn sees_the_end_of(&self, other: &Record) -> bool {
         let place =
             |record: &Record| Some((record.boot_id.clone()?, record.pid_ns?, record.started.map(drop)?));
@@ -73,31 +75,31 @@ impl Instance {
     }
 }
 
-/// Whether a process that began at `started` is certainly gone.
+/// Returns `true` if the process that began at `started` has certainly ended.
 fn has_ended(pid: u32, started: Option<u64>) -> bool {
     if fs::metadata(format!("/proc/{pid}/stat")).is_ok() {
         return start_of(pid) != started;
     }
-    // `/proc` may hide the processes of other users (hidepid), a signal does not.
+    // `/proc` may hide the processes of other users (hidepid), but kill(2) does not.
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
     pid.is_some_and(|pid| test_kill_process(pid) == Err(Errno::SRCH))
 }
 
-/// When a process started; `None` if it has ended.
+/// Returns the start of a process in clock ticks since boot; `None` if the process has ended.
 ///
-/// Field 22 of `/proc/<pid>/stat`, counted behind the name, which may hold anything but ends in the
-/// last `)`: see proc(5).
+/// The start is field 22 of `/proc/<pid>/stat`. Fields are counted after the name, which may contain any characters
+/// but ends at the last `)`: see proc(5).
 fn start_of(pid: u32) -> Option<u64> {
     let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
     let name_end = stat.iter().rposition(|byte| *byte == b')')?;
     let behind = std::str::from_utf8(&stat[name_end + 1..]).ok()?;
     let mut fields = behind.split_ascii_whitespace();
-    // A zombie has ended, only its parent has not looked yet.
+    // A zombie has ended; only its parent has not waited for it yet.
     let state = fields.next()?;
     if matches!(state, "Z" | "X") { None } else { fields.nth(18)?.parse().ok() }
 }
 
-/// The machine's name, as in `origin` and node names.
+/// Returns the machine's name, as in `origin` and node names.
 pub(super) fn hostname() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }

@@ -1,10 +1,10 @@
-//! JSON as Python writes it: read without recursion, changed without touching the rest.
+//! JSON as Python writes it: parsed without recursion, and changed without rewriting the unchanged parts.
 
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use std::{borrow::Cow, fmt, str::Utf8Error};
 
-/// A text that every JSON parser reads, how deep it is nested, and how many values it holds at most.
+/// A strict JSON text, with the depth of its nesting and an upper bound of the number of its values.
 #[derive(Debug)]
 pub(super) struct Tamed<'a> {
     pub(super) text: Cow<'a, str>,
@@ -12,10 +12,10 @@ pub(super) struct Tamed<'a> {
     pub(super) values: usize,
 }
 
-/// Makes strict JSON of what Python's `json` writes and accepts beyond it.
+/// Converts the JSON that Python's `json` writes and accepts into strict JSON.
 ///
 /// `NaN`, `Infinity` and numbers beyond a double become strings, so that no number is invented;
-/// surrogate escapes without their other half become U+FFFD. Anything else is left as it is, valid or
+/// surrogate escapes without their other half become U+FFFD. Any other text is left unchanged, valid or
 /// not. One pass, no recursion: safe on any bytes.
 pub(super) fn tame(bytes: &[u8]) -> Result<Tamed<'_>, Utf8Error> {
     let text = std::str::from_utf8(bytes)?;
@@ -60,7 +60,7 @@ pub(super) fn tame(bytes: &[u8]) -> Result<Tamed<'_>, Utf8Error> {
     Ok(Tamed { text, depth: deepest, values })
 }
 
-/// Goes from behind a string's opening quote to behind its closing one.
+/// Converts one string; `at` is the index after its opening quote. Returns the index after its closing quote.
 fn tame_string(text: &str, mut at: usize, out: &mut String, copied: &mut usize) -> usize {
     let bytes = text.as_bytes();
     while let Some(&byte) = bytes.get(at) {
@@ -81,7 +81,7 @@ fn tame_string(text: &str, mut at: usize, out: &mut String, copied: &mut usize) 
     at
 }
 
-/// The code unit of the `\uXXXX` at this place.
+/// Returns the code unit of the `\uXXXX` at this index.
 fn escape(bytes: &[u8], at: usize) -> Option<u16> {
     let digits = bytes.get(at..at + 6)?.strip_prefix(br"\u")?;
     digits.iter().try_fold(0, |unit: u16, digit| {
@@ -99,11 +99,11 @@ fn token_len(bytes: &[u8]) -> usize {
     1 + bytes[1..].iter().take_while(|byte| in_number(byte)).count()
 }
 
-/// Whether this is one of Python's words for no number, or a number that a double cannot hold.
+/// Returns `true` for `NaN`, an infinity, or a number that a double cannot hold.
 fn is_no_double(token: &[u8]) -> bool {
     match token {
         b"NaN" | b"Infinity" | b"-Infinity" => true,
-        // Shorter ones without an exponent always fit.
+        // Shorter numbers without an exponent always fit into a double.
         [b'-' | b'0'..=b'9', ..] if token.len() > 300 || token.iter().any(|b| matches!(b, b'e' | b'E')) => {
             let number = std::str::from_utf8(token).ok().and_then(|text| text.parse::<f64>().ok());
             number.is_some_and(f64::is_infinite)
@@ -114,34 +114,34 @@ fn is_no_double(token: &[u8]) -> bool {
 
 /// One JSON object as its keys and the texts of their values, in order.
 ///
-/// Values are not looked into, so nothing is lost on them, and depth does not matter.
+/// The texts of values are kept unparsed, so they stay unchanged, and their depth does not matter.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Object<'a>(Vec<(String, Cow<'a, str>)>);
 
 impl<'a> Object<'a> {
-    /// Reads an object; `None` if the text is anything else.
+    /// Parses an object; `None` if the text is not one.
     pub(super) fn parse(text: &'a str) -> Option<Self> {
         let mut parser = serde_json::Deserializer::from_str(text);
         let object = parser.deserialize_map(Entries).ok()?;
         parser.end().ok().map(|()| object)
     }
 
-    /// The JSON text of a value; the last one counts if a key is repeated, as in Python.
+    /// Returns the JSON text of a value. If a key is repeated, its last value counts, as in Python.
     pub(super) fn get(&self, key: &str) -> Option<&str> {
         self.0.iter().rev().find(|(name, _)| name == key).map(|(_, text)| &**text)
     }
 
-    /// The value as a `T`, if it is one.
+    /// Returns the value as a `T`; `None` if it is missing or of another type.
     pub(super) fn read<T: serde::de::DeserializeOwned>(&self, key: &str) -> Option<T> {
         serde_json::from_str(self.get(key)?).ok()
     }
 
-    /// The value as an object; empty if it is none.
+    /// Returns the value as an object; an empty object if the value is missing or not an object.
     pub(super) fn object(&'a self, key: &str) -> Object<'a> {
         self.get(key).and_then(Self::parse).unwrap_or_default()
     }
 
-    /// Sets a value by its JSON text, in its old place if it has one.
+    /// Sets a value by its JSON text. An existing key keeps its place.
     pub(super) fn set(&mut self, key: &str, json: impl Into<String>) {
         let value = Cow::Owned(json.into());
         match self.0.iter_mut().rev().find(|(name, _)| name == key) {
@@ -154,26 +154,26 @@ impl<'a> Object<'a> {
         self.0.retain(|(name, _)| name != key);
     }
 
-    /// The JSON text of a value that is there and not null.
+    /// Returns the JSON text of a value; `None` if the value is missing or null.
     pub(super) fn some(&self, key: &str) -> Option<&str> {
         self.get(key).filter(|text| *text != "null")
     }
 
-    /// The elements of a value that is an array, the value alone if it is none, nothing for null: what
-    /// Python's `maybe_list` makes of it.
+    /// Returns the JSON texts of a value as a list, as Python's `maybe_list` does: the elements of an array, any
+    /// other value alone, no element for null.
     pub(super) fn list(&self, key: &str) -> Vec<&str> {
         let Some(text) = self.some(key) else { return Vec::new() };
         items(text).unwrap_or_else(|| vec![text])
     }
 
-    /// Takes over all values of `other` that are not null.
+    /// Copies all values of `other` that are not null.
     pub(super) fn update(&mut self, other: &Object<'_>) {
         for (key, text) in other.0.iter().filter(|(_, text)| text != "null") {
             self.set(key, &**text);
         }
     }
 
-    /// The keys with the texts of their values.
+    /// Iterates over the keys with the texts of their values.
     pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0.iter().map(|(key, text)| (&**key, &**text))
     }
@@ -183,7 +183,7 @@ impl<'a> Object<'a> {
     }
 }
 
-/// The object's text, with Python's separators.
+/// Formats the object as JSON, with Python's separators.
 impl fmt::Display for Object<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("{")?;
@@ -195,14 +195,14 @@ impl fmt::Display for Object<'_> {
     }
 }
 
-/// The texts of an array's elements as they stand, with `NaN` and all that Python writes beyond JSON.
+/// Returns the texts of an array's elements unchanged, with `NaN` and other values that Python writes beyond JSON.
 ///
-/// `None` if it is no array, or nothing that [`tame`] makes JSON of.
+/// Returns `None` if the text is not an array, or if [`tame`] cannot convert it to strict JSON.
 pub(super) fn items(text: &str) -> Option<Vec<&str>> {
     within(text, '[', ']')
 }
 
-/// The text of an object's value as it stands, as [`items`] reads it.
+/// Returns the text of an object's value unchanged, as [`items`] does for an array.
 pub(super) fn field<'a>(text: &'a str, key: &str) -> Option<&'a str> {
     let entries = within(text, '{', '}')?;
     entries.into_iter().rev().find_map(|entry| {
@@ -212,7 +212,7 @@ pub(super) fn field<'a>(text: &'a str, key: &str) -> Option<&'a str> {
     })
 }
 
-/// What stands between the commas of an array or object.
+/// Returns the texts between the commas of an array or object.
 fn within(text: &str, open: char, close: char) -> Option<Vec<&str>> {
     let tamed = tame(text.as_bytes()).ok()?;
     serde_json::from_str::<IgnoredAny>(&tamed.text).ok()?;
@@ -223,7 +223,7 @@ fn within(text: &str, open: char, close: char) -> Option<Vec<&str>> {
     Some(inner.split(outside(',')).map(str::trim).collect())
 }
 
-/// Finds a separator outside of strings and of what is nested.
+/// Finds a separator that is neither in a string nor in a nested array or object.
 fn outside(separator: char) -> impl FnMut(char) -> bool {
     let (mut depth, mut quoted, mut escaped) = (0_usize, false, false);
     move |c| {
@@ -240,7 +240,7 @@ fn outside(separator: char) -> impl FnMut(char) -> bool {
     }
 }
 
-/// A string as JSON text.
+/// Formats a string as JSON.
 pub(super) fn quoted(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }

@@ -7,10 +7,10 @@ use super::client::Client;
 /// Source: `Transport.priority_steps` in `kombu/transport/redis.py`.
 pub const PRIORITY_STEPS: [u8; 4] = [0, 3, 6, 9];
 
-/// What stands between a queue's name and its priority step.
+/// The separator between a queue's name and its priority step, and between the parts of a binding.
 pub(super) const SEP: &str = "\x06\x16";
 
-/// The greatest step that is not above `priority`; values over 9 count as 9.
+/// Returns the greatest step that is not above `priority`; values over 9 count as 9.
 pub fn step(priority: u8) -> u8 {
     PRIORITY_STEPS.into_iter().rev().find(|step| *step <= priority).unwrap_or(0)
 }
@@ -20,14 +20,14 @@ fn list_name(queue: &str, step: u8) -> String {
     if step == 0 { queue.to_owned() } else { format!("{queue}{SEP}{step}") }
 }
 
-/// Key names under the broker's `global_keyprefix`, which stands before every key as it is.
+/// Key names under the broker's `global_keyprefix`, which is put before every key without a separator.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Keys {
     prefix: String,
 }
 
 impl Keys {
-    /// Names under `prefix`, which may be empty.
+    /// Creates the names under `prefix`, which may be empty.
     pub fn new(prefix: &str) -> Self {
         Self { prefix: prefix.to_owned() }
     }
@@ -36,96 +36,96 @@ impl Keys {
         format!("{}{name}", self.prefix)
     }
 
-    /// The list that a message of this priority lies in.
+    /// The list that holds messages of this priority.
     pub fn list(&self, queue: &str, priority: u8) -> String {
         self.key(&list_name(queue, step(priority)))
     }
 
-    /// All lists of the queues with the index of their queue, in the order in which kombu serves
-    /// them: step by step, within a step in the order given.
+    /// All lists of the queues, with the index of the queue of each, in the order in which kombu serves
+    /// them: by priority step, and within a step in the given order.
     pub fn lists(&self, queues: &[String]) -> Vec<(usize, String)> {
         let of_step = |step| queues.iter().enumerate().map(move |(at, queue)| (at, list_name(queue, step)));
         PRIORITY_STEPS.into_iter().flat_map(of_step).map(|(at, name)| (at, self.key(&name))).collect()
     }
 
-    /// The list of entries of this queue that nobody can read.
+    /// The list of the entries of this queue that cannot be parsed.
     pub fn unreadable(&self, queue: &str) -> String {
         self.key(&format!("{queue}.unreadable"))
     }
 
-    /// Hash of what was taken and not yet acknowledged, of all consumers.
+    /// The hash of the messages that any consumer has taken and not yet acknowledged.
     pub fn unacked(&self) -> String {
         self.key("unacked")
     }
 
-    /// Sorted set of the delivery tags in `unacked`, by the time they were taken.
+    /// The sorted set of the delivery tags in `unacked`, by the time of the take.
     pub fn unacked_index(&self) -> String {
         self.key("unacked_index")
     }
 
-    /// Hash from delivery tag to the worker of ours that holds it.
+    /// The hash from delivery tag to the worker of this program that holds the message.
     pub fn leases(&self) -> String {
         self.key("rna-backup:leases")
     }
 
-    /// The record that shows that a worker of ours is alive.
+    /// The record that shows that a worker of this program is alive.
     pub fn worker(&self, instance: &str) -> String {
         self.key(&format!("rna-backup:worker:{instance}"))
     }
 
-    /// Set of the workers of ours that began the task of a message, and neither ended it nor gave it back.
+    /// The set of this program's workers that began the task of a message, and neither ended it nor gave it back.
     pub fn begun(&self, tag: &str) -> String {
         self.key(&format!("rna-backup:begun:{tag}"))
     }
 
-    /// Hash from the name of a lock to who holds it.
+    /// The hash from the name of a lock to its holder.
     pub fn locks(&self) -> String {
         self.key("rna-backup:locks")
     }
 
-    /// Counter that numbers the holders of locks.
+    /// The counter of fencing tokens, which numbers the holders of locks.
     pub fn fence(&self) -> String {
         self.key("rna-backup:fence")
     }
 
-    /// Lock of the sweep that gives back what consumers of any language left.
+    /// The mutex of the sweep that requeues messages of dead consumers of any language.
     pub fn unacked_mutex(&self) -> String {
         self.key("unacked_mutex")
     }
 
-    /// Set of the queues that an exchange feeds.
+    /// The set of the queues that are bound to an exchange.
     pub fn binding(&self, exchange: &str) -> String {
         self.key(&format!("_kombu.binding.{exchange}"))
     }
 
-    /// The queue that a member of a [`binding`](Self::binding) set feeds with messages of this routing key.
+    /// Returns the queue of a member of a [`binding`](Self::binding) set, if the member is for this routing key.
     pub fn bound_queue<'a>(binding: &'a str, routing_key: &str) -> Option<&'a str> {
         let mut parts = binding.split(SEP);
         (parts.next() == Some(routing_key)).then(|| parts.nth(1)).flatten()
     }
 
-    /// List of the control replies for the client `oid`.
+    /// The list of the control replies for the client `oid`.
     pub fn replies(&self, oid: &str) -> String {
         self.key(&format!("{oid}.reply.celery.pidbox"))
     }
 
-    /// What the client `oid` has in the set of bindings while it waits for control replies.
+    /// The member of the client `oid` in the set of bindings while the client waits for control replies.
     pub fn reply_member(oid: &str) -> String {
         format!("{oid}{SEP}{SEP}{oid}.reply.celery.pidbox")
     }
 
-    /// Channels on which control requests come.
+    /// The channels of control requests.
     pub fn control_channels(&self, client: &Client) -> Vec<String> {
         self.fanout(client, "celery.pidbox")
     }
 
-    /// Beginnings of the channels that events go to; a routing key follows.
+    /// The prefixes of the channels of events; a routing key follows the prefix.
     pub fn event_channels(&self, client: &Client) -> Vec<String> {
         self.fanout(client, "celeryev/")
     }
 
-    /// Fanout channels of `exchange`, with the number of the database before it; over Sentinel also the
-    /// channel of kombu before 5.4, which does not fill in the number there.
+    /// Returns the fanout channels of `exchange`, which begin with the number of the database. Over Sentinel these
+    /// include the channel of kombu before 5.4, which does not fill in the number there.
     ///
     /// Source: `Channel._get_publish_topic`, `Transport.fanout_prefix` and
     /// `SentinelChannel.sentinel_fanout_compat` in `kombu/transport/redis.py`.
@@ -138,13 +138,13 @@ impl Keys {
         channels
     }
 
-    /// Marks a group of messages as sent.
+    /// The key that marks a group of messages as sent.
     pub fn sent(&self, tag: &str) -> String {
         self.key(&format!("rna-backup:sent:{tag}"))
     }
 }
 
-/// The key, and channel, of a task's result under the result backend's own `global_keyprefix`.
+/// The key, and the channel, of a task's result under the result backend's own `global_keyprefix`.
 ///
 /// Unlike the broker's, this prefix gets a `_` unless it ends in one of `: _ - .`.
 /// Source: `KeyValueStoreBackend._add_global_keyprefix` in `celery/backends/base.py`.
@@ -152,8 +152,8 @@ pub fn result_key(prefix: &str, task_id: &str) -> String {
     backend_key(prefix, &format!("celery-task-meta-{task_id}"))
 }
 
-/// A key of a group in the result backend, by what stands behind its id: nothing for the result, `.s` for
-/// the size of a chord's header, and so on.
+/// A key of a group in the result backend. `end` follows the id: empty for the result, `.s` for the size of a chord's
+/// header, and so on.
 pub fn group_key(prefix: &str, group_id: &str, end: &str) -> String {
     backend_key(prefix, &format!("celery-taskset-meta-{group_id}{end}"))
 }

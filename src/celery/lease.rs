@@ -1,4 +1,4 @@
-//! What this process has taken and not yet settled.
+//! Leases: the messages that this process has taken and not yet acknowledged or given back.
 
 use super::CeleryError;
 use super::client::Client;
@@ -29,7 +29,7 @@ static STORE_AND_ACK: LazyLock<Script> = LazyLock::new(|| {
         include_str!("lua/store.lua"),
         include_str!("lua/ack.lua"),
         "local ours = ack(KEYS[2], KEYS[3], KEYS[4], KEYS[5], ARGV[4], ARGV[5], ARGV[6])\n",
-        // What another worker does now may yet succeed.
+        // Another worker runs the task now and may succeed, so a FAILURE is not stored.
         "if ours == 1 or cjson.decode(ARGV[1]).status == 'SUCCESS' then\n",
         "  store(KEYS[1], ARGV[1], ARGV[2], ARGV[3])\n",
         "end\n",
@@ -39,7 +39,7 @@ static STORE_AND_ACK: LazyLock<Script> = LazyLock::new(|| {
 static REPLACE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/replace.lua")));
 static RESTORE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/restore.lua")));
 
-/// All leases of this process; cheap to clone, one per process.
+/// All leases of this process. Cheap to clone; create one per process.
 #[derive(Debug, Clone)]
 pub struct Leases(Arc<Shared>);
 
@@ -50,14 +50,14 @@ struct Shared {
     instance: Instance,
     in_hand: Mutex<HashSet<String>>,
     taken: AtomicU64,
-    /// Read while a claim is under way; written by the sweep of our own lost claims.
+    /// Held for reading while a claim is under way, and for writing while this process's lost claims are swept.
     claims: RwLock<()>,
     doubt: Arc<Notify>,
     locks: Locks,
 }
 
 impl Leases {
-    /// No lease yet.
+    /// Creates an empty set of leases.
     pub fn new(client: Client, keys: Keys, instance: Instance) -> Self {
         let doubt = Arc::new(Notify::new());
         Self(Arc::new(Shared {
@@ -72,32 +72,32 @@ impl Leases {
         }))
     }
 
-    /// The locks of this process, which live and die with it as leases do.
+    /// The locks of this process, which are freed when the process dies, as leases are.
     pub fn locks(&self) -> &Locks {
         &self.0.locks
     }
 
-    /// The delivery tags in hand.
+    /// The delivery tags of the messages in hand.
     pub fn in_hand(&self) -> Vec<String> {
         self.hand().iter().cloned().collect()
     }
 
-    /// The connection that leases are settled over.
+    /// The connection over which leases are settled.
     pub fn client(&self) -> &Client {
         &self.0.client
     }
 
-    /// Names of the keys.
+    /// The names of the keys.
     pub fn keys(&self) -> &Keys {
         &self.0.keys
     }
 
-    /// Who holds the leases.
+    /// The identity of this process, which holds the leases.
     pub fn instance(&self) -> &Instance {
         &self.0.instance
     }
 
-    /// This process's record as it lies in Redis.
+    /// The JSON of this process's record in Redis.
     pub(super) fn record(&self) -> String {
         serde_json::json!(self.0.instance.record()).to_string()
     }
@@ -106,12 +106,13 @@ impl Leases {
         self.hand().contains(tag)
     }
 
-    /// Held while a claim is under way, until its lease is in hand.
+    /// The lock that is held for reading while a claim is under way, until its lease is in hand.
     pub(super) fn claims(&self) -> &RwLock<()> {
         &self.0.claims
     }
 
-    /// Fires when a message or a lock may be ours without being in hand: the answer to a claim was lost.
+    /// Notified when the answer to a claim was lost, so that this process may hold a message or a lock that is not in
+    /// hand.
     pub(super) fn doubt(&self) -> &Notify {
         &self.0.doubt
     }
@@ -126,10 +127,10 @@ impl Leases {
         self.0.in_hand.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The script that puts a message back at the end of its list that is served next.
+    /// Prepares the script that puts a message back at the end of its list that is served next.
     ///
-    /// `record` is what the holder's record must be: empty for none, `*` for any. `text` is the
-    /// message if it is to be changed.
+    /// `record` is the required record of the holder: empty for no record, `*` for any. `text` is the new text of the
+    /// message, or `None` to keep the text.
     pub(super) fn restore(
         &self,
         tag: &str,
@@ -155,19 +156,20 @@ impl Leases {
     }
 }
 
-/// The restore script's reply when the message is somebody else's by now, and when it is done.
+/// The replies of the restore script: the message belongs to another worker by now, and the message was put back.
 pub(super) const NOT_OURS: u8 = 0;
 pub(super) const RESTORED: u8 = 1;
 
-/// Who took a message from where: the value in the hash of leases.
+/// The worker that took a message, and the list it came from: the value in the hash of leases.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Claim {
     pub(super) worker: String,
-    /// The list's key.
+    /// The key of the list that the message came from.
     pub(super) list: String,
-    /// How many bytes follow the message in its entry of `unacked`.
+    /// The number of bytes after the message in its entry of `unacked`.
     pub(super) behind: usize,
-    /// Length of that entry: a message that others put back and took has another one.
+    /// The length of the message's entry of `unacked`. A message that others put back and took again has another
+    /// length.
     pub(super) size: usize,
 }
 
@@ -181,13 +183,13 @@ impl Claim {
         Some(Self { worker, list, behind, size })
     }
 
-    /// The message in an entry of `unacked`, between `[` and what follows it.
+    /// Returns the message in an entry of `unacked`, between the `[` and the last `behind` bytes.
     pub(super) fn message_in<'a>(&self, entry: &'a [u8]) -> Option<&'a [u8]> {
         entry.get(1..entry.len().checked_sub(self.behind)?)
     }
 }
 
-/// A message that is ours until it is settled by [`ack`](Self::ack) or [`give_back`](Self::give_back).
+/// A message that this process holds until it is settled by [`ack`](Self::ack) or [`give_back`](Self::give_back).
 ///
 /// A lease that is dropped instead, say by a panic, is given back by the
 /// [`Keeper`](super::sweep::Keeper) within seconds.
@@ -197,13 +199,13 @@ pub struct Lease {
     leases: Leases,
     tag: String,
     claim: Claim,
-    /// The message; `None` if it is too long to be held.
+    /// The message; `None` if the message is too long to be held.
     raw: Option<Bytes>,
     number: u64,
 }
 
 impl Lease {
-    /// Tells in which order this process took its messages.
+    /// The number of the message in the order in which this process took its messages.
     pub fn number(&self) -> u64 {
         self.number
     }
@@ -212,7 +214,7 @@ impl Lease {
         &self.leases
     }
 
-    /// The delivery tag under which the message lies in `unacked`.
+    /// The delivery tag, which is the key of the message in `unacked`.
     pub fn tag(&self) -> &str {
         &self.tag
     }
@@ -221,13 +223,13 @@ impl Lease {
     ///
     /// # Errors
     ///
-    /// [`CeleryError::LeaseLost`] when it had passed to another worker; [`CeleryError::Stopped`]; or
+    /// [`CeleryError::LeaseLost`] when the message had passed to another worker; [`CeleryError::Stopped`]; or
     /// a permanent error of Redis.
     pub async fn ack(self, stop: &CancellationToken) -> Result<(), CeleryError> {
         self.settle("acknowledge message", ACK.prepare_invoke(), stop).await
     }
 
-    /// Whether no other worker has the message by now. So it seems also while Redis does not answer.
+    /// Returns `false` if the message has passed to another worker, and `true` also while Redis does not answer.
     pub async fn is_ours(&self) -> bool {
         let mut get = redis::cmd("HGET");
         get.arg(self.leases.keys().leases()).arg(&self.tag);
@@ -235,12 +237,13 @@ impl Lease {
         held.map_or(true, |held| held.is_some_and(|held| held == self.claim.text().as_bytes()))
     }
 
-    /// Stores the result and removes the message for good, in one step; nothing but a SUCCESS is stored when the
-    /// message had passed to another worker. `backend` must be [on the broker's server](Backend::is_at). Repeats until Redis answers or `stop` fires.
+    /// Stores the result and removes the message for good, in one atomic step. If the message had passed to another
+    /// worker, only a SUCCESS is stored. `backend` must be [on the broker's server](Backend::is_at). Repeats until
+    /// Redis answers or `stop` fires.
     ///
     /// # Errors
     ///
-    /// As [`ack`](Self::ack). After a permanent error the message is still ours.
+    /// As [`ack`](Self::ack). After a permanent error this process still holds the message.
     pub async fn ack_with(
         &self,
         result: &TaskResult,
@@ -252,7 +255,7 @@ impl Lease {
         self.settle("store result and acknowledge", call, stop).await
     }
 
-    /// Adds what `ack.lua` wants and runs the script.
+    /// Adds the keys and arguments of `ack.lua`, and runs the script.
     async fn settle(
         &self,
         op: &'static str,
@@ -266,8 +269,8 @@ impl Lease {
         if ours { Ok(()) } else { Err(CeleryError::LeaseLost { tag: self.tag.clone() }) }
     }
 
-    /// Removes the message for good and sends `others` in its place, in one step: a retry is neither lost
-    /// nor doubled, whenever this process ends. Repeats until Redis answers or `stop` fires.
+    /// Removes the message for good and sends `others` in its place, in one atomic step, so that a retry is neither
+    /// lost nor doubled whenever this process ends. Repeats until Redis answers or `stop` fires.
     ///
     /// # Errors
     ///
@@ -284,8 +287,8 @@ impl Lease {
         if ours { Ok(()) } else { Err(CeleryError::LeaseLost { tag: self.tag.clone() }) }
     }
 
-    /// Puts the message back where it came from, to be served next, marked as redelivered.
-    /// Repeats until Redis answers or `stop` fires.
+    /// Puts the message back into its list, to be served next, marked as redelivered. Repeats until Redis answers or
+    /// `stop` fires.
     ///
     /// # Errors
     ///

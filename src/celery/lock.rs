@@ -1,9 +1,9 @@
-//! Locks that the whole fleet sees: one holder at a time among all workers on one broker.
+//! Locks of the whole fleet: each has at most one holder among all workers on one broker.
 //!
-//! They lie in one hash, from the lock's name to its [`Holder`] as JSON. A holder is alive for as long
-//! as its worker's record is; the [`Keeper`](super::sweep::Keeper) of any other worker frees the locks
-//! of the dead, in the times that hold for their messages, and a worker's own Keeper frees what is not
-//! in hand any more.
+//! All locks are in one hash, from the lock's name to its [`Holder`] as JSON. A holder is alive for as long
+//! as its worker's record is. The [`Keeper`](super::sweep::Keeper) of any other worker frees the locks
+//! of dead workers, after the same times as their messages, and a worker's own Keeper frees locks that are no longer
+//! in hand.
 
 use super::CeleryError;
 use super::client::Client;
@@ -24,8 +24,8 @@ static LOCK: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/l
 static KEEP: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/keep_lock.lua")));
 static UNLOCK: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/unlock.lua")));
 
-/// All locks of this process; cheap to clone. Comes from [`Leases::locks`](super::lease::Leases::locks),
-/// whose Keeper looks after them.
+/// All locks of this process; cheap to clone. Returned by [`Leases::locks`](super::lease::Leases::locks),
+/// whose Keeper checks and frees them.
 #[derive(Debug, Clone)]
 pub struct Locks(Arc<Shared>);
 
@@ -35,28 +35,28 @@ struct Shared {
     keys: Keys,
     instance: Instance,
     in_hand: Mutex<HashMap<Seat, CancellationToken>>,
-    /// Read while a lock is being taken; written by the sweep of our own lost ones.
+    /// Held for reading while a lock is being taken, and for writing while this process's lost locks are swept.
     takes: RwLock<()>,
     doubt: Arc<Notify>,
 }
 
-/// A lock and who holds it, as it lies in Redis.
+/// A lock's name and the JSON of its holder, as stored in Redis.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Seat {
     name: String,
     holder: String,
 }
 
-/// Who holds a lock. `Display` is for people: `backup@host2 (task …)`.
+/// The holder of a lock. `Display` is for people: `backup@host2 (task …)`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Holder {
-    /// Id of the worker's run.
+    /// The id of the worker's run.
     pub instance: String,
-    /// Celery node name.
+    /// The Celery node name of the worker.
     pub node: String,
-    /// The task that it is held for.
+    /// The id of the task that the lock is held for.
     pub task: Option<String>,
-    /// Number of this holder among all of all locks.
+    /// The fencing token: the number of this holder among all holders of all locks.
     pub token: u64,
 }
 
@@ -66,7 +66,7 @@ impl Locks {
         Self(Arc::new(Shared { client, keys, instance, in_hand, takes, doubt }))
     }
 
-    /// Takes a lock for a task, or tells who has it.
+    /// Takes a lock for a task, or returns the current holder.
     ///
     /// # Errors
     ///
@@ -96,7 +96,7 @@ impl Locks {
         Ok(Ok(HeldLock { locks: self.clone(), seat, token, lost }))
     }
 
-    /// Who holds a lock at this moment.
+    /// Returns the current holder of a lock.
     ///
     /// # Errors
     ///
@@ -108,9 +108,10 @@ impl Locks {
         Ok(holder.as_deref().map(Holder::parse))
     }
 
-    /// Looks after the locks of this process, and tells of those of other workers: by worker.
+    /// Checks the locks of this process, and returns the locks of other workers.
     ///
-    /// What others have taken over is told to who still works under it; what is not in hand is freed.
+    /// A lock in hand that another worker has taken over is reported by [`HeldLock::lost`]; a lock of this process
+    /// that is not in hand is freed.
     pub(super) async fn look_after(&self) -> Result<Vec<Foreign>, CeleryError> {
         let mut get = redis::cmd("HGETALL");
         get.arg(self.0.keys.locks());
@@ -125,7 +126,7 @@ impl Locks {
             }
             let ours = self.keep(&seat).await?;
             if !self.hand().contains_key(&seat) {
-                self.0.doubt.notify_one(); // freed meanwhile, and perhaps written again just now
+                self.0.doubt.notify_one(); // freed meanwhile, and `keep` may have written it again
             } else if !ours {
                 warn!(name = seat.name, "a lock was lost to another worker");
                 lost.cancel();
@@ -136,17 +137,17 @@ impl Locks {
             .map(|seat| (Holder::parse(seat.holder.as_bytes()).instance, seat))
             .partition(|(worker, _)| worker == self.0.instance.id());
         self.free_own(own.into_iter().map(|(_, seat)| seat).collect()).await?;
-        // Without a name nobody can be seen to be dead.
+        // Without the id of a worker, no holder can be found dead.
         let named = others.into_iter().filter(|(worker, _)| !worker.is_empty());
         Ok(named.map(|(worker, seat)| Foreign { worker, seat }).collect())
     }
 
-    /// Frees what is this process's without its knowing. Nobody takes a lock meanwhile, so that none is
-    /// under way that is not in hand yet.
+    /// Frees the locks that this process holds in Redis but not in hand. No lock is taken meanwhile, so that none is
+    /// freed whose take is under way.
     async fn free_own(&self, mut held: Vec<Seat>) -> Result<(), CeleryError> {
         held.retain(|seat| !self.hand().contains_key(seat));
         if held.is_empty() {
-            return Ok(()); // so nobody need wait
+            return Ok(()); // so that no take has to wait
         }
         let _nobody_takes = self.0.takes.write().await;
         for seat in held {
@@ -157,7 +158,7 @@ impl Locks {
         Ok(())
     }
 
-    /// Frees the lock of a dead worker, whose record is `record`: empty if it has ended.
+    /// Frees the lock of a dead worker. `record` is the worker's record; empty if the record has expired.
     pub(super) async fn free_foreign(&self, lock: &Foreign, record: &str) -> Result<(), CeleryError> {
         if self.free(&lock.worker, &lock.seat, record).await? {
             let holder = Holder::parse(lock.seat.holder.as_bytes());
@@ -172,7 +173,8 @@ impl Locks {
         self.0.client.script("free lock", &call).await
     }
 
-    /// Whether the lock is still this holder's.
+    /// Returns `true` if the lock is still this holder's. A lock that Redis has lost (a restart without its data, a
+    /// failover) is written again, unless any lock was taken since.
     async fn keep(&self, seat: &Seat) -> Result<bool, CeleryError> {
         let token = Holder::parse(seat.holder.as_bytes()).token;
         let mut call = KEEP.key(self.0.keys.locks());
@@ -188,14 +190,14 @@ impl Locks {
 /// A lock of another worker.
 #[derive(Debug)]
 pub(super) struct Foreign {
-    /// Id of the worker's run.
+    /// The id of the worker's run.
     pub(super) worker: String,
     seat: Seat,
 }
 
-/// A lock that is ours until it is freed, or lost.
+/// A lock that this process holds until the lock is freed, or lost.
 ///
-/// One that is dropped instead, say by a panic, is freed by the Keeper at once.
+/// A lock that is dropped instead, say by a panic, is freed by the Keeper at once.
 #[derive(Debug)]
 #[must_use = "a lock that is dropped is freed"]
 pub struct HeldLock {
@@ -206,23 +208,23 @@ pub struct HeldLock {
 }
 
 impl HeldLock {
-    /// The fencing token: greater than that of every holder before, of this lock and all others, for as
-    /// long as Redis keeps what it acknowledged.
+    /// The fencing token: greater than the token of every earlier holder, of this lock and all others, for as
+    /// long as Redis keeps the writes that it acknowledged.
     pub fn token(&self) -> u64 {
         self.token
     }
 
-    /// Fires when another worker has taken the lock over: this one was away for too long. It is noticed
-    /// by the Keeper, in its next round after Redis can be reached again.
+    /// Fires when another worker has taken the lock over because this worker was cut off from Redis for too long. The
+    /// Keeper notices a loss in its next round after Redis can be reached again.
     pub fn lost(&self) -> CancellationToken {
         self.lost.clone()
     }
 
-    /// Asks Redis whether the lock is still ours. Once it is lost, it stays lost.
+    /// Asks Redis, and returns `true` if this process still holds the lock. A lost lock stays lost.
     ///
     /// # Errors
     ///
-    /// As [`Client::once`]: then nobody knows.
+    /// As [`Client::once`]; then it is unknown who holds the lock.
     pub async fn check(&self) -> Result<bool, CeleryError> {
         let ours = !self.lost.is_cancelled() && self.locks.keep(&self.seat).await?;
         if !ours {
@@ -231,14 +233,14 @@ impl HeldLock {
         Ok(ours)
     }
 
-    /// Frees the lock; one that was lost is left to whoever has it.
+    /// Frees the lock. A lost lock is left to its new holder.
     ///
     /// # Errors
     ///
-    /// As [`Client::once`]; whatever came of it, the Keeper sees to it that the lock does not stay.
+    /// As [`Client::once`]; then the Keeper frees the lock, if Redis still has it.
     pub async fn free(self) -> Result<(), CeleryError> {
         let locks = &self.locks;
-        // No longer in hand: a Keeper that looks now may free it as well, but not call it lost.
+        // Removed from hand first: a Keeper that looks now may free the lock as well, but does not report it as lost.
         locks.hand().remove(&self.seat);
         locks.free(locks.0.instance.id(), &self.seat, "*").await.map(drop)
     }
@@ -253,7 +255,7 @@ impl Drop for HeldLock {
 }
 
 impl Holder {
-    /// Reads a holder; what nobody of ours wrote is a holder without a name.
+    /// Parses a holder; a text that this program did not write becomes a holder without a name.
     fn parse(text: &[u8]) -> Self {
         let nobody = || Self { instance: String::new(), node: String::new(), task: None, token: 0 };
         serde_json::from_slice(text).unwrap_or_else(|_| nobody())
@@ -262,7 +264,7 @@ impl Holder {
 
 impl fmt::Display for Holder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        /// Names longer than this are nobody's.
+        /// Maximum characters shown of a name; longer names are cut.
         const LONGEST: usize = 200;
         let plain = |text: &str| text.chars().filter(|c| !c.is_control()).take(LONGEST).collect::<String>();
         match self.node.as_str() {

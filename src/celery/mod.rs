@@ -1,10 +1,11 @@
-//! What a worker needs to speak Celery over Redis: an island that imports nothing else of this package.
+//! The Celery protocol over Redis, as a worker needs it. This module imports nothing else of this package.
 //!
-//! [`client`] keeps a connection, [`consumer`] takes messages without ever losing one, [`message`]
-//! reads them, [`lease`] settles them, [`sweep`] brings back what dead workers held, [`result`]
-//! stores what `AsyncResult` reads, [`publish`] sends new tasks and retries, and [`canvas`] sends what
-//! follows from a task's end. A [`node`] is what others see of the worker: [`control`] answers them,
-//! [`events`] tells them, and [`lock`] keeps a fleet's workers from each other's work.
+//! [`client`] keeps a connection, [`consumer`] takes messages without ever losing one, [`message`] parses messages,
+//! [`lease`] acknowledges or requeues taken messages, [`sweep`] requeues the messages of dead workers, [`result`]
+//! stores the results that `AsyncResult` reads, [`publish`] sends new tasks and retries, and [`canvas`] sends the
+//! callbacks and chain steps that follow a task. A [`node`] is the worker as other programs on the broker see the
+//! worker: [`control`] answers their requests, [`events`] publishes to them, and [`lock`] keeps the workers of a
+//! fleet from doing the same work at once.
 //!
 //! A worker in its smallest form:
 //!

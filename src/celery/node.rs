@@ -1,4 +1,5 @@
-//! What a worker is to the others on its broker: a name, a clock, tasks in hand, and what they may change.
+//! A worker as other programs on the broker see it: a name, a clock, tasks in hand, and settings that they may
+//! change.
 
 use super::clock::Clock;
 use super::events::Events;
@@ -13,53 +14,54 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-/// A worker as the others on its broker see it, shared by all of its parts.
+/// A worker as other programs on the broker see it, shared by all parts of the worker.
 ///
-/// Remote control changes it, and the worker acts on the changes: it watches [`queues`](Self::queues)
+/// Remote control changes a node, and the worker acts on the changes: the worker watches [`queues`](Self::queues)
 /// and [`concurrency`](Self::concurrency), and ends when [`shutdown`](Self::shutdown) fires.
 #[derive(Debug)]
 pub struct Node {
-    /// `name@host`, unique on the broker.
+    /// The node name, `name@host`, unique on the broker.
     pub name: String,
-    /// This run of the worker, so that another one of the same name is seen.
+    /// The id of this run of the worker, by which another worker of the same name is noticed.
     pub run: String,
     /// The logical clock.
     pub clock: Arc<Clock>,
-    /// What goes to Flower and exporters.
+    /// The events for Flower and exporters.
     pub events: Events,
     /// The tasks in hand.
     pub requests: Arc<Requests>,
     /// The tasks that must not run.
     pub revoked: Revoked,
-    /// The tasks that it knows.
+    /// The tasks that the worker can run.
     pub tasks: Tasks,
-    /// The queues that it takes from.
+    /// The names of the queues that the worker consumes.
     pub queues: watch::Sender<Vec<String>>,
-    /// How many tasks run at once.
+    /// The number of tasks that run at once.
     pub concurrency: watch::Sender<usize>,
-    /// Fires when somebody asks for a warm shutdown.
+    /// Fires when remote control asks for a warm shutdown.
     pub shutdown: CancellationToken,
-    /// Fires when a task was revoked or a limit changed: messages may be judged otherwise now.
+    /// Notified when a task was revoked, a limit changed, or a slot became free: messages may get another verdict
+    /// now.
     pub changed: tokio::sync::Notify,
-    /// When it began.
+    /// The time at which the worker began.
     pub started: Instant,
-    /// What it tells about itself.
+    /// The worker's description of itself.
     pub about: About,
 }
 
-/// What a worker tells about itself.
+/// A worker's description of itself.
 #[derive(Debug, Clone, Default)]
 pub struct About {
-    /// Name of the software.
+    /// The name of the software.
     pub software: &'static str,
-    /// Its version.
+    /// The version of the software.
     pub version: &'static str,
-    /// Its settings under Celery's names, for `celery inspect conf`; without secrets.
+    /// The settings under Celery's names, for `celery inspect conf`; without secrets.
     pub conf: Map<String, Value>,
 }
 
 impl Node {
-    /// A node that consumes `queues` with `concurrency` tasks at once.
+    /// Creates a node that consumes `queues` with `concurrency` tasks at once.
     pub fn new(
         name: &str,
         about: About,
@@ -85,8 +87,8 @@ impl Node {
         }
     }
 
-    /// Notes that tasks must not run, and ends those that are in hand and wait; with a `signal` also those that
-    /// run. Tells which of them were ended.
+    /// Revokes tasks: they must not run any more, and those in hand that wait are ended; with a `signal` also those
+    /// that run. Returns the ids of the ended tasks.
     pub fn revoke_all<'a>(&self, ids: &[&'a str], signal: Option<i32>) -> Vec<&'a str> {
         let mut known: HashMap<&str, &'a str> = HashMap::with_capacity(ids.len());
         for id in ids {
@@ -102,8 +104,8 @@ impl Node {
         ended
     }
 
-    /// Notes that no task with one of these stamps must run, and ends those in hand as
-    /// [`revoke_all`](Self::revoke_all) does. Tells which of the stamps ended one.
+    /// Revokes the tasks with one of these stamps, and ends those in hand as
+    /// [`revoke_all`](Self::revoke_all) does. Returns the stamps whose tasks were ended.
     pub fn revoke_stamped<'a>(
         &self,
         stamps: &[(&'a str, &'a Value)],

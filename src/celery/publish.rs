@@ -1,4 +1,4 @@
-//! Sends task messages: new ones, and those that are tried again.
+//! Sends task messages: new ones and retries.
 
 use super::CeleryError;
 use super::client::Client;
@@ -15,10 +15,10 @@ use std::{sync::LazyLock, time::Duration};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-/// How long, in seconds, messages are known as sent. Repeats come within seconds.
+/// The lifetime in seconds of the mark that messages were sent. Repeats come within seconds.
 const SENT_MARK: u32 = 600;
 
-/// The same for messages with a name: repeats come when what sends them is run again after a crash.
+/// The lifetime in seconds of the mark of named messages. Repeats come when their sender is run again after a crash.
 const NAMED_MARK: u32 = 86_400;
 
 static PUBLISH: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/publish.lua")));
@@ -35,17 +35,17 @@ pub struct Outgoing {
     tag: String,
     headers: Object<'static>,
     properties: Object<'static>,
-    /// Body, content type and encoding of a message that is sent again; else empty.
+    /// The body, content type and encoding of a message that is sent again; empty for a new message.
     rest: Object<'static>,
-    /// JSON texts of the arguments.
+    /// The JSON texts of the arguments.
     args: String,
     kwargs: String,
-    /// JSON text of callbacks, errbacks, chain and chord.
+    /// The JSON text of callbacks, errbacks, chain and chord.
     embed: String,
 }
 
 impl Outgoing {
-    /// A call of `task` without arguments to `queue`, with a fresh id, the root of its own tree.
+    /// Creates a call of `task` without arguments for `queue`, with a fresh id, as the root of a tree of its own.
     pub fn new(task: &str, queue: &str) -> Self {
         let id = Uuid::new_v4().to_string();
         let (name, own) = (quoted(task), quoted(&id));
@@ -93,7 +93,7 @@ impl Outgoing {
         new.through("", queue).priority(0)
     }
 
-    /// `message` once more, see [`Message::retry`].
+    /// Builds `message` as it is sent again, see [`Message::retry`].
     pub(super) fn again(message: &Message, eta: Option<Timestamp>) -> Self {
         let tamed = json::tame(&message.raw).map(|tamed| tamed.text).unwrap_or_default();
         let mut rest = Object::parse(&tamed).unwrap_or_default();
@@ -114,7 +114,7 @@ impl Outgoing {
         again.through(&message.exchange, &message.routing_key).priority(message.priority)
     }
 
-    /// A message of protocol 1 is sent again in protocol 2, as Python does.
+    /// Converts a message of protocol 1 to protocol 2, as Python does to send it again.
     fn in_protocol_2(mut self, message: &Message) -> Self {
         for key in ["expires", "group", "group_index", "timelimit"] {
             if let Some(value) = message.header(key) {
@@ -127,7 +127,7 @@ impl Outgoing {
         self.args(message.args.clone()).kwargs(message.kwargs.clone())
     }
 
-    /// Sets what follows from its end, as JSON texts.
+    /// Sets callbacks, errbacks, chain and chord, as JSON texts.
     pub(super) fn embed(mut self, callbacks: &str, errbacks: &str, chain: &str, chord: &str) -> Self {
         self.embed = format!(
             r#"{{"callbacks": {callbacks}, "errbacks": {errbacks}, "chain": {chain}, "chord": {chord}}}"#
@@ -135,7 +135,7 @@ impl Outgoing {
         self
     }
 
-    /// Sets the task's id; the task is then the root of its tree, so set its place in another after it.
+    /// Sets the task's id and makes the task the root of its tree, so call [`child_of`](Self::child_of) after this.
     #[must_use]
     pub fn with_id(mut self, id: &str) -> Self {
         id.clone_into(&mut self.id);
@@ -161,10 +161,11 @@ impl Outgoing {
         self
     }
 
-    /// Sets the arguments as JSON texts, which may have in them all that Python writes.
+    /// Sets the arguments as JSON texts, which may contain values that Python writes beyond JSON.
     pub(super) fn texts(mut self, args: String, kwargs: String) -> Self {
         let tamed = |text: &str| json::tame(text.as_bytes()).map(|tamed| tamed.text.into_owned());
-        // For display only: what is nested too deeply to be read is not shown.
+        // The parsed arguments are for display only; arguments that are nested too deeply to be parsed are not
+        // displayed.
         let read = tamed(&args).ok().and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
         self = self.args(read);
         let read = tamed(&kwargs).ok().and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
@@ -173,7 +174,7 @@ impl Outgoing {
         self
     }
 
-    /// Makes it a child of the task `parent` in the tree of `root`.
+    /// Makes the task a child of the task `parent` in the tree of `root`.
     #[must_use]
     pub fn child_of(mut self, root: &str, parent: &str) -> Self {
         self.headers.set("root_id", quoted(root));
@@ -195,7 +196,7 @@ impl Outgoing {
         self.header("eta", iso(eta))
     }
 
-    /// Sets the earliest start to so long from now.
+    /// Sets the earliest start to `wait` from now.
     #[must_use]
     pub fn countdown(self, wait: Duration) -> Self {
         self.eta(
@@ -203,7 +204,7 @@ impl Outgoing {
         )
     }
 
-    /// Sets the instant after which it is not to be run.
+    /// Sets the time after which the task is not to be started.
     #[must_use]
     pub fn expires(mut self, expires: Timestamp) -> Self {
         let left = expires.duration_since(Timestamp::now()).as_millis().max(0);
@@ -238,20 +239,20 @@ impl Outgoing {
         self.headers.read(name)
     }
 
-    /// About how long its text is, in bytes.
+    /// The approximate length of the message's text, in bytes.
     pub(super) fn len(&self) -> usize {
         let body = self.args.len() + self.kwargs.len() + self.embed.len();
         body / 3 * 4 + 1024
     }
 
-    /// The named exchange that it goes through, and its routing key.
+    /// The exchange and routing key of the message; `None` if the message goes to a queue directly.
     pub(super) fn exchange(&self) -> Option<(String, String)> {
         let info = self.properties.object("delivery_info");
         let name = |key| info.read::<String>(key);
         Some((name("exchange").filter(|exchange| !exchange.is_empty())?, name("routing_key")?))
     }
 
-    /// Sets the queue whose list it is put into.
+    /// Sets the queue whose list the message is put into.
     pub(super) fn into_queue(mut self, queue: &str) -> Self {
         queue.clone_into(&mut self.queue);
         self
@@ -264,12 +265,12 @@ impl Outgoing {
         self
     }
 
-    /// The list that it belongs into.
+    /// The key of the list that the message is put into.
     pub(super) fn list(&self, keys: &Keys) -> String {
         keys.list(&self.queue, self.priority)
     }
 
-    /// The text as it lies in the queue.
+    /// The text of the message in the queue.
     pub fn text(&self) -> String {
         let (mut outer, mut properties) = (self.rest.clone(), self.properties.clone());
         if outer.get("body").is_none() {
@@ -286,12 +287,12 @@ impl Outgoing {
     }
 }
 
-/// A time as Python's `isoformat()` writes it, in UTC with microseconds.
+/// Formats a time as Python's `isoformat()` does, in UTC with microseconds.
 pub(super) fn iso(at: Timestamp) -> String {
     format!("{:.6}", at.display_with_offset(Offset::UTC))
 }
 
-/// The text of a message that is not kept: an event, or a control request or reply.
+/// Builds the text of a message that is published without being stored: an event, or a control request or reply.
 pub(super) fn transient(body: &Value, headers: &Value, exchange: &str, routing_key: &str) -> String {
     json!({
         "body": STANDARD.encode(body.to_string()),
@@ -311,7 +312,7 @@ pub(super) fn transient(body: &Value, headers: &Value, exchange: &str, routing_k
 
 /// Sends all of `messages`, in this order, or none.
 ///
-/// Repeats until Redis answers or `stop` fires; messages are not doubled by it.
+/// Repeats until Redis answers or `stop` fires; a repeat does not double messages.
 ///
 /// # Errors
 ///
@@ -326,8 +327,8 @@ pub async fn publish(
     push(client, keys, (&first.tag, SENT_MARK), messages, stop).await
 }
 
-/// Sends all of `messages`, in this order, or none; and nothing if messages of this name were sent within
-/// a day, by whomever.
+/// Sends all of `messages`, in this order, or none. Sends nothing if any process has sent messages of this name
+/// within a day.
 ///
 /// # Errors
 ///

@@ -2,10 +2,10 @@
 
 use serde_json::{Map, Value};
 
-/// Longest text; Celery cuts its own at 1,024 characters (`argsrepr_maxsize`).
+/// Maximum length of a text in characters; Celery cuts its own at 1,024 characters (`argsrepr_maxsize`).
 const LONGEST: usize = 1024;
 
-/// Positional arguments as the tuple that a Python function gets.
+/// Formats positional arguments as the tuple that a Python function gets.
 ///
 /// ```
 /// # use rna_backup::celery::repr;
@@ -21,19 +21,19 @@ pub fn args(args: &[Value]) -> String {
     cut(out)
 }
 
-/// Keyword arguments as a Python dictionary.
+/// Formats keyword arguments as a Python dictionary.
 pub fn kwargs(kwargs: &Map<String, Value>) -> String {
     let mut out = String::new();
     dict(kwargs, &mut out);
     cut(out)
 }
 
-/// Any JSON value as Python shows it, cut like arguments.
+/// Formats a JSON value as Python's `repr` does, cut like arguments.
 pub fn short(shown: &Value) -> String {
     cut(value(shown))
 }
 
-/// Any JSON value as Python shows it.
+/// Formats a JSON value as Python's `repr` does.
 pub fn value(value: &Value) -> String {
     let mut out = String::new();
     write(value, &mut out);
@@ -78,7 +78,7 @@ fn dict(map: &Map<String, Value>, out: &mut String) {
     out.push('}');
 }
 
-/// Single quotes, unless only single quotes occur within.
+/// Quotes a string with single quotes, or with double quotes if the string contains single quotes alone.
 fn string(text: &str, out: &mut String) {
     let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
     out.push(quote);

@@ -1,4 +1,4 @@
-//! The tasks that this worker has in hand, as `celery inspect` shows them and `revoke` stops them.
+//! The tasks in hand of this worker, as `celery inspect` shows them and `revoke` stops them.
 
 use super::message::Message;
 use jiff::Timestamp;
@@ -6,27 +6,27 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use tokio_util::sync::CancellationToken;
 
-/// What a task in hand is doing.
+/// The phase of a task in hand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
-    /// Taken, and waiting for a place.
+    /// The task was taken, and waits for a slot or a component.
     Reserved,
-    /// Waiting for its time.
+    /// The task waits for its eta.
     Scheduled,
-    /// Running since then.
+    /// The task has been running since then.
     Active(Timestamp),
 }
 
-/// Why a task in hand must end.
+/// The reason why a task in hand must end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Revocation {
-    /// It had not begun.
+    /// The task was revoked before it began.
     Waiting,
-    /// It ran, and whoever revoked it asked for this signal's number.
+    /// The task was running, and the `revoke` command asked for the signal of this number.
     Terminated(i32),
 }
 
-/// The tasks in hand and the number of those that ran.
+/// The tasks in hand, and the number of started tasks by name.
 #[derive(Debug, Default)]
 pub struct Requests(Mutex<State>);
 
@@ -37,18 +37,18 @@ struct State {
     totals: BTreeMap<String, u64>,
 }
 
-/// One task in hand; it is known to others until this is dropped.
+/// One task in hand, which is listed in [`Requests`] until this value is dropped.
 #[derive(Debug)]
 pub struct Request {
     all: Arc<Requests>,
     held: Arc<Held>,
 }
 
-/// A task in hand, as others see it.
+/// A task in hand, as `inspect` and `revoke` see it.
 #[derive(Debug)]
 pub struct Held {
     number: u64,
-    /// Its message.
+    /// The message of the task.
     pub message: Arc<Message>,
     phase: Mutex<Phase>,
     stop: CancellationToken,
@@ -56,7 +56,7 @@ pub struct Held {
 }
 
 impl Requests {
-    /// Takes a task in hand, as [`Phase::Reserved`].
+    /// Adds a task in hand, as [`Phase::Reserved`].
     pub fn admit(self: &Arc<Self>, message: Arc<Message>) -> Request {
         let mut state = self.state();
         state.taken += 1;
@@ -76,12 +76,12 @@ impl Requests {
         self.state().held.values().cloned().collect()
     }
 
-    /// How many are running.
+    /// The number of running tasks.
     pub fn active(&self) -> usize {
         self.state().held.values().filter(|held| matches!(held.phase(), Phase::Active(_))).count()
     }
 
-    /// How many were started, by the task's name.
+    /// The number of started tasks, by the task's name.
     pub fn totals(&self) -> BTreeMap<String, u64> {
         self.state().totals.clone()
     }
@@ -92,14 +92,14 @@ impl Requests {
 }
 
 impl Held {
-    /// What it is doing.
+    /// The phase of the task.
     pub fn phase(&self) -> Phase {
         *self.phase.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ends it if it waits, and with a `signal` also if it runs. Tells whether it did.
+    /// Ends the task if it waits, and with a `signal` also if it runs. Returns `true` if the task was ended.
     pub fn revoke(&self, signal: Option<i32>) -> bool {
-        // Under the lock of the phase: it does not start in between.
+        // The phase stays locked, so that the task does not start in between.
         let phase = self.phase.lock().unwrap_or_else(PoisonError::into_inner);
         let revocation = match (*phase, signal) {
             (Phase::Active(_), None) => return false,
@@ -113,17 +113,17 @@ impl Held {
 }
 
 impl Request {
-    /// What others see of it.
+    /// The entry that `inspect` and `revoke` see.
     pub fn held(&self) -> &Arc<Held> {
         &self.held
     }
 
-    /// Says that it waits for its time, or for a place.
+    /// Sets the phase of a task that waits for its eta, or for a slot.
     pub fn waits(&self, phase: Phase) {
         *self.held.phase.lock().unwrap_or_else(PoisonError::into_inner) = phase;
     }
 
-    /// Says that it runs from now on; `false` if it was revoked before.
+    /// Marks the task as running from now on. Returns `false` if the task was revoked before.
     pub fn starts(&self) -> bool {
         let mut phase = self.held.phase.lock().unwrap_or_else(PoisonError::into_inner);
         if self.held.revocation.get().is_some() {
@@ -135,12 +135,12 @@ impl Request {
         true
     }
 
-    /// Fires when it must end.
+    /// Fires when the task must end.
     pub fn stop(&self) -> &CancellationToken {
         &self.held.stop
     }
 
-    /// Why it must end; `None` while it need not.
+    /// The reason why the task must end; `None` if there is none.
     pub fn revocation(&self) -> Option<Revocation> {
         self.held.revocation.get().copied()
     }

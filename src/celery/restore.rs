@@ -1,6 +1,6 @@
-//! Gives back what consumers of any language took and never acknowledged, as kombu's own sweep does.
+//! Requeues messages that consumers of any language took and never acknowledged, as kombu's own sweep does.
 //!
-//! Where no Python worker is left, nobody else would. Source: `QoS.restore_visible`,
+//! If no Python worker is left, no other program would requeue these messages. Source: `QoS.restore_visible`,
 //! `Channel._do_restore_message` in `kombu/transport/redis.py`, `Channel._lookup` in
 //! `kombu/transport/virtual/base.py`.
 
@@ -27,28 +27,27 @@ static OVERDUE: LazyLock<Script> = script!("lua/overdue.lua");
 static REQUEUE: LazyLock<Script> = script!("lua/requeue.lua");
 static RELEASE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/release.lua")));
 
-/// How often overdue messages are looked for, at least: as often as kombu does
-/// (`unacked_restore_interval` times `unacked_restore_throttle`). A third of the visibility timeout
-/// if that is less.
+/// The interval of looks for overdue messages, the same as kombu's (`unacked_restore_interval` times
+/// `unacked_restore_throttle`). A third of the visibility timeout is used if that is less.
 const EVERY: Duration = Duration::from_secs(100);
 
-/// Life of the mutex in ms, should its holder die (`Channel.unacked_mutex_expire`).
+/// The lifetime of the mutex in ms, should its holder die (`Channel.unacked_mutex_expire`).
 const MUTEX_LIFE_MS: u64 = 300_000;
 
-/// Tags looked at in one step.
+/// Number of delivery tags looked at in one step.
 const WINDOW: usize = 100;
 
-/// Longest entry of `unacked`, in bytes, that is read whole and marked as redelivered when it is
-/// given back; also the most that one step reads.
+/// Maximum length, in bytes, of an entry of `unacked` that is read whole and marked as redelivered when it is
+/// requeued. One step reads no further entry after this many bytes.
 pub(super) const LONGEST_MARKED: usize = 2 << 20;
 
-/// How much is read of a longer one: what follows the message, and its properties.
+/// Number of bytes read from the end of a longer entry: exchange and routing key, and the message's properties.
 const TAIL: usize = 64 << 10;
 
-/// So many messages without a queue are told of, each once; the others stay as well, but silently.
+/// Maximum number of messages without a queue that are logged, each once; further ones stay unlogged.
 const MOST_TOLD: usize = 100;
 
-/// The reply of the script when the message is back in its queue.
+/// The reply of the script if the message was put back into its queue.
 const REQUEUED: u8 = 1;
 
 /// The sweep of `unacked` by visibility timeout.
@@ -65,9 +64,9 @@ impl Restorer {
         Self { leases, timeout: visibility_timeout, last: None, told: HashSet::new() }
     }
 
-    /// Gives back what is overdue, if it is time to look. Tells how many messages.
+    /// Requeues overdue messages, if it is time to look for them. Returns the number of requeued messages.
     ///
-    /// Only one consumer at a time does so, whatever its language: the one that has `unacked_mutex`.
+    /// Only the consumer that holds `unacked_mutex` does so, whatever its language.
     pub(super) async fn round(&mut self) -> Result<usize, CeleryError> {
         if self.last.is_some_and(|at| at.elapsed() < EVERY.min(self.timeout / 3)) {
             return Ok(0);
@@ -78,7 +77,7 @@ impl Restorer {
             && let Some(token) = self.lock().await?
         {
             let done = self.restore(first).await;
-            // A mutex that stays is gone in five minutes.
+            // A mutex that is not released expires in five minutes.
             let _ = self.unlock(&token).await;
             given_back = done?;
         }
@@ -100,7 +99,7 @@ impl Restorer {
         self.leases.client().script("release unacked mutex", &call).await
     }
 
-    /// Step by step, the latest first, so that the oldest is served first.
+    /// Requeues overdue messages step by step, the latest first, so that the oldest is served first.
     async fn restore(&mut self, mut step: Overdue) -> Result<usize, CeleryError> {
         let mut routes = Routes::new(self.leases.clone());
         let (mut given_back, mut skip) = (0, 0);
@@ -126,7 +125,7 @@ impl Restorer {
         self.leases.client().script("look for overdue messages", &call).await
     }
 
-    /// Whether the message went back. One that has no queue to go to stays where it is.
+    /// Requeues a message. Returns `false` if the message stays in `unacked`, as one without a queue does.
     async fn requeue(&mut self, entry: &Entry, routes: &mut Routes) -> Result<bool, CeleryError> {
         let Some(parts) = entry.parts() else {
             self.tell(entry, "it is not what kombu writes there");
@@ -160,11 +159,11 @@ impl Restorer {
     }
 }
 
-/// What one look shows.
+/// The result of one look at `unacked`.
 struct Overdue {
-    /// Tags looked at; 0 when there are no more.
+    /// The number of tags looked at; 0 if there are no more.
     seen: usize,
-    /// How many of them are leased.
+    /// The number of these tags that workers of this program hold.
     left: usize,
     entries: Vec<Entry>,
 }
@@ -173,9 +172,9 @@ struct Overdue {
 struct Entry {
     tag: Vec<u8>,
     digest: String,
-    /// Length of the whole entry.
+    /// The length of the whole entry.
     size: usize,
-    /// The whole entry, or the end of a long one.
+    /// The bytes of the entry; of a long entry only the end.
     text: Vec<u8>,
 }
 
@@ -188,15 +187,15 @@ impl FromRedisValue for Overdue {
     }
 }
 
-/// An entry taken apart: `[message, exchange, routing_key]`.
+/// The parts of an entry, which is `[message, exchange, routing_key]`.
 #[derive(Debug, PartialEq, Eq)]
 struct Parts {
     exchange: String,
     routing_key: String,
     priority: u8,
-    /// The message marked as redelivered; `None` if it has to go back as it is.
+    /// The message marked as redelivered; `None` if the message is put back unchanged.
     marked: Option<String>,
-    /// Length of what follows the message.
+    /// The number of bytes after the message.
     behind: usize,
 }
 
@@ -220,11 +219,11 @@ impl Entry {
     }
 }
 
-/// Exchange and routing key at the end of an entry, and the length of all that follows the message.
+/// Returns the exchange and routing key at the end of an entry, and the number of bytes after the message.
 ///
-/// Read from the end, so that the message need not be read at all.
+/// The entry is read from its end, so that the message need not be parsed.
 fn addressed(entry: &[u8]) -> Option<(String, String, usize)> {
-    /// Commas in both names together.
+    /// Maximum number of commas tried, from the end of the entry.
     const MOST: usize = 64;
     let start = entry.len().saturating_sub(TAIL);
     let commas = (start..entry.len()).rev().filter(|at| entry[*at] == b',').take(MOST);

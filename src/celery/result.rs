@@ -1,4 +1,4 @@
-//! What `AsyncResult` reads.
+//! The results that `AsyncResult` reads.
 
 mod call;
 mod child;
@@ -26,25 +26,25 @@ static STORE: LazyLock<Script> = LazyLock::new(|| {
     ))
 });
 
-/// State of a task.
+/// The state of a task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
-    /// A worker has begun.
+    /// A worker has begun the task.
     Started,
-    /// Under way, with a measure.
+    /// The task is running; the result holds its progress.
     Progress,
-    /// Will be tried again.
+    /// The task failed and will be tried again.
     Retry,
-    /// Done.
+    /// The task succeeded.
     Success,
-    /// Ended by an exception.
+    /// The task ended by an exception.
     Failure,
-    /// Cancelled or expired.
+    /// The task was revoked, or has expired.
     Revoked,
 }
 
 impl State {
-    /// The name in Celery's JSON.
+    /// The name of the state in Celery's JSON.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Started => "STARTED",
@@ -56,13 +56,13 @@ impl State {
         }
     }
 
-    /// The state of this name; `None` for one that is not Celery's.
+    /// Parses the name of a state; `None` for any other text.
     pub fn parse(name: &str) -> Option<Self> {
         let all = [Self::Started, Self::Progress, Self::Retry, Self::Success, Self::Failure, Self::Revoked];
         all.into_iter().find(|state| state.as_str() == name)
     }
 
-    /// Whether nothing comes after it.
+    /// True if no other state follows this one: SUCCESS, FAILURE and REVOKED.
     pub fn is_final(self) -> bool {
         matches!(self, Self::Success | Self::Failure | Self::Revoked)
     }
@@ -77,22 +77,22 @@ pub struct Exception {
 }
 
 impl Exception {
-    /// A built-in exception of Python, such as `ConnectionError`.
+    /// Creates a built-in exception of Python, such as `ConnectionError`.
     pub fn builtin(name: &str, message: impl Into<String>) -> Self {
         Self::of("builtins", name, message)
     }
 
-    /// One of `celery.exceptions`, or a name of our own: the reader then makes a class of it.
+    /// Creates an exception of `celery.exceptions`. For an unknown name the reader creates a class of that name.
     pub fn celery(name: &str, message: impl Into<String>) -> Self {
         Self::of("celery.exceptions", name, message)
     }
 
-    /// One of `kombu.exceptions`: `DecodeError`, `ContentDisallowed`.
+    /// Creates an exception of `kombu.exceptions`: `DecodeError`, `ContentDisallowed`.
     pub fn kombu(name: &str, message: impl Into<String>) -> Self {
         Self::of("kombu.exceptions", name, message)
     }
 
-    /// One of `billiard.exceptions`: what Celery raises when a time limit is over.
+    /// Creates an exception of `billiard.exceptions`, which Celery raises when a time limit is over.
     pub fn billiard(name: &str, args: Vec<Value>) -> Self {
         Self { name: name.to_owned(), args, module: "billiard.exceptions" }
     }
@@ -101,35 +101,35 @@ impl Exception {
         Self { name: name.to_owned(), args: vec![Value::String(message.into())], module }
     }
 
-    /// Sets other arguments of the class's constructor.
+    /// Replaces the arguments of the class's constructor.
     #[must_use]
     pub fn with_args(mut self, args: Vec<Value>) -> Self {
         self.args = args;
         self
     }
 
-    /// The class's name.
+    /// The name of the class.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The module that the class is looked up in.
+    /// The module of the class.
     pub fn module(&self) -> &'static str {
         self.module
     }
 
-    /// The first argument as text; the name if there is none.
+    /// The first argument as text; the name of the class if there is none.
     pub fn message(&self) -> &str {
         self.args.first().and_then(Value::as_str).unwrap_or(&self.name)
     }
 
-    /// The JSON object that a FAILURE, RETRY or REVOKED has as its result.
+    /// Returns the JSON object that is the result of a FAILURE, RETRY or REVOKED.
     pub fn to_value(&self) -> Value {
         json!({"exc_type": self.name, "exc_message": self.args, "exc_module": self.module})
     }
 }
 
-/// As Python's `repr` shows it: `ValueError('boom', 42)`.
+/// Formats the exception as Python's `repr` does: `ValueError('boom', 42)`.
 impl fmt::Display for Exception {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let args: Vec<_> = self.args.iter().map(repr::short).collect();
@@ -137,33 +137,33 @@ impl fmt::Display for Exception {
     }
 }
 
-/// A task's state as it is stored.
+/// A task's state, as stored in the result backend.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TaskResult {
-    /// Id of the task.
+    /// The id of the task.
     pub task_id: String,
-    /// Its state.
+    /// The state of the task.
     pub state: State,
-    /// What it returned, its measure, or its exception.
+    /// The task's return value, progress, or exception.
     pub result: Value,
-    /// Text of a traceback.
+    /// The text of the traceback.
     pub traceback: Option<String>,
-    /// The tasks that it sent, in order.
+    /// The tasks that the task sent, in order.
     pub children: Vec<Child>,
-    /// When it ended; set for final states alone.
+    /// The time at which the task ended; set for final states alone.
     pub date_done: Option<Timestamp>,
-    /// Group that it belongs to.
+    /// The id of the group that the task belongs to.
     pub group_id: Option<String>,
-    /// The task that sent it.
+    /// The id of the task that sent the task.
     pub parent_id: Option<String>,
-    /// Attempts made before the one that this is a state of.
+    /// The number of attempts before the current one.
     pub retries: u32,
-    /// How it was called, for a backend that keeps that too.
+    /// The call of the task, for a backend that stores calls too.
     pub call: Option<Arc<Call>>,
 }
 
 impl TaskResult {
-    /// A state with its value; a final one is dated now.
+    /// Creates a state with its result; the date of a final state is now.
     pub fn new(task_id: &str, state: State, result: Value) -> Self {
         Self {
             task_id: task_id.to_owned(),
@@ -179,7 +179,7 @@ impl TaskResult {
         }
     }
 
-    /// Adds what a result tells of the message that was run: its group, its parent and its call.
+    /// Adds the fields that come from the task's message: its group, its parent, its attempt and its call.
     #[must_use]
     pub fn of(mut self, message: &Message) -> Self {
         self.group_id.clone_from(&message.group);
@@ -189,17 +189,17 @@ impl TaskResult {
         self
     }
 
-    /// STARTED by this process of the node `hostname`.
+    /// Creates a STARTED by this process of the node `hostname`.
     pub fn started(task_id: &str, hostname: &str) -> Self {
         Self::new(task_id, State::Started, json!({"pid": std::process::id(), "hostname": hostname}))
     }
 
-    /// FAILURE with an exception.
+    /// Creates a FAILURE with an exception.
     pub fn failure(task_id: &str, exception: &Exception, traceback: Option<String>) -> Self {
         Self { traceback, ..Self::new(task_id, State::Failure, exception.to_value()) }
     }
 
-    /// The JSON that Celery stores, of `Backend._get_result_meta` in `celery/backends/base.py`; with the
+    /// Returns the JSON that Celery stores, see `Backend._get_result_meta` in `celery/backends/base.py`. Includes the
     /// call if the name of a worker is given.
     fn to_json(&self, worker: Option<&str>) -> Value {
         let children: Vec<_> = self.children.iter().map(Child::to_value).collect();
@@ -223,18 +223,18 @@ impl TaskResult {
     }
 }
 
-/// What the backend holds of a task.
+/// The stored result of a task.
 #[derive(Debug, Clone, PartialEq, serde::Deserialize)]
 pub struct StoredResult {
-    /// One of Celery's states, or a custom one.
+    /// The name of the state: one of Celery's, or a custom one.
     pub status: String,
-    /// What it returned, its measure, or its exception.
+    /// The task's return value, progress, or exception.
     #[serde(default)]
     pub result: Value,
 }
 
 impl StoredResult {
-    /// Reads what lies under a result's key; `None` if it is nothing that Celery writes.
+    /// Parses the text under a result's key; `None` if Celery did not write the text.
     pub fn parse(text: &[u8]) -> Option<Self> {
         serde_json::from_slice(text).ok()
     }
@@ -250,12 +250,12 @@ pub struct Backend {
 }
 
 impl Backend {
-    /// Results under `prefix`, which live for `expires`; for ever if that is zero.
+    /// Creates a backend with keys under `prefix`. Results expire after `expires`, or never if that is zero.
     pub fn new(client: Client, prefix: &str, expires: Duration) -> Self {
         Self { client, prefix: prefix.to_owned(), expires, extended: None }
     }
 
-    /// Keeps with each result how the task was called and that the worker `node` ran it, as Celery's
+    /// Stores with each result the call of the task and that the worker `node` ran it, as Celery's
     /// `result_extended` does.
     #[must_use]
     pub fn with_extended(mut self, node: &str) -> Self {
@@ -275,20 +275,20 @@ impl Backend {
         self.expires
     }
 
-    /// Any key under the prefix.
+    /// Returns any key under the prefix.
     pub(super) fn key(&self, name: &str) -> String {
         backend_key(&self.prefix, name)
     }
 
-    /// The key of a task's result.
+    /// Returns the key of a task's result.
     pub(super) fn key_of(&self, task_id: &str) -> String {
         result_key(&self.prefix, task_id)
     }
 
-    /// Stores a result and wakes those who wait for it; repeats until Redis answers or `stop` fires.
+    /// Stores a result and publishes it to waiting clients; repeats until Redis answers or `stop` fires.
     ///
-    /// A stored SUCCESS stays; a state that is not final never replaces a final one; and a RETRY is replaced by
-    /// states of a later attempt alone, however late a command arrives that was sent before it.
+    /// A stored SUCCESS stays. A state that is not final never replaces a final one. A STARTED or PROGRESS does not
+    /// replace the RETRY of the same or a later attempt, however late its command arrives.
     ///
     /// # Errors
     ///
@@ -298,8 +298,8 @@ impl Backend {
         self.client.script_retrying("store result", stop, &call).await
     }
 
-    /// Like [`store`](Self::store), but a stored FAILURE or REVOKED stays too: for a task that was not run
-    /// and now never will be.
+    /// Like [`store`](Self::store), but a stored FAILURE or REVOKED stays too: for a task that has not run
+    /// and now never will.
     pub(super) async fn store_unless_final(
         &self,
         result: &TaskResult,
@@ -308,7 +308,7 @@ impl Backend {
         self.client.script_retrying("store result", stop, &self.call(result, 2)).await
     }
 
-    /// Like [`store`](Self::store), but tries once: for progress, which the next one replaces.
+    /// Like [`store`](Self::store), but tries once: for progress, which the next report replaces.
     ///
     /// # Errors
     ///
@@ -320,18 +320,19 @@ impl Backend {
     fn call(&self, result: &TaskResult, finality: u8) -> ScriptInvocation<'static> {
         let mut call = STORE.prepare_invoke();
         self.write(result, finality, &mut call);
-        // The RETRY of an attempt that had to be made again replaces its first one.
+        // If an attempt was run twice, after a crash, its second RETRY replaces the first.
         let attempt = (result.state != State::Retry).then_some(result.retries);
         call.arg(attempt.map_or_else(String::new, |attempt| attempt.to_string()));
         call
     }
 
-    /// Whether its keys lie where those of this client do, so that one script can use both.
+    /// Returns `true` if the backend uses the same server and database as this client, so that one script can use the
+    /// keys of both.
     pub fn is_at(&self, client: &Client) -> bool {
         self.client.options() == client.options()
     }
 
-    /// The key and the arguments that `store.lua` wants.
+    /// Adds the key and the arguments of `store.lua`.
     pub(super) fn write(&self, result: &TaskResult, finality: u8, call: &mut ScriptInvocation<'_>) {
         call.key(result_key(&self.prefix, &result.task_id))
             .arg(result.to_json(self.extended.as_deref()).to_string())
@@ -339,7 +340,7 @@ impl Backend {
             .arg(finality);
     }
 
-    /// What is stored for a task; `None` also if it is nothing that Celery writes.
+    /// Reads the stored result of a task; `None` also if Celery did not write the stored text.
     ///
     /// # Errors
     ///

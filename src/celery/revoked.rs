@@ -1,4 +1,4 @@
-//! The tasks that must not run: by their ids, and by their stamps.
+//! The revoked tasks, which must not run: by their ids, and by their stamps.
 
 use super::message::Message;
 use serde_json::{Value, json};
@@ -6,48 +6,49 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// As many as Celery remembers: `REVOKES_MAX` in `celery/worker/state.py`.
+/// Maximum number of revoked ids, and of stamps, the same as Celery's: `REVOKES_MAX` in `celery/worker/state.py`.
 const MOST: usize = 50_000;
 
-/// Longer than Celery (`REVOKE_EXPIRES`, 3 h): a backup may lie behind another one for hours.
+/// The lifetime of a revocation. Longer than Celery's (`REVOKE_EXPIRES`, 3 h), because a backup may wait for another
+/// one for hours.
 const LIFE: Duration = Duration::from_hours(24);
 
-/// Longest id or stamp that is remembered, in bytes: no sender fills the memory.
+/// Maximum length of a remembered id or stamp, in bytes, so that no sender fills the memory.
 const LONGEST: usize = 512;
 
-/// The ids and the stamps of tasks that must not run: at most 50,000 of each, of the last day, of at
-/// most 512 bytes; beyond that the oldest go.
+/// The ids and the stamps of revoked tasks: at most 50,000 of each, of the last day, of at most 512 bytes each.
+/// Beyond these limits the oldest are dropped.
 #[derive(Debug, Default)]
 pub struct Revoked {
     ids: Mutex<Recent>,
     stamps: Mutex<Recent>,
 }
 
-/// Texts, and since when they are known.
+/// Texts, with the time at which each was last added.
 #[derive(Debug, Default)]
 struct Recent {
     since: HashMap<String, Instant>,
-    /// In the order in which they came; those that came again are here again.
+    /// All additions in order; a text that was added again is here once more.
     order: VecDeque<(Instant, String)>,
 }
 
 impl Revoked {
-    /// Adds an id, or makes it young again.
+    /// Adds an id, or renews its lifetime.
     pub fn add(&self, id: &str) {
         locked(&self.ids).add(id, Instant::now());
     }
 
-    /// Adds a [`stamp`], or makes it young again.
+    /// Adds a [`stamp`], or renews its lifetime.
     pub(super) fn add_stamp(&self, stamp: &str) {
         locked(&self.stamps).add(stamp, Instant::now());
     }
 
-    /// Whether this id was revoked.
+    /// Returns `true` if this id was revoked.
     pub fn contains(&self, id: &str) -> bool {
         locked(&self.ids).since.contains_key(id)
     }
 
-    /// Whether this task was revoked, by its id or by one of its stamps.
+    /// Returns `true` if this task was revoked, by its id or by one of its stamps.
     pub fn covers(&self, message: &Message) -> bool {
         if self.contains(&message.id) {
             return true;
@@ -56,7 +57,7 @@ impl Revoked {
         !stamps.since.is_empty() && stamps_of(message).any(|stamp| stamps.since.contains_key(&stamp))
     }
 
-    /// All ids, the oldest first.
+    /// Returns all revoked ids, the oldest first.
     pub fn list(&self) -> Vec<String> {
         let ids = locked(&self.ids);
         let current = |(at, id): &&(Instant, String)| ids.since.get(id) == Some(at);
@@ -64,9 +65,9 @@ impl Revoked {
     }
 }
 
-/// The [`stamp`]s of a message, each value of a list for itself.
+/// Returns the [`stamp`]s of a message, one for each value of a list.
 ///
-/// Only those named by its header `stamped_headers` count: `Request.stamps` in
+/// Only stamps named by the header `stamped_headers` count: `Request.stamps` in
 /// `celery/worker/request.py`.
 pub(super) fn stamps_of(message: &Message) -> impl Iterator<Item = String> {
     let named: Vec<String> = message
@@ -80,7 +81,7 @@ pub(super) fn stamps_of(message: &Message) -> impl Iterator<Item = String> {
     })
 }
 
-/// One value of a stamped header as a text.
+/// Returns one value of a stamped header as a text.
 pub(super) fn stamp(header: &str, value: &Value) -> String {
     json!([header, value]).to_string()
 }

@@ -1,17 +1,17 @@
-//! Which queues an exchange feeds, by the bindings that kombu keeps in Redis.
+//! The queues that an exchange routes to, by the bindings that kombu keeps in Redis.
 
 use super::CeleryError;
 use super::keys::SEP;
 use super::lease::Leases;
 use std::collections::HashMap;
 
-/// An exchange with more bindings than this is not looked into: no task queue has so many.
+/// Maximum number of bindings of an exchange. One with more counts as having none: no task queue has so many.
 const MOST_BINDINGS: usize = 10_000;
 
-/// So many exchanges are remembered at a time.
+/// Maximum number of exchanges whose bindings are remembered at a time.
 const MOST_EXCHANGES: usize = 16;
 
-/// Longest routing key that patterns are tried on, in bytes: AMQP allows no longer one.
+/// Maximum length, in bytes, of a routing key that is matched against topics: AMQP allows no longer one.
 const LONGEST_KEY: usize = 255;
 
 /// The bindings of exchanges, each read once.
@@ -25,7 +25,7 @@ pub(super) struct Routes {
 #[derive(Debug)]
 struct Binding {
     key: String,
-    /// Whether `key` is a topic: kombu then keeps a regular expression made of it as well.
+    /// True if `key` is a topic. Kombu then stores a regular expression made from the topic as well.
     topic: bool,
     queue: String,
 }
@@ -35,7 +35,7 @@ impl Routes {
         Self { leases, tables: HashMap::new() }
     }
 
-    /// The queues for a message; none if there are none.
+    /// Returns the queues that a message is routed to; empty if there are none.
     ///
     /// Source: `Channel._lookup` in `kombu/transport/virtual/base.py` and the exchange types in
     /// `kombu/transport/virtual/exchange.py`.
@@ -89,19 +89,19 @@ impl Binding {
     }
 }
 
-/// A piece of a topic.
+/// A part of a topic pattern.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Piece {
     Byte(u8),
-    /// One byte of a word, and any number of them.
+    /// One byte of a word.
     InWord,
     RestOfWord,
-    /// Any bytes, dots too.
+    /// Any number of bytes, dots too.
     Anything,
 }
 
-/// Whether a topic (`*`: one word, `#`: anything) matches a routing key, as the regular expression
-/// does that kombu makes of it. Takes time for each byte of the one times each of the other at most.
+/// Returns `true` if a topic (`*`: one word, `#`: anything) matches a routing key, as does the regular expression
+/// that kombu makes from the topic. Takes time proportional to the length of the topic times that of the key.
 fn matches(topic: &str, key: &str) -> bool {
     if topic.len().max(key.len()) > LONGEST_KEY {
         return false;
@@ -115,7 +115,7 @@ fn matches(topic: &str, key: &str) -> bool {
             word => pieces.extend(word.bytes().map(Piece::Byte)),
         }
     }
-    // `reached[n]`: the first n pieces match what was read so far.
+    // `reached[n]` is true if the first n pieces match the bytes read so far.
     let mut reached = vec![false; pieces.len() + 1];
     reached[0] = true;
     skip(&pieces, &mut reached);
@@ -135,7 +135,7 @@ fn matches(topic: &str, key: &str) -> bool {
     reached[pieces.len()]
 }
 
-/// Steps over the pieces that may match nothing.
+/// Skips the pieces that may match no byte.
 fn skip(pieces: &[Piece], reached: &mut [bool]) {
     for (at, piece) in pieces.iter().enumerate() {
         if matches!(piece, Piece::RestOfWord | Piece::Anything) {

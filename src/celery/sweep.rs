@@ -1,4 +1,4 @@
-//! Keeps what is in hand, and brings back what dead workers held.
+//! Renews this worker's leases, and requeues the messages of dead workers.
 
 use super::CeleryError;
 use super::client::{Backoff, Client};
@@ -13,25 +13,27 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{field::display, info, warn};
 
-/// Life of a worker's record in ms, without a renewal. Four renewals may fail before others act.
+/// The lifetime of a worker's record in ms, without a renewal: four times the renewal interval, so that a few
+/// renewals may fail before other workers take the worker for dead.
 pub(super) const RECORD_LIFE_MS: u64 = 20_000;
 
-/// How often the record is renewed and others' leases are looked at.
+/// The interval of renewing the record and of checking the leases of other workers.
 const EVERY: Duration = Duration::from_secs(5);
 
-/// How long after a connection a missing record says nothing: all records end while Redis is down.
+/// The time after a connection during which a missing record does not mean death: all records expire while Redis is
+/// down.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The score of a lease is renewed at least this often, in case another worker's visibility timeout
+/// The maximum interval of renewing the scores of leases, in case another worker's visibility timeout
 /// is shorter than ours.
 const LONGEST_RENEWAL: Duration = Duration::from_mins(1);
 
-/// Keeps this process's record and leases alive, and gives back what dead workers held.
+/// Renews this process's record and leases, and requeues the messages of dead workers.
 ///
-/// A worker of ours is dead when its process is seen to be gone from the same machine, or else when its
-/// record has ended, 20 s after the last renewal: then its leases go back and its
-/// [locks](super::lock) are freed. Those of this process that are not in hand (the answer to a claim
-/// was lost, or a lease was dropped) go back too. What workers of another kind left goes back after the
+/// A worker of this program is dead when its process is seen to have ended on the same machine, or else when its
+/// record has expired, 20 s after the last renewal: then its messages are requeued and its
+/// [locks](super::lock) are freed. Messages that this process holds but that are not in hand (the answer to a claim
+/// was lost, or a lease was dropped) are requeued too. Messages of other consumers are requeued after the
 /// visibility timeout.
 #[derive(Debug)]
 pub struct Keeper {
@@ -44,7 +46,7 @@ pub struct Keeper {
 }
 
 impl Keeper {
-    /// A keeper for `leases` on a broker whose other workers use this visibility timeout.
+    /// Creates a keeper of `leases` on a broker whose other workers use this visibility timeout.
     pub fn new(leases: Leases, visibility_timeout: Duration) -> Self {
         let renewal = (visibility_timeout / 3).min(LONGEST_RENEWAL);
         Self {
@@ -57,14 +59,14 @@ impl Keeper {
         }
     }
 
-    /// Sets how long after a connection a missing record says nothing; 10 s by default.
+    /// Sets the time after a connection during which a missing record does not mean death; 10 s by default.
     #[must_use]
     pub fn with_patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
         self
     }
 
-    /// Runs until `stop`, which should fire after the last lease is settled; then removes the record.
+    /// Runs until `stop` fires, which should be after the last lease is settled; then removes the record.
     pub async fn run(mut self, stop: CancellationToken) {
         let (mut backoff, mut failing) = (Backoff::START, false);
         loop {
@@ -90,11 +92,12 @@ impl Keeper {
                 () = tokio::time::sleep(pause) => {}
             }
         }
-        // What was dropped since the last round. If Redis is not there, others do it when the record has ended.
+        // Frees the locks that were dropped since the last round. Without Redis, other workers free them once the
+        // record has expired.
         let _ = self.leases.locks().look_after().await;
         let mut del = redis::cmd("DEL");
         del.arg(self.leases.keys().worker(self.leases.instance().id()));
-        // If Redis is not there, the record ends by itself.
+        // Without Redis, the record expires by itself.
         let _ = self.client().command::<()>("remove worker record", &del).await;
     }
 
@@ -102,16 +105,17 @@ impl Keeper {
         self.leases.client()
     }
 
-    /// One round: renew the record and the leases, give back what is nobody's. Tells how many
-    /// messages were given back.
+    /// Runs one round: renews the record and the leases, and requeues the messages of dead workers. Returns the
+    /// number of requeued messages.
     ///
     /// # Errors
     ///
-    /// Any error of Redis; the next round does what this one could not.
+    /// Any error of Redis; the next round tries again.
     pub async fn round(&mut self) -> Result<usize, CeleryError> {
         let leases = self.leases.clone();
         if let Err(error) = renew_record(&leases).await {
-            // Redis that refuses to write refuses it to the others too, whose records end meanwhile.
+            // Redis refuses the writes of other workers too, so their records expire meanwhile although they are
+            // alive.
             self.connection.1 = Instant::now();
             return Err(error);
         }
@@ -119,7 +123,7 @@ impl Keeper {
         if self.connection.0 != self.client().connects() {
             self.connection = (self.client().connects(), Instant::now());
         }
-        // Thousands of messages may have to be given back, for longer than the record lives.
+        // Requeuing thousands of messages may take longer than the record's lifetime.
         let renewing = async {
             loop {
                 tokio::time::sleep(EVERY).await;
@@ -133,7 +137,7 @@ impl Keeper {
         }
     }
 
-    /// Makes the tags in hand look freshly taken, so that no sweep by visibility timeout gets them.
+    /// Sets the scores of the tags in hand to the current time, so that no sweep by visibility timeout requeues them.
     async fn renew_scores(&mut self) -> Result<(), CeleryError> {
         let tags = self.leases.in_hand();
         if tags.is_empty() || self.renewed.is_some_and(|at| at.elapsed() < self.renewal) {
@@ -181,8 +185,8 @@ impl Keeper {
         Ok(given_back)
     }
 
-    /// What is leased to this process without its knowing. Claims wait meanwhile, so that none is
-    /// under way whose lease is not in hand yet.
+    /// Requeues the messages that this process holds in Redis but not in hand. Claims wait meanwhile, so that no
+    /// message is requeued whose claim is under way.
     async fn give_back_own(&self, mut held: Vec<(String, Claim)>) -> Result<usize, CeleryError> {
         held.retain(|(tag, _)| !self.leases.holds(tag));
         if held.is_empty() {
@@ -193,7 +197,7 @@ impl Keeper {
         self.give_back(held, "*").await
     }
 
-    /// The record of a worker that is dead, empty if it has ended; `None` if it may be alive.
+    /// Returns the record of a dead worker, empty if the record has expired; `None` if the worker may be alive.
     async fn record_of_the_dead(&self, worker: &str) -> Result<Option<String>, CeleryError> {
         let mut get = redis::cmd("GET");
         get.arg(self.leases.keys().worker(worker));
@@ -205,7 +209,7 @@ impl Keeper {
         Ok(record.is_some_and(|record| self.leases.instance().sees_the_end_of(&record)).then_some(text))
     }
 
-    /// Puts messages back, the latest first, so that the oldest is served first.
+    /// Requeues messages, the latest first, so that the oldest is served first.
     async fn give_back(&self, held: Vec<(String, Claim)>, record: &str) -> Result<usize, CeleryError> {
         if held.is_empty() {
             return Ok(0);
@@ -228,7 +232,7 @@ impl Keeper {
 
     async fn give_back_one(&self, tag: &str, claim: &Claim, record: &str) -> Result<u8, CeleryError> {
         let mut text = None;
-        // A longer one goes back as it is, without coming here.
+        // A longer message is requeued by the script unchanged, without being read here.
         if claim.size <= LONGEST_MARKED {
             let mut get = redis::cmd("HGET");
             get.arg(self.leases.keys().unacked()).arg(tag);
@@ -239,7 +243,7 @@ impl Keeper {
         self.client().script("give message back", &call).await
     }
 }
-/// Says that this process lives.
+/// Renews this process's record in Redis.
 async fn renew_record(leases: &Leases) -> Result<(), CeleryError> {
     let mut set = redis::cmd("SET");
     set.arg(leases.keys().worker(leases.instance().id())).arg(leases.record()).arg("PX").arg(RECORD_LIFE_MS);

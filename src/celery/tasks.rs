@@ -1,19 +1,19 @@
-//! The tasks that a worker knows, with the limits that operators set by remote control.
+//! The tasks that a worker can run, with the limits that operators set by remote control.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Soft and hard time limit.
+/// The soft and the hard time limit of a task.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct TimeLimits {
-    /// Then the task is told to end.
+    /// The soft limit, after which the task is told to end.
     pub soft: Option<Duration>,
-    /// Then it is ended.
+    /// The hard limit, after which the task is ended.
     pub hard: Option<Duration>,
 }
 
-/// The tasks that a worker knows, with their limits.
+/// The tasks that a worker can run, with their limits.
 #[derive(Debug, Default)]
 pub struct Tasks(Mutex<BTreeMap<String, Task>>);
 
@@ -23,7 +23,7 @@ struct Task {
     rate: Option<Rate>,
 }
 
-/// So many tasks in so much time: a bucket that holds one token, as in Celery.
+/// A rate limit: a token bucket that holds one token, as in Celery.
 #[derive(Debug)]
 struct Rate {
     text: String,
@@ -31,35 +31,35 @@ struct Rate {
     next: Instant,
 }
 
-/// Why a limit cannot be set.
+/// The reason why a limit cannot be set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LimitError {
-    /// There is no task of this name here.
+    /// The worker has no task of this name.
     UnknownTask,
-    /// The text is no rate.
+    /// The text is not a valid rate.
     NoRate,
 }
 
 impl Tasks {
-    /// Tasks of these names, with this hard limit each.
+    /// Creates tasks of these names, each with this hard limit.
     pub fn new<'a>(names: impl IntoIterator<Item = &'a str>, hard: Option<Duration>) -> Self {
         let limits = TimeLimits { soft: None, hard };
         let task = |name: &str| (name.to_owned(), Task { limits, rate: None });
         Self(Mutex::new(names.into_iter().map(task).collect()))
     }
 
-    /// Their names and rate limits, sorted.
+    /// Lists the tasks with their rate limits, sorted by name.
     pub fn list(&self) -> Vec<(String, Option<String>)> {
         let rate = |task: &Task| task.rate.as_ref().map(|rate| rate.text.clone());
         self.state().iter().map(|(name, task)| (name.clone(), rate(task))).collect()
     }
 
-    /// The time limits of a task.
+    /// Returns the time limits of a task.
     pub fn time_limits(&self, name: &str) -> TimeLimits {
         self.state().get(name).map(|task| task.limits).unwrap_or_default()
     }
 
-    /// Sets the time limits of a task, of those of its runs that begin from now on.
+    /// Sets the time limits of a task, for runs that begin from now on.
     ///
     /// # Errors
     ///
@@ -69,8 +69,8 @@ impl Tasks {
         Ok(())
     }
 
-    /// Sets how often a task may start: `10/s`, `10/m`, `10/h`, a number a second, or `0` for as often
-    /// as it likes. Tells whether there is a limit now.
+    /// Sets the rate limit of a task: `10/s`, `10/m`, `10/h`, a number per second, or `0` for no limit. Returns
+    /// `true` if the task has a limit now.
     ///
     /// # Errors
     ///
@@ -83,11 +83,11 @@ impl Tasks {
         Ok(limited)
     }
 
-    /// Whether a task may start now; if not, how long it has to wait. A yes is counted.
+    /// Checks the rate limit of a task. Returns `Ok` if the task may start now, and counts the start.
     ///
     /// # Errors
     ///
-    /// The wait.
+    /// The time to wait until the task may start.
     pub fn may_start(&self, name: &str) -> Result<(), Duration> {
         let mut state = self.state();
         let Some(rate) = state.get_mut(name).and_then(|task| task.rate.as_mut()) else { return Ok(()) };
@@ -95,7 +95,7 @@ impl Tasks {
         if rate.next > now {
             return Err(rate.next - now);
         }
-        // A rate of next to nothing is due when nobody is there any more.
+        // For a tiny rate, whose next start is beyond the clock's range, a year stands in.
         rate.next = now.checked_add(rate.every).unwrap_or(now + Duration::from_hours(24 * 365));
         Ok(())
     }
@@ -105,7 +105,7 @@ impl Tasks {
     }
 }
 
-/// The time between two starts; `None` for no limit. Source: `rate` in `celery/utils/time.py`.
+/// Returns the time between two starts; `None` for no limit. Source: `rate` in `celery/utils/time.py`.
 fn interval(text: &str) -> Result<Option<Duration>, LimitError> {
     let (count, unit) = text.split_once('/').unwrap_or((text, "s"));
     let unit = match unit {

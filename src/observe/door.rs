@@ -1,4 +1,4 @@
-//! The door of the HTTP endpoint: so many guests at once, and none who stays and says nothing.
+//! The listener of the HTTP endpoint: limits concurrent connections and closes idle ones.
 
 use axum::serve::Listener;
 use std::{
@@ -16,14 +16,15 @@ use tokio::{
     time::{Instant, Sleep, sleep},
 };
 
-/// Connections at once: several Prometheus servers, probes and a browser need a dozen. More wait in
-/// the kernel's queue.
+/// Maximum number of concurrent connections: several Prometheus servers, probes and a browser need a dozen. Further
+/// connections wait in the kernel's queue.
 pub(super) const GUESTS: usize = 32;
 
-/// How long a connection may be still. A place is worth more than a connection kept open between two scrapes.
+/// The idle timeout of a connection. Shorter than a scrape interval, because a free connection slot is worth more
+/// than a connection kept open between two scrapes.
 pub(super) const STILL: Duration = Duration::from_secs(3);
 
-/// A listener with so many places.
+/// A TCP listener with [`GUESTS`] connection slots.
 #[derive(Debug)]
 pub(super) struct Door {
     listener: TcpListener,
@@ -51,7 +52,7 @@ impl Listener for Door {
     }
 }
 
-/// A connection that holds a place, and loses it when nothing moves on it.
+/// A connection that holds a connection slot, and is closed when idle for [`STILL`].
 #[derive(Debug)]
 pub(super) struct Guest {
     stream: TcpStream,
@@ -60,7 +61,7 @@ pub(super) struct Guest {
 }
 
 impl Guest {
-    /// What the stream says, or an error when it has said nothing for too long.
+    /// Polls the stream, and fails with `TimedOut` if no bytes have moved for [`STILL`].
     fn moves<T>(
         &mut self,
         cx: &mut Context<'_>,

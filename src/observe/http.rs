@@ -1,4 +1,4 @@
-//! The HTTP endpoint: `/metrics` for Prometheus, `/livez` and `/readyz` for whoever restarts us.
+//! The HTTP endpoint: `/metrics` for Prometheus, `/livez` and `/readyz` for the supervisor that restarts the worker.
 
 use crate::observe::door::Door;
 use crate::observe::metrics::Metrics;
@@ -18,35 +18,35 @@ use std::{
 };
 use tokio::net::TcpListener;
 
-/// What the probes ask about.
+/// The health of the worker, for the probes.
 #[derive(Debug, Clone)]
 pub struct Health {
     metrics: Metrics,
     last_turn: Arc<AtomicI64>,
 }
 
-/// Without a turn of the loop for so long, seconds, the process counts as hung.
+/// The time in seconds without a turn of the worker's loop after which the process counts as hung.
 ///
-/// The loop turns at least every few seconds, also while Redis is away.
+/// The loop turns every few seconds, also while Redis is unavailable.
 const HUNG_AFTER: i64 = 120;
 
-/// Without a look at the queues for so long, seconds, the worker is not ready, though the broker answers.
+/// The time in seconds without a look at the queues after which the worker is not ready, although the broker answers.
 ///
-/// They are looked at every few seconds.
+/// The worker looks at the queues every few seconds.
 const LATE_AFTER: i64 = 60;
 
 impl Health {
-    /// Alive as of `now`, Unix seconds.
+    /// Creates a health that is alive as of `now`, in Unix seconds.
     pub fn new(metrics: Metrics, now: i64) -> Self {
         Self { metrics, last_turn: Arc::new(AtomicI64::new(now)) }
     }
 
-    /// Notes that the loop has turned at `now`, Unix seconds.
+    /// Records a turn of the worker's loop at `now`, in Unix seconds.
     pub fn turned(&self, now: i64) {
         self.last_turn.store(now, Ordering::Relaxed);
     }
 
-    /// The reasons, a line each, why the worker would take no task or could not store a backup; `None`: there are
+    /// Returns the reasons, one per line, why the worker takes no tasks or cannot store a backup; `None` if there are
     /// none.
     fn not_ready(&self, now: i64) -> Option<String> {
         let mut why = String::new();
@@ -66,12 +66,12 @@ impl Health {
     }
 }
 
-/// Serves until the process ends, to so many guests at once. The caller bound the listener, so it knows the
-/// port.
+/// Serves HTTP until the process ends, with a limited number of connections. The caller binds the listener, and so
+/// knows the port.
 ///
 /// # Errors
 ///
-/// When the listener fails.
+/// An error if the listener fails.
 pub async fn serve(listener: TcpListener, health: Health) -> io::Result<()> {
     let routes = Router::new()
         .route("/metrics", get(metrics))
@@ -81,7 +81,7 @@ pub async fn serve(listener: TcpListener, health: Health) -> io::Result<()> {
     axum::serve(Door::new(listener), routes).await
 }
 
-/// The format's own name: Prometheus 3 reads no text that does not say which it is.
+/// The content type of the text format, without which Prometheus 3 rejects a scrape.
 const TEXT_FORMAT: [(HeaderName, &str); 1] = [(CONTENT_TYPE, prometheus::TEXT_FORMAT)];
 
 async fn metrics(State(health): State<Health>) -> Response {

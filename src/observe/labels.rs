@@ -1,17 +1,17 @@
-//! Label values of metrics: variants, so that their number is bounded.
+//! Label values of metrics, as enums so that their number is bounded.
 
-/// What a run did to a component.
+/// The operation of a run on a component.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operation {
     /// A backup.
     Backup,
     /// A retention run.
     Prune,
-    /// A backup restored for real, compared and thrown away.
+    /// A restore drill: a backup is restored to a scratch place, compared and deleted.
     Drill,
     /// A restore.
     Restore,
-    /// A restore taken back.
+    /// The undo of a restore.
     Undo,
     /// A verification.
     Verify,
@@ -22,7 +22,7 @@ impl Operation {
     pub const ALL: [Self; 6] =
         [Self::Backup, Self::Drill, Self::Prune, Self::Restore, Self::Undo, Self::Verify];
 
-    /// The label.
+    /// The label value.
     pub const fn label(self) -> &'static str {
         match self {
             Self::Backup => "backup",
@@ -35,14 +35,14 @@ impl Operation {
     }
 }
 
-/// How a run ended.
+/// The result of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RunResult {
-    /// As it should.
+    /// The run succeeded.
     Success,
-    /// With an error.
+    /// The run ended with an error.
     Failure,
-    /// It was told to stop.
+    /// The run was cancelled.
     Cancelled,
 }
 
@@ -50,7 +50,7 @@ impl RunResult {
     /// Every result.
     pub const ALL: [Self; 3] = [Self::Success, Self::Failure, Self::Cancelled];
 
-    /// The label.
+    /// The label value.
     pub const fn label(self) -> &'static str {
         match self {
             Self::Success => "success",
@@ -60,12 +60,12 @@ impl RunResult {
     }
 }
 
-/// Why a run failed, in few words that never change.
+/// The reason why a run failed, as a label value that never changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reason {
-    /// Settings, rights, a component that is not configured.
+    /// Wrong settings, missing rights, or a component that is not configured.
     Config,
-    /// The source is not there.
+    /// The source is unreachable.
     Connect,
     /// The source could not be read.
     Read,
@@ -73,13 +73,13 @@ pub enum Reason {
     Space,
     /// The destination could not be written.
     Store,
-    /// The archive did not stand the proof.
+    /// The archive failed its verification.
     Verify,
-    /// Another run has the component.
+    /// Another run holds the component.
     Busy,
-    /// Worker after worker died over it.
+    /// Several workers died over the run.
     WorkerLost,
-    /// Anything else.
+    /// Any other reason.
     Internal,
 }
 
@@ -97,7 +97,7 @@ impl Reason {
         Self::Internal,
     ];
 
-    /// The label.
+    /// The label value.
     pub const fn label(self) -> &'static str {
         match self {
             Self::Config => "config",
@@ -113,14 +113,14 @@ impl Reason {
     }
 }
 
-/// Why retention left something that could go.
+/// The reason why retention did not delete a backup that has expired.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
     /// The newest backup is suspiciously small.
     Anomaly,
     /// The destination keeps the copy locked.
     Locked,
-    /// The destination does not allow it.
+    /// The destination denies the deletion.
     Denied,
 }
 
@@ -128,7 +128,7 @@ impl Refusal {
     /// Every refusal.
     pub const ALL: [Self; 3] = [Self::Anomaly, Self::Locked, Self::Denied];
 
-    /// The label.
+    /// The label value.
     pub const fn label(self) -> &'static str {
         match self {
             Self::Anomaly => "anomaly",

@@ -1,8 +1,8 @@
-//! Makes metrics and registers them, under our prefix.
+//! Creates and registers metrics, with the prefix `rna_backup_`.
 
 use prometheus::{GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry};
 
-/// Registers what it makes, with our prefix.
+/// Creates metrics with the prefix `rna_backup_`, and registers each in the registry.
 pub(super) struct Maker<'a>(pub(super) &'a Registry);
 
 impl Maker<'_> {

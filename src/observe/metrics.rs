@@ -1,8 +1,8 @@
-//! Every metric of the process: made once, handed down, never global.
+//! All metrics of the process: created once and passed down, never global.
 //!
-//! Names and labels are those of the contract, prefix `rna_backup_`. Counters exist at 0 from the
+//! Names and labels are part of the program's interface, with the prefix `rna_backup_`. Counters exist at 0 from the
 //! start, so that an alert on `increase()` sees the first failure. Gauges of last times do not exist
-//! before they are known: absent means never.
+//! before a value is known: absent means never.
 
 mod destinations;
 mod runs;
@@ -21,7 +21,7 @@ use prometheus::{
 };
 use tasks::OTHER_TASK;
 
-/// The metrics. Clones are the same.
+/// The metrics of the process. Clones share the same metrics.
 #[derive(Debug, Clone)]
 pub struct Metrics {
     registry: Registry,
@@ -61,17 +61,17 @@ pub struct Metrics {
     foreign_messages: IntGaugeVec,
 }
 
-/// Seconds: a small media folder takes one, a large database hours.
+/// Histogram buckets of runs in seconds: a small media folder takes one second, a large database hours.
 const RUN_BUCKETS: [f64; 9] = [1., 5., 30., 60., 300., 900., 3_600., 10_800., 21_600.];
-/// Seconds: a ping takes one thousandth.
+/// Histogram buckets of tasks in seconds: a ping takes one thousandth of a second.
 const TASK_BUCKETS: [f64; 10] = [0.005, 0.05, 0.5, 5., 30., 60., 300., 900., 3_600., 21_600.];
 
 impl Metrics {
-    /// Makes and registers every metric; `version` is that of the program.
+    /// Creates and registers all metrics. `version` is the version of the program.
     ///
     /// # Errors
     ///
-    /// Only if a name or a label here is wrong.
+    /// Only if a name or a label in this function is invalid.
     #[expect(clippy::too_many_lines, reason = "one row a metric")]
     pub fn new(version: &str) -> prometheus::Result<Self> {
         let registry = Registry::new();
@@ -263,16 +263,16 @@ impl Metrics {
         }
     }
 
-    /// The text that Prometheus reads.
+    /// Returns the metrics in Prometheus' text format.
     ///
     /// # Errors
     ///
-    /// When a metric cannot be encoded.
+    /// An error if a metric cannot be encoded.
     pub fn render(&self) -> prometheus::Result<String> {
         TextEncoder::new().encode_to_string(&self.registry.gather())
     }
 
-    /// A backup was made just now.
+    /// Records a backup that has just been made.
     pub fn backed_up(&self, manifest: &Manifest) {
         let name = manifest.component.as_str();
         self.bytes.with_label_values(&[name, "read"]).inc_by(manifest.facts.source_bytes);
@@ -280,7 +280,7 @@ impl Metrics {
         self.newest(manifest);
     }
 
-    /// The newest proven backup of its component, also as read back from the catalogue at start, so
+    /// Records the newest proven backup of its component. At start, that backup is read from the catalogue, so
     /// that a restart neither clears nor fires an alert.
     pub fn newest(&self, manifest: &Manifest) {
         let name = manifest.component.as_str();
@@ -292,25 +292,26 @@ impl Metrics {
         self.verified(manifest);
     }
 
-    /// There is no proven backup of the component any more: somebody has deleted them by hand.
+    /// Removes the gauges of the newest backup of a component: no proven backup is left, because somebody has deleted
+    /// them by hand.
     pub fn none_left(&self, component: ComponentName) {
         let name = &[component.as_str()];
-        // An error means that there was none before.
+        // An error means that the gauge did not exist.
         let _ = self.last_success.remove_label_values(name);
         let _ = self.last_duration.remove_label_values(name);
         let _ = self.last_source_bytes.remove_label_values(name);
         let _ = self.last_stored_bytes.remove_label_values(name);
     }
 
-    /// What its manifest says about the last proof of a backup.
+    /// Records the last verification of a backup, from its manifest.
     pub fn verified(&self, manifest: &Manifest) {
         if let Some(at) = manifest.verified.at {
             self.proven(manifest.component, manifest.verified.level, at.as_second());
         }
     }
 
-    /// A backup was proven to `level` at `at`, Unix seconds. What was proven before that is forgotten,
-    /// and what was proven later stays.
+    /// Records that a backup was verified to `level` at `at`, in Unix seconds. Earlier times of this level and the
+    /// levels below are replaced; later times stay.
     pub fn proven(&self, component: ComponentName, level: VerifyLevel, at: i64) {
         for included in [VerifyLevel::Checksum, VerifyLevel::Decode, VerifyLevel::Drill] {
             if included <= level {
@@ -321,28 +322,28 @@ impl Metrics {
         }
     }
 
-    /// Retention has deleted a backup.
+    /// Counts a backup that retention has deleted.
     pub fn deleted(&self, component: ComponentName, destination: &str) {
         self.retention_deleted.with_label_values(&[component.as_str(), destination]).inc();
     }
 
-    /// Retention would have deleted something.
+    /// Counts a deletion that retention could not or would not make.
     pub fn refused(&self, refusal: Refusal) {
         self.retention_refused.with_label_values(&[refusal.label()]).inc();
     }
 
-    /// Whether the newest backup is suspiciously small.
+    /// Records if the newest backup is suspiciously small.
     pub fn anomaly(&self, component: ComponentName, suspect: bool) {
         self.anomaly.with_label_values(&[component.as_str()]).set(i64::from(suspect));
     }
 
-    /// How many backups of a state the catalogue holds.
+    /// Records the number of backups in the catalogue with a state.
     pub fn catalogue(&self, component: ComponentName, destination: &str, state: &str, count: usize) {
         let count = i64::try_from(count).unwrap_or(i64::MAX);
         self.catalog_backups.with_label_values(&[component.as_str(), destination, state]).set(count);
     }
 
-    /// A request to a destination has ended.
+    /// Counts a request to a destination that has ended.
     pub fn request(&self, destination: &str, op: &str, result: &str, retry: bool) {
         self.requests.with_label_values(&[destination, op, result]).inc();
         if retry {

@@ -1,4 +1,4 @@
-//! Floor 2: what the program shows of itself: metrics, the HTTP endpoint, logs.
+//! Floor 2: observability: metrics, the HTTP endpoint, logs.
 
 mod door;
 pub mod http;

@@ -3,10 +3,10 @@
 use std::str::FromStr;
 use tracing_subscriber::EnvFilter;
 
-/// The shape of log lines.
+/// The format of log lines.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum LogFormat {
-    /// For people.
+    /// Text lines for people.
     #[default]
     Text,
     /// One JSON object a line, for collectors.
@@ -25,23 +25,24 @@ impl FromStr for LogFormat {
     }
 }
 
-/// The text names no log format.
+/// The error for a text that names no log format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("is neither `text` nor `json`")]
 pub struct UnknownLogFormat;
 
-/// Sends logs to standard error from here on, those of panics too; `filter` is in the syntax of `RUST_LOG`.
+/// Sends all further logs to standard error, including panics. `filter` is in the syntax of `RUST_LOG`.
 ///
-/// A filter that cannot be read falls back to `info`, since a typo must not silence a backup.
-/// Called once, by `main`; a second call changes nothing.
+/// An invalid filter falls back to `info`, since a typo must not silence a backup. Called once, by `main`; a second
+/// call changes no filter or format.
 pub fn init(format: LogFormat, filter: &str) {
     let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("info"));
-    // Without this a reader of the log that goes away, as in `2>&1 | head`, would end a backup in a panic.
+    // `log_internal_errors(false)`, because a closed reader of the log, as in `2>&1 | head`, would end a backup in a
+    // panic.
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .log_internal_errors(false);
-    // An error means that a subscriber is there already, as in tests.
+    // An error means that a subscriber is set already, as in tests.
     let _ = match format {
         LogFormat::Text => {
             let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());

@@ -1,10 +1,10 @@
-//! What a worker tells about itself to `celery inspect`.
+//! A worker's description of itself for `celery inspect`.
 
 use crate::celery::node::About;
 use crate::worker::Options;
 use serde_json::{Value, json};
 
-/// Its settings under Celery's names. Addresses come without user and password.
+/// Returns the worker's settings under Celery's names. Addresses are without user and password.
 pub(super) fn about(options: &Options) -> About {
     let conf = json!({
         "accept_content": ["json"],

@@ -1,4 +1,4 @@
-//! How a task ends: what is stored, what follows from it, and then the acknowledgement.
+//! The end of a task: stores the result, sends the messages that follow, and then acknowledges.
 
 use crate::base::chain;
 use crate::celery::CeleryError;
@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 use std::time::Duration;
 
-/// A message whose contents nobody should read fails under its id.
+/// Stores a FAILURE for a message whose contents are refused, and acknowledges the message.
 pub(super) async fn refuse(shared: &Shared, refusal: Refusal, lease: Lease) {
     tracing::warn!(id = ?refusal.id, name = ?refusal.task, why = refusal.exception.message(), "refused the contents of a message");
     shared.metrics.task(watch::known(&refusal.task), State::Failure.as_str());
@@ -24,10 +24,10 @@ pub(super) async fn refuse(shared: &Shared, refusal: Refusal, lease: Lease) {
     }
 }
 
-/// Stores a result; `false` if the process must end before Redis could be reached.
+/// Stores a result. Returns `false` if the process must end before Redis could be reached.
 ///
 /// A result that Redis refuses for good (rights, a key of another type) is lost: the work is done, and
-/// doing it again for ever would not store it either.
+/// running the task again would not store the result either.
 async fn store(shared: &Shared, result: &TaskResult) -> bool {
     let Err(err) = shared.backend.store(result, &shared.stop.silence).await else { return true };
     if matches!(err, CeleryError::Stopped { .. }) {
@@ -50,10 +50,10 @@ async fn acknowledge(shared: &Shared, lease: Lease) {
 }
 
 impl Task<'_> {
-    /// Stores what came of it, sends what follows, and settles the lease.
+    /// Stores the outcome, sends the messages that follow, and settles the lease.
     ///
-    /// If Redis cannot be reached before the process must end, the message stays with the broker and
-    /// is delivered again; what was stored and sent by then is neither stored nor sent twice.
+    /// If Redis cannot be reached before the process must end, the message stays with the broker and is delivered
+    /// again; anything stored and sent by then is neither stored nor sent twice.
     pub(super) async fn finish(&self, outcome: Outcome, ran: Duration, lease: Lease) {
         let id = &self.message.id;
         let result = match &outcome {
@@ -89,7 +89,8 @@ impl Task<'_> {
         }
     }
 
-    /// Sends callbacks and the next step of a chain; `None` if the process must end before that.
+    /// Sends callbacks and the next step of a chain, and returns them as children. Returns `None` if the process must
+    /// end before that.
     async fn followers(&self, value: &Value) -> Option<Vec<Child>> {
         match self.shared.canvas.succeed(self.message, value, &self.shared.stop.silence).await {
             Ok(followers) => Some(followers),
@@ -107,7 +108,8 @@ impl Task<'_> {
         }
     }
 
-    /// Stores a final state, does what follows from it, and acknowledges. `false` if it came not so far.
+    /// Stores a final state, and then does the work of [`conclude`](Self::conclude). Returns `false` if the result
+    /// could not be stored in time, or if another worker has the task.
     async fn end(&self, result: TaskResult, lease: Lease) -> bool {
         let silence = &self.shared.stop.silence;
         let Some(backend) = self.backend() else { return self.conclude(&result, lease).await };
@@ -136,7 +138,8 @@ impl Task<'_> {
         self.conclude(&result, lease).await
     }
 
-    /// Does what follows from a state that is stored, and acknowledges.
+    /// Counts the chord part and sends errbacks for a stored state, and acknowledges. Returns `false` if the process
+    /// must end before that.
     async fn conclude(&self, result: &TaskResult, lease: Lease) -> bool {
         match self.shared.canvas.end(self.message, result, &self.shared.stop.silence).await {
             Err(err) if matches!(err, CeleryError::Stopped { .. }) => {
@@ -153,7 +156,8 @@ impl Task<'_> {
         true
     }
 
-    /// The end of a task that is done already: whoever did it may have died before all was settled.
+    /// Ends a task whose result is stored already: the worker that ran it may have died before it sent errbacks,
+    /// counted the chord part and acknowledged.
     pub(super) async fn end_again(&self, stored: &StoredResult, lease: Lease) {
         let state = State::parse(&stored.status).unwrap_or(State::Success);
         let result = TaskResult::new(&self.message.id, state, stored.result.clone()).of(self.message);
@@ -178,8 +182,8 @@ impl Task<'_> {
         }
     }
 
-    /// Orders the task once more, as Celery's `self.retry` does. The new message takes the place of
-    /// the old one in one step, so that a crash at any instant leaves exactly one of them.
+    /// Sends the task again, as Celery's `self.retry` does. The new message replaces the old one in one atomic step,
+    /// so that a crash at any instant leaves exactly one of the two.
     async fn retry(&self, failure: &Failure, lease: Lease) {
         let delay = self.shared.options.retry_delay;
         tracing::warn!(error = failure.exception.message(), ?delay, "task will be tried again");
@@ -197,13 +201,13 @@ impl Task<'_> {
                 let (exception, traceback) = (&failure.exception, &failure.traceback);
                 self.shared.node.events.retried(self.message, exception, traceback);
             }
-            // The message is still ours, so it comes again by itself.
+            // The broker still has the old message, and delivers it again.
             Err(err) => tracing::error!(error = %chain(&err), "cannot order the retry"),
         }
     }
 
-    /// Gives the message back to its queue: during a shutdown together with the others, in the order
-    /// in which they were.
+    /// Puts the message back into its queue; during a shutdown together with the other messages, so that their order
+    /// is kept.
     async fn give_back(&self, lease: Lease) {
         if self.shared.stop.drain.is_cancelled() {
             return self.shared.returns.add(lease);
@@ -211,7 +215,7 @@ impl Task<'_> {
         self.shared.returns.give_back(lease, &self.shared.stop.silence).await;
     }
 
-    /// Where results go, unless the sender wants none.
+    /// The result backend; `None` if the sender wants no result.
     pub(super) fn backend(&self) -> Option<&Backend> {
         (self.message.ignore_result != Some(true)).then_some(&self.shared.backend)
     }

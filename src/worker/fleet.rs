@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
-/// A run that has ended waits no longer than this for its lock to be freed.
+/// The time limit of freeing a run's lock after the run has ended.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// All workers on one broker: a lock for each component, under its name.
@@ -62,7 +62,7 @@ impl FleetHold for Hold {
     }
 
     async fn free(self: Box<Self>) {
-        // Whatever comes of it, the Keeper does what is left to do.
+        // If this fails, the Keeper frees the lock.
         let _ = tokio::time::timeout(PATIENCE, self.0.free()).await;
     }
 }

@@ -1,4 +1,4 @@
-//! Which messages are ours to take, and which of those now.
+//! Decides which messages this worker takes, and which of these now.
 
 use crate::celery::consumer::Verdict;
 use crate::celery::message::Envelope;
@@ -8,26 +8,26 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio_util::task::TaskTracker;
 
-/// Most messages that are taken at once: a flood of light ones is worked off in few round trips.
+/// Maximum number of messages taken at once, so that a flood of light ones needs few round trips.
 pub(super) const MOST: usize = 64;
 
-/// Tasks in hand at once, beyond which no light one is taken.
+/// Number of tasks in hand from which on no light task is taken.
 pub(super) const LIGHT: usize = 4 * MOST;
 
-/// Tasks that run or are about to. What waits for its time costs next to nothing and may wait for days: it keeps
-/// nobody's question from being answered.
+/// The number of tasks that run or are about to. A task that waits for its eta is not counted: it costs next to
+/// nothing, may wait for days, and must not delay light tasks meanwhile.
 pub(super) fn in_hand(shared: &Shared, tasks: &TaskTracker) -> usize {
     tasks.len().saturating_sub(shared.scheduled.len())
 }
 
 /// Judges messages.
 ///
-/// Nothing is taken that could not begin at once: what waits is better off in its queue, where other
-/// workers find it and where it survives this one.
+/// Only messages whose tasks can begin at once are taken: waiting messages are better off in their queue, where other
+/// workers can take them and where they survive this worker.
 pub(super) struct Judge<'a> {
     shared: &'a Arc<Shared>,
     tasks: &'a TaskTracker,
-    /// When the queues are looked at again for the sake of a rate limit.
+    /// The time of the next look at the queues because of a rate limit.
     next_look: Mutex<Option<Instant>>,
 }
 
@@ -36,14 +36,14 @@ impl<'a> Judge<'a> {
         Self { shared, tasks, next_look: Mutex::default() }
     }
 
-    /// What is to be done with a message, by its headers alone, when `together` are about to be taken
+    /// Returns the verdict on a message, by its headers alone. `together` are the messages that are about to be taken
     /// with it.
     pub(super) fn verdict(&self, look: &Envelope, together: &[&Envelope]) -> Verdict {
         if !Command::is_ours(&look.task) {
             return Verdict::Foreign;
         }
         if look.id.as_ref().is_some_and(|id| self.shared.node.revoked.contains(id)) {
-            return Verdict::Ahead; // to say so
+            return Verdict::Ahead; // so that REVOKED is stored
         }
         let light = Command::is_light(&look.task);
         let alike = together.iter().filter(|other| Command::is_light(&other.task) == light).count();
@@ -67,8 +67,8 @@ impl<'a> Judge<'a> {
         if light { Verdict::Ahead } else { Verdict::Take }
     }
 
-    /// Has the queues looked at again after this wait. A message is judged many times until then; one timer
-    /// does for all.
+    /// Makes the consumer look at the queues again after this wait. A message is judged many times until then, so one
+    /// timer serves all messages.
     fn look_again_after(&self, wait: Duration) {
         let (now, at) = (Instant::now(), Instant::now() + wait);
         let mut next = self.next_look.lock().unwrap_or_else(PoisonError::into_inner);

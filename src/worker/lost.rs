@@ -1,4 +1,4 @@
-//! Tasks that worker after worker dies over.
+//! Tasks that several workers have died over.
 
 use crate::base::chain;
 use crate::celery::lease::Lease;
@@ -9,8 +9,8 @@ use crate::observe::labels::Operation;
 use crate::worker::outcome::Outcome;
 use crate::worker::task::Task;
 
-/// Deaths of workers over a task after which the task is not run again. A task that needs more memory than there is
-/// would come back for ever, and take every other task's worker with it.
+/// The number of worker deaths over a task after which the task is not run again. Otherwise a task that needs more
+/// memory than there is would be redelivered for ever, and kill the worker of every other task.
 pub const MOST_DEATHS: usize = 5;
 
 impl Task<'_> {
@@ -39,7 +39,7 @@ impl Task<'_> {
         Some(Outcome::worker_lost(&self.message.task, words))
     }
 
-    /// Notes that the task begins, so that a death over it counts.
+    /// Records that the task begins, so that a death of this worker over the task is counted.
     pub(super) async fn note_begin(&self, lease: &Lease) {
         if Command::is_light(&self.message.task) {
             return;
@@ -64,7 +64,7 @@ fn run_of(command: &Command) -> Option<(Operation, ComponentName)> {
     }
 }
 
-/// The sentences that a person reads in the result and in the log.
+/// Returns the explanation for people, in the result and in the log.
 fn words(deaths: usize, run: Option<(Operation, ComponentName)>) -> String {
     let mut words = format!(
         "{deaths} workers died over this task, so it is not run again; most often the system has killed them for \

@@ -1,7 +1,7 @@
 //! Floor 4: a Celery worker: takes messages, runs them through the engine, stores results, acknowledges.
 //!
-//! Its one rule: the result is stored before the message is acknowledged, so a crash at any instant
-//! repeats and never loses; and what is repeated finds its own work done.
+//! The one rule of the worker: a result is stored before its message is acknowledged, so a crash at any instant
+//! repeats a task and never loses one; and a repeated task finds its work done.
 
 mod about;
 mod finish;
@@ -53,66 +53,66 @@ use std::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// After tasks were told to stop, for so long results may still be stored; then the process ends
-/// also without Redis. What was not acknowledged by then is delivered again.
+/// The time limit of storing results after tasks were told to stop; then the process ends even without Redis.
+/// Messages that are not acknowledged by then are delivered again.
 const LAST_WORDS: Duration = Duration::from_secs(10);
 
-/// Settings of a worker.
+/// The settings of a worker.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Celery node name, `backup@host`.
+    /// The Celery node name, `backup@host`.
     pub node: String,
-    /// Queues to consume, in this order within each priority.
+    /// The queues to consume, in this order within each priority.
     pub queues: Vec<String>,
-    /// Tasks at once.
+    /// The number of tasks that run at once.
     pub concurrency: usize,
-    /// Tries after the first one.
+    /// The maximum number of retries of a task.
     pub max_retries: u32,
-    /// Wait before each of them.
+    /// The wait before each retry.
     pub retry_delay: Duration,
-    /// Secret that orders which delete or overwrite must be signed with, if there is one.
+    /// The secret that messages which delete or overwrite data must be signed with, if there is one.
     pub restore_key: Option<SecretString>,
-    /// The folder in which it is noted which of them were obeyed.
+    /// The folder of the notes on signed messages that were accepted or carried out.
     pub orders: PathBuf,
-    /// How long running tasks may go on after the first signal.
+    /// The time that running tasks may take after the first signal.
     pub grace: Duration,
-    /// Where messages come from.
+    /// The address of the broker.
     pub broker: ConnectOptions,
-    /// Where results go.
+    /// The address of the result backend.
     pub backend: ConnectOptions,
     /// `global_keyprefix` of the broker's transport options.
     pub broker_prefix: String,
     /// `global_keyprefix` of the result backend's transport options.
     pub result_prefix: String,
-    /// Life of a result; zero: for ever.
+    /// The lifetime of a result; zero means for ever.
     pub result_expires: Duration,
-    /// Whether results tell of the call: `result_extended` of Celery.
+    /// True if results include the call of the task: `result_extended` of Celery.
     pub result_extended: bool,
-    /// The broker's visibility timeout as the other workers on it know it.
+    /// The visibility timeout of the other workers on the broker.
     pub visibility_timeout: Duration,
-    /// Hard time limit of one task, unless its message has another.
+    /// The hard time limit of one task, unless its message has another.
     pub time_limit: Option<Duration>,
-    /// Whether the events of tasks are sent from the start, as with Celery's `-E`.
+    /// True if task events are sent from the start, as with Celery's `-E`.
     pub task_events: bool,
 }
 
-/// How a worker is to end.
+/// The kind of shutdown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ending {
-    /// Running tasks may finish, for the grace.
+    /// Running tasks may finish within [`Options::grace`].
     Warm,
-    /// They are stopped at once and go back to their queues.
+    /// Running tasks are stopped at once, and their messages go back to their queues.
     Cold,
 }
 
-/// A worker, connected to nothing before [`run`](Worker::run).
+/// A worker, which connects to Redis in [`run`](Worker::run).
 #[derive(Debug)]
 pub struct Worker {
     shared: Arc<Shared>,
     publisher: Publisher,
 }
 
-/// What every task of the worker uses.
+/// The state that all tasks of the worker share.
 #[derive(Debug)]
 struct Shared {
     options: Options,
@@ -121,38 +121,38 @@ struct Shared {
     broker: Client,
     keys: Keys,
     leases: Leases,
-    /// Another one when the queues change.
+    /// The current consumer, which is replaced when the queues change.
     consumer: RwLock<Arc<Consumer>>,
     backend: Backend,
     canvas: Canvas,
     node: Arc<Node>,
     slots: Slots,
     stop: Stop,
-    /// Tasks in hand that do not run yet.
+    /// The tasks in hand that do not run yet.
     waiting: TaskTracker,
-    /// Those of them that wait for their time, which may be many.
+    /// The waiting tasks that wait for their eta; there may be many of them.
     scheduled: TaskTracker,
     returns: Returns,
     orders: Orders,
 }
 
-/// The steps of stopping.
+/// The three steps of a shutdown.
 #[derive(Debug, Clone, Default)]
 struct Stop {
-    /// Take no new work.
+    /// Take no more messages.
     drain: CancellationToken,
-    /// Give up work in hand: children are killed, partial files removed, messages go back.
+    /// Stop running tasks: child processes are killed, partial files removed, and messages put back.
     abandon: CancellationToken,
-    /// Wait for Redis no longer.
+    /// Stop waiting for Redis.
     silence: CancellationToken,
 }
 
 impl Worker {
-    /// Puts a worker together.
+    /// Creates a worker.
     ///
     /// # Errors
     ///
-    /// When a certificate file of a `rediss://` URL cannot be read.
+    /// An error if a certificate file of a `rediss://` URL cannot be read.
     pub fn new(options: Options, engine: Arc<Engine>, metrics: Metrics) -> Result<Self, CeleryError> {
         let broker = Client::new(options.broker.clone())?;
         let results = Client::new(options.backend.clone())?;
@@ -192,11 +192,11 @@ impl Worker {
         Ok(Self { shared: Arc::new(shared), publisher })
     }
 
-    /// Works until `signal` resolves or somebody asks for it by remote control, then lets running tasks
-    /// finish for the grace, then stops them and gives their messages back. A second signal, or a
-    /// first one that is [`Ending::Cold`], skips the wait.
+    /// Runs until `signal` resolves or remote control asks for a shutdown. Then lets running tasks finish within the
+    /// grace, then stops them and puts their messages back. A second signal, or a first one that is [`Ending::Cold`],
+    /// skips the grace.
     ///
-    /// `signal` is a parameter so that tests stop a worker without one.
+    /// `signal` is a parameter so that tests can stop a worker without a process signal.
     pub async fn run(self, health: Health, mut signal: impl AsyncFnMut() -> Ending) {
         let Self { shared, publisher } = self;
         let (tasks, keepers, stop_keepers) =
@@ -246,11 +246,11 @@ impl Worker {
 }
 
 impl Shared {
-    /// Lets running tasks end, or stops them, and gives back what was not done.
+    /// Lets running tasks end, or stops them, and puts back the messages of tasks that were not done.
     async fn finish(&self, tasks: &TaskTracker, ending: Ending, signal: &mut impl AsyncFnMut() -> Ending) {
         tracing::info!(running = tasks.len(), "taking no more tasks");
         let end = async {
-            // What has not begun need not wait for what runs.
+            // Messages of tasks that have not begun are put back first, without waiting for the running tasks.
             self.waiting.wait().await;
             self.returns.give_all_back(&self.stop.silence).await;
             tasks.wait().await;
@@ -282,7 +282,7 @@ impl Shared {
         Arc::clone(&self.consumer.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Takes from other queues from now on.
+    /// Consumes these queues from now on, instead of the previous ones.
     fn consume(&self, queues: &[String]) {
         if queues.is_empty() {
             return;
@@ -345,13 +345,13 @@ async fn take(shared: &Arc<Shared>, tasks: &TaskTracker) {
                     tasks.spawn(async move {
                         Box::pin(task::handle(Arc::clone(&shared), delivery, slot)).await;
                         if judge::in_hand(&shared, &all) >= judge::LIGHT {
-                            shared.node.changed.notify_one(); // more of them may be taken now
+                            shared.node.changed.notify_one(); // more light tasks may be taken now
                         }
                     });
                 }
             }
             Err(err) => {
-                // Rights or credentials: somebody has to act, and may do so while we wait.
+                // Missing rights or wrong credentials: an operator must act, and may do so while the worker waits.
                 tracing::error!(error = %chain(&err), "cannot take tasks");
                 drain.run_until_cancelled(tokio::time::sleep(backoff.step())).await;
             }
@@ -363,7 +363,7 @@ fn is_light(delivery: &Delivery) -> bool {
     delivery.content.as_ref().is_ok_and(|message| Command::is_light(&message.task))
 }
 
-/// What the consumer says goes to logs and metrics.
+/// Returns the function that writes a consumer's notices to logs and metrics.
 fn hear(metrics: Metrics) -> impl Fn(Notice) + Send + Sync + 'static {
     move |notice| match notice {
         Notice::Unreadable { queue, why, bytes } => {

@@ -1,9 +1,10 @@
-//! Signed orders: each signature is obeyed once.
+//! Signed orders (messages that delete or overwrite data): each signature is accepted once.
 //!
-//! Whoever can write to the broker can send a message again that he has seen, say that it is a retry, and delete
-//! the result that would tell. So what was obeyed is noted on this machine's own disk, in a file named after the
-//! signature: from its acceptance on, so that a delivery after a crash is accepted however old it is, until its
-//! result is stored; from then on it is refused. On another machine its age alone is left to judge by.
+//! An attacker who can write to the broker can resend a signed message, mark it as a retry, and delete
+//! the stored result that would show the repeat. So the use of a signature is noted on this machine's own disk, in a
+//! file named after the signature. From the acceptance of an order until its result is stored, a further delivery is
+//! accepted however old it is, because a crash may cause one; from then on it is refused. On another machine, without
+//! these notes, only the age of a signature counts.
 
 use crate::base::chain;
 use crate::base::place::explained;
@@ -21,12 +22,13 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-/// Far longer than a signature is fresh: who comes later is refused for that.
+/// The time that a carried-out order is noted: far longer than a signature is fresh, and an older one is refused as
+/// stale.
 const SPENT_KEPT: Duration = Duration::from_hours(1);
-/// Longer than any order is under way.
+/// The time that an accepted order is noted: longer than any order is under way.
 const ACCEPTED_KEPT: Duration = Duration::from_hours(30 * 24);
 
-/// What a file says of a signature whose order was carried out. An accepted one's says nothing yet.
+/// The text of the note on an order that was carried out. The note on an accepted order is empty.
 const SPENT: &str = "carried out\n";
 
 /// The orders of one machine.
@@ -37,17 +39,17 @@ pub(super) struct Orders {
 }
 
 impl Orders {
-    /// Signed with `key`, if there is one, and noted in `dir`.
+    /// Creates the orders that are signed with `key`, if there is one, and noted in `dir`.
     pub(super) fn new(key: Option<SecretString>, dir: PathBuf) -> Self {
         Self { key, dir }
     }
 
-    /// Accepts an order, unless no key is set: then there is nothing to accept.
+    /// Accepts an order. Without a key, every order is accepted and none is noted.
     pub(super) fn accept(&self, message: &Message, now: Timestamp) -> Result<(), SignatureError> {
         let Some(signature) = self.signature(message)? else { return Ok(()) };
         match fs::read_to_string(self.note(&signature)) {
             Ok(said) if said == SPENT => Err(SignatureError::Used),
-            Ok(_) => Ok(()), // it was under way when its worker died
+            Ok(_) => Ok(()), // the order was under way when its worker died
             Err(err) if err.kind() != ErrorKind::NotFound => Err(self.unnoted(err)),
             Err(_) if !signature.is_fresh(now) => Err(SignatureError::Stale),
             Err(_) => {
@@ -57,10 +59,11 @@ impl Orders {
         }
     }
 
-    /// The order's result is stored: whoever sends it from now on, sends it again.
+    /// Notes that an order was carried out. Call this method when the order's result is stored: further deliveries
+    /// are refused from now on.
     pub(super) fn carried_out(&self, message: &Message) {
         let Ok(Some(signature)) = self.signature(message) else { return };
-        // One that was never accepted was none of a kind that must be signed.
+        // An order without a note was never accepted, because its kind need not be signed.
         if self.note(&signature).exists()
             && let Err(err) = self.write(&signature, SPENT)
         {
@@ -68,8 +71,8 @@ impl Orders {
         }
     }
 
-    /// Signs a retry of an accepted order, which is due at `eta`: its signature is not that of the first try,
-    /// which is spent.
+    /// Signs the retry of an accepted order, which is due at `eta`. The retry gets a new signature, because that of
+    /// the first try is used up.
     pub(super) fn renew(&self, message: &Message, again: Outgoing, eta: Timestamp) -> Outgoing {
         let (Some(key), Ok(Some(signature))) = (&self.key, self.signature(message)) else { return again };
         if !self.note(&signature).exists() {
@@ -77,14 +80,14 @@ impl Orders {
         }
         let header = signature::sign(key.expose_secret(), &order(message), signature.another(eta));
         let renewed = signature::verify(key.expose_secret(), Some(&header), &order(message));
-        // Where it cannot be noted, the retry is judged by its age.
+        // If the note cannot be written, the retry is judged by its age.
         if let Ok(renewed) = renewed {
             let _ = self.write(&renewed, "");
         }
         again.header(signature::HEADER, header)
     }
 
-    /// The message's signature, which fits; `None` if no key is set.
+    /// Verifies and returns the signature of a message; `None` if no key is set.
     fn signature(&self, message: &Message) -> Result<Option<Signature>, SignatureError> {
         let Some(key) = &self.key else { return Ok(None) };
         let header = message.header(signature::HEADER);
@@ -113,7 +116,7 @@ impl Orders {
         SignatureError::Unnoted
     }
 
-    /// Removes notes that change no answer any more.
+    /// Removes notes that are so old that they no longer affect an acceptance.
     fn forget_old(&self) {
         let Ok(entries) = fs::read_dir(&self.dir) else { return };
         for entry in entries.flatten() {

@@ -1,4 +1,4 @@
-//! From what the engine says to what Celery stores: the one place where errors become states.
+//! Converts the results and errors of the engine to the states that Celery stores. Errors become states here only.
 
 use crate::base::chain;
 use crate::catalog::CatalogError;
@@ -12,37 +12,37 @@ use crate::store::StoreError;
 use serde_json::Value;
 use std::{error::Error, time::Duration};
 
-/// How one task ended.
+/// The outcome of one task.
 #[derive(Debug)]
 pub enum Outcome {
-    /// With a value, and the tasks that it sent.
+    /// The task returned a value, and sent these tasks.
     Success {
-        /// What `AsyncResult.get()` returns.
+        /// The return value of `AsyncResult.get()`.
         value: Value,
         /// `AsyncResult.children`.
         children: Vec<Child>,
     },
-    /// For good.
+    /// The task failed and is not retried.
     Failure(Failure),
-    /// With a fault that may pass: to be tried again if there are tries left.
+    /// The task failed by a fault that may pass, so the task is retried if there are retries left.
     Transient(Failure),
-    /// Revoked before it ran, or while it ran by whoever asked for the signal of this number.
+    /// The task was revoked before it ran, or terminated while it ran.
     Revoked {
-        /// `None` if it had not begun.
+        /// The number of the signal that the `revoke` command asked for; `None` if the task had not begun.
         signal: Option<i32>,
     },
-    /// Its time was over before it could run.
+    /// The message expired before the task could run.
     Expired,
-    /// We are shutting down: the message goes back to the queue.
+    /// The worker shuts down, so the message goes back to its queue.
     Interrupted,
 }
 
-/// An exception with the text that Flower shows.
+/// An exception, with the traceback that Flower shows.
 #[derive(Debug, Clone)]
 pub struct Failure {
-    /// What Python raises.
+    /// The exception that Python raises.
     pub exception: Exception,
-    /// The chain of causes, in the place of a traceback.
+    /// The chain of causes, in the layout of a traceback.
     pub traceback: String,
 }
 
@@ -53,7 +53,7 @@ impl Failure {
     }
 }
 
-/// What a Python traceback says, with our causes in the place of stack frames.
+/// Formats an error like a Python traceback, with the chain of causes in the place of stack frames.
 fn traceback(task: &str, exc_type: &str, err: &(dyn Error + 'static)) -> String {
     let mut causes = vec![err.to_string()];
     let mut cause = err.source();
@@ -73,7 +73,7 @@ fn traceback(task: &str, exc_type: &str, err: &(dyn Error + 'static)) -> String 
 }
 
 impl Outcome {
-    /// Sorts what the engine said.
+    /// Converts a result of the engine.
     pub fn of_engine<T>(task: &str, outcome: Result<T, EngineError>, value: impl FnOnce(T) -> Value) -> Self {
         match outcome {
             Ok(done) => Self::Success { value: value(done), children: Vec::new() },
@@ -85,11 +85,11 @@ impl Outcome {
         }
     }
 
-    /// A message that is no command fails at once, in the words of the language that sent it.
+    /// Returns the failure of a message that is not a valid command, as the exception that Python would raise.
     pub fn of_invalid(task: &str, err: &InvalidCommand) -> Self {
         let exc_type = match err {
             InvalidCommand::NotRegistered(name) => {
-                // Celery itself stores no traceback here, and the bare name as the argument.
+                // As in Celery, there is no traceback, and the argument is the bare name.
                 let exception = Exception::celery("NotRegistered", name.as_str());
                 return Self::Failure(Failure { exception, traceback: String::new() });
             }
@@ -99,12 +99,12 @@ impl Outcome {
         Self::Failure(Failure::new(exc_type, task, err))
     }
 
-    /// An order without a good signature is refused with nothing touched.
+    /// Returns the failure of an order without a valid signature; no data was touched.
     pub fn of_unsigned(task: &str, err: SignatureError) -> Self {
         Self::Failure(Failure::new("PermissionError", task, &err))
     }
 
-    /// A run that took longer than its limit; a soft one is Python's polite form of it.
+    /// Returns the failure of a run that took longer than its soft or hard time limit.
     pub fn out_of_time(task: &str, limit: Duration, soft: bool) -> Self {
         let seconds = limit.as_secs_f64();
         let (name, args) = match soft {
@@ -119,24 +119,26 @@ impl Outcome {
         Self::Failure(Failure { traceback: traceback(task, name, &cause), exception })
     }
 
-    /// Redis answers, and refuses the tasks that this one sends: who may mend that has until the last try.
+    /// Returns the failure of a task whose child tasks Redis refuses. The failure is transient: an operator may fix
+    /// the permissions before the last retry.
     pub fn not_sent(task: &str, err: &CeleryError) -> Self {
         Self::Transient(Failure::new("RuntimeError", task, err))
     }
 
-    /// A task that too many workers died over, as Celery's pool fails one whose process died.
+    /// Returns the failure of a task that too many workers died over, as Celery's pool does for a lost process.
     pub fn worker_lost(task: &str, words: String) -> Self {
         const NAME: &str = "WorkerLostError";
         let traceback = traceback(task, NAME, &std::io::Error::other(words.clone()));
         Self::Failure(Failure { exception: Exception::billiard(NAME, vec![words.into()]), traceback })
     }
 
-    /// A run that panicked is a failed task, not a dead worker.
+    /// Returns the failure of a run that panicked: the task fails, and the worker goes on.
     pub fn of_panic(task: &str) -> Self {
         Self::words(task, "RuntimeError", "a bug in rna-backup stopped this task, its log says where")
     }
 
-    /// A full backup of nothing would look like a success and save nothing.
+    /// Returns the failure of a full backup without any configured component, which would otherwise look like a
+    /// success.
     pub fn nothing_configured(task: &str) -> Self {
         Self::words(
             task,
@@ -150,7 +152,7 @@ impl Outcome {
     }
 }
 
-/// The exception of Python's own that callers can catch by name.
+/// Returns the built-in exception of Python that callers can catch for an error.
 fn python_type(err: &EngineError) -> &'static str {
     match err {
         EngineError::Copy { source, .. } => python_type(source),

@@ -7,26 +7,26 @@ use crate::observe::metrics::Metrics;
 use serde_json::json;
 use std::{future::Future, time::Duration};
 
-/// At most twice a second.
+/// The minimum interval of progress reports.
 const EVERY: Duration = Duration::from_millis(500);
 
-/// Where the progress of one task goes.
+/// The reporter of one task's progress, to the result backend and the metrics.
 #[derive(Debug)]
 pub(super) struct Reporter<'a> {
-    /// The result backend; `None` for a task whose results nobody wants.
+    /// The result backend; `None` if the sender wants no result.
     pub(super) backend: Option<&'a Backend>,
     pub(super) metrics: &'a Metrics,
     pub(super) task_id: &'a str,
-    /// Attempts made before this one.
+    /// The number of attempts before this one.
     pub(super) retries: u32,
     pub(super) component: ComponentName,
 }
 
 impl Reporter<'_> {
-    /// Runs `work`, and shows how far `meter` is for as long as it goes on.
+    /// Runs `work`, and reports the progress of `meter` until `work` ends.
     ///
-    /// Nothing is stored after `work` has ended, and a report that cannot be stored is let go:
-    /// the next one is half a second away.
+    /// Nothing is stored after `work` has ended, and a report that cannot be stored is dropped: the next report is
+    /// half a second away.
     pub(super) async fn during<T>(&self, meter: &Meter, work: impl Future<Output = T>) -> T {
         let report = async {
             let mut shown = None;

@@ -1,11 +1,11 @@
-//! Messages on their way back to their queues.
+//! Messages that go back to their queues.
 
 use crate::base::chain;
 use crate::celery::lease::Lease;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio_util::sync::CancellationToken;
 
-/// Leases that a worker gives back when it ends, in the order in which their messages were.
+/// The leases that a worker gives back at its end, so that their messages keep their order.
 #[derive(Debug, Default)]
 pub(super) struct Returns(Mutex<Vec<Lease>>);
 
@@ -15,7 +15,7 @@ impl Returns {
         self.state().push(lease);
     }
 
-    /// Gives all back, the latest first, so that the oldest is served next.
+    /// Gives back all leases, the latest first, so that the oldest message is served next.
     pub(super) async fn give_all_back(&self, stop: &CancellationToken) {
         self.state().sort_unstable_by_key(Lease::number);
         loop {
@@ -25,7 +25,7 @@ impl Returns {
         }
     }
 
-    /// Gives one back.
+    /// Gives back one lease.
     pub(super) async fn give_back(&self, lease: Lease, stop: &CancellationToken) {
         match lease.give_back(stop).await {
             Ok(()) => tracing::info!("gave a task back to its queue"),

@@ -1,4 +1,4 @@
-//! What a task does while it runs.
+//! Runs the command of a task.
 
 use crate::base::chain;
 use crate::celery::CeleryError;
@@ -30,8 +30,8 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 impl Task<'_> {
-    /// Runs to its end, or until it is terminated or its time is over; then it is stopped cleanly:
-    /// children killed, partial files gone.
+    /// Runs the task to its end, or until it is terminated or a time limit is over; then the task is stopped cleanly:
+    /// child processes killed, partial files removed.
     pub(super) async fn run(&self) -> Outcome {
         let cancel = self.shared.stop.abandon.child_token();
         let limits = self.time_limits();
@@ -54,11 +54,11 @@ impl Task<'_> {
         cancel.cancel();
         match work.await {
             Outcome::Interrupted => cut,
-            ended => ended, // it was quicker
+            ended => ended, // the task ended before it was stopped
         }
     }
 
-    /// The message's own limits, else those of the task.
+    /// Returns the time limits of the message, or else those of the task.
     fn time_limits(&self) -> TimeLimits {
         let of_task = self.shared.node.tasks.time_limits(&self.message.task);
         TimeLimits {
@@ -82,7 +82,7 @@ impl Task<'_> {
         outcome.unwrap_or_else(|_| Outcome::of_panic(&message.task))
     }
 
-    /// Whether the order may be obeyed: where a key is set, what takes data away must be signed with it.
+    /// Checks the signature of a command that deletes or overwrites data, if a key is set.
     fn authorise(&self, command: &Command) -> Result<(), SignatureError> {
         if !command.must_be_signed() {
             return Ok(());
@@ -117,7 +117,7 @@ impl Task<'_> {
                 let done = unless_cancelled(engine.listing(component), cancel).await;
                 Outcome::of_engine(task, done, |listing| json!(listing))
             }
-            // The largest futures by far, and the rarest.
+            // The future of a restore is by far the largest, and rare, so it is boxed.
             Command::Restore(order) => Box::pin(self.restore(&order, cancel)).await,
             Command::Undo { component } => {
                 let run = self.begin(cancel).await;
@@ -136,7 +136,8 @@ impl Task<'_> {
         Outcome::of_engine(&self.message.task, done, |report| json!(report))
     }
 
-    /// Verifies component by component. One that cannot be looked at does not keep the others from it.
+    /// Verifies one component after the other. An error in one component does not keep the others from being
+    /// verified.
     async fn verify(&self, request: &VerifyRequest, run: &Run) -> Result<VerifyReport, EngineError> {
         let engine = &self.shared.engine;
         let (mut report, mut failed) = (VerifyReport::default(), None);
@@ -155,7 +156,7 @@ impl Task<'_> {
         failed.map_or(Ok(report), Err)
     }
 
-    /// Writes down what is said of a backup. It waits for whoever works on the component.
+    /// Pins, unpins or accepts a backup, after waiting for other runs on the component.
     async fn amend(
         &self,
         backup: &str,
@@ -175,12 +176,12 @@ impl Task<'_> {
         Ok(amended.manifest().map(AmendReport::new))
     }
 
-    /// Tells that a run begins that may take long.
+    /// Stores STARTED for a run that may take long.
     async fn begin(&self, cancel: &CancellationToken) -> Run {
         let message = self.message;
         if let Some(backend) = self.backend() {
             let started = TaskResult::started(&message.id, &self.shared.options.node).of(message);
-            // Only a sign of life: what matters is stored later, and waited for.
+            // STARTED is only informative, so a failure is ignored; the final result is stored with retries.
             let _ = backend.offer(&started).await;
         }
         self.shared.metrics.task(watch::known(&message.task), State::Started.as_str());
@@ -206,16 +207,16 @@ impl Task<'_> {
         Outcome::of_engine(&self.message.task, done, |report| json!(report))
     }
 
-    /// Shows the progress of this task.
+    /// Returns the reporter of this task's progress.
     pub(super) fn reporter(&self, component: ComponentName) -> Reporter<'_> {
         let Self { shared, message, .. } = self;
         let (task_id, retries) = (&*message.id, message.retries);
         Reporter { backend: self.backend(), metrics: &shared.metrics, task_id, retries, component }
     }
 
-    /// Sends one backup of each configured component, as children of this task.
+    /// Sends one backup task for each configured component, as children of this task.
     ///
-    /// Their ids follow from this task's own, so that a repeated delivery sends the same tasks
+    /// The ids of the children are derived from this task's id, so that a repeated delivery sends the same tasks
     /// again and not others.
     async fn dispatch(&self, label: Option<String>, pin: bool) -> Outcome {
         let message = self.message;
@@ -258,7 +259,7 @@ impl Task<'_> {
     }
 }
 
-/// Work that may be dropped at any point: what is noted first is finished by the next run.
+/// Runs work that may be dropped at any point, because the next run finishes the steps that were noted before it.
 async fn unless_cancelled<T>(
     work: impl Future<Output = Result<T, EngineError>>,
     cancel: &CancellationToken,
@@ -266,7 +267,7 @@ async fn unless_cancelled<T>(
     cancel.run_until_cancelled(work).await.unwrap_or(Err(EngineError::Cancelled))
 }
 
-/// Returns when the limit is over; never if there is none.
+/// Waits until the time limit is over, or for ever if there is none.
 async fn over(limit: Option<Duration>) -> Duration {
     match limit {
         Some(limit) => {

@@ -1,4 +1,4 @@
-//! How many tasks run at once, and that no two of them work on one component.
+//! Limits the number of tasks that run at once, and keeps two tasks from working on one component.
 
 use crate::domain::component::ComponentName;
 use std::{
@@ -8,36 +8,36 @@ use std::{
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// The places for running tasks.
+/// The slots for running tasks, and the components.
 #[derive(Clone)]
 pub(super) struct Slots(Arc<Shared>);
 
 struct Shared {
     all: Arc<Semaphore>,
     size: Mutex<usize>,
-    /// Places to take away as soon as their tasks end.
+    /// The number of slots to remove as soon as their tasks end.
     surplus: AtomicUsize,
     components: [(ComponentName, Arc<Semaphore>); 3],
     freed: Box<dyn Fn() + Send + Sync>,
 }
 
-/// A place for one running task.
+/// A slot for one running task.
 pub(super) struct Slot {
     permit: Option<OwnedSemaphorePermit>,
     slots: Slots,
 }
 
-/// A component that is this task's alone within the process.
+/// A component that a task occupies exclusively within this process.
 pub(super) struct Occupied {
     permit: Option<OwnedSemaphorePermit>,
     slots: Slots,
 }
 
-/// What a task needs to run: a place and, for most, a component.
+/// The permits that a task needs to run: a slot and, for most tasks, a component.
 pub(super) type Place = (Slot, Option<Occupied>);
 
 impl Slots {
-    /// `concurrency` places; `freed` is called when a place or a component becomes free.
+    /// Creates `concurrency` slots. `freed` is called when a slot or a component becomes free.
     pub(super) fn new(concurrency: usize, freed: impl Fn() + Send + Sync + 'static) -> Self {
         let one = |name| (name, Arc::new(Semaphore::new(1)));
         Self(Arc::new(Shared {
@@ -49,7 +49,7 @@ impl Slots {
         }))
     }
 
-    /// Changes the number of places. Running tasks keep theirs to their end.
+    /// Changes the number of slots. Running tasks keep their slots to their end.
     pub(super) fn resize(&self, concurrency: usize) {
         let mut size = self.0.size.lock().unwrap_or_else(PoisonError::into_inner);
         if concurrency < *size {
@@ -66,23 +66,23 @@ impl Slots {
         (self.0.freed)();
     }
 
-    /// One place less to take away; `false` if there is none.
+    /// Decrements the number of slots to remove. Returns `false` if there is none to remove.
     fn take_surplus(&self) -> bool {
         let less = |surplus: usize| surplus.checked_sub(1);
         self.0.surplus.fetch_update(Ordering::AcqRel, Ordering::Acquire, less).is_ok()
     }
 
-    /// How many places are free, and not promised to a task in hand.
+    /// The number of free slots that no task in hand waits for.
     pub(super) fn room(&self) -> usize {
         self.0.all.available_permits()
     }
 
-    /// A free place, if there is one.
+    /// Takes a free slot, if there is one.
     pub(super) fn try_take(&self) -> Option<Slot> {
         Arc::clone(&self.0.all).try_acquire_owned().ok().map(|permit| self.slot(permit))
     }
 
-    /// Waits for a free place; first come, first served.
+    /// Waits for a free slot, in the order of the calls.
     pub(super) async fn take(&self) -> Slot {
         let permit = Arc::clone(&self.0.all).acquire_owned().await;
         self.slot(permit.expect("the semaphore is never closed"))
@@ -92,18 +92,18 @@ impl Slots {
         Slot { permit: Some(permit), slots: self.clone() }
     }
 
-    /// Whether a task works on the component in this process.
+    /// Returns `true` if a task of this process occupies the component.
     pub(super) fn is_busy(&self, component: ComponentName) -> bool {
         self.semaphore(component).available_permits() == 0
     }
 
-    /// The component, if no task of this process works on it.
+    /// Occupies the component, if no task of this process does.
     pub(super) fn try_occupy(&self, component: ComponentName) -> Option<Occupied> {
         let permit = Arc::clone(self.semaphore(component)).try_acquire_owned().ok()?;
         Some(Occupied { permit: Some(permit), slots: self.clone() })
     }
 
-    /// Waits for the component; whoever does so should hold no place meanwhile.
+    /// Waits until the component is free, and occupies it. The caller should hold no slot while waiting.
     pub(super) async fn occupy(&self, component: ComponentName) -> Occupied {
         let permit = Arc::clone(self.semaphore(component)).acquire_owned().await;
         Occupied { permit: Some(permit.expect("the semaphore is never closed")), slots: self.clone() }

@@ -1,4 +1,4 @@
-//! One message, from lease to acknowledgement: what a task waits for before it runs.
+//! One message, from lease to acknowledgement, with all that a task waits for before it runs.
 
 use crate::base::chain;
 use crate::celery::consumer::Delivery;
@@ -20,19 +20,19 @@ use std::{
 };
 use tracing::Instrument;
 
-/// Between two tries of a question to Redis.
+/// The wait before a read from Redis is tried again.
 const ASK_AGAIN: Duration = Duration::from_millis(200);
 
-/// How often who waits for a component looks whether it is free. A run takes seconds at least.
+/// The interval of checks whether a component is free. A run takes seconds at least.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
-/// Does what a delivery asks for, stores how it ended, and settles its lease. `slot` is a place for it
-/// to run in, if there was one free.
+/// Runs the task of a delivery, stores the result, and settles the lease. `slot` is the slot that the task runs in,
+/// if one was free.
 pub(super) async fn handle(shared: Arc<Shared>, delivery: Delivery, slot: Option<Slot>) {
     let Delivery { lease, content, .. } = delivery;
     match content {
         Ok(message) => {
-            // Quoted: ids and names are whatever the sender wrote, line ends included.
+            // Quoted, because ids and names may contain any characters that the sender wrote, line ends included.
             let span = tracing::info_span!("task", id = ?message.id, name = ?message.task, attempt = message.retries + 1);
             let message = Arc::new(message);
             let request = shared.node.requests.admit(Arc::clone(&message));
@@ -75,7 +75,7 @@ impl Task<'_> {
         }
         let (place, outcome, began) = match self.turn(slot).await {
             Ok(place) => {
-                drop(waiting); // but not before the lease of one that did not begin is handed back
+                drop(waiting); // a task that does not begin waits until its lease is settled
                 self.note_begin(&lease).await;
                 let began = Instant::now();
                 self.shared.node.events.started(self.message);
@@ -88,10 +88,10 @@ impl Task<'_> {
         drop(place);
     }
 
-    /// How another delivery of this task ended, if it did. Waits for Redis.
+    /// Returns the stored result of an earlier delivery of this task, if that delivery has ended. Waits for Redis.
     async fn stored_end(&self) -> Option<StoredResult> {
         if !self.message.redelivered && Command::is_light(&self.message.task) {
-            return None; // quicker done again than asked for
+            return None; // running a light task again is quicker than reading its result
         }
         let stored = loop {
             match self.shared.backend.state(&self.message.id).await {
@@ -106,13 +106,14 @@ impl Task<'_> {
                 }
             }
         };
-        // A sender may order a failed task again under its old id; a broker may only repeat it.
+        // A new message may order a failed task again under its old id; a redelivered message only repeats the task.
         let state = State::parse(&stored.status)?;
         let ended = state == State::Success || self.message.redelivered && state.is_final();
         ended.then_some(stored)
     }
 
-    /// Waits until it may run: its time, its component, a place. Or tells how it ended before.
+    /// Waits until the task may run: for its eta, its component and a slot. Returns an outcome if the task ends
+    /// before.
     async fn turn(&self, slot: Option<Slot>) -> Result<Option<Place>, Outcome> {
         if self.shared.node.revoked.covers(self.message) {
             return Err(Outcome::Revoked { signal: None });
@@ -124,8 +125,8 @@ impl Task<'_> {
         if self.request.starts() { Ok(place) } else { Err(Outcome::Revoked { signal: None }) }
     }
 
-    /// Waits for its component, in this process and in the whole fleet, and then for a place: whoever
-    /// waits for a component holds no place meanwhile.
+    /// Waits for the task's component, in this process and in the whole fleet, and then for a slot: a task that
+    /// waits for a component holds no slot meanwhile.
     async fn place(&self, slot: Option<Slot>) -> Result<Place, Outcome> {
         let (slots, mut slot) = (&self.shared.slots, slot);
         let mut occupied = None;
@@ -147,7 +148,7 @@ impl Task<'_> {
         Ok((slot, occupied))
     }
 
-    /// Waits until nobody else works on the component, and says so in the task's progress.
+    /// Waits until no other run works on the component, and shows the wait in the task's progress.
     async fn until_free(&self, component: ComponentName, mut why: String) {
         let meter = Meter::default();
         let wait = async {
@@ -173,9 +174,9 @@ impl Task<'_> {
         if over { Err(Outcome::Expired) } else { Ok(()) }
     }
 
-    /// Waits for the message's time without holding a place.
+    /// Waits for the message's eta without holding a slot.
     async fn until_eta(&self, slot: Option<Slot>) -> Result<Option<Slot>, Outcome> {
-        /// A clock that somebody puts right meanwhile is not slept through.
+        /// The maximum sleep, so that a correction of the system clock is noticed.
         const LOOK: Duration = Duration::from_secs(5);
         let left = || {
             let left = self.message.eta?.duration_since(Timestamp::now());
@@ -188,7 +189,7 @@ impl Task<'_> {
         tracing::info!(eta = %self.message.eta.unwrap_or_default(), "waiting for its time");
         self.request.waits(Phase::Scheduled);
         let scheduled = self.shared.scheduled.token();
-        self.shared.node.changed.notify_one(); // others may be taken in its place
+        self.shared.node.changed.notify_one(); // other messages may take its slot
         while let Some(left) = left() {
             self.unless_stopped(tokio::time::sleep(left.min(LOOK))).await?;
         }
@@ -197,7 +198,7 @@ impl Task<'_> {
         Ok(None)
     }
 
-    /// Waits for something unless the task is revoked or the worker shuts down meanwhile.
+    /// Waits for `wait`, unless the task is revoked or the worker shuts down meanwhile.
     async fn unless_stopped<T>(&self, wait: impl Future<Output = T>) -> Result<T, Outcome> {
         tokio::select! {
             biased;

@@ -1,4 +1,4 @@
-//! What a worker shows of itself while it works: queue lengths, the broker's state, signs of life.
+//! Updates the metrics and probes of a running worker: queue lengths, the broker's state, signs of life.
 
 use crate::domain::command::Command;
 use crate::observe::http::Health;
@@ -6,13 +6,13 @@ use crate::worker::Shared;
 use jiff::Timestamp;
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-/// Prometheus scrapes every 15 s or so.
+/// The interval of updates, shorter than Prometheus' usual scrape interval of 15 s.
 const EVERY: Duration = Duration::from_secs(5);
 
-/// Queues that are shown: whoever can write to the broker can have us consume any number of them.
+/// Maximum number of queues with metrics: a sender on the broker can make this worker consume any number of queues.
 const MOST_QUEUES: usize = 100;
 
-/// Keeps gauges and probes up to date until it is dropped.
+/// Updates gauges and probes until the future is dropped.
 pub(super) async fn run(shared: Arc<Shared>, health: Health) {
     let mut tick = tokio::time::interval(EVERY);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -29,7 +29,7 @@ pub(super) async fn run(shared: Arc<Shared>, health: Health) {
         health.turned(now.as_second());
         shared.metrics.broker(lengths.is_ok(), shared.broker.reconnects());
         if shared.stop.drain.is_cancelled() {
-            shared.metrics.polled(now.as_second()); // who is to take no more is not late
+            shared.metrics.polled(now.as_second()); // a worker that shuts down takes no messages, and is not late
         }
         if let Ok(lengths) = lengths {
             let foreign = consumer.foreign();
@@ -47,7 +47,7 @@ pub(super) async fn run(shared: Arc<Shared>, health: Health) {
     }
 }
 
-/// The task's name if it is one of ours, for labels that a sender cannot multiply.
+/// Returns the task's name if the task is one of this program's, so that a sender cannot multiply label values.
 pub(super) fn known(task: &str) -> Option<&'static str> {
     Command::registered().into_iter().find(|name| *name == task)
 }

@@ -1,7 +1,7 @@
-//! A task's part in the chord that it is a header task of, in the layouts of Celery 5.3 and 5.7 at once.
+//! The part that a header task has in its chord, in the layouts of Celery 5.3 and 5.7 at once.
 //!
-//! Source: `on_chord_part_return` in `celery/backends/redis.py` of both. 5.7 adds the keys `.d` and `.c`,
-//! which 5.3 does not look at.
+//! Source: `on_chord_part_return` in `celery/backends/redis.py` of both versions. 5.7 adds the keys `.d` and `.c`,
+//! which 5.3 ignores.
 
 use super::super::CeleryError;
 use super::super::json;
@@ -26,7 +26,7 @@ pub(super) struct Part {
     pub(super) group: String,
     pub(super) index: Option<i64>,
     pub(super) state: State,
-    /// JSON text of its result or exception.
+    /// The task's result or exception, as JSON text.
     pub(super) result: String,
     pub(super) body: Signature,
 }
@@ -41,10 +41,10 @@ impl Part {
     }
 }
 
-/// Why a chord's body cannot be sent.
+/// The reason why a chord's body cannot be sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Broken {
-    /// Message of the `ChordError`.
+    /// The message of the `ChordError`.
     pub(super) message: String,
     /// The exception of the header task, in Celery's form.
     pub(super) cause: Option<Value>,
@@ -56,10 +56,10 @@ impl Broken {
     }
 }
 
-/// The results of a header, as they lie in Redis: entries, and the header's result tuple if it is nested.
+/// The results of a header as stored in Redis: the entries, and the header's result tuple if the header is nested.
 type Header = (Vec<Vec<u8>>, Option<Vec<u8>>);
 
-/// A chord that this process has claimed: it alone goes on with it.
+/// A chord that this process has claimed, so that no other process sends the chord's body or makes the body fail.
 #[derive(Debug)]
 pub(super) struct Claimed<'a> {
     backend: &'a Backend,
@@ -68,7 +68,7 @@ pub(super) struct Claimed<'a> {
     header: Header,
 }
 
-/// Says how many results a chord takes, before its header is sent.
+/// Stores the number of results that a chord waits for. Must run before the header of the chord is sent.
 pub(super) async fn start(
     backend: &Backend,
     chord: &ChordStart,
@@ -84,13 +84,13 @@ pub(super) async fn start(
     backend.client().script_retrying("start chord", stop, &call).await
 }
 
-/// Counts a part. If it was the last, the chord is the caller's.
+/// Counts a part. Returns the chord, claimed by the caller, if that part was the last one.
 pub(super) async fn count<'a>(
     backend: &'a Backend,
     part: &'a Part,
     stop: &CancellationToken,
 ) -> Result<Option<Claimed<'a>>, CeleryError> {
-    // Made of the task's id, so that the same task claims it again after a crash.
+    // The claim is derived from the task's id, so that the same task claims the chord again after a crash.
     let claim = Seed::new(&part.id).id();
     let mut call = PART.prepare_invoke();
     for end in [".j", ".t", ".s", ".d", ".c", ""] {
@@ -103,7 +103,7 @@ pub(super) async fn count<'a>(
 }
 
 impl Claimed<'_> {
-    /// The results of the header in its order, as the text of one list.
+    /// Returns the results of the header tasks, in the order of the header, as the JSON text of one list.
     pub(super) async fn results(
         &self,
         stop: &CancellationToken,
@@ -129,7 +129,8 @@ impl Claimed<'_> {
         Ok(results.map(|results| nested(&tree, &mut results.into_iter())))
     }
 
-    /// Forgets the chord; call it when what follows is sent or stored.
+    /// Ends the chord: deletes its keys, or after a failure keeps the results, as Celery 5.7 does. Call this method
+    /// after the body is sent or its failure is stored.
     pub(super) async fn end(self, failed: bool, stop: &CancellationToken) -> Result<(), CeleryError> {
         let mut call = END.prepare_invoke();
         for end in [".j", ".t", ".s", ".d", ".c"] {
@@ -140,7 +141,8 @@ impl Claimed<'_> {
     }
 }
 
-/// `[1, id, state, result]` each; the results stay as they are written.
+/// Returns the results of the entries as one JSON list. Each entry is `[1, id, state, result]`; the text of a result
+/// is copied unchanged.
 fn listed(entries: &[Vec<u8>]) -> Result<String, Broken> {
     let mut results = Vec::with_capacity(entries.len());
     for entry in entries {
@@ -164,7 +166,7 @@ fn exception(text: &str) -> Value {
     tamed.and_then(|tamed| serde_json::from_str(&tamed.text).ok()).unwrap_or_default()
 }
 
-/// An exception as Python's `repr` shows it: `ValueError('boom', 42)`.
+/// Formats an exception as Python's `repr` does: `ValueError('boom', 42)`.
 fn raised(exception: &Value) -> String {
     let name = exception["exc_type"].as_str().unwrap_or("Exception");
     let name = name.rsplit('.').next().unwrap_or(name);
@@ -184,7 +186,7 @@ fn leaves(tree: &Child) -> Vec<&str> {
     }
 }
 
-/// The result in what is stored of one task.
+/// Returns the result in the stored JSON of one task, or the failure of the chord if that task did not succeed.
 fn stored(meta: Option<Vec<u8>>) -> Result<String, Broken> {
     let text = meta.and_then(|meta| String::from_utf8(meta).ok()).unwrap_or_default();
     let result = json::field(&text, "result").unwrap_or("null");
@@ -194,12 +196,12 @@ fn stored(meta: Option<Vec<u8>>) -> Result<String, Broken> {
             let cause = exception(result);
             Err(Broken { message: format!("Join error: {}", raised(&cause)), cause: Some(cause) })
         }
-        // Every task stores its result before it counts: this one stores none.
+        // A task stores its result before its part is counted, so a task without a stored result stores none at all.
         _ => Err(Broken::new("Join error: TimeoutError('The operation timed out.')")),
     }
 }
 
-/// Results in the shape of the tree whose leaves they belong to.
+/// Formats results, one for each leaf of the tree, as nested JSON lists of the same shape.
 fn nested(tree: &Child, results: &mut impl Iterator<Item = String>) -> String {
     match tree {
         Child::Task(_) => results.next().unwrap_or("null".to_owned()),

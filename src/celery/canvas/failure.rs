@@ -1,4 +1,4 @@
-//! Who has to hear that something will never run.
+//! Propagates a failure to the tasks that will never run, to the chords of those tasks, and to errbacks.
 
 use super::super::result::State;
 use super::chord::Part;
@@ -12,11 +12,11 @@ pub(super) struct Lost {
     pub(super) group: Option<String>,
 }
 
-/// What will never run of `signatures`, and what that is to the chords that they are in. `exception` is
-/// the JSON text of what they fail with.
+/// Returns the tasks of `signatures`, none of which will ever run, and the parts that these tasks have in chords.
+/// `exception` is the JSON text of the exception that these tasks fail with.
 ///
-/// Source: `_fail_chain` in `celery/backends/base.py` of 5.7. Other than there, groups are looked into as
-/// well: those who wait for one wait for its members.
+/// Source: `_fail_chain` in `celery/backends/base.py` of 5.7. Unlike there, the members of a group fail as well:
+/// a client that waits for a group waits for its members.
 pub(super) fn lost(signatures: Vec<Signature>, exception: &str) -> (Vec<Lost>, Vec<Part>) {
     let (mut lost, mut parts, mut todo) = (Vec::new(), Vec::new(), VecDeque::from(signatures));
     while let Some(signature) = todo.pop_front() {
@@ -29,7 +29,8 @@ pub(super) fn lost(signatures: Vec<Signature>, exception: &str) -> (Vec<Lost>, V
         let options = &signature.options;
         let group: Option<String> = options.read("group_id");
         let body = options.some("chord").and_then(Signature::parse);
-        // Its members, or its end, are what counts of anything else.
+        // Only a single task is a chord part here: a group counts by its members, and a chain or chord by its last
+        // task.
         if let (Kind::Task, Some(group), Some(body)) = (signature.kind(), group.clone(), body) {
             let (state, result) = (State::Failure, exception.to_owned());
             parts.push(Part {
@@ -48,7 +49,7 @@ pub(super) fn lost(signatures: Vec<Signature>, exception: &str) -> (Vec<Lost>, V
     (lost, parts)
 }
 
-/// The tasks that are to hear of the failure of a chord's body, with the id of what failed each.
+/// Returns the errbacks of a chord's body, each list with the id of the task that failed.
 pub(super) fn errbacks(body: &Signature) -> Vec<(String, Vec<Signature>)> {
     let of = |signature: &Signature| {
         let list = signature.options.list("link_error");

@@ -1,12 +1,12 @@
-//! What follows from a task's end: callbacks, the next step of a chain, its part of a chord.
+//! Canvas: the callbacks, the next chain step and the chord part that follow the end of a task.
 //!
-//! All that follows is worked out from the message and the result, with ids made of the message's, so
-//! that a task that is run or ended again after a crash sends and counts nothing twice.
+//! All of these are computed from the message and the result, with ids derived from the message's, so that a task
+//! that is run or ended again after a crash sends and counts nothing twice.
 //!
-//! Where another app's routes would send a task is not known here: a task goes to the queue that its
-//! signature names; without one, tasks of ours stay on the queue their parent came from, and all others go
-//! to the default queue. An errback always gets the failed id alone, as Python sends it to tasks of one
-//! argument; functions of three, which Python calls on the spot, cannot be called from here.
+//! The routes of other Celery apps are not known here: a task goes to the queue that its signature names. Without a
+//! queue there, this program's own tasks stay on the queue that their parent came from, and all other tasks go to
+//! the default queue. An errback always gets the failed id alone, as Python sends it to tasks of one argument;
+//! errbacks of three arguments, which Python calls inside the worker, cannot be called from here.
 
 mod chord;
 mod failure;
@@ -32,7 +32,7 @@ use tracing::warn;
 
 pub use signature::{Kind, Signature};
 
-/// Sends what follows from a task's end.
+/// Sends the messages that follow the end of a task.
 #[derive(Debug, Clone)]
 pub struct Canvas {
     broker: Client,
@@ -42,16 +42,16 @@ pub struct Canvas {
     own: fn(&str) -> bool,
 }
 
-/// What follows from a success.
+/// The messages that follow a success.
 struct Success<'a> {
     plan: Plan<'a>,
     children: Vec<Child>,
-    /// The next step of the chain cannot be sent.
+    /// True if the next step of the chain cannot be sent.
     broken: bool,
 }
 
 impl Canvas {
-    /// Sends to `broker`, and keeps chords in `backend`.
+    /// Creates a canvas that sends to `broker` and keeps chords in `backend`.
     pub fn new(broker: Client, keys: Keys, backend: Backend) -> Self {
         Self { broker, keys, backend, default_queue: "celery".to_owned(), own: |_| false }
     }
@@ -63,15 +63,16 @@ impl Canvas {
         self
     }
 
-    /// Tells by their names which tasks stay on the queue their parent came from; none by default.
+    /// Sets the function that returns `true` for the name of a task that stays on its parent's queue; by default no
+    /// task does.
     #[must_use]
     pub fn with_own(mut self, own: fn(&str) -> bool) -> Self {
         self.own = own;
         self
     }
 
-    /// Before the SUCCESS of `message` is stored: sends its callbacks and the next step of its chain with
-    /// `result`, and returns them, for its `children`. A repeated call sends nothing twice.
+    /// Sends the callbacks and the next chain step of `message` with `result`, and returns them as the task's
+    /// `children`. Must be called before the SUCCESS of `message` is stored. A repeated call sends nothing twice.
     ///
     /// Source: `_dispatch_callbacks_and_chain` in `celery/app/trace.py`.
     ///
@@ -97,12 +98,12 @@ impl Canvas {
         Ok(children)
     }
 
-    /// What [`succeed`](Self::succeed) would send, without sending it. Safe on any message.
+    /// Returns the messages that [`succeed`](Self::succeed) would send, without sending them. Safe on any message.
     pub fn rehearse(&self, message: &Message, result: &Value) -> Vec<Outgoing> {
         self.success(message, result).map(|success| success.plan.messages).unwrap_or_default()
     }
 
-    /// Works out what follows from a success; `None` for nothing.
+    /// Plans the messages that follow a success; `None` if there are none.
     fn success<'a>(&'a self, message: &'a Message, result: &Value) -> Option<Success<'a>> {
         let callbacks = Signature::list(message.callbacks.as_deref());
         let chain = message.chain.as_deref().and_then(|chain| json::items(chain.get()));
@@ -129,17 +130,18 @@ impl Canvas {
         Some(Success { plan, children, broken })
     }
 
-    /// Whether anything follows from this state of `message`, so that [`end`](Self::end) has work to do.
+    /// Returns `true` if [`end`](Self::end) has anything to do for this state of `message`.
     pub fn ends(message: &Message, state: State) -> bool {
         let chord = message.chord.is_some() && message.group.is_some();
         chord || state == State::Failure && (message.chain.is_some() || message.errbacks.is_some())
     }
 
-    /// After a final state of `message` is stored: its part of a chord; after a FAILURE also what will
-    /// never run of its chain, and its errbacks. A repeated call has no further effect.
+    /// Counts the chord part of `message`; after a FAILURE also stores a failure for the rest of its chain and sends
+    /// its errbacks. Must be called after a final state of `message` is stored. A repeated call has no further
+    /// effect.
     ///
     /// Source: `mark_as_done`, `mark_as_failure` and `mark_as_revoked` in `celery/backends/base.py`. Parts
-    /// of a chord count also if results are ignored.
+    /// of a chord count even if results are ignored.
     ///
     /// # Errors
     ///
@@ -174,7 +176,7 @@ impl Canvas {
         self.count_all(message, parts, stop).await
     }
 
-    /// Counts parts of chords, and those that their failures are of others.
+    /// Counts parts of chords, and the parts of other chords that fail because of these.
     async fn count_all(
         &self,
         message: &Message,
@@ -187,8 +189,8 @@ impl Canvas {
         Ok(())
     }
 
-    /// Counts a part of a chord; the last one sends the body, or has it fail. Returns the parts that a
-    /// failure is of other chords.
+    /// Counts a part of a chord. The last part sends the body; if the body cannot be sent, makes it fail and returns
+    /// the parts that the body has in other chords.
     async fn count(
         &self,
         message: &Message,
@@ -215,7 +217,7 @@ impl Canvas {
         Ok(parts)
     }
 
-    /// Has the body of a chord fail: `chord_error_from_stack` in `celery/backends/base.py`.
+    /// Makes the body of a chord fail: `chord_error_from_stack` in `celery/backends/base.py`.
     async fn fail_body(
         &self,
         message: &Message,
@@ -230,7 +232,7 @@ impl Canvas {
         }
         let error = Exception::celery("ChordError", broken.message);
         let mut result = TaskResult::failure(&id, &error, None);
-        // Each member of a group fails with what the header failed with, as in 5.7.
+        // Each member of a group fails with the exception of the header, as in Celery 5.7.
         if let (Kind::Group, Some(cause)) = (body.kind(), broken.cause) {
             result.result = cause;
         }
@@ -239,7 +241,7 @@ impl Canvas {
         self.lose(all, &result, stop).await
     }
 
-    /// Stores `failure` for all that will never run, and returns what that is to chords.
+    /// Stores `failure` for all tasks that will never run, and returns the parts that these tasks have in chords.
     async fn lose(
         &self,
         signatures: Vec<Signature>,
@@ -256,7 +258,7 @@ impl Canvas {
         Ok(parts)
     }
 
-    /// Sends errbacks with the id of what failed: `_call_task_errbacks` in `celery/backends/base.py`.
+    /// Sends errbacks with the id of the failed task: `_call_task_errbacks` in `celery/backends/base.py`.
     async fn call_errbacks(
         &self,
         message: &Message,
@@ -278,7 +280,7 @@ impl Canvas {
         Plan::new(routes, Lineage { root: message.root_id.clone(), parent: message.id.clone() })
     }
 
-    /// Sends what is planned, once for each `seed`.
+    /// Sends the plan's messages, once for each `seed`.
     async fn send(&self, plan: Plan<'_>, seed: &Seed, stop: &CancellationToken) -> Result<(), CeleryError> {
         for chord in &plan.chords {
             chord::start(&self.backend, chord, seed, stop).await?;
@@ -290,7 +292,8 @@ impl Canvas {
         publish_once(&self.broker, &self.keys, &seed.id(), &messages, stop).await
     }
 
-    /// Finds the queue that a named exchange feeds; without one, the routing key is taken for its name.
+    /// Finds the queue that a named exchange is bound to; without a binding, the routing key is taken as the queue's
+    /// name.
     async fn routed(&self, message: Outgoing, stop: &CancellationToken) -> Result<Outgoing, CeleryError> {
         let Some((exchange, routing_key)) = message.exchange() else { return Ok(message) };
         let mut members = redis::cmd("SMEMBERS");
@@ -305,7 +308,8 @@ impl Canvas {
     }
 }
 
-/// What ids and marks are made of: the same for each delivery of a message, another for each that is sent.
+/// Returns the seed of ids and of sent marks. All deliveries of one message have the same seed; a message that is
+/// sent anew has another.
 fn seed(message: &Message) -> Seed {
     Seed::new(&format!("{}:{}", message.id, message.delivery_tag().unwrap_or_default()))
 }
@@ -317,7 +321,7 @@ fn lineage_options(lineage: &Lineage) -> Object<'static> {
     options
 }
 
-/// Several callbacks are sent as one group, but for those that are groups themselves.
+/// Puts several callbacks into one group, except those that are groups themselves.
 fn grouped(callbacks: Vec<Signature>) -> Vec<Signature> {
     if callbacks.len() < 2 {
         return callbacks;

@@ -1,4 +1,4 @@
-//! From a signature's options to a message.
+//! Builds a message from a signature's options.
 //!
 //! Source: `AMQP.as_task_v2` and `_create_task_sender` in `celery/app/amqp.py`, `send_task` in
 //! `celery/app/base.py`.
@@ -10,8 +10,8 @@ use super::signature::Signature;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
-/// The message of a signature of one task, with its options but without its arguments, to `queue` unless
-/// it names another.
+/// Builds the message of a single-task signature, with its options but without its arguments. The message goes to
+/// `queue` unless the signature names another queue.
 pub(super) fn outgoing(signature: &Signature, id: &str, queue: &str, lineage: &Lineage) -> Outgoing {
     let options = &signature.options;
     let name = |key| options.read::<String>(key).filter(|name| !name.is_empty());
@@ -33,7 +33,8 @@ pub(super) fn outgoing(signature: &Signature, id: &str, queue: &str, lineage: &L
         ("timelimit", limits),
         ("root_id", quoted(root.as_ref().unwrap_or(&lineage.root))),
         ("parent_id", quoted(parent.as_ref().unwrap_or(&lineage.parent))),
-        // What the task itself says, is known where it is done.
+        // Only the option of the signature is sent; the worker that runs the task knows the setting of the task
+        // itself.
         ("ignore_result", text("ignore_result")),
         ("replaced_task_nesting", options.some("replaced_task_nesting").unwrap_or("0").to_owned()),
     ] {
@@ -61,7 +62,7 @@ pub(super) fn outgoing(signature: &Signature, id: &str, queue: &str, lineage: &L
     )
 }
 
-/// The signatures of an option as the text of a list; null if there are none.
+/// Returns the signatures of an option as the JSON text of a list; `null` if there are none.
 fn list(options: &Object<'_>, key: &str) -> String {
     match options.list(key)[..] {
         [] => "null".to_owned(),
@@ -79,8 +80,8 @@ fn stamp(message: &mut Outgoing, options: &Object<'_>) {
     message.set_header("stamps", &stamps.to_string());
 }
 
-/// An option that is a time, as JSON text: a text as it is, with or without kombu's type tag, or
-/// seconds from now.
+/// Returns a time option as JSON text: a string unchanged, with or without kombu's type tag; a number as the time so
+/// many seconds from now.
 fn time(options: &Object<'_>, key: &str) -> Option<String> {
     match options.read(key)? {
         Value::String(text) => Some(quoted(&text)),

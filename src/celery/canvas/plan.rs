@@ -1,7 +1,7 @@
-//! What has to be sent, worked out without sending it: Celery's `apply_async` of each kind of signature.
+//! Plans the messages to send, without sending them: Celery's `apply_async` of each kind of signature.
 //!
-//! Source of all rules here: `celery/canvas.py`. Options travel as JSON objects, as they do there, and
-//! those given from outside win over those of the signature.
+//! Source of all rules here: `celery/canvas.py`. Options are JSON objects, as in Celery, and options given by the
+//! caller override those of the signature.
 
 use super::super::json::{Object, quoted};
 use super::super::publish::Outgoing;
@@ -11,17 +11,17 @@ use super::signature::{Kind, Nested, Place, Seed, Signature, flat};
 use serde_json::json;
 use tracing::warn;
 
-/// Most bytes that one end of a task may send. A header of many tasks repeats the body in each.
+/// Maximum bytes that the end of one task may send. A header of many tasks repeats the body in each.
 const MOST_BYTES: usize = 32 << 20;
 
-/// Where to send what names no queue of its own.
+/// The queues of tasks whose signature names no queue.
 #[derive(Debug, Clone)]
 pub(super) struct Routes<'a> {
-    /// The queue of tasks that others do.
+    /// The queue of tasks that other programs run.
     pub(super) default_queue: &'a str,
-    /// Tells the names that stay on the queue the message came from.
+    /// Returns `true` for the name of a task that stays on the queue of the current message.
     pub(super) own: fn(&str) -> bool,
-    /// That queue.
+    /// The queue that the current message came from.
     pub(super) queue: &'a str,
 }
 
@@ -31,28 +31,28 @@ impl Routes<'_> {
     }
 }
 
-/// Where a task sends from: its place in the tree.
+/// The place of the sending task in the tree of tasks.
 #[derive(Debug, Clone)]
 pub(super) struct Lineage {
     pub(super) root: String,
     pub(super) parent: String,
 }
 
-/// What the result backend must know of a chord before its header is sent.
+/// The values that the result backend must store of a chord before the chord's header is sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ChordStart {
-    /// Id of the header's group.
+    /// The id of the header's group.
     pub(super) group: String,
-    /// How many results it takes.
+    /// The number of results that the chord waits for.
     pub(super) size: usize,
-    /// The header's result as it is stored, as JSON, if there are groups in it.
+    /// The header's stored result as JSON text, if the header contains groups.
     pub(super) structure: Option<String>,
 }
 
-/// Why a plan cannot be made.
+/// The reason why a signature cannot be sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Refused {
-    /// It would send more than a worker should.
+    /// The messages are larger than `MOST_BYTES` together.
     #[error("more than {MOST_BYTES} bytes to send")]
     TooMuch,
     /// A chord without a body.
@@ -60,7 +60,7 @@ pub(super) enum Refused {
     NoBody,
 }
 
-/// What has to be sent, in order.
+/// The messages and chords to send, each in order.
 #[derive(Debug)]
 pub(super) struct Plan<'a> {
     routes: Routes<'a>,
@@ -71,18 +71,18 @@ pub(super) struct Plan<'a> {
 }
 
 impl<'a> Plan<'a> {
-    /// Nothing yet, of what a task of this lineage sends.
+    /// Creates an empty plan for a sending task with this lineage.
     pub(super) fn new(routes: Routes<'a>, lineage: Lineage) -> Self {
         Self { routes, lineage, messages: Vec::new(), chords: Vec::new(), bytes: 0 }
     }
 
-    /// The place in the tree of who sends.
+    /// The place of the sending task in the tree of tasks.
     pub(super) fn lineage(&self) -> &Lineage {
         &self.lineage
     }
 
-    /// Adds what follows from applying `signature` to `args`; returns what it adds to the sender's
-    /// children. What cannot be sent is left out as a whole, and logged.
+    /// Adds the messages of `signature` applied to `args`, and returns the entry for the sender's `children`. A
+    /// signature that cannot be sent is left out as a whole, and logged.
     pub(super) fn add(
         &mut self,
         signature: Signature,
@@ -150,7 +150,7 @@ impl<'a> Plan<'a> {
         let args = group.args(args);
         let mut options = merged(&group.options, options);
         let id = options.read("task_id").unwrap_or_else(|| seed.id());
-        // Callbacks of a group as a whole are those of a chord: here there is nothing to call them.
+        // Callbacks of a whole group belong to a chord; a plain group has no last task that could call them.
         for key in ["task_id", "link", "link_error", "group_index"] {
             options.remove(key);
         }
@@ -173,7 +173,7 @@ impl<'a> Plan<'a> {
         }
     }
 
-    /// `_chain.run`: sends the first step with the others as its chain.
+    /// `_chain.run`: sends the first step, with the other steps as its chain.
     fn chain(
         &mut self,
         chain: &Signature,
@@ -254,11 +254,12 @@ impl<'a> Plan<'a> {
     }
 }
 
-/// Options of a chain that are for its last step, or that its first has from where it is sent.
+/// Options of a chain that are not passed to its first step: they belong to the last step, or the first step gets
+/// them from the sender.
 const RUN_OPTIONS: [&str; 8] =
     ["group_id", "chord", "task_id", "link", "link_error", "root_id", "parent_id", "group_index"];
 
-/// `Signature._merge`: what is given wins, but for the group and the stamps that are there already.
+/// `Signature._merge`: the given options override the signature's own, except its group and its stamps.
 fn merged(own: &Object<'_>, given: &Object<'_>) -> Object<'static> {
     let stamps: Vec<String> = own.read("stamped_headers").unwrap_or_default();
     let stays =
@@ -272,14 +273,14 @@ fn merged(own: &Object<'_>, given: &Object<'_>) -> Object<'static> {
     all
 }
 
-/// What is given wins.
+/// Merges options; the given ones override the signature's own.
 fn overridden(own: &Object<'_>, given: &Object<'_>) -> Object<'static> {
     let mut all = own.clone().into_owned();
     all.update(given);
     all
 }
 
-/// The steps of a chain, the last one first, with ids: `_chain.prepare_steps`.
+/// Returns the steps of a chain, the last one first, with ids: `_chain.prepare_steps`.
 fn steps(
     chain: &Signature,
     last_id: Option<&str>,
@@ -288,7 +289,7 @@ fn steps(
     seed: &Seed,
 ) -> Result<Vec<Signature>, Refused> {
     let (mut todo, mut steps, mut count) = (chain.members(), Vec::new(), 0);
-    // Each step gets all of them.
+    // Each step gets all errbacks.
     let (repeated, mut bytes) = (errbacks.iter().map(|text| text.len()).sum::<usize>(), 0);
     while let Some(mut step) = todo.pop() {
         if step.kind() == Kind::Group {
@@ -313,7 +314,7 @@ fn steps(
             && let Some(body) = steps.pop()
         {
             step = Signature::chord(&step, &body);
-            // Its end is where the end of what is its body now was, which has all that already.
+            // The chord needs no place: its body was the chain's next step, and already has the place, id and links.
             step.freeze(&seed, &Place::default());
         } else if steps.is_empty() {
             if let (Some(id), None) = (last_id, step.task_id()) {
@@ -329,9 +330,9 @@ fn steps(
     Ok(steps)
 }
 
-/// Adds callbacks to the end of a signature: those of a chord to its body, and of a group to its members.
+/// Adds callbacks to the last task of a signature: those of a chord to its body, and of a group to its members.
 ///
-/// As in `group.link`, the first member stands for all, and its callback gets no result.
+/// As in `group.link`, only the first member of a group gets a callback, and that callback gets no result.
 fn link_end(body: &mut Signature, option: &str, links: &[&str]) {
     if links.is_empty() {
         return;

@@ -6,27 +6,27 @@ use serde_json::value::RawValue;
 use std::collections::HashSet;
 use uuid::Uuid;
 
-/// Deepest nesting of a signature's JSON; that of a message is bounded likewise.
+/// Maximum nesting of a signature's JSON; a message has a similar limit.
 const DEEPEST: usize = 128;
 
-/// Most options of a signature, stamps among them.
+/// Maximum number of options of a signature, including stamps.
 const MOST_OPTIONS: usize = 1000;
 
-/// What a signature stands for; `subtask_type` in its JSON.
+/// The kind of a signature; `subtask_type` in its JSON.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// One task; also those of which a Python worker makes more than one, such as `celery.chunks`.
+    /// One task. Also a task that a Python worker expands into several, such as `celery.chunks`.
     Task,
-    /// Tasks side by side.
+    /// Tasks that run in parallel.
     Group,
-    /// Tasks one after the other.
+    /// Tasks that run one after the other.
     Chain,
-    /// Tasks side by side, and one that gets all their results.
+    /// Tasks that run in parallel (the header), and a task that gets all their results (the body).
     Chord,
 }
 
-/// A task to be sent later, or a group, chain or chord of such: Celery's JSON, of which nothing is lost
-/// that is not understood.
+/// A task to be sent later, or a group, chain or chord of such tasks. Celery's JSON is kept whole, also the parts
+/// that this program does not understand.
 ///
 /// Source: `Signature` and its subclasses in `celery/canvas.py`.
 #[derive(Debug, Clone)]
@@ -39,7 +39,7 @@ pub struct Signature {
 }
 
 impl Signature {
-    /// Reads a signature; `None` if it is none. Safe on any text.
+    /// Parses a signature; `None` if the text is not one. Safe on any text.
     pub fn parse(text: &str) -> Option<Self> {
         if json::tame(text.as_bytes()).ok()?.depth > DEEPEST {
             return None;
@@ -56,7 +56,7 @@ impl Signature {
             Some("chord") => Kind::Chord,
             _ => Kind::Task,
         };
-        // The results of these tasks are not for their arguments: they take what is mapped.
+        // Tasks of these types take the items that are mapped, so a result is never added to their arguments.
         let maps = matches!(subtask.as_deref(), Some("xmap" | "xstarmap" | "chunks"));
         Some(Self {
             task: object.read("task")?,
@@ -67,7 +67,7 @@ impl Signature {
         })
     }
 
-    /// Reads a list of signatures, or one alone; what is none is left out.
+    /// Reads a list of signatures, or a single one; anything that is no signature is left out.
     pub fn list(json: Option<&RawValue>) -> Vec<Self> {
         let text = json.map_or("null", RawValue::get);
         match json::items(text) {
@@ -76,13 +76,13 @@ impl Signature {
         }
     }
 
-    /// A chord of this header and body, as a chain makes one of a group before another step.
+    /// Creates a chord of this header and body, as a chain does of a group before another step.
     pub(super) fn chord(header: &Self, body: &Self) -> Self {
         let kwargs = format!(r#"{{"kwargs": {{}}, "header": {header}, "body": {body}}}"#);
         Self::new(Kind::Chord, "chord", &kwargs)
     }
 
-    /// A group of these members.
+    /// Creates a group of these members.
     pub(super) fn group(members: &[Self]) -> Self {
         Self::new(Kind::Group, "group", &format!(r#"{{"tasks": {}}}"#, list_text(members)))
     }
@@ -101,35 +101,36 @@ impl Signature {
         &self.task
     }
 
-    /// What it stands for.
+    /// The kind of the signature.
     pub fn kind(&self) -> Kind {
         self.kind
     }
 
-    /// The id of its task or group, if it has one already.
+    /// The id of the signature's task or group, if the signature has one already.
     pub fn task_id(&self) -> Option<String> {
         self.options.read("task_id").filter(|id: &String| !id.is_empty())
     }
 
-    /// The texts of the positional arguments: `first`, unless it is immutable, then its own.
+    /// The JSON texts of the positional arguments: `first`, unless the signature is immutable, then the signature's
+    /// own.
     pub(super) fn args(&self, first: &[String]) -> Vec<String> {
         let first = if self.immutable { &[] } else { first };
         let own = self.object.list("args").into_iter().map(ToOwned::to_owned);
         first.iter().cloned().chain(own).collect()
     }
 
-    /// The text of the keyword arguments.
+    /// The JSON text of the keyword arguments.
     pub(super) fn kwargs(&self) -> String {
         self.object.object("kwargs").to_string()
     }
 
-    /// Adds to the front of the arguments, unless it is immutable.
+    /// Puts `first` before the positional arguments, unless the signature is immutable.
     pub(super) fn prepend(&mut self, first: &[String]) {
         let args = self.args(first);
         self.object.set("args", format!("[{}]", args.join(", ")));
     }
 
-    /// The same with no arguments but its own.
+    /// Makes the signature immutable: results are not added to its arguments.
     pub(super) fn immutable(mut self) -> Self {
         self.object.set("immutable", "true");
         self.immutable = true;
@@ -157,7 +158,7 @@ impl Signature {
         self.object.set("kwargs", kwargs.to_string());
     }
 
-    /// A chord's header as a group.
+    /// Returns a chord's header as a group.
     pub(super) fn header(&self) -> Self {
         let kwargs = self.object.object("kwargs");
         let header = kwargs.get("header").and_then(Self::parse).filter(|header| header.kind == Kind::Group);
@@ -193,7 +194,7 @@ impl Signature {
         }
     }
 
-    /// How many results it adds to the chord that it is in: `_chord._descend`.
+    /// The number of results that the signature adds to the chord that contains it: `_chord._descend`.
     pub(super) fn size(&self) -> usize {
         match self.kind {
             Kind::Task => 1,
@@ -203,8 +204,8 @@ impl Signature {
         }
     }
 
-    /// Gives ids, made of `seed`, to what lacks them, and puts its end into `place`. Returns what will be
-    /// its result.
+    /// Gives ids, derived from `seed`, to all tasks without one, and puts the last task into `place`. Returns the
+    /// result tuple that the signature will have.
     pub(super) fn freeze(&mut self, seed: &Seed, place: &Place<'_>) -> Child {
         match self.kind {
             Kind::Task => {
@@ -237,7 +238,7 @@ impl Signature {
         }
     }
 
-    /// Its id, given to it now if it has none.
+    /// Returns the signature's id; derives one from `seed` first if the signature has none.
     pub(super) fn named(&mut self, seed: &Seed) -> String {
         self.task_id().unwrap_or_else(|| {
             let id = seed.id();
@@ -266,16 +267,16 @@ pub(super) fn list_text(signatures: &[Signature]) -> String {
     format!("[{}]", texts.join(", "))
 }
 
-/// The order of what was in a nested group: Celery turns it round when it gives ids, and not when it sends.
+/// The order of the members of a nested group: Celery reverses them when it gives ids, and not when it sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Nested {
-    /// As written.
+    /// The order of the JSON.
     InOrder,
-    /// The last one first, as `group._freeze_unroll` has them.
+    /// The last member first, as in `group._freeze_unroll`.
     Backwards,
 }
 
-/// Members without groups among them, and without empty chains: these go up into the group they are in.
+/// Flattens members: a nested group is replaced by its own members, and empty chains are dropped.
 pub(super) fn flat(members: Vec<Signature>, nested: Nested) -> Vec<Signature> {
     let mut flattened = Vec::with_capacity(members.len());
     for member in members {
@@ -294,7 +295,7 @@ pub(super) fn flat(members: Vec<Signature>, nested: Nested) -> Vec<Signature> {
     flattened
 }
 
-/// Where the end of a signature belongs: in a group, as one of a chord's header.
+/// The group that the last task of a signature belongs to, and that task's part in a chord's header.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Place<'a> {
     pub(super) group: Option<&'a str>,
@@ -317,7 +318,7 @@ impl Place<'_> {
     }
 }
 
-/// What ids are made of, so that the same message makes the same ids however often it is run.
+/// A seed from which ids are derived, so that the same message makes the same ids however often it is run.
 #[derive(Debug, Clone)]
 pub(super) struct Seed(Uuid);
 

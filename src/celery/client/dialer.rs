@@ -1,4 +1,4 @@
-//! Makes connections to the server that can be written to.
+//! Connects to the Redis server that accepts writes.
 
 use super::super::CeleryError;
 use super::node::Node;
@@ -7,12 +7,12 @@ use redis::aio::{AsyncPushSender, MultiplexedConnection};
 use redis::{AsyncConnectionConfig, ErrorKind, RedisError, RedisResult, Value};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Connects as often as need be, each time to whoever is the master then.
+/// Makes new connections, each to the server that is the master at that time.
 pub(super) struct Dialer {
     way: Way,
     resp3: bool,
     config: AsyncConnectionConfig,
-    /// For sentinels, which push nothing.
+    /// The settings of connections to sentinels, without push messages.
     plain: AsyncConnectionConfig,
 }
 
@@ -21,7 +21,7 @@ enum Way {
     Watched {
         sentinels: Vec<Node>,
         master: String,
-        /// The sentinel that was right the last time.
+        /// The index of the sentinel that named the right master last time.
         first: AtomicUsize,
     },
 }
@@ -34,7 +34,7 @@ impl Dialer {
                 Way::Listed(nodes.iter().map(|node| node.open(resp3)).collect::<Result<_, _>>()?)
             }
             Servers::Watched { sentinels, master } => {
-                sentinels[0].open(resp3)?; // so that a missing file is told at once
+                sentinels[0].open(resp3)?; // so that a missing certificate file is reported at once
                 let (sentinels, master) = (sentinels.clone(), master.clone());
                 Way::Watched { sentinels, master, first: AtomicUsize::new(0) }
             }
@@ -42,7 +42,7 @@ impl Dialer {
         Ok(Self { way, resp3, config: options.config(), plain: options.config() })
     }
 
-    /// Sends what the server pushes, and the end of each connection, to `sender`.
+    /// Sends the push messages of the server, and the end of each connection, to `sender`.
     pub(super) fn with_pushes(mut self, sender: impl AsyncPushSender) -> Self {
         self.config = self.config.set_push_sender(sender);
         self
@@ -69,7 +69,7 @@ impl Dialer {
         client.get_multiplexed_async_connection_with_config(&self.config).await
     }
 
-    /// A connection to a server that says of itself that it is a master, or may not be asked.
+    /// Connects to a server, and fails unless the server's `ROLE` is master or the user has no right to ask.
     async fn to_master(&self, client: &redis::Client) -> RedisResult<MultiplexedConnection> {
         let mut link = self.to(client).await?;
         match redis::cmd("ROLE").query_async::<Vec<Value>>(&mut link).await {
@@ -118,7 +118,7 @@ impl Dialer {
         Err(failures.worst())
     }
 
-    /// Where a sentinel says the master is.
+    /// Returns the address of the master, as the sentinel knows it.
     async fn ask(&self, sentinel: &Node, master: &str) -> RedisResult<(String, u16)> {
         let mut command = redis::cmd("SENTINEL");
         command.arg("GET-MASTER-ADDR-BY-NAME").arg(master);
@@ -140,7 +140,8 @@ impl Dialer {
     }
 }
 
-/// Of several failures the one to tell: one that may pass, for then another attempt makes sense.
+/// Collects the failures of several servers, and keeps the one to report: preferably a transient one, so that the
+/// caller tries again.
 #[derive(Default)]
 struct Failures(Option<RedisError>);
 

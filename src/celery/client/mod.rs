@@ -1,4 +1,4 @@
-//! A connection to Redis that comes back by itself.
+//! A connection to Redis that reconnects by itself.
 
 mod dialer;
 mod node;
@@ -21,7 +21,7 @@ use dialer::Dialer;
 pub(super) use options::CONNECT_TIMEOUT;
 pub use options::{ConnectOptions, Endpoint};
 
-/// Waits between attempts: 100 ms, doubling up to 1 s, for ever.
+/// The waits between attempts: 100 ms, doubling up to 1 s, without a limit on attempts.
 #[derive(Debug)]
 pub(super) struct Backoff(Duration);
 
@@ -35,10 +35,10 @@ impl Backoff {
     }
 }
 
-/// A connection to Redis, shared by its clones, that is made when first needed and made anew after
-/// a loss.
+/// A connection to Redis, shared by the clones of the client. The connection is made at the first command, and made
+/// again after a loss.
 ///
-/// Every command that failed for the connection's sake drops it; the next one connects again.
+/// A command that failed because of the connection drops the connection; the next command connects again.
 #[derive(Clone)]
 pub struct Client(Arc<Shared>);
 
@@ -57,15 +57,15 @@ struct Connection {
     link: MultiplexedConnection,
 }
 
-/// What a connection is to announce, and to whom.
+/// A subscription of a connection: the command that starts the push messages, and the function that gets them.
 pub(super) struct Setup {
-    /// Hears what the server pushes, and the end of the connection. Must not block.
+    /// Called with each push message of the server, and at the end of the connection. Must not block.
     pub(super) on_push: Arc<dyn Fn(PushInfo) + Send + Sync>,
-    /// Sent first on every new connection.
+    /// The command that is sent first on every new connection.
     pub(super) command: Cmd,
 }
 
-/// A setup with the RESP3 client that it needs.
+/// A [`Setup`] with the RESP3 dialer that push messages need.
 struct PreparedSetup {
     dialer: Dialer,
     command: Cmd,
@@ -73,7 +73,8 @@ struct PreparedSetup {
 }
 
 impl PreparedSetup {
-    /// A connection that announces, or else a plain one and the note that it does not.
+    /// Connects with push messages. If the server refuses those, keeps a connection without them and the server's
+    /// refusal.
     async fn connect(&self, plain: &Shared) -> RedisResult<MultiplexedConnection> {
         let (link, refusal) = match self.dialer.connect().await {
             Ok(mut link) => match self.command.exec_async(&mut link).await {
@@ -93,7 +94,7 @@ impl PreparedSetup {
 }
 
 impl Client {
-    /// Prepares a client; connects when first used.
+    /// Creates a client, which connects at its first command.
     ///
     /// # Errors
     ///
@@ -102,7 +103,7 @@ impl Client {
         Self::build(options, None)
     }
 
-    /// A second connection with the same options, which announces what `setup` asks for.
+    /// Creates a second client with the same options, which receives the push messages of `setup`.
     pub(super) fn with_pushes(&self, setup: Setup) -> Result<Self, CeleryError> {
         Self::build(self.0.options.clone(), Some(setup))
     }
@@ -128,33 +129,34 @@ impl Client {
         })))
     }
 
-    /// Where it connects to.
+    /// The options that the client connects with.
     pub fn options(&self) -> &ConnectOptions {
         &self.0.options
     }
 
-    /// Why the server does not announce what was asked for, on the current connection.
+    /// The server's refusal to send push messages on the current connection, if the server refused.
     pub(super) fn refusal(&self) -> Option<String> {
         let setup = self.0.setup.as_ref()?;
         setup.refusal.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Whether the last command, or attempt to connect, reached Redis; changes when that does.
+    /// A channel that is `true` while the last command or attempt to connect reached Redis. Receivers are notified of
+    /// changes only.
     pub fn connected(&self) -> watch::Receiver<bool> {
         self.0.connected.subscribe()
     }
 
-    /// How many times the connection was made anew after the first time.
+    /// The number of connections made after the first one.
     pub fn reconnects(&self) -> u64 {
         self.connects().saturating_sub(1)
     }
 
-    /// How many connections were made; a change means that the connection is another one.
+    /// The number of connections made. A changed number means that the current connection is a new one.
     pub(super) fn connects(&self) -> u64 {
         self.0.connects.load(Ordering::Relaxed)
     }
 
-    /// Asks Redis whether it is there, once.
+    /// Sends `PING` to Redis, once.
     ///
     /// # Errors
     ///
@@ -207,8 +209,8 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// [`CeleryError::is_transient`] tells whether another attempt makes sense; after a transient
-    /// error it is unknown whether the call took effect.
+    /// An error; [`CeleryError::is_transient`] is true if another attempt may succeed. After a transient error it is
+    /// unknown whether the call took effect.
     pub async fn once<T, F: Future<Output = RedisResult<T>>>(
         &self,
         op: &'static str,
@@ -248,7 +250,7 @@ impl Client {
         }
     }
 
-    /// The current connection, or a new one. Those who come while one is being made wait for it.
+    /// Returns the current connection, or makes a new one. Other callers wait while a connection is being made.
     async fn connection(&self) -> RedisResult<Connection> {
         let mut current = self.0.current.lock().await;
         if let Some(connection) = &*current {
@@ -266,10 +268,10 @@ impl Client {
         Ok(current.insert(connection).clone())
     }
 
-    /// Forgets the connection if `source` says that it, not the command, is the fault.
+    /// Drops the connection if `source` is a fault of the connection and not of the command.
     async fn note_failure(&self, number: u64, source: &RedisError) {
         let only_the_command = match source.kind() {
-            // After a failover the name of the master leads elsewhere.
+            // After a failover the old master answers so; a new connection reaches the new master.
             ErrorKind::Server(_) => !matches!(CeleryError::code(source), Some("READONLY" | "MASTERDOWN")),
             ErrorKind::Extension | ErrorKind::UnexpectedReturnType | ErrorKind::Client => true,
             _ => false,
@@ -287,7 +289,8 @@ impl Client {
         }
     }
 
-    /// Tells news alone: who hears of a loss asks again, and would do so without end if each answer were news.
+    /// Notifies receivers of changes only: a receiver that learns of a loss sends a command, and would do so for ever
+    /// if each failure notified it again.
     fn reached(&self, yes: bool) {
         self.0.connected.send_if_modified(|was| std::mem::replace(was, yes) != yes);
     }

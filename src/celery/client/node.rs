@@ -1,4 +1,4 @@
-//! One Redis server: where it is, and how to log in.
+//! One Redis server: its address and the login.
 
 use super::super::CeleryError;
 use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
@@ -8,10 +8,11 @@ use redis::{
 use std::{borrow::Cow, fmt, fs, path::PathBuf, time::Duration};
 use url::Url;
 
-/// After this long without an answer to its probes the kernel gives a peer up.
+/// The TCP keepalive time: an idle connection is probed after this time, and dropped after the same time without an
+/// answer to the probes.
 const KEEPALIVE: Duration = Duration::from_secs(15);
 
-/// One server. `Debug` and `Display` never show the password.
+/// One Redis server. `Debug` and `Display` never show the password.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct Node {
     pub(super) address: Address,
@@ -37,9 +38,9 @@ pub(super) struct Tls {
 }
 
 impl Node {
-    /// Reads one URL. Of a `sentinel://` URL the address is the sentinel's, the rest the master's.
+    /// Parses one URL. A `sentinel://` URL holds the sentinel's address and the master's login and database.
     pub(super) fn parse(url: &str) -> Result<Self, CeleryError> {
-        // Without a host it is localhost, or a socket; the parser wants one behind a password.
+        // A URL without a host means localhost or a socket, but the URL parser needs a host after a password.
         let with_host = url.replacen("@/", "@localhost/", 1);
         let parsed = Url::parse(&with_host).map_err(|source| wrong(format!("redis url: {source}")))?;
         let (address, path_db) = match parsed.scheme() {
@@ -72,7 +73,7 @@ impl Node {
         })
     }
 
-    /// A server at this address with the same login, database and certificates.
+    /// Returns a server at this address with the same login, database and certificates.
     pub(super) fn moved(&self, host: &str, port: u16) -> Self {
         let host = host.to_owned();
         let address = match &self.address {
@@ -82,7 +83,7 @@ impl Node {
         Self { address, ..self.clone() }
     }
 
-    /// A sentinel at this address: it has no databases, and by default no password and no TLS.
+    /// Returns the sentinel at this address. A sentinel has no databases, and by default no password and no TLS.
     pub(super) fn sentinel(&self, with_login: bool) -> Self {
         let (host, port) = self.place();
         let login = self.clone();
@@ -95,7 +96,7 @@ impl Node {
         }
     }
 
-    /// Host and port, or the path of a socket.
+    /// The host and port, or the path of a socket.
     pub(super) fn place(&self) -> (&str, Option<u16>) {
         match &self.address {
             Address::Tcp { host, port } | Address::Tls { host, port, .. } => (host, Some(*port)),
@@ -103,7 +104,7 @@ impl Node {
         }
     }
 
-    /// A client of the library for this server; reads the certificate files.
+    /// Opens a client of the `redis` library for this server; reads the certificate files.
     pub(super) fn open(&self, resp3: bool) -> Result<redis::Client, CeleryError> {
         let mut login = RedisConnectionInfo::default()
             .set_db(self.db)

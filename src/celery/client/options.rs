@@ -1,4 +1,4 @@
-//! Where a Redis is and how to log in, from the URL forms that Celery knows.
+//! The addresses of Redis servers and the login, from the URL forms that Celery accepts.
 
 use super::super::CeleryError;
 use super::node::{Address, Node, wrong};
@@ -6,18 +6,19 @@ use redis::AsyncConnectionConfig;
 use std::fmt;
 use std::time::Duration;
 
-/// A connection that is not made within this is not made.
+/// The default time limit of connecting.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A peer that does not answer within this is taken for gone.
+/// The default time limit of an answer; after that the connection is dropped.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Where a Redis is and how to log in. `Debug` and `Display` never show the password.
+/// The addresses of Redis servers and the login. `Debug` and `Display` never show the password.
 ///
-/// The least that a worker's user needs, as an ACL of Redis 7, for the queue `backups` in database 0
-/// without a key prefix; the priority steps of a queue are keys of their own, hence its `*`. Queues that
-/// callbacks go to want a `~` of their own. `select` is for another database, `role` for sentinels and
-/// lists, `mget` and the second `celery-…` for chords, `brpop` for mingling. From Redis 7.2 on `+client|setinfo` keeps its ACL log quiet.
+/// The least rights of a worker's user, as an ACL of Redis 7, for the queue `backups` in database 0 without a key
+/// prefix. `backups*` ends in `*` because the priority steps of a queue are keys of their own. Queues that callbacks
+/// go to need a `~` rule of their own. `select` is for another database than 0, `role` for sentinels and lists,
+/// `mget` and the second `celery-…` for chords, `brpop` for mingling. From Redis 7.2 on `+client|setinfo` avoids
+/// entries in the ACL log.
 ///
 /// ```text
 /// resetkeys resetchannels -@all
@@ -37,35 +38,35 @@ pub struct ConnectOptions {
     response_timeout: Duration,
 }
 
-/// Which servers there are to connect to.
+/// The servers to connect to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Servers {
-    /// The first of them that answers, and is a master if there are several.
+    /// A list of servers: the first one that answers is used, and must be a master if there are several.
     Listed(Vec<Node>),
-    /// The one that sentinels say is the master. Login and database are those of the first URL, and
-    /// the master's; a sentinel is asked without, unless it wants a password. Source:
+    /// The server that sentinels name as the master. Login and database are those of the first URL, and are the
+    /// master's; a sentinel is asked without a login, unless the sentinel requires a password. Source:
     /// `SentinelChannel._sentinel_managed_pool` in `kombu/transport/redis.py` and
     /// `SentinelBackend._params_from_url` in `celery/backends/redis.py`.
     Watched { sentinels: Vec<Node>, master: String },
 }
 
-/// Where a Redis is, as others may know it.
+/// The address of a Redis server without its password, for display.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Endpoint<'a> {
-    /// The host, or the path of the socket; the first one, if there are several.
+    /// The host, or the path of the socket. With several servers, that of the first.
     pub host: &'a str,
-    /// The port; a socket has none.
+    /// The port; `None` for a socket.
     pub port: Option<u16>,
-    /// Whether the connection is encrypted.
+    /// True if the connection uses TLS.
     pub tls: bool,
     /// The user to log in as.
     pub user: Option<&'a str>,
 }
 
 impl ConnectOptions {
-    /// Reads a URL: `redis://`, `rediss://` (with `ssl_cert_reqs`, `ssl_ca_certs`, `ssl_certfile`,
+    /// Parses a URL: `redis://`, `rediss://` (with `ssl_cert_reqs`, `ssl_ca_certs`, `ssl_certfile`,
     /// `ssl_keyfile`), `unix://`, `redis+socket://`, `socket://` (with `virtual_host`); or a list of
-    /// them with `;` between, which are tried in turn.
+    /// URLs separated by `;`, whose servers are tried in turn.
     ///
     /// User, password and database are percent-decoded; the database is 0 when not given.
     /// Without `ssl_cert_reqs` certificates are checked. Source of the forms:
@@ -73,15 +74,15 @@ impl ConnectOptions {
     ///
     /// # Errors
     ///
-    /// [`CeleryError::Config`] says what is wrong, without the URL, which may hold a password.
+    /// [`CeleryError::Config`] with the reason, but without the URL, which may hold a password.
     pub fn parse(url: &str) -> Result<Self, CeleryError> {
         Self::parse_with(url, None)
     }
 
-    /// Reads a URL as [`parse`](Self::parse) does, or a list of `sentinel://` URLs, which need the name
+    /// Parses a URL as [`parse`](Self::parse) does, or a list of `sentinel://` URLs, which need the name
     /// of their `master` (`master_name` of Celery's transport options).
     ///
-    /// With `ssl_…` parameters the master is connected to by TLS.
+    /// With `ssl_…` parameters the connection to the master uses TLS.
     ///
     /// # Errors
     ///
@@ -107,13 +108,13 @@ impl ConnectOptions {
         Ok(Self { servers, connect_timeout: CONNECT_TIMEOUT, response_timeout: RESPONSE_TIMEOUT })
     }
 
-    /// Whether a URL is one that has to be read with the name of a master.
+    /// Returns `true` if a URL needs the name of a master, that is, begins with `sentinel://`.
     pub fn needs_master(url: &str) -> bool {
         url.starts_with("sentinel://")
     }
 
-    /// Sets how long a connection may take to be made (2 s by default), and an answer to come (10 s):
-    /// after that the peer is taken for gone, and connected to anew.
+    /// Sets the time limits of connecting (2 s by default) and of an answer (10 s). After a limit the
+    /// connection is dropped, and the next command connects again.
     #[must_use]
     pub fn with_timeouts(mut self, connect: Duration, response: Duration) -> Self {
         (self.connect_timeout, self.response_timeout) = (connect, response);
@@ -125,12 +126,12 @@ impl ConnectOptions {
         self.first().db
     }
 
-    /// Whether sentinels tell where the master is.
+    /// True if sentinels name the master.
     pub fn by_sentinel(&self) -> bool {
         matches!(self.servers, Servers::Watched { .. })
     }
 
-    /// Where it connects to, without the password; the first one, if there are several.
+    /// The address of the server, without the password. With several servers, that of the first.
     pub fn endpoint(&self) -> Endpoint<'_> {
         let node = self.first();
         let (host, port) = node.place();

@@ -1,41 +1,43 @@
-//! What an entry of a queue is, and what is to be done with it.
+//! Entries of a queue, and the verdict on each.
 
 use super::super::message::{Envelope, Limits, Look};
 use bytes::Bytes;
 
-/// What to do with a message.
+/// The verdict on a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// Ours, and there is room for it now. Not taken if one that came before it is [`Full`](Self::Full).
+    /// Take the message now, unless an older message is [`Full`](Self::Full).
     Take,
-    /// Ours, and taken now, whatever waits before it.
+    /// Take the message now, even if older messages wait.
     Ahead,
-    /// Of a task that is not ours: stays where it is, in order, for its own worker.
+    /// The task belongs to another program, so the message keeps its place in the queue, for a worker of that
+    /// program.
     Foreign,
-    /// Ours, but there is no room for it, nor for any behind it but those that are taken ahead: looked at
-    /// again after [`Consumer::reconsider`](super::Consumer::reconsider).
+    /// The task is this worker's, but no slot is free. Later messages wait too, except those with
+    /// [`Ahead`](Self::Ahead). Judged again after [`Consumer::reconsider`](super::Consumer::reconsider).
     Full,
-    /// Ours, but not now, though others behind it may be: looked at again after [`Consumer::reconsider`](super::Consumer::reconsider).
+    /// The task is this worker's, but cannot start now; later messages may. Judged again after
+    /// [`Consumer::reconsider`](super::Consumer::reconsider).
     Later,
 }
 
 impl Verdict {
-    /// `Take` when the task's name is ours, else `Foreign`.
+    /// Returns `Take` if `ours` accepts the task's name, else `Foreign`.
     pub fn take_if(look: &Envelope, ours: impl FnOnce(&str) -> bool) -> Self {
         if ours(&look.task) { Self::Take } else { Self::Foreign }
     }
 }
 
-/// One entry of a list, as the peek shows it.
+/// One entry of a list, as `peek.lua` returns it.
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) digest: String,
     pub(super) bytes: usize,
-    /// The whole entry, or the last bytes of one that is too long.
+    /// The bytes of the entry; of an entry that is too long only the last bytes.
     pub(super) shown: Bytes,
 }
 
-/// What is to be done with an entry.
+/// The verdict on an entry, with the envelope of a message that is to be taken.
 #[derive(Debug)]
 pub(super) enum Judged {
     Take(Envelope),
@@ -47,7 +49,7 @@ pub(super) enum Judged {
 }
 
 impl Entry {
-    /// Whether it is shown whole.
+    /// True if `shown` is the whole entry.
     pub(super) fn is_whole(&self) -> bool {
         self.shown.len() == self.bytes
     }
@@ -65,7 +67,7 @@ impl Entry {
         };
         match judge(&envelope) {
             Verdict::Foreign => Judged::Foreign,
-            // Without an id there is nothing to run, nor to fail.
+            // A message without an id cannot be run, nor can a FAILURE be stored for it.
             _ if envelope.id.is_none() => Judged::Unreadable("no task id"),
             Verdict::Later => Judged::Later,
             Verdict::Full => Judged::Full,

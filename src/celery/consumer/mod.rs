@@ -1,7 +1,7 @@
-//! The take: peek, judge in Rust, claim by one atomic script.
+//! Takes messages: looks at the queues, judges each message in Rust, and claims by one atomic script.
 //!
-//! A queue may be shared with other workers, so nothing is popped before it is known to be ours, and
-//! what is not ours stays in its place.
+//! A queue may be shared with other workers, so no message is removed before it is known to be this worker's, and
+//! the messages of other programs keep their places.
 
 mod judge;
 mod seen;
@@ -23,67 +23,67 @@ use wake::Wake;
 
 pub use judge::Verdict;
 
-/// Without any news the queues are looked at this often all the same.
+/// The polling interval while Redis announces changes of the queues, in case an announcement was lost.
 const SAFETY_POLL: Duration = Duration::from_secs(5);
 
-/// And this often where the server announces nothing.
+/// The polling interval where the server announces no changes.
 const POLL: Duration = Duration::from_millis(100);
 
-/// Entries read at once: few at first, for on a queue of our own the first is taken; then more, to
-/// get through others' messages.
+/// Number of entries read at once. At first few, because on a queue of our own the first entry is taken; then the
+/// number doubles, to get past messages of other programs.
 const FIRST_WINDOW: usize = 4;
 const LONGEST_WINDOW: usize = 256;
 
-/// So many messages of ours that have to wait are looked past in one list. Behind them may lie one that
-/// need not wait, but nobody wants to read a queue of a million from end to end.
+/// Maximum number of deferred messages to skip in one list before giving up. A later message might be ready to run,
+/// but reading a queue of a million messages to its end costs too much.
 const LOOKAHEAD: usize = 1000;
 
-/// How many unreadable entries of a queue are kept.
+/// Maximum number of unreadable entries kept for a queue.
 const UNREADABLE_KEPT: u32 = 1000;
 
-/// A message that was taken, and what it says.
+/// A message that was taken, with its contents.
 #[derive(Debug)]
 pub struct Delivery {
-    /// Settle it when the work is done and the result is stored.
+    /// The lease on the message. Acknowledge it when the work is done and the result is stored.
     pub lease: Lease,
-    /// The queue it came from.
+    /// The name of the queue that the message came from.
     pub queue: String,
-    /// The message, or why its contents are refused: store that as FAILURE, then ack.
+    /// The parsed message, or the refusal of its contents. Store a refusal as FAILURE, then acknowledge.
     pub content: Result<Message, Refusal>,
 }
 
-/// What a consumer has to say beside deliveries; for logs and metrics.
+/// An event of a consumer other than a delivery; for logs and metrics.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Notice {
-    /// An entry that nobody can read was moved to `<queue>.unreadable`.
+    /// An entry that cannot be parsed was moved to `<queue>.unreadable`.
     Unreadable {
-        /// The queue it lay in.
+        /// The name of the queue that the entry was in.
         queue: String,
-        /// What is wrong with it.
+        /// The reason why the entry cannot be parsed.
         why: &'static str,
-        /// Its length.
+        /// The entry's length.
         bytes: usize,
     },
-    /// The server does not announce changes of the queues (too old, behind a proxy, forbidden): they
-    /// are looked at every 100 ms instead. Said once.
+    /// The server does not announce changes of the queues (too old, behind a proxy, forbidden), so the queues are
+    /// polled every 100 ms. Reported once.
     Polling {
-        /// What the server said.
+        /// The server's error.
         why: String,
     },
-    /// Redis was lost; the consumer goes on trying. Said once per loss.
+    /// The connection to Redis was lost; the consumer keeps trying. Reported once per loss.
     Lost {
-        /// What went wrong.
+        /// The cause of the loss.
         why: String,
     },
-    /// Redis is back after a loss.
+    /// Redis answers again after a loss.
     Back,
 }
 
-/// Takes messages of its queues, one at a time.
+/// Takes messages from its queues. One call at a time looks at the queues.
 pub struct Consumer {
     leases: Leases,
     queues: Vec<String>,
-    /// Index of the queue and key of each list, in the order of service.
+    /// The index of the queue and the key of each list, in the order of service.
     lists: Vec<(usize, String)>,
     limits: Limits,
     wake: Wake,
@@ -95,17 +95,17 @@ pub struct Consumer {
     foreign: std::sync::Mutex<Vec<usize>>,
 }
 
-/// What one call of `next` leaves to the following one.
+/// The state that one call of `next` leaves to the following one.
 #[derive(Debug)]
 struct State {
-    /// Of each list.
+    /// The entries already judged, for each list.
     seen: Vec<Seen>,
     polling: bool,
     lost: bool,
 }
 
 impl Consumer {
-    /// A consumer of `queues`, served in this order within each priority. Connects when first used.
+    /// Creates a consumer of `queues`, served in this order within each priority. Connects at its first command.
     ///
     /// # Errors
     ///
@@ -130,36 +130,36 @@ impl Consumer {
         })
     }
 
-    /// Sets who hears the notices; must not block.
+    /// Sets the function that is called with each notice; the function must not block.
     #[must_use]
     pub fn on_notice(mut self, hear: impl Fn(Notice) + Send + Sync + 'static) -> Self {
         self.hear = Box::new(hear);
         self
     }
 
-    /// Sets who is told after each look at the queues that Redis has let us finish; must not block. While the
-    /// consumer waits for messages, that is every [5 s](Self::with_safety_poll) at least.
+    /// Sets the function that is called after each completed look at the queues; the function must not block. While
+    /// the consumer waits for messages, a look happens at least every [5 s](Self::with_safety_poll).
     #[must_use]
     pub fn on_look(mut self, looked: impl Fn() + Send + Sync + 'static) -> Self {
         self.looked = Box::new(looked);
         self
     }
 
-    /// Sets other limits.
+    /// Sets the size limits of messages.
     #[must_use]
     pub fn with_limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
         self
     }
 
-    /// Sets how often the queues are looked at without any news, 5 s by default.
+    /// Sets the polling interval without announcements, 5 s by default.
     #[must_use]
     pub fn with_safety_poll(mut self, every: Duration) -> Self {
         self.safety_poll = every;
         self
     }
 
-    /// Waits for a message that `judge` takes. `None` once `stop` fires.
+    /// Waits for a message that `judge` takes. Returns `None` once `stop` fires.
     ///
     /// # Errors
     ///
@@ -172,16 +172,16 @@ impl Consumer {
         Ok(self.next_of(1, &|look: &Envelope, _: &[&Envelope]| judge(look), stop).await?.pop())
     }
 
-    /// Waits for messages that `judge` takes, and takes those that it finds together, `most` at once.
-    /// None once `stop` fires. `judge` is shown each message, and those that are about to be taken with it.
+    /// Waits for messages that `judge` takes, and takes at most `most` of them at once. Returns none once `stop`
+    /// fires. `judge` gets each message, and the messages that are about to be taken together with it.
     ///
-    /// Survives any loss of Redis. Only the waiting ends by `stop`, never a claim under way, so use
-    /// the token rather than dropping the future: a claim that is dropped comes back by the
-    /// [`Keeper`](super::sweep::Keeper). One call at a time: others wait their turn.
+    /// Survives any loss of Redis. `stop` ends only the waiting, never a claim under way, so fire the token rather
+    /// than drop the future: the messages of a dropped claim are requeued by the [`Keeper`](super::sweep::Keeper).
+    /// Calls run one at a time: others wait their turn.
     ///
     /// # Errors
     ///
-    /// Only what waiting does not mend: Redis refuses the credentials, the rights, or the type of a key.
+    /// Only errors that waiting does not mend: Redis refuses the credentials, the rights, or the type of a key.
     pub async fn next_of(
         &self,
         most: usize,
@@ -216,19 +216,21 @@ impl Consumer {
         Ok(Vec::new())
     }
 
-    /// Looks again at what was judged `Later`: call it when a component becomes free.
+    /// Judges the deferred messages (`Later` and `Full`) again. Call this method when a component or a slot becomes
+    /// free.
     pub fn reconsider(&self) {
         self.again.store(true, Ordering::Release);
         self.wake.shout();
     }
 
-    /// How many messages of tasks that are not ours lie in each queue, as far as they were seen.
+    /// The number of messages for other programs in each queue, as of the last look that took no message. Entries
+    /// that the look did not reach are not counted.
     pub fn foreign(&self) -> Vec<(String, usize)> {
         let counts = self.foreign.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         self.queues.iter().cloned().zip(counts.iter().copied()).collect()
     }
 
-    /// How many messages wait in each queue, of all priorities.
+    /// The number of messages in each queue, of all priorities.
     ///
     /// # Errors
     ///
@@ -247,7 +249,7 @@ impl Consumer {
         Ok(self.queues.iter().cloned().zip(sums).collect())
     }
 
-    /// One look through all lists, up to the first messages that are taken.
+    /// Looks through all lists, until messages are taken.
     async fn pass(
         &self,
         seen: &mut [Seen],
@@ -261,12 +263,13 @@ impl Consumer {
             }
             match self.peek(seen, window).await? {
                 Peek::Nothing => break,
-                // What had to wait is judged again before what came after it.
+                // Deferred messages are judged again before later messages.
                 _ if self.again.load(Ordering::Acquire) => {}
                 Peek::Moved { list, oldest } => {
                     let full = seen[list].is_full();
                     seen[list].shift(&oldest);
-                    // Another worker has taken what waited for room: what waited behind it need not any more.
+                    // Another worker has taken the message that waited for a slot, so the messages behind it need not
+                    // wait any more.
                     self.again.fetch_or(full && !seen[list].is_full(), Ordering::AcqRel);
                 }
                 Peek::Entries { list, entries } => {
@@ -287,8 +290,8 @@ impl Consumer {
         Ok(Vec::new())
     }
 
-    /// Does with entries what they deserve. They are the next ones to the left of what was `seen`; `full`
-    /// says that one before them waits for room.
+    /// Claims, defers or sets aside each entry by its verdict. The entries are the next ones to the left of those in
+    /// `seen`; `full` is true if an older message waits for a slot.
     async fn settle(
         &self,
         list: usize,
@@ -327,7 +330,7 @@ impl Consumer {
         }
         let leases = self.claim(list, &chosen).await?;
         if leases.iter().any(Option::is_none) {
-            // Another worker was quicker; what had to wait for those need not wait now.
+            // Another worker took the message first, so messages that were deferred because of it are judged again.
             self.again.store(true, Ordering::Release);
             self.wake.shout();
         }
@@ -362,9 +365,9 @@ impl Consumer {
     }
 }
 
-/// An entry to take.
+/// An entry that is to be taken.
 struct Chosen<'a> {
-    /// From the right end of its list.
+    /// The index of the entry, counted from the right end of its list.
     place: usize,
     entry: &'a Entry,
     look: Envelope,

@@ -1,12 +1,13 @@
-//! What of a list was judged already, so that a long queue of others' messages is not read again and again.
+//! The entries of a list that were judged already, so that a long queue of other programs' messages is not read
+//! again and again.
 
 use std::collections::VecDeque;
 
-/// The oldest entries of a list, from its right end on, that stay where they are.
+/// The oldest entries of a list, from its right end on, that were judged and keep their places.
 ///
-/// They are known by their digests. Entries are only ever added at the ends, and taken from the right
-/// end or out of the middle; so while the oldest and the newest of them are in their places, nothing
-/// has come in between.
+/// Entries are identified by their digests. Entries are only ever added at the ends, and taken from the right
+/// end or out of the middle. So while the oldest and the newest of the judged entries are in their places, no entry
+/// was inserted between these two.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
     entries: VecDeque<Entry>,
@@ -14,14 +15,14 @@ pub(super) struct Seen {
     full: usize,
 }
 
-/// Why an entry stays where it is.
+/// The reason why an entry keeps its place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stays {
-    /// It is of a task that is not ours.
+    /// The task belongs to another program.
     Foreign,
-    /// It is ours and waits for something of its own.
+    /// The task is this worker's and waits for a condition of its own.
     Later,
-    /// It is ours and waits for room: what came after it must not be taken before it.
+    /// The task is this worker's and waits for a slot: later messages must not be taken before it.
     Full,
 }
 
@@ -32,34 +33,34 @@ struct Entry {
 }
 
 impl Seen {
-    /// How many there are.
+    /// The number of entries.
     pub(super) fn len(&self) -> usize {
         self.entries.len()
     }
 
-    /// How many are of tasks that are not ours.
+    /// The number of entries whose tasks belong to other programs.
     pub(super) fn foreign(&self) -> usize {
         self.entries.len() - self.waiting()
     }
 
-    /// How many are ours and wait.
+    /// The number of entries that are this worker's and wait.
     pub(super) fn waiting(&self) -> usize {
         self.later + self.full
     }
 
-    /// Whether one of them waits for room.
+    /// True if an entry waits for a slot.
     pub(super) fn is_full(&self) -> bool {
         self.full > 0
     }
 
-    /// Adds the next one to the left.
+    /// Adds the next entry to the left.
     pub(super) fn push(&mut self, digest: &str, why: Stays) {
         let digest = u128::from_str_radix(digest, 16).unwrap_or_default();
         self.entries.push_back(Entry { digest, why });
         self.count(why, 1);
     }
 
-    /// Forgets all.
+    /// Removes all entries.
     pub(super) fn clear(&mut self) {
         *self = Self::default();
     }
@@ -73,13 +74,14 @@ impl Seen {
         *count = count.saturating_add_signed(change);
     }
 
-    /// The digests of the oldest and of the newest.
+    /// The digests of the oldest and of the newest entry; empty if there are no entries.
     pub(super) fn ends(&self) -> [String; 2] {
         [self.entries.front(), self.entries.back()]
             .map(|end| end.map(|entry| format!("{:032x}", entry.digest)).unwrap_or_default())
     }
 
-    /// The list's right end is now `oldest`: drops what was taken from there, or all if it is unknown.
+    /// Drops the entries that were taken from the right end of the list, where `oldest` is now. Drops all entries if
+    /// `oldest` is unknown.
     pub(super) fn shift(&mut self, oldest: &str) {
         let oldest = u128::from_str_radix(oldest, 16).ok();
         match self.entries.iter().position(|entry| Some(entry.digest) == oldest) {

@@ -1,4 +1,4 @@
-//! The scripts that look at lists and take from them.
+//! The scripts that look at lists and claim entries.
 
 use super::super::CeleryError;
 use super::super::json::quoted;
@@ -12,7 +12,7 @@ use redis::{RedisResult, Script, Value, from_redis_value};
 use std::sync::LazyLock;
 use uuid::Uuid;
 
-/// How much is read of an entry that is too long; kombu's headers and properties fit well.
+/// Number of bytes read of an entry that is too long; kombu's headers and properties fit well.
 const TAIL: usize = 64 << 10;
 
 macro_rules! script {
@@ -25,13 +25,13 @@ static PEEK: LazyLock<Script> = script!("../lua/peek.lua");
 static CLAIM: LazyLock<Script> = script!("../lua/claim.lua");
 static SET_ASIDE: LazyLock<Script> = script!("../lua/set_aside.lua");
 
-/// What a look at all lists shows.
+/// The result of a look at all lists.
 pub(super) enum Peek {
-    /// Nothing that was not seen before.
+    /// No entry that was not judged before.
     Nothing,
-    /// What was seen of a list is no longer in its place; its oldest entry has this digest now.
+    /// The judged entries of a list are no longer in their places; the digest of the list's oldest entry is `oldest`.
     Moved { list: usize, oldest: String },
-    /// The first list that has something new, and that, oldest first.
+    /// The first list with new entries, and these entries, oldest first.
     Entries { list: usize, entries: Vec<Entry> },
 }
 
@@ -47,7 +47,7 @@ impl Consumer {
         self.wake.link.once("look at queues", peek).await
     }
 
-    /// Takes entries, in one step; `None` for one that is no longer there.
+    /// Claims entries, in one atomic step; `None` for an entry that is no longer in the list.
     pub(super) async fn claim(
         &self,
         list: usize,
@@ -85,14 +85,15 @@ impl Consumer {
         let _under_way = leases.claims().read().await;
         let tags: Vec<Option<String>> =
             self.wake.link.script("take messages", &call).await.inspect_err(|_| {
-                // They may have been taken all the same: then they are ours without our knowing.
+                // The claim may have succeeded although its answer was lost: then this process holds messages without
+                // a lease in hand.
                 leases.doubt().notify_one();
             })?;
         let lease = |(tag, (claim, raw)): (Option<_>, _)| tag.map(|tag| leases.take_in_hand(tag, claim, raw));
         Ok(tags.into_iter().zip(claims).map(lease).collect())
     }
 
-    /// Moves an unreadable entry to `<queue>.unreadable`; `false` if it is no longer there.
+    /// Moves an unreadable entry to `<queue>.unreadable`. Returns `false` if the entry is no longer in the list.
     pub(super) async fn set_aside(
         &self,
         list: usize,

@@ -1,4 +1,4 @@
-//! How a consumer hears that there is something to take, without asking.
+//! Announces new messages to a consumer without polling, by the client-side caching of Redis.
 
 use super::super::CeleryError;
 use super::super::client::{Client, Setup};
@@ -8,9 +8,9 @@ use tokio::sync::Notify;
 
 /// A connection on which Redis announces every change of the given lists.
 ///
-/// `CLIENT TRACKING` in broadcasting mode sends an invalidation for each change of a key with one of
-/// the prefixes, except for what this connection changes itself.
-/// Source: <https://redis.io/docs/latest/develop/reference/client-side-caching/>.
+/// `CLIENT TRACKING` in broadcasting mode sends an invalidation for each change of a key with one of the prefixes,
+/// except for changes made over this connection. Source:
+/// <https://redis.io/docs/latest/develop/reference/client-side-caching/>.
 #[derive(Debug)]
 pub(super) struct Wake {
     pub(super) link: Client,
@@ -35,7 +35,7 @@ impl Wake {
         Ok(Self { link, changed })
     }
 
-    /// Returns once a list has changed since the last call, or [`shout`](Self::shout) was called.
+    /// Waits until a list has changed since the last call, or [`shout`](Self::shout) was called.
     pub(super) async fn heard(&self) {
         self.changed.notified().await;
     }
@@ -45,7 +45,7 @@ impl Wake {
     }
 }
 
-/// The prefixes without those that begin with another one: Redis refuses overlaps.
+/// Returns the prefixes without those that begin with another prefix: Redis refuses overlaps.
 fn apart(prefixes: &[String]) -> Vec<&String> {
     let shorter = |of: &String, at: usize| {
         prefixes.iter().enumerate().any(|(other_at, other)| {
@@ -60,7 +60,7 @@ fn apart(prefixes: &[String]) -> Vec<&String> {
         .collect()
 }
 
-/// Whether a push tells of one of the lists, of a flush of everything, or of the connection's end.
+/// Returns `true` for a push about one of the lists, a flush of all keys, or the end of the connection.
 fn concerns(push: &PushInfo, lists: &[String]) -> bool {
     let ours = |key: &Value| matches!(key, Value::BulkString(key) if lists.iter().any(|list| list.as_bytes() == key));
     match push.kind {

@@ -3,7 +3,7 @@
 use super::super::result::Exception;
 use serde_json::{Map, Value, json};
 
-/// What a command was called with.
+/// The arguments of one call of a command.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Arguments<'a> {
     method: &'a str,
@@ -15,17 +15,17 @@ impl<'a> Arguments<'a> {
         Self { method, given }
     }
 
-    /// An argument that may be left out; null is left out.
+    /// Returns an optional argument; a null counts as left out.
     pub(super) fn get(&self, name: &str) -> Option<&'a Value> {
         self.given.get(name).filter(|value| !value.is_null())
     }
 
-    /// Whether an argument is given and counts as true in Python.
+    /// Returns `true` if an argument is given and is true in Python.
     pub(super) fn flag(&self, name: &str) -> bool {
         self.get(name).is_some_and(truthy)
     }
 
-    /// Arguments that must be there, if only as null.
+    /// Returns required arguments, which may be null, or Python's exception for missing ones.
     pub(super) fn require<const N: usize>(&self, names: [&str; N]) -> Result<[&'a Value; N], Exception> {
         let missing: Vec<_> = names.iter().filter(|name| !self.given.contains_key(**name)).collect();
         if missing.is_empty() {
@@ -40,7 +40,7 @@ impl<'a> Arguments<'a> {
         )))
     }
 
-    /// A string that must be there, of at most 255 bytes.
+    /// Returns a required string of 1 to 255 bytes.
     pub(super) fn name(&self, argument: &str) -> Result<&'a str, Exception> {
         let [value] = self.require([argument])?;
         let name = value.as_str().ok_or_else(|| type_error(format!("{argument} is not a string")))?;
@@ -50,7 +50,7 @@ impl<'a> Arguments<'a> {
         Ok(name)
     }
 
-    /// A count of at least one; one if it is left out.
+    /// Returns an optional count of at least one; the default is one.
     pub(super) fn count(&self, name: &str) -> Result<usize, Exception> {
         let Some(value) = self.get(name) else { return Ok(1) };
         let count = value.as_u64().and_then(|count| usize::try_from(count).ok()).filter(|count| *count > 0);
@@ -58,7 +58,7 @@ impl<'a> Arguments<'a> {
     }
 }
 
-/// Whether Python counts a value as true.
+/// Returns `true` if a value is true in Python.
 pub(super) fn truthy(value: &Value) -> bool {
     match value {
         Value::Null => false,
@@ -70,7 +70,7 @@ pub(super) fn truthy(value: &Value) -> bool {
     }
 }
 
-/// One string, or those of a list, each once, in their order.
+/// Returns a single string, or the strings of a list, each once and in order.
 pub(super) fn strings(value: &Value) -> Result<Vec<&str>, Exception> {
     let items = match value {
         Value::Null => &[][..],
@@ -88,7 +88,7 @@ pub(super) fn strings(value: &Value) -> Result<Vec<&str>, Exception> {
     Ok(strings)
 }
 
-/// A signal by number or name; `SIGTERM` if none is given.
+/// Returns the number of a signal given by number or name; `SIGTERM` if none is given.
 ///
 /// Source: `Signals.signum` in `celery/platforms.py`; the numbers are Linux's, see signal(7).
 pub(super) fn signal(value: Option<&Value>) -> Result<i32, Exception> {
@@ -108,7 +108,7 @@ pub(super) fn signal(value: Option<&Value>) -> Result<i32, Exception> {
     })
 }
 
-/// Names from number 1.
+/// The names of the signals, from number 1 on.
 const SIGNALS: [&str; 31] = [
     "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE",
     "ALRM", "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ",
@@ -123,12 +123,12 @@ pub(super) fn value_error(message: impl Into<String>) -> Exception {
     Exception::builtin("ValueError", message)
 }
 
-/// What Celery answers when something went well.
+/// Builds Celery's reply to a command that succeeded.
 pub(super) fn ok(what: impl Into<Value>) -> Value {
     json!({"ok": what.into()})
 }
 
-/// What Celery answers when it cannot do something, without an exception.
+/// Builds Celery's reply to a command that failed without an exception.
 pub(super) fn nok(what: impl Into<Value>) -> Value {
     json!({"error": what.into()})
 }

@@ -1,4 +1,4 @@
-//! `celery inspect`: what the worker knows and does.
+//! `celery inspect`: the commands that read the state of the worker.
 
 use super::super::events::epoch;
 use super::super::publish::iso;
@@ -10,11 +10,11 @@ use super::{mingle, usage};
 use serde_json::{Map, Value, json};
 use std::collections::HashSet;
 
-/// Celery's timers have this priority, whatever that of the task is.
+/// The priority of Celery's timers, whatever the priority of the task.
 const TIMER_PRIORITY: u8 = 6;
 
 impl Panel {
-    /// Runs a command that changes nothing of the worker; `None` if there is none of this name.
+    /// Runs a command that changes no state of the worker; `None` if there is no such command.
     pub(super) fn inspect(&self, method: &str, arguments: Arguments) -> Option<Outcome> {
         let value = match method {
             "ping" => ok("pong"),
@@ -64,7 +64,7 @@ impl Panel {
         scheduled.map(|held| shown(held)).collect()
     }
 
-    /// A task as `Request.info` in `celery/worker/request.py` shows it.
+    /// Formats a task as `Request.info` in `celery/worker/request.py` does.
     fn shown(&self, held: &Held, safe: bool) -> Value {
         let message = &held.message;
         let (args, kwargs) = if safe {
@@ -84,7 +84,7 @@ impl Panel {
             "type": message.task,
             "hostname": self.node.name,
             "time_start": since,
-            // Only the end of a task acknowledges its message, and then it is not here any more.
+            // A message is acknowledged when its task ends, and then the task is no longer in this list.
             "acknowledged": false,
             "delivery_info": {
                 "exchange": message.exchange,
@@ -113,7 +113,7 @@ impl Panel {
         Ok(Value::Object(found))
     }
 
-    /// Names of tasks, each with the attributes asked for that it has.
+    /// Lists the tasks by name, each with those requested attributes that the task has.
     fn registered(&self, arguments: Arguments) -> Outcome {
         let asked = arguments.get("taskinfoitems").map(strings).transpose()?.unwrap_or_default();
         let items = if asked.is_empty() { vec!["exchange", "routing_key", "rate_limit"] } else { asked };
@@ -128,7 +128,7 @@ impl Panel {
         Ok(shown.map(line).collect())
     }
 
-    /// One attribute of a task as `name=value`; those that a task of ours does not have are left out.
+    /// Formats one attribute of a task as `name=value`; `None` if this program's tasks do not have the attribute.
     fn attribute(&self, item: &str, task: &str, rate: Option<&String>) -> Option<String> {
         let limits = self.node.tasks.time_limits(task);
         let seconds = |limit: std::time::Duration| limit.as_secs_f64().to_string();
@@ -144,7 +144,7 @@ impl Panel {
     }
 }
 
-/// A queue as kombu's `Queue.as_dict` shows it; readers such as Flower miss any field that is not there.
+/// Formats a queue as kombu's `Queue.as_dict` does, with all fields: readers such as Flower fail if one is missing.
 fn described(queue: &str) -> Value {
     json!({
         "name": queue,

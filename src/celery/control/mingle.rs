@@ -1,4 +1,4 @@
-//! The exchange of revoked ids and clocks with the other workers, at the start of each.
+//! Mingling: the exchange of revoked ids and clocks with the other workers, at the start of each worker.
 //!
 //! Source: `celery/worker/consumer/mingle.py`.
 
@@ -16,17 +16,17 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-/// How long the others may take: as long as Celery waits.
+/// The time limit of the replies, the same as Celery's.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 impl Mailbox {
-    /// Asks the other workers what they know as revoked. Returns when all have answered, after a
-    /// second at the latest, and at once if there are none.
+    /// Asks the other workers for their revoked ids. Returns when all workers have replied, after a
+    /// second at the latest, and at once if there are no other workers.
     ///
-    /// From its return on requests are heard, and answered once [`run`](Self::run) runs: call it before
-    /// the first task is taken, so that none is taken that was revoked meanwhile. Without Redis it
-    /// returns as soon as that is known, and nothing is learned; then [`run`](Self::run) listens when
-    /// Redis is there.
+    /// From the return of this method on, requests are received; [`run`](Self::run) then answers them. So call this
+    /// method before the first task is taken: no task is then run that is revoked meanwhile. Without Redis the method
+    /// returns as soon as the connection fails, without any ids, and [`run`](Self::run) listens once Redis is
+    /// available.
     pub async fn mingle(&self) {
         match self.exchange().await {
             Ok(0) => tracing::debug!("mingle: all alone"),
@@ -50,7 +50,7 @@ impl Mailbox {
         outcome
     }
 
-    /// Says hello and hears the answers; tells how many came.
+    /// Sends `hello` and reads the replies. Returns the number of replies.
     async fn greet_all(
         &self,
         oid: &str,
@@ -71,7 +71,7 @@ impl Mailbox {
             .client
             .once("say hello", |mut link| async move { pipe.query_async(&mut link).await })
             .await?;
-        // Our own ear hears it, too.
+        // The subscription of this worker counts as a receiver too.
         let own = if self.ear.as_ref().is_some_and(|ear| ear.link.refusal().is_none()) {
             channels.len()
         } else {
@@ -111,10 +111,11 @@ impl Mailbox {
         transient(&body, &headers, "celery.pidbox", "")
     }
 
-    /// Waits on the ear's connection: nobody else needs it to be free before requests are answered.
+    /// Waits for a reply on the connection of the subscription, which no other part of the worker uses before
+    /// requests are answered.
     async fn next_reply(&self, list: &str, deadline: Instant) -> Result<Option<Vec<u8>>, CeleryError> {
         let Some(ear) = &self.ear else { return Ok(None) };
-        // Redis would take 0 for ever.
+        // `BRPOP` with a timeout of 0 would wait for ever.
         let left = deadline.duration_since(Instant::now()).as_secs_f64().max(0.01);
         let mut wait = redis::cmd("BRPOP");
         wait.arg(list).arg(left);
@@ -124,7 +125,7 @@ impl Mailbox {
 
     fn learn(&self, reply: &Letter) {
         self.node.clock.hear(reply.clock);
-        // Our own answer to ourselves says nothing.
+        // The reply of this worker to itself is null, and is skipped.
         let Some((node, value)) = reply.body.iter().find(|(_, value)| value.is_object()) else { return };
         if **node == self.node.name {
             warn_of_namesake(&self.node);
@@ -136,7 +137,7 @@ impl Mailbox {
     }
 }
 
-/// Answers another worker's hello; ourselves we do not answer.
+/// Answers the `hello` of another worker; the `hello` of this worker gets a null.
 pub(super) fn greet(node: &Node, arguments: Arguments) -> Outcome {
     let [from] = arguments.require(["from_node"])?;
     if from.as_str() == Some(&node.name) {
@@ -144,7 +145,8 @@ pub(super) fn greet(node: &Node, arguments: Arguments) -> Outcome {
         if run != Some(&json!(node.run)) {
             warn_of_namesake(node);
         }
-        // A Python worker of the same name would not hear the answer.
+        // A `hello` without a run id comes from a Python worker of the same name, which skips replies under its own
+        // name.
         if run.is_none_or(|run| *run == json!(node.run)) {
             return Ok(Value::Null);
         }
@@ -154,8 +156,8 @@ pub(super) fn greet(node: &Node, arguments: Arguments) -> Outcome {
     Ok(json!({"revoked": node.revoked.list(), "clock": node.clock.tick()}))
 }
 
-/// Celery's `DuplicateNodenameWarning`. Two workers of one name lose no task and do none twice, for leases and locks go by
-/// the run and not by the name.
+/// Logs Celery's `DuplicateNodenameWarning`. Two workers of one name still lose no task and run none twice, because
+/// leases and locks are held by the id of the run and not by the name.
 fn warn_of_namesake(node: &Node) {
     tracing::warn!(
         node = node.name,
@@ -164,7 +166,7 @@ fn warn_of_namesake(node: &Node) {
     );
 }
 
-/// Takes over the ids that another worker knows as revoked: a list, or an object from id to time.
+/// Revokes the ids that another worker sent: a list, or an object from id to time.
 fn revoke(node: &Node, revoked: Option<&Value>) {
     let ids: Vec<&str> = match revoked {
         Some(Value::Array(ids)) => ids.iter().filter_map(Value::as_str).collect(),

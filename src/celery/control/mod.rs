@@ -32,17 +32,17 @@ use tokio_util::sync::CancellationToken;
 pub use panel::Panel;
 pub use request::Request;
 
-/// Most requests that wait to be answered; what is more than that is not answered.
+/// Maximum number of requests that wait for an answer; further requests are dropped.
 const WAITING: usize = 256;
 
-/// Most bytes of them all, with what each costs beside its text.
+/// Maximum bytes of all waiting requests together, with `OVERHEAD` bytes for each beside its text.
 const WAITING_BYTES: usize = 2 * LONGEST;
 const OVERHEAD: usize = 256;
 
-/// A connection that says nothing for this long is asked whether it is still there.
+/// The interval of `PING` on the connection of the subscription, so that a dead connection is noticed.
 const PING_EVERY: Duration = Duration::from_secs(5);
 
-/// The mailbox of a worker.
+/// The mailbox of a worker: receives control requests and answers them.
 #[derive(Debug)]
 pub struct Mailbox {
     node: Arc<Node>,
@@ -52,16 +52,16 @@ pub struct Mailbox {
     inbox: mpsc::Receiver<Waiting>,
 }
 
-/// A connection that hears requests.
+/// A connection that is subscribed to the channels of control requests.
 #[derive(Debug)]
 struct Ear {
     link: Client,
     lost: Arc<Notify>,
-    /// Whether requests may come more than once: kombu sends them on all channels that there are.
+    /// True if there are several channels: kombu sends each request on all of them.
     many: bool,
 }
 
-/// A request that waits, and its share of the room for all.
+/// A request that waits for an answer, with its share of the bytes for all waiting requests.
 #[derive(Debug)]
 struct Waiting {
     raw: Vec<u8>,
@@ -69,10 +69,10 @@ struct Waiting {
 }
 
 impl Mailbox {
-    /// The mailbox of `node` on the broker of `client`.
+    /// Creates the mailbox of `node` on the broker of `client`.
     ///
-    /// Nothing is heard before [`mingle`](Self::mingle) or [`run`](Self::run). Requests are not kept by
-    /// Redis: what is sent while nobody listens is lost, as with Python's workers.
+    /// No request is received before [`mingle`](Self::mingle) or [`run`](Self::run). Redis does not store requests:
+    /// one that is published while no worker is subscribed is lost, as with Python's workers.
     pub fn new(node: Arc<Node>, client: Client, keys: Keys) -> Self {
         let (queue, inbox) = mpsc::channel(WAITING);
         let ear = match Ear::new(&client, &keys.control_channels(&client), queue) {
@@ -85,10 +85,10 @@ impl Mailbox {
         Self { node, client, keys, ear, inbox }
     }
 
-    /// Answers requests until `stop`, whether Redis is there or comes back later.
+    /// Answers requests until `stop` fires, whether Redis is available now or only later.
     ///
-    /// Up to 256 requests wait in order, of 12 MiB together. Requests that nobody can read, and those
-    /// beyond that, are dropped; so are replies to clients that do not wait any more.
+    /// Up to 256 requests wait in order, of 12 MiB together. Further requests are dropped, and so are requests that
+    /// cannot be parsed and replies to clients that have stopped waiting.
     pub async fn run(self, stop: CancellationToken) {
         let Self { node, client, keys, ear, mut inbox } = self;
         let panel = Panel::new(Arc::clone(&node), &client);
@@ -112,7 +112,7 @@ impl Mailbox {
     }
 }
 
-/// Answers one request, if it is one and meant for this worker.
+/// Answers a request, if the bytes are a valid request for this worker.
 async fn answer(raw: &[u8], node: &Node, panel: &Panel, replies: &Replies) {
     let Some(request) = Request::parse(raw) else {
         tracing::debug!(bytes = raw.len(), "a control request cannot be read");
@@ -131,7 +131,7 @@ async fn answer(raw: &[u8], node: &Node, panel: &Panel, replies: &Replies) {
 impl Ear {
     fn new(client: &Client, channels: &[String], queue: mpsc::Sender<Waiting>) -> Result<Self, CeleryError> {
         let lost = Arc::new(Notify::new());
-        // Python subscribes to patterns; a prefix with a `[` in it would then be misread.
+        // `SUBSCRIBE`, not Python's `PSUBSCRIBE`: as a pattern, a key prefix that contains `[` would be misread.
         let mut command = redis::cmd("SUBSCRIBE");
         command.arg(channels);
         let room = Arc::new(Semaphore::new(WAITING_BYTES));
@@ -145,7 +145,7 @@ impl Ear {
         Ok(Self { link, lost, many: channels.len() > 1 })
     }
 
-    /// Keeps the connection: a lost one comes back at once, a silent one is noticed.
+    /// Keeps the connection open: reconnects after a loss at once, and sends `PING` while no requests come.
     async fn listen(&self, stop: &CancellationToken) {
         let mut refusal = None;
         loop {
@@ -167,7 +167,8 @@ impl Ear {
     }
 }
 
-/// The last requests, told apart by their text: each has a delivery tag of its own.
+/// The digests of the last requests, to drop repeated ones. The texts of two requests differ at least in their
+/// delivery tags.
 #[derive(Debug, Default)]
 struct Recent(VecDeque<u64>);
 
@@ -189,7 +190,7 @@ impl Recent {
     }
 }
 
-/// Puts a request into the queue, if there is room. Never waits.
+/// Puts a request into the queue, or drops the request if the queue is full. Never waits.
 fn enqueue(mut push: PushInfo, room: &Arc<Semaphore>, queue: &mpsc::Sender<Waiting>) {
     let Some(Value::BulkString(raw)) = push.data.pop() else { return };
     let share = u32::try_from(raw.len().saturating_add(OVERHEAD)).unwrap_or(u32::MAX);

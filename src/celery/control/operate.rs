@@ -1,4 +1,4 @@
-//! `celery control`: what others may change.
+//! `celery control`: the commands that change the state of the worker.
 
 use super::super::repr;
 use super::super::result::Exception;
@@ -9,12 +9,12 @@ use super::stamps;
 use serde_json::{Value, json};
 use std::time::Duration;
 
-/// Most queues and most tasks at once that remote control may lead to: no sender fills the memory.
+/// Maximum number of queues and of concurrent tasks that remote control can set, so that no sender fills the memory.
 const MOST_QUEUES: usize = 256;
 const MOST_TASKS: usize = 1024;
 
 impl Panel {
-    /// Runs a command that changes the worker; `None` if there is none of this name.
+    /// Runs a command that changes the worker; `None` if there is no such command.
     pub(super) fn operate(&self, method: &str, arguments: Arguments) -> Option<Outcome> {
         Some(match method {
             "revoke" => self.revoke(arguments),
@@ -34,7 +34,7 @@ impl Panel {
             "pool_shrink" => self.shrink(arguments),
             "autoscale" => Err(value_error("Autoscale not enabled")),
             "pool_restart" => Err(value_error("Pool restarts not enabled")),
-            // Between Python's workers; we do not stand for election.
+            // Elections are held by Python's workers; this worker does not take part.
             "election" => Ok(Value::Null),
             _ => return None,
         })
@@ -108,7 +108,7 @@ impl Panel {
             None => Ok(None),
             Some(value) => {
                 let seconds = value.as_f64().ok_or_else(|| type_error(format!("{name} is not a number")))?;
-                // None, or none that anybody lives to see.
+                // A limit of zero or less, or one too large for a `Duration`, counts as no limit.
                 Ok(Duration::try_from_secs_f64(seconds).ok().filter(|limit| !limit.is_zero()))
             }
         };
@@ -127,7 +127,7 @@ impl Panel {
         ok(format!("task events {already}{}", if on { "enabled" } else { "disabled" }))
     }
 
-    /// The queue is taken from under its own name; whoever sends to a named exchange binds it himself.
+    /// Adds a queue under its own name. A sender that uses a named exchange must bind the queue to that exchange.
     fn add_queue(&self, arguments: Arguments) -> Outcome {
         let queue = arguments.name("queue")?;
         let mut full = false;
@@ -171,7 +171,8 @@ impl Panel {
             .ok_or_else(|| value_error("the pool cannot shrink below 1"))
     }
 
-    /// Changes how many tasks run at once, unless `size` refuses.
+    /// Changes the number of concurrent tasks, unless `size` returns `None`. Returns `true` if the number was
+    /// changed.
     fn resize(&self, size: impl Fn(usize) -> Option<usize>) -> bool {
         self.node.concurrency.send_if_modified(|concurrency| {
             let Some(after) = size(*concurrency) else { return false };
@@ -182,7 +183,7 @@ impl Panel {
     }
 }
 
-/// What Python says to a rate that is none: `rate` in `celery/utils/time.py`.
+/// Builds Python's reply to an invalid rate: `rate` in `celery/utils/time.py`.
 fn no_rate(text: &str) -> Outcome {
     let (count, unit) = text.split_once('/').unwrap_or((text, ""));
     if !["", "s", "m", "h"].contains(&unit) {
@@ -192,7 +193,7 @@ fn no_rate(text: &str) -> Outcome {
     Ok(nok(format!("Invalid rate limit string: {why}")))
 }
 
-/// Strings as Python shows a set of them.
+/// Formats strings as Python's `repr` does a set.
 pub(super) fn set(strings: &[&str]) -> String {
     if strings.is_empty() {
         return "set()".to_owned();

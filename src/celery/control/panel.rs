@@ -1,4 +1,4 @@
-//! The commands that a worker knows.
+//! The remote control commands of a worker.
 
 use super::super::client::Client;
 use super::super::node::Node;
@@ -9,24 +9,24 @@ use super::stats;
 use serde_json::Value;
 use std::sync::Arc;
 
-/// What a command returns, or the exception that Python would raise.
+/// The value that a command returns, or the exception that Python would raise.
 pub(super) type Outcome = Result<Value, Exception>;
 
-/// Does what requests ask for.
+/// Runs the commands of control requests.
 #[derive(Debug)]
 pub struct Panel {
     pub(super) node: Arc<Node>,
-    /// The broker as `celery inspect stats` shows it.
+    /// The `broker` field of `celery inspect stats`.
     pub(super) broker: Value,
 }
 
 impl Panel {
-    /// The commands of `node`, whose broker is that of `client`.
+    /// Creates the commands of `node`, whose broker is that of `client`.
     pub fn new(node: Arc<Node>, client: &Client) -> Self {
         Self { node, broker: stats::broker(client.options()) }
     }
 
-    /// Does what is asked; the answer, if there is one at all.
+    /// Runs the command of a request and returns the reply; `None` for `shutdown`, which has none.
     pub fn answer(&self, request: &Request) -> Option<Value> {
         let method = request.method();
         if method == "shutdown" {

@@ -1,14 +1,14 @@
-//! Patterns of node names, as `kombu/matcher.py` knows them; hostile ones take no long time.
+//! Patterns of node names, by the rules of `kombu/matcher.py`, matched in bounded time also for hostile patterns.
 
 use regex_lite::RegexBuilder;
 
-/// Longest pattern, in bytes: no node name is that long.
+/// Maximum length of a pattern, in bytes: no node name is that long.
 const LONGEST: usize = 1024;
 
-/// Most memory that a compiled regular expression may take, in bytes.
+/// Maximum memory of a compiled regular expression, in bytes.
 const REGEX_SIZE: usize = 1 << 16;
 
-/// Whether `name` matches `pattern` by the rules of `matcher`; never by unknown rules.
+/// Returns `true` if `name` matches `pattern` by the rules of `matcher`; `false` for an unknown matcher.
 pub(super) fn matches(name: &str, pattern: &str, matcher: &str) -> bool {
     if pattern.len() > LONGEST {
         return false;
@@ -23,11 +23,11 @@ pub(super) fn matches(name: &str, pattern: &str, matcher: &str) -> bool {
     }
 }
 
-/// Python's `fnmatch`: `*`, `?`, `[abc]`, `[a-z]`, `[!abc]`; anything else is itself.
+/// Matches by Python's `fnmatch`: `*`, `?`, `[abc]`, `[a-z]`, `[!abc]`; any other character matches itself.
 fn glob(name: &str, pattern: &str) -> bool {
     let (name, pattern): (Vec<char>, Vec<char>) = (name.chars().collect(), pattern.chars().collect());
     let (mut at, mut p) = (0, 0);
-    // Where to go on when what follows the last `*` does not fit: only the last one matters.
+    // The place to go back to when the text after the last `*` does not match; earlier `*` need no second try.
     let mut star: Option<(usize, usize)> = None;
     while at < name.len() {
         if pattern.get(p) == Some(&'*') {
@@ -45,13 +45,13 @@ fn glob(name: &str, pattern: &str) -> bool {
     pattern[p..].iter().all(|c| *c == '*')
 }
 
-/// Where the pattern goes on behind what stands for `c`, if it does.
+/// Returns the index after the part of the pattern that matches `c`, if that part does.
 fn one(c: char, pattern: &[char], p: usize) -> Option<usize> {
     match pattern.get(p)? {
         '?' => Some(p + 1),
         '[' => {
             let start = p + 1 + usize::from(pattern.get(p + 1) == Some(&'!'));
-            // A `]` at the first place is one of the set.
+            // A `]` in the first place belongs to the set.
             let end = (start + 1..pattern.len()).find(|end| pattern[*end] == ']');
             let Some(end) = end else { return (c == '[').then_some(p + 1) };
             let wanted = start == p + 1;

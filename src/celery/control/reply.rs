@@ -1,4 +1,4 @@
-//! Where control replies go.
+//! Replies to control requests.
 
 use super::super::client::Client;
 use super::super::keys::Keys;
@@ -10,18 +10,18 @@ use std::sync::LazyLock;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
-/// The exchange of replies, and the only one that is answered to.
+/// The exchange of replies. Requests with another reply exchange are dropped.
 pub(super) const EXCHANGE: &str = "reply.celery.pidbox";
 
-/// Seconds after which a reply that nobody fetched is gone. Clients wait for one second by default.
+/// The lifetime in seconds of a reply that no client reads. Clients wait for one second by default.
 const KEPT: u32 = 60;
 
-/// A reply that cannot be sent within this comes too late.
+/// The time limit of sending a reply; a later one would come too late.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 static REPLY: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../lua/reply.lua")));
 
-/// Who waits for a reply, and under what number.
+/// The reply queue of a client, and the ticket of the request.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Address {
     oid: String,
@@ -36,7 +36,7 @@ pub(super) struct Replies {
 }
 
 impl Address {
-    /// Reads `reply_to`; `None` if that is no place for replies.
+    /// Reads `reply_to`; `None` if its exchange is not [`EXCHANGE`] or its routing key is missing.
     pub(super) fn parse(reply_to: &Value, ticket: Value) -> Option<Self> {
         if reply_to.get("exchange")? != EXCHANGE {
             return None;
@@ -50,7 +50,7 @@ impl Replies {
         Self { client, keys }
     }
 
-    /// Sends a reply of `node`, if its client still waits for it.
+    /// Sends a reply of `node`, if the client still waits for it.
     pub(super) async fn send(&self, address: &Address, node: &Node, value: Value) {
         let body = Value::Object(Map::from_iter([(node.name.clone(), value)]));
         let headers = json!({"ticket": address.ticket, "clock": node.clock.tick()});

@@ -7,7 +7,7 @@ use super::pattern;
 use super::reply::Address;
 use serde_json::{Map, Value};
 
-/// Longest request, in bytes. The longest that Celery sends is a `hello` with 50,000 revoked ids.
+/// Maximum length of a request, in bytes. The longest that Celery sends is a `hello` with 50,000 revoked ids.
 pub(super) const LONGEST: usize = 6 << 20;
 
 const LIMITS: Limits = Limits { message_bytes: LONGEST, depth: 64, body_bytes: 4 << 20, values: 200_000 };
@@ -15,7 +15,7 @@ const LIMITS: Limits = Limits { message_bytes: LONGEST, depth: 64, body_bytes: 4
 /// A request or a reply without its envelope.
 #[derive(Debug)]
 pub(super) struct Letter {
-    /// The sender's logical clock; 0 if it has none.
+    /// The sender's logical clock; 0 if the message has none.
     pub(super) clock: u64,
     pub(super) body: Map<String, Value>,
 }
@@ -36,7 +36,7 @@ impl Letter {
     }
 }
 
-/// What somebody wants of the workers.
+/// A control request.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Request {
     method: String,
@@ -55,7 +55,7 @@ enum Audience {
 }
 
 impl Request {
-    /// Reads a request; `None` if it is none.
+    /// Parses a request; `None` if the bytes are not one.
     ///
     /// Never panics, whatever the bytes are: at most 6 MiB, nested at most 64 deep.
     pub fn parse(raw: &[u8]) -> Option<Self> {
@@ -78,17 +78,17 @@ impl Request {
         })
     }
 
-    /// What is to be done.
+    /// The name of the command.
     pub fn method(&self) -> &str {
         &self.method
     }
 
-    /// With what.
+    /// The arguments of the command.
     pub(super) fn arguments(&self) -> &Map<String, Value> {
         &self.arguments
     }
 
-    /// Whether the worker of this name is meant.
+    /// Returns `true` if the request is for the worker of this name.
     pub fn is_for(&self, node: &str) -> bool {
         match &self.audience {
             Audience::All => true,
@@ -97,20 +97,20 @@ impl Request {
         }
     }
 
-    /// Who waits for the answer.
+    /// The address of the reply; `None` if no client waits for one.
     pub(super) fn reply_to(&self) -> Option<&Address> {
         self.reply_to.as_ref()
     }
 
-    /// The sender's logical clock; 0 if it has none.
+    /// The sender's logical clock; 0 if the message has none.
     pub(super) fn clock(&self) -> u64 {
         self.clock
     }
 }
 
 impl Audience {
-    /// Names go before a pattern, and a pattern without rules is none: `Node.handle_message` in
-    /// `kombu/pidbox.py`.
+    /// Reads the recipients. Names take precedence over a pattern, and a pattern without a matcher is ignored:
+    /// `Node.handle_message` in `kombu/pidbox.py`.
     fn parse(body: &mut Map<String, Value>) -> Option<Self> {
         if let Some(destination) = body.remove("destination").filter(truthy) {
             return match destination {
@@ -138,7 +138,7 @@ fn text_of(value: Option<Value>) -> Option<String> {
     }
 }
 
-/// Strict JSON that can be parsed by recursion.
+/// Returns the bytes as strict JSON whose depth is bounded, so that a recursive parser is safe.
 fn shallow(bytes: &[u8]) -> Option<String> {
     let tamed = json::tame(bytes).ok()?;
     (tamed.depth <= LIMITS.depth && tamed.values <= LIMITS.values).then(|| tamed.text.into_owned())

@@ -5,7 +5,7 @@ use super::super::result::Exception;
 use super::arguments::type_error;
 use serde_json::{Map, Value};
 
-/// The headers asked for: an object, or, from the command line, a list of `name=value`.
+/// Reads the requested headers: an object, or, from the command line, a list of `name=value`.
 pub(super) fn headers(given: &Value) -> Result<Map<String, Value>, Exception> {
     match given {
         Value::Object(headers) => Ok(headers.clone()),
@@ -23,7 +23,7 @@ fn line(line: &Value) -> Result<(String, Value), Exception> {
     }
 }
 
-/// Each header with each of its values.
+/// Returns each header with each of its values.
 pub(super) fn pairs(headers: &Map<String, Value>) -> Vec<(&str, &Value)> {
     headers.iter().flat_map(|(name, value)| values(value).iter().map(move |value| (&**name, value))).collect()
 }
@@ -35,7 +35,7 @@ fn values(value: &Value) -> &[Value] {
     }
 }
 
-/// Pairs by header, as Python shows its `defaultdict` of sets.
+/// Formats pairs, grouped by header, as Python's `repr` does a `defaultdict` of sets.
 pub(super) fn grouped(pairs: &[(&str, &Value)]) -> String {
     let mut groups: Vec<(&str, Vec<String>)> = Vec::new();
     for (name, value) in pairs {

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use std::fmt::Write;
 
 impl Panel {
-    /// Counts and facts; readers such as Flower and exporters need each of the fields.
+    /// Returns the fields of `celery inspect stats`; readers such as Flower and exporters need each of them.
     pub(super) fn stats(&self) -> Value {
         let node = &self.node;
         let totals = node.requests.totals();
@@ -26,7 +26,7 @@ impl Panel {
                 "max-tasks-per-child": "N/A",
                 "put-guarded-by-semaphore": true,
                 "timeouts": [0, 0],
-                // One process does everything.
+                // A worker of this program is a single process, without child processes.
                 "writes": {
                     "total": started, "avg": "1.00", "all": "1.00", "raw": started.to_string(),
                     "strategy": "fair", "inqueues": {"total": concurrency, "active": active},
@@ -58,7 +58,7 @@ impl Panel {
     }
 }
 
-/// Where the broker is, without the password, as `Connection.info` in `kombu/connection.py` shows it.
+/// Returns the address of the broker, without the password, as `Connection.info` in `kombu/connection.py` does.
 pub(super) fn broker(options: &ConnectOptions) -> Value {
     let endpoint = options.endpoint();
     json!({

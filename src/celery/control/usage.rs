@@ -1,14 +1,16 @@
-//! What this process has used, from `/proc`; see proc(5).
+//! The resource usage of this process, from `/proc`; see proc(5).
 
 use serde_json::{Value, json};
 use std::fs;
 
-/// Python's `resource.getrusage` as far as `/proc` tells it; the rest is 0, as it is on Linux anyway.
+/// Returns the fields of Python's `resource.getrusage` that `/proc` holds; the other fields are 0, as on Linux
+/// anyway.
 ///
-/// Switches of context are those of the main thread.
+/// The context switches are those of the main thread.
 pub(super) fn rusage() -> Value {
     let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    // The name before may hold spaces and parentheses. What follows begins with field 3.
+    // Field 2, the name, may contain spaces and parentheses, so fields are counted after the last `)`, from field 3
+    // on.
     let fields: Vec<u64> = stat
         .rsplit_once(')')
         .map(|(_, rest)| rest.split_whitespace().map(|field| field.parse().unwrap_or_default()).collect())
@@ -35,7 +37,7 @@ pub(super) fn rusage() -> Value {
     })
 }
 
-/// The memory in use, for people; `None` where `/proc` does not tell.
+/// The resident memory as text for people; `None` if `/proc` does not hold it.
 pub(super) fn memory() -> Option<String> {
     status("VmRSS:").map(|kib| format!("{:.2}MB", kib as f64 / 1024.0))
 }

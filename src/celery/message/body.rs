@@ -1,4 +1,4 @@
-//! From the body of a message to the bytes that the sender serialized.
+//! Decodes the body of a message to the bytes that the sender serialized.
 
 use super::super::json::Object;
 use super::super::result::Exception;
@@ -14,24 +14,24 @@ use base64::{
 use futures_util::FutureExt;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-/// Standard alphabet; senders in other languages leave the padding out.
+/// The standard alphabet of base64; senders in other languages may leave the padding out.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &base64::alphabet::STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// Most memory that an xz stream may ask for. Python's default preset needs 9 MiB.
+/// Maximum memory that an xz stream may ask for. Python's default preset needs 9 MiB.
 const XZ_MEMORY: u64 = 32 << 20;
 
-/// Largest zstd window, as a power of two: 8 MiB, the longest body.
+/// Maximum zstd window, as a power of two: 8 MiB, the longest body.
 const ZSTD_WINDOW: u32 = 23;
 
-/// Why a body cannot be read, as the exception that Python would raise.
+/// Builds the exception that Python would raise for a body that cannot be read.
 pub(super) fn decode_error(why: impl Into<String>) -> Exception {
     Exception::kombu("DecodeError", why)
 }
 
-/// The body as sent: without base64, still compressed.
+/// Returns the body as sent: without base64, still compressed.
 pub(super) fn sent(outer: &Object) -> Result<Vec<u8>, Exception> {
     let text: String = outer.read("body").ok_or_else(|| decode_error("the message has no body text"))?;
     let encoding: Option<String> = outer.object("properties").read("body_encoding");
@@ -44,7 +44,7 @@ pub(super) fn sent(outer: &Object) -> Result<Vec<u8>, Exception> {
     }
 }
 
-/// The body without base64 and compression.
+/// Returns the body without base64 and compression.
 pub(in super::super) fn plain(outer: &Object, limits: &Limits) -> Result<Vec<u8>, Exception> {
     let sent = sent(outer)?;
     match outer.object("headers").read::<String>("compression") {
@@ -56,7 +56,7 @@ pub(in super::super) fn plain(outer: &Object, limits: &Limits) -> Result<Vec<u8>
 /// Undoes the compression that a `compression` header names, up to `limit` bytes.
 ///
 /// Names and their codecs are those of `kombu/compression.py`. Its `gzip` is a zlib stream under the
-/// type of gzip files; real gzip is understood as well.
+/// type of gzip files; real gzip is accepted as well.
 pub(super) fn decompress(packed: &[u8], method: &str, limit: usize) -> Result<Vec<u8>, Exception> {
     let unpacked = match method {
         "application/x-gzip" | "gzip" | "zlib" if packed.starts_with(&[0x1f, 0x8b]) => {
@@ -77,7 +77,7 @@ pub(super) fn decompress(packed: &[u8], method: &str, limit: usize) -> Result<Ve
     }
 }
 
-/// Reads one byte more than `limit` at most, so that no bomb fills the memory.
+/// Reads at most one byte more than `limit`, so that a decompression bomb does not fill the memory.
 fn read(decoder: impl AsyncRead + Unpin, limit: usize) -> Result<Vec<u8>, String> {
     let mut out = Vec::new();
     let result = decoder.take(limit as u64 + 1).read_to_end(&mut out).now_or_never();

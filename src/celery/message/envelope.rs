@@ -1,51 +1,51 @@
-//! What can be told about an entry of a queue before it is taken.
+//! The envelope of a queue entry: the facts known before the entry is taken.
 
 use super::super::json::{self, Object};
 use super::{Limits, body};
 use std::collections::VecDeque;
 
-/// The only content type that is read.
+/// The only content type that is accepted.
 pub(super) const JSON: &str = "application/json";
 
-/// What can be told about a message without reading its arguments.
+/// The facts about a message that are known without its arguments.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Envelope {
-    /// Name of the task.
+    /// The name of the task.
     pub task: String,
-    /// Id of the task.
+    /// The id of the task.
     pub id: Option<String>,
-    /// MIME type of the body; empty if it is not given.
+    /// The MIME type of the body; empty if not given.
     pub content_type: String,
-    /// MIME type of the body's compression.
+    /// The MIME type of the body's compression.
     pub compression: Option<String>,
-    /// 0 (first) to 9 (last).
+    /// The priority, 0 (first) to 9 (last).
     pub priority: u8,
-    /// Key of the message in `unacked`.
+    /// The delivery tag, which becomes the key of the message in `unacked`.
     pub delivery_tag: Option<String>,
-    /// Empty for messages sent to a queue directly; `None` if it is not given.
+    /// The exchange; empty for messages sent to a queue directly, `None` if not given.
     pub exchange: Option<String>,
-    /// With an empty exchange, the queue's name.
+    /// The routing key; the queue's name if the exchange is empty.
     pub routing_key: Option<String>,
-    /// Whether it was taken before and put back.
+    /// True if the message was taken before and put back.
     pub redelivered: bool,
-    /// Attempts made before this one.
+    /// The number of attempts before this one.
     pub retries: u32,
 }
 
 /// The outcome of a look at an entry of a queue.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Look {
-    /// A task message; whose it is, the task's name tells.
+    /// A task message. The task's name tells which program the message is for.
     Task(Envelope),
-    /// Not to be told apart from a message of somebody else's: protocol 1 in a content type that is
-    /// not JSON has the task's name inside of what is never decoded.
+    /// A message that may be for another program: in protocol 1 with a content type other than JSON, the task's name
+    /// is inside the body, which is never decoded.
     Foreign,
-    /// No message at all, and why.
+    /// An entry that is no message, with the reason.
     Unreadable(&'static str),
 }
 
 impl Envelope {
-    /// Looks at a whole entry. Never panics, whatever the bytes are; reads neither arguments nor,
+    /// Reads the envelope of a whole entry. Never panics, whatever the bytes are. Reads neither the arguments nor,
     /// except in protocol 1, the body.
     pub fn look(raw: &[u8], limits: &Limits) -> Look {
         let Ok(tamed) = json::tame(raw) else { return Look::Unreadable("not utf-8") };
@@ -72,17 +72,17 @@ impl Envelope {
         }
     }
 
-    /// Looks at the last bytes of an entry that is too long to be read.
+    /// Reads the envelope from the last bytes of an entry that is too long to be read whole.
     ///
-    /// Kombu writes headers and properties behind the body, so they can be found from the end. An
-    /// entry that keeps its name to itself may be anybody's, so it counts as foreign.
+    /// Kombu writes headers and properties after the body, so they can be found from the end. An entry without a
+    /// readable task name may be for any program, so it counts as foreign.
     pub fn look_at_tail(tail: &[u8]) -> Look {
         let tail =
             (0..4.min(tail.len())).find_map(|cut| std::str::from_utf8(&tail[cut..]).ok()).unwrap_or_default();
         if !tail.trim_end().ends_with('}') {
             return Look::Unreadable("not a json object");
         }
-        // Inside of a string the quotes would be escaped, so these stand between values.
+        // The quotes would be escaped inside a string, so these keys stand between values.
         let mut starts: VecDeque<_> = [r#""content-encoding""#, r#""content-type""#, r#""headers""#]
             .iter()
             .flat_map(|key| tail.rmatch_indices(key).take(2))
@@ -102,7 +102,7 @@ impl Envelope {
         Look::Foreign
     }
 
-    /// `of_task` is where id and retries stand: the headers, or the payload of protocol 1.
+    /// Builds an envelope. `of_task` holds id and retries: the headers, or the payload of protocol 1.
     fn new(
         task: String,
         of_task: &Object,
@@ -128,10 +128,10 @@ impl Envelope {
     }
 }
 
-/// The text of a message as kombu restores it: marked as redelivered, else unchanged.
+/// Returns the text of a message as kombu restores it: marked as redelivered, otherwise unchanged.
 ///
-/// `None` if it cannot be changed without changing more than that.
-/// Source: `QoS.restore_by_tag` and `Channel._do_restore_message` in `kombu/transport/redis.py`.
+/// Returns `None` if the message cannot be marked without other changes. Source: `QoS.restore_by_tag` and
+/// `Channel._do_restore_message` in `kombu/transport/redis.py`.
 pub fn redelivered(raw: &[u8]) -> Option<String> {
     let text = std::str::from_utf8(raw).ok()?;
     let mut outer = Object::parse(text)?;

@@ -16,16 +16,16 @@ use std::time::Duration;
 pub(super) use body::plain as plain_body;
 pub use envelope::{Envelope, Look, redelivered};
 
-/// How much of a message is accepted.
+/// The size limits of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Longest entry of a queue, in bytes.
+    /// Maximum length of a queue entry, in bytes.
     pub message_bytes: usize,
-    /// Deepest nesting of its JSON.
+    /// Maximum nesting of the JSON.
     pub depth: usize,
-    /// Longest body after decompression, in bytes.
+    /// Maximum length of the body after decompression, in bytes.
     pub body_bytes: usize,
-    /// Most values in its JSON: each takes about a hundred bytes of memory, however short its text is.
+    /// Maximum number of values in the JSON: each takes about a hundred bytes of memory, however short its text is.
     pub values: usize,
 }
 
@@ -38,13 +38,13 @@ impl Default for Limits {
 /// A task message that can be run.
 #[derive(Debug, Clone)]
 pub struct Message {
-    /// Id of the task; normally a UUID, but any string.
+    /// The id of the task; normally a UUID, but any string is accepted.
     pub id: String,
-    /// Name of the task.
+    /// The name of the task.
     pub task: String,
-    /// Positional arguments; tagged Python types are plain strings, `NaN` and infinities too.
+    /// The positional arguments. Tagged Python types, `NaN` and infinities are plain strings.
     pub args: Vec<Value>,
-    /// Keyword arguments, likewise.
+    /// The keyword arguments, with the same conversions.
     pub kwargs: Map<String, Value>,
     /// Signatures to send after success, as JSON text.
     pub callbacks: Option<Box<RawValue>>,
@@ -52,49 +52,49 @@ pub struct Message {
     pub errbacks: Option<Box<RawValue>>,
     /// The rest of the chain, last element first.
     pub chain: Option<Box<RawValue>>,
-    /// The body of the chord that this is a header task of.
+    /// The body of the chord, if the task is in a chord's header.
     pub chord: Option<Box<RawValue>>,
-    /// First task of the tree; its own id when it is that.
+    /// The id of the first task of the tree; the task's own id if that is the first.
     pub root_id: String,
-    /// The task that sent this one.
+    /// The id of the task that sent this one.
     pub parent_id: Option<String>,
-    /// Group that it belongs to.
+    /// The id of the group that the task belongs to.
     pub group: Option<String>,
-    /// Place in that group.
+    /// The index of the task in that group.
     pub group_index: Option<i64>,
-    /// Attempts made before this one.
+    /// The number of attempts before this one.
     pub retries: u32,
-    /// Earliest start.
+    /// The earliest start.
     pub eta: Option<Timestamp>,
-    /// Not to be run after this.
+    /// The time after which the task is not to be started.
     pub expires: Option<Timestamp>,
-    /// Time after which it is killed.
+    /// The hard time limit, after which the task is killed.
     pub hard_limit: Option<Duration>,
-    /// Time after which it is asked to end.
+    /// The soft time limit, after which the task is asked to end.
     pub soft_limit: Option<Duration>,
-    /// Whether the sender wants no result; `None` leaves it to the task.
+    /// True if the sender wants no result stored; `None` leaves the choice to the task.
     pub ignore_result: Option<bool>,
     /// The sender's reply queue.
     pub reply_to: Option<String>,
     /// `gen<pid>@<host>` of the sender.
     pub origin: Option<String>,
-    /// Name to show instead of the task's.
+    /// The name to show instead of the task's.
     pub shadow: Option<String>,
-    /// Stamps by name.
+    /// The stamps by name.
     pub stamps: Map<String, Value>,
     /// The positional arguments for display.
     pub argsrepr: String,
     /// The keyword arguments for display.
     pub kwargsrepr: String,
-    /// 0 (first) to 9 (last).
+    /// The priority, 0 (first) to 9 (last).
     pub priority: u8,
-    /// Empty for messages sent to a queue directly.
+    /// The exchange; empty for messages sent to a queue directly.
     pub exchange: String,
-    /// With an empty exchange, the queue's name.
+    /// The routing key; the queue's name if the exchange is empty.
     pub routing_key: String,
-    /// The queue it came from.
+    /// The queue that the message came from.
     pub queue: String,
-    /// Whether it was taken before and put back.
+    /// True if the message was taken before and put back.
     pub redelivered: bool,
     /// The body as sent: after base64, before decompression.
     pub body: Vec<u8>,
@@ -104,38 +104,39 @@ pub struct Message {
 }
 
 impl Message {
-    /// A header by name, one of Celery's or a custom one. In protocol 1 the fields of its body.
+    /// Returns a header by name, one of Celery's or a custom one. In protocol 1 these are the fields of the body.
     pub fn header(&self, name: &str) -> Option<Value> {
         self.headers.read(name)
     }
 
-    /// Names of the stamps that the sender set; others are not Celery's business.
+    /// Returns the names of the stamps that the sender set; Celery ignores other stamps.
     pub fn stamped_headers(&self) -> Vec<String> {
         self.headers.read("stamped_headers").unwrap_or_default()
     }
 
-    /// What tells this message from others of the same task id. It stays when it is put back.
+    /// Returns the delivery tag, which differs between messages of the same task id. A message that is put back keeps
+    /// its delivery tag.
     pub(super) fn delivery_tag(&self) -> Option<String> {
         let tamed = json::tame(&self.raw).ok()?;
         Object::parse(&tamed.text)?.object("properties").read("delivery_tag")
     }
 
-    /// This message once more, as Celery's `retry` sends it: the same id and contents, one retry
-    /// more, not before `eta`, with its own id as parent, to the queue it came from.
+    /// Returns this message as Celery's `retry` sends it again: the same id and contents, one retry
+    /// more, not before `eta`, with its own id as parent, to the queue that the message came from.
     pub fn retry(&self, eta: Option<Timestamp>) -> Outgoing {
         Outgoing::again(self, eta)
     }
 }
 
-/// A message of ours whose contents are not accepted.
+/// A message for this worker whose contents are not accepted.
 #[derive(Debug, Clone)]
 pub struct Refusal {
-    /// Id of the task.
+    /// The id of the task.
     pub id: String,
-    /// Name of the task.
+    /// The name of the task.
     pub task: String,
-    /// What to store as its FAILURE.
+    /// The exception to store as the task's FAILURE.
     pub exception: Exception,
-    /// Whether it was taken before and put back.
+    /// True if the message was taken before and put back.
     pub redelivered: bool,
 }

@@ -1,4 +1,4 @@
-//! From an entry of a queue to a message that can be run.
+//! Parses an entry of a queue into a message that can be run.
 
 use super::super::json::{self, Object};
 use super::super::repr;
@@ -11,11 +11,11 @@ use serde_json::{Map, Value, value::RawValue};
 use std::time::Duration;
 
 impl Message {
-    /// Reads a whole entry that [`Envelope::look`] saw in `queue`, and that has an id.
+    /// Parses a whole entry of `queue` whose envelope was read by [`Envelope::look`] and has an id.
     ///
     /// # Errors
     ///
-    /// A [`Refusal`] says what to store as its FAILURE.
+    /// A [`Refusal`] with the exception to store as the task's FAILURE.
     pub fn parse(raw: &Bytes, look: &Envelope, queue: &str, limits: &Limits) -> Result<Self, Refusal> {
         read(raw, look, queue, limits).map_err(|exception| Refusal::new(look, exception))
     }
@@ -31,7 +31,7 @@ impl Refusal {
         }
     }
 
-    /// The refusal of an entry that is longer than the limit.
+    /// Builds the refusal of an entry that is longer than the limit.
     pub fn too_long(look: &Envelope, bytes: usize, limits: &Limits) -> Self {
         Self::new(look, too_long(bytes, limits))
     }
@@ -72,7 +72,7 @@ fn read(raw: &Bytes, look: &Envelope, queue: &str, limits: &Limits) -> Result<Me
     message(&parts, look, queue).map(|message| Message { reply_to, body, raw: raw.clone(), ..message })
 }
 
-/// Refuses what Python would not decode with `accept_content=["json"]`.
+/// Refuses content that Python would not decode with `accept_content=["json"]`.
 fn accept(content_type: &str, encoding: Option<String>) -> Result<(), Exception> {
     if content_type != JSON {
         let shown = if content_type.is_empty() { "application/data" } else { content_type };
@@ -86,7 +86,7 @@ fn accept(content_type: &str, encoding: Option<String>) -> Result<(), Exception>
     }
 }
 
-/// Strict JSON of bounded depth, so that it can be parsed by recursion.
+/// Returns strict JSON of bounded depth, so that a recursive parser is safe.
 fn tamed(bytes: &[u8], limits: &Limits, what: &str) -> Result<String, Exception> {
     let tamed = json::tame(bytes).map_err(|source| decode_error(format!("{what} is not utf-8: {source}")))?;
     if tamed.depth > limits.depth {
@@ -112,7 +112,7 @@ fn protocol_2<'a>(headers: Object<'a>, payload: &'a str) -> Result<Parts<'a>, Ex
     Ok(Parts { headers, args: args.get().to_owned(), kwargs: kwargs.get().to_owned(), embed })
 }
 
-/// In protocol 1 everything stands in the body; `taskset` is the group, and there is no tree.
+/// Reads protocol 1, where all fields are in the body; `taskset` is the group, and there is no tree of tasks.
 fn protocol_1(payload: &str) -> Result<Parts<'_>, Exception> {
     let body = Object::parse(payload).ok_or_else(|| decode_error("body is not a json object"))?;
     let text = |key| body.get(key).unwrap_or("null").to_owned();
@@ -167,14 +167,14 @@ fn message(parts: &Parts, look: &Envelope, queue: &str) -> Result<Message, Excep
     })
 }
 
-/// Reads args or kwargs; what is missing or null is empty.
+/// Reads args or kwargs; a missing or null value is empty.
 fn arguments<T: serde::de::DeserializeOwned + Default>(text: &str, what: &str) -> Result<T, Exception> {
     let wrong = |source| decode_error(format!("{what} of the task cannot be read: {source}"));
     let value = untagged(serde_json::from_str(text).map_err(wrong)?)?;
     if value.is_null() { Ok(T::default()) } else { serde_json::from_value(value).map_err(wrong) }
 }
 
-/// Turns kombu's type tags into plain strings.
+/// Replaces values with kombu's type tags by plain strings.
 ///
 /// Source of the tags: `kombu/utils/json.py`, which refuses unknown ones likewise.
 fn untagged(value: Value) -> Result<Value, Exception> {
@@ -207,7 +207,7 @@ fn untagged(value: Value) -> Result<Value, Exception> {
     }
 }
 
-/// Hard limit, then soft limit, in seconds; zero means none, as in Python.
+/// Reads the hard limit, then the soft limit, in seconds; zero means none, as in Python.
 fn limits_of(headers: &Object) -> [Option<Duration>; 2] {
     let seconds: Vec<Option<f64>> = headers.read("timelimit").unwrap_or_default();
     [0, 1].map(|at| {
@@ -216,7 +216,7 @@ fn limits_of(headers: &Object) -> [Option<Duration>; 2] {
     })
 }
 
-/// A time with or without an offset; without one it is UTC.
+/// Parses a time with or without an offset; a time without an offset is UTC.
 fn instant(headers: &Object, key: &str) -> Result<Option<Timestamp>, Exception> {
     let text = match headers.read::<Value>(key) {
         None | Some(Value::Null) => return Ok(None),

@@ -1,9 +1,9 @@
-//! How a task was called, as its result tells if the backend keeps that.
+//! The call of a task, as a part of its result.
 
 use super::super::message::Message;
 use serde_json::{Map, Value, json};
 
-/// How a task was called: what `result_extended` adds to a result.
+/// The call of a task: the fields that `result_extended` adds to a result.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Call {
     task: String,
@@ -16,7 +16,7 @@ pub struct Call {
 }
 
 impl Call {
-    /// The call that a message makes.
+    /// Returns the call of a message.
     pub fn of(message: &Message) -> Self {
         Self {
             task: message.task.clone(),

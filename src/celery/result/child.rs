@@ -1,11 +1,11 @@
-//! Tasks that a task sent, as its result names them.
+//! The children of a task: the tasks that it sent, as named in its result.
 
 use serde_json::{Value, json};
 
 /// A task that another one sent, in the shape of Celery's result tuples.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Child {
-    /// One task, by its id.
+    /// A task, by its id.
     Task(String),
     /// A group, by its id, with its members.
     Group(String, Vec<Child>),
@@ -19,10 +19,10 @@ impl Child {
         }
     }
 
-    /// Reads a result tuple; `None` if it is none. Whose results led to it, is not kept.
+    /// Parses a result tuple; `None` if the value is not one. The parent in the tuple is ignored.
     pub fn from_value(tuple: &Value) -> Option<Self> {
         let [own, members] = tuple.as_array()?.as_slice() else { return None };
-        // The id alone is an older form.
+        // A bare id is an older form.
         let id = own.get(0).unwrap_or(own).as_str()?.to_owned();
         match members {
             Value::Null => Some(Self::Task(id)),
@@ -33,7 +33,7 @@ impl Child {
         }
     }
 
-    /// `[[id, parent], members]`: `ResultBase.as_tuple` in `celery/result.py`.
+    /// Returns `[[id, parent], members]`: `ResultBase.as_tuple` in `celery/result.py`.
     pub fn to_value(&self) -> Value {
         match self {
             Self::Task(id) => json!([[id, null], null]),

@@ -1,4 +1,4 @@
-//! What is known of each destination: the gauges, and the reason why one cannot be used, for `/readyz`.
+//! The state of each destination: the gauges, and the reason why a destination cannot be used, for `/readyz`.
 
 use super::{Metrics, as_gauge};
 use std::{
@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-/// How the last look at each destination ended; a destination that is to be looked at anew is not in it.
+/// The result of the last check of each destination. A destination that must be checked again has no entry.
 #[derive(Debug, Clone, Default)]
 pub(super) struct LastLooks(Arc<Mutex<BTreeMap<String, Result<(), String>>>>);
 
@@ -17,29 +17,30 @@ impl LastLooks {
 }
 
 impl Metrics {
-    /// A destination was looked at: it can be used, or not, for a reason that holds no secret.
+    /// Records the check of a destination: usable, or the reason why not, which must hold no secret.
     pub fn destination(&self, destination: &str, found: Result<(), String>) {
         self.destination_up.with_label_values(&[destination]).set(i64::from(found.is_ok()));
         self.last_looks.lock().insert(destination.to_owned(), found);
     }
 
-    /// The bytes that can still be written to a destination.
+    /// Records the free bytes of a destination.
     pub fn destination_free(&self, destination: &str, free: u64) {
         self.destination_free.with_label_values(&[destination]).set(as_gauge(free));
     }
 
-    /// Whether a destination could be used at the last look, and nothing has failed there since.
+    /// Returns `true` if a destination was usable at its last check, and no operation on a destination has failed
+    /// since.
     pub fn is_destination_well(&self, destination: &str) -> bool {
         matches!(self.last_looks.lock().get(destination), Some(Ok(())))
     }
 
-    /// Something has failed in some destination: what was found before counts no more. The gauges stay until the
-    /// next look.
+    /// Records that an operation has failed in some destination: earlier successful checks no longer count. The
+    /// gauges stay until the next check.
     pub fn doubt_destinations(&self) {
         self.last_looks.lock().retain(|_, found| found.is_err());
     }
 
-    /// The destinations that cannot be used, each with the reason.
+    /// Returns the destinations that cannot be used, each with the reason.
     pub fn closed_destinations(&self) -> Vec<(String, String)> {
         let looks = self.last_looks.lock();
         looks.iter().filter_map(|(name, found)| Some((name.clone(), found.clone().err()?))).collect()

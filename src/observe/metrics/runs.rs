@@ -1,11 +1,11 @@
-//! What is told of runs: those under way, and how they ended.
+//! The metrics of runs: those in progress, and the results of those that ended.
 
 use super::{Metrics, as_gauge};
 use crate::domain::component::ComponentName;
 use crate::observe::labels::{Operation, Reason, RunResult};
 use std::time::Duration;
 
-/// A run from its begin to its end. One that is dropped before was ended by a panic, and counts as failed.
+/// A run in progress. A value that is dropped without [`end`](Self::end) was ended by a panic, and counts as failed.
 #[derive(Debug)]
 #[must_use = "the run has ended as soon as this is dropped"]
 pub struct Underway {
@@ -16,7 +16,7 @@ pub struct Underway {
 }
 
 impl Underway {
-    /// The run has ended after `took`.
+    /// Records that the run has ended after `took`.
     pub fn end(mut self, result: RunResult, took: Duration) {
         self.ended = true;
         self.metrics.run_ended(self.component, self.operation, result, took);
@@ -39,28 +39,28 @@ impl Drop for Underway {
 }
 
 impl Metrics {
-    /// A run begins.
+    /// Records that a run begins.
     pub fn begin(&self, component: ComponentName, operation: Operation) -> Underway {
         self.in_progress.with_label_values(&[component.as_str()]).inc();
         Underway { metrics: self.clone(), component, operation, ended: false }
     }
 
-    /// A backup begins at `now`, Unix seconds.
+    /// Records that a backup begins at `now`, in Unix seconds.
     pub fn backup_began(&self, component: ComponentName, now: i64) {
         self.last_attempt.with_label_values(&[component.as_str()]).set(now);
     }
 
-    /// Something that a restore has left is still to be put right, or nothing is.
+    /// Records if the leftovers of a failed restore still have to be cleaned up.
     pub fn restore_due(&self, component: ComponentName, is_due: bool) {
         self.restore_due.with_label_values(&[component.as_str()]).set(i64::from(is_due));
     }
 
-    /// How far the present phase has come.
+    /// Records the progress of the current phase, from 0 to 1.
     pub fn progress(&self, component: ComponentName, ratio: f64) {
         self.progress_ratio.with_label_values(&[component.as_str()]).set(ratio);
     }
 
-    /// A run has ended after `took`.
+    /// Records that a run has ended after `took`.
     pub fn run_ended(
         &self,
         component: ComponentName,
@@ -81,8 +81,8 @@ impl Metrics {
         }
     }
 
-    /// The last backup as somebody remembers it who has seen it end: begun at `began`, Unix seconds. What
-    /// began here since then stays.
+    /// Records the last backup from a stored result, `began` in Unix seconds. A backup that began later in this
+    /// process is kept.
     pub fn remembered(&self, component: ComponentName, began: i64, ok: bool) {
         let name = &[component.as_str()];
         let last = self.last_attempt.with_label_values(name);
@@ -92,18 +92,18 @@ impl Metrics {
         }
     }
 
-    /// A run has failed for `reason`.
+    /// Counts a failed run by its reason.
     pub fn failed(&self, component: ComponentName, reason: Reason) {
         self.failures.with_label_values(&[component.as_str(), reason.label()]).inc();
     }
 
-    /// A run that its workers died over is not tried again; how long it took nobody knows.
+    /// Counts a run that several workers died over as failed. Its duration is unknown, so none is recorded.
     pub fn worker_lost(&self, component: ComponentName, operation: Operation) {
         self.failed(component, Reason::WorkerLost);
         self.count_end(component, operation, RunResult::Failure);
     }
 
-    /// So many things were not restored as they were.
+    /// Records the number of mismatches in the last restore drill.
     pub fn drilled(&self, component: ComponentName, mismatches: u64) {
         self.drill_mismatches.with_label_values(&[component.as_str()]).set(as_gauge(mismatches));
     }
