@@ -5,10 +5,10 @@ use crate::base::chain;
 use crate::component::ComponentError;
 use crate::component::weaviate::class::{self, Class};
 use crate::component::weaviate::client::Fault;
-use crate::component::weaviate::export;
 use crate::component::weaviate::import::{self, Batch};
 use crate::component::weaviate::index::corrupt;
 use crate::component::weaviate::journal::Journal;
+use crate::component::weaviate::pages;
 use crate::component::weaviate::parts::Parts;
 use crate::component::weaviate::refer::Batch as Links;
 use crate::component::weaviate::replace::remove_classes;
@@ -224,7 +224,7 @@ impl Trial<'_> {
         tenant: Option<&str>,
         count: usize,
     ) -> Result<BTreeMap<String, Value>, ComponentError> {
-        let found = self.server.client.get(&export::path(class, tenant, None, count)).await;
+        let found = self.server.client.get(&pages::path(class, tenant, None, count)).await;
         let mut found =
             found.map_err(|fault: Fault| fault.of(format!("read the objects of class {class}")))?;
         let objects = found["objects"].as_array_mut().map(std::mem::take).unwrap_or_default();
