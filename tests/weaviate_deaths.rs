@@ -6,16 +6,19 @@
 
 use crate::support::lab::eventually;
 use crate::support::s3_proxy::{BadLine, Line};
-use crate::support::weaviate_server::{NEWEST, OLDEST, Start, WeaviateServer};
+use crate::support::weaviate_server::{MIDDLE, NEWEST, OLDEST, Start, WeaviateServer};
+use crate::support::weaviate_start::versions;
 use crate::weaviate::{SECOND, backup, decode, each, restore};
-use crate::weaviate_faults::{LONG_SECOND, all_have_ended, deletes_a_class};
+use crate::weaviate_faults::{LONG_SECOND, all_have_ended, deletes_a_class, these_have_ended};
+use crate::weaviate_jobs::{in_bucket, shelf};
 use rna_backup::base::chain;
 use rna_backup::component::weaviate::{Way, Weaviate, WeaviateConfig};
-use rna_backup::component::{Component, ComponentError, Target};
+use rna_backup::component::{Component, ComponentError, Shelf, Target};
 use rna_backup::domain::progress::Meter;
+use rna_backup::engine::StoreShelf;
 use serde_json::Value;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     sync::{
         Arc,
@@ -64,38 +67,72 @@ fn only() -> Option<(Work, usize)> {
     Some((work, deadly.parse().unwrap()))
 }
 
-/// The component, with its requests through this address.
-fn through(server: &WeaviateServer, url: &str, way: Way, second: Duration) -> Weaviate {
-    Weaviate::new(WeaviateConfig { server: url.parse().unwrap(), way, second, ..server.config() }, None)
-}
-
 /// One way on one server.
-struct Lab<'a> {
-    server: &'a mut WeaviateServer,
+struct Lab {
+    server: WeaviateServer,
     way: Way,
+    /// The server's folder in its bucket, if backups go there.
+    shelf: Option<Arc<StoreShelf>>,
     archive: Vec<u8>,
+    /// The backup in the bucket, to which the archive is an index.
+    in_bucket: Option<String>,
     /// The contents of the archive.
     backed_up: Contents,
 }
 
-impl<'a> Lab<'a> {
-    async fn new(server: &'a mut WeaviateServer, way: Way) -> Self {
-        server.fill().await;
+impl Lab {
+    async fn new(version: &str, way: Way) -> Self {
+        let (server, shelf) = if way == Way::S3 {
+            let (server, bucket) = in_bucket(version).await;
+            (server, Some(Arc::new(shelf(&bucket).await)))
+        } else {
+            let server = Start::version(version).server().await;
+            server.fill().await;
+            (server, None)
+        };
         let backed_up = server.contents().await;
-        let (archive, _) = backup(&through(server, &server.url(), way, SECOND)).await.unwrap();
-        Self { server, way, archive, backed_up }
+        let mut lab = Self { server, way, shelf, archive: Vec::new(), in_bucket: None, backed_up };
+        let (archive, facts) = backup(&lab.direct()).await.unwrap();
+        (lab.archive, lab.in_bucket) = (archive, facts.server_backup);
+        lab
+    }
+
+    /// The component, with its requests to Weaviate through this address.
+    fn through(&self, url: &str, second: Duration) -> Weaviate {
+        let config =
+            WeaviateConfig { server: url.parse().unwrap(), way: self.way, second, ..self.server.config() };
+        Weaviate::new(config, self.shelf.clone().map(|shelf| shelf as Arc<dyn Shelf>))
     }
 
     fn direct(&self) -> Weaviate {
-        through(self.server, &self.server.url(), self.way, SECOND)
+        self.through(&self.server.url(), SECOND)
+    }
+
+    async fn all_have_ended(&self) {
+        let Some(shelf) = &self.shelf else { return all_have_ended(&self.server).await };
+        let files = shelf.files("").await.unwrap();
+        let ids: BTreeSet<_> = files.iter().filter_map(|(path, _)| Some(path.split_once('/')?.0)).collect();
+        let ids = ids.into_iter().map(str::to_owned);
+        these_have_ended(&self.server, "s3", ids).await;
+    }
+
+    /// Removes from the bucket what earlier deaths have left there.
+    async fn clear_bucket(&self) {
+        let (Some(shelf), Some(own)) = (&self.shelf, &self.in_bucket) else { return };
+        for (path, _) in shelf.files("").await.unwrap() {
+            if path.split_once('/').is_none_or(|(id, _)| id != own) {
+                shelf.remove(&path).await.unwrap();
+            }
+        }
     }
 
     /// Brings the server to where the work begins, and tells what each class may be after it.
     async fn prepare(&mut self, work: Work, is_restarted: bool) -> [Contents; 2] {
         if !is_restarted {
-            all_have_ended(self.server).await;
+            self.all_have_ended().await;
         }
         self.server.wipe().await;
+        self.clear_bucket().await;
         for folder in [self.server.state(), self.server.folder()] {
             for entry in fs::read_dir(folder).into_iter().flatten() {
                 let path = entry.unwrap().path();
@@ -139,7 +176,7 @@ impl<'a> Lab<'a> {
             Line::LoseAnswer
         })
         .await;
-        let dying = through(self.server, &line.url(), self.way, SECOND);
+        let dying = self.through(&line.url(), SECOND);
         tokio::select! {
             ended = restore(&dying, &self.archive, &Target::Live) => panic!("it ended: {ended:?}"),
             () = died.notified() => {}
@@ -169,7 +206,7 @@ impl<'a> Lab<'a> {
         })
         .await;
         let second = if death == Death::Server { LONG_SECOND } else { SECOND };
-        let component = through(self.server, &line.url(), self.way, second);
+        let component = self.through(&line.url(), second);
         let Self { server, archive, .. } = self;
         let is_dead = {
             let working = run(work, &component, archive);
@@ -233,10 +270,8 @@ fn is_dead_process(pid: i32) -> bool {
 }
 
 /// Lets somebody die at one request after the other of each kind of work, and tells at how many.
-async fn die_everywhere(start: Start, way: Way, death: Death, stride: usize) -> usize {
-    let mut server = start.server().await;
-    let mut lab = Lab::new(&mut server, way).await;
-    let mut points = 0;
+async fn die_everywhere(version: &str, way: Way, death: Death, stride: usize) -> usize {
+    let (mut lab, mut points) = (Lab::new(version, way).await, 0);
     if let Some((work, deadly)) = only() {
         assert!(lab.die(work, death, deadly).await, "the work ended before request {deadly}");
         return 3;
@@ -252,36 +287,46 @@ async fn die_everywhere(start: Start, way: Way, death: Death, stride: usize) -> 
     points
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_program_that_dies_at_any_request_leaves_each_class_whole() {
-    let stride = stride(23);
-    each(
-        [
-            (OLDEST, Way::Filesystem, true),
-            (NEWEST, Way::Filesystem, false),
-            (OLDEST, Way::Export, false),
-            (NEWEST, Way::Export, true),
-        ],
-        async |(version, way, effect)| {
-            let death = Death::Program { effect };
-            let points = die_everywhere(Start::version(version), way, death, stride).await;
+/// The same on these servers side by side, where they are here.
+async fn die_on<const LANES: usize>(lanes: [(&str, Way, Death); LANES], stride: usize) {
+    each(lanes, async |(version, way, death)| {
+        if versions().contains(&version) {
+            let points = die_everywhere(version, way, death, stride).await;
             println!("{points} points: {version} {way:?} {death:?}");
             assert!(points > 2);
-        },
-    )
+        }
+    })
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_program_that_dies_at_any_request_leaves_each_class_whole() {
+    let lanes = [
+        (OLDEST, Way::Filesystem, Death::Program { effect: true }),
+        (NEWEST, Way::Filesystem, Death::Program { effect: false }),
+        (OLDEST, Way::Export, Death::Program { effect: false }),
+        (NEWEST, Way::Export, Death::Program { effect: true }),
+    ];
+    die_on(lanes, stride(23)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_that_dies_over_a_bucket_or_a_version_between_leaves_each_class_whole() {
+    let lanes = [
+        (MIDDLE, Way::Filesystem, Death::Program { effect: true }),
+        (NEWEST, Way::S3, Death::Program { effect: true }),
+    ];
+    die_on(lanes, stride(40)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_dies_at_any_request_leaves_each_class_whole() {
-    let stride = stride(40);
-    each(
-        [(OLDEST, Way::Filesystem), (NEWEST, Way::Filesystem), (NEWEST, Way::Export)],
-        async |(version, way)| {
-            let points = die_everywhere(Start::version(version), way, Death::Server, stride).await;
-            println!("{points} points: {version} {way:?} server");
-            assert!(points > 2);
-        },
-    )
-    .await;
+    let lanes = [(OLDEST, Way::Filesystem), (NEWEST, Way::Filesystem), (NEWEST, Way::Export)];
+    die_on(lanes.map(|(version, way)| (version, way, Death::Server)), stride(40)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_dies_over_a_bucket_or_a_version_between_leaves_each_class_whole() {
+    let lanes = [(MIDDLE, Way::Filesystem), (NEWEST, Way::S3)];
+    die_on(lanes.map(|(version, way)| (version, way, Death::Server)), stride(60)).await;
 }

@@ -103,10 +103,15 @@ async fn gives_up(weaviate: &Weaviate, words: &str) -> ComponentError {
 
 /// Waits until no backup in the server's folder is under way, and no restore of one.
 pub async fn all_have_ended(server: &WeaviateServer) {
-    for path in left(server).iter().flat_map(|id| [id.clone(), format!("{id}/restore")]) {
+    these_have_ended(server, "filesystem", left(server)).await;
+}
+
+/// Waits until none of these backups is under way, and no restore of one.
+pub async fn these_have_ended(server: &WeaviateServer, backend: &str, ids: impl IntoIterator<Item = String>) {
+    for path in ids.into_iter().flat_map(|id| [id.clone(), format!("{id}/restore")]) {
         let ended = eventually(async || {
             let (status, found) =
-                server.answer(Method::GET, &format!("/v1/backups/filesystem/{path}"), None).await;
+                server.answer(Method::GET, &format!("/v1/backups/{backend}/{path}"), None).await;
             let word = found["status"].as_str().unwrap_or_default();
             ["SUCCESS", "FAILED", "CANCELED"].contains(&word) || (status == 404 && path.ends_with("/restore"))
         });

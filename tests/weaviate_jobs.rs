@@ -29,7 +29,7 @@ use std::{
 use tokio::{io::AsyncRead, net::TcpStream};
 
 /// A filled server that writes into a bucket, and the way into the bucket.
-async fn in_bucket(version: &str) -> (WeaviateServer, S3Config) {
+pub async fn in_bucket(version: &str) -> (WeaviateServer, S3Config) {
     let config = S3Server::shared().bucket().await;
     let server = Start::version(version).bucket(&config, "lab/weaviate").server().await;
     server.fill().await;
@@ -37,7 +37,7 @@ async fn in_bucket(version: &str) -> (WeaviateServer, S3Config) {
 }
 
 /// The folder of Weaviate in a bucket.
-async fn shelf(config: &S3Config) -> StoreShelf {
+pub async fn shelf(config: &S3Config) -> StoreShelf {
     let mut config = config.clone();
     config.prefix = Some("lab".parse().unwrap());
     let place = (config.bucket.clone(), Some("lab".to_owned()));

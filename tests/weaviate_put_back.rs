@@ -5,6 +5,7 @@ use crate::support::lab::eventually;
 use crate::support::s3_proxy::Line;
 use crate::support::weaviate_contents::id;
 use crate::support::weaviate_server::{NEWEST, OLDEST, Start, WeaviateServer};
+use crate::support::weaviate_start::versions;
 use crate::weaviate::{MODULES, each, restore, weaviate};
 use crate::weaviate_faults::{RESTORE, all_have_ended, deletes_a_class, over, spoiled, to};
 use crate::weaviate_restores::{Contents, nothing_is_lost};
@@ -20,8 +21,8 @@ const KINDS: [(&str, &str); 4] =
     [(OLDEST, MODULES[0]), (OLDEST, MODULES[1]), (NEWEST, MODULES[0]), (NEWEST, MODULES[1])];
 
 /// A server on which a restore has died as the first class was gone, and what was there before it and in the backup.
-async fn dead_restore((version, modules): (&str, &str)) -> (WeaviateServer, Contents, Contents) {
-    let (server, archive, backed_up) = spoiled(Start::version(version).modules(modules)).await;
+async fn dead_restore(start: Start) -> (WeaviateServer, Contents, Contents) {
+    let (server, archive, backed_up) = spoiled(start).await;
     let before = server.contents().await;
     let mut is_deleted = false;
     let (line, component) = over(&server, move |asked| {
@@ -50,8 +51,9 @@ async fn dead_restore((version, modules): (&str, &str)) -> (WeaviateServer, Cont
 
 #[tokio::test]
 async fn a_run_that_dies_in_the_middle_is_rolled_back_by_the_next() {
-    each(KINDS, async |kind| {
-        let (server, before, backed_up) = dead_restore(kind).await;
+    each(KINDS, async |(version, modules)| {
+        let start = Start::version(version).modules(modules);
+        let (server, before, backed_up) = dead_restore(start).await;
         // Another process, which knows nothing but what is written down.
         let next = weaviate(server.config());
         assert_ne!(next.recover().await.unwrap(), [""; 0]);
@@ -77,9 +79,12 @@ fn tear(data: &Path, class: &str) -> usize {
 
 #[tokio::test]
 async fn a_class_that_the_server_cannot_load_is_put_back_at_once_and_kept_when_it_may_be_of_others() {
-    each([OLDEST, NEWEST], async |version| {
-        for is_late in [false, true] {
-            let (mut server, before, backed_up) = dead_restore((version, MODULES[0])).await;
+    each(versions(), async |version| {
+        let plain = || Start::version(version);
+        let without = || plain().set("DISABLE_GRAPHQL", true);
+        for (is_late, start) in [(false, plain()), (true, plain()), (false, without()), (true, without())] {
+            let what = format!("{start:?}, {is_late}");
+            let (mut server, before, backed_up) = dead_restore(start).await;
             all_have_ended(&server).await;
             server.kill();
             assert!(tear(&server.folder().with_file_name("data"), "Document") > 0);
@@ -93,7 +98,7 @@ async fn a_class_that_the_server_cannot_load_is_put_back_at_once_and_kept_when_i
                 server.ask(Method::DELETE, "/v1/schema/Document", None).await;
             }
             let said = next.recover().await.unwrap().join("; ");
-            assert!(said.contains("classes Document are as before it"), "{version} {is_late}: {said}");
+            assert!(said.contains("classes Document are as before it"), "{what}: {said}");
             nothing_is_lost(&server, &before, &backed_up).await;
         }
     })
@@ -110,8 +115,9 @@ fn age(server: &WeaviateServer) {
 
 #[tokio::test]
 async fn what_came_long_after_a_restore_died_is_set_aside_before_it_is_taken_back() {
-    each(KINDS, async |kind| {
-        let (server, before, backed_up) = dead_restore(kind).await;
+    each(KINDS, async |(version, modules)| {
+        let start = Start::version(version).modules(modules);
+        let (server, before, backed_up) = dead_restore(start).await;
         // Somebody has repaired it meanwhile, by hand or from another machine.
         all_have_ended(&server).await;
         server.ask(Method::DELETE, "/v1/schema/Document", None).await;
@@ -153,8 +159,9 @@ fn move_copies(server: &WeaviateServer, away: bool) {
 
 #[tokio::test]
 async fn nothing_is_deleted_where_what_would_be_put_back_is_gone() {
-    each(KINDS, async |kind| {
-        let (server, before, backed_up) = dead_restore(kind).await;
+    each(KINDS, async |(version, modules)| {
+        let start = Start::version(version).modules(modules);
+        let (server, before, backed_up) = dead_restore(start).await;
         all_have_ended(&server).await;
         move_copies(&server, true);
         let (line, next) = over(&server, |_| Line::Good).await;

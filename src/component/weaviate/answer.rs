@@ -28,6 +28,11 @@ pub(super) enum Fault {
 #[error("Weaviate is starting and not ready")]
 pub(super) struct NotReady;
 
+/// The server has a class in its schema, and nothing of the class but that is loaded.
+#[derive(Debug, thiserror::Error)]
+#[error("class {0} is in the schema, and the server answers as if it were not")]
+pub(super) struct Unloaded(pub(super) String);
+
 /// The server could not ask the store of its backups. The request had no effect.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
@@ -65,9 +70,10 @@ impl Fault {
     /// Returns whether the server has a class in its schema and cannot load it: a file of it is torn, or memory or open
     /// files are short. A server that is starting says the same for a while.
     pub(super) fn is_unloaded_class(&self) -> bool {
-        // Up to 1.26 in the words of a shard, later in those of an index.
+        // Up to 1.26 in the words of a shard, later by GraphQL alone in those of an index.
         const WORDS: [&str; 2] = ["Unable to load shard", "tried to browse non-existing index"];
         match self {
+            Self::Away(err) if err.is::<Unloaded>() => true,
             Self::Away(err) => WORDS.iter().any(|words| err.to_string().contains(words)),
             Self::Refused { message, .. } => WORDS.iter().any(|words| message.contains(words)),
             Self::Denied { .. } => false,
@@ -101,6 +107,14 @@ pub(super) struct Answer {
 }
 
 impl Answer {
+    /// The class whose objects were asked for by `path`, where the answer is the one that is given when the class is
+    /// not loaded, as well as when there is no such class.
+    pub(super) fn class_not_found<'a>(&self, path: &'a str) -> Option<&'a str> {
+        let query = path.strip_prefix("/v1/objects?class=")?;
+        let is_it = self.status == StatusCode::NOT_FOUND && self.body.is_empty();
+        is_it.then(|| query.split('&').next().unwrap_or(query))
+    }
+
     /// Returns whether a server that is starting answers so, to a request that it would obey when it is ready.
     pub(super) fn may_be_of_a_start(&self, path: &str) -> bool {
         const WORDS: [&str; 5] = [
@@ -115,7 +129,7 @@ impl Answer {
             return false;
         }
         if self.status == StatusCode::NOT_FOUND {
-            return self.body.is_empty() && path.starts_with("/v1/objects");
+            return self.class_not_found(path).is_some();
         }
         let message = if self.status.is_success() { self.graphql_error() } else { message(&self.body) };
         WORDS.iter().any(|words| message.contains(words))

@@ -2,7 +2,7 @@
 
 use crate::base::backoff::Backoff;
 use crate::component::ComponentError;
-use crate::component::weaviate::answer::{Answer, NotReady};
+use crate::component::weaviate::answer::{Answer, NotReady, Unloaded};
 use crate::component::weaviate::config::{Address, Tls, WeaviateConfig};
 use crate::component::weaviate::lines::append;
 use bytes::Bytes;
@@ -170,6 +170,13 @@ impl Client {
             self.look_ready().await?;
             answer = self.send(method, path, body, longest).await?;
         }
+        if let Some(class) = answer.class_not_found(path) {
+            // One question by which to tell a class that is not loaded from one that is not there.
+            let path = format!("/v1/schema/{class}");
+            if self.send(Method::GET, &path, None, Self::LONGEST).await?.status.is_success() {
+                return Err(Fault::Away(Unloaded(class.to_owned()).into()));
+            }
+        }
         let judged = answer.judged(path, self.has_key());
         if matches!(judged, Err(Fault::Away(_))) {
             self.is_ready.store(false, Relaxed);
@@ -301,7 +308,7 @@ impl Client {
     /// The attempts of a request that gets no answer.
     pub(super) fn turns(&self) -> Turns {
         let left = match self.patience {
-            Patience::Usual => 7,
+            Patience::Usual => Turns::USUAL,
             Patience::ClassesAreMissing => 42,
         };
         Turns { left, backoff: Backoff::new(self.seconds(1), self.seconds(16)) }
@@ -316,8 +323,15 @@ pub(super) struct Turns {
 }
 
 impl Turns {
+    /// About a minute.
+    const USUAL: u32 = 7;
+
     /// Waits for the next attempt; false when there is none.
-    pub(super) async fn another(&mut self, err: &(dyn std::error::Error + Send + Sync)) -> bool {
+    pub(super) async fn another(&mut self, err: &(dyn std::error::Error + Send + Sync + 'static)) -> bool {
+        if err.downcast_ref::<Fault>().is_some_and(Fault::is_unloaded_class) {
+            // A class that a server has not loaded in the first minute is not loaded later either.
+            self.left = self.left.min(Self::USUAL);
+        }
         self.left -= 1;
         if self.left == 0 {
             return false;

@@ -140,7 +140,7 @@ impl Server {
                 }
                 Err(Fault::Away(err)) if is_too_long(&*err) && limit > 1 => limit = (limit / 4).max(1),
                 Err(fault) if fault.says("query maximum results exceeded") && limit > 1 => limit /= 2,
-                Err(Fault::Away(err)) if turns.another(&*err).await => {}
+                Err(fault @ Fault::Away(_)) if turns.another(&fault).await => {}
                 Err(fault) => return Err(fault),
             }
         }

@@ -35,6 +35,7 @@ mod lines;
 mod nearest;
 mod needs;
 mod notes;
+mod pages;
 mod parts;
 mod plan;
 mod put_back;

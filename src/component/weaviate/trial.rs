@@ -5,16 +5,15 @@ use crate::base::chain;
 use crate::component::ComponentError;
 use crate::component::weaviate::class::{self, Class};
 use crate::component::weaviate::client::Fault;
-use crate::component::weaviate::export;
 use crate::component::weaviate::import::{self, Batch};
 use crate::component::weaviate::index::corrupt;
 use crate::component::weaviate::journal::Journal;
+use crate::component::weaviate::pages;
 use crate::component::weaviate::parts::Parts;
 use crate::component::weaviate::refer::Batch as Links;
 use crate::component::weaviate::replace::remove_classes;
 use crate::component::weaviate::server::Server;
 use crate::component::weaviate::source::{Place, Source};
-use crate::domain::progress::Meter;
 use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
 use std::{
@@ -195,7 +194,7 @@ impl Trial<'_> {
                 batch.take(&all)?;
                 links.take(&line)?;
             }
-            batch.store(self.server, other, &Meter::default()).await?;
+            batch.store(self.server, other).await?;
         }
         for (tenant, lines) in sample.of(class) {
             let found = self.stored(other, tenant.as_deref(), lines.len()).await?;
@@ -224,7 +223,7 @@ impl Trial<'_> {
         tenant: Option<&str>,
         count: usize,
     ) -> Result<BTreeMap<String, Value>, ComponentError> {
-        let found = self.server.client.get(&export::path(class, tenant, None, count)).await;
+        let found = self.server.client.get(&pages::path(class, tenant, None, count)).await;
         let mut found =
             found.map_err(|fault: Fault| fault.of(format!("read the objects of class {class}")))?;
         let objects = found["objects"].as_array_mut().map(std::mem::take).unwrap_or_default();
