@@ -10,7 +10,7 @@ use rna_backup::domain::progress::Meter;
 use std::{fs, net::TcpListener, os::unix::process::CommandExt, path::Path, process::Command};
 
 /// A database of an owner who may not make another.
-fn of_a_poor_owner(server: &PostgresServer, name: &str) -> PostgresConfig {
+pub fn of_a_poor_owner(server: &PostgresServer, name: &str) -> PostgresConfig {
     let password = PASSWORD.replace('\'', "''");
     server.psql("postgres", &format!("CREATE ROLE {name} LOGIN PASSWORD '{password}'"));
     server.database(name, &format!("OWNER {name}"));
@@ -40,7 +40,7 @@ async fn what_came_later_is_named(server: &PostgresServer) {
     );
     let said = chain(&preview().await.unwrap_err());
     for words in [
-        "foreign key b_a_fk of table public.b needs public.a: before the restore ALTER TABLE public.b DROP CONSTRAINT b_a_fk; \
+        "constraint b_a_fk on table public.b needs constraint a_pkey on table public.a: before the restore ALTER TABLE public.b DROP CONSTRAINT b_a_fk; \
          and after it ALTER TABLE public.b ADD CONSTRAINT b_a_fk FOREIGN KEY (a) REFERENCES public.a(id)",
         "DROP VIEW public.\"new One\"",
         "ALTER TABLE public.child NO INHERIT public.parent",

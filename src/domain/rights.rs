@@ -156,14 +156,28 @@ impl Rights {
             let (promised, found) = (of(self, kind), of(found, kind));
             match promised.objects == found.objects {
                 _ if promised == found => None,
-                true => Some(format!("owners or privileges of {kind}s are not as they were")),
+                true => Some(format!("owners or privileges of {} are not as they were", plural(kind))),
                 false => Some(format!(
-                    "{kind}s with owners: expected {}, found {}",
-                    promised.objects, found.objects
+                    "{} with owners: expected {}, found {}",
+                    plural(kind),
+                    promised.objects,
+                    found.objects
                 )),
             }
         };
         kinds.into_iter().filter_map(words).collect()
+    }
+
+    /// The owners and privileges in `found` that are not these, each in words, where objects that are not these may be as
+    /// well: those by name, or, where not all have names, by [kind](Self::differences).
+    pub fn named_differences(&self, found: &Self) -> Vec<String> {
+        if self.special_count.max(found.special_count) > Self::SPECIAL_KEPT as u64 {
+            return self.differences(found, false);
+        }
+        let (were, are): (BTreeSet<_>, BTreeSet<_>) =
+            (self.special.iter().collect(), found.special.iter().collect());
+        let now = are.difference(&were).map(|special| (*special).clone());
+        now.chain(were.difference(&are).map(|special| format!("no longer: {special}"))).collect()
     }
 }
 
@@ -172,4 +186,18 @@ fn words(named: &[&str], count: u64) -> Option<String> {
     let more = count.saturating_sub(named.len() as u64);
     let more = if more > 0 { format!("; and {more} more") } else { String::new() };
     (count > 0).then(|| format!("{}{more}", named.join("; ")))
+}
+
+/// The plural of the name of a kind of object.
+fn plural(kind: &str) -> String {
+    if let Some(stem) = kind.strip_suffix('y') {
+        return format!("{stem}ies");
+    }
+    format!("{kind}{}", if kind.ends_with('s') { "es" } else { "s" })
+}
+
+#[test]
+fn kinds_have_their_plurals() {
+    let kinds = ["table", "operator family", "operator class"].map(plural);
+    assert_eq!(kinds, ["tables", "operator families", "operator classes"]);
 }

@@ -1,98 +1,173 @@
-//! Objects of the live database that a restore in place runs into: made after the backup, and in need of what it replaces.
+//! Objects of the live database that a restore in place runs into: made after the backup, and in need of what it replaces;
+//! those of other owners; and default privileges, which new objects would get.
 
 use crate::component::ComponentError;
-use crate::component::postgres::{admin::fault, toc::Contents};
-use deadpool_postgres::ClientWrapper;
-use std::collections::BTreeSet;
+use crate::component::postgres::{
+    admin::fault,
+    dependencies::{Blocker, Dependencies},
+    drops::Drops,
+};
+use deadpool_postgres::{ClientWrapper, tokio_postgres::Row};
 
-/// Dependent objects: kind, schema and name as in a table of contents; the same of what each needs; in words; the
-/// statement that takes it away, and the one that brings it back.
-const DEPENDENT: &str = "
-    SELECT 'FK CONSTRAINT', n.nspname::text, c.relname || ' ' || k.conname, 'TABLE', rn.nspname::text, r.relname::text,
-           format('foreign key %I of table %I.%I', k.conname, n.nspname, c.relname),
-           format('ALTER TABLE %I.%I DROP CONSTRAINT %I', n.nspname, c.relname, k.conname),
-           format('ALTER TABLE %I.%I ADD CONSTRAINT %I %s', n.nspname, c.relname, k.conname, pg_get_constraintdef(k.oid))
+/// Objects in words, with the statements that take them away and bring them back.
+const WORDS: &str = include_str!("blockers.sql");
+
+/// The default privileges that objects of role $1 would get while they are restored, with the statements that take them away
+/// and bring them back. A schema that is made again has none at first; `public` alone is not made again.
+const DEFAULTS: &str = "
+    WITH defaults AS (
+      SELECT defaclrole AS owner, n.nspname AS schema, defaclacl AS acl,
+             CASE defaclobjtype WHEN 'r' THEN 'TABLES' WHEN 'S' THEN 'SEQUENCES' WHEN 'f' THEN 'FUNCTIONS' WHEN 'T' THEN 'TYPES'
+                                WHEN 'n' THEN 'SCHEMAS' ELSE 'LARGE OBJECTS' END AS kind,
+             CASE defaclnamespace WHEN 0 THEN acldefault(CASE defaclobjtype WHEN 'S' THEN 's' ELSE defaclobjtype END, defaclrole)
+                                  END AS usual
+        FROM pg_default_acl LEFT JOIN pg_namespace n ON n.oid = defaclnamespace
+       WHERE defaclrole = (SELECT oid FROM pg_roles WHERE rolname = $1) AND (defaclnamespace = 0 OR n.nspname = 'public')),
+    differing AS (
+      SELECT owner, schema, kind, true AS is_more, e.* FROM defaults, LATERAL (
+        SELECT grantee, privilege_type, is_grantable FROM aclexplode(acl)
+        EXCEPT SELECT grantee, privilege_type, is_grantable FROM aclexplode(usual)) e
+      UNION ALL
+      SELECT owner, schema, kind, false, e.* FROM defaults, LATERAL (
+        SELECT grantee, privilege_type, is_grantable FROM aclexplode(usual)
+        EXCEPT SELECT grantee, privilege_type, is_grantable FROM aclexplode(acl)) e),
+    statement AS (
+      SELECT kind, is_more,
+             format('ALTER DEFAULT PRIVILEGES FOR ROLE %I%s ', pg_get_userbyid(owner), ' IN SCHEMA ' || quote_ident(schema)) AS alter,
+             format('%s ON %s', string_agg(privilege_type, ', ' ORDER BY privilege_type), kind) AS what,
+             CASE grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(grantee)) END AS whom,
+             CASE WHEN is_grantable THEN ' WITH GRANT OPTION' ELSE '' END AS option
+        FROM differing GROUP BY owner, schema, kind, is_more, grantee, is_grantable)
+    SELECT lower(kind), CASE WHEN is_more THEN revoke ELSE give END, CASE WHEN is_more THEN give ELSE revoke END
+      FROM statement, LATERAL (SELECT format('%sREVOKE %s FROM %s', alter, what, whom) AS revoke,
+                                      format('%sGRANT %s TO %s%s', alter, what, whom, option) AS give) s
+     ORDER BY 1, 2";
+
+/// The constraints of partitions that those of their parents bring, deepest first, as `pg_restore --list` has them.
+const INHERITED: &str = "
+    SELECT translate(concat_ws(' ', n.nspname, c.relname, k.conname), E'\\n\\r', '  ')
       FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace
-      JOIN pg_class r ON r.oid = k.confrelid JOIN pg_namespace rn ON rn.oid = r.relnamespace
-     WHERE k.contype = 'f' AND k.conparentid = 0
-    UNION
-    SELECT CASE v.relkind WHEN 'm' THEN 'MATERIALIZED VIEW' ELSE 'VIEW' END, n.nspname, v.relname,
-           CASE r.relkind WHEN 'm' THEN 'MATERIALIZED VIEW' WHEN 'v' THEN 'VIEW' WHEN 'f' THEN 'FOREIGN TABLE' ELSE 'TABLE' END,
-           rn.nspname, r.relname,
-           format('%sview %I.%I', CASE v.relkind WHEN 'm' THEN 'materialized ' END, n.nspname, v.relname),
-           format('DROP %sVIEW %I.%I', CASE v.relkind WHEN 'm' THEN 'MATERIALIZED ' END, n.nspname, v.relname),
-           format('CREATE %sVIEW %I.%I AS %s', CASE v.relkind WHEN 'm' THEN 'MATERIALIZED ' END, n.nspname, v.relname,
-                  rtrim(pg_get_viewdef(v.oid), '; '))
-      FROM pg_depend d JOIN pg_rewrite w ON w.oid = d.objid JOIN pg_class v ON v.oid = w.ev_class AND v.relkind IN ('v', 'm')
-      JOIN pg_namespace n ON n.oid = v.relnamespace JOIN pg_class r ON r.oid = d.refobjid AND r.oid <> v.oid
-      JOIN pg_namespace rn ON rn.oid = r.relnamespace
-     WHERE v.oid >= 16384 AND d.classid = 'pg_rewrite'::regclass AND d.refclassid = 'pg_class'::regclass AND d.deptype = 'n'
-    UNION
-    SELECT 'TABLE', n.nspname, c.relname, 'TABLE', rn.nspname, r.relname,
-           format('%s %I.%I', CASE WHEN c.relispartition THEN 'partition' ELSE 'child table' END, n.nspname, c.relname),
-           format('ALTER TABLE %I.%I %s %I.%I', CASE WHEN c.relispartition THEN rn.nspname ELSE n.nspname END,
-                  CASE WHEN c.relispartition THEN r.relname ELSE c.relname END,
-                  CASE WHEN c.relispartition THEN 'DETACH PARTITION' ELSE 'NO INHERIT' END,
-                  CASE WHEN c.relispartition THEN n.nspname ELSE rn.nspname END,
-                  CASE WHEN c.relispartition THEN c.relname ELSE r.relname END),
-           CASE WHEN c.relispartition
-                THEN format('ALTER TABLE %I.%I ATTACH PARTITION %I.%I %s', rn.nspname, r.relname, n.nspname, c.relname,
-                            pg_get_expr(c.relpartbound, c.oid))
-                ELSE format('ALTER TABLE %I.%I INHERIT %I.%I', n.nspname, c.relname, rn.nspname, r.relname) END
-      FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid AND c.relkind IN ('r', 'p')
-      JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_class r ON r.oid = i.inhparent
-      JOIN pg_namespace rn ON rn.oid = r.relnamespace
-    UNION
-    SELECT 'FUNCTION', n.nspname, format('%s(%s)', p.proname, oidvectortypes(p.proargtypes)),
-           CASE t.typtype WHEN 'c' THEN 'TABLE' WHEN 'd' THEN 'DOMAIN' ELSE 'TYPE' END, rn.nspname, coalesce(r.relname, t.typname),
-           format('function %s', p.oid::regprocedure), format('DROP FUNCTION %s', p.oid::regprocedure), pg_get_functiondef(p.oid)
-      FROM pg_depend d JOIN pg_proc p ON p.oid = d.objid AND p.prokind IN ('f', 'p') JOIN pg_namespace n ON n.oid = p.pronamespace
-      JOIN pg_type t ON t.oid = d.refobjid JOIN pg_namespace rn ON rn.oid = t.typnamespace
-      LEFT JOIN pg_class r ON r.oid = t.typrelid
-     WHERE p.oid >= 16384 AND d.classid = 'pg_proc'::regclass AND d.refclassid = 'pg_type'::regclass AND d.deptype = 'n'
-    UNION
-    SELECT 'TABLE', n.nspname, c.relname, CASE t.typtype WHEN 'd' THEN 'DOMAIN' ELSE 'TYPE' END, rn.nspname, t.typname,
-           format('table %I.%I', n.nspname, c.relname),
-           format('ALTER TABLE %I.%I ALTER COLUMN %I TYPE text', n.nspname, c.relname, a.attname),
-           format('ALTER TABLE %1$I.%2$I ALTER COLUMN %3$I TYPE %4$s USING %3$I::%4$s', n.nspname, c.relname, a.attname,
-                  format_type(a.atttypid, a.atttypmod))
-      FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid AND c.relkind IN ('r', 'p') JOIN pg_namespace n ON n.oid = c.relnamespace
-      JOIN pg_type t ON t.oid = a.atttypid AND t.typtype IN ('e', 'd') JOIN pg_namespace rn ON rn.oid = t.typnamespace
-     WHERE c.oid >= 16384 AND a.attnum > 0 AND NOT a.attisdropped
-    ORDER BY 1, 2, 3, 5, 6";
+     WHERE k.conparentid <> 0 AND k.contype IN ('p', 'u', 'x')
+     ORDER BY (SELECT count(*) FROM pg_partition_ancestors(c.oid)) DESC, 1";
 
-/// Refuses a restore in place that would run into objects that the archive does not know, on a session whose search path is
+/// At most this many objects are named.
+const NAMED: usize = 100;
+
+/// Refuses a restore in place by `role` that would run into objects of the database, on a session whose search path is
 /// `pg_catalog`.
 ///
 /// # Errors
 ///
 /// [`ComponentError::Unusable`] with the statements that take them away; as sorted.
-pub async fn refuse(client: &ClientWrapper, contents: &Contents) -> Result<(), ComponentError> {
-    let rows = client.query(DEPENDENT, &[]).await;
-    let rows = rows.map_err(|err| fault("look what depends on the tables", err))?;
-    let known: BTreeSet<_> = contents
-        .0
-        .iter()
-        .map(|entry| (entry.kind.as_str(), entry.schema.as_str(), entry.tag.as_str()))
-        .collect();
-    let is_known = |at: usize, row: &deadpool_postgres::tokio_postgres::Row| {
-        known.contains(&(row.get::<_, &str>(at), row.get::<_, &str>(at + 1), row.get::<_, &str>(at + 2)))
+pub async fn refuse(client: &ClientWrapper, role: &str, drops: &Drops) -> Result<(), ComponentError> {
+    let mut dependencies = Dependencies::read(client, role).await?;
+    let found = dependencies.drop_all(&drops.objects);
+    let rows = words(client, &found).await?;
+    let sentences = |is_other: bool| {
+        let found = rows.iter().zip(&found).filter(|(_, one)| (one.object == one.needs) == is_other);
+        found.map(|(row, one)| sentence(row, one)).collect::<Vec<_>>()
     };
-    let in_the_way = rows.iter().filter(|row| !is_known(0, row) && is_known(3, row));
-    let words: BTreeSet<_> = in_the_way
-        .map(|row| {
-            let (what, needs): (&str, String) =
-                (row.get(6), format!("{}.{}", row.get::<_, &str>(4), row.get::<_, &str>(5)));
-            let (away, back): (&str, &str) = (row.get(7), row.get(8));
-            format!("{what} needs {needs}: before the restore {away}; and after it {back}")
-        })
-        .collect();
-    if words.is_empty() {
+    let what: Vec<_> = [
+        ("made after the backup, or left out, and in the way of a restore in place", sentences(false), ""),
+        ("of another kind than in the backup", sentences(true), ""),
+        (
+            "what a restore in place replaces must belong to the role that restores, or be left out",
+            of_others(client, &dependencies, drops).await?,
+            ": give it to that role, or make the role a member of the owner",
+        ),
+        (
+            "default privileges would change the rights of what is restored in place",
+            defaults(client, role).await?,
+            "",
+        ),
+    ]
+    .into_iter()
+    .filter(|(_, named, _)| !named.is_empty())
+    .map(|(what, named, cure)| {
+        let more = named.len().saturating_sub(NAMED);
+        let more = if more > 0 { format!("; and {more} more") } else { String::new() };
+        format!("{what}: {}{more}{cure}", named.into_iter().take(NAMED).collect::<Vec<_>>().join(". "))
+    })
+    .collect();
+    if what.is_empty() {
         return Ok(());
     }
     let what = format!(
-        "made after the backup and in the way of a restore in place: {}",
-        words.into_iter().collect::<Vec<_>>().join(". ")
+        "{}. None of it is in the way of a role that may create databases (CREATEDB)",
+        what.join(". ")
     );
     Err(ComponentError::Unusable { what, source: None })
+}
+
+/// What the restore takes away and the role may not.
+async fn of_others(
+    client: &ClientWrapper,
+    dependencies: &Dependencies,
+    drops: &Drops,
+) -> Result<Vec<String>, ComponentError> {
+    let found: Vec<_> = dependencies.of_others(drops).into_iter().collect();
+    let objects: Vec<_> =
+        found.iter().map(|(object, _)| Blocker { object: *object, column: 0, needs: *object }).collect();
+    let rows = words(client, &objects).await?;
+    let words = rows.iter().zip(&found);
+    Ok(words.map(|(row, (_, owner))| format!("{} belongs to {owner}", row.get::<_, &str>(0))).collect())
+}
+
+/// The default privileges that new objects of the role would get.
+async fn defaults(client: &ClientWrapper, role: &str) -> Result<Vec<String>, ComponentError> {
+    let rows = client.query(DEFAULTS, &[&role]).await;
+    let rows = rows.map_err(|err| fault("look at default privileges", err))?;
+    let words = |row: &Row| {
+        let (kind, away, back): (&str, &str, &str) = (row.get(0), row.get(1), row.get(2));
+        format!("{kind}: before the restore {away}; and after it, unless the restore has done so, {back}")
+    };
+    Ok(rows.iter().map(words).collect())
+}
+
+/// The constraints of the database that PostgreSQL drops with those of a parent alone, on a session whose search path is
+/// `pg_catalog`.
+///
+/// # Errors
+///
+/// As sorted.
+pub async fn inherited(client: &ClientWrapper) -> Result<Vec<String>, ComponentError> {
+    let rows = client.query(INHERITED, &[]).await;
+    Ok(rows.map_err(|err| fault("look at constraints", err))?.iter().map(|row| row.get(0)).collect())
+}
+
+/// The words of objects, in their order.
+async fn words(client: &ClientWrapper, found: &[Blocker]) -> Result<Vec<Row>, ComponentError> {
+    let of = |part: fn(&Blocker) -> u32| found.iter().map(part).collect::<Vec<_>>();
+    let columns: Vec<_> = found.iter().map(|blocker| blocker.column).collect();
+    let rows = client
+        .query(
+            WORDS,
+            &[
+                &of(|blocker| blocker.object.0),
+                &of(|blocker| blocker.object.1),
+                &columns,
+                &of(|blocker| blocker.needs.0),
+                &of(|blocker| blocker.needs.1),
+            ],
+        )
+        .await;
+    rows.map_err(|err| fault("name what is in the way", err))
+}
+
+/// An object that is in the way, and the way out.
+fn sentence(row: &Row, blocker: &Blocker) -> String {
+    let (what, needed, save): (&str, &str, &str) = (row.get(0), row.get(1), row.get(4));
+    let (away, back): (Option<&str>, Option<&str>) = (row.get(2), row.get(3));
+    let needs = if blocker.object == blocker.needs { String::new() } else { format!(" needs {needed}") };
+    match (away, back) {
+        (None, _) => format!("{what}{needs}, and no statement takes it away without a loss"),
+        (Some(away), Some(back)) => {
+            format!("{what}{needs}: before the restore {away}; and after it {back}")
+        }
+        (Some(away), None) => {
+            format!(
+                "{what}{needs}: before the restore {away} (save it first: {save}), and make it again after it"
+            )
+        }
+    }
 }

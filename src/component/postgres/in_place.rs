@@ -1,16 +1,19 @@
 //! Without the right to create databases: the contents of the live one, replaced in one transaction.
 
+use crate::base::chain;
 use crate::component::postgres::{
     Order,
     admin::{alone, alone_with, fault},
     blockers,
     config::PostgresConfig,
     decode::decode,
+    drops::{self, Drops},
     entries::{CONTENTS, ROWS},
     goal::{self, Goal},
     load::Load,
+    rights::{self, Way},
     snapshot::{Server, Snapshot},
-    toc::{Contents, Entry},
+    toc::{Contents, Entry, ListFile},
     views, waits,
 };
 use crate::component::{ComponentError, Feed, Kept, Staged, scratch::Scratch};
@@ -19,6 +22,7 @@ use crate::domain::{
     progress::Meter,
 };
 use async_trait::async_trait;
+use deadpool_postgres::ClientWrapper;
 use std::{fmt, slice};
 
 /// A whole archive on disk, read to its end.
@@ -28,6 +32,8 @@ pub struct InPlace {
     order: Order,
     file: Scratch,
     contents: Contents,
+    /// The entries that are restored in the transaction.
+    list: ListFile,
     counts: Counts,
     meter: Meter,
 }
@@ -57,8 +63,13 @@ impl InPlace {
         let file = Scratch::spool(&goal::in_place_folder(config), feed, meter).await?;
         let counts = decode(config, &mut file.reader().await?, &Meter::default()).await?;
         let config = PostgresConfig { database: goal.name.clone(), ..config.clone() };
-        let contents = Contents::of_file(&goal.client, &file).await?;
-        Self::is_possible(&goal, &config, &contents).await?;
+        let mut contents = Contents::of_file(&goal.client, &file).await?;
+        contents.put_first(&blockers::inherited(&session(&config, &goal.name).await?).await?);
+        // One object that is refused would take everything back: what no rows need comes afterwards, by itself.
+        let is_wanted = |entry: &Entry| entry.kind != CONTENTS && !entry.may_be_missing(&order.without);
+        let list = contents.list(&goal::in_place_folder(&config), is_wanted)?;
+        let drops = drops::read(&goal.client, &mut file.reader().await?, Some(&list)).await?;
+        Self::is_possible(&goal, &config, &drops).await?;
         goal.lost_tablespaces.iter().for_each(|words| meter.warn(words.clone()));
         for name in &order.without {
             if !contents.0.iter().any(|entry| entry.may_be_missing(slice::from_ref(name))) {
@@ -67,10 +78,11 @@ impl InPlace {
                 ));
             }
         }
-        Ok(Self { goal, config, order, file, contents, counts, meter: meter.clone() })
+        Ok(Self { goal, config, order, file, contents, list, counts, meter: meter.clone() })
     }
 
-    /// Looks whether objects that the archive does not know are in the way.
+    /// Looks whether objects of the database, or default privileges, are in the way of what takes these away and makes them
+    /// again.
     ///
     /// # Errors
     ///
@@ -78,12 +90,14 @@ impl InPlace {
     pub async fn is_possible(
         goal: &Goal,
         config: &PostgresConfig,
-        contents: &Contents,
+        drops: &Drops,
     ) -> Result<(), ComponentError> {
-        let client = alone(config, &goal.name).await?;
-        let set = client.batch_execute("SET search_path = pg_catalog").await;
-        set.map_err(|err| fault("begin a session", err))?;
-        blockers::refuse(&client, contents).await
+        let role = match &goal.rights {
+            Way::AsTheyWere(role) => role.clone(),
+            Way::OfTheOwner(_) => owner(goal).await?.map(str::to_owned),
+        };
+        let role = role.unwrap_or_else(|| goal.admin.user.clone());
+        blockers::refuse(&session(config, &goal.name).await?, &role, drops).await
     }
 
     /// What is in the database now, of that what the archive has.
@@ -118,6 +132,26 @@ impl InPlace {
         Ok(())
     }
 
+    /// Warns of owners and privileges that are not those of the backup. The restore is done, and cannot be taken back.
+    async fn compare_rights(&self) -> Result<(), ComponentError> {
+        let facts = self.order.facts.as_ref();
+        let Some(promised) = facts.and_then(|facts| facts.rights.as_ref()) else { return Ok(()) };
+        if !matches!(self.goal.rights, Way::AsTheyWere(_)) || !self.goal.is_of_its_version(facts) {
+            return Ok(());
+        }
+        let mut client = session(&self.config, &self.config.database).await?;
+        let transaction = client.transaction().await.map_err(|err| fault("begin a transaction", err))?;
+        let found = rights::read(&transaction).await?;
+        let differences = promised.named_differences(&found);
+        if !differences.is_empty() {
+            self.meter.warn(format!(
+                "Owners and privileges are not those of the backup, whose objects alone get them: {}.",
+                differences.join("; ")
+            ));
+        }
+        Ok(())
+    }
+
     /// What was found, less rows beyond those of the backup where event triggers of the database note what a restore does:
     /// only a superuser can keep them from it.
     async fn without_events(&self, mut found: Counts) -> Result<Counts, ComponentError> {
@@ -147,6 +181,20 @@ impl InPlace {
     }
 }
 
+/// A session in a database that reads its catalogs.
+async fn session(config: &PostgresConfig, database: &str) -> Result<ClientWrapper, ComponentError> {
+    let client = alone(config, database).await?;
+    let set = client.batch_execute("SET search_path = pg_catalog; SET jit = off").await;
+    set.map_err(|err| fault("begin a session", err))?;
+    Ok(client)
+}
+
+/// The owner of the live database, if the role may act as that owner.
+async fn owner(goal: &Goal) -> Result<Option<&str>, ComponentError> {
+    let Some(owner) = goal.live.as_ref().map(|live| live.owner.as_str()) else { return Ok(None) };
+    Ok(goal.admin.lacks(owner).await?.is_none().then_some(owner))
+}
+
 #[async_trait]
 impl Staged for InPlace {
     fn counts(&self) -> &Counts {
@@ -158,8 +206,7 @@ impl Staged for InPlace {
         let is_left_out = |table: &TableRows| {
             self.contents.0.iter().any(|entry| {
                 entry.kind == ROWS
-                    && entry.schema == table.schema
-                    && entry.tag == table.table
+                    && entry.whole() == format!("{} {}", table.schema, table.table).replace(['\n', '\r'], " ")
                     && entry.may_be_missing(&self.order.without)
             })
         };
@@ -175,26 +222,21 @@ impl Staged for InPlace {
         {
             tracing::warn!(%err, "sessions go on, and the restore waits for them");
         }
-        let owner = self.goal.live.as_ref().map(|live| live.owner.as_str());
-        let acts = match owner {
-            Some(owner) => admin.lacks(owner).await?.is_none(),
-            None => false,
-        };
         let load = Load {
             client: &self.goal.client,
             config: &self.config,
-            role: owner.filter(|_| acts),
+            role: owner(&self.goal).await?,
             rights: &self.goal.rights,
             server: self.goal.server.major,
             options: &self.goal.options,
             without: &self.order.without,
             in_tablespaces: self.goal.lost_tablespaces.is_empty(),
         };
-        // One object that is refused would take everything back: what no rows need comes afterwards, by itself.
-        let is_wanted = |entry: &Entry| entry.kind != CONTENTS && !entry.may_be_missing(&self.order.without);
-        let list = self.contents.list(&goal::in_place_folder(&self.config), is_wanted)?;
-        waits::during(&self.config, &self.meter, load.in_place(&self.file, &list)).await?;
+        waits::during(&self.config, &self.meter, load.in_place(&self.file, &self.list)).await?;
         self.fill_views().await?;
+        if let Err(err) = self.compare_rights().await {
+            self.meter.warn(format!("Owners and privileges could not be compared: {}.", chain(&err)));
+        }
         let uncounted = |err: ComponentError| ComponentError::Unusable {
             what: "the restore in place is done, but its rows could not be counted".into(),
             source: Some(err.into()),

@@ -10,7 +10,9 @@ mod copy;
 mod database;
 mod decode;
 mod definitions;
+mod dependencies;
 mod derived;
+mod drops;
 mod entries;
 mod extensions;
 mod goal;
@@ -54,7 +56,6 @@ use goal::Goal;
 use in_place::InPlace;
 use snapshot::{Server, Snapshot};
 use std::{ffi::OsString, fmt, os::unix::ffi::OsStringExt, time::Duration};
-use toc::Contents;
 use tokio::sync::OnceCell;
 
 pub use config::{InvalidSetting, PostgresConfig, SslMode};
@@ -246,8 +247,8 @@ impl Component for Postgres {
         facts: Option<&Facts>,
     ) -> Result<(), ComponentError> {
         let goal = Goal::find(&self.config, target, facts, Walk::DryRun).await?;
-        let contents = Contents::of_feed(&goal.client, feed).await?;
-        InPlace::is_possible(&goal, &self.config, &contents).await
+        let drops = drops::read(&goal.client, feed, None).await?;
+        InPlace::is_possible(&goal, &self.config, &drops).await
     }
 
     fn left_out(&self, walk: Walk) -> Vec<&'static str> {

@@ -6,9 +6,9 @@ use crate::component::postgres::{
     refusal::Refusal,
 };
 use crate::component::process::Program;
-use crate::component::{ComponentError, Feed, scratch::Scratch};
-use crate::domain::progress::Meter;
+use crate::component::{ComponentError, scratch::Scratch};
 use std::{
+    collections::HashMap,
     fs::{self, File},
     io::{self, Write},
     os::unix::fs::OpenOptionsExt,
@@ -30,13 +30,22 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// Its schema and its name: where both have spaces, nobody knows which is whose.
+    pub fn whole(&self) -> String {
+        format!("{} {}", self.schema, self.tag)
+    }
+
     /// True if one of these names is that of the entry, and no rows but its own need it.
     pub fn may_be_missing(&self, names: &[String]) -> bool {
         let refusal = self.refused("");
         let full = refusal.name();
         let (bare, tag) = (refusal.of_object(), self.tag.as_str());
         let is_it = |name: &String| {
-            *name == full || name == tag || name == bare || *name == format!("{}.{bare}", self.schema)
+            *name == full
+                || name == tag
+                || name == bare
+                || *name == format!("{}.{bare}", self.schema)
+                || name.replacen('.', " ", 1) == self.whole()
         };
         (refusal.is_derived() || self.kind == ROWS) && names.iter().any(is_it)
     }
@@ -51,6 +60,9 @@ impl Entry {
         }
     }
 }
+
+/// The kind of primary keys, unique and exclusion constraints.
+const CONSTRAINT: &str = "CONSTRAINT";
 
 /// The entries of an archive, in order.
 #[derive(Debug, Default)]
@@ -81,20 +93,23 @@ impl Contents {
         Ok(Self::parse(&text))
     }
 
-    /// The table of contents at the beginning of an archive, of which no more is read.
-    ///
-    /// # Errors
-    ///
-    /// As for [`Contents::of_file`]; that of the feed, sorted.
-    pub async fn of_feed(client: &Client, feed: Feed<'_>) -> Result<Self, ComponentError> {
-        let mut text = Vec::new();
-        let program = Program::new("pg_restore", &client.dir.join("pg_restore")).env("LC_ALL", "C");
-        let seen = |chunk: &[u8]| {
-            text.extend_from_slice(chunk);
-            Ok(())
+    /// Puts these constraints, each with schema and table, before all others. `pg_restore --clean` goes the other way
+    /// round, so that they go with the constraints of their parents, and PostgreSQL drops them in no other way.
+    pub fn put_first(&mut self, constraints: &[String]) {
+        let ranks: HashMap<_, _> =
+            constraints.iter().enumerate().map(|(rank, name)| (name.as_str(), rank)).collect();
+        let rank = |entry: &Entry| {
+            let whole = entry.whole();
+            // The owner at the end of a line may have spaces.
+            let shorter = |text: &&str| text.rfind(' ').map(|end| &whole[..end]);
+            let mut names = std::iter::successors(Some(&*whole), |text| shorter(text));
+            names.find_map(|name| ranks.get(name).copied()).filter(|_| entry.kind == CONSTRAINT)
         };
-        program.args(["--list"]).pass(feed, &Meter::default(), seen).await?;
-        Ok(Self::parse(&String::from_utf8_lossy(&text)))
+        let Some(first) = self.0.iter().position(|entry| entry.kind == CONSTRAINT) else { return };
+        let rest = self.0.split_off(first);
+        let (mut put, rest): (Vec<_>, Vec<_>) = rest.into_iter().partition(|entry| rank(entry).is_some());
+        put.sort_by_key(rank);
+        self.0.extend(put.into_iter().chain(rest));
     }
 
     /// Writes the entries that `is_wanted` into a file in `folder`.
@@ -153,4 +168,18 @@ fn entries_are_read_with_their_schemas_and_names() {
             ("FK CONSTRAINT", "public", "b b_a_fk")
         ]
     );
+}
+
+#[test]
+fn constraints_of_partitions_are_made_before_those_of_their_parents() {
+    let line = |at, rest: &str| format!("{at}; 2606 {at} {rest}\n");
+    let text = line(1, "TABLE public parent app")
+        + &line(2, "CONSTRAINT public other k app")
+        + &line(3, "CONSTRAINT public parent parent_pkey app")
+        + &line(4, "CONSTRAINT lab data ch 1 ch_pkey the app")
+        + &line(5, "CONSTRAINT public sub sub_pkey app");
+    let mut contents = Contents::parse(&text);
+    contents.put_first(&["public sub sub_pkey".into(), "lab data ch 1 ch_pkey".into()]);
+    let order: Vec<_> = contents.0.iter().map(|entry| &entry.line[..1]).collect();
+    assert_eq!(order, ["1", "5", "4", "2", "3"]);
 }
