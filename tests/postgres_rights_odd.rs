@@ -198,9 +198,9 @@ async fn is_told(server: &PostgresServer, role: &str, attributes: &str, grant: &
     let (archive, facts) = backup(with_own_clients(server, &name)).await.unwrap();
     let config =
         PostgresConfig { bin_dir: Some(server.bin().into()), ..as_role(server, &name, role, attributes) };
-    server.psql("postgres", &grant.replace("ROLE", role));
+    server.psql("postgres", &grant.replace("MEMBER", role));
     let planned = plan(&config, &facts).await;
-    let cure = cure.replace("ROLE", role);
+    let cure = cure.replace("MEMBER", role);
     assert_eq!(planned.method, "in place in one transaction");
     assert!(planned.warnings[0].contains(&format!("({cure})")), "{cure}: {:?}", planned.warnings);
     let err = chain(&restore(&config, &archive, &facts, &Target::Scratch).await.unwrap_err());
@@ -219,25 +219,27 @@ async fn is_told(server: &PostgresServer, role: &str, attributes: &str, grant: &
 #[tokio::test]
 async fn a_member_that_may_not_act_as_the_owner_is_told_the_statement_that_lets_it() {
     let server = PostgresServer::shared();
-    is_told(server, "mem_no", "CREATEDB", "", "GRANT \"ROLE_app\" TO \"ROLE\"").await;
+    is_told(server, "mem_no", "CREATEDB", "", "GRANT \"MEMBER_app\" TO \"MEMBER\"").await;
     is_told(
         server,
         "mem_dark",
         "CREATEDB NOINHERIT",
-        "GRANT ROLE_app TO ROLE",
-        "ALTER ROLE \"ROLE\" INHERIT",
+        "GRANT MEMBER_app TO MEMBER",
+        "ALTER ROLE \"MEMBER\" INHERIT",
     )
     .await;
-    is_told(server, "mem_db", "", "GRANT ROLE_app TO ROLE", "ALTER ROLE \"ROLE\" CREATEDB").await;
+    is_told(server, "mem_db", "", "GRANT MEMBER_app TO MEMBER", "ALTER ROLE \"MEMBER\" CREATEDB").await;
 }
 
 #[tokio::test]
 async fn a_member_that_may_not_act_as_the_owner_is_told_the_statement_that_lets_it_on_postgresql_18() {
     let server = &PostgresServer::of(18);
-    let (set, inherit) =
-        ("GRANT \"ROLE_app\" TO \"ROLE\" WITH SET TRUE", "GRANT \"ROLE_app\" TO \"ROLE\" WITH INHERIT TRUE");
-    is_told(server, "mem_set", "CREATEDB", "GRANT ROLE_app TO ROLE WITH SET FALSE", set).await;
-    is_told(server, "mem_inh", "CREATEDB", "GRANT ROLE_app TO ROLE WITH INHERIT FALSE", inherit).await;
+    let (set, inherit) = (
+        "GRANT \"MEMBER_app\" TO \"MEMBER\" WITH SET TRUE",
+        "GRANT \"MEMBER_app\" TO \"MEMBER\" WITH INHERIT TRUE",
+    );
+    is_told(server, "mem_set", "CREATEDB", "GRANT MEMBER_app TO MEMBER WITH SET FALSE", set).await;
+    is_told(server, "mem_inh", "CREATEDB", "GRANT MEMBER_app TO MEMBER WITH INHERIT FALSE", inherit).await;
     is_told(server, "mem_dark", "CREATEDB NOINHERIT", "", inherit).await;
 }
 
