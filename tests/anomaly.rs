@@ -34,7 +34,7 @@ fn by(backend: &str, facts: Facts) -> Facts {
 fn what_falls_by_more_than_half_is_named_and_nothing_else_is() {
     let whole = || facts(1000, &[60, 40, 0], 10, 500);
     let none: &[&str] = &[];
-    for (what, before, now, expected) in [
+    for (what, before, now, expected) in vec![
         ("the same", whole(), whole(), none),
         ("exactly half", whole(), facts(500, &[50, 0], 5, 250), none),
         ("bytes", whole(), facts(499, &[60, 40, 0], 10, 500), &["source bytes fell from 1000 to 499"]),

@@ -110,7 +110,7 @@ async fn what_has_not_changed_is_stored_once_and_every_backup_comes_back_whole()
 
     let unchanged = backup(&lab);
     keep(unchanged.clone());
-    assert_eq!(manifest(&lab, &unchanged)["format"], 2);
+    assert_eq!(manifest(&lab, &unchanged)["format"], 3);
     assert_eq!(builds_on(&lab, &unchanged), [full.as_str()]);
     assert_eq!(manifest(&lab, &unchanged)["facts"]["counts"], manifest(&lab, &full)["facts"]["counts"]);
     let (large, small) = (archive(&lab, &full), archive(&lab, &unchanged));
@@ -354,7 +354,7 @@ async fn a_catalogue_made_from_archives_alone_knows_what_builds_on_what() {
     let tree = shown(&lab.media());
     fs::remove_dir_all(lab.backups().join("manifests")).unwrap();
     lab.json(&["catalog", "rebuild"]);
-    assert_eq!((manifest(&lab, &second)["format"].clone(), builds_on(&lab, &second)), (2.into(), vec![full]));
+    assert_eq!((manifest(&lab, &second)["format"].clone(), builds_on(&lab, &second)), (3.into(), vec![full]));
     fs::remove_dir_all(lab.media()).unwrap();
     lab.json(&["restore", "media", &second, "--yes"]);
     same(&shown(&lab.media()), &tree);

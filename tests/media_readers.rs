@@ -55,7 +55,9 @@ func main() {
 		if header, err = reader.Next(); err != nil {
 			break
 		}
-		fmt.Println(header.Name)
+		if header.Typeflag != tar.TypeXGlobalHeader {
+			fmt.Println(header.Name)
+		}
 		path := filepath.Join(os.Args[2], header.Name)
 		switch header.Typeflag {
 		case tar.TypeDir:
@@ -187,7 +189,14 @@ async fn every_reader_of_tar_opens_an_incremental_archive_and_finds_all_that_is_
     fs::create_dir(&by_hand).unwrap();
     for (archive, is_there) in [(&full, true), (&second, false)] {
         let mut tar = Command::new("tar");
-        tar.args(["-xp", "--listed-incremental=/dev/null", "-f", archive["path"].as_str().unwrap(), "-C"]);
+        tar.args([
+            "-xp",
+            "--warning=no-timestamp",
+            "--listed-incremental=/dev/null",
+            "-f",
+            archive["path"].as_str().unwrap(),
+            "-C",
+        ]);
         let out = tar.arg(&by_hand).output().unwrap();
         assert!(out.status.success() && out.stderr.is_empty(), "{}", out.stderr.escape_ascii());
         assert_eq!(by_hand.join("figures/hard").exists(), is_there);
@@ -197,7 +206,8 @@ async fn every_reader_of_tar_opens_an_incremental_archive_and_finds_all_that_is_
 
 #[tokio::test]
 async fn a_folder_of_more_names_than_a_record_holds_comes_back_by_ours_and_by_gnu_tar() {
-    let lab = Lab::new().set("RUST_LOG", "").set("BACKUP_MEDIA_FULL_EVERY", "7d");
+    let lab = Lab::new().set("BACKUP_COMPRESSION", "none").set("BACKUP_MEDIA_FULL_EVERY", "7d");
+    let lab = lab.set("RUST_LOG", "");
     let many = lab.media().join("many");
     fs::create_dir(&many).unwrap();
     let name = |number: u32| many.join(format!("{number:05}{}", "n".repeat(245)));
@@ -209,6 +219,10 @@ async fn a_folder_of_more_names_than_a_record_holds_comes_back_by_ours_and_by_gn
     fs::remove_file(name(7)).unwrap();
     settled(&lab.media()).await;
     let second = lab.json(&["backup", "media"]);
+    // Readers that look for no such lists pass over records of 1 MiB at most.
+    let bytes = fs::read(second["path"].as_str().unwrap()).unwrap();
+    let is_list = |block: &[u8]| block[156] == b'D' && block[257..].starts_with(b"ustar");
+    assert_eq!(bytes.chunks(512).filter(|block| is_list(block)).count(), 1);
     let expected = crate::media_restore::look(&lab.media());
     let (ours, by_hand) = (lab.path("ours"), lab.path("by hand"));
     lab.json(&["restore", "media", "--yes", "--into", ours.to_str().unwrap()]);

@@ -107,9 +107,9 @@ impl VerifyLevel {
 }
 
 impl Manifest {
-    /// The newest format that this program reads, and the one of incremental backups: who does not know those
-    /// would restore the half of one.
-    pub const FORMAT: u32 = 2;
+    /// The newest format that this program reads, and the one of incremental backups: programs that know of no such
+    /// backups would restore the half of one, and those of format 2 refuse a root that comes again at the end.
+    pub const FORMAT: u32 = 3;
     /// The one of full backups, which also programs read that know no others.
     const FORMAT_FULL: u32 = 1;
 

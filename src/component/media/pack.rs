@@ -14,7 +14,9 @@ use crate::component::media::look::Look;
 use crate::component::media::path::DEEPEST;
 use crate::component::media::snapshot::Extras;
 use crate::component::media::unreadable::Unreadable;
-use crate::component::tar::{Abandoned, AttributeKinds, Chunk, DUMPDIR, Reference, TarWriter};
+use crate::component::tar::{
+    Abandoned, AttributeKinds, Chunk, DUMPDIR, ExtendedAttributes, Reference, TarWriter,
+};
 use crate::domain::{
     facts::{AttributeCounts, Counts, Facts, FileCounts},
     metadata::MetadataCounts,
@@ -52,6 +54,7 @@ pub(super) fn pack(
         counts: FileCounts::default(),
         attributes: AttributeCounts::default(),
         metadata: MetadataCounts::none(),
+        root: None,
         first_names: HashMap::new(),
         unreadable: Unreadable::default(),
         increment,
@@ -113,6 +116,8 @@ struct Packing {
     counts: FileCounts,
     attributes: AttributeCounts,
     metadata: MetadataCounts,
+    /// The metadata and the extended attributes of the root.
+    root: Option<(Metadata, ExtendedAttributes)>,
     /// The path that each file with several names was packed under, and how many names are to come.
     first_names: HashMap<Identity, (Vec<u8>, u64)>,
     unreadable: Unreadable,
@@ -125,6 +130,7 @@ impl Packing {
         let metadata = root.handle.metadata().map_err(|err| self.broken(err))?;
         self.path.extend_from_slice(b"./");
         self.folder_entry(&root, &metadata)?;
+        self.root = Some((metadata, At::Open(&root.handle).read().extended));
 
         // Folders on the way down, each with the length of its path.
         let mut open = vec![(root, 0)];
@@ -350,7 +356,17 @@ impl Packing {
             Counts { files, attributes, metadata, ..Counts::default() }
         };
         self.facts.builds_on = self.increment.finish();
-        self.tar.finish().map_err(|Abandoned| ComponentError::Output(io::ErrorKind::BrokenPipe.into()))?;
+        let ended = match self.root.filter(|_| self.tar.ends_in_references()) {
+            // With its attributes, which GNU tar would take away otherwise. Our reader passes over it.
+            Some((root, mut extended)) => {
+                self.tar.extended(&mut extended);
+                self.tar.entry(EntryType::Directory, b"./", b"", &root, 0)
+            }
+            None => Ok(()),
+        };
+        ended
+            .and_then(|()| self.tar.finish())
+            .map_err(|Abandoned| ComponentError::Output(io::ErrorKind::BrokenPipe.into()))?;
         Ok(self.facts)
     }
 

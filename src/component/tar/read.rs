@@ -85,6 +85,7 @@ pub async fn walk(feed: Feed<'_>, meter: &Meter, visitor: &mut impl Visit) -> Re
     let mut members = Members::new(feed, meter);
     let (mut counts, mut attributes) = (FileCounts::default(), Some(AttributeCounts::default()));
     let mut metadata = Some(MetadataCounts::none());
+    let mut is_rooted = false;
     loop {
         match members.next().await? {
             Member::End => {
@@ -100,6 +101,10 @@ pub async fn walk(feed: Feed<'_>, meter: &Meter, visitor: &mut impl Visit) -> Re
             }
             Member::Entry { size } => {
                 let entry = members.entry()?;
+                // The root comes again at the end of an archive that would end in references.
+                if entry.is_root() && std::mem::replace(&mut is_rooted, true) {
+                    continue;
+                }
                 count(&entry, size, &mut counts)?;
                 metadata = metadata.and_then(|metadata| with_metadata(&entry, metadata));
                 if let Some(attributes) = &mut attributes {

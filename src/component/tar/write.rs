@@ -40,6 +40,8 @@ pub struct TarWriter {
     records: Vec<u8>,
     /// Records of files before the next entry that lie in earlier archives.
     references: Vec<u8>,
+    /// True if no entry was written since the last of them.
+    ends_in_references: bool,
 }
 
 impl TarWriter {
@@ -53,7 +55,8 @@ impl TarWriter {
 
     pub fn new(chunks: mpsc::Sender<Chunk>) -> Self {
         let chunk = Vec::with_capacity(Self::CHUNK);
-        Self { chunk, compressed: 0, run: 0, chunks, records: Vec::new(), references: Vec::new() }
+        let (records, references) = (Vec::new(), Vec::new());
+        Self { chunk, compressed: 0, run: 0, chunks, records, references, ends_in_references: false }
     }
 
     /// Tests whether the other end is gone.
@@ -109,6 +112,7 @@ impl TarWriter {
         size: u64,
     ) -> Result<(), Abandoned> {
         self.put_references()?;
+        self.ends_in_references = false;
         self.room()?;
         time_record(&mut self.records, metadata.mtime(), metadata.mtime_nsec());
         if !self.records.is_empty() {
@@ -155,7 +159,13 @@ impl TarWriter {
     /// Notes a file whose content lies in an earlier archive.
     pub fn reference(&mut self, reference: &Reference<'_>) -> Result<(), Abandoned> {
         reference.write(&mut self.references);
+        self.ends_in_references = true;
         if self.references.len() < Self::ROOM / 2 { Ok(()) } else { self.put_references() }
+    }
+
+    /// Tests whether no entry follows the last reference: Python's `tarfile` reads no archive that ends so.
+    pub const fn ends_in_references(&self) -> bool {
+        self.ends_in_references
     }
 
     fn put_references(&mut self) -> Result<(), Abandoned> {
