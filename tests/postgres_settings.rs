@@ -15,8 +15,8 @@ use rna_backup::domain::progress::Meter;
 async fn restore(config: &PostgresConfig, archive: &[u8], facts: &Facts) -> Result<Vec<String>, String> {
     let (meter, mut feed) = (Meter::default(), archive);
     let staged = component(config).stage(&mut feed, &Target::Live, Some(facts), &meter).await;
-    let staged = staged.map_err(|err| chain(&err).to_string())?;
-    staged.swap().await.map_err(|err| chain(&err).to_string())?;
+    let staged = staged.map_err(|err| chain(&err).clone())?;
+    staged.swap().await.map_err(|err| chain(&err).clone())?;
     component(config).forget().await.unwrap();
     Ok(meter.take_warnings())
 }

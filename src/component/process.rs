@@ -63,7 +63,10 @@ pub enum Heard {
 }
 
 /// A function that hears each line of a program's standard error.
-struct Listener(Box<dyn FnMut(&str) -> (Heard, String) + Send + Sync>);
+struct Listener(Box<Listen>);
+
+/// Hears a line, and returns the line as it may be kept.
+type Listen = dyn FnMut(&str) -> (Heard, String) + Send + Sync;
 
 impl std::fmt::Debug for Listener {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -116,7 +116,9 @@ async fn whole(
         wrong.extend(others);
     } else {
         // Rows are worth more than an index: a difference does not keep them from coming back.
-        others.iter().for_each(|other| meter.warn(format!("Not as in the backup: {other}.")));
+        for other in &others {
+            meter.warn(format!("Not as in the backup: {other}."));
+        }
     }
     if goal.drill {
         let lost = goal.lost_rights(facts).map(|lost| {

@@ -107,6 +107,9 @@ pub struct Blocker {
     pub needs: Object,
 }
 
+/// An object, its kind, and the arguments of a function.
+type Named = (Object, String, Vec<String>);
+
 /// The objects of a database and their dependencies.
 #[derive(Debug, Default)]
 pub struct Dependencies {
@@ -116,7 +119,7 @@ pub struct Dependencies {
     /// Objects of owners that the role has no part in.
     of_others: HashMap<Object, String>,
     /// Each object by its catalog and its canonical name, with its kind; functions without their arguments, and these.
-    named: HashMap<(String, String), Vec<(Object, String, Vec<String>)>>,
+    named: HashMap<(String, String), Vec<Named>>,
     /// What the restore takes away.
     dropped: HashSet<Object>,
     /// What is away already.
@@ -203,7 +206,9 @@ impl Dependencies {
             }
         }
         let mut all = Vec::new();
-        blockers.into_iter().for_each(|blocker| self.push(blocker, &mut all));
+        for blocker in blockers {
+            self.push(blocker, &mut all);
+        }
         self.without_repetition(all)
     }
 
@@ -212,7 +217,9 @@ impl Dependencies {
         if blocker.column == 0 && blocker.needs.0 != SCHEMAS && !self.tables.contains(&blocker.object) {
             let mut before = Vec::new();
             self.drop(blocker.object, false, &mut before);
-            before.into_iter().for_each(|blocker| self.push(blocker, all));
+            for blocker in before {
+                self.push(blocker, all);
+            }
         }
         all.push(blocker);
     }

@@ -170,7 +170,7 @@ pub fn canonical(name: &str) -> String {
 
 /// Splits a text at the first place outside of double quotes where it says `at`.
 fn split<'a>(text: &'a str, at: &str) -> Option<(&'a str, &'a str)> {
-    let is_outside = |(found, _): &(usize, &str)| text[..*found].matches('"').count() % 2 == 0;
+    let is_outside = |(found, _): &(usize, &str)| text[..*found].matches('"').count().is_multiple_of(2);
     let (found, _) = text.match_indices(at).find(is_outside)?;
     Some((&text[..found], &text[found + at.len()..]))
 }

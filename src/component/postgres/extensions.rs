@@ -45,7 +45,7 @@ pub async fn create(
         match client.batch_execute(&create).await {
             Err(err) if err.as_db_error().is_none() => return Err(fault("create extensions", err)),
             Err(err) => {
-                tracing::info!(extension = name, owner, %err, "its owner may not create the extension")
+                tracing::info!(extension = name, owner, %err, "its owner may not create the extension");
             }
             Ok(()) => {}
         }

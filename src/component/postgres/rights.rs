@@ -90,7 +90,16 @@ pub async fn read(client: &impl GenericClient) -> Result<Rights, ComponentError>
     for (kind, hash) in hashes {
         rights.kinds.entry(kind).or_default().sha256 = hex(&hash.finalize());
     }
-    let roles = client.query(ROLES, &[]).await.map_err(failed)?;
+    rights.roles = roles(client, owners).await?;
+    Ok(rights)
+}
+
+/// Reads the roles that the objects of a database use; `owners` are the owners of all objects.
+async fn roles(
+    client: &impl GenericClient,
+    owners: BTreeSet<String>,
+) -> Result<Vec<RoleInUse>, ComponentError> {
+    let rows = client.query(ROLES, &[]).await.map_err(|err| fault("read owners and privileges", err))?;
     let role = |row: &deadpool_postgres::tokio_postgres::Row| RoleInUse {
         name: row.get(0),
         owns: row.get(1),
@@ -98,18 +107,18 @@ pub async fn read(client: &impl GenericClient) -> Result<Rights, ComponentError>
         attributes: row.get(3),
         member_of: set(row.get(4)),
     };
-    rights.roles = roles.iter().map(role).collect();
+    let mut roles: Vec<_> = rows.iter().map(role).collect();
     // The server notes no dependency on the bootstrap superuser.
-    let known: BTreeSet<_> = rights.roles.iter().map(|role| role.name.clone()).collect();
+    let known: BTreeSet<_> = roles.iter().map(|role| role.name.clone()).collect();
     let bootstrap = owners.into_iter().filter(|owner| !owner.starts_with("pg_") && !known.contains(owner));
-    rights.roles.extend(bootstrap.map(|name| RoleInUse {
+    roles.extend(bootstrap.map(|name| RoleInUse {
         name,
         attributes: "LOGIN SUPERUSER".to_owned(),
         member_of: BTreeSet::new(),
         owns: true,
         in_policy: false,
     }));
-    Ok(rights)
+    Ok(roles)
 }
 
 /// A running hash of each kind of object.
