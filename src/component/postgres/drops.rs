@@ -56,7 +56,7 @@ pub struct Dropped {
     pub catalog: &'static str,
     /// The kind in the words of `pg_identify_object`, where a catalog holds several that one statement does not take.
     pub kind: Option<String>,
-    /// The [canonical](canonical) name of the object; of a function without its arguments.
+    /// The [`canonical`] name of the object; of a function without its arguments.
     pub name: String,
     /// The arguments of a function, each with its name in front if it has one.
     pub arguments: Vec<String>,
