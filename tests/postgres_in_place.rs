@@ -96,11 +96,11 @@ const LATER: [(&str, &str); 25] = [
     ("CREATE TABLE newer (i citext)", "ALTER TABLE public.newer ALTER COLUMN i TYPE text"),
     ("CREATE DOMAIN newer AS mood", "DROP TYPE public.newer"),
     (
-        "CREATE FUNCTION newer(c cmp) RETURNS int LANGUAGE sql AS 'SELECT 42'",
+        "CREATE FUNCTION newer(c cmp) RETURNS int LANGUAGE sql AS 'SELECT 424242'",
         "DROP FUNCTION public.newer(public.cmp)",
     ),
     (
-        "CREATE FUNCTION newer() RETURNS int LANGUAGE sql BEGIN ATOMIC SELECT calc(42); END",
+        "CREATE FUNCTION newer() RETURNS int LANGUAGE sql BEGIN ATOMIC SELECT calc(424242); END",
         "DROP FUNCTION public.newer()",
     ),
     ("CREATE PROCEDURE newer(m mood) LANGUAGE sql AS 'SELECT 1'", "DROP PROCEDURE public.newer(public.mood)"),
@@ -136,7 +136,7 @@ async fn what_came_later_is_in_the_way(server: &PostgresServer) {
         server.psql("newcomer", &format!("SET ROLE newcomer; {made}"));
         let said = refusal(&config, &archive, &facts).await;
         assert!(said.contains(&format!("before the restore {away}")), "{made}: {said}");
-        assert!(!said.contains("42"), "a definition may hold a secret: {said}");
+        assert!(!said.contains("424242"), "a definition may hold a secret: {said}");
         let staged = stage(&config, &archive, &Target::Live, Some(&facts)).await;
         assert!(staged.is_err_and(|err| chain(&err).contains(away)), "{made}");
         // Every statement in turn is the way out.

@@ -122,10 +122,15 @@ async fn an_extension_whose_owner_cannot_create_it_anew_is_named() {
     let server = PostgresServer::shared();
     let name = of_one_owner(server, "oddext", "CREATE SCHEMA apart AUTHORIZATION oddext_app");
     server.psql(&name, "SET ROLE oddext_app; CREATE EXTENSION hstore SCHEMA apart");
+    // Once a superuser, and so the owner of an extension that no other may create.
+    server.psql(
+        &name,
+        "ALTER ROLE oddext_app SUPERUSER; SET ROLE oddext_app; CREATE EXTENSION pageinspect; RESET ROLE; ALTER ROLE oddext_app NOSUPERUSER",
+    );
     let config = server.config(&name);
     let (archive, facts) = backup(config.clone()).await.unwrap();
     let words =
-        "Extension hstore belongs to postgres after a restore and belonged to oddext_app at the backup";
+        "Extension pageinspect belongs to postgres after a restore and belonged to oddext_app at the backup";
     let named = |warnings: &[String]| warnings.len() == 1 && warnings[0].starts_with(words);
     let advice = plan(&config, &facts).await.advice;
     assert!(named(&advice), "{advice:?}");
@@ -133,7 +138,7 @@ async fn an_extension_whose_owner_cannot_create_it_anew_is_named() {
         let (differences, warnings) = walk(&config, &archive, &facts, &target).await;
         assert!(differences.is_empty() && named(&warnings), "{differences:?} {warnings:?}");
     }
-    assert_eq!(server.psql(&name, OWNERS), "citext|oddext_app\nhstore|postgres");
+    assert_eq!(server.psql(&name, OWNERS), "citext|oddext_app\nhstore|oddext_app\npageinspect|postgres");
 }
 
 #[tokio::test]
@@ -199,10 +204,17 @@ async fn is_told(server: &PostgresServer, role: &str, attributes: &str, grant: &
     let config =
         PostgresConfig { bin_dir: Some(server.bin().into()), ..as_role(server, &name, role, attributes) };
     server.psql("postgres", &grant.replace("MEMBER", role));
-    let planned = plan(&config, &facts).await;
     let cure = cure.replace("MEMBER", role);
-    assert_eq!(planned.method, "in place in one transaction");
-    assert!(planned.warnings[0].contains(&format!("({cure})")), "{cure}: {:?}", planned.warnings);
+    let postgres = component(&config);
+    if attributes.contains("CREATEDB") {
+        // In place, all would belong to the role.
+        let refused = chain(&postgres.plan(&Target::Live, Some(&facts)).await.unwrap_err());
+        assert!(refused.contains("may not act as") && refused.ends_with(&cure), "{cure}: {refused}");
+    } else {
+        let planned = plan(&config, &facts).await;
+        assert_eq!(planned.method, "in place in one transaction");
+        assert!(planned.warnings[0].contains(&format!("({cure})")), "{cure}: {:?}", planned.warnings);
+    }
     let err = chain(&restore(&config, &archive, &facts, &Target::Scratch).await.unwrap_err());
     assert!(err.contains(&cure) && err.contains("must create a database for"), "{err}");
     server.psql("postgres", &cure);

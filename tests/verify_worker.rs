@@ -91,7 +91,8 @@ async fn a_verification_keeps_its_component_from_others_and_can_be_stopped() {
     kill_process(Pid::from_child(&verifying), Signal::TERM).unwrap();
     let ended = verifying.wait_with_output().unwrap();
     assert_eq!(ended.status.code(), Some(1));
-    assert!(String::from_utf8(ended.stderr).unwrap().starts_with("error: the run was stopped\n"));
+    let said = String::from_utf8(ended.stderr).unwrap();
+    assert!(said.starts_with("error: the run was stopped\n"), "{said}");
     assert_eq!(lab.manifests("media"), before);
     assert_eq!(lab.run(&["prune", "--component", "media"]).0, 0);
 }

@@ -12,7 +12,10 @@ use std::{
 
 /// A shared meter of one run. Clones are the same meter; adding is cheap from any thread.
 #[derive(Debug, Clone, Default)]
-pub struct Meter(Arc<Inner>);
+pub struct Meter {
+    inner: Arc<Inner>,
+    is_muted: bool,
+}
 
 #[derive(Debug, Default)]
 struct Inner {
@@ -26,16 +29,16 @@ struct Inner {
 impl Meter {
     /// Begins a phase (`dump`, `pack`, `verify`, `waiting: …`) of about `total` bytes; 0 when unknown.
     pub fn begin(&self, phase: impl Into<Cow<'static, str>>, total: u64) {
-        self.0.done.store(0, Ordering::Relaxed);
-        self.0.total.store(total, Ordering::Relaxed);
-        if let Ok(mut now) = self.0.phase.lock() {
+        self.inner.done.store(0, Ordering::Relaxed);
+        self.inner.total.store(total, Ordering::Relaxed);
+        if let Ok(mut now) = self.inner.phase.lock() {
             *now = phase.into();
         }
     }
 
     /// Shows, in the place of the phase, the thing that the work waits for; empty: the wait is over.
     pub fn waits_for(&self, what: String) {
-        if let Ok(mut waits) = self.0.waits.lock()
+        if let Ok(mut waits) = self.inner.waits.lock()
             && *waits != what
         {
             if !what.is_empty() {
@@ -47,17 +50,28 @@ impl Meter {
 
     /// Counts bytes that are through.
     pub fn add(&self, bytes: u64) {
-        self.0.done.fetch_add(bytes, Ordering::Relaxed);
+        self.inner.done.fetch_add(bytes, Ordering::Relaxed);
     }
 
     /// Corrects the expected total, once a better estimate is there.
     pub fn expect(&self, total: u64) {
-        self.0.total.store(total, Ordering::Relaxed);
+        self.inner.total.store(total, Ordering::Relaxed);
+    }
+
+    /// Returns a meter of the same progress whose warnings are no part of the result: the files that the work unpacks are
+    /// not what the result is about.
+    #[must_use]
+    pub fn muted(&self) -> Self {
+        Self { inner: Arc::clone(&self.inner), is_muted: true }
     }
 
     /// Adds a warning, a whole sentence, to the result of the run; the same one only once.
     pub fn warn(&self, warning: String) {
-        if let Ok(mut warnings) = self.0.warnings.lock()
+        if self.is_muted {
+            tracing::debug!("{warning}");
+            return;
+        }
+        if let Ok(mut warnings) = self.inner.warnings.lock()
             && !warnings.contains(&warning)
         {
             tracing::warn!("{warning}");
@@ -67,18 +81,18 @@ impl Meter {
 
     /// The warnings since the last call.
     pub fn take_warnings(&self) -> Vec<String> {
-        self.0.warnings.lock().map(|mut warnings| std::mem::take(&mut *warnings)).unwrap_or_default()
+        self.inner.warnings.lock().map(|mut warnings| std::mem::take(&mut *warnings)).unwrap_or_default()
     }
 
     /// Bytes done, bytes expected (0: unknown) and the name of the phase.
     pub fn read(&self) -> (u64, u64, Cow<'static, str>) {
-        let waits = self.0.waits.lock().map(|waits| waits.clone()).unwrap_or_default();
+        let waits = self.inner.waits.lock().map(|waits| waits.clone()).unwrap_or_default();
         let phase = if waits.is_empty() {
-            self.0.phase.lock().map(|phase| phase.clone()).unwrap_or_default()
+            self.inner.phase.lock().map(|phase| phase.clone()).unwrap_or_default()
         } else {
             format!("waiting: {waits}").into()
         };
-        (self.0.done.load(Ordering::Relaxed), self.0.total.load(Ordering::Relaxed), phase)
+        (self.inner.done.load(Ordering::Relaxed), self.inner.total.load(Ordering::Relaxed), phase)
     }
 
     /// The state as the result backend shows it.

@@ -184,7 +184,8 @@ async fn pass_on(
     match line.clone() {
         Line::Busy => return say(&mut client, 503, BUSY).await,
         Line::Say(status, text) => return say(&mut client, status, &text).await,
-        Line::BlackHole => std::future::pending().await,
+        // Until the client gives up, and closes the connection.
+        Line::BlackHole => return client.read_u8().await.map(drop),
         Line::CutRequest(at) => body.truncate(at),
         Line::FlipRequest(at) => body[at] ^= 1,
         _ => {}

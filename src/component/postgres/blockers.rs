@@ -93,7 +93,7 @@ pub async fn refuse(client: &ClientWrapper, role: &str, drops: &Drops) -> Result
         return Ok(());
     }
     let what = format!(
-        "{}. None of it is in the way of a role that may create databases (CREATEDB)",
+        "{}. None of it is in the way of a restore beside the live database, which dry run and check say the right for",
         what.join(". ")
     );
     Err(ComponentError::Unusable { what, source: None })

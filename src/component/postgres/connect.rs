@@ -118,6 +118,13 @@ pub fn sort(what: String, err: tokio_postgres::Error) -> ComponentError {
         },
         // Undefined table: dropped since it was listed. Then lock, snapshot and query conflicts.
         "42P01" | "40001" | "40P01" | "55P03" => ComponentError::Unavailable { what, source },
+        "53300" => ComponentError::Unavailable {
+            what: format!(
+                "{what}: the server, the database or the role has all its connections (ALTER ROLE … CONNECTION LIMIT, ALTER \
+                 DATABASE … CONNECTION LIMIT, max_connections)"
+            ),
+            source,
+        },
         // Connection exceptions, insufficient resources (53300: too many connections), operator
         // intervention (57P01 shutting down, 57P03 starting up, 57014 canceled), system errors.
         _ if ["08", "53", "57", "58"].contains(&&code[..2]) => ComponentError::Unavailable { what, source },

@@ -84,7 +84,10 @@ async fn whole(
     let facts = order.facts.as_ref();
     let loaded = fill(goal, inside, order, feed, meter).await?;
     let found = finish(goal, inside, order, loaded).await?;
-    goal.lost_tablespaces.iter().for_each(|words| meter.warn(words.clone()));
+    if goal.drill {
+        // Of a restore, the plan says so.
+        goal.lost_tablespaces.iter().for_each(|words| meter.warn(words.clone()));
+    }
     found.warnings.into_iter().for_each(|warning| meter.warn(warning));
     // Without the rights of a superuser these are named before.
     let is_built_in = |refusal: &Refusal| !goal.admin.superuser && refusal.is_right_on_server();

@@ -36,11 +36,16 @@ pub async fn create(
     creator: &str,
 ) -> Result<(), ComponentError> {
     for OwnedExtension { name, schema, owner } in owned.iter().filter(|owned| owned.owner != creator) {
+        let (quoted, owner) = (ident(schema), ident(owner));
+        // A new database has these two. Of another one, `pg_restore` finds that it is there, and sets its owner.
+        let make_schema = if ["public", "pg_catalog"].contains(&schema.as_str()) {
+            String::new()
+        } else {
+            format!("CREATE SCHEMA IF NOT EXISTS {quoted} AUTHORIZATION {owner};")
+        };
         let create = format!(
-            "SET LOCAL ROLE {}; CREATE EXTENSION IF NOT EXISTS {} WITH SCHEMA {}",
-            ident(owner),
-            ident(name),
-            ident(schema)
+            "{make_schema} SET LOCAL ROLE {owner}; CREATE EXTENSION IF NOT EXISTS {} WITH SCHEMA {quoted}",
+            ident(name)
         );
         match client.batch_execute(&create).await {
             Err(err) if err.as_db_error().is_none() => return Err(fault("create extensions", err)),
@@ -64,17 +69,17 @@ pub async fn foreseen(
     creator: &str,
     database_owner: &str,
 ) -> Result<Vec<String>, ComponentError> {
-    // A new database has no other schemas, and before 13 no extension was trusted.
+    // Before 13 no extension was trusted.
     const POSSIBLE: &str = "
-        SELECT $2 IN ('public', 'pg_catalog') AND EXISTS (
-          SELECT FROM pg_roles r WHERE rolname = $3 AND pg_has_role(r.oid, $4::text::name, 'USAGE') AND EXISTS (
+        SELECT EXISTS (
+          SELECT FROM pg_roles r WHERE rolname = $2 AND pg_has_role(r.oid, $3::text::name, 'USAGE') AND EXISTS (
             SELECT FROM pg_available_extensions a
               JOIN pg_available_extension_versions v ON v.name = a.name AND v.version = a.default_version
              WHERE a.name = $1::text::name AND (to_jsonb(v) ->> 'trusted')::bool))";
     let mut warnings = Vec::new();
     for extension in owned.iter().filter(|owned| owned.owner != creator) {
-        let OwnedExtension { name, schema, owner } = extension;
-        let row = admin.client.query_one(POSSIBLE, &[name, schema, owner, &database_owner]).await;
+        let OwnedExtension { name, owner, .. } = extension;
+        let row = admin.client.query_one(POSSIBLE, &[name, owner, &database_owner]).await;
         if !row.map_err(|err| fault("look at the extensions", err))?.get::<_, bool>(0) {
             warnings.push(extension.warning(creator));
         }

@@ -127,12 +127,23 @@ impl Goal {
     }
 
     /// Refuses a restore that must make a database and may not.
-    pub fn may_be_made(&self) -> Result<(), ComponentError> {
-        if self.swaps || !self.drill && self.live.is_some() {
-            return Ok(());
-        }
+    ///
+    /// # Errors
+    ///
+    /// [`ComponentError::Unusable`] with the right that is missing; as sorted.
+    pub async fn may_be_made(&self) -> Result<(), ComponentError> {
         let (user, name) = (&self.admin.user, &self.name);
         let owner = self.like.as_ref().map_or(user, |like| &like.owner);
+        if self.swaps {
+            return Ok(());
+        }
+        if !self.drill && self.live.is_some() {
+            // What is made in place by a role that may not act as the owner would belong to that role.
+            let Some(grant) = self.admin.lacks(owner).await? else { return Ok(()) };
+            return Err(unusable(format!(
+                "role {user} may not act as {owner}, to whom belongs what is restored into {name}: {grant}"
+            )));
+        }
         let why = if self.drill { "to try a restore" } else { "because there is no such database" };
         Err(unusable(format!(
             "role {user} must create a database for {owner} beside {name} {why}: {}",
@@ -287,7 +298,8 @@ impl Goal {
         if !self.swaps {
             warnings.push(format!(
                 "Role {} may not create a database for its owner beside {} ({}): its contents are replaced in one \
-                 transaction, there is no undo, and what is not in the backup stays as it is.",
+                 transaction, and there is no undo. Tables that are not in the backup stay as they are; what was added since to a \
+                 table that is in it (columns, indexes, triggers) goes.",
                 self.admin.user, self.name, self.wants
             ));
         }

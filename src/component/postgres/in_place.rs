@@ -70,7 +70,6 @@ impl InPlace {
         let list = contents.list(&goal::in_place_folder(&config), is_wanted)?;
         let drops = drops::read(&goal.client, &mut file.reader().await?, Some(&list)).await?;
         Self::is_possible(&goal, &config, &drops).await?;
-        goal.lost_tablespaces.iter().for_each(|words| meter.warn(words.clone()));
         for name in &order.without {
             if !contents.0.iter().any(|entry| entry.may_be_missing(slice::from_ref(name))) {
                 meter.warn(format!(

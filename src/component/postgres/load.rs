@@ -169,7 +169,10 @@ impl Load<'_> {
             && (refusals.timeouts == 0 || self.is_trapped())
             && refusals.found.iter().all(|refusal| self.may_go_on(refusal));
         match err {
-            ComponentError::Failed { transient: false, .. } if is_known => Ok(refusals.found),
+            ComponentError::Failed { transient: false, .. } if is_known => {
+                refusals.found.retain(|refusal| !is_there_already(refusal));
+                Ok(refusals.found)
+            }
             err => Err(blame(err)),
         }
     }
@@ -208,6 +211,11 @@ pub fn options(is_superuser: bool, quiet: Option<&str>, server: u32, lc_monetary
     options
 }
 
+/// Returns whether an entry is a schema that was made before, for an extension.
+fn is_there_already(refusal: &Refusal) -> bool {
+    refusal.kind == "SCHEMA" && refusal.said.ends_with("already exists")
+}
+
 /// Returns whether the rest of an archive makes sense without an entry: without what no rows need, without the rows of one
 /// table, and without what somebody has named.
 fn may_go_on(refusal: &Refusal, without: &[String]) -> bool {
@@ -216,6 +224,7 @@ fn may_go_on(refusal: &Refusal, without: &[String]) -> bool {
         // Others need it: to go on would only hide the cause.
         "EXTENSION" => refusal.said.contains(bound::REFUSED),
         entries::ROWS | "SEQUENCE SET" => true,
+        _ if is_there_already(refusal) => true,
         _ => refusal.is_derived(),
     };
     !PASSING.iter().chain(&[FULL]).any(passes) && (holds_none || refusal.is_named_by(without))

@@ -142,6 +142,7 @@ const UNDER_WAY: usize = 64;
 impl Refusals {
     /// Reads one line. `may_go_on` tells of an entry that is refused whether the rest makes sense without it.
     pub fn read(&mut self, line: &str, may_go_on: impl Fn(&Refusal) -> bool) -> Heard {
+        let line = without_end(line);
         let (mut said, mut is_told) = (line, false);
         while let Some((rest, label)) = strip_label(said) {
             (said, is_told) = (rest, is_told || label != PROGRAM);
@@ -233,6 +234,19 @@ fn strip_label(line: &str) -> Option<(&str, &'static str)> {
 }
 
 const PROGRAM: &str = "pg_restore:";
+
+/// Takes the beginning of the message of another process off the end, which stands before the line break of this one.
+fn without_end(line: &str) -> &str {
+    let mut line = line;
+    loop {
+        let end = line.trim_end();
+        let end = ["error:", "warning:"].iter().find_map(|label| end.strip_suffix(label)).unwrap_or(end);
+        match end.trim_end().strip_suffix(PROGRAM) {
+            Some(rest) => line = rest,
+            None => return line,
+        }
+    }
+}
 
 /// Returns whether a message is an error of the program and not of one entry.
 fn is_of_no_entry(message: &str) -> bool {

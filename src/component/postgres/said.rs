@@ -42,8 +42,14 @@ pub fn without_rows(line: &str) -> Cow<'_, str> {
     if line.starts_with(COMMAND) {
         return cut(line, line.find(['(', '\'', '$']));
     }
+    if let Some(failed) = line.find("COPY failed for table ") {
+        let (head, words) = line.split_at(failed);
+        return format!("{head}{}", without_value(words)).into();
+    }
     if let Some(copied) = line.find("COPY ") {
-        return cut(line, line[copied..].find(": \"").map(|at| copied + at + 1));
+        // `COPY table, line 1, column c: "…"`, in the language and with the quotes of the server.
+        let place = line[copied..].find(", ").map(|at| copied + at);
+        return cut(line, place.and_then(|place| line[place..].find(": ").map(|at| place + at + 1)));
     }
     if label(line).is_some() {
         if let Some((key, rest)) = line.split_once(")=(") {
@@ -57,7 +63,9 @@ pub fn without_rows(line: &str) -> Cow<'_, str> {
 
 /// The words of a message about a row, without the value that the message ends with.
 pub fn without_value(words: &str) -> Cow<'_, str> {
-    cut(words, words.find(": \"").map(|at| at + 1))
+    const QUOTES: [char; 5] = ['"', '»', '„', '“', '«'];
+    let value = words.match_indices(": ").find(|(at, _)| words[at + 2..].starts_with(QUOTES));
+    cut(words, value.map(|(at, _)| at + 1))
 }
 
 fn cut(line: &str, at: Option<usize>) -> Cow<'_, str> {
@@ -95,6 +103,9 @@ HINT:  No function matches the given name and argument types.";
             "HINT:  No function matches the given name and argument types.",
         ]
     );
+    let german = "COPY patients, Zeile 1: »Alice Secret\tHIV positive«";
+    assert_eq!(without_rows(german), "COPY patients, Zeile 1: …");
+    assert_eq!(without_value("Syntax für Typ money: »1,5«"), "Syntax für Typ money: …");
     assert_eq!(
         without_value("invalid input syntax for type money: \"1\""),
         "invalid input syntax for type money: …"

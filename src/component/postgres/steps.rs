@@ -62,7 +62,7 @@ impl Goal {
         let replaces = self.swaps && self.live.is_some();
         match step {
             Step::Session => takes_options(config, &self.admin, &self.options).await,
-            Step::Creation => self.may_be_made(),
+            Step::Creation => self.may_be_made().await,
             Step::Prepared if replaces => self.admin.nothing_is_prepared_in(&self.name).await,
             Step::Subscriptions if replaces => self.admin.nothing_arrives_in(&self.name).await,
             _ => Ok(()),
