@@ -13,17 +13,12 @@ use crate::component::weaviate::server::Server;
 use crate::domain::progress::Meter;
 use bytes::Bytes;
 use serde_json::Value;
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
-use tokio::{io::AsyncRead, task::JoinSet};
+use std::collections::{BTreeMap, BTreeSet};
+use tokio::io::AsyncRead;
 
 /// The most objects of one request, and about the most bytes.
-const MOST: usize = 500;
+const MOST: usize = 200;
 const BATCH: usize = 2 << 20;
-/// The requests under way at once: the server takes in one while it indexes the last objects of another.
-const AT_ONCE: usize = 2;
 
 /// Classes that were made for an import, with the definitions that the server gave them.
 #[derive(Debug)]
@@ -135,20 +130,6 @@ pub(super) async fn put_objects(
     archive: impl AsyncRead + Unpin,
     meter: &Meter,
 ) -> Result<(), ComponentError> {
-    let mut storing = Storing { server: Arc::new(server.clone()), requests: JoinSet::new(), meter };
-    let read = read_objects(index, only, archive, &mut storing).await;
-    // Also after an error: what the server takes in later would come into a class that is put back meanwhile.
-    let stored = storing.finish().await;
-    read.and(stored)
-}
-
-/// Reads the objects of those classes, and has them stored.
-async fn read_objects(
-    index: &Index,
-    only: &BTreeSet<String>,
-    archive: impl AsyncRead + Unpin,
-    storing: &mut Storing<'_>,
-) -> Result<(), ComponentError> {
     let mut parts = Parts::new(archive);
     while let Some(path) = parts.next().await? {
         let Some(name) = index.class_of(&path).filter(|name| only.contains(*name)) else { continue };
@@ -157,52 +138,12 @@ async fn read_objects(
         while parts.line(batch.next()).await? {
             batch.take(&references)?;
             if batch.is_full() {
-                storing.begin(std::mem::replace(&mut batch, Batch::new()), name).await?;
+                std::mem::replace(&mut batch, Batch::new()).store(server, name, meter).await?;
             }
         }
-        storing.begin(batch, name).await?;
+        batch.store(server, name, meter).await?;
     }
     Ok(())
-}
-
-/// Requests to store objects that are under way.
-struct Storing<'a> {
-    server: Arc<Server>,
-    requests: JoinSet<Result<u64, ComponentError>>,
-    meter: &'a Meter,
-}
-
-impl Storing<'_> {
-    /// Begins to store a batch, and waits until there is room for another. A long one is stored alone, since the server's
-    /// answer repeats it.
-    async fn begin(&mut self, batch: Batch, class: &str) -> Result<(), ComponentError> {
-        let others = if batch.end > 2 * BATCH { 0 } else { AT_ONCE - 1 };
-        self.wait_for(others).await?;
-        let (server, class) = (Arc::clone(&self.server), class.to_owned());
-        self.requests.spawn(async move { batch.store(&server, &class).await });
-        self.wait_for(others).await
-    }
-
-    /// Waits until no more than so many requests are under way.
-    async fn wait_for(&mut self, most: usize) -> Result<(), ComponentError> {
-        while self.requests.len() > most {
-            match self.requests.join_next().await {
-                Some(Ok(stored)) => self.meter.add(stored?),
-                Some(Err(died)) => std::panic::resume_unwind(died.into_panic()),
-                None => {}
-            }
-        }
-        Ok(())
-    }
-
-    /// Waits until all requests have ended, and tells the first error.
-    async fn finish(mut self) -> Result<(), ComponentError> {
-        let mut first = Ok(());
-        while !self.requests.is_empty() {
-            first = first.and(self.wait_for(0).await);
-        }
-        first
-    }
 }
 
 /// Objects on their way to the server: the text of a request, into which lines of an export are read.
@@ -250,17 +191,23 @@ impl Batch {
         self.count == MOST || self.end >= BATCH
     }
 
-    /// Stores the objects, each of which replaces the one of its id, and tells the bytes of their lines.
-    pub(super) async fn store(mut self, server: &Server, class: &str) -> Result<u64, ComponentError> {
+    /// Stores the objects; each replaces the one of its id.
+    pub(super) async fn store(
+        mut self,
+        server: &Server,
+        class: &str,
+        meter: &Meter,
+    ) -> Result<(), ComponentError> {
         if self.count == 0 {
-            return Ok(0);
+            return Ok(());
         }
         self.text.truncate(self.end);
         self.text.extend_from_slice(b"]}");
         let what = format!("store the objects of class {class}");
         let refused = server.put_objects(&Bytes::from(self.text), self.count).await;
         all_taken(what.clone(), &refused.map_err(|fault| fault.of(what))?)?;
-        Ok(self.bytes)
+        meter.add(self.bytes);
+        Ok(())
     }
 }
 

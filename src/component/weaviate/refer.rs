@@ -5,6 +5,7 @@ use crate::component::weaviate::client::Fault;
 use crate::component::weaviate::import::{Batch as Objects, all_taken};
 use crate::component::weaviate::index::corrupt;
 use crate::component::weaviate::server::Server;
+use crate::domain::progress::Meter;
 use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue};
 use std::{
@@ -139,7 +140,7 @@ impl<'a> Batch<'a> {
             batch.next().extend_from_slice(line);
             batch.take(self.references)?;
         }
-        batch.store(server, self.class).await.map(drop)
+        batch.store(server, self.class, &Meter::default()).await
     }
 
     /// Looks whether the objects have as many references as they should, less `dangling`.

@@ -14,6 +14,7 @@ use crate::component::weaviate::refer::Batch as Links;
 use crate::component::weaviate::replace::remove_classes;
 use crate::component::weaviate::server::Server;
 use crate::component::weaviate::source::{Place, Source};
+use crate::domain::progress::Meter;
 use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
 use std::{
@@ -194,7 +195,7 @@ impl Trial<'_> {
                 batch.take(&all)?;
                 links.take(&line)?;
             }
-            batch.store(self.server, other).await?;
+            batch.store(self.server, other, &Meter::default()).await?;
         }
         for (tenant, lines) in sample.of(class) {
             let found = self.stored(other, tenant.as_deref(), lines.len()).await?;
