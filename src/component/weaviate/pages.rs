@@ -177,14 +177,14 @@ impl Pages {
     async fn next_page(&mut self) -> Result<Option<Page>, Fault> {
         loop {
             let (mut page, limit) = match self.ahead.pop_front_if(|ahead| ahead.after <= self.given) {
-                Some(Ahead { page, limit, .. }) => match page.await {
-                    Ok(Ok(page)) => (page, limit),
-                    // The page is asked for again by itself, as often as it needs; no other page is held meanwhile.
-                    _ => {
+                Some(Ahead { page, limit, .. }) => {
+                    let Ok(Ok(page)) = page.await else {
+                        // The page is asked for again by itself, as often as it needs; no other page is held meanwhile.
                         self.ahead.clear();
                         continue;
-                    }
-                },
+                    };
+                    (page, limit)
+                }
                 None => (self.ask().await?, self.limit),
             };
             let Some((_, last)) = page.ends else { return Ok(None) };
