@@ -361,7 +361,7 @@ async fn what_lies_too_deep_to_be_restored_is_no_backup() {
     assert!(err.source().unwrap().to_string().contains("512 folders"), "{err:?}");
 }
 
-/// As an administrator makes what nobody is to change.
+/// Files that an administrator has protected from changes (`chattr`).
 #[tokio::test]
 async fn what_cannot_be_changed_is_set_aside_brought_back_and_removed_in_the_end() {
     let dir = tempdir().unwrap();

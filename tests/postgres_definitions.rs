@@ -1,25 +1,15 @@
 //! `component::postgres`: definitions come back as they were, and a drill names those that did not.
 
 use crate::postgres::backup;
-use crate::postgres_restore::{component, with_own_clients};
+use crate::postgres_restore::{component, drill, with_own_clients};
 use crate::support::{lab::Lab, postgres::PostgresServer};
-use rna_backup::component::postgres::{PostgresConfig, kinds::KINDS};
+use rna_backup::component::postgres::kinds::KINDS;
 use rna_backup::component::{Component, Target};
-use rna_backup::domain::facts::Facts;
 use rna_backup::domain::progress::Meter;
 use serde_json::json;
 use std::{collections::BTreeSet, fs};
 
 const EVERY_KIND: &str = include_str!("fixtures/postgres/every_kind.sql");
-
-/// Restores beside the live data, and tells differences and warnings.
-async fn drill(config: &PostgresConfig, archive: &[u8], facts: &Facts) -> (Vec<String>, Vec<String>) {
-    let (meter, mut feed) = (Meter::default(), archive);
-    let staged = component(config).stage(&mut feed, &Target::Scratch, Some(facts), &meter).await.unwrap();
-    let differences = staged.differences(&mut &*archive, &Meter::default()).await.unwrap();
-    staged.discard().await.unwrap();
-    (differences, meter.take_warnings())
-}
 
 /// Backs up a database before and after each change, and compares the archive of after with the facts of before.
 async fn a_change_is_named(server: &PostgresServer, name: &str) {

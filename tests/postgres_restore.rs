@@ -37,6 +37,15 @@ pub async fn stage(
     component(config).stage(&mut archive, target, facts, &Meter::default()).await
 }
 
+/// The differences and the warnings of a drill.
+pub async fn drill(config: &PostgresConfig, archive: &[u8], facts: &Facts) -> (Vec<String>, Vec<String>) {
+    let (meter, mut feed) = (Meter::default(), archive);
+    let staged = component(config).stage(&mut feed, &Target::Scratch, Some(facts), &meter).await.unwrap();
+    let differences = staged.differences(&mut &*archive, &Meter::default()).await.unwrap();
+    staged.discard().await.unwrap();
+    (differences, meter.take_warnings())
+}
+
 /// The databases whose names begin with `name`.
 pub fn databases(server: &PostgresServer, name: &str) -> Vec<String> {
     let list = format!(

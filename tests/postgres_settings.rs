@@ -2,7 +2,7 @@
 //! named.
 
 use crate::postgres::backup;
-use crate::postgres_restore::{component, in_parallel, with_own_clients};
+use crate::postgres_restore::{component, drill, in_parallel, with_own_clients};
 use crate::postgres_rights::as_role;
 use crate::support::postgres::PostgresServer;
 use rna_backup::base::chain;
@@ -19,15 +19,6 @@ async fn restore(config: &PostgresConfig, archive: &[u8], facts: &Facts) -> Resu
     staged.swap().await.map_err(|err| chain(&err).clone())?;
     component(config).forget().await.unwrap();
     Ok(meter.take_warnings())
-}
-
-/// The differences and the warnings of a drill.
-async fn drill(config: &PostgresConfig, archive: &[u8], facts: &Facts) -> (Vec<String>, Vec<String>) {
-    let (meter, mut feed) = (Meter::default(), archive);
-    let staged = component(config).stage(&mut feed, &Target::Scratch, Some(facts), &meter).await.unwrap();
-    let differences = staged.differences(&mut &*archive, &Meter::default()).await.unwrap();
-    staged.discard().await.unwrap();
-    (differences, meter.take_warnings())
 }
 
 #[tokio::test]

@@ -287,7 +287,7 @@ async fn die_everywhere(version: &str, way: Way, death: Death, stride: usize) ->
     points
 }
 
-/// The same on these servers side by side, where they are here.
+/// Lets somebody die on these servers side by side, where `make weaviate` has built them.
 async fn die_on<const LANES: usize>(lanes: [(&str, Way, Death); LANES], stride: usize) {
     each(lanes, async |(version, way, death)| {
         if versions().contains(&version) {

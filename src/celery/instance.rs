@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use std::{fs, os::unix::fs::MetadataExt};
 use uuid::Uuid;
 
-/// One run of one worker process, with the record by which other workers see whether the process is alive.
+/// A run of a worker process, with the record by which other workers see whether the process is alive.
 #[derive(Debug, Clone)]
 pub struct Instance {
     id: String,

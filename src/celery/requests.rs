@@ -37,7 +37,7 @@ struct State {
     totals: BTreeMap<String, u64>,
 }
 
-/// One task in hand, which is listed in [`Requests`] until this value is dropped.
+/// A task in hand, which is listed in [`Requests`] until this value is dropped.
 #[derive(Debug)]
 pub struct Request {
     all: Arc<Requests>,

@@ -93,7 +93,7 @@ impl Binding {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Piece {
     Byte(u8),
-    /// One byte of a word.
+    /// A byte of a word.
     InWord,
     RestOfWord,
     /// Any number of bytes, dots too.

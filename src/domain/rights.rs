@@ -66,7 +66,7 @@ pub struct OwnedExtension {
     pub name: String,
     /// The schema of its objects.
     pub schema: String,
-    /// Its owner, who may update it.
+    /// The owner of the extension, who may update the extension.
     pub owner: String,
 }
 

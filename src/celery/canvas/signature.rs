@@ -15,7 +15,7 @@ const MOST_OPTIONS: usize = 1000;
 /// The kind of a signature; `subtask_type` in its JSON.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// One task. Also a task that a Python worker expands into several, such as `celery.chunks`.
+    /// A single task, also one that a Python worker expands into several, such as `celery.chunks`.
     Task,
     /// Tasks that run in parallel.
     Group,

@@ -1,4 +1,4 @@
-//! One Redis server: its address and the login.
+//! The address of a Redis server and the login.
 
 use super::super::CeleryError;
 use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
@@ -12,7 +12,7 @@ use url::Url;
 /// answer to the probes.
 const KEEPALIVE: Duration = Duration::from_secs(15);
 
-/// One Redis server. `Debug` and `Display` never show the password.
+/// The address of a Redis server and the login. `Debug` and `Display` never show the password.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct Node {
     pub(super) address: Address,

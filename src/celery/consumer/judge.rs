@@ -28,7 +28,7 @@ impl Verdict {
     }
 }
 
-/// One entry of a list, as `peek.lua` returns it.
+/// An entry of a list, as `peek.lua` returns it.
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) digest: String,

@@ -6,24 +6,24 @@ use std::fmt::Write as _;
 /// The fate of something in a restore.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
-    /// It comes back as it was.
+    /// The object comes back as it was.
     Restored,
-    /// It comes back on the entries that could be given to their owner. Elsewhere it would let others act as the user
-    /// who restores.
+    /// The bits come back on the entries that could be given to their owner. Elsewhere the bits would let others act as
+    /// the user who restores.
     WithOwner,
-    /// It is that of the user who restores, and a warning has the number of entries.
+    /// The value becomes that of the user who restores, and a warning has the number of entries.
     OfProcess,
-    /// It is left out, and a warning has the number of entries; the dry run has it before.
+    /// The object is left out, and a warning has the number of entries; the dry run has the warning before.
     Counted,
-    /// Zeros stand in its place, and a warning has the number of files.
+    /// Zeros stand in the place of the holes, and a warning has the number of files.
     Zeros,
     /// The restore is refused before anything is replaced.
     Refused,
-    /// It is not in a backup, and a warning of the backup names the entry.
+    /// The entry is not in a backup, and a warning of the backup names the entry.
     Named,
-    /// It is not in a backup: what comes back gets that of its new place.
+    /// The property is not in a backup: an entry that comes back gets that of the new place.
     Left,
-    /// There is no file system without it.
+    /// Every file system holds the property.
     Everywhere,
 }
 
@@ -46,7 +46,7 @@ impl Fate {
 /// The comparison of the copy with the manifest by a restore, before its swap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Compared {
-    /// The number of entries that have it.
+    /// The number of entries that have the property.
     Number,
     /// The number of entries for each value.
     Values,
@@ -75,13 +75,13 @@ impl Compared {
 pub struct Kind {
     /// Its name.
     pub name: &'static str,
-    /// Its form in an archive; empty if it is in none.
+    /// The form of the kind in an archive; empty if no archive has the kind.
     pub form: &'static str,
-    /// Its fate where root restores.
+    /// The fate of the kind where root restores.
     pub root: Fate,
-    /// Its fate where another user restores.
+    /// The fate of the kind where another user restores.
     pub user: Fate,
-    /// Its fate on a file system without it.
+    /// The fate of the kind on a file system that does not hold the kind.
     pub without: Fate,
     /// The comparison before a swap.
     pub compared: Compared,

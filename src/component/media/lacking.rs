@@ -12,17 +12,17 @@ use rustix::process::geteuid;
 /// The numbers of entries that came back without an attribute.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Lacking {
-    /// Their owner.
+    /// Entries without their owner.
     owner: u64,
     /// A setuid, setgid or sticky bit.
     bits: u64,
-    /// Their time, which the file system cannot hold.
+    /// Entries without their time of modification, which the file system cannot hold.
     times: u64,
     /// Attributes that the file system does not hold.
     unsupported: AttributeCounts,
     /// Attributes that this process may not set.
     denied: AttributeCounts,
-    /// Both, of any entry.
+    /// Attributes of either sort, of any entry.
     refused: Refused,
     changed: ChangedMetadata,
 }

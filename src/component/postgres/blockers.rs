@@ -93,13 +93,13 @@ pub async fn refuse(client: &ClientWrapper, role: &str, drops: &Drops) -> Result
         return Ok(());
     }
     let what = format!(
-        "{}. None of it is in the way of a restore beside the live database, which dry run and check say the right for",
+        "{}. None of it is in the way of a restore beside the live database: `check` names the right that this needs",
         what.join(". ")
     );
     Err(ComponentError::Unusable { what, source: None })
 }
 
-/// What the restore takes away and the role may not.
+/// The objects that the restore takes away and the role may not, in words.
 async fn of_others(
     client: &ClientWrapper,
     dependencies: &Dependencies,

@@ -84,10 +84,6 @@ async fn whole(
     let facts = order.facts.as_ref();
     let loaded = fill(goal, inside, order, feed, meter).await?;
     let found = finish(goal, inside, order, loaded).await?;
-    if goal.drill {
-        // Of a restore, the plan says so.
-        goal.lost_tablespaces.iter().for_each(|words| meter.warn(words.clone()));
-    }
     found.warnings.into_iter().for_each(|warning| meter.warn(warning));
     // Without the rights of a superuser these are named before.
     let is_built_in = |refusal: &Refusal| !goal.admin.superuser && refusal.is_right_on_server();
@@ -100,47 +96,49 @@ async fn whole(
     for refusal in &without {
         meter.warn(format!("Restored without {}.", refusal.words()));
     }
-    if !goal.drill {
-        let is_used =
-            |name: &&String| without.iter().any(|refusal| refusal.is_named_by(slice::from_ref(*name)));
-        for name in order.without.iter().filter(|name| !is_used(name)) {
-            meter.warn(format!(
-                "Nothing was left out for the name {name}: the server has refused nothing of it."
-            ));
-        }
-    }
     let mut wrong = wrong_rights(goal, facts, &found.rights);
     let others = wrong_definitions(goal, facts, &found.definitions);
-    if !goal.drill && without.is_empty() && !wrong.is_empty() {
+    let name_others =
+        || others.iter().for_each(|other| meter.warn(format!("Not as in the backup: {other}.")));
+    if goal.drill {
+        for words in untried(goal, facts) {
+            meter.warn(words);
+        }
+        if without.is_empty() {
+            wrong.extend(others);
+        } else {
+            name_others();
+        }
+        return Ok((found.counts, wrong, without));
+    }
+    let is_used = |name: &&String| without.iter().any(|refusal| refusal.is_named_by(slice::from_ref(*name)));
+    for name in order.without.iter().filter(|name| !is_used(name)) {
+        meter
+            .warn(format!("Nothing was left out for the name {name}: the server has refused nothing of it."));
+    }
+    if without.is_empty() && !wrong.is_empty() {
         let what = format!("restore owners and privileges: {}", wrong.join("; "));
         return Err(ComponentError::Unusable { what, source: None });
     }
-    if goal.drill && without.is_empty() {
-        wrong.extend(others);
-    } else {
-        // Rows are worth more than an index: a difference does not keep them from coming back.
-        for other in &others {
-            meter.warn(format!("Not as in the backup: {other}."));
-        }
-    }
-    if goal.drill {
-        let lost = goal.lost_rights(facts).map(|lost| {
-            format!("Neither tried nor compared, and a restore wants to be told --without-rights: {lost}")
-        });
-        goal.uncompared(facts).into_iter().chain(lost).for_each(|words| meter.warn(words));
-    } else {
-        // What is restored without an object has not its rights, either.
-        wrong.drain(..).for_each(|wrong| meter.warn(format!("Without these objects: {wrong}.")));
-        if let Some(live) = &goal.live {
-            let mut dress = live.dress(&goal.admin, &inside.database).await?;
-            dress.retain(|statement| !unset.contains(statement));
-            goal.admin
-                .at_once(&dress)
-                .await
-                .map_err(|err| fault("carry over settings and grants of the database", err))?;
-        }
+    // Rows are worth more than an index: another definition does not keep them from coming back.
+    name_others();
+    // What is restored without an object has not its rights, either.
+    wrong.drain(..).for_each(|wrong| meter.warn(format!("Without these objects: {wrong}.")));
+    if let Some(live) = &goal.live {
+        let mut dress = live.dress(&goal.admin, &inside.database).await?;
+        dress.retain(|statement| !unset.contains(statement));
+        let dressed = goal.admin.at_once(&dress).await;
+        dressed.map_err(|err| fault("carry over settings and grants of the database", err))?;
     }
     Ok((found.counts, wrong, without))
+}
+
+/// The parts of a restore that a drill has neither tried nor compared, in whole sentences; of a restore, the plan says so.
+fn untried(goal: &Goal, facts: Option<&Facts>) -> Vec<String> {
+    let lost = goal.lost_rights(facts).map(|lost| {
+        format!("Neither tried nor compared, and a restore wants to be told --without-rights: {lost}")
+    });
+    goal.lost_tablespaces.iter().cloned().chain(goal.uncompared(facts)).chain(lost).collect()
 }
 
 /// Creates an empty database beside the live one, with our mark, and tries whether the role may give it everything that
@@ -237,7 +235,7 @@ async fn prepare(goal: &Goal, inside: &PostgresConfig, rights: &Rights) -> Resul
     }
 }
 
-/// Where the owners and privileges of a copy are not those of the backup, in words. Nothing is compared where they are not
+/// The owners and privileges of a copy that are not those of the backup, in words. Nothing is compared where they are not
 /// restored, and between two major versions, which have other privileges.
 fn wrong_rights(goal: &Goal, facts: Option<&Facts>, found: &Rights) -> Vec<String> {
     let is_comparable = matches!(goal.rights, Way::AsTheyWere(_)) && goal.is_of_its_version(facts);

@@ -103,7 +103,7 @@ pub struct Blocker {
     pub object: Object,
     /// The column of the object that is meant; 0 if that is the whole object.
     pub column: i32,
-    /// What the object needs. Itself, if it is of another kind than in the archive.
+    /// The object that this one needs; this one, if it is of another kind than in the archive.
     pub needs: Object,
 }
 
@@ -120,9 +120,9 @@ pub struct Dependencies {
     of_others: HashMap<Object, String>,
     /// Each object by its catalog and its canonical name, with its kind; functions without their arguments, and these.
     named: HashMap<(String, String), Vec<Named>>,
-    /// What the restore takes away.
+    /// The objects that the restore takes away.
     dropped: HashSet<Object>,
-    /// What is away already.
+    /// The objects that are away already.
     gone: HashSet<Object>,
 }
 
@@ -320,7 +320,7 @@ impl Dependencies {
         blockers
     }
 
-    /// What a restore takes away and the role may not, with the owner of each.
+    /// The objects that a restore takes away and the role may not, with the owner of each.
     pub fn of_others(&self, drops: &Drops) -> BTreeSet<(Object, &str)> {
         let of_other = |object: Object| Some((object, self.of_others.get(&object)?.as_str()));
         let find = |dropped: &Dropped| {

@@ -2,7 +2,7 @@
 //! and what users have put on tables of extensions.
 
 use crate::component::ComponentError;
-use crate::component::postgres::{connect::sort, definitions::of_version};
+use crate::component::postgres::{connect::sort, since::of_version};
 use crate::domain::derived::{Derived, Unqualified};
 use deadpool_postgres::{Transaction, tokio_postgres::Row};
 use std::time::{Duration, Instant};

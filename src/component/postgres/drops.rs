@@ -175,7 +175,7 @@ fn split<'a>(text: &'a str, at: &str) -> Option<(&'a str, &'a str)> {
     Some((&text[..found], &text[found + at.len()..]))
 }
 
-/// What a restore takes away, in that order.
+/// The objects that a restore takes away, in that order.
 #[derive(Debug, Default)]
 pub struct Drops {
     /// All but large objects.
@@ -187,7 +187,7 @@ pub struct Drops {
 /// A reader of the script of a restore, up to its first object.
 #[derive(Debug, Default)]
 struct Script {
-    /// What is not read yet, from the beginning of a statement on.
+    /// The text that is not read yet, from the beginning of a statement on.
     open: Vec<u8>,
     drops: Drops,
     is_over: bool,

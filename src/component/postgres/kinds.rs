@@ -12,21 +12,21 @@ pub enum Fate {
     /// `pg_restore` makes it again where the role may make such a thing, or the extension that brings it is trusted.
     /// Where the role may not, the restore is refused before anything live is touched.
     IfAllowed,
-    /// It comes back where the role is a member of every owner. Elsewhere the restore wants to be told so.
+    /// The object comes back where the role is a member of every owner. Elsewhere the restore wants to be told so.
     IfMember,
-    /// It is taken over from the live database, not from the archive.
+    /// The property is taken over from the live database, not from the archive.
     Carried,
-    /// It is taken over from the live database where the role may set it. Elsewhere a warning has the statement.
+    /// The property is taken over from the live database where the role may set it. Elsewhere a warning has the statement.
     CarriedIfAllowed,
-    /// It stays as it is in the live database, whose contents alone are replaced.
+    /// The object stays as it is in the live database, whose contents alone are replaced.
     Stays,
-    /// It is computed again.
+    /// The server computes the object again.
     Computed,
-    /// It is not in a backup and stays with the old database; the plan names it.
+    /// The object is not in a backup and stays with the old database; the plan names the object.
     Named,
-    /// It is not in a backup.
+    /// The object is not in a backup.
     Left,
-    /// It belongs to the server and not to one database.
+    /// The object belongs to the server and not to one database.
     OfServer,
 }
 
@@ -121,9 +121,9 @@ pub struct Kind {
     pub name: &'static str,
     /// The catalogs that hold it.
     pub catalogs: &'static [&'static str],
-    /// Its entries in an archive (`pg_restore --list`) that hold rows or that rows need.
+    /// The entries of the kind in an archive (`pg_restore --list`) that hold rows or that rows need.
     pub holding: &'static [&'static str],
-    /// Its other entries: all rows can be there without them.
+    /// The other entries of the kind: all rows can be there without these entries.
     pub derived: &'static [&'static str],
     /// Its fate where the worker is a superuser.
     pub superuser: Fate,

@@ -28,6 +28,7 @@ mod refusal;
 mod rights;
 mod rows;
 mod said;
+mod since;
 mod snapshot;
 mod steps;
 mod swap;

@@ -20,8 +20,7 @@ impl Said {
         }
         let shown = without_rows(line);
         // The rest of a value that has a line break in it, and the rest of a statement, are on the next lines.
-        self.is_left_out =
-            line.starts_with(COMMAND) || shown.len() < line.len() && !line.ends_with(['.', '"']);
+        self.is_left_out = line.starts_with(COMMAND) || *shown != *line && !line.ends_with(['.', '"']);
         Some(shown.into_owned())
     }
 }
@@ -105,6 +104,10 @@ HINT:  No function matches the given name and argument types.";
     );
     let german = "COPY patients, Zeile 1: »Alice Secret\tHIV positive«";
     assert_eq!(without_rows(german), "COPY patients, Zeile 1: …");
+    let mut short = Said::default();
+    let lines = ["DETAIL:  Failing row contains (1,", "x)."];
+    let shown: Vec<_> = lines.iter().filter_map(|line| short.line(line)).collect();
+    assert_eq!(shown, ["DETAIL:  Failing row contains …"]);
     assert_eq!(without_value("Syntax für Typ money: »1,5«"), "Syntax für Typ money: …");
     assert_eq!(
         without_value("invalid input syntax for type money: \"1\""),

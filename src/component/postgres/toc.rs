@@ -30,7 +30,7 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// Its schema and its name: where both have spaces, nobody knows which is whose.
+    /// The schema and the name of the entry: where both have spaces, the end of the schema cannot be told.
     pub fn whole(&self) -> String {
         format!("{} {}", self.schema, self.tag)
     }

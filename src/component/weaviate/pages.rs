@@ -113,7 +113,7 @@ struct Part {
 }
 
 impl Part {
-    /// One page, asked for once.
+    /// Reads a page by a single request.
     async fn page(&self, after: Option<Uuid>, limit: usize, longest: usize) -> Result<Page, Fault> {
         let after = after.map(|after| after.to_string());
         let path = path(&self.class, self.tenant.as_deref(), after.as_deref(), limit);
