@@ -107,8 +107,8 @@ async fn a_dry_run_and_a_drill_name_the_steps_that_they_do_not_take() {
     let lab = Lab::new().database(server, &name).set("BACKUP_COMPONENTS", "postgres");
     lab.json(&["backup", "postgres"]);
     let [load, compare, swap] = [
-        "make a database and load the archive into it",
-        "compare rows, owners, privileges and definitions",
+        "load the archive, into a new database where the role may make one",
+        "compare rows, owners and privileges, and the definitions of a new database",
         "end all sessions of the live database, and rename or replace it",
     ];
     let planned = lab.json(&["restore", "postgres", "--dry-run"]);

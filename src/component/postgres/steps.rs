@@ -50,8 +50,12 @@ pub const STEPS: Steps<Step> = Steps(&[
         "try to give settings, privileges and limits of the database",
         &[DryRun, Drill, Restore],
     ),
-    (Step::Load, "make a database and load the archive into it", &[Drill, Restore]),
-    (Step::Comparison, "compare rows, owners, privileges and definitions", &[Drill, Restore]),
+    (Step::Load, "load the archive, into a new database where the role may make one", &[Drill, Restore]),
+    (
+        Step::Comparison,
+        "compare rows, owners and privileges, and the definitions of a new database",
+        &[Drill, Restore],
+    ),
     (Step::Swap, "end all sessions of the live database, and rename or replace it", &[Restore]),
 ]);
 
