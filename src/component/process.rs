@@ -13,6 +13,7 @@ use crate::stream::Output;
 use bytes::BytesMut;
 use group::Group;
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::process::Pid;
 use secrecy::{ExposeSecret, SecretString};
 use std::{
     ffi::OsStr,
@@ -24,11 +25,11 @@ use std::{
     path::Path,
     process::{ExitStatus, Stdio},
 };
-use stderr::tail;
+use stderr::{Stderr, tail};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::unix::pipe,
-    process::{Child, ChildStderr, ChildStdout, Command},
+    process::{Child, ChildStdout, Command},
 };
 
 /// Bytes handed on at once: large enough that per-chunk work does not show, small beside 128 MiB.
@@ -65,8 +66,8 @@ pub enum Heard {
 /// A function that hears each line of a program's standard error.
 struct Listener(Box<Listen>);
 
-/// Hears a line, and returns the line as it may be kept.
-type Listen = dyn FnMut(&str) -> (Heard, String) + Send + Sync;
+/// Hears a line and which process of the program has written it, and returns the line as it may be kept.
+type Listen = dyn FnMut(Option<Pid>, &str) -> (Heard, String) + Send + Sync;
 
 impl std::fmt::Debug for Listener {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -90,7 +91,7 @@ impl Program {
     /// `LD_LIBRARY_PATH` alone.
     pub fn new(name: &'static str, path: &Path) -> Self {
         let mut command = Command::new(path);
-        command.env_clear().stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        command.env_clear().stdin(Stdio::null()).stdout(Stdio::null());
         // A group of its own: Ctrl-C on a terminal is for us, who give running work its time to end.
         command.kill_on_drop(true).process_group(0);
         for inherited in ["PATH", "LD_LIBRARY_PATH"] {
@@ -123,12 +124,12 @@ impl Program {
         self
     }
 
-    /// Passes each line of the program's standard error to `listener`, without secrets, as soon as the line is there.
-    /// The listener returns the line as it may be kept, too.
+    /// Passes each line of the program's standard error to `listener`, without secrets and with the process that has
+    /// written the line, as soon as the line is there. The listener returns the line as it may be kept, too.
     #[must_use]
     pub fn listened_to(
         mut self,
-        listener: impl FnMut(&str) -> (Heard, String) + Send + Sync + 'static,
+        listener: impl FnMut(Option<Pid>, &str) -> (Heard, String) + Send + Sync + 'static,
     ) -> Self {
         self.listener = Some(Listener(Box::new(listener)));
         self
@@ -141,7 +142,13 @@ impl Program {
     /// [`ComponentError::Unusable`] when it is not there or no program, [`ComponentError::Failed`]
     /// when it says so. The same goes for the other ways to run it.
     pub async fn text(mut self) -> Result<String, ComponentError> {
-        let out = self.command.stdout(Stdio::piped()).output().await.map_err(self.unstartable())?;
+        let out = self
+            .command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .output()
+            .await
+            .map_err(self.unstartable())?;
         self.judge(out.status, &String::from_utf8_lossy(&out.stderr))?;
         Ok(String::from_utf8_lossy(&out.stdout).into_owned())
     }
@@ -159,10 +166,9 @@ impl Program {
     ///
     /// As for [`Program::text`].
     pub async fn run(mut self) -> Result<Finished, ComponentError> {
-        let mut child = self.spawn()?;
+        let (mut child, stderr) = self.spawn()?;
         let group = Group::of(&child);
-        let (stderr, listener) =
-            (child.stderr.take().expect("stderr is piped by `new`"), self.listener.take());
+        let listener = self.listener.take();
         let stderr = self.tail(stderr, listener).await?;
         let status = self.wait(&mut child).await?;
         group.release();
@@ -182,8 +188,8 @@ impl Program {
         meter: &Meter,
     ) -> Result<Finished, ComponentError> {
         self.command.stdout(Stdio::piped());
-        let mut child = self.spawn()?;
-        let (stdout, stderr) = outputs(&mut child);
+        let (mut child, stderr) = self.spawn()?;
+        let stdout = output(&mut child);
         let drain = drain(stdout, out, meter);
         let listener = self.listener.take();
         let (bytes, stderr) = tokio::try_join!(drain, self.tail(stderr, listener))?;
@@ -209,11 +215,11 @@ impl Program {
         // Our own handle on the reading end: tells how much the child left in the pipe.
         let left = stdin.try_clone().map_err(self.broken())?;
         self.command.stdin(stdin).stdout(Stdio::piped());
-        let mut child = self.spawn()?;
+        let (mut child, stderr) = self.spawn()?;
         self.command.stdin(Stdio::null()); // gives up the copy of the reading end
         let writer = pipe::Sender::from_owned_fd(OwnedFd::from(writer)).map_err(self.broken())?;
         widen(&writer);
-        let (mut stdout, stderr) = outputs(&mut child);
+        let mut stdout = output(&mut child);
         let listener = self.listener.take();
 
         let give = async {
@@ -239,13 +245,16 @@ impl Program {
         Ok(Finished { bytes, stderr, unread })
     }
 
-    fn spawn(&mut self) -> Result<Child, ComponentError> {
-        self.command.spawn().map_err(self.unstartable())
+    fn spawn(&mut self) -> Result<(Child, Stderr), ComponentError> {
+        let (stderr, theirs) = Stderr::pair().map_err(self.unstartable())?;
+        let child = self.command.stderr(theirs).spawn().map_err(self.unstartable());
+        self.command.stderr(Stdio::null()); // gives up the copy of the child's end
+        Ok((child?, stderr))
     }
 
     fn tail(
         &self,
-        stderr: ChildStderr,
+        stderr: Stderr,
         listener: Option<Listener>,
     ) -> impl Future<Output = Result<String, ComponentError>> {
         tail(self.name, stderr, &self.secrets, listener)
@@ -284,10 +293,10 @@ impl Program {
     }
 }
 
-fn outputs(child: &mut Child) -> (ChildStdout, ChildStderr) {
+fn output(child: &mut Child) -> ChildStdout {
     let stdout = child.stdout.take().expect("stdout is piped by every caller");
     widen(&stdout);
-    (stdout, child.stderr.take().expect("stderr is piped by `new`"))
+    stdout
 }
 
 async fn drain(mut stdout: ChildStdout, out: &mut dyn Output, meter: &Meter) -> Result<u64, ComponentError> {

@@ -13,6 +13,7 @@ use crate::component::postgres::{
 use crate::component::process::{Finished, Program};
 use crate::component::{ComponentError, Feed, scratch::Scratch};
 use crate::domain::{facts::Facts, progress::Meter, rights::Rights};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 /// Since this version `pg_restore` sets `transaction_timeout` first of all, which servers before it do not
@@ -121,11 +122,11 @@ impl Load<'_> {
     fn heard(&self, program: Program) -> (Program, Arc<Mutex<Refusals>>) {
         let heard = Arc::new(Mutex::new(Refusals::default()));
         let (listening, without) = (heard.clone(), self.without.to_vec());
-        let mut said = Said::default();
-        let program = program.args(["--verbose"]).listened_to(move |line| {
+        let mut said: HashMap<_, Said> = HashMap::new();
+        let program = program.args(["--verbose"]).listened_to(move |process, line| {
             let mut refusals = listening.lock().expect("nobody panics while reading a line");
-            let heard = refusals.read(line, |refusal| may_go_on(refusal, &without));
-            (heard, said.line(line).unwrap_or_default())
+            let heard = refusals.read(process, line, |refusal| may_go_on(refusal, &without));
+            (heard, said.entry(process).or_default().line(line).unwrap_or_default())
         });
         (program, heard)
     }

@@ -4,7 +4,8 @@ use crate::component::ComponentError;
 use crate::component::postgres::entries::{ROWS, is_derived, kind_of};
 use crate::component::postgres::said::{without_rows, without_value};
 use crate::component::process::Heard;
-use std::collections::{BTreeSet, VecDeque};
+use rustix::process::Pid;
+use std::collections::{BTreeSet, HashMap, VecDeque};
 
 /// One refused entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -106,8 +107,7 @@ fn strip_kind(tag: &str) -> &str {
     rest
 }
 
-/// The reader of those lines. `pg_restore --jobs` has several processes, and each writes the name of the program, the word
-/// `error` and the message one after the other: a message is in one piece, but may stand behind the beginning of another.
+/// The reader of those lines.
 #[derive(Debug, Default)]
 pub struct Refusals {
     /// All refused entries, in order.
@@ -118,12 +118,18 @@ pub struct Refusals {
     pub is_at_end: bool,
     /// How often the server refused the program's own `SET transaction_timeout`.
     pub timeouts: usize,
+    /// What each process of the program is at. `pg_restore --jobs` has several, which write side by side.
+    processes: HashMap<Option<Pid>, Process>,
+}
+
+/// One process of the program.
+#[derive(Debug, Default)]
+struct Process {
     /// The last entries that were begun: kind, and name with schema.
     begun: VecDeque<(String, String)>,
-    /// The entries that errors are still to come of, and the one that the last was of: kind and tag.
-    entries: VecDeque<(String, String)>,
-    last: Option<(String, String)>,
-    /// The error that is being read: the server's words, and the statement or table.
+    /// The entry that errors are of: kind and tag. The program names an entry before its first error alone.
+    entry: Option<(String, String)>,
+    /// The error that is being read: the server's words, and the statement.
     open: Option<(String, String)>,
 }
 
@@ -136,36 +142,29 @@ const HARMFUL: &str = "cron.database_name";
 /// The bytes of the server's words that are kept of each refused entry.
 const WORDS_KEPT: usize = 400;
 
-/// As many entries can be under way side by side.
-const UNDER_WAY: usize = 64;
+/// The entries that are kept of those that a process has begun: the one that fails is among the last.
+const BEGUN: usize = 8;
 
 impl Refusals {
-    /// Reads one line. `may_go_on` tells of an entry that is refused whether the rest makes sense without it.
-    pub fn read(&mut self, line: &str, may_go_on: impl Fn(&Refusal) -> bool) -> Heard {
-        let line = without_end(line);
-        let (mut said, mut is_told) = (line, false);
-        while let Some((rest, label)) = strip_label(said) {
-            (said, is_told) = (rest, is_told || label != PROGRAM);
-        }
-        let refused = refused(said);
-        let is_message = said.len() < line.len()
-            || refused.is_some()
-            || is_of_no_entry(said)
-            || begun(said).is_some()
-            || said.starts_with("from TOC entry ");
-        if !is_message {
-            return self.detail(line, &may_go_on);
-        }
-        let stop = self.close(&may_go_on);
-        let mut verdict = if is_told { Heard::Keep } else { Heard::Skip };
-        if let Some((words, table)) = refused {
-            self.open = Some((words, table.to_owned()));
+    /// Reads one line of a process. `may_go_on` tells of an entry that is refused whether the rest makes sense without it.
+    pub fn read(&mut self, process: Option<Pid>, line: &str, may_go_on: impl Fn(&Refusal) -> bool) -> Heard {
+        let Some(message) = line.strip_prefix("pg_restore: ") else {
+            return self.detail(process, line, &may_go_on);
+        };
+        let stop = self.close(process, &may_go_on);
+        let labels = ["error: ", "warning: ", "detail: ", "hint: "];
+        let told = labels.iter().find_map(|label| message.strip_prefix(label));
+        let said = told.unwrap_or(message);
+        let mut verdict = if told.is_some() { Heard::Keep } else { Heard::Skip };
+        let at = self.processes.entry(process).or_default();
+        if let Some(words) = refused(said) {
+            at.open = Some((words, String::new()));
             verdict = Heard::Keep;
         } else if let Some(entry) = said.strip_prefix("from TOC entry ") {
-            self.entries.extend(toc_entry(entry));
+            at.entry = toc_entry(entry);
         } else if let Some((kind, name)) = begun(said) {
-            self.begun.push_front((kind.to_owned(), name.to_owned()));
-            self.begun.truncate(UNDER_WAY);
+            at.begun.push_front((kind.to_owned(), name.to_owned()));
+            at.begun.truncate(BEGUN);
         } else if said.starts_with("errors ignored on restore: ") {
             self.is_at_end = true;
             verdict = Heard::Keep;
@@ -180,17 +179,21 @@ impl Refusals {
 
     /// Ends the reading.
     pub fn finish(&mut self) {
-        self.close(&|_: &Refusal| true);
+        let processes: Vec<_> = self.processes.keys().copied().collect();
+        for process in processes {
+            self.close(process, &|_: &Refusal| true);
+        }
     }
 
     /// Reads a line that belongs to the message before it.
-    fn detail(&mut self, line: &str, may_go_on: &impl Fn(&Refusal) -> bool) -> Heard {
-        let Some((words, statement)) = &mut self.open else { return Heard::Keep };
+    fn detail(&mut self, process: Option<Pid>, line: &str, may_go_on: &impl Fn(&Refusal) -> bool) -> Heard {
+        let open = self.processes.get_mut(&process).and_then(|at| at.open.as_mut());
+        let Some((words, statement)) = open else { return Heard::Keep };
         let shown = without_rows(line);
         let detail = ["HINT:", "DETAIL:", "CONTEXT:"].iter().find_map(|label| shown.strip_prefix(label));
         if let Some(command) = line.strip_prefix("Command was: ") {
             command.clone_into(statement);
-            if self.close(may_go_on) {
+            if self.close(process, may_go_on) {
                 return Heard::Stop;
             }
         } else if let Some(detail) = detail.filter(|text| words.len() < WORDS_KEPT && !text.contains(HARMFUL))
@@ -201,22 +204,20 @@ impl Refusals {
         Heard::Keep
     }
 
-    /// Ends the error that is being read. Returns true if the program is to end.
-    fn close(&mut self, may_go_on: &impl Fn(&Refusal) -> bool) -> bool {
-        let Some((mut said, statement)) = self.open.take() else { return false };
+    /// Ends the error that is being read of a process. Returns true if the program is to end.
+    fn close(&mut self, process: Option<Pid>, may_go_on: &impl Fn(&Refusal) -> bool) -> bool {
+        let Some(at) = self.processes.get_mut(&process) else { return false };
+        let Some((mut said, statement)) = at.open.take() else { return false };
         if statement == "SET transaction_timeout = 0;" {
             self.timeouts += 1;
             return false;
         }
         said.truncate(said.floor_char_boundary(WORDS_KEPT));
-        let is_of = |entry: &(String, String)| entry.1.split(' ').all(|word| statement.contains(word));
-        let at = self.entries.iter().position(is_of).unwrap_or(0);
-        let Some((kind, tag)) = self.entries.remove(at).or_else(|| self.last.clone()) else {
+        let Some((kind, tag)) = at.entry.clone() else {
             self.is_broken = true;
             return true;
         };
-        self.last = Some((kind.clone(), tag.clone()));
-        let begun = self.begun.iter().find(|(begun, name)| *begun == kind && name.ends_with(&*tag));
+        let begun = at.begun.iter().find(|(begun, name)| *begun == kind && name.ends_with(&*tag));
         let schema =
             begun.and_then(|(_, name)| name.strip_suffix(&*tag)?.strip_suffix('.')).map(str::to_owned);
         let refusal = Refusal { kind, schema, tag, said };
@@ -226,35 +227,13 @@ impl Refusals {
     }
 }
 
-/// Takes the name of the program, or what kind of message it is, off the front.
-fn strip_label(line: &str) -> Option<(&str, &'static str)> {
-    let line = line.trim_start_matches(' ');
-    let labels = [PROGRAM, "error:", "warning:", "detail:", "hint:"];
-    labels.into_iter().find_map(|label| Some((line.strip_prefix(label)?.trim_start(), label)))
-}
-
-const PROGRAM: &str = "pg_restore:";
-
-/// Takes the beginning of the message of another process off the end, which stands before the line break of this one.
-fn without_end(line: &str) -> &str {
-    let mut line = line;
-    loop {
-        let end = line.trim_end();
-        let end = ["error:", "warning:"].iter().find_map(|label| end.strip_suffix(label)).unwrap_or(end);
-        match end.trim_end().strip_suffix(PROGRAM) {
-            Some(rest) => line = rest,
-            None => return line,
-        }
-    }
-}
-
 /// Returns whether a message is an error of the program and not of one entry.
 fn is_of_no_entry(message: &str) -> bool {
     message.starts_with("could not ") || message.starts_with("error returned by ")
 }
 
-/// The server's words of a refusal, and the table where there is no statement. The server says `ERROR` in its own language.
-fn refused(message: &str) -> Option<(String, &str)> {
+/// The server's words of a refusal. The server says `ERROR` in its own language.
+fn refused(message: &str) -> Option<String> {
     let said = |said: &'_ str| {
         let (severity, words) = said.split_once(":  ")?;
         // After these there is no session any more.
@@ -262,10 +241,10 @@ fn refused(message: &str) -> Option<(String, &str)> {
         (!is_end).then(|| words.to_owned())
     };
     if let Some(query) = message.strip_prefix("could not execute query: ") {
-        return said(query).map(|words| (words, ""));
+        return said(query);
     }
-    let (table, copy) = message.strip_prefix("COPY failed for table \"")?.split_once("\": ")?;
-    said(copy).map(|words| (without_value(&words).into_owned(), table))
+    let (_, copy) = message.strip_prefix("COPY failed for table \"")?.split_once("\": ")?;
+    said(copy).map(|words| without_value(&words).into_owned())
 }
 
 /// The kind and the name of an entry that is begun.
