@@ -20,7 +20,7 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/*
 
 FROM toolchain AS build
-# The profile of Cargo.toml: `release`, or `quick` for a first look.
+# The profile of Cargo.toml: `release`, or `quick` for a first look, without the allocator that takes longest to compile.
 ARG PROFILE=release
 WORKDIR /src
 # The dependencies, compiled for an empty program: this layer lasts until Cargo.lock changes.
@@ -29,13 +29,13 @@ COPY .cargo .cargo
 RUN mkdir -p src tests \
     && echo 'fn main() {}' >src/main.rs \
     && touch src/lib.rs tests/integration.rs \
-    && cargo build --locked --profile "${PROFILE}" \
+    && cargo build --locked --profile "${PROFILE}" $(test "${PROFILE}" = release || echo --no-default-features) \
     && rm -r src
 COPY schemas schemas
 COPY src src
 # Cargo compares times, and the sources may be older than the empty program.
 RUN find src -name '*.rs' -exec touch {} + \
-    && cargo build --locked --profile "${PROFILE}" \
+    && cargo build --locked --profile "${PROFILE}" $(test "${PROFILE}" = release || echo --no-default-features) \
     && cp "target/${PROFILE}/rna-backup" /rna-backup
 
 # hadolint ignore=DL3006

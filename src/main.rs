@@ -17,7 +17,7 @@ use std::{
 ///
 /// Not in builds for debugging: `faketime` and other tools that put themselves before the system's
 /// functions wait for ever on an allocator that asks for the time.
-#[cfg(not(debug_assertions))]
+#[cfg(all(feature = "jemalloc", not(debug_assertions)))]
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
