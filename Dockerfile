@@ -29,13 +29,13 @@ COPY .cargo .cargo
 RUN mkdir -p src tests \
     && echo 'fn main() {}' >src/main.rs \
     && touch src/lib.rs tests/integration.rs \
-    && cargo build --locked --profile "${PROFILE}" $(test "${PROFILE}" = release || echo --no-default-features) \
+    && cargo build --locked --profile "${PROFILE}" --no-default-features --features "$(test "${PROFILE}" = release && echo default)" \
     && rm -r src
 COPY schemas schemas
 COPY src src
 # Cargo compares times, and the sources may be older than the empty program.
 RUN find src -name '*.rs' -exec touch {} + \
-    && cargo build --locked --profile "${PROFILE}" $(test "${PROFILE}" = release || echo --no-default-features) \
+    && cargo build --locked --profile "${PROFILE}" --no-default-features --features "$(test "${PROFILE}" = release && echo default)" \
     && cp "target/${PROFILE}/rna-backup" /rna-backup
 
 # hadolint ignore=DL3006

@@ -51,9 +51,9 @@ impl Listing {
         manifests.find(|manifest| manifest.task_id.as_deref() == Some(task_id))
     }
 
-    /// The first id of that second that nobody has.
+    /// An id that nobody has.
     pub fn next_id(&self, component: ComponentName, now: Timestamp) -> BackupId {
-        let mut ids = (1..).map(|turn| BackupId::new(component, now, turn));
+        let mut ids = std::iter::repeat_with(|| BackupId::unique(component, now));
         ids.find(|id| !self.taken.contains(id)).expect("there are more numbers than backups")
     }
 }

@@ -90,7 +90,10 @@ impl Catalog {
         let names = component.as_ref().map_or(&ComponentName::ALL[..], slice::from_ref);
         let mut listing = self.list_all(names).await?;
         entry::judge_chains(&mut listing.entries);
-        let newest_first = |entry: &Entry| std::cmp::Reverse((entry.created_at, entry.backup_id.clone()));
+        let newest_first = |entry: &Entry| {
+            // A manifest that was made from an archive knows the second alone; the id tells the order within it.
+            std::cmp::Reverse((entry.created_at.as_second(), entry.backup_id.clone()))
+        };
         listing.entries.sort_by_cached_key(newest_first);
         Ok(listing)
     }

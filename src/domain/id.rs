@@ -1,20 +1,36 @@
 //! Names of backups: made from the time, parsed once at the door.
 
 use crate::domain::component::ComponentName;
-use jiff::{Timestamp, civil::DateTime, tz::TimeZone};
+use jiff::{SignedDuration, Timestamp, civil::DateTime, tz::TimeZone};
 use serde::{Deserialize, Serialize};
-use std::{fmt, str::FromStr};
+use std::{cmp::Ordering, fmt, str::FromStr};
+use uuid::Uuid;
 
-/// The name of one backup: `pg_backup_20261122_020000`, `media_backup_20261122_040000_2`.
+/// The name of one backup: `pg_backup_20261122_020000_1253141592`.
 ///
-/// The id is also the stem of the backup's file. Times are UTC; a second backup in the same
-/// second gets `_2`. A value of this type is safe as a file name.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+/// The id is also the stem of the backup's file: the component, the time in UTC, and a number of ten digits that tells
+/// the milliseconds and is otherwise random. Two machines that share a bucket and begin in the same second have
+/// different ids by it. Earlier versions counted within a second instead: `pg_backup_20261122_020000`, `…_2`; such
+/// ids are read as before. A value of this type is safe as a file name.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct BackupId(String);
 
+/// The smallest number that tells milliseconds; smaller ones count the backups of one second.
+const FIRST: u32 = 1_000_000_000;
+
+/// The numbers of one millisecond.
+const NUMBERS: u32 = 3_000_000;
+
 impl BackupId {
-    /// The id of a backup of `component` begun at `at`; `turn` counts from 1 within one second.
+    /// An id of a new backup of `component` that begins at `at`, which no other machine makes.
+    pub fn unique(component: ComponentName, at: Timestamp) -> Self {
+        let random = u32::try_from(Uuid::new_v4().as_u128() % u128::from(NUMBERS)).expect("it is below u32");
+        let millisecond = u32::try_from(at.as_millisecond().rem_euclid(1000)).expect("it is below 1000");
+        Self::new(component, at, FIRST + millisecond * NUMBERS + random)
+    }
+
+    /// The id of a backup of `component` begun at `at`; `turn` is the number, which 1 leaves out.
     pub fn new(component: ComponentName, at: Timestamp, turn: u32) -> Self {
         let stamp = at.to_zoned(TimeZone::UTC).strftime("%Y%m%d_%H%M%S").to_string();
         let prefix = component.file_prefix();
@@ -31,28 +47,43 @@ impl BackupId {
         parse(&self.0).expect("was parsed when it was made").0
     }
 
-    /// The time at which the backup was begun, to the second.
+    /// The time at which the backup was begun, to the millisecond; to the second where an earlier version made the id.
     pub fn created(&self) -> Timestamp {
-        parse(&self.0).expect("was parsed when it was made").1
+        let (_, second, turn) = parse(&self.0).expect("was parsed when it was made");
+        let millisecond = turn.checked_sub(FIRST).map_or(0, |number| number / NUMBERS);
+        second + SignedDuration::from_millis(millisecond.min(999).into())
     }
 }
 
-fn parse(text: &str) -> Option<(ComponentName, Timestamp)> {
+impl Ord for BackupId {
+    /// By component, then by time, the oldest first.
+    fn cmp(&self, other: &Self) -> Ordering {
+        parse(&self.0).cmp(&parse(&other.0))
+    }
+}
+
+impl PartialOrd for BackupId {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+fn parse(text: &str) -> Option<(ComponentName, Timestamp, u32)> {
     let component = ComponentName::ALL.into_iter().find(|c| text.starts_with(c.file_prefix()))?;
     let rest = &text[component.file_prefix().len()..];
     let (stamp, turn) = (rest.get(..15)?, rest.get(15..)?);
-    let turn_fits = turn.is_empty()
-        || turn.strip_prefix('_').is_some_and(|n| {
-            !n.starts_with('0') && n.parse::<u32>().is_ok_and(|n| n > 1) && !n.starts_with('+')
-        });
+    let turn = if turn.is_empty() {
+        1
+    } else {
+        let number = turn.strip_prefix('_').filter(|number| !number.starts_with(['0', '+']))?;
+        number.parse().ok().filter(|turn| *turn > 1)?
+    };
     // strptime alone would take fewer digits.
-    if !turn_fits
-        || !stamp.bytes().enumerate().all(|(i, b)| if i == 8 { b == b'_' } else { b.is_ascii_digit() })
-    {
+    if !stamp.bytes().enumerate().all(|(i, b)| if i == 8 { b == b'_' } else { b.is_ascii_digit() }) {
         return None;
     }
     let civil = DateTime::strptime("%Y%m%d_%H%M%S", stamp).ok()?;
-    Some((component, civil.to_zoned(TimeZone::UTC).ok()?.timestamp()))
+    Some((component, civil.to_zoned(TimeZone::UTC).ok()?.timestamp(), turn))
 }
 
 impl FromStr for BackupId {
@@ -105,6 +136,24 @@ mod tests {
     }
 
     #[test]
+    fn ids_of_the_same_moment_differ_and_sort_by_time() {
+        let at = |at: &str| at.parse::<Timestamp>().unwrap();
+        let unique = |time| BackupId::unique(ComponentName::Media, at(time));
+        let (early, late) = (unique("2026-11-22T02:00:00.004Z"), unique("2026-11-22T02:00:00.999Z"));
+        assert_ne!(early, unique("2026-11-22T02:00:00.004Z"));
+        for id in [&early, &late] {
+            assert_eq!(id.as_str().parse().as_ref(), Ok(id));
+            assert_eq!(id.as_str().len(), "media_backup_20261122_020000_1003141592".len());
+        }
+        assert_eq!(early.created(), at("2026-11-22T02:00:00.004Z"));
+        assert_eq!(late.created(), at("2026-11-22T02:00:00.999Z"));
+        let counted = [1, 2, 10].map(|turn| BackupId::new(ComponentName::Media, early.created(), turn));
+        let mut sorted = [&late, &early, &counted[2], &counted[1], &counted[0]];
+        sorted.sort();
+        assert_eq!(sorted, [&counted[0], &counted[1], &counted[2], &early, &late]);
+    }
+
+    #[test]
     fn what_is_not_an_id_is_refused() {
         for text in [
             "",
@@ -112,6 +161,7 @@ mod tests {
             "pg_backup_20261122_020000_1",
             "pg_backup_20261122_020000_02",
             "pg_backup_20261122_020000_+3",
+            "pg_backup_20261122_020000_4294967296",
             "pg_backup_20261322_020000",
             "pg_backup_20261122_020000/../x",
             "redis_20261122_020000",

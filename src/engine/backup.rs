@@ -17,7 +17,7 @@ use crate::engine::restore::recover;
 use crate::engine::ways::{Wanted, Ways};
 use crate::engine::{Engine, EngineError, Held, Run};
 use crate::observe::labels::{Operation, Reason, RunResult};
-use crate::store::ObjectKey;
+use crate::store::{ObjectKey, StoreError};
 use crate::stream::crypt::Recipients;
 use jiff::Timestamp;
 use serde_json::json;
@@ -207,7 +207,7 @@ impl Engine {
         let wanted = Wanted { bytes: packed.bytes, sha256: &packed.sha256, xxh3: Some(packed.xxh3) };
         // An archive that is on its way is noted until it is settled.
         let mut open: Vec<_> = ways.0.iter().map(|way| way.store.destination()).collect();
-        let mut failed = None;
+        let (mut failed, mut unknown) = (None, Vec::new());
         for way in ways.0 {
             let store = Arc::clone(&way.store);
             let destination = store.destination();
@@ -239,8 +239,16 @@ impl Engine {
             let still = noted(open.iter().map(|other| (*other, key)));
             held.note(Some(&*still).filter(|still| !still.is_empty()))?;
             if let Err(err) = settled {
+                if matches!(err, EngineError::Store(StoreError::Unavailable { .. })) {
+                    unknown.push(noted([(destination, key)]));
+                }
                 failed.get_or_insert((destination, err));
             }
+        }
+        if !unknown.is_empty() {
+            // What lies there without being in a manifest is removed by the next holder, when the store answers.
+            let left = held.left_behind().map(str::to_owned);
+            held.leave(&Vec::from_iter(left.into_iter().chain(unknown)))?;
         }
         match failed {
             Some((_, err)) if manifest.objects.is_empty() => Err(err),

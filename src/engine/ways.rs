@@ -125,7 +125,8 @@ impl Way {
     ///
     /// # Errors
     ///
-    /// The error of this destination, now or before. Then nothing of the archive is left there.
+    /// The error of this destination, now or before. After [`StoreError::Unavailable`] the archive may be there, whole or
+    /// not.
     pub(super) async fn settle(
         self,
         component: ComponentName,
@@ -154,17 +155,13 @@ impl Way {
 /// The longest wait for a store that has just not answered.
 const LOOK: Duration = Duration::from_secs(30);
 
-/// Tests whether the archive is there, whole. An object that is not whole is removed.
+/// Tests whether the archive is there, whole. Another object stays: a manifest may name it.
 async fn is_there(store: &Arc<dyn Store>, key: &ObjectKey, wanted: Wanted<'_>, meter: &Meter) -> bool {
     let Ok(Ok(_)) = tokio::time::timeout(LOOK, store.head(key)).await else { return false };
-    let whole = match store.open(key, None).await {
+    match store.open(key, None).await {
         Ok(body) => matches!(wanted.problem_of(body, meter).await, Ok(None)),
         Err(_) => false,
-    };
-    if !whole && let Err(err) = store.delete(key).await {
-        tracing::warn!(archive = %key, error = chain(&err), "an archive without a manifest is left");
     }
-    whole
 }
 
 async fn compare(

@@ -91,6 +91,11 @@ impl Fault {
         Self { kind: Kind::Passing, code: String::new(), text: text.into() }
     }
 
+    /// The store answers otherwise than S3 does, and so nothing may be concluded from the answer.
+    pub(super) fn unable(text: &str) -> Self {
+        Self { kind: Kind::Unknown, code: String::new(), text: text.to_owned() }
+    }
+
     /// The fault of an object that is shorter than its answer said.
     pub(super) fn too_short(text: String) -> Self {
         Self { kind: Kind::Range, code: String::new(), text }

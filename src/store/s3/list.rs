@@ -5,12 +5,13 @@ use crate::store::{ObjectKey, ObjectMeta, StoreError};
 use aws_sdk_s3::config::interceptors::BeforeTransmitInterceptorContextMut;
 use aws_sdk_s3::config::{ConfigBag, Intercept, RuntimeComponents};
 use aws_sdk_s3::error::BoxError;
-use aws_sdk_s3::operation::list_objects_v2::ListObjectsV2Output;
+use aws_sdk_s3::operation::{delete_objects::DeleteObjectsOutput, list_objects_v2::ListObjectsV2Output};
 use aws_sdk_s3::primitives::DateTime;
 use aws_sdk_s3::types::{Delete, ObjectIdentifier};
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use jiff::Timestamp;
 use md5::{Digest as _, Md5};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Keys of one request: [the server's limit](https://docs.aws.amazon.com/AmazonS3/latest/API/API_DeleteObjects.html).
 const BATCH: usize = 1000;
@@ -33,12 +34,14 @@ impl S3Store {
         loop {
             let page = list_page(bucket, &format!("{}/", bucket.full(prefix)), from).await;
             let page = page.map_err(|fault| bucket.error(fault, "list", prefix))?;
-            found.extend(page.contents().iter().filter_map(|object| {
-                let key = bucket.key_of(object.key()?).filter(|key| !is_hidden(key))?;
-                meta(key, object.size(), object.last_modified())
-            }));
-            // A server that says that there is more, and not where, would have us ask for ever.
-            from = page.next_continuation_token.filter(|_| page.is_truncated == Some(true));
+            for object in page.contents() {
+                // Others may have objects below the prefix whose keys are none of ours.
+                let key = object.key().and_then(|key| bucket.key_of(key)).filter(|key| !is_hidden(key));
+                let Some(key) = key else { continue };
+                let listed = meta(key.clone(), object.size(), object.last_modified());
+                found.push(listed.ok_or_else(|| bucket.error(Fault::unable(WITHOUT_FIELDS), "list", &key))?);
+            }
+            from = next_page(&page).map_err(|fault| bucket.error(fault, "list", prefix))?;
             if from.is_none() {
                 found.sort_unstable_by(|a, b| a.key.cmp(&b.key));
                 return Ok(found);
@@ -62,18 +65,16 @@ impl S3Store {
         let objects = keys.iter().map(|key| {
             ObjectIdentifier::builder().key(bucket.full(key)).build().expect("a key is all it needs")
         });
-        let delete = Delete::builder().set_objects(Some(objects.collect())).quiet(true).build();
+        // Not `quiet`: an object that the answer does not name as deleted is not taken for deleted.
+        let delete = Delete::builder().set_objects(Some(objects.collect())).build();
         let delete = delete.expect("objects are all it needs");
         let request = bucket.client.delete_objects().bucket(&bucket.config.bucket).delete(delete);
         let send = || request.clone().customize().interceptor(BodyMd5).send();
         match bucket.ask("delete_many", send).await {
             Ok(answer) => {
-                let refused = answer.errors().iter().filter_map(|refusal| {
-                    let key = bucket.key_of(refusal.key()?)?;
-                    let fault = Fault::refused(refusal.code()?, refusal.message().unwrap_or_default())?;
-                    Some((key, fault))
-                });
-                refused.collect()
+                let (mut refused, untold) = sort_answer(keys, &answer, |key| bucket.key_of(key));
+                refused.extend(self.delete_singly(&untold).await);
+                refused
             }
             // A store without this request.
             Err(fault) if fault.is_final() => self.delete_singly(keys).await,
@@ -97,6 +98,42 @@ impl S3Store {
         }
         left
     }
+}
+
+/// The token of the page after this one; `None` after the last.
+///
+/// # Errors
+///
+/// When the store says that there is more, and not where: the page must not be taken for the whole.
+fn next_page(page: &ListObjectsV2Output) -> Result<Option<String>, Fault> {
+    match (page.is_truncated, &page.next_continuation_token) {
+        (Some(true), None) => Err(Fault::unable(CUT_SHORT)),
+        (Some(true), token) => Ok(token.clone()),
+        _ => Ok(None),
+    }
+}
+
+const CUT_SHORT: &str =
+    "the store cuts a listing short and gives no token for the rest: it does not know ListObjectsV2";
+const WITHOUT_FIELDS: &str = "the store lists an object without its length or time";
+
+/// The objects of a batch that the store has refused to delete, and those of which its answer says nothing.
+fn sort_answer(
+    keys: &[ObjectKey],
+    answer: &DeleteObjectsOutput,
+    key_of: impl Fn(&str) -> Option<ObjectKey>,
+) -> (Vec<(ObjectKey, Fault)>, Vec<ObjectKey>) {
+    let refusals = answer.errors().iter().filter_map(|refusal| {
+        let (code, message) = (refusal.code().unwrap_or_default(), refusal.message().unwrap_or_default());
+        Some((key_of(refusal.key()?)?, Fault::refused(code, message)))
+    });
+    // `None`: an object that is not there is deleted already.
+    let told: BTreeMap<_, _> = refusals.collect();
+    let deleted: BTreeSet<_> = answer.deleted().iter().filter_map(|deleted| key_of(deleted.key()?)).collect();
+    let is_told = |key: &&ObjectKey| told.contains_key(*key) || deleted.contains(*key);
+    let untold = keys.iter().filter(|key| !is_told(key)).cloned().collect();
+    let refused = told.into_iter().filter_map(|(key, fault)| Some((key, fault?)));
+    (refused.filter(|(key, _)| keys.contains(key)).collect(), untold)
 }
 
 pub(super) async fn list_page(
@@ -136,5 +173,43 @@ impl Intercept for BodyMd5 {
             context.request_mut().headers_mut().insert("content-md5", md5);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::s3::fault::Kind;
+    use aws_sdk_s3::types::{DeletedObject, Error};
+
+    #[test]
+    fn an_object_is_deleted_when_the_answer_says_so_and_not_otherwise() {
+        let keys: Vec<ObjectKey> = ["a", "b", "c", "d", "e"].map(|key| key.parse().unwrap()).into();
+        let error = |key: Option<&str>, code: Option<&str>| {
+            Error::builder().set_key(key.map(Into::into)).set_code(code.map(Into::into)).build()
+        };
+        let answer = DeleteObjectsOutput::builder()
+            .deleted(DeletedObject::builder().key("a").build())
+            .errors(error(Some("b"), Some("AccessDenied")))
+            .errors(error(Some("c"), None))
+            .errors(error(Some("d"), Some("NoSuchKey")))
+            .errors(error(None, Some("InternalError")))
+            .build();
+        let (refused, untold) = sort_answer(&keys, &answer, |key| key.parse().ok());
+        let refused: Vec<_> = refused.iter().map(|(key, fault)| (key.as_str(), fault.kind)).collect();
+        assert_eq!(refused, [("b", Kind::Denied), ("c", Kind::Denied)]);
+        assert_eq!(untold, keys[4..], "nothing is said of it");
+    }
+
+    #[test]
+    fn a_listing_that_is_cut_short_without_a_token_is_not_the_whole() {
+        let page = |cut: Option<bool>, token: Option<&str>| {
+            let page = ListObjectsV2Output::builder().set_is_truncated(cut);
+            next_page(&page.set_next_continuation_token(token.map(Into::into)).build())
+        };
+        assert_eq!(page(Some(true), Some("x")).unwrap().as_deref(), Some("x"));
+        assert_eq!(page(Some(false), None).unwrap(), None);
+        assert_eq!(page(None, None).unwrap(), None);
+        assert!(page(Some(true), None).unwrap_err().is_final());
     }
 }

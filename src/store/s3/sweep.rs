@@ -93,9 +93,14 @@ impl S3Store {
                 Some(Open { full: upload.key()?.to_owned(), id: upload.upload_id()?.to_owned(), initiated })
             }));
             let next = (page.next_key_marker, page.next_upload_id_marker);
-            // A server that does not move on would have us ask for ever.
-            if page.is_truncated != Some(true) || next == from {
+            if page.is_truncated != Some(true) {
                 return Ok(found);
+            }
+            // A server that does not move on would have us ask for ever.
+            if next == from || next.0.is_none() {
+                return Err(Fault::unable(
+                    "the store cuts a list of uploads short and does not say where it goes on",
+                ));
             }
             from = next;
         }
