@@ -27,13 +27,13 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use std::process::ExitCode;
 
-/// Backs up the PostgreSQL database and the media folder of a Django app.
+/// Backs up the PostgreSQL database, the Weaviate classes and the media folder of a Django app.
 ///
 /// `worker` does it for Celery; the other commands do the same work by hand, without broker or
 /// Django, because on a bad day both may be down.
 ///
 /// Settings are environment variables, under the names that the web app has in its .env:
-/// DATABASE_URL, MEDIA_ROOT, REDIS_URL, BACKUP_ROOT and so on. `rna-backup check` looks whether
+/// DATABASE_URL, WEAVIATE_URL, MEDIA_ROOT, REDIS_URL, BACKUP_ROOT and so on. `rna-backup check` looks whether
 /// they and what they point to are in order.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 100, disable_help_subcommand = true, after_long_help = EXAMPLES)]

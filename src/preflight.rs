@@ -60,14 +60,14 @@ pub async fn run(config: &Config) -> Vec<Check> {
     checks.extend(bucket);
     checks.extend(destinations::encryption(&config.encryption));
     let Options { broker, backend, .. } = &config.worker;
-    let answers = redis("broker", broker, "REDIS_URL (or CELERY_BROKER_URL)").await;
+    let answers = redis("broker", broker, "REDIS_URL (or CELERY_BROKER_URL)", true).await;
     let is_up = answers.ok;
     checks.push(answers);
     if is_up {
         checks.extend(queues::look(&config.worker).await);
     }
     if backend != broker {
-        checks.push(redis("result backend", backend, "CELERY_RESULT_BACKEND").await);
+        checks.push(redis("result backend", backend, "CELERY_RESULT_BACKEND", true).await);
     }
     let components = app::components(config, app::shelf(config).await);
     for component in &components {
@@ -91,16 +91,34 @@ async fn in_time<T, E>(look: impl Future<Output = Result<T, E>>) -> Result<Resul
     answer.map_err(|_| format!("no answer within {} s", PATIENCE.as_secs()))
 }
 
-async fn redis(name: &str, options: &ConnectOptions, setting: &str) -> Check {
+/// The Redis of a setting. A thorough look also asks whether Redis runs scripts and keeps its keys.
+async fn redis(name: &str, options: &ConnectOptions, setting: &str, is_thorough: bool) -> Check {
     let start = format!("start Redis, or correct the host in {setting}");
-    let answer = in_time(async { Client::new(options.clone())?.ping().await });
-    match answer.await {
-        Ok(Ok(())) => Check::new(name, Ok(format!("{options} answers")), ""),
+    let look = async {
+        let client = Client::new(options.clone())?;
+        client.ping().await?;
+        if !is_thorough {
+            return Ok(None);
+        }
+        client.try_script().await?;
+        client.evicts().await
+    };
+    match in_time(look).await {
+        Ok(Ok(None)) => Check::new(name, Ok(format!("{options} answers")), ""),
+        Ok(Ok(Some(policy))) => {
+            let found = format!(
+                "{options} evicts keys when its memory is full (maxmemory-policy {policy}): tasks, locks and \
+                                 results can be lost"
+            );
+            Check::new(name, Err(found), "set `maxmemory-policy noeviction` in Redis")
+        }
         Ok(Err(err)) => {
             let why = chain(&err);
             let fix = match err {
                 CeleryError::Refused { .. } => advice::with_dollar(
-                    &format!("correct the user, password or database in {setting}"),
+                    &format!(
+                        "correct the user, password or database in {setting}, or give that user the rights of README"
+                    ),
                     setting.split(' ').next().unwrap_or(setting),
                 ),
                 CeleryError::Config { .. } => format!("correct {setting}"),

@@ -55,6 +55,29 @@ async fn machines_that_share_a_bucket_and_no_folder_leave_each_other_what_they_h
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn machines_that_back_up_in_the_same_second_into_one_bucket_leave_each_other_what_they_have() {
+    let config = S3Server::shared().bucket().await;
+    let machines = [(); 3].map(|()| with_bucket(Lab::new(), &config));
+    for round in 1..=3 {
+        let made: Vec<_> = std::thread::scope(|scope| {
+            let runs: Vec<_> = machines
+                .iter()
+                .map(|machine| scope.spawn(|| machine.run(&["backup", "media", "--json"])))
+                .collect();
+            runs.into_iter().map(|run| run.join().unwrap()).collect()
+        });
+        for (code, out, err) in made {
+            assert_eq!(code, 0, "{out}{err}");
+        }
+        let found = listed(&with_bucket(Lab::new(), &config));
+        assert_eq!(found.len(), 3 * round, "{found:?}");
+    }
+    let verified = machines[0].json(&["verify", "media", "all"]);
+    let results = verified["results"].as_array().unwrap();
+    assert!(results.len() == 9 && results.iter().all(|found| found["ok"] == true), "{verified}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn as_long_as_a_bucket_is_away_nothing_is_said_to_be_missing() {
     let config = S3Server::shared().bucket().await;
     let lab = with_bucket(Lab::new().set("BACKUP_LOCAL", "False"), &config);

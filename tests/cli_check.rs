@@ -111,6 +111,31 @@ async fn each_fault_has_its_own_remedy() {
 }
 
 #[tokio::test]
+async fn a_redis_that_may_lose_keys_or_runs_no_scripts_is_named() {
+    let lab = Lab::new();
+    let mut redis = lab.connection().await;
+    let mut say = async |words: &[&str]| {
+        let () = redis::cmd(words[0]).arg(&words[1..]).query_async(&mut redis).await.unwrap();
+    };
+    say(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]).await;
+    assert!(check(&lab, "broker").0, "memory without a limit is never full");
+    say(&["CONFIG", "SET", "maxmemory", "64mb"]).await;
+    let (ok, found, fix) = check(&lab, "broker");
+    assert!(
+        !ok && found.contains("maxmemory-policy allkeys-lru") && fix.contains("noeviction"),
+        "{found} {fix}"
+    );
+    say(&["CONFIG", "SET", "maxmemory-policy", "noeviction"]).await;
+    assert!(check(&lab, "broker").0);
+    say(&["ACL", "SETUSER", "default", "-@scripting"]).await;
+    let (ok, found, fix) = check(&lab, "broker");
+    assert!(
+        !ok && found.contains("run a script on redis") && fix.contains("the rights of README"),
+        "{found} {fix}"
+    );
+}
+
+#[tokio::test]
 async fn a_redis_that_wants_a_password_and_one_that_hangs_are_told_apart() {
     let lab = Lab::new().set("RUST_LOG", "");
     let mut redis = lab.connection().await;

@@ -1,10 +1,12 @@
 //! A bucket and the settings that lead to it: what is wrong with them is told, and what they say is done.
 
+use crate::catalog_rebuild::with_bucket;
 use crate::celery_tls::certificate;
 use crate::store_contract::{key, upload};
 use crate::store_s3::{
     MIB, SOON, assert_nothing_left, begin, behind, behind_for, content, says, store_at, upload_parts,
 };
+use crate::support::lab::Lab;
 use crate::support::s3::{Bucket, KEY_ID, S3Server, SECRET};
 use crate::support::s3_proxy::{Asked, BadLine, Line};
 use rna_backup::base::chain;
@@ -15,6 +17,7 @@ use std::{
     path::Path,
     process::{Child, Command, Stdio},
 };
+use tokio::io::AsyncReadExt as _;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn wrong_settings_are_told_apart_and_say_what_to_do() {
@@ -184,4 +187,64 @@ async fn archives_are_encrypted_and_classed_as_the_settings_say_and_manifests_en
         assert!(asked.head.contains(kms) && asked.head.contains(key_id), "{}", asked.head);
         assert_eq!(asked.head.contains(class), asked.is_create());
     }
+}
+
+/// What a program says and what the bucket behind the line is asked, with these settings beside those of the bucket.
+async fn asked(settings: &[(&str, String)], path: &str) -> (String, Vec<Asked>) {
+    let mut config = S3Server::shared().bucket().await;
+    let line = BadLine::to(&mut config, |_| Line::Say(404, String::new())).await;
+    let lab = with_bucket(Lab::new(), &config).set("AWS_S3_ENDPOINT", format!("{}{path}", line.url()));
+    let lab = settings.iter().fold(lab, |lab, (name, value)| lab.set(name, value));
+    let (code, out, err) = tokio::task::spawn_blocking(move || lab.run(&["check"])).await.unwrap();
+    assert_eq!(code, 1, "{out}{err}");
+    (format!("{out}{err}"), line.asked())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_endpoint_with_a_path_needs_no_slash_at_its_end() {
+    for path in ["/storage/v1/s3", "/storage/v1/s3/"] {
+        let (said, asked) = asked(&[], path).await;
+        assert!(!asked.is_empty(), "{said}");
+        for asked in asked {
+            assert!(asked.target.starts_with("/storage/v1/s3/lab-"), "{asked:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_proxy_of_the_environment_is_used_except_where_no_proxy_says_otherwise() {
+    let proxy = BadLine::before("127.0.0.1:1", |_| Line::Say(404, String::new())).await;
+    for (exception, direct) in [("", false), ("127.0.0.1", true)] {
+        let before = proxy.asked().len();
+        let settings = [("HTTP_PROXY", proxy.url()), ("NO_PROXY", exception.to_owned())];
+        let (said, asked) = asked(&settings, "").await;
+        assert_eq!((asked.is_empty(), proxy.asked().len() > before), (!direct, !direct), "{said}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_refuses_a_range_beyond_the_end_is_read_all_the_same() {
+    let refuse = |asked: &Asked| {
+        let is_long = asked.head.contains(&format!("range: bytes=0-{}\r", 8 * MIB - 1));
+        let said = "<Error><Code>InvalidArgument</Code><Message>range</Message></Error>".to_owned();
+        if asked.is_get() && is_long { Line::Say(400, said) } else { Line::Good }
+    };
+    let (store, _, line) = behind(refuse).await;
+    store.put(&key("media/a"), content(1000)).await.unwrap();
+    let mut read = Vec::new();
+    store.open(&key("media/a"), None).await.unwrap().read_to_end(&mut read).await.unwrap();
+    assert!(read == content(1000), "{} bytes", read.len());
+    assert_eq!(line.count(Asked::is_get), 2);
+    let err = store.open(&key("media/b"), None).await.err().unwrap();
+    assert!(!matches!(err, StoreError::NotFound { .. }), "nothing is concluded from the refusal: {err:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_silent_server_is_asked_three_times_and_once_by_each_request_after_that() {
+    let (store, _, line) = behind_for(3 * SOON, |_| Line::BlackHole).await;
+    let err = store.list(&key("media")).await.unwrap_err();
+    assert!(matches!(err, StoreError::Unavailable { .. }), "{err:?}");
+    assert_eq!(line.asked().len(), 3);
+    store.head(&key("media/a")).await.unwrap_err();
+    assert_eq!(line.asked().len(), 4);
 }

@@ -149,6 +149,9 @@ async fn a_passing_fault_is_tried_again_with_the_same_id_until_it_has_passed() {
     let result = lab.result(&id).await.unwrap();
     assert_eq!((exception(&result).0, &result["date_done"]), ("OSError", &Value::Null));
     validates("task-meta", &result);
+    // celery-progress looks for these words.
+    let traceback = result["traceback"].as_str().unwrap();
+    assert!(traceback.contains("celery.exceptions.Retry: Retry in 0s: OSError("), "{traceback}");
     assert_eq!(worker.stop(), Some(0));
 
     let lab = lab.set("BACKUP_MIN_FREE", "1MiB");

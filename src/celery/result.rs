@@ -336,7 +336,8 @@ impl Backend {
     pub(super) fn write(&self, result: &TaskResult, finality: u8, call: &mut ScriptInvocation<'_>) {
         call.key(result_key(&self.prefix, &result.task_id))
             .arg(result.to_json(self.extended.as_deref()).to_string())
-            .arg(self.expires.as_secs())
+            // Redis counts whole seconds, and takes none at all for never.
+            .arg(self.expires.as_secs() + u64::from(self.expires.subsec_nanos() > 0))
             .arg(finality);
     }
 

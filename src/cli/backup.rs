@@ -79,7 +79,10 @@ pub(super) async fn run(config: Config, args: BackupArgs) -> Result<Exit, Failur
 async fn all(engine: &Engine, args: &BackupArgs, cancel: &CancellationToken) -> Result<Exit, Failure> {
     let configured = engine.configured();
     if configured.is_empty() {
-        return Err(Failure::new(Exit::Usage, "no component is configured: set DATABASE_URL or MEDIA_ROOT"));
+        return Err(Failure::new(
+            Exit::Usage,
+            "no component is configured: set DATABASE_URL, WEAVIATE_URL or MEDIA_ROOT",
+        ));
     }
     let set_id = uuid::Uuid::new_v4().to_string();
     let (mut results, mut exit) = (serde_json::Map::new(), Exit::Done);

@@ -57,7 +57,10 @@ pub(super) async fn run(config: Config, args: VerifyArgs) -> Result<Exit, Failur
     let app = open(config).await?;
     let components = app.engine.to_verify(&request).await?;
     if components.is_empty() {
-        return Err(Failure::new(Exit::Usage, "no component is configured: set DATABASE_URL or MEDIA_ROOT"));
+        return Err(Failure::new(
+            Exit::Usage,
+            "no component is configured: set DATABASE_URL, WEAVIATE_URL or MEDIA_ROOT",
+        ));
     }
     let cancel = stop_on_signal();
     let (mut report, mut failed) = (VerifyReport::default(), Exit::Done);

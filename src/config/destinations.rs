@@ -32,7 +32,7 @@ pub(super) fn read(env: &mut Env) -> Destinations {
 
 fn read_bucket(env: &mut Env) -> Option<S3Config> {
     let keys = read_keys(env);
-    let endpoint: Option<String> = env.optional("AWS_S3_ENDPOINT");
+    let endpoint = env.optional("AWS_S3_ENDPOINT").map(with_slash);
     let (region, ca_bundle) = (env.or("AWS_REGION", "us-east-1".to_owned()), env.optional("AWS_CA_BUNDLE"));
     let (prefix, sse): (Option<String>, _) =
         (env.optional("BACKUP_S3_PREFIX"), env.optional("BACKUP_S3_SSE"));
@@ -64,6 +64,15 @@ fn read_bucket(env: &mut Env) -> Option<S3Config> {
         ..S3Config::new(bucket)
     };
     Some(config)
+}
+
+/// An endpoint with a path, as one vendor prints it, with a slash at its end: the name of the bucket is put behind it.
+fn with_slash(endpoint: String) -> String {
+    let path = endpoint.split_once("://").and_then(|(_, rest)| rest.split_once('/'));
+    if path.is_some_and(|(_, path)| !path.is_empty() && !path.ends_with('/')) {
+        return endpoint + "/";
+    }
+    endpoint
 }
 
 fn read_keys(env: &mut Env) -> Option<Keys> {

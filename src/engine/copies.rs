@@ -31,6 +31,10 @@ impl Engine {
             if manifest.objects.iter().any(|object| object.destination == destination) {
                 continue;
             }
+            // The copy is noted first: should this run die, the next holder of the lock removes what no manifest names.
+            if let Some(object) = manifest.objects.first() {
+                held.note(Some(&noted([(destination, &object.key)])))?;
+            }
             let copied = match self.copy_to(store, &manifest, run).await {
                 Ok(object) => self.add_copy(&mut manifest, object, held).await,
                 Err(err) => Err(err),

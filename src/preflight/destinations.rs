@@ -155,5 +155,11 @@ fn describe(bucket: &S3Config, found: Probe) -> String {
     if !found.never_replaces {
         words.push_str("; it cannot refuse to replace an object, so let one machine alone back up at a time");
     }
+    if !found.lists_uploads {
+        words.push_str(
+            "; it does not list unfinished uploads, so those of runs that died stay in it: let a rule of the bucket remove \
+             them (AbortIncompleteMultipartUpload)",
+        );
+    }
     words
 }

@@ -51,13 +51,13 @@ async fn others(app: &App) -> Vec<Check> {
         if app.metrics.is_broker_connected() {
             return Check::new("broker", Ok(String::new()), "");
         }
-        redis("broker", &worker.broker, "REDIS_URL (or CELERY_BROKER_URL)").await
+        redis("broker", &worker.broker, "REDIS_URL (or CELERY_BROKER_URL)", false).await
     };
     let backend = async {
         if worker.backend == worker.broker {
             return None;
         }
-        Some(redis("result backend", &worker.backend, "CELERY_RESULT_BACKEND").await)
+        Some(redis("result backend", &worker.backend, "CELERY_RESULT_BACKEND", false).await)
     };
     let (mut checks, broker, backend) = tokio::join!(join_all(looks), broker, backend);
     checks.push(broker);

@@ -189,7 +189,8 @@ impl Task<'_> {
         tracing::warn!(error = failure.exception.message(), ?delay, "task will be tried again");
         self.shared.metrics.task(watch::known(&self.message.task), State::Retry.as_str());
         let state = TaskResult::new(&self.message.id, State::Retry, failure.exception.to_value());
-        let result = TaskResult { traceback: Some(failure.traceback.clone()), ..state }.of(self.message);
+        let traceback = failure.traceback_of_retry(delay);
+        let result = TaskResult { traceback: Some(traceback.clone()), ..state }.of(self.message);
         if self.backend().is_some() && !store(self.shared, &result).await {
             return;
         }
@@ -198,8 +199,7 @@ impl Task<'_> {
         match lease.replace(&again, &self.shared.stop.silence).await {
             Ok(()) => {
                 self.shared.orders.carried_out(self.message);
-                let (exception, traceback) = (&failure.exception, &failure.traceback);
-                self.shared.node.events.retried(self.message, exception, traceback);
+                self.shared.node.events.retried(self.message, &failure.exception, &traceback);
             }
             // The broker still has the old message, and delivers it again.
             Err(err) => tracing::error!(error = %chain(&err), "cannot order the retry"),

@@ -7,7 +7,7 @@
 //! these notes, only the age of a signature counts.
 
 use crate::base::chain;
-use crate::base::place::explained;
+use crate::base::place::{explained, sync_folder};
 use crate::celery::message::Message;
 use crate::celery::publish::Outgoing;
 use crate::domain::signature::{self, Order, Signature, SignatureError};
@@ -108,7 +108,8 @@ impl Orders {
             .mode(0o600)
             .open(self.note(signature))?;
         file.write_all(words.as_bytes())?;
-        file.sync_all()
+        file.sync_all()?;
+        Ok(sync_folder(File::open(&self.dir)?)?)
     }
 
     fn unnoted(&self, err: io::Error) -> SignatureError {

@@ -51,6 +51,19 @@ impl Failure {
         let text = chain(err);
         Self { traceback: traceback(task, exc_type, err), exception: Exception::builtin(exc_type, text) }
     }
+
+    /// The traceback of a task that is tried again after `delay`. It ends in Celery's own exception, `Retry`, out of
+    /// whose words `celery-progress` reads the time.
+    pub(super) fn traceback_of_retry(&self, delay: Duration) -> String {
+        format!(
+            "{}\nDuring handling of the above exception, another exception occurred:\n\nTraceback (most recent call last):\n  \
+             rna-backup {}, in retry\ncelery.exceptions.Retry: Retry in {}s: {}\n",
+            self.traceback,
+            env!("CARGO_PKG_VERSION"),
+            delay.as_secs(),
+            self.exception
+        )
+    }
 }
 
 /// Formats an error like a Python traceback, with the chain of causes in the place of stack frames.

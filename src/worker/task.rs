@@ -33,7 +33,7 @@ pub(super) async fn handle(shared: Arc<Shared>, delivery: Delivery, slot: Option
     match content {
         Ok(message) => {
             // Quoted, because ids and names may contain any characters that the sender wrote, line ends included.
-            let span = tracing::info_span!("task", id = ?message.id, name = ?message.task, attempt = message.retries + 1);
+            let span = tracing::info_span!("task", id = ?message.id, name = ?message.task, attempt = message.retries.saturating_add(1));
             let message = Arc::new(message);
             let request = shared.node.requests.admit(Arc::clone(&message));
             let task = Task { shared: &shared, message: &message, request: &request };

@@ -6,11 +6,11 @@ mod options;
 
 use super::CeleryError;
 use redis::aio::MultiplexedConnection;
-use redis::{Cmd, ErrorKind, FromRedisValue, PushInfo, RedisError, RedisResult, ScriptInvocation};
+use redis::{Cmd, ErrorKind, FromRedisValue, PushInfo, RedisError, RedisResult, Script, ScriptInvocation};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::{
     fmt,
-    sync::{Arc, PoisonError},
+    sync::{Arc, LazyLock, PoisonError},
     time::Duration,
 };
 use tokio::sync::{Mutex, watch};
@@ -163,6 +163,33 @@ impl Client {
     /// As [`once`](Self::once).
     pub async fn ping(&self) -> Result<(), CeleryError> {
         self.command("ping redis", &redis::cmd("PING")).await
+    }
+
+    /// The policy by which Redis may evict keys, when its memory is limited and the policy is another than `noeviction`;
+    /// `None` also where the user may not ask.
+    ///
+    /// # Errors
+    ///
+    /// As [`once`](Self::once), except for a refusal.
+    pub async fn evicts(&self) -> Result<Option<String>, CeleryError> {
+        let info: String = match self.command("ask redis", redis::cmd("INFO").arg("memory")).await {
+            Err(CeleryError::Refused { .. }) => return Ok(None),
+            answer => answer?,
+        };
+        let field = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        let is_limited = field("maxmemory").is_some_and(|bytes| bytes != "0");
+        let policy = field("maxmemory_policy").filter(|policy| is_limited && *policy != "noeviction");
+        Ok(policy.map(str::to_owned))
+    }
+
+    /// Runs a script that does nothing, to find out whether the user may run scripts.
+    ///
+    /// # Errors
+    ///
+    /// As [`once`](Self::once).
+    pub async fn try_script(&self) -> Result<(), CeleryError> {
+        static NOTHING: LazyLock<Script> = LazyLock::new(|| Script::new("return redis.status_reply('OK')"));
+        self.script("run a script on redis", &NOTHING.prepare_invoke()).await
     }
 
     /// Sends one command, once.

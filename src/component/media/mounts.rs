@@ -2,8 +2,9 @@
 
 use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
 use std::{
+    ffi::OsString,
     fs::{self, File},
-    os::unix::fs::MetadataExt,
+    os::unix::{ffi::OsStringExt, fs::MetadataExt},
     path::{Path, PathBuf},
 };
 
@@ -17,12 +18,30 @@ pub(super) fn is_mount_point(parent: &File, root: &Path) -> bool {
 
 /// The first mount point below a folder (Linux, proc(5), `/proc/pid/mountinfo`).
 pub(super) fn mounted_below(folder: &Path) -> Option<PathBuf> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
-    let points = mounts.lines().filter_map(|line| line.split(' ').nth(4));
-    let plain = |point: &str| {
-        [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")]
-            .iter()
-            .fold(point.to_owned(), |point, (code, plain)| point.replace(code, plain))
-    };
-    points.map(|point| PathBuf::from(plain(point))).find(|point| point.starts_with(folder) && point != folder)
+    let mounts = fs::read("/proc/self/mountinfo").ok()?;
+    let points =
+        mounts.split(|byte| *byte == b'\n').filter_map(|line| line.split(|byte| *byte == b' ').nth(4));
+    points.map(unescaped).find(|point| point.starts_with(folder) && point != folder)
+}
+
+/// A path of `mountinfo`, in which a backslash and three octal digits stand for a space, a tab, a line break or a
+/// backslash. A path need not be UTF-8.
+fn unescaped(point: &[u8]) -> PathBuf {
+    let (mut plain, mut rest) = (Vec::new(), point);
+    while let Some((first, after)) = rest.split_first() {
+        let code = after.get(..3).filter(|_| *first == b'\\').and_then(|code| std::str::from_utf8(code).ok());
+        let code = code.and_then(|code| u8::from_str_radix(code, 8).ok());
+        plain.push(code.unwrap_or(*first));
+        rest = if code.is_some() { &after[3..] } else { after };
+    }
+    PathBuf::from(OsString::from_vec(plain))
+}
+
+#[test]
+fn paths_of_mountinfo_are_read_byte_by_byte() {
+    assert_eq!(
+        unescaped(b"/a\\040b\\134040/\xe9"),
+        PathBuf::from(OsString::from_vec(b"/a b\\040/\xe9".to_vec()))
+    );
+    assert_eq!(unescaped(b"/a\\9"), PathBuf::from("/a\\9"));
 }

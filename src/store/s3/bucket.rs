@@ -24,7 +24,7 @@ use aws_sdk_s3::config::{
 };
 use aws_sdk_s3::error::{BoxError, ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::primitives::{ByteStream, DateTime, DateTimeFormat, SdkBody};
-use aws_smithy_http_client::{Builder, tls};
+use aws_smithy_http_client::{Builder, Connector, proxy::ProxyConfig, tls};
 use jiff::Timestamp;
 use rustls::RootCertStore;
 use rustls::pki_types::{CertificateDer, pem::PemObject as _};
@@ -35,7 +35,7 @@ use std::{
     pin::pin,
     sync::{
         Arc,
-        atomic::{AtomicI64, Ordering},
+        atomic::{AtomicBool, AtomicI64, Ordering},
     },
     time::Duration,
 };
@@ -44,6 +44,13 @@ use uuid::Uuid;
 
 /// A request is sent so often before its failure is believed.
 pub(super) const ATTEMPTS: u32 = 5;
+
+/// The parts of the patience with which a server that says nothing is waited for, attempt by attempt. At the usual
+/// patience of a minute the first word comes after 15 seconds, and the end before two minutes.
+const SILENCE: [(u32, u32); 3] = [(1, 4), (1, 2), (1, 1)];
+
+/// The same for a server that has said nothing to all attempts of the request before: one attempt.
+const SILENT: [(u32, u32); 1] = [(1, 12)];
 
 /// The longest wait between attempts.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
@@ -71,6 +78,8 @@ pub(super) struct Bucket {
     pub(super) config: S3Config,
     observer: Option<Observer>,
     skew: Arc<Skew>,
+    /// True after a request that got no answer in any of its attempts, until the next answer.
+    is_silent: AtomicBool,
 }
 
 impl fmt::Debug for Bucket {
@@ -108,7 +117,13 @@ impl Bucket {
                 .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
                 .response_checksum_validation(ResponseChecksumValidation::WhenRequired);
         }
-        Ok(Self { client: Client::from_conf(settings.build()), config, observer, skew })
+        Ok(Self {
+            client: Client::from_conf(settings.build()),
+            config,
+            observer,
+            skew,
+            is_silent: AtomicBool::new(false),
+        })
     }
 
     /// True if this program hashes the parts, for the server to compare: AWS gets a checksum from its SDK.
@@ -142,17 +157,37 @@ impl Bucket {
         fault.on(&self.config.bucket, op, key)
     }
 
+    /// The attempts of a request without a body.
+    pub(super) fn tries(&self, op: &'static str) -> Tries<'_> {
+        let is_silent = self.is_silent.load(Ordering::Relaxed);
+        let silences: &[_] = if is_silent { &SILENT } else { &SILENCE };
+        Tries { bucket: self, op, made: 0, silences, wait: Backoff::new(self.config.wait, LONGEST_WAIT) }
+    }
+
     /// Sends a request without a body until the answer is final.
     pub(super) async fn ask<T, E, F>(&self, op: &'static str, mut send: impl FnMut() -> F) -> Result<T, Fault>
     where
         F: Future<Output = Result<T, SdkError<E, HttpResponse>>>,
         E: ProvideErrorMetadata + Error + 'static,
     {
-        self.send(op, self.config.patience, |_| send()).await
+        let mut tries = self.tries(op);
+        loop {
+            let patience = tries.patience();
+            let answer = tokio::time::timeout(patience, Box::pin(send())).await;
+            let answer = answer.map_or_else(
+                |_| Err(Fault::stalled(patience)),
+                |answer| answer.map_err(|err| Fault::of(&err)),
+            );
+            self.count(op, &answer, tries.is_retry());
+            match answer {
+                Err(fault) => tries.again(fault).await?,
+                done => return done,
+            }
+        }
     }
 
-    /// Sends a request until the answer is final. An attempt ends when nothing moves for `patience`: the body beats
-    /// the pulse as it goes out. An attempt that takes more than the usual patience is waited for twice.
+    /// Sends a request with a body until the answer is final. An attempt ends when nothing moves for `patience`: the
+    /// body beats the pulse as it goes out. An attempt that takes more than the usual patience is waited for twice.
     pub(super) async fn send<T, E, F>(
         &self,
         op: &'static str,
@@ -163,7 +198,7 @@ impl Bucket {
         F: Future<Output = Result<T, SdkError<E, HttpResponse>>>,
         E: ProvideErrorMetadata + Error + 'static,
     {
-        let mut tries = Tries::new(&self.config);
+        let mut tries = Tries { silences: &[(1, 1); ATTEMPTS as usize], ..self.tries(op) };
         loop {
             let pulse = Pulse::new();
             let answer = match watched(Box::pin(send(&pulse)), &pulse, patience).await {
@@ -183,6 +218,9 @@ impl Bucket {
 
     /// Reports the request to the observer.
     pub(super) fn count<T>(&self, op: &'static str, answer: &Result<T, Fault>, retry: bool) {
+        if !matches!(answer, Err(fault) if fault.is_silence) {
+            self.is_silent.store(false, Ordering::Relaxed);
+        }
         if let Some(observer) = &self.observer {
             let result = answer.as_ref().map_or_else(Fault::result, |_| "ok");
             observer(Request { op, result, retry });
@@ -192,16 +230,16 @@ impl Bucket {
 
 /// The attempts of one request.
 #[derive(Debug)]
-pub(super) struct Tries {
+pub(super) struct Tries<'a> {
+    bucket: &'a Bucket,
+    op: &'static str,
     made: u32,
+    /// The parts of the patience, for the attempts that a server which says nothing still gets.
+    silences: &'a [(u32, u32)],
     wait: Backoff,
 }
 
-impl Tries {
-    pub(super) fn new(config: &S3Config) -> Self {
-        Self { made: 0, wait: Backoff::new(config.wait, LONGEST_WAIT) }
-    }
-
+impl Tries<'_> {
     pub(super) fn is_retry(&self) -> bool {
         self.made > 0
     }
@@ -212,13 +250,32 @@ impl Tries {
         self.wait.reset();
     }
 
+    /// The time that a server which says nothing has for this attempt.
+    pub(super) fn patience(&self) -> Duration {
+        let (part, of) = self.silences.first().copied().unwrap_or((1, 1));
+        self.bucket.config.patience * part / of
+    }
+
     /// Waits before the next attempt, or gives the fault back when there is no use in one.
     pub(super) async fn again(&mut self, fault: Fault) -> Result<(), Fault> {
         self.made += 1;
+        if fault.is_silence {
+            self.silences = self.silences.get(1..).unwrap_or_default();
+        }
         // The SDK corrects its clock by the answer.
         let skewed = fault.code == "RequestTimeTooSkewed" && self.made == 1;
-        if self.made >= ATTEMPTS || !(fault.kind == Kind::Passing || skewed) {
+        let is_over = self.made >= ATTEMPTS || self.silences.is_empty();
+        if is_over || !(fault.kind == Kind::Passing || skewed) {
+            self.bucket.is_silent.fetch_or(fault.is_silence, Ordering::Relaxed);
             return Err(fault);
+        }
+        if fault.is_silence {
+            let (bucket, left) = (&self.bucket.config.bucket, self.silences.len());
+            tracing::warn!(
+                bucket,
+                request = self.op,
+                "no answer: {fault}; asking again, {left} more times at most"
+            );
         }
         // Many workers must not come back as one: between half of the wait and the whole.
         let wait = self.wait.step();
@@ -327,7 +384,14 @@ fn http_client(config: &S3Config) -> Result<SharedHttpClient, S3OpenError> {
     let context = tls::TlsContext::builder().with_trust_store(trusted).build();
     let context = context.expect("a trust store is all it needs");
     let provider = tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring);
-    Ok(Builder::new().tls_provider(provider).tls_context(context).build_https())
+    Ok(Builder::new().build_with_connector_fn(move |settings, components| {
+        let mut connector = Connector::builder();
+        connector.set_connector_settings(settings.cloned());
+        connector.set_sleep_impl(components.and_then(|components| components.sleep_impl()));
+        // `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY`, as Amazon's own tools read them.
+        let connector = connector.proxy_config(ProxyConfig::from_env());
+        connector.tls_provider(provider.clone()).tls_context(context.clone()).build()
+    }))
 }
 
 fn check_certificates(pem: &[u8]) -> Result<(), Box<dyn Error + Send + Sync>> {

@@ -15,6 +15,8 @@ pub(super) struct Fault {
     pub(super) kind: Kind,
     /// The server's own word, such as `AccessDenied`; empty when it gave none.
     pub(super) code: String,
+    /// True if the server has not answered at all.
+    pub(super) is_silence: bool,
     /// The description of the fault, for people.
     text: String,
 }
@@ -60,7 +62,9 @@ impl Fault {
             _ => (Kind::Passing, ""),
         };
         let text = if advice.is_empty() { shown(&text) } else { format!("{}; {advice}", shown(&text)) };
-        Self { kind, code: String::new(), text }
+        let is_silence = matches!(err, SdkError::TimeoutError(_))
+            || matches!(err, SdkError::DispatchFailure(failure) if failure.is_timeout());
+        Self { kind, code: String::new(), is_silence, text }
     }
 
     /// Sorts an answer by its code, or by its status where there is none: an answer to HEAD has no body.
@@ -78,27 +82,27 @@ impl Fault {
                 text = format!("{text}; {more}");
             }
         }
-        Self { kind, code: shown(code), text }
+        Self { kind, code: shown(code), is_silence: false, text }
     }
 
     /// The server did nothing for so long.
     pub(super) fn stalled(patience: Duration) -> Self {
-        Self::passing(format!("the server did nothing for {patience:?}"))
+        Self { is_silence: true, ..Self::passing(format!("the server did nothing for {patience:?}")) }
     }
 
     /// Something that may pass.
     pub(super) fn passing(text: impl Into<String>) -> Self {
-        Self { kind: Kind::Passing, code: String::new(), text: text.into() }
+        Self { kind: Kind::Passing, code: String::new(), is_silence: false, text: text.into() }
     }
 
     /// The store answers otherwise than S3 does, and so nothing may be concluded from the answer.
     pub(super) fn unable(text: &str) -> Self {
-        Self { kind: Kind::Unknown, code: String::new(), text: text.to_owned() }
+        Self { kind: Kind::Unknown, code: String::new(), is_silence: false, text: text.to_owned() }
     }
 
     /// The fault of an object that is shorter than its answer said.
     pub(super) fn too_short(text: String) -> Self {
-        Self { kind: Kind::Range, code: String::new(), text }
+        Self { kind: Kind::Range, code: String::new(), is_silence: false, text }
     }
 
     /// One refusal among the answers to a request for many objects; `None` when it is none.

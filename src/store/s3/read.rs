@@ -4,13 +4,12 @@
 use crate::base::chain;
 use crate::store::s3::{
     S3Store,
-    bucket::Tries,
     fault::{Fault, Kind},
 };
 use crate::store::{Body, ObjectKey, StoreError};
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
 use bytes::Bytes;
-use std::{io, ops::Range};
+use std::{io, ops::Range, time::Duration};
 use tokio::sync::mpsc;
 use tokio_util::io::StreamReader;
 
@@ -37,7 +36,7 @@ async fn start(store: &S3Store, key: &ObjectKey, range: Range<u64>, most: u64) -
         store.describe(key).await?;
         return Ok(Box::new(io::Cursor::new([])));
     }
-    let mut tries = Tries::new(&store.bucket().config);
+    let mut tries = store.bucket().tries("get");
     loop {
         let (store, key, Range { start: at, end }) = (store.clone(), key.clone(), range.clone());
         let mut reading = Reading { store, key, at, end, most, etag: None };
@@ -117,17 +116,19 @@ impl Reading {
 
     /// The next range, whole. The first answer says where the object ends.
     async fn fetch(&mut self) -> Result<Vec<Bytes>, Fault> {
-        let end = self.end.min(self.at.saturating_add(self.most));
-        let (mut chunks, mut tries) = (Vec::new(), Tries::new(&self.store.bucket().config));
+        let mut end = self.end.min(self.at.saturating_add(self.most));
+        let store = self.store.clone();
+        let (mut chunks, mut tries) = (Vec::new(), store.bucket().tries("get"));
         loop {
             let before = self.at;
-            let got = self.fetch_some(end, &mut chunks).await;
+            let got = self.fetch_some(end, tries.patience(), &mut chunks).await;
             self.store.bucket().count("get", &got, tries.is_retry());
             match got {
                 Ok(()) if self.at >= end.min(self.end) => return Ok(chunks),
                 // Less than was asked for, which a server may do.
                 Ok(()) if self.at > before => tries.reset(),
                 Ok(()) => return Err(short(self.at, self.end)),
+                Err(fault) if fault.kind == Kind::Denied && self.is_beyond(end).await => end = self.end,
                 Err(fault) => {
                     if self.at > before {
                         tries.reset();
@@ -138,12 +139,29 @@ impl Reading {
         }
     }
 
+    /// Tests whether the object ends before `end`, where nothing is known of it yet. Some stores refuse a range that goes
+    /// beyond the end, which HTTP cuts there.
+    async fn is_beyond(&mut self, end: u64) -> bool {
+        if self.etag.is_some() {
+            return false;
+        }
+        let Ok(head) = self.store.describe(&self.key).await else { return false };
+        let length = head.content_length().and_then(|bytes| u64::try_from(bytes).ok());
+        let Some(length) = length.filter(|length| self.at < *length && *length < end) else { return false };
+        (self.end, self.etag) = (length, head.e_tag);
+        true
+    }
+
     /// One request: appends what comes up to `end`, and moves on by as much, also when it fails.
-    async fn fetch_some(&mut self, end: u64, chunks: &mut Vec<Bytes>) -> Result<(), Fault> {
+    async fn fetch_some(
+        &mut self,
+        end: u64,
+        patience: Duration,
+        chunks: &mut Vec<Bytes>,
+    ) -> Result<(), Fault> {
         let bucket = self.store.bucket();
         let get = bucket.client.get_object().bucket(&bucket.config.bucket).key(bucket.full(&self.key));
         let get = get.range(format!("bytes={}-{}", self.at, end - 1)).set_if_match(self.etag.clone());
-        let patience = bucket.config.patience;
         let answer = tokio::time::timeout(patience, Box::pin(get.send())).await;
         let mut answer = match answer.map_err(|_| Fault::stalled(patience))?.map_err(|err| Fault::of(&err)) {
             // Nothing lies there: the object is empty, or ends before.
@@ -157,8 +175,8 @@ impl Reading {
         self.etag = self.etag.take().or(answer.e_tag.take());
         let stop = end.min(self.end);
         while self.at < stop {
-            let frame = tokio::time::timeout(patience, answer.body.next()).await;
-            let Some(frame) = frame.map_err(|_| Fault::stalled(patience))? else { break };
+            let frame = tokio::time::timeout(bucket.config.patience, answer.body.next()).await;
+            let Some(frame) = frame.map_err(|_| Fault::stalled(bucket.config.patience))? else { break };
             let mut frame = frame.map_err(|err| Fault::passing(chain(&err)))?;
             frame.truncate(usize::try_from(stop - self.at).unwrap_or(usize::MAX));
             self.at += frame.len() as u64;
