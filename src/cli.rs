@@ -273,6 +273,11 @@ async fn settled<T>(app: &App, work: impl Future<Output = T>) -> T {
 }
 
 impl Cli {
+    /// True if the command connects to the broker.
+    pub fn needs_broker(&self) -> bool {
+        matches!(self.command, Command::Worker(_) | Command::Check(_))
+    }
+
     /// Returns the output that needs no settings: the script of `completions`, where that is the command.
     pub fn script(&self) -> Option<Vec<u8>> {
         let Command::Completions { shell } = self.command else { return None };

@@ -66,17 +66,18 @@ pub struct Config {
 }
 
 impl Config {
-    /// Reads every setting before it complains about any.
+    /// Reads every setting before it complains about any. For a command that needs no broker, a wrong setting of the
+    /// broker and of its tasks is a warning: such a command works on a day when Redis is gone.
     ///
     /// # Errors
     ///
     /// All problems at once, by name, never with a value.
-    pub fn from_env(mut env: Env) -> Result<(Self, Vec<Warning>), ConfigError> {
-        let config = Self::read(&mut env);
+    pub fn from_env(mut env: Env, needs_broker: bool) -> Result<(Self, Vec<Warning>), ConfigError> {
+        let config = Self::read(&mut env, needs_broker);
         env.finish(config)
     }
 
-    fn read(env: &mut Env) -> Option<Self> {
+    fn read(env: &mut Env, needs_broker: bool) -> Option<Self> {
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
         let only: Option<Vec<ComponentName>> = env.list("BACKUP_COMPONENTS");
         let named = |name| only.as_ref().is_some_and(|only| only.contains(&name));
@@ -104,7 +105,13 @@ impl Config {
         };
         let (min_free, compression) =
             (env.bytes("BACKUP_MIN_FREE", GIB), env.or("BACKUP_COMPRESSION", Compression::default()));
-        let worker = celery::read_worker(env, &host, root.as_deref().unwrap_or(Path::new("")));
+        let orders = root.as_deref().unwrap_or(Path::new(""));
+        let worker = if needs_broker {
+            celery::read_worker(env, &host, orders)
+        } else {
+            let read = env.unneeded(|env| celery::read_worker(env, &host, orders));
+            read.or_else(|| celery::read_worker(&mut Env::new([("", ""); 0]), &host, orders))
+        };
         let everywhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 9188));
         let metrics_addr =
             env.of_kind("BACKUP_METRICS_ADDR", "an address with a port, such as 0.0.0.0:9188", everywhere);
@@ -227,7 +234,7 @@ mod tests {
     use super::*;
 
     fn read(vars: &[(&str, &str)]) -> Result<(Config, Vec<Warning>), ConfigError> {
-        Config::from_env(Env::new(vars.iter().copied()))
+        Config::from_env(Env::new(vars.iter().copied()), true)
     }
 
     #[test]
@@ -286,6 +293,19 @@ mod tests {
         assert!(!err.to_string().contains("hunter2"), "{err}");
         let (config, _) = read(&[url, ("BACKUP_SENTINEL_MASTER", "lab")]).unwrap();
         assert_eq!(config.worker.broker.to_string(), "lab of sentinel://s1:26379,s2:26379/0");
+    }
+
+    #[test]
+    fn a_wrong_setting_of_the_broker_stops_no_command_that_needs_none() {
+        let vars =
+            [("CELERY_RESULT_BACKEND", "django-db"), ("BACKUP_CONCURRENCY", "0"), ("BACKUP_KEEP_LAST", "3")];
+        let err = read(&vars).unwrap_err();
+        assert_eq!(err.problems.len(), 2, "{err}");
+        let (config, warnings) = Config::from_env(Env::new(vars), false).unwrap();
+        assert_eq!(config.policy.last, 3);
+        let names: Vec<_> = warnings.iter().map(|warning| &*warning.name).collect();
+        assert_eq!(names, ["CELERY_RESULT_BACKEND", "BACKUP_CONCURRENCY"]);
+        Config::from_env(Env::new([("BACKUP_KEEP_LAST", "x")]), false).unwrap_err();
     }
 
     #[test]

@@ -28,7 +28,7 @@ fn main() -> ExitCode {
     }
     // The one TLS provider of every client in this process; an error means that it is set already.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let (config, warnings) = match Config::from_env(Env::from_os(std::env::vars_os())) {
+    let (config, warnings) = match Config::from_env(Env::from_os(std::env::vars_os()), cli.needs_broker()) {
         Ok(read) => read,
         Err(err) => {
             let _ = writeln!(io::stderr(), "error: {err}");

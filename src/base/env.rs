@@ -229,6 +229,15 @@ impl Env {
         }
     }
 
+    /// Reads settings that the caller can do without: a wrong one is a warning, and none of them stops the program.
+    pub fn unneeded<T>(&mut self, read: impl FnOnce(&mut Self) -> T) -> T {
+        let needed = self.problems.len();
+        let value = read(self);
+        let problems = self.problems.split_off(needed);
+        self.warnings.extend(problems.into_iter().map(|Problem { name, why }| Warning { name, why }));
+        value
+    }
+
     /// The value that was built from the settings, beside the suspicions.
     ///
     /// # Errors
