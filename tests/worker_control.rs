@@ -113,6 +113,31 @@ async fn a_ping_is_answered_while_all_places_are_taken_and_other_work_waits_in_i
 }
 
 #[tokio::test]
+async fn a_task_that_waits_for_a_component_leaves_its_place_to_another() {
+    let lab = Lab::endless().set("BACKUP_CONCURRENCY", 2);
+    let worker = lab.worker();
+    let running = lab.order(task::BACKUP_MEDIA, json!({})).await;
+    lab.under_way().await;
+    let waiting = [
+        lab.order(task::VERIFY, json!({"component": "media"})).await,
+        lab.order(task::PIN, json!({"backup": "media_backup_20261122_020000"})).await,
+        lab.order(task::UNDO, json!({"component": "media"})).await,
+    ];
+    let list = lab.order(task::LIST, json!({})).await;
+    assert_eq!(lab.ended(&list).await["status"], "SUCCESS");
+    for id in &waiting {
+        let result = lab.result(id).await;
+        assert!(result.is_none_or(|result| result["date_done"] == Value::Null), "{id} did not wait");
+    }
+    let mut python = Python::newest().client(&lab.celery_url());
+    python.control("revoke", json!({"task_id": running, "terminate": true})).await;
+    for id in &waiting {
+        assert_eq!(lab.ended(id).await["status"], "FAILURE", "there is no backup");
+    }
+    drop(worker);
+}
+
+#[tokio::test]
 async fn queues_are_added_and_left_while_the_worker_runs() {
     let lab = Lab::new();
     let _worker = lab.worker();

@@ -3,7 +3,8 @@
 use crate::cli::{Exit, Failure, JsonFlag, open, output, settled};
 use crate::config::Config;
 use crate::domain::component::ComponentName;
-use crate::domain::report::PruneReport;
+use crate::domain::id::BackupId;
+use crate::domain::report::{Kept, PruneReport};
 use crate::engine::{PruneRequest, Run};
 use clap::Args;
 
@@ -57,9 +58,19 @@ pub(super) async fn run(config: Config, args: PruneArgs) -> Result<Exit, Failure
 
 fn describe(report: &PruneReport) -> String {
     let verb = if report.dry_run { "would delete" } else { "deleted" };
-    let mut lines: Vec<String> = report.deleted.iter().map(|id| format!("{verb} {id}")).collect();
     let keep = if report.dry_run { "would keep" } else { "kept" };
-    lines.extend(report.kept.iter().map(|kept| format!("{keep} {} ({})", kept.backup_id, kept.why)));
+    let stays = |id: &BackupId| report.kept.iter().any(|kept| kept.backup_id == *id);
+    let mut lines = Vec::new();
+    for id in &report.deleted {
+        // The same backup may go from one destination and stay in another.
+        let from = report.deleted_from.get(id).filter(|_| stays(id));
+        let from = from.map_or_else(String::new, |from| format!(" from {}", from.join(" and ")));
+        lines.push(format!("{verb} {id}{from}"));
+    }
+    for Kept { backup_id, why } in &report.kept {
+        let elsewhere = if report.deleted.contains(backup_id) { " elsewhere" } else { "" };
+        lines.push(format!("{keep} {backup_id}{elsewhere} ({why})"));
+    }
     if lines.is_empty() {
         "there is nothing to delete and nothing to keep".to_owned()
     } else {

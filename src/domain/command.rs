@@ -204,6 +204,20 @@ impl Command {
         }
     }
 
+    /// The component that the command works on, as far as the arguments tell.
+    pub fn component(&self) -> Option<ComponentName> {
+        match self {
+            Self::Backup(order) => Some(order.component),
+            Self::Restore(order) => Some(order.component),
+            Self::Undo { component } | Self::Verify { component: Some(component), .. } => Some(*component),
+            Self::Verify { component: None, backup, .. } | Self::Amend { backup, .. } => {
+                let name = backup.rsplit('/').next().unwrap_or(backup);
+                ComponentName::ALL.into_iter().find(|component| name.starts_with(component.file_prefix()))
+            }
+            Self::FullBackup { .. } | Self::CleanUp { .. } | Self::List { .. } | Self::Ping => None,
+        }
+    }
+
     /// The component that this task would occupy, by its name alone.
     pub fn occupies(task_name: &str) -> Option<ComponentName> {
         match task_name {

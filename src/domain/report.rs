@@ -10,7 +10,7 @@ use crate::domain::{
 };
 use jiff::{Timestamp, tz::TimeZone};
 use serde::{Deserialize, Serialize};
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 /// The result of a backup task: the keys that the app's Python tasks returned, and ours.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -120,6 +120,9 @@ pub struct PruneReport {
     pub dry_run: bool,
     /// Ids that were deleted, or would be.
     pub deleted: Vec<BackupId>,
+    /// The destinations that those were deleted from, for people: a backup may stay in another.
+    #[serde(skip)]
+    pub deleted_from: BTreeMap<BackupId, Vec<String>>,
     /// Ids that stay, and why.
     pub kept: Vec<Kept>,
     /// Objects that an object lock keeps for now, in words: they go once the lock has ended.

@@ -67,6 +67,7 @@ impl Engine {
             recording.end(outcome.as_ref().map(|()| (json!(own), own.problems.clone())));
         }
         report.deleted.append(&mut own.deleted);
+        report.deleted_from.append(&mut own.deleted_from);
         report.kept.append(&mut own.kept);
         report.locked.append(&mut own.locked);
         report.problems.append(&mut own.problems);
@@ -109,7 +110,10 @@ impl Engine {
         let going = self.going(name, request, &listing, held.is_some(), report);
         // Without the lock there is only a plan.
         let Some(held) = held else {
-            report.deleted.extend(going.into_keys());
+            for (id, from) in going {
+                report.deleted_from.insert(id.clone(), from.into_iter().map(str::to_owned).collect());
+                report.deleted.push(id);
+            }
             return Ok(());
         };
         let entries: HashMap<_, _> = listing.entries.iter().map(|entry| (&entry.backup_id, entry)).collect();
@@ -246,6 +250,7 @@ impl Engine {
             for destination in &gone.from {
                 self.metrics.deleted(id.component(), destination);
             }
+            report.deleted_from.insert(id.clone(), gone.from.iter().map(ToString::to_string).collect());
             report.deleted.push(id.clone());
         }
         for (_, err) in &gone.refused {

@@ -18,6 +18,8 @@ struct Shared {
     /// The number of slots to remove as soon as their tasks end.
     surplus: AtomicUsize,
     components: [(ComponentName, Arc<Semaphore>); 3],
+    /// The number of tasks in hand that wait for a component, without a slot.
+    aside: AtomicUsize,
     freed: Box<dyn Fn() + Send + Sync>,
 }
 
@@ -26,6 +28,12 @@ pub(super) struct Slot {
     permit: Option<OwnedSemaphorePermit>,
     slots: Slots,
 }
+
+/// A task that waits for a component without a slot.
+pub(super) struct Aside(Slots);
+
+/// The most tasks in hand that wait for a component: further messages stay in the broker, where other workers see them.
+const MOST_ASIDE: usize = 16;
 
 /// A component that a task occupies exclusively within this process.
 pub(super) struct Occupied {
@@ -45,6 +53,7 @@ impl Slots {
             size: Mutex::new(concurrency),
             surplus: AtomicUsize::new(0),
             components: ComponentName::ALL.map(one),
+            aside: AtomicUsize::new(0),
             freed: Box::new(freed),
         }))
     }
@@ -72,9 +81,15 @@ impl Slots {
         self.0.surplus.fetch_update(Ordering::AcqRel, Ordering::Acquire, less).is_ok()
     }
 
-    /// The number of free slots that no task in hand waits for.
+    /// The number of free slots that no task in hand waits for; none while too many tasks in hand wait for a component.
     pub(super) fn room(&self) -> usize {
-        self.0.all.available_permits()
+        if self.0.aside.load(Ordering::Acquire) < MOST_ASIDE { self.0.all.available_permits() } else { 0 }
+    }
+
+    /// Counts a task that waits for a component without a slot, until the value is dropped.
+    pub(super) fn step_aside(&self) -> Aside {
+        self.0.aside.fetch_add(1, Ordering::AcqRel);
+        Aside(self.clone())
     }
 
     /// Takes a free slot, if there is one.
@@ -122,6 +137,13 @@ impl Drop for Slot {
             permit => drop(permit), // free before it is announced
         }
         (self.slots.0.freed)();
+    }
+}
+
+impl Drop for Aside {
+    fn drop(&mut self) {
+        self.0.0.aside.fetch_sub(1, Ordering::AcqRel);
+        (self.0.0.freed)();
     }
 }
 

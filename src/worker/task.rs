@@ -134,12 +134,18 @@ impl Task<'_> {
             occupied = slots.try_occupy(component);
             if occupied.is_none() {
                 slot = None;
+                let _aside = slots.step_aside();
                 occupied = Some(self.unless_stopped(slots.occupy(component)).await?);
             }
-            if let Some(why) = self.shared.engine.locks.in_the_way(component).await {
-                slot = None;
-                self.unless_stopped(self.until_free(component, why)).await?;
-            }
+        }
+        // A verification, a pin or an undo occupies nothing before it begins, and waits for its turn all the same.
+        let command = Command::parse(&self.message.task, &self.message.args, &self.message.kwargs);
+        if let Some(component) = command.ok().and_then(|command| command.component())
+            && let Some(why) = self.shared.engine.locks.in_the_way(component).await
+        {
+            slot = None;
+            let _aside = slots.step_aside();
+            self.unless_stopped(self.until_free(component, why)).await?;
         }
         let slot = match slot {
             Some(slot) => slot,
