@@ -3,14 +3,17 @@
 
 use crate::media_restore::areas;
 use crate::postgres_restore::databases;
-use crate::support::{lab::Lab, postgres::PostgresServer};
+use crate::support::{
+    lab::{Lab, eventually},
+    postgres::PostgresServer,
+};
 use rna_backup::{
     base::{chain, clock::SystemClock},
     catalog::Catalog,
     component::{
         Component, ComponentError, Staged, Target,
         media::{Media, MediaConfig},
-        postgres::Postgres,
+        postgres::{Postgres, pool},
     },
     domain::{
         command::Backup,
@@ -317,8 +320,8 @@ async fn a_backup_by_hand_leaves_the_copies_of_others_alone() {
     }
 }
 
-/// The sessions that hold the lock of the shared database.
-const HOLDERS: &str = "pid FROM pg_locks WHERE locktype = 'advisory' AND granted AND objid = hashtext";
+/// The sessions that hold the lock of the shared database: its first key is `rna!`.
+const HOLDERS: &str = "pid FROM pg_locks WHERE locktype = 'advisory' AND granted AND classid = x'726e6121'::int::oid AND objid = hashtext";
 
 #[tokio::test]
 async fn a_run_that_has_lost_its_lock_stops_before_its_swap() {
@@ -343,6 +346,41 @@ async fn a_run_that_has_lost_its_lock_stops_before_its_swap() {
     assert_eq!(shared.live(POSTGRES), ["spoiled"]);
     other.swap().await.unwrap().unwrap();
     assert_eq!(shared.live(POSTGRES), [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_swap_that_loses_its_lock_half_way_leaves_the_rest_to_whoever_has_it() {
+    let shared = Shared::new("lock lost half way");
+    let (a, b) = (shared.machine("a"), shared.machine("b"));
+    let backup = a.back_up(POSTGRES).await;
+    shared.write(POSTGRES, "spoiled");
+    let staged = a.stage(POSTGRES, &backup).await.unwrap();
+    // A transaction that is prepared in the copy keeps it from being renamed: the swap stays where the door is closed.
+    let copy = databases(shared.server, &shared.database).pop().unwrap();
+    shared.server.psql(&copy, "BEGIN; CREATE TABLE late (); PREPARE TRANSACTION 'late half way'");
+    let swap = tokio::spawn(staged.swap());
+    let is_open = || {
+        let ask = "SELECT datallowconn FROM pg_database WHERE datname";
+        shared.server.psql("postgres", &format!("{ask} = '{}'", shared.database)) == "t"
+    };
+    assert!(eventually(async || !is_open()).await);
+    // Somebody else waits for the lock, and has it as soon as it is lost.
+    let pool = pool(&shared.server.config("postgres")).unwrap();
+    let (waits, ends) = (pool.get().await.unwrap(), pool.get().await.unwrap());
+    let key = i32::from_be_bytes(*b"rna!");
+    let take = format!("SELECT pg_advisory_lock({key}, hashtext('{}'))", shared.database);
+    let end =
+        format!("SELECT pg_terminate_backend(pid) FROM (SELECT {HOLDERS}('{}')::oid) l", shared.database);
+    let (taken, ended) = tokio::join!(waits.batch_execute(&take), ends.batch_execute(&end));
+    taken.and(ended).unwrap();
+    shared.server.psql(&copy, "ROLLBACK PREPARED 'late half way'");
+
+    let err = swap.await.unwrap().unwrap_err();
+    assert!(chain(&err).contains("is lost"), "{}", chain(&err));
+    assert!(!is_open(), "nothing is put back over somebody else's work");
+    waits.batch_execute("SELECT pg_advisory_unlock_all()").await.unwrap();
+    assert_eq!(b.component(POSTGRES).recover().await.unwrap().len(), 2, "it is opened, and the copy removed");
+    assert_eq!(shared.live(POSTGRES), ["spoiled"]);
 }
 
 #[tokio::test]

@@ -137,6 +137,8 @@ impl Exchange {
             comment_on(&self.target, comment),
             format!("ALTER DATABASE {name} ALLOW_CONNECTIONS {}", live.allows),
             format!("ALTER DATABASE {target} ALLOW_CONNECTIONS {}", live.allows),
+            // The server waits for sessions in the middle of it.
+            hold.guard(),
         ];
         let deadline = Instant::now() + PATIENCE;
         loop {
