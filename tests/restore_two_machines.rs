@@ -350,7 +350,7 @@ async fn a_run_that_has_lost_its_lock_stops_before_its_swap() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_swap_that_loses_its_lock_half_way_leaves_the_rest_to_whoever_has_it() {
-    let shared = Shared::new("lock lost half way");
+    let shared = Shared::new("half way lost");
     let (a, b) = (shared.machine("a"), shared.machine("b"));
     let backup = a.back_up(POSTGRES).await;
     shared.write(POSTGRES, "spoiled");
