@@ -6,8 +6,8 @@
 //! accepted however old it is, because a crash may cause one; from then on it is refused. On another machine, without
 //! these notes, only the age of a signature counts.
 
-use crate::base::chain;
-use crate::base::place::{explained, sync_folder};
+use crate::base::place::explained;
+use crate::base::{chain, durable};
 use crate::celery::message::Message;
 use crate::celery::publish::Outgoing;
 use crate::domain::signature::{self, Order, Signature, SignatureError};
@@ -15,9 +15,9 @@ use jiff::Timestamp;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 use std::{
-    fs::{self, DirBuilder, File},
-    io::{self, ErrorKind, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    fs::{self, DirBuilder},
+    io::{self, ErrorKind},
+    os::unix::fs::DirBuilderExt,
     path::PathBuf,
     time::{Duration, SystemTime},
 };
@@ -101,15 +101,7 @@ impl Orders {
 
     fn write(&self, signature: &Signature, words: &str) -> io::Result<()> {
         DirBuilder::new().recursive(true).mode(0o700).create(&self.dir)?;
-        let mut file = File::options()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(self.note(signature))?;
-        file.write_all(words.as_bytes())?;
-        file.sync_all()?;
-        Ok(sync_folder(File::open(&self.dir)?)?)
+        durable::write(&self.note(signature), words.as_bytes())
     }
 
     fn unnoted(&self, err: io::Error) -> SignatureError {
