@@ -7,6 +7,7 @@ use crate::domain::facts::Facts;
 use crate::domain::report::{PassedOver, RestorePlan, RestoreReport, UndoReport};
 use crate::engine::archive::{Archive, rest_of, unusable};
 use crate::engine::restored::{Record, Undone};
+use crate::engine::watched::watched;
 use crate::engine::way_on::{complete, may_lose_rights, with_way_on};
 use crate::engine::{Engine, EngineError, Held, Run};
 use crate::observe::labels::Operation;
@@ -145,8 +146,7 @@ impl Engine {
         }
         run.meter.begin("swap", 0);
         let record = self.about_to_swap(component, run).await?;
-        let kept =
-            staged.swap().await.map_err(|source| EngineError::Component { component: name, source })?;
+        let kept = watched(name, run, held, staged.swap()).await?;
         let took = self.clock.now().duration_since(began).as_secs_f64();
         tracing::info!(backup_id = %archive.entry.backup_id, seconds = took, "restored");
         let report = RestoreReport {
@@ -245,7 +245,7 @@ impl Engine {
                 let (kept_before, replaced_at) = (kept.place.clone(), kept.at);
                 self.locks.note_undone(name, &Undone { task_id, kept_before, replaced_at })?;
             }
-            let replaced = component.undo(&run.meter).await.map_err(failed)?;
+            let replaced = watched(name, run, &held, component.undo(&run.meter)).await?;
             tracing::info!(restored = kept.place, kept = replaced.place, "undone");
             let report = UndoReport::new(name, component.source(), kept.at, replaced.place);
             Ok(UndoReport { warnings: run.meter.take_warnings(), ..report })
