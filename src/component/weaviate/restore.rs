@@ -4,6 +4,7 @@ use crate::base::chain;
 use crate::component::media::{Media, MediaConfig};
 use crate::component::scratch::Scratch;
 use crate::component::stage::{Kept, Staged, Target, Walk};
+use crate::component::weaviate::claim::marks_of_the_dead;
 use crate::component::weaviate::class::Classes;
 use crate::component::weaviate::copies::described;
 use crate::component::weaviate::count::Bracket;
@@ -65,6 +66,10 @@ impl Weaviate {
         };
         questions.ask_all(walk).await?;
         let mut journal = Journal::open(&self.config.state)?;
+        if walk == Walk::Restore {
+            // Another machine may be restoring from the very folder that this backup is unpacked to.
+            marks_of_the_dead(&server, &journal.id()?).await?;
+        }
         let (source, counts) = self.unpack(&server, (index, &bring), feed, &mut journal, meter).await?;
         let (weaviate, meter) = (self.clone(), meter.clone());
         let access = *target == Target::LiveWithAccess;

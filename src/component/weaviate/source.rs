@@ -62,7 +62,7 @@ impl Source {
             let classes = only.iter().collect();
             let backend = self.index.way.as_str();
             let timeout = weaviate.config.timeout;
-            let job = Job { server, backend, classes, is_plain: false, access, timeout };
+            let job = Job { server, backend, classes, is_plain: false, access, timeout, origin: "" };
             return job.restore(&self.index.id, &self.index.nodes).await;
         }
         let mut classes = self.index.classes.clone();
