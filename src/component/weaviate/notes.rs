@@ -128,6 +128,17 @@ impl Notes {
         }
     }
 
+    /// Takes back that a class is proven: the class is due again.
+    pub(super) fn doubt(&mut self, class: &str) {
+        let Some(replacing) = &mut self.replacing else { return };
+        if let Some(step) = replacing.classes.get_mut(class) {
+            step.state = State::Deleted;
+        }
+        if let Some(kept) = self.kept.as_mut().filter(|_| replacing.has_kept) {
+            kept.before.remove(class);
+        }
+    }
+
     /// Keeps a class for `undo`, in place of what an earlier replacement has kept. What this one has kept of the class
     /// before is thrown away no sooner than other copies that no command brings back.
     pub(super) fn keep(&mut self, class: &str, before: Option<Snapshot>) {

@@ -9,16 +9,16 @@ use crate::base::chain;
 use crate::component::ComponentError;
 use crate::component::weaviate::Weaviate;
 use crate::component::weaviate::claim::{Claim, are_gone};
-use crate::component::weaviate::class::{self, Classes};
+use crate::component::weaviate::class::Classes;
 use crate::component::weaviate::copies::place_of;
 use crate::component::weaviate::count::Verdict;
 use crate::component::weaviate::files::Files;
 use crate::component::weaviate::index::Made;
 use crate::component::weaviate::journal::Journal;
 use crate::component::weaviate::notes::{Kept, Notes, State, Step};
-use crate::component::weaviate::refusals::of_what_cannot_be_kept;
+use crate::component::weaviate::refusals::{can_be_put_back, of_what_cannot_be_kept};
 use crate::component::weaviate::server::{Access, Server};
-use crate::component::weaviate::source::{Place, Source, prove};
+use crate::component::weaviate::source::{Place, Source, prove, prove_by_reading};
 use crate::domain::progress::Meter;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -45,6 +45,8 @@ struct Replacement<'a> {
     purpose: Purpose,
     meter: &'a Meter,
     claim: &'a Claim,
+    /// The outages of the server before the replacement.
+    outages: u32,
 }
 
 impl Weaviate {
@@ -90,8 +92,9 @@ impl Weaviate {
         meter.begin("replace classes", 0);
         let before = journal.notes.clone();
         let server = &server.while_classes_are_missing();
+        let outages = server.client.outages();
         let mut replacement =
-            Replacement { weaviate: self, server, journal, bring, live, purpose, meter, claim };
+            Replacement { weaviate: self, server, journal, bring, live, purpose, meter, claim, outages };
         let replaced = match replacement.run().await {
             Ok(()) => Ok(()),
             Err((class, err)) => Err(self.failed(server, journal, claim, &class, err).await),
@@ -168,6 +171,24 @@ impl Replacement<'_> {
         }
         for class in self.live.keys().cloned().collect::<Vec<_>>() {
             self.replace_class(&class).await.map_err(|err| (class, err))?;
+        }
+        self.read_again_after_an_outage().await
+    }
+
+    /// Reads every object that was brought, if the server was away meanwhile: a server that was killed may count the objects
+    /// of a tenant and be unable to read them.
+    async fn read_again_after_an_outage(&mut self) -> Result<(), (String, ComponentError)> {
+        if self.server.client.outages() == self.outages {
+            return Ok(());
+        }
+        tracing::warn!("Weaviate was away while classes were replaced, so every object is read");
+        self.meter.begin("read every object", 0);
+        for (class, source) in self.bring.iter().filter_map(|(class, source)| Some((class, (*source)?))) {
+            let read = prove_by_reading(self.server, class, &source.promised(class)).await;
+            if let Err(err) = read {
+                let noted = self.journal.note(|notes| notes.doubt(class));
+                return Err((class.clone(), noted.map_or_else(|worse| worse, |()| err)));
+            }
         }
         Ok(())
     }
@@ -337,18 +358,6 @@ impl Weaviate {
             transient: put_back.is_ok() && err.is_transient(),
         }
     }
-}
-
-/// Makes sure that a server would take the live classes back: none makes a class that refers to one that is not there.
-async fn can_be_put_back(server: &Server, live: &Classes, bring: &Bring<'_>) -> Result<(), ComponentError> {
-    let definitions = server.definitions().await.map_err(|fault| fault.of("read Weaviate's schema"))?;
-    let stays = |class: &String| bring.get(class).is_none_or(Option::is_some);
-    let brought = bring.iter().filter(|(_, source)| source.is_some()).map(|(class, _)| class.clone());
-    let there = definitions.into_keys().filter(stays).chain(brought).collect();
-    let Some(dangling) = class::dangling(live, &there).into_iter().next() else { return Ok(()) };
-    let what =
-        format!("replace classes: {dangling}, so a copy of it could not be put back: make that class first");
-    Err(ComponentError::Unusable { what, source: None })
 }
 
 /// Deletes classes, and waits until they are gone.

@@ -163,3 +163,24 @@ pub(super) async fn prove(
     }
     server.read_one(name, promised).await.map_err(|fault| fault.of(what()))
 }
+
+/// Proves that every object of a class can be read, and that none is missing.
+///
+/// # Errors
+///
+/// The answer of the server, or [`ComponentError::Failed`] when objects are missing.
+pub(super) async fn prove_by_reading(
+    server: &Server,
+    name: &str,
+    promised: &Class,
+) -> Result<(), ComponentError> {
+    let what = || format!("read every object of class {name} after an outage of Weaviate");
+    let count = server.count_by_reading(name, promised).await.map_err(|fault| fault.of(what()))?;
+    match promised.judge(count) {
+        Verdict::Fewer => Err(ComponentError::Unusable {
+            what: format!("{}: {count} are there and should be {}", what(), promised.objects.after),
+            source: None,
+        }),
+        _ => Ok(()),
+    }
+}
