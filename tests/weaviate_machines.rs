@@ -2,6 +2,7 @@
 //! has restored, both know of each other, and neither sweeps the copies of the other.
 
 use crate::copies::Bench;
+use crate::support::lab::eventually;
 use crate::support::s3_proxy::{Asked, BadLine, Line};
 use crate::support::weaviate_contents::{id, vector};
 use crate::support::weaviate_server::{MARK, NEWEST, OLDEST, Start, WeaviateServer};
@@ -107,7 +108,8 @@ async fn a_machine_that_comes_back_leaves_alone_what_another_has_restored_meanwh
         let said = a.recover().await.unwrap().join("; ");
         assert!(server.contents().await == wanted, "{what}: {said}");
         assert!(said.contains("is superseded: classes Protocol stay as they are"), "{what}: {said}");
-        assert!(said.contains(&root(&server, "b").display().to_string()), "{what}: {said}");
+        let b_root = &*root(&server, "b").display().to_string();
+        assert!(said.contains(b_root), "{what}: {said}");
         assert_eq!(a.due().await.unwrap(), None, "{what}");
         let copies = || fs::read_dir(root(&server, "a")).unwrap().map(|entry| entry.unwrap().path());
         let copy = copies().find(|path| path.extension().is_some_and(|end| end == "json") && !path.ends_with("journal.json"));
@@ -117,7 +119,13 @@ async fn a_machine_that_comes_back_leaves_alone_what_another_has_restored_meanwh
         let (_, facts) = backup(&a).await.unwrap();
         assert_eq!(facts.counts.classes.keys().collect::<Vec<_>>(), ["Document", "Later", "Protocol", "Sample"]);
         assert_eq!(facts.warnings.iter().filter(|warning| warning.contains(MARK)).count(), 0, "{facts:?}");
-        for weaviate in [&a, &a, &b] {
+        // What it had restored itself it can take back, and is told who came after it.
+        let meter = Meter::default();
+        a.undo(&meter).await.unwrap();
+        let said = meter.take_warnings().concat();
+        assert!(said.contains("Classes Document were restored by") && said.contains(b_root), "{what}: {said}");
+        a.undo(&Meter::default()).await.unwrap();
+        for weaviate in [&a, &a, &b, &a] {
             weaviate.recover().await.unwrap();
             weaviate.forget().await.unwrap();
         }
@@ -227,7 +235,7 @@ async fn a_machine_that_was_cut_off_stops_where_it_is_when_another_has_taken_ove
         let (cut, is_back) = (Arc::new(Notify::new()), Arc::new(AtomicBool::new(false)));
         let (cuts, back, mut is_cut) = (cut.clone(), is_back.clone(), false);
         let line = BadLine::before(&server.address(), move |asked| {
-            // Cut off just before a class is deleted: the request is sent again when the line is back.
+            // Cut off when a class is deleted: the answer is lost, and the request is sent again when the line is back.
             is_cut |= deletes_a_class(asked) && asked.target.ends_with("Protocol");
             if !is_cut || back.load(Ordering::SeqCst) {
                 return Line::Good;
@@ -239,6 +247,7 @@ async fn a_machine_that_was_cut_off_stops_where_it_is_when_another_has_taken_ove
         let a = Weaviate::new(config(&server, &line.url(), "a", way), None);
         let second = async {
             cut.notified().await;
+            assert!(eventually(async || !server.classes().await.contains_key("Protocol")).await);
             restore(&b, &archive, &Target::Live).await.unwrap();
             server
                 .put(vec![

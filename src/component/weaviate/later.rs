@@ -6,7 +6,7 @@ use crate::component::weaviate::Weaviate;
 use crate::component::weaviate::copies::place_of;
 use crate::component::weaviate::journal::Journal;
 use crate::component::weaviate::mark::Mark;
-use crate::component::weaviate::notes::Notes;
+use crate::component::weaviate::notes::{Kept, Notes};
 use crate::component::weaviate::replace::names;
 use crate::component::weaviate::server::Server;
 use crate::domain::progress::Meter;
@@ -89,6 +89,29 @@ impl Weaviate {
                      there: start rna-backup on that machine, or restore them here too.",
                     mark.owner(),
                     words.join("; ")
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Names the machines that have restored the same classes after the restore that is undone here.
+    pub(super) async fn name_later_restores(
+        &self,
+        server: &Server,
+        notes: &Notes,
+        kept: &Kept,
+        meter: &Meter,
+    ) -> Result<(), ComponentError> {
+        let is_later = |mark: &&Mark| is_of_another(notes, mark) && mark.since > kept.at();
+        for mark in server.marks().await?.iter().filter(is_later) {
+            let both = mark.replaced.keys().filter(|class| kept.before.contains_key(*class)).cloned();
+            let both: BTreeSet<_> = both.collect();
+            if !both.is_empty() {
+                meter.warn(format!(
+                    "Classes {} were restored by {} after the restore that is undone here.",
+                    names(&both),
+                    mark.owner()
                 ));
             }
         }

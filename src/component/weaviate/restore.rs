@@ -13,6 +13,7 @@ use crate::component::weaviate::files::Files;
 use crate::component::weaviate::folder::{Freed, is_closed};
 use crate::component::weaviate::index::{Index, Made, corrupt};
 use crate::component::weaviate::journal::Journal;
+use crate::component::weaviate::mark::is_mark;
 use crate::component::weaviate::needs::Needs;
 use crate::component::weaviate::notes::Loose;
 use crate::component::weaviate::replace::{Purpose, names, remove_classes};
@@ -49,7 +50,8 @@ impl Weaviate {
     ) -> Result<Copy, ComponentError> {
         let index = Index::take(feed).await?;
         let server = self.target_server(target).await?;
-        let all = index.classes.keys().cloned().collect();
+        // A version without marks takes a mark for a class of the app.
+        let all = index.classes.keys().filter(|class| !is_mark(class)).cloned().collect();
         let bring = chosen(target, &all)?;
         let live = server.classes(Some(&bring)).await?;
         let needs = Needs::of_archive(&index, target)?;
