@@ -61,7 +61,7 @@ fn refused_entries_are_read_with_their_names_and_causes() {
         }
     }
     again.finish();
-    let sorted = |refusals: &[Refusal]| BTreeSet::from_iter(refusals.iter().map(Refusal::words));
+    let sorted = |refusals: &[Refusal]| refusals.iter().map(Refusal::words).collect::<BTreeSet<_>>();
     assert_eq!((sorted(&again.found), again.is_broken), (sorted(&refusals.found), false));
     let mut strict = Refusals::default();
     let stops =
