@@ -52,11 +52,11 @@ impl Weaviate {
             if is_empty(&journal.notes) {
                 self.note_and_drop(server, journal, Notes::settled).await?;
             } else {
-                done.push(self.settle(server, journal, None).await?);
+                done.push(self.put_right_and_tell(server, journal, None).await?);
             }
         } else {
             let (claim, _) = self.claim(server, journal, &due, &Meter::default()).await?;
-            let settled = Box::pin(self.settle(server, journal, Some(&claim)));
+            let settled = Box::pin(self.put_right_and_tell(server, journal, Some(&claim)));
             done.push(claim.guarded(settled).await?);
         }
         Ok(done)

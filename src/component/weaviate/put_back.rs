@@ -27,7 +27,7 @@ impl Weaviate {
     /// # Errors
     ///
     /// When the notes cannot be written. `claim` is `None` where no class is due.
-    pub(super) async fn settle(
+    pub(super) async fn put_right_and_tell(
         &self,
         server: &Server,
         journal: &mut Journal,
