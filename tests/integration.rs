@@ -87,6 +87,7 @@ mod redis_away;
 mod removal;
 mod restore;
 mod restore_refused;
+mod restore_two_machines;
 mod retention;
 mod schemas;
 mod secrets;

@@ -156,7 +156,8 @@ async fn what_a_dead_restore_left_beside_a_folder_goes_with_the_next_one_to_it()
     let place = tempdir().unwrap();
     let (media, folder) = (media(dir.path()), place.path().join("look"));
     let target = Target::Folder(folder.clone());
-    let stage = async || stage(&media, &tar, &target, Some(&facts)).await.unwrap();
+    let try_to_stage = async || stage(&media, &tar, &target, Some(&facts)).await;
+    let stage = async || try_to_stage().await.unwrap();
     // A process that dies lets go of its lock, as a value does that is dropped; another one lives.
     drop(stage().await);
     fs::write(areas(&folder)[0].join("tree/of the dead"), "").unwrap();
@@ -169,11 +170,12 @@ async fn what_a_dead_restore_left_beside_a_folder_goes_with_the_next_one_to_it()
     fs::create_dir(&foreign).unwrap();
     fs::write(foreign.join("x"), "").unwrap();
 
-    assert_eq!(stage().await.swap().await.unwrap(), None);
-    same(&look(&folder), &new);
+    let err = try_to_stage().await.unwrap_err();
+    assert!(matches!(err, ComponentError::Taken { .. }), "{err}");
     let left = areas(&folder);
     assert!(left.len() == 2 && left.contains(&foreign) && left.contains(&alive[0]), "{left:?}");
-    living.discard().await.unwrap();
+    assert_eq!(living.swap().await.unwrap(), None);
+    same(&look(&folder), &new);
     assert_eq!(areas(&folder), [foreign]);
 }
 

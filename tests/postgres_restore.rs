@@ -269,10 +269,10 @@ async fn without_the_right_to_create_databases_it_is_one_transaction_in_place() 
     // What the archive does not know stands in the way: all or nothing.
     let staged = stage(&config, &archive, &Target::Live, Some(&facts)).await.unwrap();
     server.psql(&name, "CREATE VIEW in_the_way AS TABLE t");
-    let err = stage(&config, &archive, &Target::Live, Some(&facts)).await.unwrap_err();
-    assert!(err.to_string().contains("before the restore DROP VIEW public.in_the_way"), "{err}");
     let err = staged.swap().await.unwrap_err();
     assert!(matches!(err, ComponentError::Failed { transient: false, .. }), "{err:?}");
+    let err = stage(&config, &archive, &Target::Live, Some(&facts)).await.unwrap_err();
+    assert!(err.to_string().contains("before the restore DROP VIEW public.in_the_way"), "{err}");
     assert_eq!(server.psql(&name, "SELECT count(*) FROM in_the_way"), "5");
     server.psql(&name, "DROP VIEW in_the_way");
 

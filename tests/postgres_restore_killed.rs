@@ -1,11 +1,11 @@
 //! Restores of which something is killed at any instant: the program, its `pg_restore`, the server.
 
-use crate::postgres::FINGERPRINT;
-use crate::postgres_restore::{component, databases};
+use crate::postgres::{FINGERPRINT, backup};
+use crate::postgres_restore::{component, databases, stage};
 use crate::support::chance::Chance;
 use crate::support::lab::Lab;
 use crate::support::postgres::PostgresServer;
-use rna_backup::component::{Component, postgres::PostgresConfig};
+use rna_backup::component::{Component, Target, postgres::PostgresConfig};
 use rna_backup::domain::progress::Meter;
 use rustix::process::{Pid, Signal, kill_process};
 use std::{
@@ -291,4 +291,28 @@ async fn a_server_that_is_killed_at_any_instant_of_a_swap_has_the_old_or_the_new
         assert_eq!(databases(&scene.server, "app").len(), 2);
     }
     scene.tell();
+}
+
+/// Until the live database takes sessions again the app is shut out.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_is_open_again_as_soon_as_a_server_is_back_that_went_away_in_the_middle_of_a_swap() {
+    let server = PostgresServer::start();
+    server.database("app", "");
+    server.psql("app", CONTENTS);
+    let config = server.config("app");
+    let (archive, _) = backup(config.clone()).await.unwrap();
+    let staged = stage(&config, &archive, &Target::Live, None).await.unwrap();
+    // A transaction that is prepared in the copy keeps it from being renamed: the swap stays where the door is closed.
+    let copy = databases(&server, "app").pop().unwrap();
+    server.psql(&copy, "BEGIN; CREATE TABLE late (); PREPARE TRANSACTION 'late'");
+    let swap = tokio::spawn(staged.swap());
+    let open =
+        || server.psql("postgres", "SELECT datallowconn FROM pg_database WHERE datname = 'app'") == "t";
+    until(|| !open());
+    server.control(&["stop", "-m", "immediate", "-w"]);
+    server.start_again();
+    let err = swap.await.unwrap().unwrap_err();
+    assert!(open(), "after {err} the app is shut out until somebody comes");
+    server.psql(&copy, "ROLLBACK PREPARED 'late'");
+    assert_eq!(component(&config).recover().await.unwrap().len(), 1, "the copy alone is left");
 }

@@ -3,7 +3,9 @@
 pub mod backoff;
 pub mod clock;
 pub mod dumps;
+pub mod durable;
 pub mod env;
+pub mod lock;
 pub mod place;
 pub mod units;
 

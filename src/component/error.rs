@@ -38,6 +38,13 @@ pub enum ComponentError {
         source: Option<Source>,
     },
 
+    /// Another process works on the component.
+    #[error("{what}")]
+    Taken {
+        /// The process, and the way to be rid of it.
+        what: String,
+    },
+
     /// A child process failed.
     #[error("{program} ended with {status}: {stderr}")]
     Failed {
@@ -96,7 +103,7 @@ impl ComponentError {
     /// True if the same call may succeed later. Every retry decides by this function alone.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Unavailable { .. } | Self::Read { .. } => true,
+            Self::Unavailable { .. } | Self::Taken { .. } | Self::Read { .. } => true,
             Self::Failed { transient, .. } => *transient,
             // The caller knows better why its own output failed.
             Self::Output(_)

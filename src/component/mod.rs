@@ -12,6 +12,7 @@ pub mod weaviate;
 
 use crate::domain::{
     component::ComponentName,
+    deed::Deed,
     facts::{Counts, Facts},
     id::BackupId,
     progress::Meter,
@@ -24,7 +25,7 @@ use tokio::io::AsyncRead;
 
 pub use error::ComponentError;
 pub use shelf::Shelf;
-pub use stage::{Kept, Plan, Staged, Steps, Target, Walk};
+pub use stage::{Done, Kept, Plan, Staged, Steps, Target, Walk};
 
 /// The bytes of an archive, decompressed, on their way back into a component.
 pub type Feed<'a> = &'a mut (dyn AsyncRead + Send + Unpin);
@@ -272,7 +273,39 @@ pub trait Component: Send + Sync + fmt::Debug {
         Err(cannot_restore(self.name()))
     }
 
-    /// Removes the data that restores set aside: a newer backup was proven since then.
+    /// As [`undo`](Self::undo), noted with the data as the work of a task; `None`: ordered by hand.
+    ///
+    /// # Errors
+    ///
+    /// As for [`undo`](Self::undo).
+    async fn undo_by(&self, deed: Option<Deed>, meter: &Meter) -> Result<Kept, ComponentError> {
+        let _ = deed;
+        self.undo(meter).await
+    }
+
+    /// Returns the work of a task, if it has swapped, by what is noted with the data: a swap is never done twice, whichever
+    /// machine is asked. `None` also where nothing is noted.
+    ///
+    /// # Errors
+    ///
+    /// When the notes cannot be read.
+    async fn done_by(&self, task: &str) -> Result<Option<Done>, ComponentError> {
+        let _ = task;
+        Ok(None)
+    }
+
+    /// Notes that the result of a task is stored: [`forget`](Self::forget) may remove the proof of its work.
+    ///
+    /// # Errors
+    ///
+    /// Then the proof stays for [`COMES_BACK`](crate::domain::deed::COMES_BACK).
+    async fn settle(&self, task: &str) -> Result<(), ComponentError> {
+        let _ = task;
+        Ok(())
+    }
+
+    /// Removes the data that restores set aside: a newer backup was proven since then. What proves that a task has swapped
+    /// which may be delivered again stays.
     ///
     /// # Errors
     ///

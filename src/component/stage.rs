@@ -5,6 +5,7 @@
 //! touched, and whatever goes wrong leaves it as it was.
 
 use super::{ComponentError, Feed};
+use crate::domain::deed::Deed;
 use crate::domain::facts::Counts;
 use crate::domain::progress::Meter;
 use async_trait::async_trait;
@@ -102,6 +103,18 @@ pub struct Kept {
     pub place: String,
     /// The time at which the data was replaced.
     pub at: Timestamp,
+    /// The tasks whose swaps have set it aside, one after the other, as noted with the data; `None` where nothing is
+    /// noted: an earlier version of this program did it, or the component has no place for notes.
+    pub deeds: Option<Vec<Deed>>,
+}
+
+/// The work of a task that has swapped, by what is noted with the data.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Done {
+    /// The note.
+    pub deed: Deed,
+    /// The place of the data that it set aside, or that later swaps have put there; `None` if it set nothing aside.
+    pub kept: Option<String>,
 }
 
 /// A whole copy beside the live data. Dropping it leaves a copy that the next
@@ -125,6 +138,11 @@ pub trait Staged: Send + Sync + fmt::Debug {
     async fn differences(&self, feed: Feed<'_>, meter: &Meter) -> Result<Vec<String>, ComponentError> {
         let _ = (feed, meter);
         Ok(Vec::new())
+    }
+
+    /// Has the swap noted, with the data, as the work of a task.
+    fn sign(&mut self, deed: Deed) {
+        let _ = deed;
     }
 
     /// Puts the copy in the place of the live data. `Ok` means that the copy is there, whole; the result names the

@@ -3,6 +3,7 @@
 pub mod anomaly;
 pub mod command;
 pub mod component;
+pub mod deed;
 pub mod definitions;
 pub mod derived;
 pub mod facts;

@@ -51,7 +51,7 @@ impl Engine {
         underway.end(result, took);
         if result != RunResult::Cancelled {
             let attempt = Attempt { began, ended: self.clock.now(), ok: result == RunResult::Success };
-            self.remember(name, |last| last.attempt = Some(attempt));
+            self.remember(name, |last| last.attempt = Some(attempt)).await;
         }
         if let Some(recording) = recording {
             recording.end(outcome.as_ref().map(|report| (json!(report), Vec::new())));
@@ -129,7 +129,7 @@ impl Engine {
             tracing::warn!(
                 "what a restore may have set aside is kept until the backup is accepted and another made"
             );
-        } else if let Err(err) = component.forget().await {
+        } else if let Err(err) = self.forget(component).await {
             tracing::warn!(error = %chain(&err), "cannot remove what an earlier restore set aside");
         }
         self.prune_after(manifest.component, held).await

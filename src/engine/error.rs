@@ -198,6 +198,7 @@ impl EngineError {
                 | ComponentError::Denied { .. }
                 | ComponentError::Refused { .. } => Reason::Config,
                 ComponentError::Unavailable { .. } => Reason::Connect,
+                ComponentError::Taken { .. } => Reason::Busy,
                 ComponentError::Corrupt { .. } => Reason::Verify,
                 _ => Reason::Read,
             },

@@ -1,18 +1,14 @@
 //! The outcome of the last backup and the last drill of each component, for the next process: manifests record
 //! successes alone, and a restart must not clear the alert about a failure.
 
-use crate::base::chain;
+use crate::base::{chain, durable};
 use crate::domain::component::ComponentName;
 use crate::domain::manifest::{Manifest, VerifyLevel};
 use crate::engine::Engine;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use std::{
-    fs::{self, File},
-    io::{self, Write},
-    os::unix::fs::OpenOptionsExt,
-    path::PathBuf,
-};
+use std::{fs, io, path::PathBuf};
+use tokio::task;
 
 /// The remembered outcomes of one component, in a file beside its lock.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -51,22 +47,18 @@ impl Engine {
     }
 
     /// Remembers an outcome of a component. A failure to write it is only logged: it is for alerts alone.
-    pub(super) fn remember(&self, component: ComponentName, what: impl FnOnce(&mut Last)) {
+    pub(super) async fn remember(&self, component: ComponentName, what: impl FnOnce(&mut Last)) {
         let mut last = self.last(component);
         what(&mut last);
-        if let Err(err) = self.write_last(component, &last) {
+        let (locks, path) = (self.locks.clone(), self.last_file(component));
+        let write = move || {
+            locks.make_dir()?;
+            durable::write(&path, &serde_json::to_vec(&last)?)
+        };
+        let written = task::spawn_blocking(write).await.map_err(io::Error::other).flatten();
+        if let Err(err) = written {
             tracing::debug!(%component, error = %chain(&err), "cannot remember how the run ended");
         }
-    }
-
-    /// Writes the file beside the old one, and then in its place, so that nobody sees half of it.
-    fn write_last(&self, component: ComponentName, last: &Last) -> io::Result<()> {
-        self.locks.make_dir()?;
-        let path = self.last_file(component);
-        let beside = path.with_extension(format!("last.{}", std::process::id()));
-        let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
-        file.write_all(&serde_json::to_vec(last)?)?;
-        fs::rename(&beside, &path)
     }
 
     /// Sets the metrics of a component to its remembered outcomes, or to those that its newest proven backup tells

@@ -286,6 +286,7 @@ impl Locks {
         let Ok(mut file) = made else { return };
         if flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {
             let _ = write(&mut file, None);
+            release(&file);
         }
     }
 
@@ -303,9 +304,12 @@ impl Locks {
             .open(self.path(component))?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {
-                let left = holder_in(&mut file)?.and_then(|owner| owner.loose);
-                let owner = Owner { loose: left.clone(), ..owner.clone() };
-                write(&mut file, Some(&owner))?;
+                let sign = |file: &mut File| {
+                    let left = holder_in(file)?.and_then(|owner| owner.loose);
+                    let owner = Owner { loose: left.clone(), ..owner.clone() };
+                    write(file, Some(&owner)).map(|()| (owner, left))
+                };
+                let (owner, left) = sign(&mut file).inspect_err(|_| release(&file))?;
                 Ok(Ok(Held { file, component, owner, left, fleet: None }))
             }
             Err(rustix::io::Errno::WOULDBLOCK) => Ok(Err(holder_in(&mut file)?)),

@@ -19,7 +19,8 @@ impl Engine {
             self.metrics.backup_began(component, now.as_second());
             self.remember(component, |last| {
                 last.attempt = Some(Attempt { began: now, ended: now, ok: false });
-            });
+            })
+            .await;
         }
         self.metrics.worker_lost(component, operation);
         match self.take(component, &Run::default()).await {

@@ -22,6 +22,7 @@ mod pipeline;
 mod prune;
 mod rebuild;
 mod record;
+mod redelivery;
 mod restore;
 mod restored;
 mod shelf;

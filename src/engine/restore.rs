@@ -1,12 +1,11 @@
 //! Restore: prove the archive, stage it beside the live data, compare, swap. And undo.
 
 use crate::base::chain;
-use crate::component::{Component, Kept, Plan, Staged, Target, Walk};
+use crate::component::{Component, Plan, Staged, Target, Walk};
 use crate::domain::component::ComponentName;
 use crate::domain::facts::Facts;
 use crate::domain::report::{PassedOver, RestorePlan, RestoreReport, UndoReport};
 use crate::engine::archive::{Archive, rest_of, unusable};
-use crate::engine::restored::{Record, Undone};
 use crate::engine::watched::watched;
 use crate::engine::way_on::{complete, may_lose_rights, with_way_on};
 use crate::engine::{Engine, EngineError, Held, Run};
@@ -79,37 +78,6 @@ impl Engine {
         outcome
     }
 
-    /// Returns the report of an earlier delivery of this very task, if it swapped: a swap is never done twice, or
-    /// `undo` would lead to the wrong place.
-    async fn restored_before(
-        &self,
-        component: &Arc<dyn Component>,
-        request: &RestoreRequest,
-        run: &Run,
-    ) -> Result<Option<RestoreReport>, EngineError> {
-        let name = component.name();
-        let Some(record) = self.locks.restored_by(name, run.task_id.as_deref()) else { return Ok(None) };
-        if record.report.is_some() {
-            return Ok(record.report);
-        }
-        // The old data that was set aside tells whether the swap was done.
-        let kept = component.kept().await;
-        let kept = kept.map_err(|source| EngineError::Component { component: name, source })?;
-        let another = |kept: &Kept| Some(&kept.place) != record.kept_before.as_ref();
-        let Some(kept) = kept.filter(another) else { return Ok(None) };
-        let (archives, _) = self.archives_to_restore(name, &request.reference).await?;
-        let archive = &archives[0];
-        let (id, path) = (&archive.entry.backup_id, &archive.copy.location);
-        let counts = archive.facts().map(|facts| facts.counts.clone()).unwrap_or_default();
-        let report = RestoreReport {
-            counts,
-            kept: Some(kept.place),
-            ..RestoreReport::new(name, id, path, &component.source())
-        };
-        self.locks.note_restored(name, &Record { report: Some(report.clone()), ..record })?;
-        Ok(Some(report))
-    }
-
     async fn restore_held(
         &self,
         component: &Arc<dyn Component>,
@@ -140,18 +108,21 @@ impl Engine {
             () = run.cancel.cancelled() => return Err(EngineError::Cancelled),
         };
         let counts = staged.counts().clone();
-        if let Err(err) = self.may_swap(&archive, &*staged, run, held).await {
+        let ended = async {
+            self.may_swap(&archive, &*staged, run, held).await?;
+            // The data is locked since the copy was begun; another machine may have had it before.
+            self.restored_before(component, request, run).await
+        };
+        if let Some(ended) = ended.await.transpose() {
             discard(staged).await;
-            return Err(err);
+            return ended;
         }
-        run.meter.begin("swap", 0);
-        let record = self.about_to_swap(component, run).await?;
-        let kept = watched(name, run, held, staged.swap()).await?;
+        let (kept, record) = self.swap(component, staged, &archive.entry.backup_id, run, held).await?;
         let took = self.clock.now().duration_since(began).as_secs_f64();
         tracing::info!(backup_id = %archive.entry.backup_id, seconds = took, "restored");
         let report = RestoreReport {
             counts,
-            kept: kept.map(|kept| kept.place),
+            kept,
             duration_seconds: (took * 1000.0).round() / 1000.0,
             warnings: [
                 passed_over,
@@ -163,30 +134,8 @@ impl Engine {
             .concat(),
             ..RestoreReport::new(name, &archive.entry.backup_id, &archive.copy.location, &component.source())
         };
-        if let Some(record) = record
-            && let Err(err) =
-                self.locks.note_restored(name, &Record { report: Some(report.clone()), ..record })
-        {
-            tracing::warn!(error = %chain(&err), "cannot write down that the restore is done");
-        }
+        self.note_done(name, record, &report).await;
         Ok(report)
-    }
-
-    /// Writes down that the swap of this task begins.
-    async fn about_to_swap(
-        &self,
-        component: &Arc<dyn Component>,
-        run: &Run,
-    ) -> Result<Option<Record>, EngineError> {
-        let name = component.name();
-        let kept = component.kept().await;
-        let kept = kept.map_err(|source| EngineError::Component { component: name, source })?;
-        let kept_before = kept.map(|kept| kept.place);
-        self.locks.forget_unfinished(name, kept_before.as_deref())?;
-        let Some(task_id) = run.task_id.clone() else { return Ok(None) };
-        let record = Record { task_id, kept_before, report: None };
-        self.locks.note_restored(name, &record)?;
-        Ok(Some(record))
     }
 
     /// Checks that the copy holds the counts of the manifest, and that the component is still ours.
@@ -226,12 +175,9 @@ impl Engine {
         let outcome = async {
             let failed = |source| EngineError::Component { component: name, source };
             let kept = component.kept().await.map_err(failed)?;
-            if let Some(before) = self.locks.undone_by(name, run.task_id.as_deref())
-                && kept.as_ref().is_none_or(|kept| kept.place != before.kept_before)
-            {
+            if let Some(report) = self.undone_before(component, kept.as_ref(), run).await? {
                 tracing::info!("this task has done its undo already");
-                let place = kept.map_or_else(|| "nothing".to_owned(), |kept| kept.place);
-                return Ok(UndoReport::new(name, component.source(), before.replaced_at, place));
+                return Ok(report);
             }
             let Some(kept) = kept else {
                 let elsewhere = component.kept_elsewhere().await.map_err(failed)?;
@@ -240,12 +186,8 @@ impl Engine {
                 return Err(EngineError::Unfit { what });
             };
             held.confirm().await?;
-            self.locks.forget_unfinished(name, Some(&kept.place))?;
-            if let Some(task_id) = run.task_id.clone() {
-                let (kept_before, replaced_at) = (kept.place.clone(), kept.at);
-                self.locks.note_undone(name, &Undone { task_id, kept_before, replaced_at })?;
-            }
-            let replaced = watched(name, run, &held, component.undo(&run.meter)).await?;
+            let deed = self.about_to_undo(name, &kept, run).await?;
+            let replaced = watched(name, run, &held, component.undo_by(deed, &run.meter)).await?;
             tracing::info!(restored = kept.place, kept = replaced.place, "undone");
             let report = UndoReport::new(name, component.source(), kept.at, replaced.place);
             Ok(UndoReport { warnings: run.meter.take_warnings(), ..report })

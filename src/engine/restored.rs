@@ -1,16 +1,18 @@
 //! The records of restores and undos, for a delivery of their task that may come after a crash.
 
-use crate::base::place::sync_folder;
+use crate::base::{durable, place::sync_folder};
 use crate::domain::component::ComponentName;
+use crate::domain::id::BackupId;
 use crate::domain::report::RestoreReport;
 use crate::engine::{EngineError, Locks};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
     fs::{self, File},
-    io::{self, Write},
-    path::{Path, PathBuf},
+    io,
+    path::PathBuf,
 };
+use tokio::task;
 
 /// The last restore of a component that was ordered by a task.
 ///
@@ -18,10 +20,24 @@ use std::{
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Record {
     pub(super) task_id: String,
-    /// The old data that was kept for `undo` just before the swap: other data afterwards means that the swap was done.
+    /// The old data that was kept for `undo` just before the swap. Other data afterwards means that the swap was done,
+    /// where nothing is noted with the data.
     pub(super) kept_before: Option<String>,
+    /// The backup that is restored; earlier versions did not note it.
+    #[serde(default)]
+    pub(super) backup_id: Option<BackupId>,
+    /// The place of the old data, if the swap is known to be done: noted before that data was removed.
+    #[serde(default)]
+    pub(super) done: Option<String>,
     /// The report of the restore; `None` while nobody has seen the end of the swap.
     pub(super) report: Option<RestoreReport>,
+}
+
+impl Record {
+    /// The record of a task of which nothing is known yet.
+    pub(super) fn of(task: &str) -> Self {
+        Self { task_id: task.to_owned(), kept_before: None, backup_id: None, done: None, report: None }
+    }
 }
 
 /// The last undo of a component that was ordered by a task.
@@ -38,14 +54,19 @@ const RESTORED: &str = "restored";
 const UNDONE: &str = "undone";
 
 impl Locks {
+    /// The record of the last restore.
+    pub(super) async fn restored(&self, component: ComponentName) -> Option<Record> {
+        read(self.record(component, RESTORED)).await
+    }
+
     /// The record of the last restore, if it was of this task.
-    pub(super) fn restored_by(&self, component: ComponentName, task_id: Option<&str>) -> Option<Record> {
-        read(&self.record(component, RESTORED)).filter(|record: &Record| Some(&*record.task_id) == task_id)
+    pub(super) async fn restored_by(&self, component: ComponentName, task: &str) -> Option<Record> {
+        self.restored(component).await.filter(|record| record.task_id == task)
     }
 
     /// The record of the last undo, if it was of this task.
-    pub(super) fn undone_by(&self, component: ComponentName, task_id: Option<&str>) -> Option<Undone> {
-        read(&self.record(component, UNDONE)).filter(|record: &Undone| Some(&*record.task_id) == task_id)
+    pub(super) async fn undone_by(&self, component: ComponentName, task: &str) -> Option<Undone> {
+        read(self.record(component, UNDONE)).await.filter(|record: &Undone| record.task_id == task)
     }
 
     /// Writes a record down, durably: old or new, whole.
@@ -53,8 +74,12 @@ impl Locks {
     /// # Errors
     ///
     /// When the folder of the locks cannot be written: then the swap must not begin.
-    pub(super) fn note_restored(&self, component: ComponentName, record: &Record) -> Result<(), EngineError> {
-        self.note(component, RESTORED, record)
+    pub(super) async fn note_restored(
+        &self,
+        component: ComponentName,
+        record: &Record,
+    ) -> Result<(), EngineError> {
+        self.note(component, RESTORED, record).await
     }
 
     /// Notes an undo that is about to begin.
@@ -62,21 +87,24 @@ impl Locks {
     /// # Errors
     ///
     /// As for [`note_restored`](Self::note_restored).
-    pub(super) fn note_undone(&self, component: ComponentName, record: &Undone) -> Result<(), EngineError> {
-        self.note(component, UNDONE, record)
+    pub(super) async fn note_undone(
+        &self,
+        component: ComponentName,
+        record: &Undone,
+    ) -> Result<(), EngineError> {
+        self.note(component, UNDONE, record).await
     }
 
-    fn note(&self, component: ComponentName, what: &str, record: &impl Serialize) -> Result<(), EngineError> {
-        let path = self.record(component, what);
-        let write = || -> io::Result<()> {
-            let beside = path.with_extension("new");
-            let mut file = File::create(&beside)?;
-            file.write_all(&serde_json::to_vec(record)?)?;
-            file.sync_all()?;
-            fs::rename(&beside, &path)?;
-            Ok(sync_folder(File::open(path.parent().unwrap_or(&path))?)?)
-        };
-        write().map_err(|source| EngineError::Lock { component, source })
+    async fn note(
+        &self,
+        component: ComponentName,
+        what: &str,
+        record: &(impl Serialize + Sync),
+    ) -> Result<(), EngineError> {
+        let (path, words) = (self.record(component, what), serde_json::to_vec(record));
+        blocking(move || durable::write(&path, &words?))
+            .await
+            .map_err(|source| EngineError::Lock { component, source })
     }
 
     /// Forgets what tasks have still to do: before somebody else's swap, after which nobody could tell the two
@@ -85,24 +113,26 @@ impl Locks {
     /// # Errors
     ///
     /// When the folder of the locks cannot be written: then the swap must not begin.
-    pub(super) fn forget_unfinished(
+    pub(super) async fn forget_unfinished(
         &self,
         component: ComponentName,
         kept: Option<&str>,
     ) -> Result<(), EngineError> {
-        let restored = self.record(component, RESTORED);
-        let to_restore = read(&restored)
-            .is_some_and(|record: Record| record.report.is_none() && record.kept_before.as_deref() == kept);
-        let undone = self.record(component, UNDONE);
-        let to_undo = read(&undone).is_some_and(|record: Undone| Some(&*record.kept_before) == kept);
-        let forget = || -> io::Result<()> {
-            for (path, _) in [(&restored, to_restore), (&undone, to_undo)].iter().filter(|(_, is)| *is) {
+        let (restored, undone) = (self.record(component, RESTORED), self.record(component, UNDONE));
+        let to_restore = read(restored.clone()).await.is_some_and(|record: Record| {
+            record.report.is_none() && record.done.is_none() && record.kept_before.as_deref() == kept
+        });
+        let to_undo =
+            read(undone.clone()).await.is_some_and(|record: Undone| Some(&*record.kept_before) == kept);
+        let dir = self.dir().to_owned();
+        let forget = move || {
+            for (path, _) in [(restored, to_restore), (undone, to_undo)].iter().filter(|(_, is)| *is) {
                 fs::remove_file(path)?;
-                sync_folder(File::open(self.dir())?)?;
+                sync_folder(File::open(&dir)?)?;
             }
             Ok(())
         };
-        forget().map_err(|source| EngineError::Lock { component, source })
+        blocking(forget).await.map_err(|source| EngineError::Lock { component, source })
     }
 
     fn record(&self, component: ComponentName, what: &str) -> PathBuf {
@@ -110,38 +140,43 @@ impl Locks {
     }
 }
 
-fn read<T: DeserializeOwned>(record: &Path) -> Option<T> {
-    serde_json::from_slice(&fs::read(record).ok()?).ok()
+async fn read<T: DeserializeOwned + Send + 'static>(record: PathBuf) -> Option<T> {
+    let words = blocking(move || fs::read(record)).await.ok()?;
+    serde_json::from_slice(&words).ok()
 }
 
-#[test]
-fn a_swap_that_is_still_to_come_is_forgotten_and_one_that_is_done_is_not() {
+/// Does work that waits for the disk, away from the threads of the runtime.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+    task::spawn_blocking(work).await.map_err(io::Error::other)?
+}
+
+#[tokio::test]
+async fn a_swap_that_is_still_to_come_is_forgotten_and_one_that_is_done_is_not() {
     let dir = tempfile::tempdir().unwrap();
     let (locks, media) = (Locks::new(dir.path().to_owned()), ComponentName::Media);
-    locks.forget_unfinished(media, None).unwrap();
-    let record = Record { task_id: "a".to_owned(), kept_before: Some("x".to_owned()), report: None };
-    locks.note_restored(media, &record).unwrap();
-    locks.forget_unfinished(media, Some("y")).unwrap();
-    assert_eq!(locks.restored_by(media, Some("a")), Some(record));
+    locks.forget_unfinished(media, None).await.unwrap();
+    let record = Record { kept_before: Some("x".to_owned()), ..Record::of("a") };
+    locks.note_restored(media, &record).await.unwrap();
+    locks.forget_unfinished(media, Some("y")).await.unwrap();
+    assert_eq!(locks.restored_by(media, "a").await, Some(record));
     let at = Timestamp::UNIX_EPOCH;
     let undone = Undone { task_id: "b".to_owned(), kept_before: "x".to_owned(), replaced_at: at };
-    locks.note_undone(media, &undone).unwrap();
-    locks.forget_unfinished(media, Some("y")).unwrap();
-    assert_eq!(locks.undone_by(media, Some("b")), Some(undone));
-    locks.forget_unfinished(media, Some("x")).unwrap();
-    assert_eq!(locks.restored_by(media, Some("a")), None);
-    assert_eq!(locks.undone_by(media, Some("b")), None);
+    locks.note_undone(media, &undone).await.unwrap();
+    locks.forget_unfinished(media, Some("y")).await.unwrap();
+    assert_eq!(locks.undone_by(media, "b").await, Some(undone));
+    locks.forget_unfinished(media, Some("x")).await.unwrap();
+    assert_eq!(locks.restored_by(media, "a").await, None);
+    assert_eq!(locks.undone_by(media, "b").await, None);
 }
 
-#[test]
-fn a_record_is_read_back_by_its_own_task_alone() {
+#[tokio::test]
+async fn a_record_is_read_back_by_its_own_task_alone() {
     let dir = tempfile::tempdir().unwrap();
     let locks = Locks::new(dir.path().to_owned());
     let media = ComponentName::Media;
-    assert_eq!(locks.restored_by(media, Some("a")), None);
-    let record = Record { task_id: "a".to_owned(), kept_before: None, report: None };
-    locks.note_restored(media, &record).unwrap();
-    assert_eq!(locks.restored_by(media, Some("a")), Some(record));
-    assert_eq!(locks.restored_by(media, Some("b")), None);
-    assert_eq!(locks.restored_by(media, None), None);
+    assert_eq!(locks.restored_by(media, "a").await, None);
+    let record = Record::of("a");
+    locks.note_restored(media, &record).await.unwrap();
+    assert_eq!(locks.restored_by(media, "a").await, Some(record));
+    assert_eq!(locks.restored_by(media, "b").await, None);
 }

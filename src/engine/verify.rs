@@ -191,7 +191,8 @@ impl Engine {
             self.remember(reader.name(), |last| {
                 let before = last.drill.and_then(|drill| drill.proven);
                 last.drill = Some(Drill { at: now, mismatches, proven: proven.or(before) });
-            });
+            })
+            .await;
         }
         Ok(results)
     }

@@ -6,6 +6,7 @@ use crate::celery::canvas::Canvas;
 use crate::celery::lease::Lease;
 use crate::celery::message::Refusal;
 use crate::celery::result::{Backend, Child, Exception, State, StoredResult, TaskResult};
+use crate::domain::command::Command;
 use crate::worker::outcome::{Failure, Outcome};
 use crate::worker::task::Task;
 use crate::worker::{Shared, watch};
@@ -86,6 +87,7 @@ impl Task<'_> {
         if self.end(result.of(self.message), lease).await {
             self.shared.orders.carried_out(self.message);
             self.tell(&outcome, ran);
+            self.settle().await;
         }
     }
 
@@ -163,6 +165,23 @@ impl Task<'_> {
         let result = TaskResult::new(&self.message.id, state, stored.result.clone()).of(self.message);
         if self.conclude(&result, lease).await {
             self.shared.orders.carried_out(self.message);
+            self.settle().await;
+        }
+    }
+
+    /// Notes with the data of a restore or undo that its result is stored. Should that fail, the proof of the work stays
+    /// there for a day.
+    async fn settle(&self) {
+        /// The longest time for it: the task has ended, and the next one waits for its place.
+        const LIMIT: Duration = Duration::from_secs(10);
+        let component = match Command::parse(&self.message.task, &self.message.args, &self.message.kwargs) {
+            Ok(Command::Restore(order)) => order.component,
+            Ok(Command::Undo { component }) => component,
+            _ => return,
+        };
+        let settled = self.shared.engine.result_stored(component, &self.message.id);
+        if tokio::time::timeout(LIMIT, settled).await.is_err() {
+            tracing::debug!(%component, "what was restored does not answer: the proof of this task stays for a day");
         }
     }
 

@@ -167,6 +167,7 @@ fn python_type(err: &EngineError) -> &'static str {
             ComponentError::Unusable { .. } | ComponentError::Refused { .. } => "ValueError",
             ComponentError::Denied { .. } | ComponentError::Unreadable { .. } => "PermissionError",
             ComponentError::Unavailable { .. } => "ConnectionError",
+            ComponentError::Taken { .. } => "TimeoutError",
             ComponentError::Read { .. } | ComponentError::Output(_) => "OSError",
             ComponentError::Failed { .. } | ComponentError::Corrupt { .. } => "RuntimeError",
         },

@@ -4,11 +4,12 @@
 //! us. It holds `tree`, and beside it nothing but our own files. Its name says whether the tree is a copy
 //! under way (`rna-restore`) or what a restore set aside (`rna-before`), and since when.
 
-use crate::base::place::sync_folder;
+use crate::base::{lock::Locked, place::sync_folder};
 use crate::component::ComponentError;
 use crate::component::media::{
     attributes::{Attributes, allowed},
     extended::clear_inherited,
+    find::sign,
     folder::Folder,
     journal::JOURNAL,
     label::{Label, Role, is_name},
@@ -20,16 +21,15 @@ use crate::component::media::{
 };
 use rustix::{
     fs::{
-        Access, AtFlags, CWD, FileType, FlockOperation, Mode, OFlags, RenameFlags, accessat, fchmod, flock,
-        mkdirat, openat, renameat, renameat_with, statat, unlinkat,
+        Access, AtFlags, CWD, Mode, OFlags, RenameFlags, accessat, fchmod, mkdirat, openat, renameat,
+        renameat_with, statat, unlinkat,
     },
     io::Errno,
-    process::geteuid,
 };
 use std::{
     ffi::{CStr, CString, OsStr},
     fs::{self, File},
-    os::unix::{ffi::OsStrExt, fs::MetadataExt},
+    os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
 };
 
@@ -124,7 +124,7 @@ impl Site {
     }
 
     /// The label in a name, if it may be that of an area.
-    fn label(&self, name: &CStr) -> Option<Label> {
+    pub(super) fn label(&self, name: &CStr) -> Option<Label> {
         name.to_bytes().strip_prefix(&*self.prefix()).and_then(Label::parse)
     }
 
@@ -136,7 +136,7 @@ impl Site {
     }
 
     /// Areas made in the media folder change its time, which is a part of the media.
-    fn keeping_time<T>(&self, work: impl FnOnce() -> T) -> T {
+    pub(super) fn keeping_time<T>(&self, work: impl FnOnce() -> T) -> T {
         let before = self.live.is_none().then(|| Attributes::of(&self.folder)).and_then(Result::ok);
         let done = work();
         if let Some(before) = before {
@@ -187,8 +187,8 @@ pub(super) struct Area {
     pub(super) folder: File,
     pub(super) label: Label,
     pub(super) name: CString,
-    /// Held by its lock.
-    mark: Option<File>,
+    /// The lock, which is held while a run works in it; `None` in one that was only looked at.
+    pub(super) mark: Option<Locked>,
 }
 
 impl Area {
@@ -255,43 +255,6 @@ impl Area {
                 Err(unmade(&site, err))
             }
         }
-    }
-
-    /// All of a media folder that no run works in, the oldest first. What is left of areas whose
-    /// maker died before they were marked is removed.
-    pub(super) fn all(root: &Path) -> Result<Vec<Self>, ComponentError> {
-        Self::all_of(Site::all(root)?)
-    }
-
-    /// The same of some sites.
-    pub(super) fn all_of(sites: Vec<Site>) -> Result<Vec<Self>, ComponentError> {
-        let mut found = Vec::new();
-        for site in sites {
-            let failed = |err| trouble_at(format!("list {}", site.path.display()), &site.path, err);
-            let mut listing = Folder::reopen(&site.folder).map_err(failed)?;
-            while let Some((_, name, kind)) = listing.next() {
-                let label = site.label(name);
-                let (Some(label), FileType::Directory | FileType::Unknown) = (label, kind) else { continue };
-                // Others may make such a folder too where they may write.
-                let is_own =
-                    |folder: &File| folder.metadata().is_ok_and(|own| own.uid() == geteuid().as_raw());
-                let Some(folder) = open_folder(&site.folder, name).ok().filter(is_own) else { continue };
-                let mark =
-                    openat(&folder, MARK, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty());
-                let Ok(mark) = mark.map(File::from) else {
-                    // Not ours, unless it is empty: then it is nobody's loss.
-                    let _ = site.keeping_time(|| unlinkat(&site.folder, name, AtFlags::REMOVEDIR));
-                    continue;
-                };
-                if flock(&mark, FlockOperation::NonBlockingLockExclusive).is_err() {
-                    continue;
-                }
-                let site = site.again().map_err(failed)?;
-                found.push(Self { site, folder, label, name: name.to_owned(), mark: Some(mark) });
-            }
-        }
-        found.sort_by_key(|area| area.label);
-        Ok(found)
     }
 
     pub(super) fn path(&self) -> PathBuf {
@@ -362,7 +325,7 @@ impl Area {
 
 impl Site {
     /// The same once more.
-    fn again(&self) -> Result<Self, Errno> {
+    pub(super) fn again(&self) -> Result<Self, Errno> {
         let folder =
             self.folder.try_clone().map_err(|err| Errno::from_io_error(&err).unwrap_or(Errno::IO))?;
         Ok(Self { folder, path: self.path.clone(), live: self.live.clone() })
@@ -374,10 +337,11 @@ fn named(site: &Site, label: Label) -> CString {
 }
 
 /// Marks a new area as ours, and makes room in it.
-fn furnish(folder: &File) -> Result<File, Errno> {
+fn furnish(folder: &File) -> Result<Locked, Errno> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
     let mark: File = openat(folder, MARK, flags, Mode::RUSR | Mode::WUSR)?.into();
-    flock(&mark, FlockOperation::NonBlockingLockExclusive)?;
+    let mark = Locked::try_lock(mark)?;
+    sign(mark.file());
     // Parents may hand down a bit of theirs.
     allowed(fchmod(folder, Mode::RWXU))?;
     mkdirat(folder, SPARE, Mode::RWXU)?;

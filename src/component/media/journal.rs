@@ -1,21 +1,20 @@
 //! The journal of a swap: its changes, written down and durable before the first of them.
 
-use crate::base::place::sync_folder;
+use crate::base::{durable, place::sync_folder};
 use crate::component::media::attributes::Attributes;
 use rustix::{
-    fs::{AtFlags, Mode, OFlags, openat, renameat, unlinkat},
+    fs::{AtFlags, Mode, OFlags, openat, unlinkat},
     io::Errno,
 };
 use std::{
-    ffi::{CStr, CString},
+    ffi::{CStr, CString, OsStr},
     fs::File,
-    io::{self, Read, Write},
+    io::{self, Read},
+    os::unix::ffi::OsStrExt,
 };
 
 /// The journal of an area.
 pub(super) const JOURNAL: &CStr = c"journal";
-/// Under which it is written, until it is whole.
-const DRAFT: &CStr = c"journal.new";
 const HEAD: &[u8] = b"rna-backup media swap 1";
 
 /// One name that is to change sides. Which side something is on is told by inode numbers, which renaming
@@ -40,12 +39,7 @@ pub(super) struct Journal {
 impl Journal {
     /// Writes it so that it is there whole or not at all.
     pub(super) fn write(&self, area: &File) -> io::Result<()> {
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let mut file: File = openat(area, DRAFT, flags, Mode::RUSR | Mode::WUSR)?.into();
-        file.write_all(&self.to_bytes())?;
-        file.sync_all()?;
-        renameat(area, DRAFT, area, JOURNAL)?;
-        Ok(sync_folder(area)?)
+        durable::write_in(area, OsStr::from_bytes(JOURNAL.to_bytes()), &self.to_bytes())
     }
 
     /// Reads what was written; `None` if nothing was.

@@ -14,7 +14,8 @@
 //! A restore unpacks into a hidden folder of its own, an area, beside the media folder or, where that is a
 //! mount point or its parent is closed to us, in it, and then exchanges the two: ordinary folders in one
 //! instant, the contents of others one by one with a journal. What was live stays in the area for `undo`.
-//! Areas are no part of a backup.
+//! Areas are no part of a backup. An area is locked while a run works in it, so that no two work on one media folder; and
+//! it holds a note on the tasks whose swaps have filled it, so that none of them swaps twice.
 //!
 //! - Owners come back when root restores, else everything belongs to who does; then setuid and setgid bits
 //!   are left out where the owner differs, as they would let others act as somebody else. Who is not root
@@ -33,8 +34,10 @@ mod area;
 mod attributes;
 mod compare;
 mod count;
+mod deeds;
 mod estimate;
 mod extended;
+mod find;
 mod folder;
 mod holds;
 mod holes;
@@ -61,9 +64,10 @@ mod unreadable;
 
 use crate::base::place;
 use crate::component::tar::{self, Entry, Reference, Visit};
-use crate::component::{Basis, Component, ComponentError, Feed, Kept, Plan, Staged, Target, Walk};
+use crate::component::{Basis, Component, ComponentError, Done, Feed, Kept, Plan, Staged, Target, Walk};
 use crate::domain::{
     component::ComponentName,
+    deed::Deed,
     facts::{Counts, Facts},
     id::BackupId,
     progress::Meter,
@@ -320,9 +324,23 @@ impl Component for Media {
         restore::blocking(move || restore::kept(&root)).await
     }
 
-    async fn undo(&self, _: &Meter) -> Result<Kept, ComponentError> {
+    async fn done_by(&self, task: &str) -> Result<Option<Done>, ComponentError> {
+        let (root, task) = (self.config.root.clone(), task.to_owned());
+        restore::blocking(move || restore::done_by(&root, &task)).await
+    }
+
+    async fn settle(&self, task: &str) -> Result<(), ComponentError> {
+        let (root, task) = (self.config.root.clone(), task.to_owned());
+        restore::blocking(move || restore::settle(&root, &task)).await
+    }
+
+    async fn undo(&self, meter: &Meter) -> Result<Kept, ComponentError> {
+        self.undo_by(None, meter).await
+    }
+
+    async fn undo_by(&self, deed: Option<Deed>, _: &Meter) -> Result<Kept, ComponentError> {
         let root = self.config.root.clone();
-        restore::blocking(move || restore::undo(&root)).await
+        restore::blocking(move || restore::undo(&root, deed)).await
     }
 
     async fn forget(&self) -> Result<(), ComponentError> {

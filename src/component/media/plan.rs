@@ -5,7 +5,7 @@ use crate::component::media::{
     count::count,
     extended::is_held,
     layers::is_layered,
-    steps::{Place, Prepared, prepare},
+    steps::{Place, Prepared, prepare, site_of},
 };
 use crate::component::tar::AttributeKind;
 use crate::component::{
@@ -21,15 +21,21 @@ use rustix::{
 /// The plan of a restore, blocking. An area is made to try the file system, and removed.
 pub(super) fn plan(places: &Place, target: &Target, facts: Option<&Facts>) -> Result<Plan, ComponentError> {
     let walk = if *target == Target::Scratch { Walk::Drill } else { Walk::DryRun };
+    // Before there is an area: a run of another process that finds one in use does not begin.
+    let live = match target {
+        Target::Scratch => Ok(None),
+        target => {
+            site_of(&places.root, target).and_then(|site| site.live()?.map(|live| count(&live)).transpose())
+        }
+    };
     let prepared = prepare(walk, places, target, promise(facts))?;
-    let described = describe(&prepared, target, facts);
+    let described = live.map(|live| describe(&prepared, live, target, facts));
     let removed = prepared.area.remove();
     described.and_then(|plan| removed.map(|()| plan))
 }
 
-fn describe(prepared: &Prepared, target: &Target, facts: Option<&Facts>) -> Result<Plan, ComponentError> {
+fn describe(prepared: &Prepared, live: Option<FileCounts>, target: &Target, facts: Option<&Facts>) -> Plan {
     let (site, holds) = (&prepared.area.site, prepared.holds);
-    let live = site.live()?.map(|live| count(&live)).transpose()?;
     let place = site.live_path().display().to_string();
     let promised = promise(facts);
     let mut plan = Plan {
@@ -84,7 +90,7 @@ fn describe(prepared: &Prepared, target: &Target, facts: Option<&Facts>) -> Resu
         )),
         _ => {}
     }
-    Ok(plan)
+    plan
 }
 
 /// The attributes of a backup that would be lost, as far as that can be known without writing.

@@ -16,10 +16,11 @@ use crate::component::media::{
 };
 use crate::component::{
     ComponentError, Feed,
-    stage::{Kept, Staged, Target, Walk},
+    stage::{Done, Kept, Staged, Target, Walk},
     tar::{self, AttributeKind, Poured, pour},
 };
 use crate::domain::{
+    deed::Deed,
     facts::{Counts, Facts, FileCounts},
     progress::Meter,
 };
@@ -65,6 +66,10 @@ fn unpack(
     }
     let walk = if target == Target::Scratch { Walk::Drill } else { Walk::Restore };
     let Prepared { area, holds, free } = prepare(walk, places, &target, promised)?;
+    if let (Walk::Restore, Err(err)) = (walk, area.is_alone(live_of(places, &target))) {
+        area.remove_after(&err);
+        return Err(err);
+    }
     if places.drills.as_ref().is_some_and(|drills| *drills == area.site.path) {
         let (root, drills) = (places.root.display(), area.site.path.display());
         meter.warn(format!(
@@ -79,12 +84,17 @@ fn unpack(
     let filled = attributes
         .and_then(|attributes| fill(&area, attributes, walk, Limits { promised, holds }, poured, meter));
     match filled {
-        Ok(contents) => Ok(Copy { area, target, contents }),
+        Ok(contents) => Ok(Copy { area, target, contents, deed: None }),
         Err(err) => {
             area.remove_after(&err);
             Err(err)
         }
     }
+}
+
+/// The folder that a restore replaces.
+fn live_of<'a>(places: &'a Place, target: &'a Target) -> &'a Path {
+    if let Target::Folder(folder) = target { folder } else { &places.root }
 }
 
 /// The attributes of the folder that the copy is to replace: those of the copy unless the archive knows others.
@@ -207,6 +217,8 @@ struct Copy {
     area: Area,
     target: Target,
     contents: Contents,
+    /// The task that orders the swap.
+    deed: Option<Deed>,
 }
 
 #[async_trait]
@@ -232,13 +244,17 @@ impl Staged for Copy {
         pour(feed, move |poured| poured.walk(&meter, &mut comparing).map(|_| comparing.differences())).await
     }
 
+    fn sign(&mut self, deed: Deed) {
+        self.deed = Some(deed);
+    }
+
     async fn swap(self: Box<Self>) -> Result<Option<Kept>, ComponentError> {
         if self.target == Target::Scratch {
             return Err(unusable("a copy for a drill cannot take the place of the media".to_owned()));
         }
         blocking(move || match self.target {
-            Target::Live => exchange(self.area, false),
-            _ => exchange(self.area, true),
+            Target::Live => exchange(self.area, false, self.deed),
+            _ => exchange(self.area, true, None),
         })
         .await
     }
@@ -249,9 +265,10 @@ impl Staged for Copy {
 }
 
 /// Swaps; what was live is kept, unless it was an empty folder that somebody had made for the copy.
-fn exchange(mut area: Area, was_empty: bool) -> Result<Option<Kept>, ComponentError> {
+fn exchange(mut area: Area, was_empty: bool, deed: Option<Deed>) -> Result<Option<Kept>, ComponentError> {
     let may_move = if was_empty { Ok(()) } else { nothing_mounted_at(&area.site, &Target::Live) };
-    let swapped = may_move.and_then(|()| swap::swap(&mut area));
+    let noted = may_move.and_then(|()| area.begin(deed));
+    let swapped = noted.and_then(|()| swap::swap(&mut area));
     let kept = match swapped {
         Ok(kept) => kept && !(was_empty && unlinkat(&area.folder, TREE, AtFlags::REMOVEDIR).is_ok()),
         Err(err) => {
@@ -267,14 +284,18 @@ fn exchange(mut area: Area, was_empty: bool) -> Result<Option<Kept>, ComponentEr
     if kept {
         return Ok(Some(kept_in(&area)));
     }
-    if let Err(left) = area.remove() {
+    // An area without a tree may still be the proof that a task has swapped.
+    if !area.is_needed()
+        && let Err(left) = area.remove()
+    {
         tracing::warn!(error = %left, "an empty folder of a restore is left until the next start");
     }
     Ok(None)
 }
 
 fn kept_in(area: &Area) -> Kept {
-    Kept { place: area.path().join("tree").display().to_string(), at: area.label.at }
+    let place = area.path().join("tree").display().to_string();
+    Kept { place, at: area.label.at, deeds: area.deeds() }
 }
 
 /// Finishes what died in the middle and removes copies of dead runs, blocking.
@@ -282,7 +303,7 @@ pub(super) fn recover(root: &Path, drills: Option<&Path>) -> Result<Vec<String>,
     let mut done = Vec::new();
     let mut sites = Site::all(root)?;
     sites.extend(drills.filter(|drills| drills.is_dir()).map(Site::inside).transpose()?);
-    for mut area in Area::all_of(sites)? {
+    for mut area in Area::all_of(&sites)? {
         match swap::resume(&mut area)? {
             Some((what, true)) => {
                 done.push(format!(
@@ -292,13 +313,11 @@ pub(super) fn recover(root: &Path, drills: Option<&Path>) -> Result<Vec<String>,
                 continue;
             }
             Some((what, false)) => done.push(format!("{what} an exchange of media")),
-            None if area.label.role == Role::Before && area.tree().is_ok_and(|tree| tree.is_some()) => {
-                continue;
-            }
+            None if area.label.role == Role::Before && (has_tree(&area) || area.is_needed()) => continue,
             None => done.push(format!("removed the copy of a dead run, {}", area.path().display())),
         }
         // An undo that was taken back still has what it could not put back.
-        if area.label.role == Role::Restore || area.tree().is_ok_and(|tree| tree.is_none()) {
+        if area.label.role == Role::Restore || !(has_tree(&area) || area.is_needed()) {
             area.remove()?;
         }
     }
@@ -320,22 +339,52 @@ fn tidy(folder: &Path) -> Result<(), ComponentError> {
 
 /// The tree that the last restore set aside, blocking.
 pub(super) fn kept(root: &Path) -> Result<Option<Kept>, ComponentError> {
-    Ok(last(root)?.as_ref().map(kept_in))
+    Ok(last(Area::seen(root)?).as_ref().map(kept_in))
 }
 
-fn last(root: &Path) -> Result<Option<Area>, ComponentError> {
-    let all = Area::all(root)?;
-    Ok(all.into_iter().rfind(|area| area.label.role == Role::Before))
+fn last(areas: Vec<Area>) -> Option<Area> {
+    areas.into_iter().rfind(|area| area.label.role == Role::Before && has_tree(area))
+}
+
+/// Tests whether there is a tree in an area; one that cannot be opened is one.
+fn has_tree(area: &Area) -> bool {
+    !matches!(area.tree(), Ok(None))
 }
 
 /// Exchanges once more, blocking.
-pub(super) fn undo(root: &Path) -> Result<Kept, ComponentError> {
+pub(super) fn undo(root: &Path, deed: Option<Deed>) -> Result<Kept, ComponentError> {
     let none = || unusable(format!("undo the restore of {}: nothing is kept of before", root.display()));
-    let area = last(root)?.ok_or_else(none)?;
-    exchange(area, false)?.ok_or_else(none)
+    let area = last(Area::all(root)?).ok_or_else(none)?;
+    exchange(area, false, deed)?.ok_or_else(none)
 }
 
-/// Removes what is kept, blocking.
+/// Removes what is kept, but for what proves that a task has swapped which may be delivered again, and what was set aside
+/// after it: an undo leads to the newest that is there. Blocking.
 pub(super) fn forget(root: &Path) -> Result<(), ComponentError> {
-    Area::all(root)?.into_iter().filter(|area| area.label.role == Role::Before).try_for_each(Area::remove)
+    for area in Area::all(root)?.into_iter().filter(|area| area.label.role == Role::Before) {
+        if area.is_needed() {
+            let path = area.path();
+            tracing::info!(
+                "{} stays for now: the result of the task that set it aside is not stored",
+                path.display()
+            );
+            return Ok(());
+        }
+        area.remove()?;
+    }
+    Ok(())
+}
+
+/// The work of a task, if it has swapped, blocking.
+pub(super) fn done_by(root: &Path, task: &str) -> Result<Option<Done>, ComponentError> {
+    let find = |area: Area| {
+        let deed = area.deeds()?.into_iter().rfind(|deed| deed.is_of(task))?;
+        Some(Done { deed, kept: has_tree(&area).then(|| kept_in(&area).place) })
+    };
+    Ok(Area::seen(root)?.into_iter().rev().find_map(find))
+}
+
+/// Notes that the result of a task is stored, blocking.
+pub(super) fn settle(root: &Path, task: &str) -> Result<(), ComponentError> {
+    Area::all(root)?.iter().try_for_each(|area| area.settle(task))
 }

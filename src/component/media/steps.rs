@@ -216,7 +216,7 @@ pub(super) fn way(place: &Place) -> String {
 }
 
 /// The folder that a copy is for, and the place of its areas.
-fn site_of(root: &Path, target: &Target) -> Result<Site, ComponentError> {
+pub(super) fn site_of(root: &Path, target: &Target) -> Result<Site, ComponentError> {
     let folder = match target {
         Target::Live | Target::Scratch => root,
         Target::Folder(path) => path,

@@ -128,7 +128,7 @@ fn carry_out(area: &Area, journal: &Journal, side: Side) -> Result<(), Errno> {
 /// once more, since the renaming changed its time.
 fn close(area: &mut Area, journal: &Journal) -> Result<bool, Errno> {
     let kept = area.tree()?.is_some();
-    if kept {
+    if kept || area.is_of_a_task() {
         area.relabel(Role::Before)?;
     }
     if area.site.live.is_none() {

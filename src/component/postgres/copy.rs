@@ -6,6 +6,7 @@ use crate::component::postgres::{
     config::PostgresConfig,
     database, definitions, entries, extensions,
     goal::Goal,
+    hold::Hold,
     load::Load,
     mark::{Mark, Role, comment_on},
     refusal::{self, Refusal},
@@ -19,6 +20,7 @@ use crate::component::{
     scratch::{self, Scratch},
 };
 use crate::domain::{
+    deed::Deed,
     facts::{Counts, Facts, TableRows},
     progress::Meter,
     rights::Rights,
@@ -31,6 +33,8 @@ use std::{collections::BTreeSet, slice};
 #[derive(Debug)]
 pub struct Copy {
     exchange: Exchange,
+    /// The lock of the whole restore.
+    hold: Hold,
     drill: bool,
     counts: Counts,
     /// The differences to the backup, in words.
@@ -47,6 +51,7 @@ impl Copy {
     /// As [`crate::component::Component::stage_without`].
     pub async fn make(
         mut goal: Goal,
+        hold: Hold,
         config: &PostgresConfig,
         order: &Order,
         feed: Feed<'_>,
@@ -56,15 +61,21 @@ impl Copy {
         let inside = PostgresConfig { database: name.clone(), ..config.clone() };
         match whole(&goal, &inside, order, &unset, feed, meter).await {
             Ok((counts, wrong, without)) => {
-                let exchange =
-                    Exchange { config: config.clone(), target: goal.name, incoming: name, kept: None };
-                Ok(Self { exchange, drill: goal.drill, counts, wrong, without })
+                let exchange = Exchange {
+                    config: config.clone(),
+                    target: goal.name,
+                    incoming: name,
+                    kept: None,
+                    deed: None,
+                };
+                Ok(Self { exchange, hold, drill: goal.drill, counts, wrong, without })
             }
             Err(err) => {
                 // `recover` removes it otherwise; the first error is the one that tells.
                 if let Err(left) = goal.admin.drop_database(&name).await {
                     tracing::warn!(database = name, err = %left, "an unfinished copy is left for now");
                 }
+                hold.free().await;
                 Err(err)
             }
         }
@@ -163,6 +174,7 @@ async fn create(
         at,
         comment: None,
         allow: true,
+        deeds: None,
     };
     let mut refused = BTreeSet::new();
     let marked = async {
@@ -334,16 +346,22 @@ impl Staged for Copy {
         Ok(self.wrong.clone())
     }
 
+    fn sign(&mut self, deed: Deed) {
+        self.exchange.deed = Some(deed);
+    }
+
     async fn swap(self: Box<Self>) -> Result<Option<Kept>, ComponentError> {
         if self.drill {
             let what = "a drill's copy does not become the live database".into();
             return Err(ComponentError::Unusable { what, source: None });
         }
-        self.exchange.carry_out().await
+        self.exchange.carry_out(self.hold).await
     }
 
     async fn discard(self: Box<Self>) -> Result<(), ComponentError> {
         let admin = Admin::beside(&self.exchange.config, &self.exchange.target).await?;
-        admin.drop_database(&self.exchange.incoming).await
+        admin.drop_database(&self.exchange.incoming).await?;
+        self.hold.free().await;
+        Ok(())
     }
 }

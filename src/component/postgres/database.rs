@@ -5,6 +5,7 @@ use crate::component::postgres::{
     admin::{Admin, fault},
     mark::{FRESH, Mark, Role, ident, literal},
 };
+use crate::domain::deed::Deed;
 use serde_json::Value;
 
 /// A database as the server describes it.
@@ -18,6 +19,8 @@ pub struct Database {
     pub comment: Option<String>,
     /// Whether connections are allowed, when nobody swaps.
     pub allows: bool,
+    /// The tasks that have made it what it is, as far as it bears a mark of ours that says so.
+    pub deeds: Vec<Deed>,
     /// Size, bytes.
     pub bytes: u64,
     oid: u32,
@@ -52,10 +55,12 @@ impl Database {
         let row = admin.client.query_opt(FIND, &[&name]).await;
         let Some(row) = row.map_err(|err| fault("look at the database", err))? else { return Ok(None) };
         let comment: Option<String> = row.get(4);
-        let closed = comment.as_deref().and_then(|text| Mark::parse(name, text));
-        let closed = closed.filter(|mark| mark.role == Role::Closed);
-        let (comment, allows) =
-            closed.map_or_else(|| (comment, row.get(5)), |mark| (mark.comment, mark.allow));
+        let mark = comment.as_deref().and_then(|text| Mark::parse(name, text));
+        let (comment, allows, deeds) = match mark {
+            Some(mark) if mark.role == Role::Closed => (mark.comment, mark.allow, mark.deeds),
+            Some(mark) if mark.role == Role::Restored => (mark.comment, row.get(5), mark.deeds),
+            _ => (comment, row.get(5), None),
+        };
         Ok(Some(Self {
             name: name.to_owned(),
             oid: row.get(0),
@@ -64,6 +69,7 @@ impl Database {
             tablespace: row.get(3),
             comment,
             allows,
+            deeds: deeds.unwrap_or_default(),
             row: serde_json::from_str(row.get(6)).expect("the server writes JSON"),
             bytes: row.get::<_, i64>(7).unsigned_abs(),
         }))

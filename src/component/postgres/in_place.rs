@@ -10,6 +10,7 @@ use crate::component::postgres::{
     drops::{self, Drops},
     entries::{CONTENTS, ROWS},
     goal::{self, Goal},
+    hold::Hold,
     load::Load,
     rights::{self, Way},
     snapshot::{Server, Snapshot},
@@ -28,6 +29,8 @@ use std::{fmt, slice};
 /// A whole archive on disk, read to its end.
 pub struct InPlace {
     goal: Goal,
+    /// The lock of the whole restore.
+    hold: Hold,
     config: PostgresConfig,
     order: Order,
     file: Scratch,
@@ -55,6 +58,7 @@ impl InPlace {
     /// As [`crate::component::Component::stage`].
     pub async fn prepare(
         goal: Goal,
+        hold: Hold,
         config: &PostgresConfig,
         order: Order,
         feed: Feed<'_>,
@@ -77,7 +81,7 @@ impl InPlace {
                 ));
             }
         }
-        Ok(Self { goal, config, order, file, contents, list, counts, meter: meter.clone() })
+        Ok(Self { goal, hold, config, order, file, contents, list, counts, meter: meter.clone() })
     }
 
     /// Looks whether objects of the database, or default privileges, are in the way of what takes these away and makes them
@@ -178,6 +182,47 @@ impl InPlace {
         }
         Ok(found)
     }
+
+    /// Replaces the contents, and looks that they are those of the backup.
+    async fn replace(&self) -> Result<(), ComponentError> {
+        self.hold.confirm().await?;
+        let admin = &self.goal.admin;
+        // Whoever sits idle in a transaction would hold the restore up for ever. Others wait for its locks.
+        if admin.seat != self.goal.name
+            && let Err(err) = admin.close_sessions(&self.goal.name).await
+        {
+            tracing::warn!(%err, "sessions go on, and the restore waits for them");
+        }
+        let load = Load {
+            client: &self.goal.client,
+            config: &self.config,
+            role: owner(&self.goal).await?,
+            rights: &self.goal.rights,
+            server: self.goal.server.major,
+            options: &self.goal.options,
+            without: &self.order.without,
+            in_tablespaces: self.goal.lost_tablespaces.is_empty(),
+        };
+        waits::during(&self.config, &self.meter, load.in_place(&self.file, &self.list)).await?;
+        self.fill_views().await?;
+        if let Err(err) = self.compare_rights().await {
+            self.meter.warn(format!("Owners and privileges could not be compared: {}.", chain(&err)));
+        }
+        let uncounted = |err: ComponentError| ComponentError::Unusable {
+            what: "the restore in place is done, but its rows could not be counted".into(),
+            source: Some(err.into()),
+        };
+        let found = self.count().await.map_err(uncounted)?;
+        let wrong = self.expected(&self.counts).differences(&self.without_events(found).await?);
+        if wrong.is_empty() {
+            return Ok(());
+        }
+        let what = format!(
+            "the restore in place is done, but something else is there now than in the backup: {}",
+            wrong.join("; ")
+        );
+        Err(ComponentError::Corrupt { what, source: None })
+    }
 }
 
 /// A session in a database that reads its catalogs.
@@ -214,45 +259,13 @@ impl Staged for InPlace {
     }
 
     async fn swap(self: Box<Self>) -> Result<Option<Kept>, ComponentError> {
-        let admin = &self.goal.admin;
-        // Whoever sits idle in a transaction would hold the restore up for ever. Others wait for its locks.
-        if admin.seat != self.goal.name
-            && let Err(err) = admin.close_sessions(&self.goal.name).await
-        {
-            tracing::warn!(%err, "sessions go on, and the restore waits for them");
-        }
-        let load = Load {
-            client: &self.goal.client,
-            config: &self.config,
-            role: owner(&self.goal).await?,
-            rights: &self.goal.rights,
-            server: self.goal.server.major,
-            options: &self.goal.options,
-            without: &self.order.without,
-            in_tablespaces: self.goal.lost_tablespaces.is_empty(),
-        };
-        waits::during(&self.config, &self.meter, load.in_place(&self.file, &self.list)).await?;
-        self.fill_views().await?;
-        if let Err(err) = self.compare_rights().await {
-            self.meter.warn(format!("Owners and privileges could not be compared: {}.", chain(&err)));
-        }
-        let uncounted = |err: ComponentError| ComponentError::Unusable {
-            what: "the restore in place is done, but its rows could not be counted".into(),
-            source: Some(err.into()),
-        };
-        let found = self.count().await.map_err(uncounted)?;
-        let wrong = self.expected(&self.counts).differences(&self.without_events(found).await?);
-        if wrong.is_empty() {
-            return Ok(None);
-        }
-        let what = format!(
-            "the restore in place is done, but something else is there now than in the backup: {}",
-            wrong.join("; ")
-        );
-        Err(ComponentError::Corrupt { what, source: None })
+        let done = self.replace().await;
+        self.hold.free().await;
+        done.map(|()| None)
     }
 
     async fn discard(self: Box<Self>) -> Result<(), ComponentError> {
-        Ok(()) // the file goes with the value
+        self.hold.free().await; // the file goes with the value
+        Ok(())
     }
 }

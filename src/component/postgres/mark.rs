@@ -1,5 +1,6 @@
 //! Which databases are ours: those with a comment that says so, in their own name.
 
+use crate::domain::deed::Deed;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -23,6 +24,8 @@ pub enum Role {
     Kept,
     /// A live one whose connections are refused for the instant of a swap.
     Closed,
+    /// A live one that a task has put where there was none: nothing is set aside that could tell so.
+    Restored,
 }
 
 impl Role {
@@ -30,7 +33,7 @@ impl Role {
     const fn infix(self) -> &'static str {
         match self {
             Self::Kept => "_before_",
-            Self::Copy | Self::Closed => "_restore_",
+            Self::Copy | Self::Closed | Self::Restored => "_restore_",
         }
     }
 }
@@ -52,6 +55,9 @@ pub struct Mark {
     pub comment: Option<String>,
     /// Whether connections were allowed before.
     pub allow: bool,
+    /// The tasks whose swaps have made it what it is; `None` where an earlier version of this program did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deeds: Option<Vec<Deed>>,
 }
 
 impl Mark {
@@ -59,6 +65,12 @@ impl Mark {
     pub fn parse(name: &str, comment: &str) -> Option<Self> {
         let mark: Self = serde_json::from_str(comment.strip_prefix(PREFIX)?).ok()?;
         (mark.name == name).then_some(mark)
+    }
+
+    /// Tests whether a task may be delivered again of which the database is the proof that it has swapped.
+    pub fn is_needed(&self) -> bool {
+        let now = Timestamp::now();
+        self.deeds.iter().flatten().any(|deed| deed.may_come_back(now))
     }
 
     /// The comment.
@@ -127,7 +139,10 @@ mod tests {
             at: Timestamp::UNIX_EPOCH,
             comment: Some("it's".into()),
             allow: true,
+            deeds: Some(vec![Deed::undo("t", Timestamp::UNIX_EPOCH, Timestamp::UNIX_EPOCH)]),
         };
+        let earlier = mark.text().replace(",\"deeds\":", ",\"unknown\":");
+        assert_eq!(Mark::parse("a'b\\", &earlier), Some(Mark { deeds: None, ..mark.clone() }));
         assert_eq!(Mark::parse("a'b\\", &mark.text()), Some(mark.clone()));
         assert_eq!(Mark::parse("renamed", &mark.text()), None);
         assert_eq!(Mark::parse("lab", "rna-backup: of the lab"), None);

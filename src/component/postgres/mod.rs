@@ -16,6 +16,7 @@ mod drops;
 mod entries;
 mod extensions;
 mod goal;
+mod hold;
 mod in_place;
 pub mod kinds;
 mod libpq;
@@ -40,20 +41,21 @@ mod views;
 mod waits;
 
 use crate::component::process::Program;
-use crate::component::{Component, ComponentError, Feed, Kept, Plan, Staged, Target, Walk};
+use crate::component::{Component, ComponentError, Done, Feed, Kept, Plan, Staged, Target, Walk};
 use crate::domain::{
     component::ComponentName,
+    deed::Deed,
     derived::Derived,
     facts::{Counts, Facts},
     progress::Meter,
 };
 use crate::stream::Output;
-use admin::Admin;
 use async_trait::async_trait;
 use clients::Client;
 use copy::Copy;
 use deadpool_postgres::{ClientWrapper, Object, Pool};
 use goal::Goal;
+use hold::Hold;
 use in_place::InPlace;
 use snapshot::{Server, Snapshot};
 use std::{ffi::OsString, fmt, os::unix::ffi::OsStringExt, time::Duration};
@@ -275,6 +277,8 @@ impl Component for Postgres {
         meter: &Meter,
     ) -> Result<Box<dyn Staged>, ComponentError> {
         let walk = if *target == Target::Scratch { Walk::Drill } else { Walk::Restore };
+        let live = if let Target::Database(name) = target { name } else { &self.config.database };
+        let hold = Hold::take(&self.config, live).await?;
         let goal = Goal::find(&self.config, target, facts, walk).await?;
         let mut order =
             Order { without: without.to_vec(), exclude: self.exclude.clone(), facts: facts.cloned() };
@@ -282,14 +286,12 @@ impl Component for Postgres {
             order.without.extend(goal.bound(&self.config).await?.into_iter().flat_map(|bound| bound.names));
         }
         if goal.swaps {
-            return Ok(Box::new(Copy::make(goal, &self.config, &order, feed, meter).await?));
+            return Ok(Box::new(Copy::make(goal, hold, &self.config, &order, feed, meter).await?));
         }
-        Ok(Box::new(InPlace::prepare(goal, &self.config, order, feed, meter).await?))
+        Ok(Box::new(InPlace::prepare(goal, hold, &self.config, order, feed, meter).await?))
     }
 
     async fn recover(&self) -> Result<Vec<String>, ComponentError> {
-        let database = &self.config.database;
-        Admin::beside(&self.config, database).await?.end_announced(database).await?;
         undo::recover(&self.config).await
     }
 
@@ -297,8 +299,20 @@ impl Component for Postgres {
         undo::kept(&self.config).await
     }
 
-    async fn undo(&self, _: &Meter) -> Result<Kept, ComponentError> {
-        undo::undo(&self.config).await
+    async fn done_by(&self, task: &str) -> Result<Option<Done>, ComponentError> {
+        undo::done_by(&self.config, task).await
+    }
+
+    async fn settle(&self, task: &str) -> Result<(), ComponentError> {
+        undo::settle(&self.config, task).await
+    }
+
+    async fn undo(&self, meter: &Meter) -> Result<Kept, ComponentError> {
+        self.undo_by(None, meter).await
+    }
+
+    async fn undo_by(&self, deed: Option<Deed>, _: &Meter) -> Result<Kept, ComponentError> {
+        undo::undo(&self.config, deed).await
     }
 
     async fn forget(&self) -> Result<(), ComponentError> {

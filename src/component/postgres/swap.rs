@@ -1,18 +1,22 @@
 //! One database takes the place of another, by rename, in one transaction.
 //!
 //! Connections are refused before, so that the sessions can be ended for good; a mark in the comment on
-//! the live database tells `recover` what to put right, should we die in between.
+//! the live database tells `recover` what to put right, should we die in between. Each transaction of it fails where the
+//! lock of the restore is lost: then somebody else may be at work, and nothing more is changed.
 
+use crate::base::chain;
 use crate::component::postgres::{
     admin::{Admin, LOOK, PATIENCE, fault},
     config::PostgresConfig,
     database::Database,
+    hold::{self, Hold},
     mark::{Mark, Role, comment_on, ident},
 };
 use crate::component::{ComponentError, Kept};
+use crate::domain::deed::{self, Deed};
 use deadpool_postgres::tokio_postgres::{Error, error::SqlState};
 use jiff::Timestamp;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// What is to take the place of what.
 #[derive(Debug, Clone)]
@@ -25,6 +29,8 @@ pub struct Exchange {
     pub incoming: String,
     /// The comment that it had; `None`: it is a copy, and gets that of the live one.
     pub kept: Option<Mark>,
+    /// The task that orders it; `None`: somebody by hand.
+    pub deed: Option<Deed>,
 }
 
 impl Exchange {
@@ -35,22 +41,28 @@ impl Exchange {
     /// [`ComponentError::Unavailable`] when sessions do not end in time, [`ComponentError::Unusable`] when a
     /// right is missing: then everything is as it was. When the server or the network failed in the middle, the live
     /// database is the old or the new one, and may refuse connections until `recover`.
-    pub async fn carry_out(self) -> Result<Option<Kept>, ComponentError> {
+    pub async fn carry_out(self, mut hold: Hold) -> Result<Option<Kept>, ComponentError> {
         let crashed = |err: tokio::task::JoinError| ComponentError::Unavailable {
             what: "swap databases".into(),
             source: Some(err.into()),
         };
-        tokio::spawn(async move { self.run().await }).await.map_err(crashed)?
+        let work = async move {
+            let done = self.run(&mut hold).await;
+            hold.free().await;
+            done
+        };
+        tokio::spawn(work).await.map_err(crashed)?
     }
 
-    async fn run(self) -> Result<Option<Kept>, ComponentError> {
+    async fn run(&self, hold: &mut Hold) -> Result<Option<Kept>, ComponentError> {
+        hold.confirm().await?;
         let admin = Admin::beside(&self.config, &self.target).await?;
         admin.announce(&self.config.database).await?;
         let live = Database::find(&admin, &self.target).await?;
         // What is busy in the incoming one (our own sessions that are just ending, autovacuum) goes first:
         // nobody has to wait for it then.
         self.empty(&admin, &self.incoming).await?;
-        let Some(live) = live else { return self.just_rename(&admin).await };
+        let Some(live) = live else { return self.just_rename(&admin, hold).await };
         admin.nothing_is_prepared_in(&self.target).await?;
         admin.nothing_arrives_in(&self.target).await?;
         let at = Timestamp::now();
@@ -63,26 +75,37 @@ impl Exchange {
             at,
             comment: live.comment.clone(),
             allow: live.allows,
+            deeds: Some(self.deeds(&live.deeds)),
         };
         let begun = Instant::now();
-        let swapped = self.close_and_rename(&admin, &live, &mark).await;
+        let swapped = self.close_and_rename(&admin, &live, &mark, hold).await;
         if let Err(err) = swapped {
             drop(admin);
             // The connection may have broken at the commit: then it can have gone either way.
-            if !self.reopen(&name).await.unwrap_or(false) {
+            if !self.settle(&mark, hold).await {
                 return Err(err);
             }
         }
         let downtime_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         tracing::info!(database = self.target, kept = name, downtime_ms, "databases are swapped");
-        Ok(Some(Kept { place: name, at }))
+        Ok(Some(Kept { place: name, at, deeds: mark.deeds }))
     }
 
-    async fn just_rename(&self, admin: &Admin) -> Result<Option<Kept>, ComponentError> {
-        let comment = self.kept.as_ref().and_then(|mark| mark.comment.as_deref());
+    /// The tasks that have made the data what they are, the last of which is that of this swap.
+    fn deeds(&self, live: &[Deed]) -> Vec<Deed> {
+        let kept = self.kept.as_ref().and_then(|mark| mark.deeds.as_deref()).unwrap_or_default();
+        deed::with([live, kept].concat(), self.deed.clone())
+    }
+
+    async fn just_rename(&self, admin: &Admin, hold: &Hold) -> Result<Option<Kept>, ComponentError> {
+        let comment = self.kept.as_ref().and_then(|mark| mark.comment.clone());
+        let mark = restored(&self.config, &self.target, comment, self.deeds(&[]));
         let (incoming, target) = (ident(&self.incoming), ident(&self.target));
-        let rename =
-            [format!("ALTER DATABASE {incoming} RENAME TO {target}"), comment_on(&self.target, comment)];
+        let rename = [
+            hold.guard(),
+            format!("ALTER DATABASE {incoming} RENAME TO {target}"),
+            comment_on(&self.target, mark.as_deref()),
+        ];
         admin.at_once(&rename).await.map_err(|err| self.failed(err))?;
         tracing::info!(database = self.target, "database is there again");
         Ok(None)
@@ -93,10 +116,13 @@ impl Exchange {
         admin: &Admin,
         live: &Database,
         kept: &Mark,
+        hold: &Hold,
     ) -> Result<(), ComponentError> {
-        let closed = Mark { role: Role::Closed, name: self.target.clone(), ..kept.clone() };
+        let (name, deeds) = (self.target.clone(), Some(live.deeds.clone()));
+        let closed = Mark { role: Role::Closed, name, deeds, ..kept.clone() };
         let (target, incoming) = (ident(&self.target), ident(&self.incoming));
         let close = [
+            hold.guard(),
             comment_on(&self.target, Some(&closed.text())),
             format!("ALTER DATABASE {target} ALLOW_CONNECTIONS false"),
         ];
@@ -104,12 +130,15 @@ impl Exchange {
         let name = ident(&kept.name);
         let comment = self.kept.as_ref().map_or(live.comment.as_deref(), |mark| mark.comment.as_deref());
         let rename = [
+            hold.guard(),
             format!("ALTER DATABASE {target} RENAME TO {name}"),
             format!("ALTER DATABASE {incoming} RENAME TO {target}"),
             comment_on(&kept.name, Some(&kept.text())),
             comment_on(&self.target, comment),
             format!("ALTER DATABASE {name} ALLOW_CONNECTIONS {}", live.allows),
             format!("ALTER DATABASE {target} ALLOW_CONNECTIONS {}", live.allows),
+            // The server waits for sessions in the middle of it.
+            hold.guard(),
         ];
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -138,13 +167,41 @@ impl Exchange {
         Ok(())
     }
 
-    /// After a failure: whether the swap happened all the same. If not, connections are allowed again.
-    async fn reopen(&self, kept: &str) -> Result<bool, ComponentError> {
+    /// After a failure: whether the swap happened all the same. If not, connections are allowed again, if need be as soon
+    /// as the server takes sessions again: until then the app is shut out.
+    async fn settle(&self, mark: &Mark, hold: &mut Hold) -> bool {
+        /// How long a server may be away that restarts.
+        const RESTART: Duration = Duration::from_mins(2);
+        const AGAIN: Duration = Duration::from_millis(200);
+        let deadline = Instant::now() + RESTART;
+        loop {
+            match self.try_to_settle(mark, hold).await {
+                Ok(swapped) => return swapped,
+                Err(err @ ComponentError::Unavailable { .. }) if Instant::now() < deadline => {
+                    tracing::debug!(error = %chain(&err), "the server is asked again how the swap ended");
+                    tokio::time::sleep(AGAIN).await;
+                }
+                Err(err) => {
+                    let (database, error) = (&self.target, chain(&err));
+                    tracing::error!(database, error, "a swap failed, and the next run tells how it ended");
+                    return false;
+                }
+            }
+        }
+    }
+
+    async fn try_to_settle(&self, mark: &Mark, hold: &mut Hold) -> Result<bool, ComponentError> {
+        // Without the lock somebody else may have begun already to put right what is left, or to swap.
+        if hold.confirm().await.is_err() {
+            *hold = Hold::take(&self.config, &self.target).await?;
+        }
         let admin = Admin::beside(&self.config, &self.target).await?;
-        for mark in admin.marked(&self.config.database).await? {
-            match mark.role {
-                Role::Kept if mark.name == kept => return Ok(true),
-                Role::Closed if mark.of == self.target => open(&admin, &mark).await?,
+        for found in admin.marked(&self.config.database).await? {
+            match found.role {
+                Role::Kept if found.name == mark.name => return Ok(true),
+                Role::Closed if found.of == self.target && found.at == mark.at => {
+                    open(&admin, &found).await?;
+                }
                 _ => {}
             }
         }
@@ -152,8 +209,25 @@ impl Exchange {
     }
 
     fn failed(&self, err: Error) -> ComponentError {
+        if Hold::is_lost(&err) {
+            return hold::lost(&self.target, Some(err));
+        }
         fault(format!("swap database {} for {}", ident(&self.target), ident(&self.incoming)), err)
     }
+}
+
+/// The comment on a database that was put where there was none: its own, or for as long as tasks may be delivered again
+/// that have made it what it is, a mark that says so.
+fn restored(
+    config: &PostgresConfig,
+    name: &str,
+    comment: Option<String>,
+    deeds: Vec<Deed>,
+) -> Option<String> {
+    let (by, of, name) = (config.database.clone(), name.to_owned(), name.to_owned());
+    let (role, at, deeds) = (Role::Restored, Timestamp::now(), Some(deeds));
+    let mark = Mark { role, name, by, of, at, comment, allow: true, deeds };
+    if mark.is_needed() { Some(mark.text()) } else { mark.comment }
 }
 
 /// Opens a database that a swap had closed.
@@ -163,8 +237,11 @@ impl Exchange {
 /// As sorted.
 pub async fn open(admin: &Admin, closed: &Mark) -> Result<(), ComponentError> {
     let name = ident(&closed.name);
+    let deeds = closed.deeds.clone().unwrap_or_default();
+    let mark = Mark { role: Role::Restored, ..closed.clone() };
+    let comment = if deeds.is_empty() { closed.comment.clone() } else { Some(mark.text()) };
     let statements = [
-        comment_on(&closed.name, closed.comment.as_deref()),
+        comment_on(&closed.name, comment.as_deref()),
         format!("ALTER DATABASE {name} ALLOW_CONNECTIONS {}", closed.allow),
     ];
     admin.at_once(&statements).await.map_err(|err| fault(format!("allow connections to {name} again"), err))

@@ -1,67 +1,133 @@
 //! What restores leave behind: old databases to go back to, and the ruins of runs that died.
 
 use crate::component::postgres::{
-    admin::Admin,
+    admin::{Admin, fault},
     config::PostgresConfig,
-    mark::{Mark, Role},
+    hold::Hold,
+    mark::{Mark, Role, comment_on},
     swap::{self, Exchange},
 };
-use crate::component::{ComponentError, Kept};
+use crate::component::{ComponentError, Done, Kept};
+use crate::domain::deed::{self, Deed};
 use jiff::Timestamp;
 
 async fn newest(admin: &Admin, by: &str) -> Result<Option<Mark>, ComponentError> {
     Ok(admin.marked(by).await?.into_iter().rfind(|mark| mark.role == Role::Kept))
 }
 
+/// The databases that may bear notes on tasks.
+fn is_noted(mark: &Mark) -> bool {
+    matches!(mark.role, Role::Kept | Role::Restored)
+}
+
 /// As [`crate::component::Component::kept`].
 pub async fn kept(config: &PostgresConfig) -> Result<Option<Kept>, ComponentError> {
     let admin = Admin::beside(config, &config.database).await?;
     let newest = newest(&admin, &config.database).await?;
-    Ok(newest.map(|mark| Kept { place: mark.name, at: mark.at }))
+    Ok(newest.map(|mark| Kept { place: mark.name, at: mark.at, deeds: mark.deeds }))
 }
 
-/// As [`crate::component::Component::undo`]. Where nothing was live any more, what it tells is the name
+/// As [`crate::component::Component::done_by`].
+pub async fn done_by(config: &PostgresConfig, task: &str) -> Result<Option<Done>, ComponentError> {
+    let admin = Admin::beside(config, &config.database).await?;
+    let marks = admin.marked(&config.database).await?;
+    Ok(marks.into_iter().rev().filter(is_noted).find_map(|mark| {
+        let deed = mark.deeds.iter().flatten().rfind(|deed| deed.is_of(task))?.clone();
+        Some(Done { deed, kept: (mark.role == Role::Kept).then_some(mark.name) })
+    }))
+}
+
+/// As [`crate::component::Component::settle`].
+pub async fn settle(config: &PostgresConfig, task: &str) -> Result<(), ComponentError> {
+    let hold = Hold::take(config, &config.database).await?;
+    let admin = Admin::beside(config, &config.database).await?;
+    for mut mark in admin.marked(&config.database).await?.into_iter().filter(is_noted) {
+        if mark.deeds.as_mut().is_some_and(|deeds| deed::settle(deeds, task)) {
+            note(&admin, &mark, &hold).await?;
+        }
+    }
+    hold.free().await;
+    Ok(())
+}
+
+/// Writes a mark again. A live database gets its own comment back once its mark is needed no more.
+async fn note(admin: &Admin, mark: &Mark, hold: &Hold) -> Result<(), ComponentError> {
+    let is_over = mark.role == Role::Restored && !mark.is_needed();
+    let text = if is_over { mark.comment.clone() } else { Some(mark.text()) };
+    let noted = admin.at_once(&[hold.guard(), comment_on(&mark.name, text.as_deref())]).await;
+    noted.map_err(|err| fault(format!("comment on database {}", mark.name), err))
+}
+
+/// As [`crate::component::Component::undo_by`]. Where nothing was live any more, what it tells is the name
 /// that the old one has again.
-pub async fn undo(config: &PostgresConfig) -> Result<Kept, ComponentError> {
+pub async fn undo(config: &PostgresConfig, deed: Option<Deed>) -> Result<Kept, ComponentError> {
+    let hold = Hold::take(config, &config.database).await?;
     let admin = Admin::beside(config, &config.database).await?;
     let Some(mark) = newest(&admin, &config.database).await? else {
+        hold.free().await;
         let what = format!("there is nothing to undo: no database is kept for {}", config.database);
         return Err(ComponentError::Unusable { what, source: None });
     };
     drop(admin);
-    put_back(config, mark).await
+    put_back(config, mark, deed, hold).await
 }
 
-async fn put_back(config: &PostgresConfig, mark: Mark) -> Result<Kept, ComponentError> {
+async fn put_back(
+    config: &PostgresConfig,
+    mark: Mark,
+    deed: Option<Deed>,
+    hold: Hold,
+) -> Result<Kept, ComponentError> {
     let (target, incoming) = (mark.of.clone(), mark.name.clone());
-    let exchange = Exchange { config: config.clone(), target: target.clone(), incoming, kept: Some(mark) };
-    let kept = exchange.carry_out().await?;
-    Ok(kept.unwrap_or_else(|| Kept { place: target, at: Timestamp::now() }))
+    let (config, kept) = (config.clone(), Some(mark));
+    let exchange = Exchange { config, target: target.clone(), incoming, kept, deed };
+    let kept = exchange.carry_out(hold).await?;
+    Ok(kept.unwrap_or_else(|| Kept { place: target, at: Timestamp::now(), deeds: None }))
 }
 
-/// As [`crate::component::Component::forget`].
+/// As [`crate::component::Component::forget`]. What was set aside after a database that stays does so too: an undo leads to
+/// the newest.
 pub async fn forget(config: &PostgresConfig) -> Result<(), ComponentError> {
+    let hold = Hold::take(config, &config.database).await?;
     let admin = Admin::beside(config, &config.database).await?;
-    for mark in admin.marked(&config.database).await? {
-        if mark.role == Role::Kept {
+    let mut stays = false;
+    for mark in admin.marked(&config.database).await?.into_iter().filter(is_noted) {
+        hold.confirm().await?;
+        let is_kept = mark.role == Role::Kept;
+        if is_kept && (stays || mark.is_needed()) {
+            stays = true;
+            let database = mark.name;
+            tracing::info!(
+                database,
+                "it stays for now: the result of a task that set it aside is not stored"
+            );
+        } else if is_kept {
             admin.drop_database(&mark.name).await?;
             tracing::info!(database = mark.name, "the database that a restore had set aside is dropped");
+        } else if !mark.is_needed() {
+            note(&admin, &mark, &hold).await?;
         }
     }
+    hold.free().await;
     Ok(())
 }
 
 /// As [`crate::component::Component::recover`].
 pub async fn recover(config: &PostgresConfig) -> Result<Vec<String>, ComponentError> {
+    // Who has the lock is the only one that works: whatever else is there is of runs that died.
+    let hold = Hold::take(config, &config.database).await?;
     let admin = Admin::beside(config, &config.database).await?;
+    admin.end_announced(&config.database).await?;
     let mut done = Vec::new();
     let marks = admin.marked(&config.database).await?;
     for mark in marks.iter().filter(|mark| mark.role == Role::Closed) {
+        hold.confirm().await?;
         swap::open(&admin, mark).await?;
         done.push(format!("database {} takes connections again: a swap had died", mark.name));
     }
     let dead = marks.iter().filter(|mark| mark.role == Role::Copy).map(|mark| mark.name.clone());
     for name in dead.chain(admin.unmarked(&config.database).await?) {
+        hold.confirm().await?;
         admin.drop_database(&name).await?;
         done.push(format!("database {name} is dropped: the restore that made it had died"));
     }
@@ -72,7 +138,9 @@ pub async fn recover(config: &PostgresConfig) -> Result<Vec<String>, ComponentEr
     {
         drop(admin);
         done.push(format!("database {} was missing: {} has its name again", mark.of, mark.name));
-        put_back(config, mark).await?;
+        put_back(config, mark, None, hold).await?;
+    } else {
+        hold.free().await;
     }
     Ok(done)
 }

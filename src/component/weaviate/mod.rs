@@ -148,7 +148,7 @@ impl Weaviate {
 fn kept_as(journal: &Journal, kept: &notes::Kept) -> Kept {
     let copies: BTreeSet<&Snapshot> = kept.before.values().flatten().collect();
     let places: Vec<_> = copies.into_iter().map(|copy| copies::place_of(journal, copy)).collect();
-    Kept { place: places.join(", "), at: kept.at() }
+    Kept { place: places.join(", "), at: kept.at(), deeds: None }
 }
 
 /// The reason why no drill can be held, and what to do.

@@ -45,8 +45,11 @@ impl Weaviate {
             }
         }
         let replaced = self.replace(&server, &mut journal, &bring, Purpose::Undo, meter).await?;
-        let none =
-            || Kept { place: "nothing: none of its classes was there".to_owned(), at: Timestamp::now() };
+        let none = || Kept {
+            place: "nothing: none of its classes was there".to_owned(),
+            at: Timestamp::now(),
+            deeds: None,
+        };
         Ok(replaced.map_or_else(none, |kept| kept_as(&journal, &kept)))
     }
 

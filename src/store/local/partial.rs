@@ -1,5 +1,6 @@
 //! Files in the making, and the remains of them from dead runs.
 
+use crate::base::lock::Locked;
 use crate::store::local::folder::Folder;
 use rustix::fs::{Advice, FlockOperation};
 use rustix::io::Errno;
@@ -117,7 +118,9 @@ pub(super) fn sweep(root: &Folder) -> io::Result<Swept> {
         let Ok((file, bytes)) = folder.open_file(&name) else { continue };
         // Held until the file is removed: its writer looks again once it has the lock. A name that
         // is gone by now was finished by a writer that lived a moment ago.
-        if lock(&file)? == Lock::Ours && folder.forget_file(&name).is_ok() {
+        if let Some(_locked) = lock_alone(&file)?
+            && folder.forget_file(&name).is_ok()
+        {
             swept.files += 1;
             swept.bytes += bytes;
         }
@@ -130,7 +133,7 @@ pub(super) fn sweep(root: &Folder) -> io::Result<Swept> {
 fn sweep_trial(folder: &Folder, name: &str) -> io::Result<()> {
     if name.contains(TRIAL)
         && let Ok((file, 0)) = folder.open_file(name)
-        && lock(&file)? == Lock::Ours
+        && let Some(_locked) = lock_alone(&file)?
     {
         let _ = folder.forget_file(name);
     }
@@ -145,8 +148,21 @@ enum Lock {
     Unsupported,
 }
 
+/// Locks a file for as long as it is open.
 fn lock(file: &File) -> io::Result<Lock> {
-    match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
+    known(rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive))
+}
+
+/// Locks a file that nobody else has locked, until the value is dropped. A file that the sweep leaves is free at that
+/// instant, whoever has inherited it.
+fn lock_alone(file: &File) -> io::Result<Option<Locked<&File>>> {
+    let locked = Locked::try_lock(file);
+    let found = known(locked.as_ref().map(|_| ()).map_err(|err| *err))?;
+    Ok(locked.ok().filter(|_| found == Lock::Ours))
+}
+
+fn known(locked: Result<(), Errno>) -> io::Result<Lock> {
+    match locked {
         Ok(()) => Ok(Lock::Ours),
         Err(Errno::WOULDBLOCK) => Ok(Lock::Taken),
         Err(Errno::NOTSUP | Errno::NOSYS | Errno::NOLCK) => Ok(Lock::Unsupported),

@@ -1,0 +1,53 @@
+//! Small files that are written whole or not at all: journals, marks, records.
+
+use crate::base::place::sync_folder;
+use rustix::fs::{CWD, Mode, OFlags, openat, renameat};
+use std::{
+    ffi::OsStr,
+    fs::File,
+    io::{self, Write},
+    os::fd::AsFd,
+    path::Path,
+};
+
+/// Writes a file of a folder, for its owner alone. After a crash at any instant its old or its new contents are there,
+/// whole; once this has returned, the new ones.
+///
+/// The call waits for the disk: a thread of the runtime must not make it.
+///
+/// # Errors
+///
+/// Then the old contents are there, or, where the folder itself could not be made durable, either.
+pub fn write_in(folder: impl AsFd, name: &OsStr, contents: &[u8]) -> io::Result<()> {
+    let mut beside = name.to_owned();
+    beside.push(format!(".{}.new", std::process::id()));
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mut file: File = openat(&folder, &*beside, flags, Mode::RUSR | Mode::WUSR)?.into();
+    file.write_all(contents)?;
+    file.sync_all()?;
+    renameat(&folder, &*beside, &folder, name)?;
+    Ok(sync_folder(folder)?)
+}
+
+/// Writes the file at a path, as [`write_in`] does.
+///
+/// # Errors
+///
+/// As there.
+pub fn write(path: &Path, contents: &[u8]) -> io::Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let name = path.file_name().ok_or(io::ErrorKind::InvalidFilename)?;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    write_in(openat(CWD, folder, flags, Mode::empty())?, name, contents)
+}
+
+#[test]
+fn a_file_is_replaced_whole_and_nothing_else_is_left() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("note");
+    for contents in ["the first", "2"] {
+        write(&path, contents.as_bytes()).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), contents);
+    }
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+}

@@ -1,0 +1,97 @@
+//! The note in an area on the tasks whose swaps have filled it.
+
+use crate::base::durable;
+use crate::component::ComponentError;
+use crate::component::media::{area::Area, label::Role, trouble::trouble_at};
+use crate::domain::deed::{self, Deed};
+use jiff::Timestamp;
+use rustix::{
+    fs::{Mode, OFlags, openat},
+    io::Errno,
+};
+use serde::{Deserialize, Serialize};
+use std::{
+    ffi::{CStr, OsStr},
+    fs::File,
+    io::Read,
+    os::unix::ffi::OsStrExt,
+};
+
+const NOTE: &CStr = c"deeds";
+
+/// The largest note that is read, in bytes; far more than any that is written.
+const LARGEST: u64 = 1 << 20;
+
+/// The note. The last swap counts once it is done, which the area's name tells: every swap gives it another one.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Note {
+    deeds: Vec<Deed>,
+    /// The last swap that began.
+    begun: Option<Begun>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Begun {
+    /// The label of the area before that swap.
+    from: String,
+    deed: Deed,
+}
+
+impl Area {
+    /// The tasks whose swaps have set aside what is in it; `None` where an earlier version of this program did.
+    pub(super) fn deeds(&self) -> Option<Vec<Deed>> {
+        let Note { deeds, begun } = self.note()?;
+        let done = begun.filter(|begun| self.label.role == Role::Before && begun.from != self.label.name());
+        Some(deed::with(deeds, done.map(|begun| begun.deed)))
+    }
+
+    /// Tests whether a task may be delivered again of which this area is the proof that it has swapped.
+    pub(super) fn is_needed(&self) -> bool {
+        let now = Timestamp::now();
+        self.deeds().is_some_and(|deeds| deeds.iter().any(|deed| deed.may_come_back(now)))
+    }
+
+    /// Tests whether the swap that has begun is a task's.
+    pub(super) fn is_of_a_task(&self) -> bool {
+        self.note().is_some_and(|note| note.begun.is_some())
+    }
+
+    /// Notes, durably, that a swap begins, ordered by a task or by hand.
+    ///
+    /// # Errors
+    ///
+    /// Then it must not begin.
+    pub(super) fn begin(&self, deed: Option<Deed>) -> Result<(), ComponentError> {
+        let begun = deed.map(|deed| Begun { from: self.label.name(), deed });
+        self.write(&Note { deeds: self.deeds().unwrap_or_default(), begun })
+    }
+
+    /// Notes that the result of a task is stored.
+    ///
+    /// # Errors
+    ///
+    /// When the note cannot be written.
+    pub(super) fn settle(&self, task: &str) -> Result<(), ComponentError> {
+        let Some(mut deeds) = self.deeds() else { return Ok(()) };
+        if !deed::settle(&mut deeds, task) {
+            return Ok(());
+        }
+        self.write(&Note { deeds, begun: None })
+    }
+
+    fn note(&self) -> Option<Note> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file: File = openat(&self.folder, NOTE, flags, Mode::empty()).ok()?.into();
+        let mut bytes = Vec::new();
+        file.take(LARGEST).read_to_end(&mut bytes).ok()?;
+        serde_json::from_slice(&bytes).ok()
+    }
+
+    fn write(&self, note: &Note) -> Result<(), ComponentError> {
+        let bytes = serde_json::to_vec(note).expect("texts and times are JSON");
+        durable::write_in(&self.folder, OsStr::from_bytes(NOTE.to_bytes()), &bytes).map_err(|err| {
+            let (path, errno) = (self.path(), Errno::from_io_error(&err).unwrap_or(Errno::IO));
+            trouble_at(format!("note the task in {}", path.display()), &path, errno)
+        })
+    }
+}

@@ -1,0 +1,200 @@
+//! Tasks that are delivered again after a crash: what they have restored or undone already is not done twice.
+//!
+//! The proof lies with the data, where every machine sees it ([`Component::done_by`]). The records in the folder of the
+//! locks keep the whole report; they are a proof only for data without such notes, of components that have no place for
+//! them and of earlier versions of this program.
+
+use crate::base::chain;
+use crate::component::{Component, ComponentError, Done, Kept, Staged};
+use crate::domain::component::ComponentName;
+use crate::domain::deed::Deed;
+use crate::domain::id::BackupId;
+use crate::domain::report::{RestoreReport, UndoReport};
+use crate::engine::restored::{Record, Undone};
+use crate::engine::watched::watched;
+use crate::engine::{Engine, EngineError, Held, RestoreRequest, Run};
+use std::sync::Arc;
+
+impl Engine {
+    /// Returns the report of an earlier delivery of this very task, if it swapped: a swap is never done twice, or
+    /// `undo` would lead to the wrong place.
+    pub(super) async fn restored_before(
+        &self,
+        component: &Arc<dyn Component>,
+        request: &RestoreRequest,
+        run: &Run,
+    ) -> Result<Option<RestoreReport>, EngineError> {
+        let name = component.name();
+        let Some(task) = run.task_id.as_deref() else { return Ok(None) };
+        let record = self.locks.restored_by(name, task).await;
+        if let Some(Record { report: report @ Some(_), .. }) = record {
+            return Ok(report);
+        }
+        let done = done_by(component, task).await?;
+        let (reference, kept) = match done.filter(|done| done.deed.backup.is_some()) {
+            Some(Done { deed, kept }) => {
+                let id = deed.backup.map(|id| id.to_string());
+                (id.unwrap_or_else(|| request.reference.clone()), kept)
+            }
+            None => match record {
+                Some(record) => {
+                    let Some(kept) = set_aside_since(component, &record).await? else { return Ok(None) };
+                    let id = record.backup_id.as_ref().map(BackupId::to_string);
+                    (id.unwrap_or_else(|| request.reference.clone()), Some(kept))
+                }
+                None => return Ok(None),
+            },
+        };
+        let report = RestoreReport { kept, ..self.report_of(component, &reference).await? };
+        let record = Record { report: Some(report.clone()), ..Record::of(task) };
+        self.locks.note_restored(name, &record).await?;
+        Ok(Some(report))
+    }
+
+    /// The report of a restore of which nothing but its backup is known. The backup may be gone by now.
+    async fn report_of(
+        &self,
+        component: &Arc<dyn Component>,
+        reference: &str,
+    ) -> Result<RestoreReport, EngineError> {
+        let (name, source) = (component.name(), component.source());
+        let (archives, _) = match (self.archives_to_restore(name, reference).await, reference.parse()) {
+            (Err(EngineError::Catalog(_)), Ok(id)) => return Ok(RestoreReport::new(name, &id, "", &source)),
+            (found, _) => found?,
+        };
+        let archive = &archives[0];
+        let counts = archive.facts().map(|facts| facts.counts.clone()).unwrap_or_default();
+        let (id, path) = (&archive.entry.backup_id, &archive.copy.location);
+        Ok(RestoreReport { counts, ..RestoreReport::new(name, id, path, &source) })
+    }
+
+    /// Puts a copy in the place of the live data, which is noted with the data and in the folder of the locks. Returns the
+    /// place of the old data, and the record.
+    pub(super) async fn swap(
+        &self,
+        component: &Arc<dyn Component>,
+        mut staged: Box<dyn Staged>,
+        backup: &BackupId,
+        run: &Run,
+        held: &Held,
+    ) -> Result<(Option<String>, Option<Record>), EngineError> {
+        run.meter.begin("swap", 0);
+        let record = self.about_to_swap(component, backup, run).await?;
+        if let Some(task) = &run.task_id {
+            staged.sign(Deed::restore(task, backup.clone(), self.clock.now()));
+        }
+        let kept = watched(component.name(), run, held, staged.swap()).await?;
+        Ok((kept.map(|kept| kept.place), record))
+    }
+
+    /// Writes the report of a swap that is done into its record.
+    pub(super) async fn note_done(
+        &self,
+        name: ComponentName,
+        record: Option<Record>,
+        report: &RestoreReport,
+    ) {
+        let Some(record) = record else { return };
+        let record = Record { report: Some(report.clone()), ..record };
+        if let Err(err) = self.locks.note_restored(name, &record).await {
+            tracing::warn!(error = %chain(&err), "cannot write down that the restore is done");
+        }
+    }
+
+    /// Writes down that the swap of this task begins.
+    async fn about_to_swap(
+        &self,
+        component: &Arc<dyn Component>,
+        backup: &BackupId,
+        run: &Run,
+    ) -> Result<Option<Record>, EngineError> {
+        let name = component.name();
+        let kept_before = kept(component).await?.map(|kept| kept.place);
+        self.locks.forget_unfinished(name, kept_before.as_deref()).await?;
+        let Some(task) = run.task_id.as_deref() else { return Ok(None) };
+        let record = Record { kept_before, backup_id: Some(backup.clone()), ..Record::of(task) };
+        self.locks.note_restored(name, &record).await?;
+        Ok(Some(record))
+    }
+
+    /// Returns the report of an earlier delivery of this very task, if it undid the restore. `kept` is what is kept now.
+    pub(super) async fn undone_before(
+        &self,
+        component: &Arc<dyn Component>,
+        kept: Option<&Kept>,
+        run: &Run,
+    ) -> Result<Option<UndoReport>, EngineError> {
+        let (name, source) = (component.name(), component.source());
+        let Some(task) = run.task_id.as_deref() else { return Ok(None) };
+        let nothing = || "nothing".to_owned();
+        if let Some(Done { deed: Deed { undone: Some(at), .. }, kept }) = done_by(component, task).await? {
+            return Ok(Some(UndoReport::new(name, source, at, kept.unwrap_or_else(nothing))));
+        }
+        let Some(before) = self.locks.undone_by(name, task).await else { return Ok(None) };
+        let is_done = kept.is_none_or(|kept| kept.deeds.is_none() && kept.place != before.kept_before);
+        Ok(is_done.then(|| {
+            let place = kept.map_or_else(nothing, |kept| kept.place.clone());
+            UndoReport::new(name, source, before.replaced_at, place)
+        }))
+    }
+
+    /// Writes down that an undo begins, and returns the note on it for the data.
+    pub(super) async fn about_to_undo(
+        &self,
+        name: ComponentName,
+        kept: &Kept,
+        run: &Run,
+    ) -> Result<Option<Deed>, EngineError> {
+        self.locks.forget_unfinished(name, Some(&kept.place)).await?;
+        let Some(task_id) = run.task_id.clone() else { return Ok(None) };
+        let deed = Deed::undo(&task_id, kept.at, self.clock.now());
+        let (kept_before, replaced_at) = (kept.place.clone(), kept.at);
+        self.locks.note_undone(name, &Undone { task_id, kept_before, replaced_at }).await?;
+        Ok(Some(deed))
+    }
+
+    /// Notes that the result of a task is stored: nobody will ask for the proof of its work again.
+    pub async fn result_stored(&self, component: ComponentName, task: &str) {
+        let Ok(found) = self.component(component) else { return };
+        if let Err(err) = found.settle(task).await {
+            tracing::debug!(%component, task, error = %chain(&err), "the proof of this task's work stays for a day");
+        }
+    }
+
+    /// Removes what restores have set aside. A record that has nothing else to tell whether its task has swapped is settled
+    /// before, since afterwards nobody could tell.
+    pub(super) async fn forget(&self, component: &Arc<dyn Component>) -> Result<(), EngineError> {
+        let name = component.name();
+        if let Some(record) = self.locks.restored(name).await.filter(|record| record.report.is_none())
+            && let Some(place) = set_aside_since(component, &record).await?
+        {
+            self.locks.note_restored(name, &Record { done: Some(place), ..record }).await?;
+        }
+        component.forget().await.map_err(|source| EngineError::Component { component: name, source })
+    }
+}
+
+/// The place of what the task of a record has set aside, if it has swapped; of data without notes, where other data is kept
+/// than before.
+async fn set_aside_since(
+    component: &Arc<dyn Component>,
+    record: &Record,
+) -> Result<Option<String>, EngineError> {
+    if record.done.is_some() {
+        return Ok(record.done.clone());
+    }
+    let is_its = |kept: &Kept| kept.deeds.is_none() && Some(&kept.place) != record.kept_before.as_ref();
+    Ok(kept(component).await?.filter(is_its).map(|kept| kept.place))
+}
+
+async fn kept(component: &Arc<dyn Component>) -> Result<Option<Kept>, EngineError> {
+    component.kept().await.map_err(|source| failed(component, source))
+}
+
+async fn done_by(component: &Arc<dyn Component>, task: &str) -> Result<Option<Done>, EngineError> {
+    component.done_by(task).await.map_err(|source| failed(component, source))
+}
+
+fn failed(component: &Arc<dyn Component>, source: ComponentError) -> EngineError {
+    EngineError::Component { component: component.name(), source }
+}
