@@ -115,6 +115,7 @@ mod weaviate_export;
 mod weaviate_faults;
 mod weaviate_folder;
 mod weaviate_jobs;
+mod weaviate_machines;
 mod weaviate_pages;
 mod weaviate_program;
 mod weaviate_put_back;

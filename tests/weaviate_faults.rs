@@ -3,7 +3,7 @@
 use crate::support::disk::Tmpfs;
 use crate::support::lab::eventually;
 use crate::support::s3_proxy::{Asked, BadLine, Line};
-use crate::support::weaviate_server::{NEWEST, OLDEST, Start, WeaviateServer};
+use crate::support::weaviate_server::{MARK, NEWEST, OLDEST, Start, WeaviateServer};
 use crate::weaviate::{backup, each, left, restore, weaviate};
 use reqwest::Method;
 use rna_backup::base::chain;
@@ -81,9 +81,10 @@ pub fn is_of_a_trial(asked: &Asked) -> bool {
     asked.target.contains("_rna_trial_")
 }
 
-/// Returns whether a request deletes a class that is not one of a trial.
+/// Returns whether a request deletes a class of the app.
 pub fn deletes_a_class(asked: &Asked) -> bool {
-    asked.method == "DELETE" && asked.target.starts_with("/v1/schema/") && !is_of_a_trial(asked)
+    let is_of_the_app = !is_of_a_trial(asked) && !asked.target.contains(MARK);
+    asked.method == "DELETE" && asked.target.starts_with("/v1/schema/") && is_of_the_app
 }
 
 /// Kills a server as a machine that loses power would.

@@ -46,6 +46,8 @@ async fn dead_restore(start: Start) -> (WeaviateServer, Contents, Contents) {
         ended = restore(&component, &archive, &Target::Live) => panic!("{ended:?}"),
         has_died = eventually(has_died) => assert!(has_died),
     }
+    // The server may still be doing what it was told to.
+    line.is_idle().await;
     (server, before, backed_up)
 }
 

@@ -7,6 +7,7 @@ use crate::support::weaviate_contents::{id, vector};
 use crate::support::weaviate_server::{NEWEST, OLDEST, Start, WeaviateServer};
 use crate::weaviate::{SECOND, backup, each, restore};
 use crate::weaviate_faults::{BOTH, deletes_a_class, filled};
+use rna_backup::base::chain;
 use rna_backup::component::weaviate::{Way, Weaviate, WeaviateConfig};
 use rna_backup::component::{Component, Target};
 use rna_backup::domain::progress::Meter;
@@ -189,4 +190,44 @@ async fn what_is_written_after_the_copy_and_before_the_deletion_comes_back_by_un
         let is_late = |object: &Value| object["properties"]["name"] == "written late";
         assert!(back.len() == 31 && back.iter().any(is_late), "{version} {way:?}: {}", back.len());
     }
+}
+
+#[tokio::test]
+async fn a_class_that_cannot_be_read_after_an_outage_is_put_back_and_not_called_restored() {
+    each(BOTH, async |version| {
+        let server = filled(Start::version(version)).await;
+        let (archive, _) = backup(&through(&server, &server.url(), Way::Filesystem)).await.unwrap();
+        let wanted = server.contents().await;
+        server.spoil().await;
+        server.put(vec![json!({"class": "Sample", "tenant": "wet", "id": id(2, 999), "vector": vector(1)})]).await;
+        let before = server.contents().await;
+        // The server loses an answer, and then counts the objects of a tenant that it cannot read, as one did that was killed.
+        let (mut is_deleted, mut has_been_away) = (false, false);
+        let line = BadLine::before(&server.address(), move |asked| {
+            is_deleted |= deletes_a_class(asked);
+            if is_deleted && !has_been_away && asked.target == "/v1/graphql" {
+                has_been_away = true;
+                return Line::CutRequest(0);
+            }
+            let reads = asked.target.starts_with("/v1/objects?class=Sample&limit=100&tenant=wet");
+            if !(has_been_away && reads) {
+                return Line::Good;
+            }
+            let error = json!({"error": [{"message": "runtime error: slice bounds out of range [:4] with length 0"}]});
+            Line::Say(500, error.to_string())
+        })
+        .await;
+        let component = WeaviateConfig { second: SECOND, way: Way::Filesystem, ..server.config() };
+        let component = Weaviate::new(WeaviateConfig { server: line.url().parse().unwrap(), ..component }, None);
+        let said = chain(&restore(&component, &archive, &Target::Live).await.unwrap_err());
+        assert!(said.contains("read every object of class Sample after an outage"), "{version}: {said}");
+        assert!(said.contains("slice bounds out of range"), "{version}: {said}");
+        let found = server.contents().await;
+        assert_eq!(restored(&found, &wanted, &before, version), ["Document", "Protocol"], "{said}");
+        assert_eq!(component.due().await.unwrap(), None);
+        // Without an outage nothing is read twice.
+        let sound = through(&server, &server.url(), Way::Filesystem);
+        restore(&sound, &archive, &Target::Live).await.unwrap();
+    })
+    .await;
 }

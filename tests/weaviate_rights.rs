@@ -116,22 +116,29 @@ async fn a_key_for_one_class_restores_that_class_and_learns_of_hidden_ones() {
     };
     let only = |class: &str| Target::Classes(vec![class.to_owned()]);
     // Nothing is deleted where the trial of the class would not be allowed.
-    let narrow = user(&server, "narrow", json!(rights("Protocol"))).await;
+    let narrow =
+        user(&server, "narrow", json!([rights("Protocol"), rights("RnaBackupMark_*")].concat())).await;
     let as_spoiled = server.contents().await;
     let err = chain(&restore(&narrow, &archive, &only("Protocol")).await.unwrap_err());
     assert!(err.contains("every right on the classes Protocol_rna_trial_*"), "{err}");
     assert!(server.contents().await == as_spoiled);
     // Nor where a class could be deleted and not made again, or filled again.
+    let ours = [rights("Protocol_rna_trial_*"), rights("RnaBackupMark_*")].concat();
     for lacking in ["create_collections", "create_data"] {
         let some = rights("Protocol").into_iter().filter(|right| right["action"] != lacking);
-        let some: Vec<_> = some.chain(rights("Protocol_rna_trial_*")).collect();
+        let some: Vec<_> = some.chain(ours.clone()).collect();
         let eraser = user(&server, "eraser", json!(some)).await;
         let err = chain(&restore(&eraser, &archive, &only("Protocol")).await.unwrap_err());
         assert!(err.contains(&format!("the right {lacking} on Protocol")), "{err}");
         assert!(server.contents().await == as_spoiled, "{lacking}");
     }
+    // Nor where other machines could not know of the restore, or this one of theirs.
     let both = [rights("Protocol"), rights("Protocol_rna_trial_*")].concat();
-    let owner = user(&server, "owner", json!(both)).await;
+    let blind = user(&server, "blind", json!(both)).await;
+    let err = chain(&restore(&blind, &archive, &only("Protocol")).await.unwrap_err());
+    assert!(err.contains("delete_collections on RnaBackupMark_*"), "{err}");
+    assert!(server.contents().await == as_spoiled);
+    let owner = user(&server, "owner", json!([rights("Protocol"), ours.clone()].concat())).await;
     restore(&owner, &archive, &only("Protocol")).await.unwrap();
     assert!(server.contents().await["Protocol"] == before["Protocol"]);
     let spoiled = server.contents().await;
@@ -143,7 +150,7 @@ async fn a_key_for_one_class_restores_that_class_and_learns_of_hidden_ones() {
 
     // A class that may not be deleted is not touched, and nothing is due.
     let keeps = rights("Protocol").into_iter().filter(|right| right["action"] != "delete_collections");
-    let keeps: Vec<_> = keeps.chain(rights("Protocol_rna_trial_*")).collect();
+    let keeps: Vec<_> = keeps.chain(ours).collect();
     let keeper = user(&server, "keeper", json!(keeps)).await;
     let err = chain(&restore(&keeper, &archive, &only("Protocol")).await.unwrap_err());
     assert!(err.contains("delete class Protocol") && err.contains("as they were before"), "{err}");

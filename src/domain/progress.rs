@@ -9,6 +9,7 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
 };
+use tokio_util::sync::CancellationToken;
 
 /// A shared meter of one run. Clones are the same meter; adding is cheap from any thread.
 #[derive(Debug, Clone, Default)]
@@ -24,6 +25,7 @@ struct Inner {
     phase: Mutex<Cow<'static, str>>,
     waits: Mutex<String>,
     warnings: Mutex<Vec<String>>,
+    stop: CancellationToken,
 }
 
 impl Meter {
@@ -82,6 +84,17 @@ impl Meter {
     /// The warnings since the last call.
     pub fn take_warnings(&self) -> Vec<String> {
         self.inner.warnings.lock().map(|mut warnings| std::mem::take(&mut *warnings)).unwrap_or_default()
+    }
+
+    /// Asks the work to stop at its next safe point, and to roll nothing back: the run was cancelled, or its lock has
+    /// passed to another. Work of moments ends as it would have.
+    pub fn stop(&self) {
+        self.inner.stop.cancel();
+    }
+
+    /// Waits until somebody has [asked](Self::stop) the work to stop.
+    pub async fn stopped(&self) {
+        self.inner.stop.cancelled().await;
     }
 
     /// Bytes done, bytes expected (0: unknown) and the name of the phase.

@@ -28,6 +28,7 @@ mod restored;
 mod shelf;
 mod standing;
 mod verify;
+mod watched;
 mod way_on;
 mod ways;
 

@@ -11,7 +11,8 @@ use crate::domain::deed::Deed;
 use crate::domain::id::BackupId;
 use crate::domain::report::{RestoreReport, UndoReport};
 use crate::engine::restored::{Record, Undone};
-use crate::engine::{Engine, EngineError, RestoreRequest, Run};
+use crate::engine::watched::watched;
+use crate::engine::{Engine, EngineError, Held, RestoreRequest, Run};
 use std::sync::Arc;
 
 impl Engine {
@@ -75,13 +76,14 @@ impl Engine {
         mut staged: Box<dyn Staged>,
         backup: &BackupId,
         run: &Run,
+        held: &Held,
     ) -> Result<(Option<String>, Option<Record>), EngineError> {
         run.meter.begin("swap", 0);
         let record = self.about_to_swap(component, backup, run).await?;
         if let Some(task) = &run.task_id {
             staged.sign(Deed::restore(task, backup.clone(), self.clock.now()));
         }
-        let kept = staged.swap().await.map_err(|source| failed(component, source))?;
+        let kept = watched(component.name(), run, held, staged.swap()).await?;
         Ok((kept.map(|kept| kept.place), record))
     }
 

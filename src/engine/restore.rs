@@ -6,6 +6,7 @@ use crate::domain::component::ComponentName;
 use crate::domain::facts::Facts;
 use crate::domain::report::{PassedOver, RestorePlan, RestoreReport, UndoReport};
 use crate::engine::archive::{Archive, rest_of, unusable};
+use crate::engine::watched::watched;
 use crate::engine::way_on::{complete, may_lose_rights, with_way_on};
 use crate::engine::{Engine, EngineError, Held, Run};
 use crate::observe::labels::Operation;
@@ -116,7 +117,7 @@ impl Engine {
             discard(staged).await;
             return ended;
         }
-        let (kept, record) = self.swap(component, staged, &archive.entry.backup_id, run).await?;
+        let (kept, record) = self.swap(component, staged, &archive.entry.backup_id, run, held).await?;
         let took = self.clock.now().duration_since(began).as_secs_f64();
         tracing::info!(backup_id = %archive.entry.backup_id, seconds = took, "restored");
         let report = RestoreReport {
@@ -186,7 +187,7 @@ impl Engine {
             };
             held.confirm().await?;
             let deed = self.about_to_undo(name, &kept, run).await?;
-            let replaced = component.undo_by(deed, &run.meter).await.map_err(failed)?;
+            let replaced = watched(name, run, &held, component.undo_by(deed, &run.meter)).await?;
             tracing::info!(restored = kept.place, kept = replaced.place, "undone");
             let report = UndoReport::new(name, component.source(), kept.at, replaced.place);
             Ok(UndoReport { warnings: run.meter.take_warnings(), ..report })

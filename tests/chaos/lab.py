@@ -122,7 +122,7 @@ class Lab:
         return digest.hexdigest() if self.media.exists() else None
 
     def of_weaviate(self):
-        classes = [one["class"] for one in self.weaviate.ask("GET", "/v1/schema")["classes"]]
+        classes = [one["class"] for one in self.weaviate.ask("GET", "/v1/schema")["classes"] if not one["class"].startswith("RnaBackupMark_")]
         if "Paper" not in classes:
             return None
         told = [(one["id"], one["properties"], one.get("vector")) for one in self.weaviate.objects("Paper")]

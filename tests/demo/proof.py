@@ -47,6 +47,8 @@ def vectors(server):
     found = {}
     for definition in server.ask("GET", "/v1/schema")["classes"]:
         name, told = definition["class"], []
+        if name.startswith("RnaBackupMark_"):
+            continue  # by such a class machines know of each other's restores
         tenants = [None]
         if definition["multiTenancyConfig"]["enabled"]:
             tenants = sorted(tenant["name"] for tenant in server.ask("GET", f"/v1/schema/{name}/tenants"))

@@ -97,7 +97,7 @@ impl WeaviateServer {
                 self.ask(Method::DELETE, &path, None).await;
             }
         }
-        for class in self.classes().await.keys() {
+        for class in self.schema().await.keys() {
             self.ask(Method::DELETE, &format!("/v1/schema/{class}"), None).await;
         }
     }

@@ -35,6 +35,9 @@ pub fn program(version: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("target/weaviate/{version}/weaviate-server"))
 }
 
+/// The beginning of the names of classes by which machines know of each other's restores.
+pub const MARK: &str = "RnaBackupMark_";
+
 /// The name of the only node.
 pub const NODE: &str = "node1";
 
@@ -364,8 +367,15 @@ impl WeaviateServer {
         answer
     }
 
-    /// The definitions of all classes, by name.
+    /// The definitions of the app's classes, by name.
     pub async fn classes(&self) -> BTreeMap<String, Value> {
+        let mut classes = self.schema().await;
+        classes.retain(|class, _| !class.starts_with(MARK));
+        classes
+    }
+
+    /// The definitions of all classes, with the marks of restores.
+    pub async fn schema(&self) -> BTreeMap<String, Value> {
         let found = self.ask(Method::GET, "/v1/schema", None).await;
         let classes = found["classes"].as_array().unwrap().iter();
         classes.map(|class| (class["class"].as_str().unwrap().to_owned(), class.clone())).collect()

@@ -15,7 +15,7 @@ use std::{
     path::Path,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -33,6 +33,8 @@ pub(super) struct Client {
     patience: Patience,
     /// True if the server has said that it is ready, and has not been away since.
     is_ready: Arc<AtomicBool>,
+    /// The number of requests that got no answer of the server's.
+    outages: Arc<AtomicU32>,
 }
 
 /// The time for which a server that gives no usable answer is asked again.
@@ -72,7 +74,18 @@ impl Client {
             second: config.second,
             patience: Patience::Usual,
             is_ready: Arc::default(),
+            outages: Arc::default(),
         })
+    }
+
+    /// The number of requests of this client and its clones that got no answer of the server's.
+    pub(super) fn outages(&self) -> u32 {
+        self.outages.load(Relaxed)
+    }
+
+    fn was_away(&self) {
+        self.is_ready.store(false, Relaxed);
+        self.outages.fetch_add(1, Relaxed);
     }
 
     /// The address of the server, for people.
@@ -179,7 +192,7 @@ impl Client {
         }
         let judged = answer.judged(path, self.has_key());
         if matches!(judged, Err(Fault::Away(_))) {
-            self.is_ready.store(false, Relaxed);
+            self.was_away();
         }
         judged
     }
@@ -216,7 +229,7 @@ impl Client {
             request = request.header(CONTENT_TYPE, "application/json").body(body);
         }
         let away = |err: reqwest::Error| {
-            self.is_ready.store(false, Relaxed);
+            self.was_away();
             // Errors of the library hold the URL, which is known and noise.
             Fault::Away(err.without_url().into())
         };

@@ -72,10 +72,10 @@ impl Weaviate {
         &self,
         server: &Server,
         live: Classes,
-        journal: &Journal,
+        journal: &mut Journal,
         meter: &Meter,
     ) -> Result<Snapshot, ComponentError> {
-        let id = new_id();
+        let id = new_id(&journal.id()?);
         let mut sink = FileSink::begin(journal, &tar(&id))?;
         let (mut index, counts) = self.exported(server, live, &mut sink, meter).await?;
         sink.finish(journal).await?;

@@ -42,8 +42,13 @@ impl Server {
         if let Some(counts) = self.aggregates(&parts).await? {
             return Ok(counts.iter().sum());
         }
+        self.count_by_reading(name, class).await
+    }
+
+    /// The number of objects of a class or of its active tenants, each of which is read.
+    pub(super) async fn count_by_reading(&self, name: &str, class: &Class) -> Result<u64, Fault> {
         let mut sum = 0;
-        for (class, tenant) in parts {
+        for (class, tenant) in parts(name, class) {
             sum += self.walk(class, tenant).await?;
         }
         Ok(sum)

@@ -23,10 +23,22 @@ pub(super) const BLIND: u32 = 180;
 /// All nodes agree within 8 s, and a node keeps a slot for 20: after that a lost order has not been taken.
 const AGREED: u32 = 25;
 
-/// The id of a new backup: never used before, since an id is spent for ever.
-pub(super) fn new_id() -> String {
+/// The id of a new backup: never used before, since an id is spent for ever. `origin` is the id of the journal whose
+/// machine makes the backup: retention on other machines leaves the backup alone.
+pub(super) fn new_id(origin: &str) -> String {
     let time = Timestamp::now().to_zoned(TimeZone::UTC).strftime("%Y%m%dt%H%M%Sz");
-    format!("{PREFIX}{time}-{}", &Uuid::new_v4().simple().to_string()[..8])
+    let (origin, random) = (&origin[..LETTERS.min(origin.len())], Uuid::new_v4().simple().to_string());
+    format!("{PREFIX}{time}-{origin}-{}", &random[..LETTERS])
+}
+
+/// The letters of an id that name the machine, and those that are random.
+const LETTERS: usize = 8;
+
+/// The beginning of the id of the journal whose machine has made a backup; `None` for those of earlier versions.
+pub(super) fn origin_of(id: &str) -> Option<&str> {
+    let mut parts = id.strip_prefix(PREFIX)?.split('-').skip(1);
+    let origin = parts.next()?;
+    (parts.count() == 1).then_some(origin)
 }
 
 /// The beginning of the ids of all our backups.
@@ -43,6 +55,8 @@ pub(super) struct Job<'a> {
     /// Users, roles and aliases: those that a restore brings beside classes.
     pub(super) access: Access,
     pub(super) timeout: Duration,
+    /// The id of this machine's journal.
+    pub(super) origin: &'a str,
 }
 
 /// A backup that the server may be at work on.
@@ -112,7 +126,7 @@ impl Job<'_> {
         const TIMES: usize = 3;
         const WHAT: &str = "begin a backup by Weaviate";
         let (since, mut lost) = (Instant::now(), 0);
-        let mut id = new_id();
+        let mut id = new_id(self.origin);
         begun(&id)?;
         ours.ordered.push(id.clone());
         loop {
@@ -141,7 +155,7 @@ impl Job<'_> {
                     if lost == TIMES {
                         return Err(fault.of(WHAT));
                     }
-                    id = new_id();
+                    id = new_id(self.origin);
                     begun(&id)?;
                     ours.ordered.push(id.clone());
                 }
@@ -322,8 +336,11 @@ fn explained(fault: Fault, what: &str, backend: &str) -> ComponentError {
 
 #[test]
 fn ids_are_of_the_letters_that_weaviate_allows_and_never_the_same() {
-    let (one, other) = (new_id(), new_id());
+    let journal = Uuid::new_v4().simple().to_string();
+    let (one, other) = (new_id(&journal), new_id(&journal));
     assert_ne!(one, other);
     assert!(one.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-')), "{one}");
     assert!(one.starts_with(PREFIX) && one.len() < 128);
+    assert_eq!(origin_of(&one), Some(&journal[..8]));
+    assert_eq!(origin_of("rna-20261129t225446z-0123abcd"), None);
 }

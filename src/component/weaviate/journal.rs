@@ -10,6 +10,7 @@ use std::{
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
+use uuid::Uuid;
 
 /// The file, and what stands in it.
 #[derive(Debug)]
@@ -94,6 +95,20 @@ impl Journal {
         self.put(Self::FILE, &text)?;
         self.notes = notes;
         Ok(())
+    }
+
+    /// The [id of the journal](Notes::id), which the first call makes.
+    ///
+    /// # Errors
+    ///
+    /// As [`note`](Self::note).
+    pub(super) fn id(&mut self) -> Result<String, ComponentError> {
+        if let Some(id) = &self.notes.id {
+            return Ok(id.clone());
+        }
+        let id = Uuid::new_v4().simple().to_string();
+        self.note(|notes| notes.id = Some(id.clone()))?;
+        Ok(id)
     }
 
     /// Writes a file of ours beside the notes: whole, or not at all.

@@ -14,6 +14,7 @@
 mod access;
 mod answer;
 mod chunk;
+mod claim;
 mod class;
 mod client;
 mod config;
@@ -30,8 +31,10 @@ mod import;
 mod index;
 mod job;
 mod journal;
+mod later;
 mod leftovers;
 mod lines;
+mod mark;
 mod nearest;
 mod needs;
 mod notes;
@@ -51,6 +54,7 @@ mod sink;
 mod snapshot;
 mod source;
 mod steps;
+mod sweep;
 mod tree;
 mod trial;
 mod undo;
@@ -73,7 +77,6 @@ use files::Files;
 use folder::is_closed;
 use index::{END, Index, Made};
 use journal::Journal;
-use leftovers::is_older;
 use notes::{Notes, Snapshot};
 use server::Server;
 use std::{collections::BTreeSet, sync::Arc};
@@ -294,12 +297,17 @@ impl Component for Weaviate {
             && notes.drill.is_empty()
             && notes.trials.is_empty()
         {
+            if notes.has_mark
+                && let Ok(server) = self.meet().await
+            {
+                self.tend_mark_or_warn(&server, &mut journal).await;
+            }
             return Ok(Vec::new());
         }
         let mut done = Vec::new();
         let server = self.meet().await?;
         if journal.notes.replacing.is_some() {
-            done.push(self.settle(&server, &mut journal).await?);
+            done.extend(self.settle_what_is_not_superseded(&server, &mut journal).await?);
         }
         if !journal.notes.trials.is_empty() {
             let made: Vec<_> = journal.notes.trials.iter().cloned().collect();
@@ -317,6 +325,7 @@ impl Component for Weaviate {
         if journal.notes.due().is_empty() {
             done.extend(self.clear_loose(&server, &mut journal).await?);
         }
+        self.tend_mark_or_warn(&server, &mut journal).await;
         Ok(done)
     }
 
@@ -350,28 +359,12 @@ impl Component for Weaviate {
             return Ok(());
         }
         let server = self.meet().await?;
-        self.note_and_drop(&server, &mut journal, Notes::forget).await
+        self.note_and_drop(&server, &mut journal, Notes::forget).await?;
+        self.tend_mark_or_warn(&server, &mut journal).await;
+        Ok(())
     }
 
     async fn sweep(&self, living: &[&Facts]) -> Result<Vec<String>, ComponentError> {
-        let Some(shelf) = &self.shelf else { return Ok(Vec::new()) };
-        let notes = Journal::open(&self.config.state)?.notes;
-        let aside: BTreeSet<_> = notes.snapshots().into_iter().map(|snapshot| &snapshot.id).collect();
-        let is_needed = |id: &str| {
-            let of = |facts: &&&Facts| facts.server_backup.as_deref() == Some(id);
-            living.iter().any(|facts| of(&facts)) || aside.iter().any(|kept| *kept == id)
-        };
-        let found = shelf.files("").await?;
-        let ids: BTreeSet<_> =
-            found.iter().filter_map(|(path, _)| path.split_once('/')).map(|(id, _)| id).collect();
-        let mut done = Vec::new();
-        // One that began a moment ago may be somebody's whose manifest is still to come.
-        for id in ids {
-            if files::is_ours(id) && !is_needed(id) && is_older(id, self.config.timeout) {
-                Files::Bucket(Arc::clone(shelf)).remove(id).await?;
-                done.push(format!("removed backup {id} of Weaviate from the bucket: no manifest names it"));
-            }
-        }
-        Ok(done)
+        self.swept(living).await
     }
 }

@@ -21,6 +21,12 @@ pub(super) struct Snapshot {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct Notes {
+    /// A random name of this journal, by which other machines know its marks and backups from their own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) id: Option<String>,
+    /// True while a [mark](super::mark) of this journal may be on the server.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(super) has_mark: bool,
     /// Backups on the server that are nobody's, unless the notes name them elsewhere as well.
     pub(super) loose: Vec<Loose>,
     /// A replacement that has begun.
@@ -95,12 +101,19 @@ impl Notes {
         if !is_undo && let Some(undone) = self.undone.take() {
             self.found.extend(undone.copies().cloned());
         }
+        let mut number = None;
         if let Some(ended) = self.replacing.take() {
+            number = ended.number.filter(|_| ended.classes.values().any(|step| !step.state.is_final()));
             classes.extend(ended.classes.into_iter().filter(|(_, step)| !step.state.is_final()));
             self.found.extend(ended.earlier.iter().flat_map(Kept::copies).cloned());
         }
-        self.replacing =
-            Some(Replacing { classes, began: Some(Timestamp::now()), is_undo, ..Replacing::default() });
+        self.replacing = Some(Replacing {
+            classes,
+            began: Some(Timestamp::now()),
+            number,
+            is_undo,
+            ..Replacing::default()
+        });
     }
 
     /// Notes how far a class is. A class that is proven is one that `undo` takes back.
@@ -112,6 +125,17 @@ impl Notes {
         let before = step.before.clone();
         if is_proven {
             self.keep(class, before);
+        }
+    }
+
+    /// Takes back that a class is proven: the class is due again.
+    pub(super) fn doubt(&mut self, class: &str) {
+        let Some(replacing) = &mut self.replacing else { return };
+        if let Some(step) = replacing.classes.get_mut(class) {
+            step.state = State::Deleted;
+        }
+        if let Some(kept) = self.kept.as_mut().filter(|_| replacing.has_kept) {
+            kept.before.remove(class);
         }
     }
 
@@ -217,6 +241,9 @@ pub(super) struct Replacing {
     pub(super) classes: BTreeMap<String, Step>,
     /// When it began.
     pub(super) began: Option<Timestamp>,
+    /// The number of its mark on the server; `None` from versions without marks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) number: Option<u64>,
     /// True as soon as what `undo` brings back is of this replacement.
     pub(super) has_kept: bool,
     /// True if it is an undo itself.
@@ -308,6 +335,8 @@ enum ReplacingAsWritten {
     ClassByClass {
         classes: BTreeMap<String, Step>,
         began: Option<Timestamp>,
+        #[serde(default)]
+        number: Option<u64>,
         has_kept: bool,
         #[serde(default)]
         is_undo: bool,
@@ -324,8 +353,8 @@ enum ReplacingAsWritten {
 impl From<ReplacingAsWritten> for Replacing {
     fn from(written: ReplacingAsWritten) -> Self {
         match written {
-            ReplacingAsWritten::ClassByClass { classes, began, has_kept, is_undo, earlier } => {
-                Self { classes, began, has_kept, is_undo, earlier }
+            ReplacingAsWritten::ClassByClass { classes, began, number, has_kept, is_undo, earlier } => {
+                Self { classes, began, number, has_kept, is_undo, earlier }
             }
             ReplacingAsWritten::AllAtOnce { classes, safety, began } => {
                 let step = |before| Step { state: State::Deleted, before };

@@ -3,6 +3,7 @@
 use crate::base::{backoff::Backoff, chain};
 use crate::component::ComponentError;
 use crate::component::weaviate::Weaviate;
+use crate::component::weaviate::claim::Claim;
 use crate::component::weaviate::client::Fault;
 use crate::component::weaviate::contained::is_contained;
 use crate::component::weaviate::copies::{described, place_of};
@@ -25,13 +26,17 @@ impl Weaviate {
     ///
     /// # Errors
     ///
-    /// When the notes cannot be written.
-    pub(super) async fn settle(
+    /// When the notes cannot be written. `claim` is `None` where no class is due.
+    pub(super) async fn put_right_and_tell(
         &self,
         server: &Server,
         journal: &mut Journal,
+        claim: Option<&Claim>,
     ) -> Result<String, ComponentError> {
-        let put = self.put_right(&server.while_classes_are_missing(), journal).await;
+        let put = match claim {
+            Some(claim) => self.put_right(&server.while_classes_are_missing(), journal, claim).await,
+            None => Ok(()),
+        };
         let replacing = journal.notes.replacing.clone().unwrap_or_default();
         let proven = names(&replacing.in_state(|state| *state == State::Proven));
         let back = names(&replacing.returned());
@@ -75,10 +80,14 @@ impl Weaviate {
         &self,
         server: &Server,
         journal: &mut Journal,
+        claim: &Claim,
     ) -> Result<(), ComponentError> {
         let steps = journal.notes.replacing.clone().unwrap_or_default().classes;
         let mut first = Ok(());
         for (class, Step { state, before }) in steps {
+            if !state.is_final() {
+                claim.confirm().await?;
+            }
             let put = match &state {
                 State::Brought(promised) => match prove(server, &class, promised, &Meter::default()).await {
                     Ok(()) => {
@@ -87,10 +96,10 @@ impl Weaviate {
                     }
                     Err(err) => {
                         tracing::warn!(class, error = %chain(&err), "a class that came is not whole");
-                        self.put_class_back(server, journal, &class, before.as_ref()).await
+                        self.put_class_back(server, journal, claim, &class, before.as_ref()).await
                     }
                 },
-                State::Deleted => self.put_class_back(server, journal, &class, before.as_ref()).await,
+                State::Deleted => self.put_class_back(server, journal, claim, &class, before.as_ref()).await,
                 State::Untouched | State::Proven | State::PutBack => Ok(()),
             };
             if let Err(err) = &put {
@@ -106,6 +115,7 @@ impl Weaviate {
         &self,
         server: &Server,
         journal: &mut Journal,
+        claim: &Claim,
         class: &str,
         before: Option<&Snapshot>,
     ) -> Result<(), ComponentError> {
@@ -128,9 +138,9 @@ impl Weaviate {
             let put = async {
                 // A server that was killed while it brought the class has half of its files and reads none of them.
                 if is_unloaded {
-                    remove_classes(server, &[class.to_owned()]).await?;
+                    claim.delete(class).await?;
                 } else {
-                    self.make_room_for(server, journal, class, source.as_ref()).await?;
+                    self.make_room_for(server, journal, claim, class, source.as_ref()).await?;
                 }
                 if is_unloaded || turn > 1 || source.is_none() {
                     clear_folder(server, class).await?;
@@ -172,6 +182,7 @@ impl Weaviate {
         &self,
         server: &Server,
         journal: &mut Journal,
+        claim: &Claim,
         class: &str,
         before: Option<&Source>,
     ) -> Result<(), ComponentError> {
@@ -199,7 +210,7 @@ impl Weaviate {
                 })?;
             }
         }
-        remove_classes(server, &[class.to_owned()]).await
+        claim.delete(class).await
     }
 
     /// Returns whether all of a copy of one class is in an export that there is already: in that from which the class is

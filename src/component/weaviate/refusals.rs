@@ -4,6 +4,7 @@ use crate::component::ComponentError;
 use crate::component::weaviate::class::{self, Classes, Tenant};
 use crate::component::weaviate::index::{Index, Made, corrupt};
 use crate::component::weaviate::needs::Needs;
+use crate::component::weaviate::replace::Bring;
 use crate::component::weaviate::server::Server;
 use crate::component::weaviate::version::Version;
 use std::collections::BTreeSet;
@@ -127,6 +128,22 @@ pub(super) async fn of_dangling_references(
         return Ok(());
     };
     let what = format!("restore weaviate: {dangling}: restore that class too, or make it");
+    Err(ComponentError::Unusable { what, source: None })
+}
+
+/// Makes sure that a server would take the live classes back: none makes a class that refers to one that is not there.
+pub(super) async fn can_be_put_back(
+    server: &Server,
+    live: &Classes,
+    bring: &Bring<'_>,
+) -> Result<(), ComponentError> {
+    let definitions = server.definitions().await.map_err(|fault| fault.of("read Weaviate's schema"))?;
+    let stays = |class: &String| bring.get(class).is_none_or(Option::is_some);
+    let brought = bring.iter().filter(|(_, source)| source.is_some()).map(|(class, _)| class.clone());
+    let there = definitions.into_keys().filter(stays).chain(brought).collect();
+    let Some(dangling) = class::dangling(live, &there).into_iter().next() else { return Ok(()) };
+    let what =
+        format!("replace classes: {dangling}, so a copy of it could not be put back: make that class first");
     Err(ComponentError::Unusable { what, source: None })
 }
 

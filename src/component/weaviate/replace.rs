@@ -8,21 +8,19 @@
 use crate::base::chain;
 use crate::component::ComponentError;
 use crate::component::weaviate::Weaviate;
-use crate::component::weaviate::class::{self, Classes};
+use crate::component::weaviate::claim::{Claim, are_gone};
+use crate::component::weaviate::class::Classes;
 use crate::component::weaviate::copies::place_of;
 use crate::component::weaviate::count::Verdict;
 use crate::component::weaviate::files::Files;
 use crate::component::weaviate::index::Made;
 use crate::component::weaviate::journal::Journal;
 use crate::component::weaviate::notes::{Kept, Notes, State, Step};
-use crate::component::weaviate::refusals::of_what_cannot_be_kept;
+use crate::component::weaviate::refusals::{can_be_put_back, of_what_cannot_be_kept};
 use crate::component::weaviate::server::{Access, Server};
-use crate::component::weaviate::source::{Place, Source, prove};
+use crate::component::weaviate::source::{Place, Source, prove, prove_by_reading};
 use crate::domain::progress::Meter;
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Instant,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The classes that a replacement leaves, each with the place that it comes from; `None`: there is to be none.
 pub(super) type Bring<'a> = BTreeMap<String, Option<&'a Source>>;
@@ -46,6 +44,9 @@ struct Replacement<'a> {
     live: Classes,
     purpose: Purpose,
     meter: &'a Meter,
+    claim: &'a Claim,
+    /// The outages of the server before the replacement.
+    outages: u32,
 }
 
 impl Weaviate {
@@ -63,16 +64,40 @@ impl Weaviate {
         meter: &Meter,
     ) -> Result<Option<Kept>, ComponentError> {
         let names = bring.keys().cloned().collect();
+        meter.begin("look for restores of other machines", 0);
+        let (claim, dead) = self.claim(server, journal, &names, meter).await?;
+        let replaced = async {
+            self.name_what_stays_due(server, &dead, &names, meter).await?;
+            self.replace_claimed(server, journal, bring, purpose, &claim).await
+        };
+        let replaced = claim.guarded(Box::pin(replaced)).await;
+        self.tend_mark_or_warn(server, journal).await;
+        replaced
+    }
+
+    /// Replaces classes while the claim holds.
+    async fn replace_claimed(
+        &self,
+        server: &Server,
+        journal: &mut Journal,
+        bring: &Bring<'_>,
+        purpose: Purpose,
+        claim: &Claim,
+    ) -> Result<Option<Kept>, ComponentError> {
+        let names = bring.keys().cloned().collect();
         let live = server.classes(Some(&names)).await?;
         of_what_cannot_be_kept(server, &live, way_of(bring))?;
-        self.begin(server, journal, bring, &live, purpose, meter).await?;
+        self.begin(server, journal, bring, &live, purpose, claim).await?;
+        let meter = &claim.meter;
         meter.begin("replace classes", 0);
         let before = journal.notes.clone();
         let server = &server.while_classes_are_missing();
-        let mut replacement = Replacement { weaviate: self, server, journal, bring, live, purpose, meter };
+        let outages = server.client.outages();
+        let mut replacement =
+            Replacement { weaviate: self, server, journal, bring, live, purpose, meter, claim, outages };
         let replaced = match replacement.run().await {
             Ok(()) => Ok(()),
-            Err((class, err)) => Err(self.failed(server, journal, &class, err).await),
+            Err((class, err)) => Err(self.failed(server, journal, claim, &class, err).await),
         };
         // The state of each class has been noted: that there is nothing left to do can be noted by the next run.
         let ended = async {
@@ -94,9 +119,9 @@ impl Weaviate {
         bring: &Bring<'_>,
         live: &Classes,
         purpose: Purpose,
-        meter: &Meter,
+        claim: &Claim,
     ) -> Result<(), ComponentError> {
-        let way = way_of(bring);
+        let (way, meter) = (way_of(bring), &claim.meter);
         for (source, classes) in sources(bring) {
             source.try_out(server, journal, &classes).await?;
         }
@@ -116,7 +141,9 @@ impl Weaviate {
             }
             let copy = self.source_of(server, journal, safety)?;
             copy.try_out(server, journal, &safety.classes).await?;
+            claim.needs(&safety.id).await?;
         }
+        let number = claim.number().await;
         let step = |class: &String| {
             let before = safety.clone().filter(|_| live.contains_key(class));
             (class.clone(), Step { state: State::Untouched, before })
@@ -125,6 +152,7 @@ impl Weaviate {
         self.note_and_drop(server, journal, |notes| {
             notes.loose.retain(|loose| safety.as_ref().is_none_or(|safety| safety.id != loose.id));
             notes.begin(bring.keys().map(step).collect(), purpose == Purpose::Undo);
+            notes.numbered(number);
             // The live objects of a class that is still to be put back are no copy to put back.
             notes.found.extend(safety.clone().filter(|_| is_due));
         })
@@ -144,10 +172,29 @@ impl Replacement<'_> {
         for class in self.live.keys().cloned().collect::<Vec<_>>() {
             self.replace_class(&class).await.map_err(|err| (class, err))?;
         }
+        self.read_again_after_an_outage().await
+    }
+
+    /// Reads every object that was brought, if the server was away meanwhile: a server that was killed may count the objects
+    /// of a tenant and be unable to read them.
+    async fn read_again_after_an_outage(&mut self) -> Result<(), (String, ComponentError)> {
+        if self.server.client.outages() == self.outages {
+            return Ok(());
+        }
+        tracing::warn!("Weaviate was away while classes were replaced, so every object is read");
+        self.meter.begin("read every object", 0);
+        for (class, source) in self.bring.iter().filter_map(|(class, source)| Some((class, (*source)?))) {
+            let read = prove_by_reading(self.server, class, &source.promised(class)).await;
+            if let Err(err) = read {
+                let noted = self.journal.note(|notes| notes.doubt(class));
+                return Err((class.clone(), noted.map_or_else(|worse| worse, |()| err)));
+            }
+        }
         Ok(())
     }
 
     async fn bring_missing(&mut self, classes: &BTreeSet<String>) -> Result<(), ComponentError> {
+        self.claim.confirm().await?;
         self.journal.note(|notes| {
             for class in classes {
                 let by_server = self.bring[class].filter(|source| matches!(source.place, Place::Server(_)));
@@ -188,7 +235,7 @@ impl Replacement<'_> {
     async fn replace_class(&mut self, class: &str) -> Result<(), ComponentError> {
         self.copy_again_if_changed(class).await?;
         self.journal.note(|notes| notes.reached(class, State::Deleted))?;
-        if let Err(err) = remove_classes(self.server, &[class.to_owned()]).await {
+        if let Err(err) = self.claim.delete(class).await {
             // A refusal for want of a right has changed nothing.
             if matches!(err, ComponentError::Denied { .. }) {
                 self.journal.note(|notes| notes.reached(class, State::Untouched))?;
@@ -216,7 +263,12 @@ impl Replacement<'_> {
                 Err(err) => self.meter.warn(format!("Class {class}: {}.", chain(&err))),
             }
         }
-        self.journal.note(|notes| notes.reached(class, State::Proven))
+        self.journal.note(|notes| notes.reached(class, State::Proven))?;
+        // The class is whole, so nothing is put back because of a mark.
+        if let Err(err) = self.claim.has_replaced(class).await {
+            tracing::warn!(class, error = %chain(&err), "other machines are not told that a class was replaced");
+        }
+        Ok(())
     }
 
     /// Copies a class once more if its objects are not as many as when it was copied with the others: somebody writes.
@@ -246,6 +298,7 @@ impl Replacement<'_> {
         let again = self.weaviate.set_aside(self.server, live, self.journal, way, self.meter).await?;
         let copy = self.weaviate.source_of(self.server, self.journal, &again)?;
         copy.try_out(self.server, self.journal, &only).await?;
+        self.claim.needs(&again.id).await?;
         self.weaviate
             .note_and_drop(self.server, self.journal, |notes| {
                 notes.loose.retain(|loose| loose.id != again.id);
@@ -264,12 +317,13 @@ impl Weaviate {
         &self,
         server: &Server,
         journal: &mut Journal,
+        claim: &Claim,
         class: &str,
         err: ComponentError,
     ) -> ComponentError {
         let why = chain(&err);
         tracing::warn!(class, error = why, "a restore into Weaviate has failed, putting back what was there");
-        let put_back = self.put_right(server, journal).await;
+        let put_back = self.put_right(server, journal, claim).await;
         let replacing = journal.notes.replacing.clone().unwrap_or_default();
         let restored = names(&replacing.in_state(|state| *state == State::Proven));
         let mut words = vec![format!("class {class}: {why}")];
@@ -306,36 +360,13 @@ impl Weaviate {
     }
 }
 
-/// Makes sure that a server would take the live classes back: none makes a class that refers to one that is not there.
-async fn can_be_put_back(server: &Server, live: &Classes, bring: &Bring<'_>) -> Result<(), ComponentError> {
-    let definitions = server.definitions().await.map_err(|fault| fault.of("read Weaviate's schema"))?;
-    let stays = |class: &String| bring.get(class).is_none_or(Option::is_some);
-    let brought = bring.iter().filter(|(_, source)| source.is_some()).map(|(class, _)| class.clone());
-    let there = definitions.into_keys().filter(stays).chain(brought).collect();
-    let Some(dangling) = class::dangling(live, &there).into_iter().next() else { return Ok(()) };
-    let what =
-        format!("replace classes: {dangling}, so a copy of it could not be put back: make that class first");
-    Err(ComponentError::Unusable { what, source: None })
-}
-
 /// Deletes classes, and waits until they are gone.
 pub(super) async fn remove_classes(server: &Server, classes: &[String]) -> Result<(), ComponentError> {
-    /// Seconds.
-    const PATIENCE: u32 = 120;
     for class in classes {
         let deleted = server.delete_class(class).await;
         deleted.map_err(|fault| fault.of(format!("delete class {class}")))?;
     }
-    let begun = Instant::now();
-    loop {
-        let there = server.definitions().await.map_err(|fault| fault.of("read Weaviate's schema"))?;
-        let Some(left) = classes.iter().find(|class| there.contains_key(*class)) else { return Ok(()) };
-        if begun.elapsed() > server.client.seconds(PATIENCE) {
-            let what = format!("delete class {left}: it is still there");
-            return Err(ComponentError::Unavailable { what, source: None });
-        }
-        server.client.wait(1).await;
-    }
+    are_gone(server, classes).await
 }
 
 /// The sources of a replacement, each with the classes that come from it.

@@ -4,6 +4,7 @@ use crate::base::chain;
 use crate::component::media::{Media, MediaConfig};
 use crate::component::scratch::Scratch;
 use crate::component::stage::{Kept, Staged, Target, Walk};
+use crate::component::weaviate::claim::marks_of_the_dead;
 use crate::component::weaviate::class::Classes;
 use crate::component::weaviate::copies::described;
 use crate::component::weaviate::count::Bracket;
@@ -12,6 +13,7 @@ use crate::component::weaviate::files::Files;
 use crate::component::weaviate::folder::{Freed, is_closed};
 use crate::component::weaviate::index::{Index, Made, corrupt};
 use crate::component::weaviate::journal::Journal;
+use crate::component::weaviate::mark::is_mark;
 use crate::component::weaviate::needs::Needs;
 use crate::component::weaviate::notes::Loose;
 use crate::component::weaviate::replace::{Purpose, names, remove_classes};
@@ -48,7 +50,8 @@ impl Weaviate {
     ) -> Result<Copy, ComponentError> {
         let index = Index::take(feed).await?;
         let server = self.target_server(target).await?;
-        let all = index.classes.keys().cloned().collect();
+        // A version without marks takes a mark for a class of the app.
+        let all = index.classes.keys().filter(|class| !is_mark(class)).cloned().collect();
         let bring = chosen(target, &all)?;
         let live = server.classes(Some(&bring)).await?;
         let needs = Needs::of_archive(&index, target)?;
@@ -65,6 +68,10 @@ impl Weaviate {
         };
         questions.ask_all(walk).await?;
         let mut journal = Journal::open(&self.config.state)?;
+        if walk == Walk::Restore {
+            // Another machine may be restoring from the very folder that this backup is unpacked to.
+            marks_of_the_dead(&server, &journal.id()?).await?;
+        }
         let (source, counts) = self.unpack(&server, (index, &bring), feed, &mut journal, meter).await?;
         let (weaviate, meter) = (self.clone(), meter.clone());
         let access = *target == Target::LiveWithAccess;

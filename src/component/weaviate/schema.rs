@@ -7,6 +7,7 @@ use crate::component::ComponentError;
 use crate::component::weaviate::class::{self, Class, Classes, Tenant};
 use crate::component::weaviate::client::Fault;
 use crate::component::weaviate::count::Bracket;
+use crate::component::weaviate::mark::is_mark;
 use crate::component::weaviate::server::Server;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -129,7 +130,14 @@ impl Server {
         Err(ComponentError::Unusable { what, source: None })
     }
 
+    /// The definitions of the app's classes.
     async fn schema(&self) -> Result<Definitions, Fault> {
+        let mut found = self.schema_with_marks().await?;
+        found.retain(|name, _| !is_mark(name));
+        Ok(found)
+    }
+
+    pub(super) async fn schema_with_marks(&self) -> Result<Definitions, Fault> {
         let found = self.client.get("/v1/schema").await?;
         let classes = found["classes"].as_array();
         let classes = classes.ok_or_else(|| Fault::Away("the answer holds no list of classes".into()))?;
@@ -142,7 +150,7 @@ impl Server {
     }
 
     /// Returns whether the key may read what is at `path`, which need not be there.
-    async fn may_read(&self, path: &str) -> Result<bool, ComponentError> {
+    pub(super) async fn may_read(&self, path: &str) -> Result<bool, ComponentError> {
         match self.client.get(path).await {
             Err(fault) if fault.is(403) => Ok(false),
             // Up to 1.27 there is no such question about tenants (405), and no role that hides them.

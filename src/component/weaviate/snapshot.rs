@@ -115,6 +115,7 @@ impl Weaviate {
             Files::Folder(_) => server.nodes().await.unwrap_or_default(),
         };
         let names: Vec<_> = classes.keys().collect();
+        let origin = journal.id()?;
         let backend = made.as_str();
         let is_plain = made == Made::Filesystem && is_small(classes);
         let job = Job {
@@ -124,6 +125,7 @@ impl Weaviate {
             is_plain,
             access: Access::Stays,
             timeout: self.config.timeout,
+            origin: &origin,
         };
         let ours = Ours::after(journal.notes.loose.iter().map(|loose| loose.id.clone()).collect());
         let mut ordered = Vec::new();

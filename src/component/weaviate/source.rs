@@ -62,7 +62,7 @@ impl Source {
             let classes = only.iter().collect();
             let backend = self.index.way.as_str();
             let timeout = weaviate.config.timeout;
-            let job = Job { server, backend, classes, is_plain: false, access, timeout };
+            let job = Job { server, backend, classes, is_plain: false, access, timeout, origin: "" };
             return job.restore(&self.index.id, &self.index.nodes).await;
         }
         let mut classes = self.index.classes.clone();
@@ -162,4 +162,25 @@ pub(super) async fn prove(
         }
     }
     server.read_one(name, promised).await.map_err(|fault| fault.of(what()))
+}
+
+/// Proves that every object of a class can be read, and that none is missing.
+///
+/// # Errors
+///
+/// The answer of the server, or [`ComponentError::Failed`] when objects are missing.
+pub(super) async fn prove_by_reading(
+    server: &Server,
+    name: &str,
+    promised: &Class,
+) -> Result<(), ComponentError> {
+    let what = || format!("read every object of class {name} after an outage of Weaviate");
+    let count = server.count_by_reading(name, promised).await.map_err(|fault| fault.of(what()))?;
+    match promised.judge(count) {
+        Verdict::Fewer => Err(ComponentError::Unusable {
+            what: format!("{}: {count} are there and should be {}", what(), promised.objects.after),
+            source: None,
+        }),
+        _ => Ok(()),
+    }
 }

@@ -25,6 +25,7 @@ impl Weaviate {
             return Err(ComponentError::Unusable { what, source: None });
         };
         let server = self.meet().await?;
+        self.name_later_restores(&server, &journal.notes, &kept, meter).await?;
         let mut sources = BTreeMap::new();
         for copy in kept.before.values().flatten() {
             if !sources.contains_key(&copy.id) {

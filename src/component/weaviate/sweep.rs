@@ -1,0 +1,86 @@
+//! Backups in the bucket that no manifest names, removed when they are nobody's.
+
+use crate::component::weaviate::copies::described;
+use crate::component::weaviate::files::{Files, is_ours};
+use crate::component::weaviate::job::origin_of;
+use crate::component::weaviate::journal::Journal;
+use crate::component::weaviate::leftovers::is_older;
+use crate::component::weaviate::replace::names;
+use crate::component::{ComponentError, Shelf, weaviate::Weaviate};
+use crate::domain::facts::Facts;
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+/// The time for which a backup of another machine, or of an earlier version, is left though no manifest here names it:
+/// that machine may have the manifest in a folder of its own, or need the backup as a copy of classes.
+const STRANGE: Duration = Duration::from_hours(30 * 24);
+
+impl Weaviate {
+    /// Removes the backups of ours in the bucket that neither a manifest, nor a journal of this machine, nor a mark of
+    /// any machine names: those of this machine once they cannot be under way any more, all others after
+    /// [`STRANGE`] and only if the server has every class of theirs, so that none is the only copy of a deleted class.
+    ///
+    /// # Errors
+    ///
+    /// When the bucket or the marks cannot be read; then nothing more is removed.
+    pub(super) async fn swept(&self, living: &[&Facts]) -> Result<Vec<String>, ComponentError> {
+        let Some(shelf) = &self.shelf else { return Ok(Vec::new()) };
+        let mut journals = vec![Journal::open(&self.config.state)?];
+        journals.extend(Journal::others(&self.config.state)?.into_iter().map(|(_, journal)| journal));
+        let mut needed: BTreeSet<String> =
+            living.iter().filter_map(|facts| facts.server_backup.clone()).collect();
+        needed.extend(
+            journals.iter().flat_map(|journal| journal.notes.snapshots()).map(|copy| copy.id.clone()),
+        );
+        let found = shelf.files("").await?;
+        let ids = found.iter().filter_map(|(path, _)| path.split_once('/')).map(|(id, _)| id);
+        // One that began a moment ago may be somebody's whose manifest is still to come.
+        let is_free = |id: &&str| is_ours(id) && !needed.contains(*id) && is_older(id, self.config.timeout);
+        let ids: BTreeSet<_> = ids.filter(is_free).collect();
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let server = self.meet().await?;
+        let marked: BTreeSet<_> = server.marks().await?.into_iter().flat_map(|mark| mark.copies).collect();
+        let there = server.definitions().await.map_err(|fault| fault.of("read Weaviate's schema"))?;
+        let there: BTreeSet<_> = there.into_keys().collect();
+        let is_of_this_machine = |id: &str| {
+            origin_of(id).is_some_and(|origin| journals.iter().any(|journal| journal.notes.is_origin(origin)))
+        };
+        let mut done = Vec::new();
+        for id in ids {
+            if marked.contains(id) {
+                continue;
+            }
+            if !is_of_this_machine(id) {
+                if !is_older(id, STRANGE) {
+                    tracing::debug!(id, "a backup in the bucket may be of another machine and is left");
+                    continue;
+                }
+                let gone = gone_classes(shelf, id, &there).await?;
+                if !gone.is_empty() {
+                    tracing::warn!(
+                        id,
+                        "a backup of Weaviate in the bucket that no manifest names is left: it may be the only copy of classes {}, \
+                         which the server does not have; remove it by hand if nobody needs them",
+                        names(&gone)
+                    );
+                    continue;
+                }
+            }
+            Files::Bucket(Arc::clone(shelf)).remove(id).await?;
+            done.push(format!("removed backup {id} of Weaviate from the bucket: no manifest names it"));
+        }
+        Ok(done)
+    }
+}
+
+/// The classes of a backup that the server does not have. A backup without a whole descriptor brings nothing back.
+async fn gone_classes(
+    shelf: &Arc<dyn Shelf>,
+    id: &str,
+    there: &BTreeSet<String>,
+) -> Result<BTreeSet<String>, ComponentError> {
+    let tree = Files::Bucket(Arc::clone(shelf)).tree(id).await?;
+    let classes = described(&tree, id).map(|described| described.classes).unwrap_or_default();
+    Ok(classes.difference(there).cloned().collect())
+}

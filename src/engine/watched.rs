@@ -1,0 +1,39 @@
+//! A component at its swap, which for Weaviate takes hours: loss of the lock and cancellation are passed on to it.
+
+use crate::base::chain;
+use crate::component::ComponentError;
+use crate::domain::component::ComponentName;
+use crate::engine::{EngineError, Held, Run};
+
+/// Does work of a component that replaces live data. When the lock is lost or the run is cancelled, the component is
+/// [asked to stop](crate::domain::progress::Meter::stop) and its end waited for: only the component knows where it
+/// may stop.
+///
+/// # Errors
+///
+/// Loss of the lock or cancellation, where these came before the work failed, else the error of the component.
+pub(super) async fn watched<T>(
+    component: ComponentName,
+    run: &Run,
+    held: &Held,
+    work: impl Future<Output = Result<T, ComponentError>>,
+) -> Result<T, EngineError> {
+    let lost = held.lost();
+    tokio::pin!(work);
+    let ended = tokio::select! {
+        ended = &mut work => ended,
+        () = async { tokio::select! { () = lost.cancelled() => {}, () = run.cancel.cancelled() => {} } } => {
+            run.meter.stop();
+            work.await
+        }
+    };
+    ended.map_err(|source| {
+        let stopped = match (lost.is_cancelled(), run.cancel.is_cancelled()) {
+            (true, _) => EngineError::LockLost { component },
+            (_, true) => EngineError::Cancelled,
+            _ => return EngineError::Component { component, source },
+        };
+        tracing::warn!(error = %chain(&source), "a restore ends in the middle of its last step");
+        stopped
+    })
+}
