@@ -11,6 +11,7 @@
 
 mod bucket;
 mod config;
+mod connect;
 mod fault;
 mod list;
 mod part;

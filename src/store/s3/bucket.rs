@@ -2,10 +2,10 @@
 //! help, sent again.
 
 use crate::base::backoff::Backoff;
-use crate::base::place::explained;
 use crate::store::s3::{
     S3OpenError,
     config::S3Config,
+    connect::http_client,
     fault::{Fault, Kind},
     part::{Part, Pulse},
 };
@@ -20,14 +20,11 @@ use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::timeout::TimeoutConfig;
 use aws_sdk_s3::config::{
     BehaviorVersion, ConfigBag, Credentials, Intercept, Region, RequestChecksumCalculation,
-    ResponseChecksumValidation, RuntimeComponents, SharedHttpClient, StalledStreamProtectionConfig,
+    ResponseChecksumValidation, RuntimeComponents, StalledStreamProtectionConfig,
 };
 use aws_sdk_s3::error::{BoxError, ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::primitives::{ByteStream, DateTime, DateTimeFormat, SdkBody};
-use aws_smithy_http_client::{Builder, Connector, proxy::ProxyConfig, tls};
 use jiff::Timestamp;
-use rustls::RootCertStore;
-use rustls::pki_types::{CertificateDer, pem::PemObject as _};
 use secrecy::ExposeSecret as _;
 use std::{
     error::Error,
@@ -370,36 +367,6 @@ impl Intercept for Dates {
         }
         Ok(())
     }
-}
-
-fn http_client(config: &S3Config) -> Result<SharedHttpClient, S3OpenError> {
-    let mut trusted = tls::TrustStore::default();
-    if let Some(path) = &config.ca_bundle {
-        let fail = |source| S3OpenError { path: path.clone(), source };
-        let pem = std::fs::read(path).map_err(|err| fail(explained(path, err).into()))?;
-        // The SDK panics on certificates that it cannot read.
-        check_certificates(&pem).map_err(fail)?;
-        trusted = trusted.with_pem_certificate(pem);
-    }
-    let context = tls::TlsContext::builder().with_trust_store(trusted).build();
-    let context = context.expect("a trust store is all it needs");
-    let provider = tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring);
-    Ok(Builder::new().build_with_connector_fn(move |settings, components| {
-        let mut connector = Connector::builder();
-        connector.set_connector_settings(settings.cloned());
-        connector.set_sleep_impl(components.and_then(|components| components.sleep_impl()));
-        // `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY`, as Amazon's own tools read them.
-        let connector = connector.proxy_config(ProxyConfig::from_env());
-        connector.tls_provider(provider.clone()).tls_context(context.clone()).build()
-    }))
-}
-
-fn check_certificates(pem: &[u8]) -> Result<(), Box<dyn Error + Send + Sync>> {
-    let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(pem) {
-        roots.add(certificate.map_err(|err| err.to_string())?)?;
-    }
-    if roots.is_empty() { Err("it holds no certificate".into()) } else { Ok(()) }
 }
 
 #[cfg(test)]
