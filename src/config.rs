@@ -105,13 +105,7 @@ impl Config {
         };
         let (min_free, compression) =
             (env.bytes("BACKUP_MIN_FREE", GIB), env.or("BACKUP_COMPRESSION", Compression::default()));
-        let orders = root.as_deref().unwrap_or(Path::new(""));
-        let worker = if needs_broker {
-            celery::read_worker(env, &host, orders)
-        } else {
-            let read = env.unneeded(|env| celery::read_worker(env, &host, orders));
-            read.or_else(|| celery::read_worker(&mut Env::new([("", ""); 0]), &host, orders))
-        };
+        let worker = read_worker(env, &host, root.as_deref().unwrap_or(Path::new("")), needs_broker);
         let everywhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 9188));
         let metrics_addr =
             env.of_kind("BACKUP_METRICS_ADDR", "an address with a port, such as 0.0.0.0:9188", everywhere);
@@ -161,6 +155,15 @@ impl Config {
         };
         ComponentName::ALL.into_iter().filter(|name| configured(name) && !self.wants(*name)).collect()
     }
+}
+
+/// The settings of the worker; the defaults, where they are wrong and the command needs no broker.
+fn read_worker(env: &mut Env, host: &str, root: &Path, needs_broker: bool) -> Option<Options> {
+    if needs_broker {
+        return celery::read_worker(env, host, root);
+    }
+    let read = env.unneeded(|env| celery::read_worker(env, host, root));
+    read.or_else(|| celery::read_worker(&mut Env::new([("", ""); 0]), host, root))
 }
 
 /// `None` outside: wrong; `None` inside: not configured.

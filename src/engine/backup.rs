@@ -248,7 +248,8 @@ impl Engine {
         if !unknown.is_empty() {
             // What lies there without being in a manifest is removed by the next holder, when the store answers.
             let left = held.left_behind().map(str::to_owned);
-            held.leave(&Vec::from_iter(left.into_iter().chain(unknown)))?;
+            unknown.extend(left);
+            held.leave(&unknown)?;
         }
         match failed {
             Some((_, err)) if manifest.objects.is_empty() => Err(err),

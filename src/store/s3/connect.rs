@@ -2,7 +2,7 @@
 
 use crate::base::place::explained;
 use crate::store::s3::{S3OpenError, config::S3Config};
-use aws_sdk_s3::config::SharedHttpClient;
+use aws_sdk_s3::config::{RuntimeComponents, SharedHttpClient};
 use aws_smithy_http_client::{Builder, Connector, proxy::ProxyConfig, tls};
 use rustls::RootCertStore;
 use rustls::pki_types::{CertificateDer, pem::PemObject as _};
@@ -28,7 +28,7 @@ pub(super) fn http_client(config: &S3Config) -> Result<SharedHttpClient, S3OpenE
     Ok(Builder::new().build_with_connector_fn(move |settings, components| {
         let mut connector = Connector::builder();
         connector.set_connector_settings(settings.cloned());
-        connector.set_sleep_impl(components.and_then(|components| components.sleep_impl()));
+        connector.set_sleep_impl(components.and_then(RuntimeComponents::sleep_impl));
         // `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY`, as Amazon's own tools read them.
         let connector = connector.proxy_config(ProxyConfig::from_env());
         connector.tls_provider(provider.clone()).tls_context(context.clone()).build()
