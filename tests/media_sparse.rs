@@ -276,5 +276,6 @@ async fn a_hole_where_a_file_system_has_none_is_a_warning() {
     let content = fs::read(areas(&root)[0].join("tree/a")).unwrap();
     assert_eq!(content, [vec![0; 1024], vec![7; 512], vec![0; 2560]].concat());
     assert_eq!(differences(&*copy, &tar).await, [""; 0]);
+    copy.discard().await.unwrap();
     stage(&media(&root), &tar, &Target::Live, None).await.unwrap().discard().await.unwrap();
 }

@@ -40,7 +40,10 @@ impl Engine {
                 Some(record) => {
                     let Some(kept) = set_aside_since(component, &record).await? else { return Ok(None) };
                     let id = record.backup_id.as_ref().map(BackupId::to_string);
-                    (id.unwrap_or_else(|| request.reference.clone()), Some(kept))
+                    (
+                        id.unwrap_or_else(|| request.reference.clone()),
+                        Some(kept).filter(|place| !place.is_empty()),
+                    )
                 }
                 None => return Ok(None),
             },
@@ -59,7 +62,8 @@ impl Engine {
     ) -> Result<RestoreReport, EngineError> {
         let (name, source) = (component.name(), component.source());
         let (archives, _) = match (self.archives_to_restore(name, reference).await, reference.parse()) {
-            (Err(EngineError::Catalog(_)), Ok(id)) => return Ok(RestoreReport::new(name, &id, "", &source)),
+            // The restore is done, whatever has become of its backup since.
+            (Err(_), Ok(id)) => return Ok(RestoreReport::new(name, &id, "", &source)),
             (found, _) => found?,
         };
         let archive = &archives[0];
@@ -131,11 +135,9 @@ impl Engine {
             return Ok(Some(UndoReport::new(name, source, at, kept.unwrap_or_else(nothing))));
         }
         let Some(before) = self.locks.undone_by(name, task).await else { return Ok(None) };
-        let is_done = kept.is_none_or(|kept| kept.deeds.is_none() && kept.place != before.kept_before);
-        Ok(is_done.then(|| {
-            let place = kept.map_or_else(nothing, |kept| kept.place.clone());
-            UndoReport::new(name, source, before.replaced_at, place)
-        }))
+        // Where nothing is kept, a backup may have removed what the undo was to bring back.
+        let done = kept.filter(|kept| kept.deeds.is_none() && kept.place != before.kept_before);
+        Ok(done.map(|kept| UndoReport::new(name, source, before.replaced_at, kept.place.clone())))
     }
 
     /// Writes down that an undo begins, and returns the note on it for the data.
@@ -165,11 +167,20 @@ impl Engine {
     /// before, since afterwards nobody could tell.
     pub(super) async fn forget(&self, component: &Arc<dyn Component>) -> Result<(), EngineError> {
         let name = component.name();
-        if let Some(record) = self.locks.restored(name).await.filter(|record| record.report.is_none())
-            && let Some(place) = set_aside_since(component, &record).await?
-        {
-            self.locks.note_restored(name, &Record { done: Some(place), ..record }).await?;
+        if let Some(record) = self.locks.restored(name).await.filter(|record| record.report.is_none()) {
+            let done = done_by(component, &record.task_id).await?.filter(|done| done.deed.backup.is_some());
+            let place = match done {
+                // A restore into nothing has set nothing aside.
+                Some(done) => Some(done.kept.unwrap_or_default()),
+                None => set_aside_since(component, &record).await?,
+            };
+            if let Some(place) = place {
+                self.locks.note_restored(name, &Record { done: Some(place), ..record }).await?;
+            }
         }
+        // What has not been done by now is not done by the removal either.
+        let kept = kept(component).await?.map(|kept| kept.place);
+        self.locks.forget_unfinished(name, kept.as_deref()).await?;
         component.forget().await.map_err(|source| EngineError::Component { component: name, source })
     }
 }

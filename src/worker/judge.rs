@@ -53,6 +53,10 @@ impl<'a> Judge<'a> {
         if !light && alike >= self.shared.slots.room() {
             return Verdict::Full;
         }
+        // Such a task may wait for a component that its name does not tell.
+        if !light && Command::occupies(&look.task).is_none() && self.shared.slots.is_crowded() {
+            return Verdict::Later;
+        }
         let busy = |component| {
             let taken = together.iter().any(|other| Command::occupies(&other.task) == Some(component));
             taken || self.shared.slots.is_busy(component)

@@ -81,9 +81,14 @@ impl Slots {
         self.0.surplus.fetch_update(Ordering::AcqRel, Ordering::Acquire, less).is_ok()
     }
 
-    /// The number of free slots that no task in hand waits for; none while too many tasks in hand wait for a component.
+    /// The number of free slots that no task in hand waits for.
     pub(super) fn room(&self) -> usize {
-        if self.0.aside.load(Ordering::Acquire) < MOST_ASIDE { self.0.all.available_permits() } else { 0 }
+        self.0.all.available_permits()
+    }
+
+    /// True while as many tasks in hand wait for a component as may.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.0.aside.load(Ordering::Acquire) >= MOST_ASIDE
     }
 
     /// Counts a task that waits for a component without a slot, until the value is dropped.

@@ -8,6 +8,7 @@ use crate::base::{lock::Locked, place::sync_folder};
 use crate::component::ComponentError;
 use crate::component::media::{
     attributes::{Attributes, allowed},
+    deeds::NOTE,
     extended::clear_inherited,
     find::sign,
     folder::Folder,
@@ -313,7 +314,7 @@ impl Area {
         }
         let path = self.path();
         let removed = self.site.keeping_time(|| {
-            for name in [TREE, SPARE, JOURNAL, MARK] {
+            for name in [TREE, SPARE, JOURNAL, NOTE, MARK] {
                 remove(&self.folder, name)?;
             }
             // Halves of files of ours.

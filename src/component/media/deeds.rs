@@ -17,7 +17,8 @@ use std::{
     os::unix::ffi::OsStrExt,
 };
 
-const NOTE: &CStr = c"deeds";
+/// The file of the note.
+pub(super) const NOTE: &CStr = c"deeds";
 
 /// The largest note that is read, in bytes; far more than any that is written.
 const LARGEST: u64 = 1 << 20;

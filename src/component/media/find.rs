@@ -71,6 +71,10 @@ impl Area {
             match locked {
                 Ok(()) => return Ok(found),
                 Err(Err(err @ ComponentError::Taken { .. })) if Instant::now() > deadline => return Err(err),
+                Err(Ok(())) if Instant::now() > deadline => {
+                    let what = "list the hidden folders of restores: they change all the time".to_owned();
+                    return Err(ComponentError::Unavailable { what, source: None });
+                }
                 Err(Ok(()) | Err(ComponentError::Taken { .. })) => thread::sleep(AGAIN),
                 Err(Err(err)) => return Err(err),
             }

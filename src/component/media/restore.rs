@@ -355,7 +355,10 @@ fn has_tree(area: &Area) -> bool {
 pub(super) fn undo(root: &Path, deed: Option<Deed>) -> Result<Kept, ComponentError> {
     let none = || unusable(format!("undo the restore of {}: nothing is kept of before", root.display()));
     let area = last(Area::all(root)?).ok_or_else(none)?;
-    exchange(area, false, deed)?.ok_or_else(none)
+    let kept_at = area.label.at;
+    let exchanged = exchange(area, false, deed)?;
+    // Nothing was live, so nothing is kept now.
+    Ok(exchanged.unwrap_or_else(|| Kept { place: "nothing".to_owned(), at: kept_at, deeds: None }))
 }
 
 /// Removes what is kept, but for what proves that a task has swapped which may be delivered again, and what was set aside

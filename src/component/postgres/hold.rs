@@ -50,6 +50,10 @@ impl Hold {
     /// [`ComponentError::Taken`] when another run has it; as sorted.
     pub async fn take(config: &PostgresConfig, target: &str) -> Result<Self, ComponentError> {
         const TRY: &str = "SELECT pg_try_advisory_xact_lock($1, hashtext($2)), pg_backend_pid()";
+        // An advisory lock is one of the database that its session sits in, and another run may sit elsewhere.
+        const ELSEWHERE: &str = "
+            SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND granted AND pid <> pg_backend_pid()
+                AND classid = $1::int::oid AND objid = hashtext($2)::oid)";
         let admin = Admin::beside(config, target).await?;
         let database = config.database.clone();
         let failed = |err| fault(format!("lock database {database} for a restore"), err);
@@ -64,7 +68,11 @@ impl Hold {
         loop {
             let row = admin.client.query_one(TRY, &[&KEY, &database]).await.map_err(failed)?;
             if row.get(0) {
-                return Ok(Self { pid: row.get(1), admin, database });
+                let elsewhere =
+                    admin.client.query_one(ELSEWHERE, &[&KEY, &database]).await.map_err(failed)?;
+                if !elsewhere.get::<_, bool>(0) {
+                    return Ok(Self { pid: row.get(1), admin, database });
+                }
             }
             if Instant::now() > deadline {
                 return Err(taken(&admin, &database).await);
@@ -120,7 +128,8 @@ async fn taken(admin: &Admin, database: &str) -> ComponentError {
     const WHO: &str = "
         SELECT l.pid, concat_ws(', ', nullif(a.application_name, ''), 'role ' || a.usename, 'from ' || host(a.client_addr))
           FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid
-         WHERE locktype = 'advisory' AND granted AND classid = $1::int::oid AND objid = hashtext($2)::oid LIMIT 1";
+         WHERE locktype = 'advisory' AND granted AND classid = $1::int::oid AND objid = hashtext($2)::oid
+           AND l.pid <> pg_backend_pid() LIMIT 1";
     let what = match admin.client.query_opt(WHO, &[&KEY, &database]).await {
         Ok(Some(row)) => {
             let (pid, who): (i32, String) = (row.get(0), row.get(1));

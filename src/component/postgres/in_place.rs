@@ -204,7 +204,14 @@ impl InPlace {
             in_tablespaces: self.goal.lost_tablespaces.is_empty(),
         };
         waits::during(&self.config, &self.meter, load.in_place(&self.file, &self.list)).await?;
-        self.fill_views().await?;
+        // From here on the contents are replaced: nothing that goes wrong is a reason to restore again.
+        let unfilled = |err: ComponentError| ComponentError::Unusable {
+            what:
+                "the restore in place is done, but its materialized views could not be filled: REFRESH them"
+                    .into(),
+            source: Some(err.into()),
+        };
+        self.fill_views().await.map_err(unfilled)?;
         if let Err(err) = self.compare_rights().await {
             self.meter.warn(format!("Owners and privileges could not be compared: {}.", chain(&err)));
         }

@@ -177,7 +177,10 @@ impl Exchange {
         loop {
             match self.try_to_settle(mark, hold).await {
                 Ok(swapped) => return swapped,
-                Err(err @ ComponentError::Unavailable { .. }) if Instant::now() < deadline => {
+                // Taken: the server may not have noticed yet that the session of this run's own lock is gone.
+                Err(err @ (ComponentError::Unavailable { .. } | ComponentError::Taken { .. }))
+                    if Instant::now() < deadline =>
+                {
                     tracing::debug!(error = %chain(&err), "the server is asked again how the swap ended");
                     tokio::time::sleep(AGAIN).await;
                 }

@@ -1,11 +1,12 @@
 //! The right of this machine to replace classes, for as long as its mark is the last one (`mark`).
 
+use crate::base::chain;
 use crate::component::ComponentError;
 use crate::component::weaviate::Weaviate;
 use crate::component::weaviate::index::Made;
 use crate::component::weaviate::journal::Journal;
 use crate::component::weaviate::mark::Mark;
-use crate::component::weaviate::notes::Notes;
+use crate::component::weaviate::notes::{Notes, State};
 use crate::component::weaviate::server::Server;
 use crate::domain::progress::Meter;
 use jiff::Timestamp;
@@ -60,7 +61,11 @@ impl Weaviate {
             folder: self.config.state.display().to_string(),
             since: Timestamp::now(),
             replacing: classes.union(&journal.notes.due()).cloned().collect(),
-            replaced: own.iter().flat_map(|mark| mark.replaced.clone()).collect(),
+            replaced: own
+                .iter()
+                .flat_map(|mark| mark.replaced.clone())
+                .chain(proven(&journal.notes).into_iter().map(|class| (class, last + 1)))
+                .collect(),
             copies: copies_on_server(&journal.notes),
             beat: 0,
         };
@@ -98,11 +103,16 @@ impl Weaviate {
                 server.remove_mark(old).await?;
             }
             let (replacing, copies) = (journal.notes.due(), copies_on_server(&journal.notes));
-            let is_seen = !mark.replaced.is_empty() && others.iter().any(|other| other.number < mark.number);
+            // A death, or a server that was away, may have kept the mark from saying so.
+            let mut replaced = mark.replaced.clone();
+            for class in proven(&journal.notes) {
+                replaced.entry(class).or_insert(mark.number);
+            }
+            let is_seen = !replaced.is_empty() && others.iter().any(|other| other.number < mark.number);
             if is_seen || !replacing.is_empty() || !journal.notes.snapshots().is_empty() {
                 let beat = mark.beat + 1;
-                if replacing != mark.replacing || copies != mark.copies {
-                    server.change_mark(&Mark { replacing, copies, beat, ..mark }).await?;
+                if replacing != mark.replacing || copies != mark.copies || replaced != mark.replaced {
+                    server.change_mark(&Mark { replacing, copies, replaced, beat, ..mark }).await?;
                 }
                 return Ok(());
             }
@@ -123,9 +133,13 @@ impl Claim {
         self.change(|mark| mark.copies.extend([copy.to_owned()])).await
     }
 
-    /// Says that a class is proven: the journals of earlier replacements leave it alone from now on.
-    pub(super) async fn has_replaced(&self, class: &str) -> Result<(), ComponentError> {
-        self.change(|mark| mark.replaced.extend([(class.to_owned(), mark.number)])).await
+    /// Says that a class is proven: the journals of earlier replacements leave it alone from now on. The class is whole,
+    /// so nothing is put back because of a mark that cannot be written: a later run writes it.
+    pub(super) async fn tell_replaced(&self, class: &str) {
+        let told = self.change(|mark| mark.replaced.extend([(class.to_owned(), mark.number)])).await;
+        if let Err(err) = told {
+            tracing::warn!(class, error = %chain(&err), "other machines are not told that a class was replaced");
+        }
     }
 
     async fn change(&self, change: impl FnOnce(&mut Mark)) -> Result<(), ComponentError> {
@@ -214,7 +228,7 @@ impl Claim {
                 self.change(|_| {}).await
             };
             if let Err(err) = beaten.await {
-                tracing::debug!(error = %crate::base::chain(&err), "cannot beat the mark of a replacement");
+                tracing::debug!(error = %chain(&err), "cannot beat the mark of a replacement");
             }
         }
     }
@@ -267,6 +281,12 @@ pub(super) async fn are_gone(server: &Server, classes: &[String]) -> Result<(), 
         }
         server.client.wait(1).await;
     }
+}
+
+/// The classes that the replacement in the notes has brought and proven.
+fn proven(notes: &Notes) -> BTreeSet<String> {
+    let replacing = notes.replacing.as_ref();
+    replacing.map(|replacing| replacing.in_state(|state| *state == State::Proven)).unwrap_or_default()
 }
 
 /// The ids of the copies that lie where the server's backups lie.

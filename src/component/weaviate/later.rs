@@ -127,10 +127,10 @@ impl Weaviate {
 }
 
 impl Notes {
-    /// Notes the number of the mark of the replacement, unless classes of an earlier one are still due.
+    /// Notes the number of the mark of the replacement.
     pub(super) fn numbered(&mut self, number: u64) {
         if let Some(replacing) = &mut self.replacing {
-            replacing.number.get_or_insert(number);
+            replacing.number = Some(number);
         }
     }
 
@@ -176,11 +176,16 @@ fn told(journal: &Journal, superseded: &BTreeSet<String>, marks: &[Mark]) -> Str
     )
 }
 
-/// The marks of other machines that came after the replacement in these notes. An earlier version has noted no number,
-/// and the time alone tells. Where the mark of this machine is gone, every mark counts as later.
+/// The marks of other machines that came after the replacement of some class that is due. An earlier version has noted no
+/// number, and the time alone tells. Where the mark of this machine is gone, every mark counts as later.
 fn newer<'a>(notes: &'a Notes, marks: &'a [Mark]) -> impl Iterator<Item = &'a Mark> {
+    let numbers = notes.due().into_iter().map(|class| number_of(notes, marks, &class));
+    let number = numbers.min().unwrap_or(Number::NeverNoted);
+    later_than(notes, marks, number)
+}
+
+fn later_than<'a>(notes: &'a Notes, marks: &'a [Mark], number: Number) -> impl Iterator<Item = &'a Mark> {
     let began = notes.replacing.as_ref().and_then(|replacing| replacing.began);
-    let number = number_of(notes, marks);
     marks.iter().filter(move |mark| {
         is_of_another(notes, mark)
             && match number {
@@ -191,18 +196,18 @@ fn newer<'a>(notes: &'a Notes, marks: &'a [Mark]) -> impl Iterator<Item = &'a Ma
     })
 }
 
-/// The number of the mark under which a replacement began.
-#[derive(Clone, Copy, PartialEq, Eq)]
+/// The number of the mark under which the replacement of a class began; in the order in which more marks are later.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Number {
-    Known(u64),
     /// The mark is gone.
     Lost,
+    Known(u64),
     /// The version before marks began the replacement.
     NeverNoted,
 }
 
-fn number_of(notes: &Notes, marks: &[Mark]) -> Number {
-    let number = notes.replacing.as_ref().and_then(|replacing| replacing.number);
+fn number_of(notes: &Notes, marks: &[Mark], class: &str) -> Number {
+    let number = notes.replacing.as_ref().and_then(|replacing| replacing.number_of(class));
     let has_mark = marks.iter().any(|mark| !is_of_another(notes, mark));
     match number {
         None => Number::NeverNoted,
@@ -216,16 +221,22 @@ fn is_of_another(notes: &Notes, mark: &Mark) -> bool {
 }
 
 /// The classes that are due and no business of this machine any more: another one has replaced them since. Where the mark
-/// of this machine is gone, all that are there.
+/// of this machine is gone, all that are there. A class that is missing and of which there is a copy stays due: to put it
+/// back overwrites nothing.
 fn superseded(notes: &Notes, marks: &[Mark], there: &BTreeSet<String>) -> BTreeSet<String> {
-    let number = number_of(notes, marks);
     let mut due = notes.due();
+    let has_copy = |class: &String| {
+        let step = notes.replacing.as_ref().and_then(|replacing| replacing.classes.get(class));
+        step.is_some_and(|step| step.before.is_some())
+    };
+    due.retain(|class| there.contains(class) || !has_copy(class));
     due.retain(|class| {
+        let number = number_of(notes, marks, class);
         let is_later = |mark: &Mark| {
             let at = mark.replaced.get(class);
             at.is_some_and(|at| !matches!(number, Number::Known(number) if *at <= number))
         };
-        newer(notes, marks).any(is_later) || number == Number::Lost && there.contains(class)
+        later_than(notes, marks, number).any(is_later) || number == Number::Lost && there.contains(class)
     });
     due
 }
@@ -265,6 +276,28 @@ mod tests {
         assert_eq!(found(&notes, &[brought(1, 1), own.clone()]), "");
         assert_eq!(found(&notes, std::slice::from_ref(&own)), "");
         assert_eq!(found(&notes, &[Mark { journal: "a".to_owned(), ..brought(3, 3) }]), "", "its own");
+    }
+
+    #[test]
+    fn a_class_that_is_replaced_anew_has_the_number_of_that_and_one_left_due_its_own() {
+        let [own, other] = [example(4, "a"), example(3, "b")];
+        let mut notes = died(Some(2));
+        let step = Step { state: State::Untouched, before: None };
+        notes.begin([("P".to_owned(), step)].into(), false);
+        notes.numbered(4);
+        let replaced = ["P", "Q"].map(|class| (class.to_owned(), 3)).into();
+        assert_eq!(found(&notes, &[Mark { replaced, ..other }, own]), "Q");
+    }
+
+    #[test]
+    fn a_missing_class_with_a_copy_stays_due() {
+        let mut notes = died(Some(2));
+        let copy = crate::component::weaviate::notes::tests::snapshot("rna-safe", &["P"]);
+        notes.replacing.as_mut().unwrap().classes.get_mut("P").unwrap().before = Some(copy);
+        let replaced = [("P".to_owned(), 3)].into();
+        let marks = [example(2, "a"), Mark { replaced, ..example(3, "b") }];
+        assert_eq!(found(&notes, &marks), "");
+        assert_eq!(names(&superseded(&notes, &marks, &["P".to_owned()].into())), "P");
     }
 
     #[test]

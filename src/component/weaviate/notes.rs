@@ -1,5 +1,7 @@
 //! The contents of the journal: backups that nobody needs, a replacement under way, and what `undo` brings back. Pure.
 
+mod written;
+
 use crate::component::weaviate::class::Class;
 use crate::component::weaviate::index::Made;
 use jiff::Timestamp;
@@ -101,19 +103,21 @@ impl Notes {
         if !is_undo && let Some(undone) = self.undone.take() {
             self.found.extend(undone.copies().cloned());
         }
-        let mut number = None;
+        let mut left = BTreeMap::new();
         if let Some(ended) = self.replacing.take() {
-            number = ended.number.filter(|_| ended.classes.values().any(|step| !step.state.is_final()));
+            let due = ended.in_state(|state| !state.is_final()).into_iter();
+            // Without a number, every mark came later.
+            let numbered = due.map(|class| (ended.number_of(&class).unwrap_or_default(), class));
+            left.extend(
+                numbered
+                    .filter(|(_, class)| !classes.contains_key(class))
+                    .map(|(number, class)| (class, number)),
+            );
             classes.extend(ended.classes.into_iter().filter(|(_, step)| !step.state.is_final()));
             self.found.extend(ended.earlier.iter().flat_map(Kept::copies).cloned());
         }
-        self.replacing = Some(Replacing {
-            classes,
-            began: Some(Timestamp::now()),
-            number,
-            is_undo,
-            ..Replacing::default()
-        });
+        self.replacing =
+            Some(Replacing { classes, began: Some(Timestamp::now()), left, is_undo, ..Replacing::default() });
     }
 
     /// Notes how far a class is. A class that is proven is one that `undo` takes back.
@@ -236,7 +240,7 @@ impl Loose {
 
 /// The classes that a restore replaces, each with what has been done about it.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(from = "ReplacingAsWritten")]
+#[serde(from = "written::Replacing")]
 pub(super) struct Replacing {
     pub(super) classes: BTreeMap<String, Step>,
     /// When it began.
@@ -244,6 +248,9 @@ pub(super) struct Replacing {
     /// The number of its mark on the server; `None` from versions without marks.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) number: Option<u64>,
+    /// The numbers of earlier replacements, for the classes that those have left due and that this one does not bring.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) left: BTreeMap<String, u64>,
     /// True as soon as what `undo` brings back is of this replacement.
     pub(super) has_kept: bool,
     /// True if it is an undo itself.
@@ -255,6 +262,11 @@ pub(super) struct Replacing {
 }
 
 impl Replacing {
+    /// The number of the mark under which the replacement of a class began; `None` from versions without marks.
+    pub(super) fn number_of(&self, class: &str) -> Option<u64> {
+        self.left.get(class).copied().or(self.number)
+    }
+
     /// The classes that are put back and were there before.
     pub(super) fn returned(&self) -> BTreeSet<String> {
         self.put_back(true)
@@ -311,7 +323,7 @@ impl State {
 
 /// The classes as they were before the last restore; `None` where there was none.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(from = "KeptAsWritten")]
+#[serde(from = "written::Kept")]
 pub(super) struct Kept {
     pub(super) before: BTreeMap<String, Option<Snapshot>>,
 }
@@ -328,62 +340,6 @@ impl Kept {
     }
 }
 
-/// A replacement as this version writes it, or as versions did that replaced all classes at once.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum ReplacingAsWritten {
-    ClassByClass {
-        classes: BTreeMap<String, Step>,
-        began: Option<Timestamp>,
-        #[serde(default)]
-        number: Option<u64>,
-        has_kept: bool,
-        #[serde(default)]
-        is_undo: bool,
-        #[serde(default)]
-        earlier: Option<Kept>,
-    },
-    AllAtOnce {
-        classes: BTreeSet<String>,
-        safety: Option<Snapshot>,
-        began: Option<Timestamp>,
-    },
-}
-
-impl From<ReplacingAsWritten> for Replacing {
-    fn from(written: ReplacingAsWritten) -> Self {
-        match written {
-            ReplacingAsWritten::ClassByClass { classes, began, number, has_kept, is_undo, earlier } => {
-                Self { classes, began, number, has_kept, is_undo, earlier }
-            }
-            ReplacingAsWritten::AllAtOnce { classes, safety, began } => {
-                let step = |before| Step { state: State::Deleted, before };
-                let before = befores(classes, safety.as_ref()).into_iter();
-                let classes = before.map(|(class, before)| (class, step(before))).collect();
-                Self { classes, began, ..Self::default() }
-            }
-        }
-    }
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum KeptAsWritten {
-    ClassByClass { before: BTreeMap<String, Option<Snapshot>> },
-    AllAtOnce { snapshot: Snapshot, classes: BTreeSet<String> },
-}
-
-impl From<KeptAsWritten> for Kept {
-    fn from(written: KeptAsWritten) -> Self {
-        match written {
-            KeptAsWritten::ClassByClass { before } => Self { before },
-            KeptAsWritten::AllAtOnce { snapshot, classes } => {
-                Self { before: befores(classes, Some(&snapshot)) }
-            }
-        }
-    }
-}
-
 /// The copy of each class, if one copy was made of all that were there.
 pub(super) fn befores(
     classes: impl IntoIterator<Item = String>,
@@ -394,4 +350,4 @@ pub(super) fn befores(
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

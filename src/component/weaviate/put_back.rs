@@ -91,8 +91,10 @@ impl Weaviate {
             let put = match &state {
                 State::Brought(promised) => match prove(server, &class, promised, &Meter::default()).await {
                     Ok(()) => {
-                        self.note_and_drop(server, journal, |notes| notes.reached(&class, State::Proven))
-                            .await
+                        let proven = |notes: &mut Notes| notes.reached(&class, State::Proven);
+                        let noted = self.note_and_drop(server, journal, proven).await;
+                        claim.tell_replaced(&class).await;
+                        noted
                     }
                     Err(err) => {
                         tracing::warn!(class, error = %chain(&err), "a class that came is not whole");

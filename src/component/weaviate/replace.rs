@@ -185,7 +185,12 @@ impl Replacement<'_> {
         self.meter.begin("read every object", 0);
         for (class, source) in self.bring.iter().filter_map(|(class, source)| Some((class, (*source)?))) {
             let read = prove_by_reading(self.server, class, &source.promised(class)).await;
-            if let Err(err) = read {
+            // What passes proves nothing against a class that was proven before.
+            if let Err(err) = &read
+                && err.is_transient()
+            {
+                self.meter.warn(format!("Class {class} could not be read once more: {}.", chain(err)));
+            } else if let Err(err) = read {
                 let noted = self.journal.note(|notes| notes.doubt(class));
                 return Err((class.clone(), noted.map_or_else(|worse| worse, |()| err)));
             }
@@ -264,10 +269,7 @@ impl Replacement<'_> {
             }
         }
         self.journal.note(|notes| notes.reached(class, State::Proven))?;
-        // The class is whole, so nothing is put back because of a mark.
-        if let Err(err) = self.claim.has_replaced(class).await {
-            tracing::warn!(class, error = %chain(&err), "other machines are not told that a class was replaced");
-        }
+        self.claim.tell_replaced(class).await;
         Ok(())
     }
 

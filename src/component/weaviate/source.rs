@@ -164,11 +164,12 @@ pub(super) async fn prove(
     server.read_one(name, promised).await.map_err(|fault| fault.of(what()))
 }
 
-/// Proves that every object of a class can be read, and that none is missing.
+/// Proves that every object that a class counts can be read. Objects that the app has deleted since the class was proven
+/// are in neither number.
 ///
 /// # Errors
 ///
-/// The answer of the server, or [`ComponentError::Failed`] when objects are missing.
+/// The answer of the server, or [`ComponentError::Unusable`] when objects cannot be read.
 pub(super) async fn prove_by_reading(
     server: &Server,
     name: &str,
@@ -176,11 +177,13 @@ pub(super) async fn prove_by_reading(
 ) -> Result<(), ComponentError> {
     let what = || format!("read every object of class {name} after an outage of Weaviate");
     let count = server.count_by_reading(name, promised).await.map_err(|fault| fault.of(what()))?;
-    match promised.judge(count) {
-        Verdict::Fewer => Err(ComponentError::Unusable {
-            what: format!("{}: {count} are there and should be {}", what(), promised.objects.after),
-            source: None,
-        }),
-        _ => Ok(()),
+    if promised.judge(count) != Verdict::Fewer {
+        return Ok(());
     }
+    let counted = server.count_exactly(name, promised).await.map_err(|fault| fault.of(what()))?;
+    if counted <= count {
+        return Ok(());
+    }
+    let what = format!("{}: {count} can be read, and {counted} are there", what());
+    Err(ComponentError::Unusable { what, source: None })
 }

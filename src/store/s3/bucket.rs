@@ -31,8 +31,8 @@ use std::{
     fmt,
     pin::pin,
     sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicI64, Ordering},
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicI64, Ordering},
     },
     time::Duration,
 };
@@ -46,7 +46,7 @@ pub(super) const ATTEMPTS: u32 = 5;
 /// patience of a minute the first word comes after 15 seconds, and the end before two minutes.
 const SILENCE: [(u32, u32); 3] = [(1, 4), (1, 2), (1, 1)];
 
-/// The same for a server that has said nothing to all attempts of the request before: one attempt.
+/// The same for a server that has said nothing to all attempts of a request half a minute ago or less: one attempt.
 const SILENT: [(u32, u32); 1] = [(1, 12)];
 
 /// The longest wait between attempts.
@@ -75,8 +75,8 @@ pub(super) struct Bucket {
     pub(super) config: S3Config,
     observer: Option<Observer>,
     skew: Arc<Skew>,
-    /// True after a request that got no answer in any of its attempts, until the next answer.
-    is_silent: AtomicBool,
+    /// The end of a request that got no answer in any of its attempts; `None` after an answer.
+    silent_since: Mutex<Option<Instant>>,
 }
 
 impl fmt::Debug for Bucket {
@@ -119,7 +119,7 @@ impl Bucket {
             config,
             observer,
             skew,
-            is_silent: AtomicBool::new(false),
+            silent_since: Mutex::default(),
         })
     }
 
@@ -156,9 +156,11 @@ impl Bucket {
 
     /// The attempts of a request without a body.
     pub(super) fn tries(&self, op: &'static str) -> Tries<'_> {
-        let is_silent = self.is_silent.load(Ordering::Relaxed);
-        let silences: &[_] = if is_silent { &SILENT } else { &SILENCE };
-        Tries { bucket: self, op, made: 0, silences, wait: Backoff::new(self.config.wait, LONGEST_WAIT) }
+        let since = *self.silence();
+        let is_silent = since.is_some_and(|since| since.elapsed() < self.config.patience / 2);
+        let all: &[_] = if is_silent { &SILENT } else { &SILENCE };
+        let wait = Backoff::new(self.config.wait, LONGEST_WAIT);
+        Tries { bucket: self, op, made: 0, all, silences: all, wait }
     }
 
     /// Sends a request without a body until the answer is final.
@@ -195,7 +197,8 @@ impl Bucket {
         F: Future<Output = Result<T, SdkError<E, HttpResponse>>>,
         E: ProvideErrorMetadata + Error + 'static,
     {
-        let mut tries = Tries { silences: &[(1, 1); ATTEMPTS as usize], ..self.tries(op) };
+        let all = &[(1, 1); ATTEMPTS as usize];
+        let mut tries = Tries { all, silences: all, ..self.tries(op) };
         loop {
             let pulse = Pulse::new();
             let answer = match watched(Box::pin(send(&pulse)), &pulse, patience).await {
@@ -213,10 +216,14 @@ impl Bucket {
         }
     }
 
+    fn silence(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.silent_since.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Reports the request to the observer.
     pub(super) fn count<T>(&self, op: &'static str, answer: &Result<T, Fault>, retry: bool) {
         if !matches!(answer, Err(fault) if fault.is_silence) {
-            self.is_silent.store(false, Ordering::Relaxed);
+            *self.silence() = None;
         }
         if let Some(observer) = &self.observer {
             let result = answer.as_ref().map_or_else(Fault::result, |_| "ok");
@@ -231,7 +238,8 @@ pub(super) struct Tries<'a> {
     bucket: &'a Bucket,
     op: &'static str,
     made: u32,
-    /// The parts of the patience, for the attempts that a server which says nothing still gets.
+    /// The parts of the patience, for the attempts that a server which says nothing gets, and for those that are left.
+    all: &'a [(u32, u32)],
     silences: &'a [(u32, u32)],
     wait: Backoff,
 }
@@ -244,6 +252,7 @@ impl Tries<'_> {
     /// Begins to count again: the last attempt was not in vain.
     pub(super) fn reset(&mut self) {
         self.made = 0;
+        self.silences = self.all;
         self.wait.reset();
     }
 
@@ -263,7 +272,9 @@ impl Tries<'_> {
         let skewed = fault.code == "RequestTimeTooSkewed" && self.made == 1;
         let is_over = self.made >= ATTEMPTS || self.silences.is_empty();
         if is_over || !(fault.kind == Kind::Passing || skewed) {
-            self.bucket.is_silent.fetch_or(fault.is_silence, Ordering::Relaxed);
+            if fault.is_silence {
+                *self.bucket.silence() = Some(Instant::now());
+            }
             return Err(fault);
         }
         if fault.is_silence {

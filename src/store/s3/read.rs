@@ -176,7 +176,9 @@ impl Reading {
         let stop = end.min(self.end);
         while self.at < stop {
             let frame = tokio::time::timeout(bucket.config.patience, answer.body.next()).await;
-            let Some(frame) = frame.map_err(|_| Fault::stalled(bucket.config.patience))? else { break };
+            let Some(frame) = frame.map_err(|_| Fault::passing("the answer stopped in the middle"))? else {
+                break;
+            };
             let mut frame = frame.map_err(|err| Fault::passing(chain(&err)))?;
             frame.truncate(usize::try_from(stop - self.at).unwrap_or(usize::MAX));
             self.at += frame.len() as u64;

@@ -1,7 +1,7 @@
 use super::*;
 use serde_json::json;
 
-fn snapshot(id: &str, classes: &[&str]) -> Snapshot {
+pub(in crate::component::weaviate) fn snapshot(id: &str, classes: &[&str]) -> Snapshot {
     let classes = classes.iter().map(|class| (*class).to_owned()).collect();
     Snapshot { made: Made::Export, id: id.to_owned(), at: Timestamp::UNIX_EPOCH, classes }
 }
