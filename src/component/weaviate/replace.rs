@@ -185,9 +185,10 @@ impl Replacement<'_> {
         self.meter.begin("read every object", 0);
         for (class, source) in self.bring.iter().filter_map(|(class, source)| Some((class, (*source)?))) {
             let read = prove_by_reading(self.server, class, &source.promised(class)).await;
-            // What passes proves nothing against a class that was proven before.
+            // A server that is away again proves nothing against a class that was proven before.
             if let Err(err) = &read
                 && err.is_transient()
+                && self.server.definitions().await.is_err()
             {
                 self.meter.warn(format!("Class {class} could not be read once more: {}.", chain(err)));
             } else if let Err(err) = read {
