@@ -112,7 +112,7 @@ impl Weaviate {
             if is_seen || !replacing.is_empty() || !journal.notes.snapshots().is_empty() {
                 let beat = mark.beat + 1;
                 if replacing != mark.replacing || copies != mark.copies || replaced != mark.replaced {
-                    server.change_mark(&Mark { replacing, copies, replaced, beat, ..mark }).await?;
+                    server.change_mark(&Mark { replacing, replaced, copies, beat, ..mark }).await?;
                 }
                 return Ok(());
             }
