@@ -134,7 +134,9 @@ impl Shared {
 impl Drop for Shared {
     fn drop(&mut self) {
         for database in databases(self.server, &self.database) {
-            self.server.psql("postgres", &format!("DROP DATABASE \"{database}\" WITH (FORCE)"));
+            // A test that fails may have left something in it.
+            let drop = format!("DROP DATABASE \"{database}\" WITH (FORCE)");
+            let _ = self.server.run("psql", "postgres", &["-X", "-c", &drop], b"");
         }
     }
 }
@@ -373,7 +375,13 @@ async fn a_swap_that_loses_its_lock_half_way_leaves_the_rest_to_whoever_has_it()
         format!("SELECT pg_terminate_backend(pid) FROM (SELECT {HOLDERS}('{}')::oid) l", shared.database);
     let (taken, ended) = tokio::join!(waits.batch_execute(&take), ends.batch_execute(&end));
     taken.and(ended).unwrap();
-    shared.server.psql(&copy, "ROLLBACK PREPARED 'late half way'");
+    // The swap ends sessions in the copy until it has stopped, this one too.
+    let is_rolled_back = || {
+        let _ = shared.server.run("psql", &copy, &["-X", "-c", "ROLLBACK PREPARED 'late half way'"], b"");
+        let left = "SELECT count(*) FROM pg_prepared_xacts WHERE gid = 'late half way'";
+        shared.server.psql("postgres", left) == "0"
+    };
+    assert!(eventually(async || is_rolled_back()).await);
 
     let err = swap.await.unwrap().unwrap_err();
     assert!(chain(&err).contains("is lost"), "{}", chain(&err));

@@ -177,11 +177,12 @@ impl Exchange {
         loop {
             match self.try_to_settle(mark, hold).await {
                 Ok(swapped) => return swapped,
-                // Taken: the server may not have noticed yet that the session of this run's own lock is gone.
-                Err(err @ (ComponentError::Unavailable { .. } | ComponentError::Taken { .. }))
-                    if Instant::now() < deadline =>
-                {
+                Err(err @ ComponentError::Unavailable { .. }) if Instant::now() < deadline => {
                     tracing::debug!(error = %chain(&err), "the server is asked again how the swap ended");
+                    tokio::time::sleep(AGAIN).await;
+                }
+                // The server has not noticed yet that the session of this run's own lock is gone.
+                Err(ComponentError::Taken { .. }) if Instant::now() < deadline && self.is_own(hold).await => {
                     tokio::time::sleep(AGAIN).await;
                 }
                 Err(err) => {
@@ -191,6 +192,12 @@ impl Exchange {
                 }
             }
         }
+    }
+
+    /// Tests whether the lock is still that of this run, as another session sees it.
+    async fn is_own(&self, hold: &Hold) -> bool {
+        let Ok(admin) = Admin::beside(&self.config, &self.target).await else { return false };
+        admin.client.batch_execute(&hold.guard()).await.is_ok()
     }
 
     async fn try_to_settle(&self, mark: &Mark, hold: &mut Hold) -> Result<bool, ComponentError> {
