@@ -232,6 +232,8 @@ impl From<EngineError> for Failure {
                     "try again when that has ended; with `--wait`, `backup`, `verify`, `restore`, `pin` and `accept` wait for it",
                 ),
             ),
+            // Such an error names the holder, and what to do.
+            EngineError::Component { source: ComponentError::Taken { .. }, .. } => (Exit::Busy, None),
             EngineError::Verify { .. } => {
                 (Exit::Unverified, Some("the archive was not kept; earlier backups are as they were"))
             }

@@ -304,6 +304,7 @@ mod tests {
             [("CELERY_RESULT_BACKEND", "django-db"), ("BACKUP_CONCURRENCY", "0"), ("BACKUP_KEEP_LAST", "3")];
         let err = read(&vars).unwrap_err();
         assert_eq!(err.problems.len(), 2, "{err}");
+        assert!(err.to_string().contains("begins with none of redis://"), "{err}");
         let (config, warnings) = Config::from_env(Env::new(vars), false).unwrap();
         assert_eq!(config.policy.last, 3);
         let names: Vec<_> = warnings.iter().map(|warning| &*warning.name).collect();

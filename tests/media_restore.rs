@@ -18,11 +18,6 @@ use std::{
     },
     path::{Path, PathBuf},
     process::Command,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    thread,
 };
 use tempfile::{TempDir, tempdir};
 
@@ -83,10 +78,10 @@ pub fn old_tree(root: &Path) {
 }
 
 /// An ordinary media folder with old data, and the archive of a nasty tree.
-struct Lab {
+pub struct Lab {
     dir: TempDir,
-    tar: Vec<u8>,
-    facts: Facts,
+    pub tar: Vec<u8>,
+    pub facts: Facts,
     new: Tree,
     old: Tree,
 }
@@ -105,7 +100,7 @@ impl Lab {
         (Self { dir, tar, facts, new, old }, root)
     }
 
-    async fn new() -> (Self, PathBuf) {
+    pub async fn new() -> (Self, PathBuf) {
         Self::at(|dir| dir.join("live/media")).await
     }
 
@@ -348,7 +343,7 @@ fn without_rights_what_can_come_back_does_and_is_exchanged_where_it_can_be() {
     fs::write(source.join("in/shut/file"), b"in it").unwrap();
     fs::set_permissions(source.join("in/shut"), Permissions::from_mode(0o555)).unwrap();
     // Root may do everything, so the thread, and those that it starts, give that up.
-    thread::spawn(move || {
+    std::thread::spawn(move || {
         let mut sets = capabilities(None).unwrap();
         sets.effective -= CapabilitySet::DAC_OVERRIDE | CapabilitySet::DAC_READ_SEARCH | CapabilitySet::CHOWN;
         set_capabilities(None, sets).unwrap();
@@ -376,47 +371,4 @@ fn without_rights_what_can_come_back_does_and_is_exchanged_where_it_can_be() {
     })
     .join()
     .unwrap();
-}
-
-/// Starts children all the time, until it is dropped.
-struct Children(Arc<AtomicBool>, Option<thread::JoinHandle<()>>);
-
-impl Children {
-    fn start() -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let told = Arc::clone(&stop);
-        let starting = move || {
-            while !told.load(Ordering::Relaxed) {
-                Command::new("true").status().unwrap();
-            }
-        };
-        Self(stop, Some(thread::spawn(starting)))
-    }
-}
-
-impl Drop for Children {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-        let _ = self.1.take().map(thread::JoinHandle::join);
-    }
-}
-
-/// A child between fork and exec has every file open that its parent has open, and with it their locks.
-#[tokio::test]
-async fn what_is_kept_is_the_newest_beside_a_thread_that_starts_children_all_the_time() {
-    const ROUNDS: usize = 200;
-    let (lab, root) = Lab::new().await;
-    let media = media(&root);
-    restore(&media, &lab.tar, Some(&lab.facts)).await;
-    restore(&media, &lab.tar, Some(&lab.facts)).await;
-    let _children = Children::start();
-    for round in 0..ROUNDS {
-        let newest = media.kept().await.unwrap().unwrap();
-        let undone = media.undo(&Meter::default()).await.unwrap();
-        assert_eq!(media.kept().await.unwrap().unwrap(), undone, "round {round}");
-        assert!(!Path::new(&newest.place).exists(), "round {round}: an older state was put back");
-        assert_eq!(media.recover().await.unwrap(), [""; 0]);
-    }
-    media.forget().await.unwrap();
-    assert!(areas(&root).is_empty(), "something that was kept is not forgotten: {:?}", areas(&root));
 }

@@ -232,7 +232,7 @@ async fn trusted_extensions_come_back_to_an_ordinary_owner_whoever_restores() {
         assert_eq!((server.psql(&name, OWNERS), server.psql(&name, ROWS)), (owners.clone(), "1".into()));
         component(&config).forget().await.unwrap();
     }
-    // One that only a superuser may create no ordinary owner brings back.
+    // An extension that only a superuser may create does not come back by an ordinary owner.
     server.psql(&name, "CREATE EXTENSION pageinspect");
     let (archive, facts) = backup(superuser.clone()).await.unwrap();
     let err = stage(&owner, &archive, &Target::Live, Some(&facts)).await.unwrap_err();

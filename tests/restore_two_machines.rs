@@ -1,19 +1,16 @@
 //! Restores of one database and one media folder from two machines, each with a `BACKUP_ROOT` of its own and both with one
-//! place for backups: nothing is restored twice, and nobody takes the work of a living run away.
+//! place for backups: nothing is restored twice.
 
 use crate::media_restore::areas;
 use crate::postgres_restore::databases;
-use crate::support::{
-    lab::{Lab, eventually},
-    postgres::PostgresServer,
-};
+use crate::support::postgres::PostgresServer;
 use rna_backup::{
     base::{chain, clock::SystemClock},
     catalog::Catalog,
     component::{
         Component, ComponentError, Staged, Target,
         media::{Media, MediaConfig},
-        postgres::{Postgres, pool},
+        postgres::Postgres,
     },
     domain::{
         command::Backup,
@@ -30,15 +27,15 @@ use rna_backup::{
 use std::{fs, path::PathBuf, sync::Arc};
 use tempfile::TempDir;
 
-/// What two machines share: a database, a media folder, a place for backups.
-struct Shared {
+/// The things that two machines share: a database, a media folder, a place for backups.
+pub struct Shared {
     dir: TempDir,
-    server: &'static PostgresServer,
-    database: String,
+    pub server: &'static PostgresServer,
+    pub database: String,
 }
 
 impl Shared {
-    fn new(database: &str) -> Self {
+    pub fn new(database: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir_all(dir.path().join("live/media")).unwrap();
         fs::write(dir.path().join("live/media/gel.txt"), "lane 1: RNA\n").unwrap();
@@ -49,7 +46,7 @@ impl Shared {
         Self { dir, server, database }
     }
 
-    fn media(&self) -> PathBuf {
+    pub fn media(&self) -> PathBuf {
         self.dir.path().join("live/media")
     }
 
@@ -59,7 +56,7 @@ impl Shared {
     }
 
     /// Another machine.
-    fn machine(&self, name: &str) -> Machine {
+    pub fn machine(&self, name: &str) -> Machine {
         let store: Arc<dyn Store> = Arc::new(LocalStore::open(self.dir.path().join("bucket"), 0).unwrap());
         Machine(Engine {
             components: self.components(),
@@ -79,7 +76,7 @@ impl Shared {
     }
 
     /// Writes something that no backup has.
-    fn write(&self, component: ComponentName, words: &str) {
+    pub fn write(&self, component: ComponentName, words: &str) {
         match component {
             POSTGRES => drop(self.server.psql(&self.database, &format!("INSERT INTO t VALUES ('{words}')"))),
             _ => fs::write(self.media().join(words), words).unwrap(),
@@ -87,7 +84,7 @@ impl Shared {
     }
 
     /// Everything that is live, in order.
-    fn live(&self, component: ComponentName) -> Vec<String> {
+    pub fn live(&self, component: ComponentName) -> Vec<String> {
         let mut found: Vec<_> = match component {
             POSTGRES => {
                 let rows = self.server.psql(&self.database, "SELECT v FROM t ORDER BY v");
@@ -104,7 +101,7 @@ impl Shared {
     }
 
     /// Everything that restores have made beside what is live.
-    fn beside(&self, component: ComponentName) -> usize {
+    pub fn beside(&self, component: ComponentName) -> usize {
         match component {
             POSTGRES => databases(self.server, &self.database).len() - 1,
             _ => areas(&self.media()).len(),
@@ -142,15 +139,15 @@ impl Drop for Shared {
 }
 
 /// An engine with a `BACKUP_ROOT` of its own. What it returns is not stored anywhere: to the others it died before that.
-struct Machine(Engine);
+pub struct Machine(pub Engine);
 
 impl Machine {
-    async fn back_up(&self, component: ComponentName) -> BackupReport {
+    pub async fn back_up(&self, component: ComponentName) -> BackupReport {
         let order = Backup { component, label: None, pin: false, set_id: None };
         self.0.backup(&order, &Run::default()).await.unwrap()
     }
 
-    async fn restore(&self, component: ComponentName, task: &str) -> Result<RestoreReport, EngineError> {
+    pub async fn restore(&self, component: ComponentName, task: &str) -> Result<RestoreReport, EngineError> {
         let request = RestoreRequest {
             component,
             reference: "latest".to_owned(),
@@ -161,12 +158,12 @@ impl Machine {
         self.0.restore(&request, &by(task)).await
     }
 
-    fn component(&self, name: ComponentName) -> &Arc<dyn Component> {
+    pub fn component(&self, name: ComponentName) -> &Arc<dyn Component> {
         self.0.components.iter().find(|component| component.name() == name).unwrap()
     }
 
     /// A restore that goes as far as its swap.
-    async fn stage(
+    pub async fn stage(
         &self,
         name: ComponentName,
         backup: &BackupReport,
@@ -177,16 +174,8 @@ impl Machine {
     }
 }
 
-fn by(task: &str) -> Run {
+pub fn by(task: &str) -> Run {
     Run { task_id: Some(task.to_owned()), ..Run::default() }
-}
-
-/// What keeps a run from its work is another one, named in the error.
-#[track_caller]
-fn is_taken<T>(done: Result<T, ComponentError>) {
-    let Err(err) = done else { panic!("the component is somebody else's") };
-    assert!(matches!(err, ComponentError::Taken { .. }) && err.is_transient(), "{}", chain(&err));
-    assert!(err.to_string().contains(&format!("process {}", std::process::id())), "{err}");
 }
 
 #[tokio::test]
@@ -270,125 +259,6 @@ async fn a_restore_into_nothing_is_not_done_again_either_and_leaves_no_trace_onc
         assert_eq!(shared.beside(component), 0);
     }
     assert_eq!(shared.comment(), "", "a new database has no comment");
-}
-
-#[tokio::test]
-async fn nobody_takes_the_copy_of_a_restore_away_that_another_process_has_under_way() {
-    let shared = Shared::new("under way elsewhere");
-    let (a, b) = (shared.machine("a"), shared.machine("b"));
-    for name in [POSTGRES, MEDIA] {
-        let backup = a.back_up(name).await;
-        shared.write(name, "spoiled");
-        a.restore(name, "restore").await.unwrap();
-        shared.write(name, "again");
-        let staged = a.stage(name, &backup).await.unwrap();
-        let other = b.component(name);
-        is_taken(other.recover().await);
-        is_taken(other.undo(&Meter::default()).await);
-        is_taken(other.forget().await);
-        is_taken(b.stage(name, &backup).await);
-        let err = b.restore(name, "another").await.unwrap_err();
-        assert!(err.is_transient(), "{}", chain(&err));
-        // A backup does not wait: it changes nothing but what it makes.
-        b.back_up(name).await;
-        assert_eq!(shared.beside(name), 2);
-        staged.swap().await.unwrap().unwrap();
-        assert_eq!(shared.live(name), [""; 0]);
-        let undone = b.component(name).undo(&Meter::default()).await;
-        undone.unwrap();
-        assert_eq!(shared.live(name), ["again"]);
-        // One that died is put right.
-        drop(a.stage(name, &backup).await.unwrap());
-        assert_eq!(other.recover().await.unwrap().len(), 1);
-    }
-}
-
-#[tokio::test]
-async fn a_backup_by_hand_leaves_the_copies_of_others_alone() {
-    let shared = Shared::new("by hand beside");
-    let a = shared.machine("a");
-    let lab =
-        Lab::new().database(shared.server, &shared.database).set("MEDIA_ROOT", shared.media().display());
-    for name in [POSTGRES, MEDIA] {
-        let backup = a.back_up(name).await;
-        shared.write(name, "spoiled");
-        let staged = a.stage(name, &backup).await.unwrap();
-        lab.json(&["backup", name.as_str()]);
-        let (code, _, err) = lab.run(&["restore", name.as_str(), "latest", "--yes"]);
-        let holder = format!("process {}", std::process::id());
-        assert!(code != 0 && err.contains(&holder), "{err}");
-        staged.swap().await.unwrap().unwrap();
-        assert_eq!(shared.live(name), [""; 0]);
-    }
-}
-
-/// The sessions that hold the lock of the shared database: its first key is `rna!`.
-const HOLDERS: &str = "pid FROM pg_locks WHERE locktype = 'advisory' AND granted AND classid = x'726e6121'::int::oid AND objid = hashtext";
-
-#[tokio::test]
-async fn a_run_that_has_lost_its_lock_stops_before_its_swap() {
-    let shared = Shared::new("lock lost");
-    let (a, b) = (shared.machine("a"), shared.machine("b"));
-    let backup = a.back_up(POSTGRES).await;
-    shared.write(POSTGRES, "spoiled");
-    let end =
-        format!("SELECT pg_terminate_backend(pid) FROM (SELECT {HOLDERS}('{}')::oid) l", shared.database);
-    let staged = a.stage(POSTGRES, &backup).await.unwrap();
-    shared.server.psql("postgres", &end);
-    let err = staged.swap().await.unwrap_err();
-    assert!(chain(&err).contains("is lost") && err.is_transient(), "{}", chain(&err));
-    assert_eq!(shared.live(POSTGRES), ["spoiled"]);
-    assert_eq!(b.component(POSTGRES).recover().await.unwrap().len(), 1);
-
-    // Another machine has taken it since, and is as far: of the two, one swaps.
-    let staged = a.stage(POSTGRES, &backup).await.unwrap();
-    shared.server.psql("postgres", &end);
-    let other = b.stage(POSTGRES, &backup).await.unwrap();
-    assert!(chain(&staged.swap().await.unwrap_err()).contains("is lost"));
-    assert_eq!(shared.live(POSTGRES), ["spoiled"]);
-    other.swap().await.unwrap().unwrap();
-    assert_eq!(shared.live(POSTGRES), [""; 0]);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_swap_that_loses_its_lock_half_way_leaves_the_rest_to_whoever_has_it() {
-    let shared = Shared::new("half way lost");
-    let (a, b) = (shared.machine("a"), shared.machine("b"));
-    let backup = a.back_up(POSTGRES).await;
-    shared.write(POSTGRES, "spoiled");
-    let staged = a.stage(POSTGRES, &backup).await.unwrap();
-    // A transaction that is prepared in the copy keeps it from being renamed: the swap stays where the door is closed.
-    let copy = databases(shared.server, &shared.database).pop().unwrap();
-    shared.server.psql(&copy, "BEGIN; CREATE TABLE late (); PREPARE TRANSACTION 'late half way'");
-    let swap = tokio::spawn(staged.swap());
-    let is_open = || {
-        let ask = "SELECT datallowconn FROM pg_database WHERE datname";
-        shared.server.psql("postgres", &format!("{ask} = '{}'", shared.database)) == "t"
-    };
-    assert!(eventually(async || !is_open()).await);
-    // Somebody else waits for the lock, and has it as soon as it is lost.
-    let pool = pool(&shared.server.config("postgres")).unwrap();
-    let (waits, ends) = (pool.get().await.unwrap(), pool.get().await.unwrap());
-    let key = i32::from_be_bytes(*b"rna!");
-    let take = format!("SELECT pg_advisory_lock({key}, hashtext('{}'))", shared.database);
-    let end =
-        format!("SELECT pg_terminate_backend(pid) FROM (SELECT {HOLDERS}('{}')::oid) l", shared.database);
-    let (taken, ended) = tokio::join!(waits.batch_execute(&take), ends.batch_execute(&end));
-    taken.and(ended).unwrap();
-    // The swap ends sessions in the copy until it has stopped, this one too.
-    let is_rolled_back = || {
-        let _ = shared.server.run("psql", &copy, &["-X", "-c", "ROLLBACK PREPARED 'late half way'"], b"");
-        let left = "SELECT count(*) FROM pg_prepared_xacts WHERE gid = 'late half way'";
-        shared.server.psql("postgres", left) == "0"
-    };
-    assert!(eventually(async || is_rolled_back()).await);
-
-    let err = swap.await.unwrap().unwrap_err();
-    assert!(chain(&err).contains("is lost"), "{}", chain(&err));
-    assert!(!is_open(), "nothing is put back over somebody else's work");
-    waits.batch_execute("SELECT pg_advisory_unlock_all()").await.unwrap();
-    assert_eq!(b.component(POSTGRES).recover().await.unwrap().len(), 2, "it is opened, and the copy removed");
-    assert_eq!(shared.live(POSTGRES), ["spoiled"]);
 }
 
 #[tokio::test]

@@ -1,5 +1,5 @@
 //! Two machines, each with a `BACKUP_ROOT` of its own, that restore into one real Weaviate: neither undoes what the other
-//! has restored, both know of each other, and neither sweeps the copies of the other.
+//! has restored, and both know of each other.
 
 use crate::copies::Bench;
 use crate::support::lab::eventually;
@@ -8,7 +8,7 @@ use crate::support::weaviate_contents::{id, vector};
 use crate::support::weaviate_server::{MARK, NEWEST, OLDEST, Start, WeaviateServer};
 use crate::weaviate::{SECOND, backup, each, restore};
 use crate::weaviate_faults::{all_have_ended, deletes_a_class, to};
-use crate::weaviate_jobs::{in_bucket, shelf};
+use crate::weaviate_undo::ends_with;
 use reqwest::Method;
 use rna_backup::base::chain;
 use rna_backup::component::weaviate::{Way, Weaviate, WeaviateConfig};
@@ -19,14 +19,12 @@ use rna_backup::engine::{Engine, EngineError, RestoreRequest, Run};
 use rna_backup::store::{Store, local::LocalStore};
 use serde_json::json;
 use std::{
-    collections::BTreeSet,
     fs,
     path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
 };
 use tokio::sync::Notify;
 
@@ -39,7 +37,7 @@ fn root(server: &WeaviateServer, name: &str) -> PathBuf {
 }
 
 /// The component as a machine has it.
-fn config(server: &WeaviateServer, url: &str, name: &str, way: Way) -> WeaviateConfig {
+pub fn config(server: &WeaviateServer, url: &str, name: &str, way: Way) -> WeaviateConfig {
     let (state, second) = (root(server, name), SECOND);
     WeaviateConfig { server: url.parse().unwrap(), way, second, state, ..server.config() }
 }
@@ -49,38 +47,19 @@ fn machine(server: &WeaviateServer, name: &str, way: Way) -> Weaviate {
 }
 
 /// The marks that are on the server.
-async fn marks(server: &WeaviateServer) -> Vec<String> {
+pub async fn marks(server: &WeaviateServer) -> Vec<String> {
     server.schema().await.into_keys().filter(|class| class.starts_with(MARK)).collect()
 }
 
-/// A line on which everything ends when the class is deleted, and who tells so.
-async fn dies_at(server: &WeaviateServer, class: &'static str) -> (BadLine, Arc<Notify>) {
-    let died = Arc::new(Notify::new());
-    let (dies, mut is_gone) = (died.clone(), false);
-    let line = BadLine::before(&server.address(), move |asked| {
-        if is_gone {
-            return Line::BlackHole;
-        }
-        is_gone = deletes_a_class(asked) && asked.target.ends_with(class);
-        if !is_gone {
-            return Line::Good;
-        }
-        dies.notify_one();
-        Line::LoseAnswer
-    })
-    .await;
-    (line, died)
-}
-
 /// A restore by machine `a` that dies when it has deleted a class.
-async fn dies(
+pub async fn dies(
     server: &WeaviateServer,
     way: Way,
     shelf: Option<Arc<dyn Shelf>>,
     archive: &[u8],
     class: &'static str,
 ) {
-    let (line, died) = dies_at(server, class).await;
+    let (line, died) = ends_with(server, class).await;
     let dying = Weaviate::new(config(server, &line.url(), "a", way), shelf);
     tokio::select! {
         ended = restore(&dying, archive, &Target::Live) => panic!("it ended: {ended:?}"),
@@ -336,70 +315,6 @@ async fn a_mark_that_cannot_be_read_decides_nothing() {
         server.ask(Method::DELETE, "/v1/schema/RnaBackupMark_9", None).await;
         a.recover().await.unwrap();
         assert_eq!(a.due().await.unwrap(), None);
-    })
-    .await;
-}
-
-/// The backups in the bucket.
-async fn in_shelf(shelf: &dyn Shelf) -> BTreeSet<String> {
-    let files = shelf.files("").await.unwrap();
-    files.iter().filter_map(|(path, _)| Some(path.split_once('/')?.0.to_owned())).collect()
-}
-
-#[tokio::test]
-async fn retention_on_another_machine_leaves_the_copies_that_a_restore_or_an_undo_needs_and_backups_of_others()
- {
-    each([OLDEST, NEWEST], async |version| {
-        let (server, bucket) = in_bucket(version).await;
-        let shelf: Arc<dyn Shelf> = Arc::new(shelf(&bucket).await);
-        let at =
-            |name: &str| Weaviate::new(config(&server, &server.url(), name, Way::S3), Some(shelf.clone()));
-        // So short that nothing in the bucket counts as under way.
-        let sweeper = |name: &str| {
-            let config = config(&server, &server.url(), name, Way::S3);
-            Weaviate::new(WeaviateConfig { timeout: Duration::ZERO, ..config }, Some(shelf.clone()))
-        };
-        let swept = async |name: &str| sweeper(name).sweep(&[]).await.unwrap();
-        let [a, b] = ["a", "b"].map(&at);
-        let (archive, facts) = backup(&a).await.unwrap();
-        let own = facts.server_backup.unwrap();
-        assert_eq!(swept("b").await, [""; 0], "{version}: the manifest is on the other machine");
-        server.spoil().await;
-        let spoiled = server.contents().await;
-        dies(&server, Way::S3, Some(shelf.clone()), &archive, "Protocol").await;
-        let before = in_shelf(&*shelf).await;
-        assert_eq!(before.len(), 2, "{version}: the backup, and the copy that the journal needs");
-        assert_eq!(swept("b").await, [""; 0], "{version}");
-        a.recover().await.unwrap();
-        assert!(server.contents().await["Protocol"] == spoiled["Protocol"], "{version}");
-        // After a restore that succeeds, its copies are what `undo` brings back.
-        restore(&a, &archive, &Target::Live).await.unwrap();
-        assert_eq!(swept("b").await, [""; 0], "{version}");
-        a.undo(&Meter::default()).await.unwrap();
-        let found = server.contents().await;
-        assert!(
-            found["Protocol"] == spoiled["Protocol"] && found["Sample"] == spoiled["Sample"],
-            "{version}"
-        );
-        for _ in 0..2 {
-            a.forget().await.unwrap();
-        }
-        assert_eq!(marks(&server).await, [""; 0], "{version}");
-        assert_eq!(in_shelf(&*shelf).await, BTreeSet::from([own.clone()]), "{version}");
-
-        // A backup of an earlier version does not say whose it is, and may be the only copy of a class that is gone.
-        let old = "rna-20200101t000000z-0123abcd";
-        let order = json!({"id": old, "include": ["Later"]});
-        server.ask(Method::POST, "/v1/backups/s3", Some(order)).await;
-        crate::weaviate_faults::these_have_ended(&server, "s3", [old.to_owned()]).await;
-        server.ask(Method::DELETE, "/v1/schema/Later", None).await;
-        assert_eq!(swept("b").await, [""; 0], "{version}: no other copy of the class is known");
-        server.make(json!({"class": "Later", "vectorizer": "none", "properties": []})).await;
-        assert!(swept("b").await.concat().contains(old), "{version}");
-        // Its own that no manifest names any more go at once, and so they did before.
-        let said = swept("a").await.concat();
-        assert!(said.contains(&own) && in_shelf(&*shelf).await.is_empty(), "{version}: {said}");
-        drop(b);
     })
     .await;
 }

@@ -24,7 +24,7 @@ fn component(server: &WeaviateServer, url: &str, way: Way) -> Weaviate {
 }
 
 /// A line on which everything ends when the class is deleted, and who tells so.
-async fn ends_with(server: &WeaviateServer, class: &'static str) -> (BadLine, Arc<Notify>) {
+pub async fn ends_with(server: &WeaviateServer, class: &'static str) -> (BadLine, Arc<Notify>) {
     let died = Arc::new(Notify::new());
     let (dies, mut is_gone) = (died.clone(), false);
     let line = BadLine::before(&server.address(), move |asked| {

@@ -13,7 +13,7 @@ use crate::domain::report::BackupReport;
 use crate::engine::copies::{LOCAL, location_in, noted, stored_object};
 use crate::engine::last::Attempt;
 use crate::engine::pipeline::{self, Filled};
-use crate::engine::restore::recover;
+use crate::engine::restore::{recover, tell_unrecovered};
 use crate::engine::ways::{Wanted, Ways};
 use crate::engine::{Engine, EngineError, Held, Run};
 use crate::observe::labels::{Operation, Reason, RunResult};
@@ -99,7 +99,7 @@ impl Engine {
         }
         if let Err(err) = recover(component).await {
             // A backup of the present data is better than none.
-            tracing::warn!(error = %chain(&err), "what a dead run left half done is still to be put right");
+            tell_unrecovered(&err);
         }
         let (manifest, failed) = self.make(component, order, listing, run, held).await?;
         self.metrics.backed_up(&manifest);
@@ -246,7 +246,7 @@ impl Engine {
             }
         }
         if !unknown.is_empty() {
-            // What lies there without being in a manifest is removed by the next holder, when the store answers.
+            // An archive that lies there without being in a manifest is removed by the next holder of the component.
             let left = held.left_behind().map(str::to_owned);
             unknown.extend(left);
             held.leave(&unknown)?;

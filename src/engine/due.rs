@@ -3,7 +3,7 @@
 use crate::base::chain;
 use crate::component::Component;
 use crate::domain::component::ComponentName;
-use crate::engine::restore::recover;
+use crate::engine::restore::{recover, tell_unrecovered};
 use crate::engine::{Engine, Run};
 use std::{sync::Arc, time::Duration};
 
@@ -58,7 +58,7 @@ impl Engine {
             }
         };
         if let Err(err) = recover(component).await {
-            tracing::warn!(error = %chain(&err), "what a dead run left half done is still to be put right");
+            tell_unrecovered(&err);
         }
         // While another run holds the component, classes may be missing because that run restores them.
         self.metrics.restore_due(component.name(), !matches!(component.due().await, Ok(None)));

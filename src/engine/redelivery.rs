@@ -178,7 +178,7 @@ impl Engine {
                 self.locks.note_restored(name, &Record { done: Some(place), ..record }).await?;
             }
         }
-        // What has not been done by now is not done by the removal either.
+        // A swap that has not been done by now is still to come after the removal.
         let kept = kept(component).await?.map(|kept| kept.place);
         self.locks.forget_unfinished(name, kept.as_deref()).await?;
         component.forget().await.map_err(|source| EngineError::Component { component: name, source })

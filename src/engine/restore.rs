@@ -1,7 +1,7 @@
 //! Restore: prove the archive, stage it beside the live data, compare, swap. And undo.
 
 use crate::base::chain;
-use crate::component::{Component, Plan, Staged, Target, Walk};
+use crate::component::{Component, ComponentError, Plan, Staged, Target, Walk};
 use crate::domain::component::ComponentName;
 use crate::domain::facts::Facts;
 use crate::domain::report::{PassedOver, RestorePlan, RestoreReport, UndoReport};
@@ -235,6 +235,15 @@ impl Engine {
 pub(super) async fn tidy(component: &Arc<dyn Component>) {
     if let Err(err) = recover(component).await {
         tracing::warn!(error = %chain(&err), "something of the copy is left, the next run removes it");
+    }
+}
+
+/// Logs that the work of dead runs stays as it is for now.
+pub(super) fn tell_unrecovered(err: &EngineError) {
+    if matches!(err, EngineError::Component { source: ComponentError::Taken { .. }, .. }) {
+        tracing::warn!(error = %chain(err), "another run is at work, so nothing of dead runs is put right now");
+    } else {
+        tracing::warn!(error = %chain(err), "what a dead run left half done is still to be put right");
     }
 }
 

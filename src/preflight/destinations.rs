@@ -20,7 +20,7 @@ const LOCAL: &str = "local destination";
 const S3: &str = "s3";
 
 const FULL: &str = "make room, choose another BACKUP_ROOT, or lower BACKUP_MIN_FREE";
-const REACH: &str = "start the server, or correct AWS_S3_ENDPOINT or what lies between";
+const REACH: &str = "start the server, or correct AWS_S3_ENDPOINT, HTTPS_PROXY or what lies between";
 const CORRECT: &str = "correct AWS_BACKUP_BUCKET, AWS_S3_ENDPOINT, AWS_REGION, the keys, or what they may do";
 
 /// The folder: whether it can be written, and has room for the next backup of everything. With `bucket`

@@ -1,11 +1,25 @@
 //! What a real Weaviate server holds: the lab's classes for tests, and everything that a restore must bring back.
 
-use crate::support::weaviate_server::{OLDEST, WeaviateServer};
+use crate::support::weaviate_server::{MARK, OLDEST, WeaviateServer};
 use reqwest::Method;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
 impl WeaviateServer {
+    /// The definitions of the app's classes, by name.
+    pub async fn classes(&self) -> BTreeMap<String, Value> {
+        let mut classes = self.schema().await;
+        classes.retain(|class, _| !class.starts_with(MARK));
+        classes
+    }
+
+    /// The definitions of all classes, with the marks of restores.
+    pub async fn schema(&self) -> BTreeMap<String, Value> {
+        let found = self.ask(Method::GET, "/v1/schema", None).await;
+        let classes = found["classes"].as_array().unwrap().iter();
+        classes.map(|class| (class["class"].as_str().unwrap().to_owned(), class.clone())).collect()
+    }
+
     /// The objects of a class, or of one of its tenants, in the order of their ids, without the times that a
     /// server notes.
     pub async fn objects(&self, class: &str, tenant: Option<&str>) -> Vec<Value> {

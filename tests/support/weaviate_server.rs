@@ -367,20 +367,6 @@ impl WeaviateServer {
         answer
     }
 
-    /// The definitions of the app's classes, by name.
-    pub async fn classes(&self) -> BTreeMap<String, Value> {
-        let mut classes = self.schema().await;
-        classes.retain(|class, _| !class.starts_with(MARK));
-        classes
-    }
-
-    /// The definitions of all classes, with the marks of restores.
-    pub async fn schema(&self) -> BTreeMap<String, Value> {
-        let found = self.ask(Method::GET, "/v1/schema", None).await;
-        let classes = found["classes"].as_array().unwrap().iter();
-        classes.map(|class| (class["class"].as_str().unwrap().to_owned(), class.clone())).collect()
-    }
-
     /// Makes a class.
     pub async fn make(&self, definition: Value) {
         self.ask(Method::POST, "/v1/schema", Some(definition)).await;

@@ -6,7 +6,7 @@ use redis::{
     ClientTlsConfig, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisConnectionInfo, TlsCertificates,
 };
 use std::{borrow::Cow, fmt, fs, path::PathBuf, time::Duration};
-use url::Url;
+use url::{ParseError, Url};
 
 /// The TCP keepalive time: an idle connection is probed after this time, and dropped after the same time without an
 /// answer to the probes.
@@ -37,12 +37,18 @@ pub(super) struct Tls {
     key: Option<PathBuf>,
 }
 
+const NO_SCHEME: &str = "redis url: begins with none of redis://, rediss://, unix://, sentinel://";
+
 impl Node {
     /// Parses one URL. A `sentinel://` URL holds the sentinel's address and the master's login and database.
     pub(super) fn parse(url: &str) -> Result<Self, CeleryError> {
         // A URL without a host means localhost or a socket, but the URL parser needs a host after a password.
         let with_host = url.replacen("@/", "@localhost/", 1);
-        let parsed = Url::parse(&with_host).map_err(|source| wrong(format!("redis url: {source}")))?;
+        let parsed = Url::parse(&with_host).map_err(|source| match source {
+            // A name without a scheme, such as `django-db` of a result backend that is no Redis.
+            ParseError::RelativeUrlWithoutBase => wrong(NO_SCHEME),
+            source => wrong(format!("redis url: {source}")),
+        })?;
         let (address, path_db) = match parsed.scheme() {
             "redis" => (Address::tcp(&parsed, 6379)?, true),
             "rediss" => (Address::tls(&parsed, 6379)?, true),
@@ -51,11 +57,7 @@ impl Node {
             }
             "sentinel" => (Address::tcp(&parsed, 26379)?, true),
             "unix" | "redis+unix" | "redis+socket" | "socket" => (Address::unix(&parsed)?, false),
-            _ => {
-                return Err(wrong(
-                    "redis url: begins with none of redis://, rediss://, unix://, sentinel://",
-                ));
-            }
+            _ => return Err(wrong(NO_SCHEME)),
         };
         let in_path = parsed.path().trim_start_matches('/');
         let in_query = query(&parsed, "virtual_host").or_else(|| query(&parsed, "db"));

@@ -133,7 +133,7 @@ async fn whole(
     }
     // Rows are worth more than an index: another definition does not keep them from coming back.
     name_others();
-    // What is restored without an object has not its rights, either.
+    // An object that is left out has no rights either.
     wrong.drain(..).for_each(|wrong| meter.warn(format!("Without these objects: {wrong}.")));
     if let Some(live) = &goal.live {
         let mut dress = live.dress(&goal.admin, &inside.database).await?;

@@ -138,7 +138,7 @@ impl Goal {
             return Ok(());
         }
         if !self.drill && self.live.is_some() {
-            // What is made in place by a role that may not act as the owner would belong to that role.
+            // Objects that are made in place by a role that may not act as the owner would belong to that role.
             let Some(grant) = self.admin.lacks(owner).await? else { return Ok(()) };
             return Err(unusable(format!(
                 "role {user} may not act as {owner}, to whom belongs what is restored into {name}: {grant}"

@@ -118,11 +118,11 @@ pub struct Refusals {
     pub is_at_end: bool,
     /// How often the server refused the program's own `SET transaction_timeout`.
     pub timeouts: usize,
-    /// What each process of the program is at. `pg_restore --jobs` has several, which write side by side.
+    /// The processes of the program, each with its progress. `pg_restore --jobs` has several, which write side by side.
     processes: HashMap<Option<Pid>, Process>,
 }
 
-/// One process of the program.
+/// The progress of one process of `pg_restore`.
 #[derive(Debug, Default)]
 struct Process {
     /// The last entries that were begun: kind, and name with schema.

@@ -170,7 +170,7 @@ impl Exchange {
     /// After a failure: whether the swap happened all the same. If not, connections are allowed again, if need be as soon
     /// as the server takes sessions again: until then the app is shut out.
     async fn settle(&self, mark: &Mark, hold: &mut Hold) -> bool {
-        /// How long a server may be away that restarts.
+        /// The longest time for which a server that restarts is away.
         const RESTART: Duration = Duration::from_mins(2);
         const AGAIN: Duration = Duration::from_millis(200);
         let deadline = Instant::now() + RESTART;

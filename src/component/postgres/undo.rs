@@ -114,7 +114,7 @@ pub async fn forget(config: &PostgresConfig) -> Result<(), ComponentError> {
 
 /// As [`crate::component::Component::recover`].
 pub async fn recover(config: &PostgresConfig) -> Result<Vec<String>, ComponentError> {
-    // Who has the lock is the only one that works: whatever else is there is of runs that died.
+    // The holder of the lock is the only run at work: copies and closed databases that are there are of dead runs.
     let hold = Hold::take(config, &config.database).await?;
     let admin = Admin::beside(config, &config.database).await?;
     admin.end_announced(&config.database).await?;

@@ -70,7 +70,7 @@ pub(super) async fn tail(
     // A secret that is cut in two by the limit could not be found any more: keep that much more.
     let margin = secrets.iter().map(|secret| secret.len()).max().unwrap_or(0);
     let (mut kept, mut cut) = (Vec::new(), false);
-    // What each process has begun to write and has not ended by a line break.
+    // The line of each process that no line break has ended yet.
     let mut begun: HashMap<Option<Pid>, Vec<u8>> = HashMap::new();
     let mut chunk = [0; 4096];
     loop {

@@ -133,8 +133,8 @@ impl Claim {
         self.change(|mark| mark.copies.extend([copy.to_owned()])).await
     }
 
-    /// Says that a class is proven: the journals of earlier replacements leave it alone from now on. The class is whole,
-    /// so nothing is put back because of a mark that cannot be written: a later run writes it.
+    /// Writes into the mark that a class is proven, so that the journals of earlier replacements leave the class alone. A
+    /// mark that cannot be written is a warning, since the class is whole: a later run writes the mark.
     pub(super) async fn tell_replaced(&self, class: &str) {
         let told = self.change(|mark| mark.replaced.extend([(class.to_owned(), mark.number)])).await;
         if let Err(err) = told {

@@ -10,14 +10,15 @@ use crate::component::{ComponentError, Shelf, weaviate::Weaviate};
 use crate::domain::facts::Facts;
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-/// The time for which a backup of another machine, or of an earlier version, is left though no manifest here names it:
-/// that machine may have the manifest in a folder of its own, or need the backup as a copy of classes.
+/// The time for which a backup of an earlier version, whose id names no machine, is left though no manifest here names
+/// it: another machine may have the manifest in a folder of its own, or need the backup as a copy of classes.
 const STRANGE: Duration = Duration::from_hours(30 * 24);
 
 impl Weaviate {
     /// Removes the backups of ours in the bucket that neither a manifest, nor a journal of this machine, nor a mark of
-    /// any machine names: those of this machine once they cannot be under way any more, all others after
+    /// any machine names: those of this machine once they cannot be under way any more, those of earlier versions after
     /// [`STRANGE`] and only if the server has every class of theirs, so that none is the only copy of a deleted class.
+    /// Those of other machines are left to these.
     ///
     /// # Errors
     ///
@@ -33,7 +34,7 @@ impl Weaviate {
         );
         let found = shelf.files("").await?;
         let ids = found.iter().filter_map(|(path, _)| path.split_once('/')).map(|(id, _)| id);
-        // One that began a moment ago may be somebody's whose manifest is still to come.
+        // A backup that began a moment ago may be one whose manifest is still to come.
         let is_free = |id: &&str| is_ours(id) && !needed.contains(*id) && is_older(id, self.config.timeout);
         let ids: BTreeSet<_> = ids.filter(is_free).collect();
         if ids.is_empty() {
@@ -56,13 +57,11 @@ impl Weaviate {
                     tracing::debug!(id, "a backup in the bucket may be of another machine and is left");
                     continue;
                 }
-                let gone = gone_classes(shelf, id, &there).await?;
-                if !gone.is_empty() {
+                if let Some(why) = reason_to_leave(shelf, id, &there).await? {
                     tracing::warn!(
                         id,
-                        "a backup of Weaviate in the bucket that no manifest names is left: it may be the only copy of classes {}, \
-                         which the server does not have; remove it by hand if nobody needs them",
-                        names(&gone)
+                        "a backup of Weaviate in the bucket that no manifest names here is left: {why}; remove it by hand if \
+                         nobody needs it"
                     );
                     continue;
                 }
@@ -74,13 +73,21 @@ impl Weaviate {
     }
 }
 
-/// The classes of a backup that the server does not have. A backup without a whole descriptor brings nothing back.
-async fn gone_classes(
+/// The reason for which an old backup that this machine has not made stays; `None` where it may go.
+async fn reason_to_leave(
     shelf: &Arc<dyn Shelf>,
     id: &str,
     there: &BTreeSet<String>,
-) -> Result<BTreeSet<String>, ComponentError> {
+) -> Result<Option<String>, ComponentError> {
+    if origin_of(id).is_some() {
+        return Ok(Some("another machine has made it, and removes it itself".to_owned()));
+    }
     let tree = Files::Bucket(Arc::clone(shelf)).tree(id).await?;
-    let classes = described(&tree, id).map(|described| described.classes).unwrap_or_default();
-    Ok(classes.difference(there).cloned().collect())
+    let Ok(described) = described(&tree, id) else {
+        return Ok(Some("its descriptor cannot be read, so nobody knows its classes".to_owned()));
+    };
+    let gone: BTreeSet<_> = described.classes.difference(there).cloned().collect();
+    let only_copy =
+        || format!("it may be the only copy of classes {}, which the server does not have", names(&gone));
+    Ok((!gone.is_empty()).then(only_copy))
 }

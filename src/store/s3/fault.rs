@@ -95,7 +95,7 @@ impl Fault {
         Self { kind: Kind::Passing, code: String::new(), is_silence: false, text: text.into() }
     }
 
-    /// The store answers otherwise than S3 does, and so nothing may be concluded from the answer.
+    /// The fault of a store that answers otherwise than S3 does, so that nothing may be concluded from the answer.
     pub(super) fn unable(text: &str) -> Self {
         Self { kind: Kind::Unknown, code: String::new(), is_silence: false, text: text.to_owned() }
     }

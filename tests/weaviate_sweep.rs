@@ -1,0 +1,77 @@
+//! Backups of Weaviate in the bucket that no manifest names: a machine removes its own, and leaves those of others.
+
+use crate::support::weaviate_server::{NEWEST, OLDEST};
+use crate::weaviate::{backup, each, restore};
+use crate::weaviate_faults::these_have_ended;
+use crate::weaviate_jobs::{in_bucket, shelf};
+use crate::weaviate_machines::{config, dies, marks};
+use reqwest::Method;
+use rna_backup::component::weaviate::{Way, Weaviate, WeaviateConfig};
+use rna_backup::component::{Component as _, Shelf, Target};
+use rna_backup::domain::progress::Meter;
+use serde_json::json;
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+/// The backups in the bucket.
+async fn in_shelf(shelf: &dyn Shelf) -> BTreeSet<String> {
+    let files = shelf.files("").await.unwrap();
+    files.iter().filter_map(|(path, _)| Some(path.split_once('/')?.0.to_owned())).collect()
+}
+
+#[tokio::test]
+async fn retention_on_another_machine_leaves_the_copies_that_a_restore_or_an_undo_needs_and_backups_of_others()
+ {
+    each([OLDEST, NEWEST], async |version| {
+        let (server, bucket) = in_bucket(version).await;
+        let shelf: Arc<dyn Shelf> = Arc::new(shelf(&bucket).await);
+        let at =
+            |name: &str| Weaviate::new(config(&server, &server.url(), name, Way::S3), Some(shelf.clone()));
+        // So short that nothing in the bucket counts as under way.
+        let sweeper = |name: &str| {
+            let config = config(&server, &server.url(), name, Way::S3);
+            Weaviate::new(WeaviateConfig { timeout: Duration::ZERO, ..config }, Some(shelf.clone()))
+        };
+        let swept = async |name: &str| sweeper(name).sweep(&[]).await.unwrap();
+        let [a, b] = ["a", "b"].map(&at);
+        let (archive, facts) = backup(&a).await.unwrap();
+        let own = facts.server_backup.unwrap();
+        assert_eq!(swept("b").await, [""; 0], "{version}: the manifest is on the other machine");
+        server.spoil().await;
+        let spoiled = server.contents().await;
+        dies(&server, Way::S3, Some(shelf.clone()), &archive, "Protocol").await;
+        let before = in_shelf(&*shelf).await;
+        assert_eq!(before.len(), 2, "{version}: the backup, and the copy that the journal needs");
+        assert_eq!(swept("b").await, [""; 0], "{version}");
+        a.recover().await.unwrap();
+        assert!(server.contents().await["Protocol"] == spoiled["Protocol"], "{version}");
+        // After a restore that succeeds, its copies are what `undo` brings back.
+        restore(&a, &archive, &Target::Live).await.unwrap();
+        assert_eq!(swept("b").await, [""; 0], "{version}");
+        a.undo(&Meter::default()).await.unwrap();
+        let found = server.contents().await;
+        assert!(
+            found["Protocol"] == spoiled["Protocol"] && found["Sample"] == spoiled["Sample"],
+            "{version}"
+        );
+        for _ in 0..2 {
+            a.forget().await.unwrap();
+        }
+        assert_eq!(marks(&server).await, [""; 0], "{version}");
+        assert_eq!(in_shelf(&*shelf).await, BTreeSet::from([own.clone()]), "{version}");
+
+        // A backup of an earlier version does not say whose it is, and may be the only copy of a class that is gone.
+        let old = "rna-20200101t000000z-0123abcd";
+        let order = json!({"id": old, "include": ["Later"]});
+        server.ask(Method::POST, "/v1/backups/s3", Some(order)).await;
+        these_have_ended(&server, "s3", [old.to_owned()]).await;
+        server.ask(Method::DELETE, "/v1/schema/Later", None).await;
+        assert_eq!(swept("b").await, [""; 0], "{version}: no other copy of the class is known");
+        server.make(json!({"class": "Later", "vectorizer": "none", "properties": []})).await;
+        assert!(swept("b").await.concat().contains(old), "{version}");
+        // Its own that no manifest names any more go at once, and so they did before.
+        let said = swept("a").await.concat();
+        assert!(said.contains(&own) && in_shelf(&*shelf).await.is_empty(), "{version}: {said}");
+        drop(b);
+    })
+    .await;
+}
