@@ -120,6 +120,6 @@ WORKDIR /backups
 ENV PATH=/usr/local/bin BACKUP_ROOT=/backups
 EXPOSE 9188
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=30s --timeout=10s --start-period=30s --retries=3 CMD ["rna-backup", "healthcheck"]
+HEALTHCHECK --interval=10s --timeout=10s --start-period=30s --retries=6 CMD ["rna-backup", "healthcheck"]
 ENTRYPOINT ["rna-backup"]
 CMD ["worker"]

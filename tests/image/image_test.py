@@ -7,12 +7,12 @@ Substitutes for what cannot be had here are printed as such.
 """
 
 import io
-import os
 import shutil
 import subprocess
 import sys
 import tarfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -34,10 +34,16 @@ def say(text):
 
 
 class Runner:
-    """Runs steps; after a failed one the rest of its walk is not tried, for each builds on those before."""
+    """Runs walks, which are lists of steps; after a failed step the rest of the walk is not tried, for each step builds on those before."""
 
     def __init__(self):
-        self.passed, self.failed, self.skipped = 0, 0, 0
+        self.passed, self.failed, self.skipped = [], [], []
+
+    def side_by_side(self, walks):
+        """Runs several walks at once. Each waits for health checks and deadlines most of the time, and they share nothing but the engine."""
+        with ThreadPoolExecutor(len(walks)) as threads:
+            for walked in [threads.submit(self.walk, steps, *arguments) for steps, *arguments in walks]:
+                walked.result()
 
     def walk(self, steps, *arguments):
         for number, step in enumerate(steps):
@@ -45,14 +51,14 @@ class Runner:
             try:
                 found = step(*arguments)
             except Exception as err:  # noqa: BLE001 - whatever it is, it is told, and the next walk goes on
-                self.failed += 1
+                self.failed.append(step)
                 say(f"FAILED {name}\n{type(err).__name__}: {err}")
-                rest = len(steps) - number - 1
+                rest = steps[number + 1 :]
+                self.skipped += rest
                 if rest:
-                    self.skipped += rest
-                    say(f"not tried after this failure: {rest} more")
+                    say(f"not tried after this failure: {len(rest)} more")
                 return
-            self.passed += 1
+            self.passed.append(step)
             say(f"ok     {name}" + (f": {found}" if found else ""))
 
 
@@ -102,18 +108,18 @@ def main(program):
         repository = checkout()
         terminal = Terminal(engine, repository / readme.line("cd tests/webapp").removeprefix("cd "), substitutes)
         terminal.run("docker compose build rna-backup")
-        runner.walk([build.the_build_stage_has_what_the_c_code_of_our_crates_asks_for], engine)
-        runner.walk([build.the_older_builder_makes_the_same_image], engine, options)
-        runner.walk([build.the_image_is_small_and_has_nothing_that_the_worker_does_not_call], engine)
-        subprocess.run(["make", "sbom", f"IMAGE={build.IMAGE}"], cwd=ROOT, env=os.environ | engine.env, check=True, capture_output=True)
-        runner.walk([build.the_bill_of_materials_names_each_package_of_the_image], engine)
-        runner.walk(demo.STEPS, demo.Demo(terminal, readme))
-        runner.walk(beside.STEPS, beside.Lab(engine, repository, substitutes, readme, quickstart))
+        runner.side_by_side(
+            [
+                (build.STEPS, engine, options),
+                (demo.STEPS, demo.Demo(terminal, readme)),
+                (beside.STEPS, beside.Lab(engine, repository, substitutes, readme, quickstart)),
+            ]
+        )
         for project in (demo.PROJECT, beside.PROJECT):
             engine.remove(project)
         if not runner.failed:
             runner.walk([every_command_of_the_documents_was_run], readme, quickstart)
-    print(f"{runner.passed} passed, {runner.failed} failed, {runner.skipped} skipped", flush=True)
+    print(f"{len(runner.passed)} passed, {len(runner.failed)} failed, {len(runner.skipped)} skipped", flush=True)
     return 1 if runner.failed else 0
 
 
