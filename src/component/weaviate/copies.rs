@@ -64,7 +64,7 @@ impl Weaviate {
             files.prove(&id, &tree, &described(&tree, &id)?).await?;
             files.sync(&id).await?;
         }
-        snapshot_of(journal, index, id)
+        snapshot_of(journal, &index, id)
     }
 
     /// Copies classes object by object into a file beside the journal.
@@ -82,7 +82,7 @@ impl Weaviate {
         for (name, class) in &mut index.classes {
             class.objects = Bracket::captured(counts[name]);
         }
-        snapshot_of(journal, index, id)
+        snapshot_of(journal, &index, id)
     }
 
     /// The source from which a snapshot is put back.
@@ -159,11 +159,10 @@ impl Weaviate {
 }
 
 /// A copy, once its index lies beside the journal.
-fn snapshot_of(journal: &Journal, index: Index, id: String) -> Result<Snapshot, ComponentError> {
-    let text = serde_json::to_vec(&index).expect("names and numbers are JSON");
+fn snapshot_of(journal: &Journal, index: &Index, id: String) -> Result<Snapshot, ComponentError> {
+    let text = serde_json::to_vec(index).expect("names and numbers are JSON");
     journal.put(&json(&id), &text)?;
-    let classes = index.classes.into_keys().collect();
-    Ok(Snapshot { made: index.way, id, at: Timestamp::now(), classes })
+    Ok(Snapshot { made: index.way, id, at: Timestamp::now() })
 }
 
 /// The contents of the descriptors of a backup that is whole.

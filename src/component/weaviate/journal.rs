@@ -211,7 +211,7 @@ pub(super) fn unwritten(folder: &Path, source: io::Error) -> ComponentError {
 #[cfg(test)]
 use crate::component::weaviate::{
     index::Made,
-    notes::{Kept, Loose, Replacing, Snapshot, State, Step, befores},
+    notes::{Kept, Loose, Replacing, State, Step, tests::snapshot},
 };
 
 #[test]
@@ -229,13 +229,7 @@ fn notes_are_there_again_and_a_folder_is_made_only_when_there_is_something_to_no
     assert!(!folder.join("a").exists());
     journal.remove("a").unwrap();
 
-    let snapshot = |id: &str| Snapshot {
-        made: Made::Export,
-        id: id.to_owned(),
-        at: jiff::Timestamp::UNIX_EPOCH,
-        classes: ["A".to_owned()].into(),
-    };
-    let kept = Kept { before: befores(["A".to_owned()], Some(&snapshot("rna-kept"))) };
+    let kept = Kept { before: [("A".to_owned(), Some(snapshot("rna-kept")))].into() };
     let step = Step { state: State::Deleted, before: Some(snapshot("rna-safe")) };
     let replacing = Replacing { classes: [("A".to_owned(), step)].into(), ..Replacing::default() };
     journal.note(|notes| (notes.kept, notes.replacing) = (Some(kept), Some(replacing))).unwrap();

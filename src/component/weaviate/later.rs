@@ -292,7 +292,7 @@ mod tests {
     #[test]
     fn a_missing_class_with_a_copy_stays_due() {
         let mut notes = died(Some(2));
-        let copy = crate::component::weaviate::notes::tests::snapshot("rna-safe", &["P"]);
+        let copy = crate::component::weaviate::notes::tests::snapshot("rna-safe");
         notes.replacing.as_mut().unwrap().classes.get_mut("P").unwrap().before = Some(copy);
         let replaced = [("P".to_owned(), 3)].into();
         let marks = [example(2, "a"), Mark { replaced, ..example(3, "b") }];

@@ -8,15 +8,14 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// A copy of classes, whole.
+/// A copy of classes, whole. Its classes stand in the index of the copy, a file beside the journal, and not here: the
+/// notes name a copy once for each class, and are written several times for each class.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(super) struct Snapshot {
     pub(super) made: Made,
     /// The name of the backup on the server, or of the file in the folder of the journal.
     pub(super) id: String,
     pub(super) at: Timestamp,
-    /// The classes in the copy. More stands in the index of the copy, a file beside the journal.
-    pub(super) classes: BTreeSet<String>,
 }
 
 /// The notes of this machine about one server.
@@ -338,15 +337,6 @@ impl Kept {
     pub(super) fn at(&self) -> Timestamp {
         self.copies().map(|copy| copy.at).min().unwrap_or_default()
     }
-}
-
-/// The copy of each class, if one copy was made of all that were there.
-pub(super) fn befores(
-    classes: impl IntoIterator<Item = String>,
-    snapshot: Option<&Snapshot>,
-) -> BTreeMap<String, Option<Snapshot>> {
-    let before = |class: &String| snapshot.filter(|snapshot| snapshot.classes.contains(class)).cloned();
-    classes.into_iter().map(|class| (class.clone(), before(&class))).collect()
 }
 
 #[cfg(test)]

@@ -231,10 +231,11 @@ impl Weaviate {
         {
             return Ok(true);
         }
-        let is_like = |other: &&Snapshot| other.made == Made::Export && other.classes.contains(class);
-        for other in journal.notes.snapshots().into_iter().filter(is_like) {
+        let exports = journal.notes.snapshots().into_iter().filter(|other| other.made == Made::Export);
+        for other in exports {
             // A copy that cannot be read keeps nothing.
             if let Ok(whole) = self.source_of(server, journal, other)
+                && whole.index.classes.contains_key(class)
                 && is_contained(&part, &whole, class).await.unwrap_or(false)
             {
                 return Ok(true);

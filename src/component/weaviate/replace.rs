@@ -140,7 +140,7 @@ impl Weaviate {
                 can_be_put_back(server, live, bring).await?;
             }
             let copy = self.source_of(server, journal, safety)?;
-            copy.try_out(server, journal, &safety.classes).await?;
+            copy.try_out(server, journal, &live.keys().cloned().collect()).await?;
             claim.needs(&safety.id).await?;
         }
         let number = claim.number().await;

@@ -1,16 +1,19 @@
 use super::*;
 use serde_json::json;
 
-pub(in crate::component::weaviate) fn snapshot(id: &str, classes: &[&str]) -> Snapshot {
-    let classes = classes.iter().map(|class| (*class).to_owned()).collect();
-    Snapshot { made: Made::Export, id: id.to_owned(), at: Timestamp::UNIX_EPOCH, classes }
+pub(in crate::component::weaviate) fn snapshot(id: &str) -> Snapshot {
+    Snapshot { made: Made::Export, id: id.to_owned(), at: Timestamp::UNIX_EPOCH }
+}
+
+fn kept(copy: &str, classes: &[&str]) -> Kept {
+    Kept { before: classes.iter().map(|class| ((*class).to_owned(), Some(snapshot(copy)))).collect() }
 }
 
 #[test]
 fn undo_takes_back_what_was_proven_and_the_restore_before_it_is_forgotten_with_the_first() {
     let step = |before| Step { state: State::Untouched, before };
-    let old = Kept { before: befores(["A".to_owned()], Some(&snapshot("old", &["A"]))) };
-    let safety = snapshot("new", &["A", "B"]);
+    let old = kept("old", &["A"]);
+    let safety = snapshot("new");
     let classes = [
         ("A".to_owned(), step(Some(safety.clone()))),
         ("B".to_owned(), step(Some(safety.clone()))),
@@ -34,17 +37,14 @@ fn undo_takes_back_what_was_proven_and_the_restore_before_it_is_forgotten_with_t
 
 #[test]
 fn an_undo_that_ends_in_the_middle_is_gone_on_with_and_its_end_can_be_undone_as_one() {
-    let of = |id: &str, classes: &[&str]| Kept {
-        before: befores(classes.iter().map(|class| (*class).to_owned()), Some(&snapshot(id, classes))),
-    };
     let untouched = |id: &str, classes: &[&str]| {
-        let copy = snapshot(id, classes);
+        let copy = snapshot(id);
         let step = |class: &&str| {
             ((*class).to_owned(), Step { state: State::Untouched, before: Some(copy.clone()) })
         };
         classes.iter().map(step).collect::<BTreeMap<_, _>>()
     };
-    let mut notes = Notes { kept: Some(of("before", &["A", "B", "C"])), ..Notes::default() };
+    let mut notes = Notes { kept: Some(kept("before", &["A", "B", "C"])), ..Notes::default() };
     notes.begin(untouched("restored", &["A", "B", "C"]), true);
     notes.reached("A", State::Proven);
     notes.reached("B", State::Deleted);
@@ -52,7 +52,7 @@ fn an_undo_that_ends_in_the_middle_is_gone_on_with_and_its_end_can_be_undone_as_
     assert!(notes.replacing.is_some(), "B is due");
     notes.reached("B", State::PutBack);
     // As where B was put back hours later, and what stood there is kept.
-    notes.keep("B", Some(snapshot("late", &["B"])));
+    notes.keep("B", Some(snapshot("late")));
     notes.settled();
     let names =
         |kept: &Option<Kept>| kept.as_ref().map(|kept| kept.before.keys().cloned().collect::<String>());
@@ -69,7 +69,7 @@ fn an_undo_that_ends_in_the_middle_is_gone_on_with_and_its_end_can_be_undone_as_
 
 #[test]
 fn a_class_that_is_due_comes_from_the_copy_that_was_made_before_it_was_deleted() {
-    let step = |state, before| Step { state, before: Some(snapshot(before, &["A", "B"])) };
+    let step = |state, before| Step { state, before: Some(snapshot(before)) };
     let untouched = |class: &str| (class.to_owned(), step(State::Untouched, "second"));
     let due = ("A".to_owned(), step(State::Deleted, "first"));
     let replacing = Some(Replacing { classes: [due.clone()].into(), ..Replacing::default() });
@@ -94,4 +94,18 @@ fn notes_of_versions_that_replaced_all_classes_at_once_are_read() {
     assert_eq!((steps["B"].before.as_ref(), notes.snapshots().len()), (None, 1));
     let again = serde_json::from_value::<Notes>(serde_json::to_value(&notes).unwrap()).unwrap();
     assert_eq!(again, notes);
+}
+
+#[test]
+fn twice_as_many_classes_take_twice_the_room() {
+    let length = |classes: usize| {
+        let step = |class| {
+            let step = Step { state: State::Untouched, before: Some(snapshot("rna-safe")) };
+            (format!("Class{class:03}"), step)
+        };
+        let replacing = Replacing { classes: (0..classes).map(step).collect(), ..Replacing::default() };
+        let notes = Notes { replacing: Some(replacing), ..Notes::default() };
+        serde_json::to_vec(&notes).unwrap().len()
+    };
+    assert!(length(400) < 2 * length(200));
 }

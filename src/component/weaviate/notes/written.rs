@@ -1,6 +1,6 @@
 //! The notes as versions have written them.
 
-use crate::component::weaviate::notes::{self, Snapshot, State, Step, befores};
+use crate::component::weaviate::notes::{self, Snapshot, State, Step};
 use jiff::Timestamp;
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,7 +24,7 @@ pub(super) enum Replacing {
     },
     AllAtOnce {
         classes: BTreeSet<String>,
-        safety: Option<Snapshot>,
+        safety: Option<CopyOfAll>,
         began: Option<Timestamp>,
     },
 }
@@ -50,7 +50,7 @@ impl From<Replacing> for notes::Replacing {
 #[serde(untagged)]
 pub(super) enum Kept {
     ClassByClass { before: BTreeMap<String, Option<Snapshot>> },
-    AllAtOnce { snapshot: Snapshot, classes: BTreeSet<String> },
+    AllAtOnce { snapshot: CopyOfAll, classes: BTreeSet<String> },
 }
 
 impl From<Kept> for notes::Kept {
@@ -60,4 +60,20 @@ impl From<Kept> for notes::Kept {
             Kept::AllAtOnce { snapshot, classes } => Self { before: befores(classes, Some(&snapshot)) },
         }
     }
+}
+
+/// The one copy of all classes that were there, and their names.
+#[derive(Deserialize)]
+pub(super) struct CopyOfAll {
+    #[serde(flatten)]
+    copy: Snapshot,
+    classes: BTreeSet<String>,
+}
+
+/// The copy of each class; `None` for a class that is not in the copy.
+fn befores(classes: BTreeSet<String>, of_all: Option<&CopyOfAll>) -> BTreeMap<String, Option<Snapshot>> {
+    let before = |class: &String| {
+        of_all.filter(|of_all| of_all.classes.contains(class)).map(|of_all| of_all.copy.clone())
+    };
+    classes.into_iter().map(|class| (class.clone(), before(&class))).collect()
 }
