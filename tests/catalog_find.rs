@@ -27,8 +27,14 @@ async fn the_latest_is_verified_if_any_is() {
 async fn where_no_backup_is_whole_that_is_said_and_not_that_there_is_none() {
     let lab = Lab::new();
     for (hour, words) in [
-        (1, "there is one, and it is damaged or its archive is gone"),
-        (2, "there are 2, and each is damaged"),
+        (
+            1,
+            "there is one, and it is damaged or its archive is gone (media_backup_20261122_010000: its archive is not there)",
+        ),
+        (
+            2,
+            "there are 2, and each is damaged or its archive is gone (media_backup_20261122_020000: its archive is",
+        ),
     ] {
         let manifest = lab.backup(Media, hour).await;
         std::fs::remove_file(lab.path(&manifest.objects[0].key)).unwrap();

@@ -293,6 +293,12 @@ async fn a_file_system_mounted_in_the_media_is_left_where_it_is() {
     };
     File::create(inside.join("x")).unwrap();
     let media = media(&root);
+    // The night's backup says so, and not the bad day.
+    let warnings = tar_of(&root, || ()).await.1.warnings;
+    assert!(
+        warnings.iter().any(|warning| warning.contains("another file system is mounted there")),
+        "{warnings:?}"
+    );
     for refused in [
         media.plan(&Target::Live, None).await.map(|_| ()).unwrap_err(),
         stage(&media, &lab.tar, &Target::Live, Some(&lab.facts)).await.map(|_| ()).unwrap_err(),

@@ -1,7 +1,7 @@
 """What an administrator fills in."""
 
 from django import forms
-from django.contrib.admin.widgets import AdminIntegerFieldWidget, AdminRadioSelect, AdminTextInputWidget
+from django.contrib.admin.widgets import AdminIntegerFieldWidget, AdminRadioSelect, AdminTextareaWidget, AdminTextInputWidget
 
 from rna_backup_django.models import Component
 
@@ -31,9 +31,16 @@ class TriggerForm(forms.Form):
 class RestoreForm(forms.Form):
     """Asks for the name of what will be overwritten: a click alone is too easily done."""
 
-    OPTIONS = {"postgres": "without_rights", "weaviate": "with_access"}
-    """The argument of a component's task that is a tick box here."""
+    OPTIONS = {"postgres": ("without", "without_rights"), "weaviate": ("with_access",)}
+    """The arguments of a component's task that are fields of this form."""
 
+    without = forms.CharField(
+        required=False,
+        label="without these objects",
+        widget=AdminTextareaWidget(attrs={"rows": 3, "spellcheck": "false"}),
+        help_text="Leave it empty: a restore that cannot make an object again (a view, an index, a policy) is then refused, and "
+        "names it. Put such names here, one on each line, as the worker's message gives them: everything else is restored.",
+    )
     without_rights = forms.BooleanField(
         required=False,
         label="without owners and privileges",
@@ -52,18 +59,23 @@ class RestoreForm(forms.Form):
         super().__init__(*args, **kwargs)
         self.component = component
         self.fields["name"].label = f"Type {component} to confirm"
-        for option in self.OPTIONS.values():
-            if option != self.OPTIONS.get(component):
-                del self.fields[option]
+        for other, options in self.OPTIONS.items():
+            if other != component:
+                for option in options:
+                    del self.fields[option]
 
     def clean_name(self):
         if self.cleaned_data["name"] != self.component:
             raise forms.ValidationError(f"This is not “{self.component}”. Nothing was ordered.")
         return self.component
 
+    def clean_without(self):
+        return [name.strip() for name in self.cleaned_data["without"].splitlines() if name.strip()]
+
     def options(self):
-        """The arguments of the task whose boxes are ticked."""
-        return {option: True for option in self.OPTIONS.values() if self.cleaned_data.get(option)}
+        """The arguments of the task that were filled in or ticked."""
+        options = {option: self.cleaned_data[option] for option in self.OPTIONS.get(self.component, ())}
+        return {option: value for option, value in options.items() if value}
 
 
 class CleanupForm(forms.Form):

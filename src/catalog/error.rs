@@ -1,6 +1,6 @@
 //! The errors of the catalogue.
 
-use crate::domain::id::BackupId;
+use crate::domain::{id::BackupId, report::PassedOver};
 use crate::store::StoreError;
 
 /// An error of the catalogue. There is one variant for each remedy that a caller has.
@@ -80,12 +80,15 @@ impl CatalogError {
         Self::NotFound { what: shown(reference), why: "no such backup".to_owned() }
     }
 
-    /// The error that there are backups, so many, and all of them are damaged or gone.
-    pub(super) fn none_whole(reference: &str, damaged: usize) -> Self {
-        let why = match damaged {
-            1 => "there is one, and it is damaged or its archive is gone".to_owned(),
-            many => format!("there are {many}, and each is damaged or its archive is gone"),
+    /// The error that there are backups, so many, and each is damaged or its archive is gone; with the newest of them.
+    pub(super) fn none_whole(reference: &str, damaged: usize, newest: &PassedOver) -> Self {
+        let count = match damaged {
+            1 => "there is one, and it".to_owned(),
+            many => format!("there are {many}, and each"),
         };
+        let PassedOver { backup_id, why } = newest;
+        let why =
+            format!("{count} is damaged or its archive is gone ({backup_id}: {why}): `list` shows them");
         Self::NotFound { what: shown(reference), why }
     }
 

@@ -93,7 +93,8 @@ impl Entry {
         self.manifest().is_some_and(Manifest::is_suspect)
     }
 
-    fn passed_over(&self, purpose: Purpose, now: Timestamp) -> PassedOver {
+    /// The backup, with the reason why `latest` means another one.
+    pub(super) fn passed_over(&self, purpose: Purpose, now: Timestamp) -> PassedOver {
         PassedOver { backup_id: self.backup_id.clone(), why: self.why_not(purpose, now) }
     }
 

@@ -21,6 +21,7 @@ use crate::store::{ObjectKey, ObjectMeta, Store, StoreError};
 use document::{Cache, Document, Fault};
 use entry::{Found, Look, incumbent};
 use futures_util::{StreamExt as _, stream};
+use jiff::Timestamp;
 use latest::Purpose;
 use reference::Wanted;
 use silence::Silence;
@@ -136,6 +137,7 @@ impl Catalog {
         let wanted = Wanted::parse(reference, component, &self.stores)?;
         let listing = self.list(wanted.component().or(component)).await?;
         let (away, count) = (listing.away.into_iter().next(), listing.entries.len());
+        let newest = listing.entries.first().map(|entry| entry.passed_over(purpose, Timestamp::now()));
         let is_latest = matches!(wanted, Wanted::Latest(_));
         let choice = if is_latest {
             latest::choose(reference, purpose, &listing.entries, &listing.damaged)
@@ -157,11 +159,11 @@ impl Catalog {
             return Ok(choice);
         }
         self.refuse_links(reference, &wanted).await?;
-        let found = match (component, &wanted) {
-            (Some(component), Wanted::Object(destination, key)) => {
+        let found = match (component, &wanted, newest) {
+            (Some(component), Wanted::Object(destination, key), _) => {
                 self.stranger(component, destination, key, reference).await
             }
-            (_, Wanted::Latest(_)) if count > 0 => Err(CatalogError::none_whole(reference, count)),
+            (_, Wanted::Latest(_), Some(newest)) => Err(CatalogError::none_whole(reference, count, &newest)),
             _ => Err(CatalogError::not_found(reference)),
         };
         match (found, away) {

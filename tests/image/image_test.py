@@ -107,7 +107,8 @@ def main(program):
         make_room(engine)
         repository = checkout()
         terminal = Terminal(engine, repository / readme.line("cd tests/webapp").removeprefix("cd "), substitutes)
-        terminal.run("docker compose build rna-backup")
+        # The app beside which the worker is started is the app of the demo, too.
+        terminal.run("docker compose build rna-backup app")
         runner.side_by_side(
             [
                 (build.STEPS, engine, options),

@@ -167,10 +167,16 @@ impl Media {
 
         let (chunks, mut queue) = mpsc::channel(QUEUE);
         let mut packing = {
-            let meter = meter.clone();
+            let (meter, path) = (meter.clone(), self.config.root.clone());
             // Opening a file through the runtime costs more than reading a small one, so one thread
             // does it all. It ends when the queue does.
-            task::spawn_blocking(move || pack::pack(root, increment, chunks, meter))
+            task::spawn_blocking(move || {
+                let mut facts = pack::pack(root, increment, chunks, meter)?;
+                if let Some(hindrance) = mounts::hindrance(&path) {
+                    facts.warn(hindrance);
+                }
+                Ok(facts)
+            })
         };
         let stop = StopOnDrop::default();
         let total = self.estimate(Arc::clone(&stop.0));

@@ -24,6 +24,15 @@ pub(super) fn mounted_below(folder: &Path) -> Option<PathBuf> {
     points.map(unescaped).find(|point| point.starts_with(folder) && point != folder)
 }
 
+/// The warning that a mount point below the media folder is in the way of a restore; `None` where there is none.
+pub(super) fn hindrance(root: &Path) -> Option<String> {
+    let mounted = mounted_below(&fs::canonicalize(root).ok()?)?;
+    Some(format!(
+        "{mounted:?}: another file system is mounted there: its files are in the backup, and a restore of the media folder \
+         begins only when it is unmounted"
+    ))
+}
+
 /// A path of `mountinfo`, in which a backslash and three octal digits stand for a space, a tab, a line break or a
 /// backslash. A path need not be UTF-8.
 fn unescaped(point: &[u8]) -> PathBuf {

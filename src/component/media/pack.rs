@@ -13,6 +13,7 @@ use crate::component::media::kind::is_compressed;
 use crate::component::media::look::Look;
 use crate::component::media::path::DEEPEST;
 use crate::component::media::snapshot::Extras;
+use crate::component::media::trouble::shown;
 use crate::component::media::unreadable::Unreadable;
 use crate::component::tar::{
     Abandoned, AttributeKinds, Chunk, DUMPDIR, ExtendedAttributes, Reference, TarWriter,
@@ -29,10 +30,10 @@ use rustix::{
 };
 use std::{
     collections::HashMap,
-    ffi::{CStr, OsStr},
+    ffi::CStr,
     fs::{File, Metadata},
     io,
-    os::unix::{ffi::OsStrExt, fs::MetadataExt},
+    os::unix::fs::MetadataExt,
 };
 use tokio::sync::mpsc;
 
@@ -391,8 +392,7 @@ impl Packing {
     }
 
     /// The path under way for people: in quotes, bytes that are not text escaped.
-    #[allow(clippy::unnecessary_debug_formatting, reason = "names hold line ends and bytes that are no text")]
     fn shown(&self) -> String {
-        format!("{:?}", OsStr::from_bytes(&self.path))
+        shown(&self.path)
     }
 }

@@ -46,7 +46,7 @@ pub(super) fn unusable(what: String) -> ComponentError {
 #[allow(clippy::unnecessary_debug_formatting, reason = "names hold line ends and bytes that are no text")]
 pub(super) fn shown(name: &[u8]) -> String {
     /// Of which the beginning and the end are shown.
-    const LONG: usize = 300;
+    const LONG: usize = 1024;
     let quoted = |name| format!("{:?}", OsStr::from_bytes(name));
     if name.len() <= LONG {
         return quoted(name);

@@ -66,16 +66,21 @@ class Orders(CatalogTestCase):
             task, arguments, _ = self.order(page("restore", row.pk), name=component)
             self.assertEqual((task, arguments), (f"restore.{name}", {argument: row.pk}))
 
-    def test_what_a_restore_may_lose_or_bring_beside_the_data_is_a_tick_box_of_its_component(self):
-        options = {"postgres": "without_rights", "weaviate": "with_access", "media": None}
-        ticked = {option: "on" for option in options.values() if option}
-        for component, option in options.items():
+    def test_what_a_restore_may_lose_or_bring_beside_the_data_is_a_field_of_its_component(self):
+        filled = {"without_rights": "on", "with_access": "on", "without": "public.words\r\n\r\n public.\"a, b\" \r\n"}
+        expected = {
+            "postgres": {"without_rights": True, "without": ["public.words", 'public."a, b"']},
+            "weaviate": {"with_access": True},
+            "media": {},
+        }
+        for component, options in expected.items():
             row = backup(component)
             row.save()
             shown = self.client.get(page("restore", row.pk)).content.decode()
-            self.assertEqual({name for name in ticked if f'name="{name}"' in shown}, {option} - {None})
-            _, arguments, _ = self.order(page("restore", row.pk), name=component, **ticked)
-            self.assertEqual({name for name, value in arguments.items() if value is True}, {option} - {None})
+            self.assertEqual({name for name in filled if f'name="{name}"' in shown}, set(options))
+            for values, wanted in ((filled, options), ({}, {})):
+                _, arguments, _ = self.order(page("restore", row.pk), name=component, **values)
+                self.assertEqual({name: value for name, value in arguments.items() if name in filled}, wanted)
 
     def test_only_what_is_in_the_catalogue_and_whole_can_be_restored_or_verified(self):
         for name in ("latest", "pg_backup_20200101_000000", "..", "s3:"):
