@@ -23,9 +23,9 @@ TOOLS := age:age /usr/sbin/mkfs.ext2:e2fsprogs /usr/sbin/mkfs.exfat:exfatprogs \
          /usr/sbin/mount.exfat-fuse:exfat-fuse bindfs:bindfs bsdtar:libarchive-tools \
          /usr/sbin/pgbouncer:pgbouncer tar:tar zstd:zstd openssl:openssl setpriv:util-linux jq:jq curl:curl
 BROWSER := chromium:chromium chromedriver:chromium-driver setpriv:util-linux
+YAML := '/usr/lib/python3/dist-packages/yaml/__init__.py:python3-yaml'
 # What looks at the alert rules, and at the image and the compose file, for which no Docker is needed.
-WATCH := prometheus:prometheus promtool:prometheus docker-compose:docker-compose \
-         '/usr/lib/python3/dist-packages/yaml/__init__.py:python3-yaml'
+WATCH := prometheus:prometheus promtool:prometheus docker-compose:docker-compose $(YAML)
 VENV := /usr/bin/python3:python3 '/usr/lib/python3*/ensurepip/__main__.py:python3-venv'
 
 # The app's version, one between, and the newest.
@@ -34,7 +34,7 @@ WEAVIATE := 1.26.1 1.37.14 1.39.2
 # What `make image-test` needs beside Docker, to make base images where no registry answers.
 ENGINE := dockerd:docker.io debootstrap:debootstrap chroot:coreutils
 
-.PHONY: help build test test-django lint demo chaos soak audit sbom bench coverage fuzz clean image image-test weaviate \
+.PHONY: help build test test-django lint book demo chaos soak audit sbom bench coverage fuzz clean image image-test weaviate \
         tools-build tools-test tools-engine
 
 help: ## this list
@@ -58,15 +58,22 @@ test-django: tools-test weaviate-1.26.1 ## the pages in Django Admin alone, by D
 	@cargo build --locked
 	@target/venv/browser/bin/python tests/django/run.py $(TARGET)/debug/rna-backup
 
-lint: tools-build ## format, clippy, documentation, dependencies, scripts, README
-	@$(INSTALL) debian shellcheck:shellcheck /usr/bin/python3:python3
+lint: tools-build ## format, clippy, dependencies, scripts, documentation
+	@$(INSTALL) debian shellcheck:shellcheck
 	@echo '--- cargo fmt'; cargo fmt --check
 	@echo '--- cargo clippy'; cargo clippy --all-targets --locked -- -D warnings
 	@echo '--- cargo doc'; RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --document-private-items --locked
 	@if command -v cargo-deny >/dev/null; then echo '--- cargo deny'; cargo deny --locked check; \
 	  else echo '--- cargo deny SKIPPED: licences and advisories unchecked (cargo install cargo-deny)'; fi
 	@echo '--- shellcheck'; shellcheck .ci/run $(INSTALL)
-	@echo '--- README'; $(PY) tests/support/readme.py
+	@echo '--- documentation'; $(MAKE) book
+
+book: tools-build ## the documentation as a book, target/book/index.html, with every link, name, message and code block in it checked
+	@$(INSTALL) debian $(VENV) $(YAML)
+	@$(INSTALL) venv book
+	@cargo build --locked
+	@$(PY) tests/support/docs.py $(TARGET)/debug/rna-backup
+	@target/venv/book/bin/mdbook build docs 2>&1 | { ! grep -E 'WARN|ERROR'; }
 
 audit: tools-build ## licences, sources and known holes of the dependencies (installs cargo-deny the first time: minutes)
 	@command -v cargo-deny >/dev/null || cargo install --locked cargo-deny
@@ -87,7 +94,7 @@ image: tools-build ## the Docker image rna-backup, compiled inside Docker, with 
 	@docker image inspect --format '{{.Size}} bytes' $(IMAGE)
 	@$(MAKE) sbom
 
-image-test: tools-build weaviate-1.26.1 tools-engine ## the image and every command of README's section on compose, on a real Docker engine (root, or a running engine)
+image-test: tools-build weaviate-1.26.1 tools-engine ## the image and every command of docs/compose.md, on a real Docker engine (root, or a running engine)
 	@cargo build --locked
 	@mkdir -p target/image-test && strip -o target/image-test/rna-backup $(TARGET)/debug/rna-backup
 	@$(PY) tests/image/image_test.py target/image-test/rna-backup
