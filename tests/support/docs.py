@@ -115,6 +115,9 @@ def names(pages, code):
         for task in set(re.findall(r"api\.backup\.(?:tasks|restore)\.\w+", page.text)) - tasks:
             yield f"{page.name}: task {task}, which no code has"
     by_name = {page.name: page.text for page in pages}
+    for target in re.findall(r"^([a-z-]+):.*## ", makefile, re.M):
+        if f"`make {target}`" not in by_name["docs/developing.md"]:
+            yield f"docs/developing.md: make {target} is missing"
     for setting in known | compose:
         if f"`{setting}`" not in by_name["docs/settings.md"]:
             yield f"docs/settings.md: setting {setting} is missing"
