@@ -137,6 +137,10 @@ def words(code):
     for name, message in messages:
         if message.removeprefix("is not ") not in said:
             yield f"{name}: message {message!r}, which nobody says"
+    for runbook in re.findall(r"runbook_url: (\S+)", (ROOT / "monitoring/alerts.yml").read_text()):
+        name, _, place = runbook.partition("#")
+        if not (ROOT / name).exists() or place not in Page(ROOT / name).anchors:
+            yield f"monitoring/alerts.yml: {runbook}, which does not exist"
     security, restore = (DOCS / "security.md").read_text(), (DOCS / "restore.md").read_text()
     rights = (ROOT / "src/celery/client/options.rs").read_text().split("```text")[1].split("```")[0]
     for line in rights.replace("///", "").split("\n"):
