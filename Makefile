@@ -69,7 +69,7 @@ lint: tools-build ## Check format, clippy, dependencies, scripts and documentati
 	@echo '--- documentation'; $(MAKE) book
 
 book: tools-build ## Build the documentation as a book (target/book/index.html), and check its links, names, messages and commands
-	@$(INSTALL) debian $(VENV) $(YAML)
+	@$(INSTALL) debian $(VENV) $(YAML) tar:tar zstd:zstd
 	@$(INSTALL) venv book
 	@cargo build --locked
 	@$(PY) tests/support/docs.py $(TARGET)/debug/rna-backup

@@ -3,7 +3,8 @@
     python tests/support/docs.py [PROGRAM]
 
 Links and anchors lead somewhere, the book has every page, make targets, files, settings, tasks and metrics exist, messages are those of the
-code, and code blocks can be read. With PROGRAM, each command line of rna-backup in the documents is parsed by that binary.
+code, and code blocks can be read. With PROGRAM, each command line of rna-backup in the documentation is parsed by that binary, and the commands
+that bring media back by hand are run.
 """
 
 import json
@@ -15,6 +16,7 @@ import tomllib
 from pathlib import Path
 
 import yaml
+from docs_by_hand import media_by_hand
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -208,6 +210,7 @@ def problems(program):
     yield from blocks(pages)
     if program:
         yield from commands(pages, program)
+        yield from media_by_hand(pages, program)
 
 
 if __name__ == "__main__":
