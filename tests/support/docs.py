@@ -214,7 +214,7 @@ def problems(program):
 
 
 if __name__ == "__main__":
-    found = list(problems(*(sys.argv[1:] or [None])))
+    found = list(problems(Path(sys.argv[1]).resolve() if sys.argv[1:] else None))
     for problem in found:
         print(problem)
     sys.exit(1 if found else 0)
