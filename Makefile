@@ -23,9 +23,9 @@ TOOLS := age:age /usr/sbin/mkfs.ext2:e2fsprogs /usr/sbin/mkfs.exfat:exfatprogs \
          /usr/sbin/mount.exfat-fuse:exfat-fuse bindfs:bindfs bsdtar:libarchive-tools \
          /usr/sbin/pgbouncer:pgbouncer tar:tar zstd:zstd openssl:openssl setpriv:util-linux jq:jq curl:curl
 BROWSER := chromium:chromium chromedriver:chromium-driver setpriv:util-linux
+YAML := '/usr/lib/python3/dist-packages/yaml/__init__.py:python3-yaml'
 # What looks at the alert rules, and at the image and the compose file, for which no Docker is needed.
-WATCH := prometheus:prometheus promtool:prometheus docker-compose:docker-compose \
-         '/usr/lib/python3/dist-packages/yaml/__init__.py:python3-yaml'
+WATCH := prometheus:prometheus promtool:prometheus docker-compose:docker-compose $(YAML)
 VENV := /usr/bin/python3:python3 '/usr/lib/python3*/ensurepip/__main__.py:python3-venv'
 
 # The app's version, one between, and the newest.
@@ -34,45 +34,52 @@ WEAVIATE := 1.26.1 1.37.14 1.39.2
 # What `make image-test` needs beside Docker, to make base images where no registry answers.
 ENGINE := dockerd:docker.io debootstrap:debootstrap chroot:coreutils
 
-.PHONY: help build test test-django lint demo chaos soak audit sbom bench coverage fuzz clean image image-test weaviate \
+.PHONY: help build test test-django lint book demo chaos soak audit sbom bench coverage fuzz clean image image-test weaviate \
         tools-build tools-test tools-engine
 
-help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
+help: ## Print this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
-demo: tools-test weaviate-1.26.1 ## see it work: Celery Beat, backups, kill -9, an accident, restores (two minutes; KEEP=1: stays with the web app)
+demo: tools-test weaviate-1.26.1 ## Show the whole job with Celery Beat, kill -9, an accident and restores: 2 minutes (KEEP=1 leaves the web app running)
 	@$(INSTALL) debian faketime:faketime
 	@$(if $(KEEP),$(INSTALL) venv django-4.2)
 	@cargo build --locked
 	@$(PY) tests/demo/demo.py $(TARGET)/debug/rna-backup
 
-test: tools-test weaviate-1.26.1 weaviate-1.39.2 ## every test, against real servers that the tests start themselves
+test: tools-test weaviate-1.26.1 weaviate-1.39.2 ## Run every test, against real servers that the tests start themselves
 	@cargo test --locked -- --skip weaviate
 	@# These wait for their servers most of the time.
 	@cargo test --locked --test integration weaviate -- --test-threads 6
 	@$(MAKE) test-django
 
-test-django: tools-test weaviate-1.26.1 ## the pages in Django Admin alone, by Django's client and in a real browser (pictures in target/screenshots/)
+test-django: tools-test weaviate-1.26.1 ## Test the pages in Django Admin alone, by Django's client and in a browser (pictures: target/screenshots/)
 	@$(INSTALL) debian $(BROWSER)
 	@$(INSTALL) venv django-4.2 django-newest browser
 	@cargo build --locked
 	@target/venv/browser/bin/python tests/django/run.py $(TARGET)/debug/rna-backup
 
-lint: tools-build ## format, clippy, documentation, dependencies, scripts, README
-	@$(INSTALL) debian shellcheck:shellcheck /usr/bin/python3:python3
+lint: tools-build ## Check format, clippy, dependencies, scripts and documentation
+	@$(INSTALL) debian shellcheck:shellcheck
 	@echo '--- cargo fmt'; cargo fmt --check
 	@echo '--- cargo clippy'; cargo clippy --all-targets --locked -- -D warnings
 	@echo '--- cargo doc'; RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --document-private-items --locked
 	@if command -v cargo-deny >/dev/null; then echo '--- cargo deny'; cargo deny --locked check; \
 	  else echo '--- cargo deny SKIPPED: licences and advisories unchecked (cargo install cargo-deny)'; fi
 	@echo '--- shellcheck'; shellcheck .ci/run $(INSTALL)
-	@echo '--- README'; $(PY) tests/support/readme.py
+	@echo '--- documentation'; $(MAKE) book
 
-audit: tools-build ## licences, sources and known holes of the dependencies (installs cargo-deny the first time: minutes)
+book: tools-build ## Build the documentation as a book (target/book/index.html), and check its links, names, messages and commands
+	@$(INSTALL) debian $(VENV) $(YAML) tar:tar zstd:zstd
+	@$(INSTALL) venv book
+	@cargo build --locked
+	@$(PY) tests/support/docs.py $(TARGET)/debug/rna-backup
+	@target/venv/book/bin/mdbook build docs 2>&1 | { ! grep -E 'WARN|ERROR'; }
+
+audit: tools-build ## Check licences, sources and known holes of the dependencies (the first time: minutes for cargo-deny)
 	@command -v cargo-deny >/dev/null || cargo install --locked cargo-deny
 	@cargo deny --locked check
 
-sbom: tools-build ## what the program and its image are made of, as CycloneDX: target/rna-backup.cdx.json, target/rna-backup-image.cdx.json
+sbom: tools-build ## List what the program and its image are made of, as CycloneDX (target/rna-backup.cdx.json, target/rna-backup-image.cdx.json)
 	@$(INSTALL) debian /usr/bin/python3:python3
 	@cargo metadata --locked --format-version 1 --filter-platform x86_64-unknown-linux-gnu | $(PY) tests/support/sbom.py >$(TARGET)/rna-backup.cdx.json
 	@echo $(TARGET)/rna-backup.cdx.json
@@ -82,51 +89,51 @@ sbom: tools-build ## what the program and its image are made of, as CycloneDX: t
 	  echo $(TARGET)/rna-backup-image.cdx.json; \
 	else echo 'No image $(IMAGE) in Docker: its packages are in no file (make image)'; fi
 
-image: tools-build ## the Docker image rna-backup, compiled inside Docker, with its size and its bill of materials
+image: tools-build ## Build the Docker image rna-backup, compiled inside Docker, and print its size and bill of materials
 	@docker build --tag $(IMAGE) $(IMAGE_OPTIONS) .
 	@docker image inspect --format '{{.Size}} bytes' $(IMAGE)
 	@$(MAKE) sbom
 
-image-test: tools-build weaviate-1.26.1 tools-engine ## the image and every command of README's section on compose, on a real Docker engine (root, or a running engine)
+image-test: tools-build weaviate-1.26.1 tools-engine ## Test the image and every command of docs/compose.md on a real Docker engine (as root, or with a running engine)
 	@cargo build --locked
 	@mkdir -p target/image-test && strip -o target/image-test/rna-backup $(TARGET)/debug/rna-backup
 	@$(PY) tests/image/image_test.py target/image-test/rna-backup
 
-weaviate: $(WEAVIATE:%=weaviate-%) ## real Weaviate servers of several versions, built from their Go module: target/weaviate/
+weaviate: $(WEAVIATE:%=weaviate-%) ## Build real Weaviate servers of several versions from their Go module (target/weaviate/)
 
 weaviate-%:
 	@$(INSTALL) go target/weaviate/$*/weaviate-server github.com/weaviate/weaviate v$* github.com/weaviate/weaviate/cmd/weaviate-server
 
-bench: tools-test weaviate-1.39.2 ## side by side with tar, restic, pg_dump, pg_restore, boto3, Weaviate's client, Python's shutil and its Celery (BENCH_SCALE=0.01: quick)
+bench: tools-test weaviate-1.39.2 ## Measure side by side with tar, restic, pg_dump, boto3, Weaviate's client and Python's Celery (BENCH_SCALE=0.01: quick)
 	@$(INSTALL) debian pigz:pigz restic:restic
 	@$(INSTALL) venv boto3 weaviate-client
 	@cargo build --locked --release
 	@$(PY) benches/bench.py $(TARGET)/release/rna-backup
 
-fuzz: tools-build ## damaged messages, requests and results at every reader, for ten minutes (FUZZ_SECONDS=60: one)
+fuzz: tools-build ## Feed damaged messages, requests and results to every reader: 10 minutes (FUZZ_SECONDS=60: one)
 	@FUZZ_SECONDS=$${FUZZ_SECONDS:-600} cargo test --locked --test integration fuzz:: -- --nocapture
 
-chaos: tools-test weaviate-1.26.1 ## half an hour of kills, crashes, cuts, full disks in the middle of work, and what must hold after it (CHAOS_SECONDS=90: short)
+chaos: tools-test weaviate-1.26.1 ## Kill, crash, cut and fill disks in the middle of work, and check what must hold: 30 minutes (CHAOS_SECONDS=90: short)
 	@$(INSTALL) debian faketime:faketime
 	@cargo build --locked
 	@$(PY) tests/chaos/chaos.py $(TARGET)/debug/rna-backup --sabotage
 	@$(PY) tests/chaos/chaos.py $(TARGET)/debug/rna-backup
 
-coverage: tools-test weaviate ## lines that the Rust tests run, file by file, in processes that they start too (installs cargo-tarpaulin the first time)
+coverage: tools-test weaviate ## Count the lines that the Rust tests run, file by file (installs cargo-tarpaulin the first time)
 	@command -v cargo-tarpaulin >/dev/null || cargo install --locked cargo-tarpaulin
 	@RNA_BACKUP_TEST_PROFILE=$(abspath $(TARGET))/coverage/tarpaulin/profraws/program-%8m.profraw \
 	  cargo tarpaulin --locked --engine llvm --skip-clean --no-fail-fast --timeout 3600 --exclude-files 'tests/*' \
 	  --target-dir $(TARGET)/coverage --objects $(TARGET)/coverage/debug/rna-backup --out Stdout
 
-soak: tools-test weaviate-1.26.1 ## an hour of small backups with faults: memory, descriptors and threads of one worker, drawn to target/soak/soak.svg
+soak: tools-test weaviate-1.26.1 ## Watch memory, descriptors and threads of one worker for an hour of backups with faults (target/soak/soak.svg)
 	@$(INSTALL) debian faketime:faketime
 	@cargo build --locked --release
 	@$(PY) tests/chaos/soak.py $(TARGET)/release/rna-backup
 
-build: tools-build ## the program, optimised: target/release/rna-backup
+build: tools-build ## Build the optimised program (target/release/rna-backup)
 	@cargo build --locked --release
 
-clean: ## everything that was built, the Python environments too
+clean: ## Remove everything that was built, the Python environments too
 	@rm -rf target
 
 tools-engine:

@@ -117,7 +117,8 @@ async fn redis(name: &str, options: &ConnectOptions, setting: &str, is_thorough:
             let fix = match err {
                 CeleryError::Refused { .. } => advice::with_dollar(
                     &format!(
-                        "correct the user, password or database in {setting}, or give that user the rights of README"
+                        "correct the user, password or database in {setting}, or give that user the rights in \
+                         docs/security.md"
                     ),
                     setting.split(' ').next().unwrap_or(setting),
                 ),

@@ -130,7 +130,7 @@ async fn a_redis_that_may_lose_keys_or_runs_no_scripts_is_named() {
     say(&["ACL", "SETUSER", "default", "-@scripting"]).await;
     let (ok, found, fix) = check(&lab, "broker");
     assert!(
-        !ok && found.contains("run a script on redis") && fix.contains("the rights of README"),
+        !ok && found.contains("run a script on redis") && fix.contains("the rights in docs/security.md"),
         "{found} {fix}"
     );
 }

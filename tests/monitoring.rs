@@ -134,16 +134,16 @@ async fn a_backup_that_breaks_is_seen_in_prometheus_until_it_is_mended() {
 }
 
 fn each_rule_is_tested_and_leads_to_its_runbook(rules: &[Value]) {
-    let (tests, readme) = (read("monitoring/alerts_test.yml"), read("README.md"));
+    let (tests, runbooks) = (read("monitoring/alerts_test.yml"), read("docs/alerts.md"));
     let headings =
-        readme.lines().filter(|line| line.starts_with('#')).map(|line| line.trim_start_matches('#').trim());
+        runbooks.lines().filter(|line| line.starts_with('#')).map(|line| line.trim_start_matches('#').trim());
     let anchors: BTreeSet<_> = headings.map(anchor).collect();
     assert!(rules.len() > 20, "the rules are loaded");
     for rule in rules {
         let name = rule["name"].as_str().unwrap();
         assert!(tests.contains(&format!("alertname: {name}\n")), "no test sees {name} fire");
         let runbook = rule["annotations"]["runbook_url"].as_str().unwrap();
-        let place = runbook.strip_prefix("README.md#").unwrap();
+        let place = runbook.strip_prefix("docs/alerts.md#").unwrap();
         assert!(anchors.contains(place), "{name} leads to {runbook}, which is not there");
     }
 }

@@ -336,7 +336,7 @@ async fn an_object_that_is_longer_than_other_answers_is_exported_and_imported_in
 }
 
 #[tokio::test]
-async fn the_lines_of_the_readme_bring_an_export_back_by_hand() {
+async fn the_lines_of_the_documentation_bring_an_export_back_by_hand() {
     let server = Start::version(NEWEST).server().await;
     fill_with_awkward_things(&server).await;
     let mut both = server.classes().await["Protocol"].clone();
@@ -347,8 +347,8 @@ async fn the_lines_of_the_readme_bring_an_export_back_by_hand() {
     let (archive, _) = backup(&exporter(&server, None)).await.unwrap();
     server.wipe().await;
 
-    let readme = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
-    let lines = readme.split_once("# Weaviate, an export").unwrap().1;
+    let page = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/restore.md")).unwrap();
+    let lines = page.split_once("# Weaviate, an export").unwrap().1;
     let lines = lines.split_once('\n').unwrap().1.split_once("```").unwrap().0;
     let folder = tempfile::tempdir().unwrap();
     let packed = folder.path().join("weaviate_backup_20261122_030000.tar.zst");

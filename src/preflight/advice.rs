@@ -18,7 +18,7 @@ pub(super) fn unknown_host(why: &str, places: &str, setting: &str) -> Option<Str
         format!(
             "the name is not known on the networks of this container: if the app's services are on a network of \
              their own, add that to the service rna-backup (`networks: [default, monitoring, NAME]` in a compose file \
-             of the app's; README, \"Run it with compose\"), else correct the host in {setting}"
+             of the app's; docs/compose.md), else correct the host in {setting}"
         )
     } else {
         format!("correct the host in {setting}, or DNS")

@@ -1,4 +1,4 @@
-"""The README's «Beside your app», by way of docs/quickstart.md, beside an app that was not made for it: one walk, in this order."""
+"""«Beside your app» in docs/compose.md, by way of docs/quickstart.md, beside an app that was not made for it: one walk, in this order."""
 
 import json
 import os
@@ -43,7 +43,7 @@ class Lab:
         return json.loads(self.terminal.run(" ".join(["docker compose", *options, "config --format json"])))
 
     def own_file(self, text):
-        """The README's words, in the file that it names, which COMPOSE_FILE names last."""
+        """The words of docs/compose.md, in the file that it names, which COMPOSE_FILE names last."""
         (self.folder / OWN_FILE).write_text(text)
         self.set(COMPOSE_FILE=f"docker-compose.yml:../rna-backup/compose.yaml:{OWN_FILE}")
 
@@ -231,7 +231,7 @@ def a_password_comes_from_a_secret(lab):
 
 
 def merged(secrets, networks):
-    """Both pieces of the README in one file."""
+    """Both pieces of docs/compose.md in one file."""
     return secrets.replace("  rna-backup:\n", "  rna-backup:\n" + networks.split("  rna-backup:\n")[1], 1)
 
 

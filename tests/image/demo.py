@@ -1,4 +1,4 @@
-"""The README's «An app to look at», and what may happen to its worker: each function is one step of one walk, in this order."""
+"""«An app to look at» in docs/compose.md, and what may happen to its worker: each function is one step of one walk, in this order."""
 
 import contextlib
 import json
@@ -21,11 +21,11 @@ class Demo:
         self.project = Project(terminal, PROJECT)
 
     def say(self, part, **options):
-        """Types the README's command that holds `part`."""
+        """Types the command of docs/compose.md that holds `part`."""
         return self.terminal.run(self.readme.line(part), **options)
 
     def call(self, task, *arguments):
-        """Orders a task as the README does; its id."""
+        """Orders a task as docs/compose.md does; its id."""
         command = self.readme.line("celery -A rna_backend call").replace(TASKS + "run_full_backup", task)
         return self.terminal.run(" ".join([command, *arguments])).split()[-1]
 
@@ -67,7 +67,7 @@ class Demo:
 
 def the_container_of_the_worker_changes_no_volume_of_the_app(demo):
     """Case D4: the volume is empty and new, and the worker's container is the first that mounts it."""
-    # The images first, by the README's own word; then the worker alone.
+    # The images first, by the page's own word; then the worker alone.
     demo.terminal.run(demo.readme.line("up --build --detach").replace("up --build --detach", "build"))
     demo.terminal.run("docker compose create rna-backup")
     for volume in ("media", "weaviate_backups"):
@@ -125,7 +125,7 @@ def all_three_come_back_and_go_back(demo):
 
 
 def by_hand(demo, commands, component):
-    """The README's command for a component; Weaviate's is that of the media folder with the other name."""
+    """The page's command for a component; Weaviate's is that of the media folder with the other name."""
     in_worker, beside_worker = ("docker compose " + command for command in commands)
     return demo.readme.line(in_worker) if component == "postgres" else demo.readme.line(beside_worker).replace("media", component)
 

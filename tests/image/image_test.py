@@ -1,4 +1,4 @@
-"""The image is built, the stack started, and the README's section on compose walked, on a real Docker engine: `make image-test`.
+"""The image is built, the stack started, and docs/compose.md walked, on a real Docker engine: `make image-test`.
 
     python tests/image/image_test.py PROGRAM
 
@@ -26,7 +26,6 @@ from engine import ROOT, STATE, Engine, Unavailable  # noqa: E402
 from terminal import Failed, Terminal  # noqa: E402
 
 STARTED = time.monotonic()
-SECTION = "## Run it with compose"
 
 
 def say(text):
@@ -93,7 +92,7 @@ def make_room(engine):
 
 
 def main(program):
-    readme = Commands("README.md", SECTION)
+    readme = Commands("docs/compose.md")
     quickstart = Commands("docs/quickstart.md")
     runner = Runner()
     with Engine() as engine:

@@ -5,7 +5,7 @@ use crate::domain::component::ComponentName;
 use crate::domain::listing::BackupState;
 use crate::stream::crypt::Recipients;
 
-/// The shell commands that bring an unpacked export of Weaviate back; the README has the same lines.
+/// The shell commands that bring an unpacked export of Weaviate back; `docs/restore.md` has the same lines.
 const IMPORT: &str = include_str!("import.sh");
 
 /// The commands for one backup; none when there is nothing to open.

@@ -55,20 +55,20 @@ impl Fate {
                  server’s words, before anything live is touched; what no rows need can be left out (`--without`)."
             }
             Self::IfMember => {
-                "As it was where the role is a member of every role that owns something; on objects of extensions and of the \
-                 server, by a superuser alone. Elsewhere the dry run says what would be lost or opened, and the restore wants \
-                 `--without-rights`."
+                "as it was, where the role is a member of every role that owns something; on objects of extensions and of the \
+                 server, for a superuser alone. Elsewhere the dry run says which rights would be lost or opened to others, and \
+                 the restore wants `--without-rights`."
             }
-            Self::Carried => "From the live database, which the copy is made like.",
+            Self::Carried => "copied from the live database, since the new database is made like that one.",
             Self::CarriedIfAllowed => {
-                "From the live database where the role may set it. Elsewhere the plan and the result have the statement."
+                "copied from the live database where the role may set it. Elsewhere plan and result have the statement that sets it."
             }
-            Self::Stays => "Of the live database, whose contents alone are replaced.",
-            Self::Computed => "By `ANALYZE`, or by the server itself.",
-            Self::Named => "Not in a backup. The plan names it, and says what to do.",
-            Self::Left => "Not in a backup.",
+            Self::Stays => "as it is in the live database, whose contents alone are replaced.",
+            Self::Computed => "by `ANALYZE`, or by the server itself.",
+            Self::Named => "not in a backup. The plan names it, and says what to do.",
+            Self::Left => "not in a backup.",
             Self::OfServer => {
-                "Not part of a database: of the roles, those that a backup needs are in its manifest, without passwords."
+                "not part of a database. The roles that a backup needs are in its manifest, without passwords."
             }
         }
     }
@@ -359,14 +359,17 @@ pub const DATABASE: [(&str, Fate); 19] = [
 /// The page of the documentation.
 pub fn page() -> String {
     let mut page = "# What a restore of PostgreSQL brings back\n\n\
-        Everything that a database holds, by kind, and its fate where the role of the worker is a superuser, is the owner of \
-        the database (or a member of the\nowner) with `CREATEDB`, or has no `CREATEDB`, so that contents are replaced in \
-        place. This page is written from `src/component/postgres/kinds.rs`; a\ntest compares the list with the catalogs \
-        of PostgreSQL 15 and 18.\n\nDefinitions are compared within one major version, without the text of expressions (of defaults, \
-        checks, views, policies, expressions of\nindexes): a server may write the same expression in other words once it is \
-        restored. Options of foreign data are compared by name alone, since\ntheir values may be secrets. A drill fails over a \
-        difference of rights or definitions. A restore refuses a difference of rights, and names one of\ndefinitions in its \
-        result.\n\n"
+        The table lists everything that a database holds, by kind, and what a restore does with it. It depends on the role \
+        of the worker: a superuser,\nthe owner of the database (or a member of the owner) with `CREATEDB`, or a role \
+        without `CREATEDB`, for which contents are replaced in place.\n\nA restore compares its copy with the backup before \
+        the swap, and so does a drill:\n\n\
+        - Definitions are compared within one major version of PostgreSQL, and without the text of expressions (of defaults, \
+        checks, views, policies and\n  indexes): a server may write the same expression in other words once it is restored. \
+        Options of foreign data are compared by name alone, since\n  their values may be secrets.\n\
+        - A restore refuses a difference of rights, and names a difference of definitions in its result. A drill fails over \
+        either.\n\n\
+        This page is written from `src/component/postgres/kinds.rs`; a test compares the list with the catalogs of \
+        PostgreSQL 15 and 18. The words of\nthe table:\n\n"
         .to_owned();
     for fate in Fate::ALL {
         let _ = writeln!(page, "- **{}**: {}", fate.words(), fate.meaning());

@@ -165,8 +165,8 @@ fn told(journal: &Journal, superseded: &BTreeSet<String>, marks: &[Mark]) -> Str
         "nothing is kept, since none of them was there".to_owned()
     } else {
         format!(
-            "as they were before that restore they are kept as {}, until the second backup from now is proven; README says how \
-             to bring such a copy back by hand",
+            "as they were before that restore they are kept as {}, until the second backup from now is proven; \
+             docs/restore.md says how to bring such a copy back by hand",
             copies.join(", ")
         )
     };
