@@ -290,7 +290,8 @@ async fn retention_keeps_the_newest_good_backup_of_each_destination() {
     }
     let clock = Arc::new(Ahead(SignedDuration::from_hours(24 * 60)));
     let engine = Engine { clock, ..bench.engine(GOOD, GOOD) };
-    engine.prune(PruneRequest::default(), &Run::default()).await.unwrap();
+    let request = PruneRequest { trust_clock: true, ..PruneRequest::default() };
+    engine.prune(request, &Run::default()).await.unwrap();
     let places = |backup: &rna_backup::domain::listing::ListedBackup| {
         let places = backup.destinations.iter().map(|copy| copy.destination.clone()).collect::<Vec<_>>();
         (backup.backup_id.clone(), places.join(" "))
@@ -298,6 +299,55 @@ async fn retention_keeps_the_newest_good_backup_of_each_destination() {
     let left: Vec<_> = engine.listing(None).await.unwrap().backups.iter().map(places).collect();
     assert_eq!(left, [(made[2].clone(), "local".to_owned()), (made[1].clone(), "s3".to_owned())]);
     assert_eq!((bench.counts("near"), bench.counts("far")), ((1, 1), (1, 1)));
+}
+
+#[tokio::test]
+async fn retention_deletes_nothing_by_a_clock_that_has_jumped_until_it_was_right_for_two_days() {
+    let bench = Bench::new();
+    let on = |day: i64| {
+        let clock = Arc::new(Ahead(SignedDuration::from_hours(24 * day)));
+        Engine { clock, ..bench.engine(GOOD, GOOD) }
+    };
+    let mut made = Vec::new();
+    for day in [0, 1, 2, 30] {
+        made.push(back_up(&on(day), &Run::default()).await.unwrap().backup_id);
+    }
+    let jumped = on(30);
+    for retention_days in [None, Some(0)] {
+        for dry_run in [true, false] {
+            let request = PruneRequest { retention_days, dry_run, ..PruneRequest::default() };
+            let report = jumped.prune(request, &Run::default()).await.unwrap();
+            assert_eq!((report.deleted.len(), report.problems.len()), (0, 0), "{report:?}");
+            let held = report.kept.iter().filter(|kept| kept.why.contains("the clock stands far after"));
+            assert_eq!(held.count(), 3, "{report:?}");
+        }
+    }
+    jumped.refresh_metrics().await;
+    let metrics = jumped.metrics.render().unwrap();
+    assert!(metrics.contains(r#"rna_backup_clock_in_doubt{component="media"} 1"#), "{metrics}");
+    assert!(metrics.contains(r#"rna_backup_retention_refused_total{reason="clock"} 2"#), "{metrics}");
+
+    made.push(back_up(&on(31), &Run::default()).await.unwrap().backup_id);
+    let listed = async |day| {
+        let listed = on(day).listing(None).await.unwrap().backups.into_iter().rev();
+        listed.map(|backup| backup.backup_id).collect::<Vec<_>>()
+    };
+    assert_eq!(listed(31).await, made);
+    // Retention runs after each backup.
+    made.push(back_up(&on(33), &Run::default()).await.unwrap().backup_id);
+    assert_eq!(listed(33).await, made[3..]);
+    let right = on(33);
+    right.refresh_metrics().await;
+    let metrics = right.metrics.render().unwrap();
+    assert!(metrics.contains(r#"rna_backup_clock_in_doubt{component="media"} 0"#), "{metrics}");
+    // What a clock ahead has noted is no time of a verification.
+    let early = on(30);
+    early.refresh_metrics().await;
+    let metrics = early.metrics.render().unwrap();
+    assert!(metrics.contains(r#"rna_backup_clock_in_doubt{component="media"} 1"#), "{metrics}");
+    let verified = "rna_backup_verify_last_success_timestamp_seconds{component=\"media\",level=\"decode\"} ";
+    let at: i64 = metrics.lines().find_map(|line| line.strip_prefix(verified)?.parse().ok()).unwrap();
+    assert!(at <= early.clock.now().as_second(), "{metrics}");
 }
 
 #[tokio::test]

@@ -60,7 +60,12 @@ impl Bench {
 
     async fn prune(&self, near: Faults, far: Faults) -> (PruneReport, String) {
         let engine = self.engine(near, far);
-        let request = PruneRequest { component: Some(MEDIA), retention_days: Some(0), dry_run: false };
+        let request = PruneRequest {
+            component: Some(MEDIA),
+            retention_days: Some(0),
+            trust_clock: true,
+            ..PruneRequest::default()
+        };
         let report = engine.prune(request, &Run::default()).await.unwrap();
         (report, engine.metrics.render().unwrap())
     }

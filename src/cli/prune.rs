@@ -26,6 +26,9 @@ pub(super) struct PruneArgs {
     /// Age in days after which a backup may go, instead of BACKUP_RETENTION_DAYS.
     #[arg(long, value_name = "DAYS")]
     retention_days: Option<u32>,
+    /// Delete by the clock, although it stands far after the backups. Look at the clock first.
+    #[arg(long)]
+    trust_clock: bool,
     #[command(flatten)]
     json: JsonFlag,
 }
@@ -36,6 +39,7 @@ pub(super) async fn run(config: Config, args: PruneArgs) -> Result<Exit, Failure
         component: args.component,
         retention_days: args.retention_days,
         dry_run: args.dry_run,
+        trust_clock: args.trust_clock,
     };
     if !args.dry_run {
         app.sweep().await;

@@ -1,6 +1,7 @@
 //! Floor 1, pure: what the program knows, without any I/O.
 
 pub mod anomaly;
+pub mod clock_doubt;
 pub mod command;
 pub mod component;
 pub mod deed;

@@ -80,10 +80,10 @@ impl Plan {
     }
 
     /// Moves every backup that would go to those that stay; returns `true` if there was one.
-    pub fn hold_back(&mut self) -> bool {
+    pub fn hold_back(&mut self, why: Why) -> bool {
         let held = std::mem::take(&mut self.delete);
         let any = !held.is_empty();
-        self.stay(held, Why::HeldBack);
+        self.stay(held, why);
         any
     }
 }
@@ -125,6 +125,8 @@ pub enum Why {
     BuiltOn,
     /// The backup could go, but the newest one is much smaller, and nobody has accepted that.
     HeldBack,
+    /// The backup could go, but only by a clock that may be wrong.
+    ClockInDoubt,
 }
 
 impl fmt::Display for Why {
@@ -141,6 +143,9 @@ impl fmt::Display for Why {
             Self::Weekly => "weekly",
             Self::Monthly => "monthly",
             Self::BuiltOn => "a later backup builds on it",
+            Self::ClockInDoubt => {
+                "held back: the clock stands far after the backups; by hand, `prune --trust-clock` goes by it"
+            }
             Self::HeldBack => "held back: the newest backup is much smaller than before, pin or accept it",
         };
         f.pad(text)

@@ -2,11 +2,13 @@
 
 use crate::base::{chain, place::Trouble};
 use crate::catalog::{self, CatalogError, Entry, Listing};
+use crate::domain::clock_doubt::ClockDoubt;
 use crate::domain::component::ComponentName;
 use crate::domain::listing::BackupState;
 use crate::domain::manifest::Manifest;
 use crate::engine::Engine;
 use crate::store::{Store, StoreError, Trial};
+use jiff::Timestamp;
 use std::{io, sync::Arc, time::Duration};
 
 /// No light look at one destination takes longer. A bucket that lets connections hang would hold up the others.
@@ -141,9 +143,14 @@ impl Engine {
     fn show(&self, listing: &Listing) {
         let (entries, now) = (&listing.entries, self.clock.now());
         for name in ComponentName::ALL {
-            let of_this = || entries.iter().filter(move |entry| entry.component() == name);
-            of_this().filter_map(Entry::manifest).for_each(|manifest| self.metrics.verified(manifest));
-            let of_this = || of_this().filter(|entry| !entry.is_ahead(now));
+            let all = || entries.iter().filter(move |entry| entry.component() == name);
+            // A time that a clock ahead has noted would hide all to come.
+            let verified =
+                all().filter_map(Entry::manifest).filter(|manifest| manifest.verified.at <= Some(now));
+            verified.for_each(|manifest| self.metrics.verified(manifest));
+            let of_this = || all().filter(|entry| !entry.is_ahead(now));
+            let is_doubted = clock_doubt(of_this(), now).is_some() || all().any(|entry| entry.is_ahead(now));
+            self.metrics.clock_in_doubt(name, is_doubted);
             self.metrics.anomaly(name, newest_is_suspect(of_this()));
             let newest = of_this().filter_map(Entry::manifest).find(|manifest| manifest.is_verified());
             match newest {
@@ -168,6 +175,15 @@ impl Engine {
             }
         }
     }
+}
+
+/// Doubt about the clock, from the times of the backups of one component, which come the newest first.
+pub(super) fn clock_doubt<'a>(
+    entries: impl IntoIterator<Item = &'a Entry>,
+    now: Timestamp,
+) -> Option<ClockDoubt> {
+    let past = entries.into_iter().filter(|entry| !entry.is_ahead(now));
+    ClockDoubt::find(past.map(|entry| entry.created_at), now)
 }
 
 /// Tests whether the newest backup that counts is much smaller than before, and nobody has accepted that. `entries`

@@ -75,7 +75,7 @@ impl Engine {
         }
         if let Some(drill) = last.drill {
             self.metrics.drilled(component, drill.mismatches);
-            if let Some(at) = drill.proven {
+            if let Some(at) = drill.proven.filter(|at| *at <= now) {
                 // The drilled backup may be gone by now, and its manifest with it.
                 self.metrics.proven(component, VerifyLevel::Drill, at.as_second());
             }

@@ -6,7 +6,7 @@ use crate::domain::component::ComponentName;
 use crate::domain::id::BackupId;
 use crate::domain::report::{Kept, PruneReport};
 use crate::domain::retention::{Candidate, Why, needed};
-use crate::engine::destinations::newest_is_suspect;
+use crate::engine::destinations::{clock_doubt, newest_is_suspect};
 use crate::engine::{Engine, EngineError, Held, Run};
 use crate::observe::labels::{Operation, Refusal, RunResult};
 use serde_json::json;
@@ -24,6 +24,8 @@ pub struct PruneRequest {
     pub retention_days: Option<u32>,
     /// True if the report only tells which backups would be deleted.
     pub dry_run: bool,
+    /// True if somebody has looked at the clock: it stands [far after the backups](crate::domain::clock_doubt::ClockDoubt) rightly.
+    pub trust_clock: bool,
 }
 
 impl Engine {
@@ -185,6 +187,7 @@ impl Engine {
             return BTreeMap::new();
         }
         let suspect = newest_is_suspect(listing.entries.iter().filter(|entry| !entry.is_ahead(now)));
+        let clock_doubt = clock_doubt(&listing.entries, now).filter(|_| !request.trust_clock);
         let mut plans = Vec::new();
         for store in self.catalog.stores() {
             let destination = store.destination();
@@ -202,10 +205,11 @@ impl Engine {
         let staying = plans.iter().flat_map(|(_, plan)| plan.keep.iter().map(|(id, _)| id));
         let needed = needed(staying, |id| builds_on.get(id).copied().unwrap_or_default());
         let mut going = BTreeMap::<BackupId, Vec<_>>::new();
-        let (mut kept, mut held_back) = (BTreeSet::new(), false);
+        let (mut kept, mut held_back, mut waits) = (BTreeSet::new(), false, false);
         for (destination, mut plan) in plans {
             plan.spare(&needed);
-            held_back |= suspect && plan.hold_back();
+            held_back |= suspect && plan.hold_back(Why::HeldBack);
+            waits |= clock_doubt.is_some() && plan.hold_back(Why::ClockInDoubt);
             for (backup_id, why) in plan.keep {
                 if kept.insert(backup_id.clone()) {
                     report.kept.push(Kept { backup_id, why: why.to_string() });
@@ -218,6 +222,10 @@ impl Engine {
         if held_back && for_real {
             tracing::warn!(component = %name, "retention deletes nothing: {}", Why::HeldBack);
             self.metrics.refused(Refusal::Anomaly);
+        }
+        if let Some(doubt) = clock_doubt.filter(|_| waits && for_real) {
+            tracing::warn!(component = %name, "retention deletes nothing: {doubt}");
+            self.metrics.refused(Refusal::Clock);
         }
         going
     }

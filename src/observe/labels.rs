@@ -118,6 +118,8 @@ impl Reason {
 pub enum Refusal {
     /// The newest backup is suspiciously small.
     Anomaly,
+    /// The clock stands far after the backups, and may be wrong.
+    Clock,
     /// The destination keeps the copy locked.
     Locked,
     /// The destination denies the deletion.
@@ -126,12 +128,13 @@ pub enum Refusal {
 
 impl Refusal {
     /// Every refusal.
-    pub const ALL: [Self; 3] = [Self::Anomaly, Self::Locked, Self::Denied];
+    pub const ALL: [Self; 4] = [Self::Anomaly, Self::Clock, Self::Locked, Self::Denied];
 
     /// The label value.
     pub const fn label(self) -> &'static str {
         match self {
             Self::Anomaly => "anomaly",
+            Self::Clock => "clock",
             Self::Locked => "locked",
             Self::Denied => "denied",
         }

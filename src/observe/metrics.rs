@@ -42,6 +42,7 @@ pub struct Metrics {
     retention_deleted: IntCounterVec,
     retention_refused: IntCounterVec,
     anomaly: IntGaugeVec,
+    clock_in_doubt: IntGaugeVec,
     catalog_backups: IntGaugeVec,
     restore_due: IntGaugeVec,
     destination_up: IntGaugeVec,
@@ -160,6 +161,11 @@ impl Metrics {
                 &["reason"],
             )?,
             anomaly: m.gauges("anomaly", "1 while the newest backup is suspiciously small", component)?,
+            clock_in_doubt: m.gauges(
+                "clock_in_doubt",
+                "1 while the clock stands far after the backups, or before one of them",
+                component,
+            )?,
             catalog_backups: m.gauges(
                 "catalog_backups",
                 "Backups in the catalogue: verified, unverified, failed or missing",
@@ -335,6 +341,11 @@ impl Metrics {
     /// Records if the newest backup is suspiciously small.
     pub fn anomaly(&self, component: ComponentName, suspect: bool) {
         self.anomaly.with_label_values(&[component.as_str()]).set(i64::from(suspect));
+    }
+
+    /// Records if the times of the backups say that a clock is or was wrong.
+    pub fn clock_in_doubt(&self, component: ComponentName, in_doubt: bool) {
+        self.clock_in_doubt.with_label_values(&[component.as_str()]).set(i64::from(in_doubt));
     }
 
     /// Records the number of backups in the catalogue with a state.

@@ -96,7 +96,7 @@ impl Task<'_> {
             Command::Backup(order) => self.back_up(&order, cancel).await,
             Command::FullBackup { label, pin } => self.dispatch(label, pin).await,
             Command::CleanUp { component, retention_days, dry_run } => {
-                let request = PruneRequest { component, retention_days, dry_run };
+                let request = PruneRequest { component, retention_days, dry_run, trust_clock: false };
                 let run = Run { task_id: Some(self.message.id.clone()), ..Run::default() };
                 let done = unless_cancelled(engine.prune(request, &run), cancel).await;
                 Outcome::of_engine(task, done, |report| json!(report))

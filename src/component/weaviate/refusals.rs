@@ -4,8 +4,8 @@ use crate::component::ComponentError;
 use crate::component::weaviate::class::{self, Classes, Tenant};
 use crate::component::weaviate::index::{Index, Made, corrupt};
 use crate::component::weaviate::needs::Needs;
-use crate::component::weaviate::replace::Bring;
 use crate::component::weaviate::server::Server;
+use crate::component::weaviate::source::Bring;
 use crate::component::weaviate::version::Version;
 use std::collections::BTreeSet;
 

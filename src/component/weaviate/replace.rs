@@ -18,12 +18,9 @@ use crate::component::weaviate::journal::Journal;
 use crate::component::weaviate::notes::{Kept, Notes, State, Step};
 use crate::component::weaviate::refusals::{can_be_put_back, of_what_cannot_be_kept};
 use crate::component::weaviate::server::{Access, Server};
-use crate::component::weaviate::source::{Place, Source, prove, prove_by_reading};
+use crate::component::weaviate::source::{Bring, Place, make_room, prove, prove_by_reading, sources, way_of};
 use crate::domain::progress::Meter;
-use std::collections::{BTreeMap, BTreeSet};
-
-/// The classes that a replacement leaves, each with the place that it comes from; `None`: there is to be none.
-pub(super) type Bring<'a> = BTreeMap<String, Option<&'a Source>>;
+use std::collections::BTreeSet;
 
 /// The order behind a replacement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,7 +94,12 @@ impl Weaviate {
             Replacement { weaviate: self, server, journal, bring, live, purpose, meter, claim, outages };
         let replaced = match replacement.run().await {
             Ok(()) => Ok(()),
-            Err((class, err)) => Err(self.failed(server, journal, claim, &class, err).await),
+            Err((class, err)) => {
+                if purpose != Purpose::Undo {
+                    make_room(bring).await;
+                }
+                Err(self.failed(server, journal, claim, &class, err).await)
+            }
         };
         // The state of each class has been noted: that there is nothing left to do can be noted by the next run.
         let ended = async {
@@ -370,24 +372,6 @@ pub(super) async fn remove_classes(server: &Server, classes: &[String]) -> Resul
         deleted.map_err(|fault| fault.of(format!("delete class {class}")))?;
     }
     are_gone(server, classes).await
-}
-
-/// The sources of a replacement, each with the classes that come from it.
-fn sources<'a>(bring: &Bring<'a>) -> Vec<(&'a Source, BTreeSet<String>)> {
-    let mut sources: Vec<(&Source, BTreeSet<String>)> = Vec::new();
-    for (class, source) in bring.iter().filter_map(|(class, source)| Some((class, (*source)?))) {
-        match sources.iter_mut().find(|(known, _)| std::ptr::eq(*known, source)) {
-            Some((_, classes)) => classes.extend([class.clone()]),
-            None => sources.push((source, [class.clone()].into())),
-        }
-    }
-    sources
-}
-
-/// The way of the copies that are made before a replacement: that of the backup that the server restores, if any.
-fn way_of(bring: &Bring<'_>) -> Made {
-    let mut ways = bring.values().flatten().map(|source| source.index.way);
-    ways.find(|way| *way != Made::Export).unwrap_or(Made::Export)
 }
 
 /// Classes for people.

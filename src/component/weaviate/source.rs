@@ -1,5 +1,6 @@
 //! The places that classes are brought from: a backup that the server reads itself, or an export.
 
+use crate::base::chain;
 use crate::component::weaviate::class::{self, Class};
 use crate::component::weaviate::count::{Bracket, Verdict};
 use crate::component::weaviate::files::Files;
@@ -8,9 +9,16 @@ use crate::component::weaviate::job::Job;
 use crate::component::weaviate::nearest::NOT_TRIED;
 use crate::component::weaviate::server::{Access, Server};
 use crate::component::weaviate::{Weaviate, import};
-use crate::component::{ComponentError, scratch::Scratch};
+use crate::component::{
+    ComponentError,
+    scratch::{Scratch, free_bytes},
+};
 use crate::domain::progress::Meter;
-use std::{collections::BTreeSet, path::PathBuf, time::Instant};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    time::Instant,
+};
 
 /// A place with classes in it.
 #[derive(Debug)]
@@ -29,6 +37,9 @@ pub(super) enum Place {
     /// The same, under a name.
     File(PathBuf),
 }
+
+/// The classes that a replacement leaves, each with the place that it comes from; `None`: there is to be none.
+pub(super) type Bring<'a> = BTreeMap<String, Option<&'a Source>>;
 
 impl Source {
     pub(super) async fn open(&self) -> Result<tokio::fs::File, ComponentError> {
@@ -186,4 +197,36 @@ pub(super) async fn prove_by_reading(
     }
     let what = format!("{}: {count} can be read, and {counted} are there", what());
     Err(ComponentError::Unusable { what, source: None })
+}
+
+/// The sources of a replacement, each with the classes that come from it.
+pub(super) fn sources<'a>(bring: &Bring<'a>) -> Vec<(&'a Source, BTreeSet<String>)> {
+    let mut sources: Vec<(&Source, BTreeSet<String>)> = Vec::new();
+    for (class, source) in bring.iter().filter_map(|(class, source)| Some((class, (*source)?))) {
+        match sources.iter_mut().find(|(known, _)| std::ptr::eq(*known, source)) {
+            Some((_, classes)) => classes.extend([class.clone()]),
+            None => sources.push((source, [class.clone()].into())),
+        }
+    }
+    sources
+}
+
+/// The way of the copies that are made before a replacement: that of the backup that the server restores, if any.
+pub(super) fn way_of(bring: &Bring<'_>) -> Made {
+    let mut ways = bring.values().flatten().map(|source| source.index.way);
+    ways.find(|way| *way != Made::Export).unwrap_or(Made::Export)
+}
+
+/// Removes the files that a restore which has failed unpacked into Weaviate's folder, if that is full: what is put back
+/// needs room in it.
+pub(super) async fn make_room(bring: &Bring<'_>) {
+    /// Less than the files that a server writes beside a backup as it restores it.
+    const FULL: u64 = 1 << 20;
+    for (source, _) in sources(bring) {
+        let Place::Server(files @ Files::Folder(folder)) = &source.place else { continue };
+        let is_full = free_bytes(&folder.of(&source.index.id)).is_some_and(|free| free < FULL);
+        if is_full && let Err(err) = files.remove(&source.index.id).await {
+            tracing::warn!(error = %chain(&err), "the files of a backup are left in Weaviate's folder");
+        }
+    }
 }
