@@ -134,6 +134,8 @@ async fn one_failing_component_does_not_keep_the_others_from_being_saved() {
 #[tokio::test]
 async fn show_tells_all_and_its_commands_open_the_archives_without_us() {
     let (lab, database) = with_postgres("cli show");
+    let server = PostgresServer::shared();
+    server.psql(&database, "CREATE ROLE \"o'wner\" LOGIN; ALTER TABLE paper OWNER TO \"o'wner\"");
     lab.json(&["backup", "all", "--label", "it's mine"]);
 
     let shown = lab.json(&["show", "latest", "--component", "media"]);
@@ -147,12 +149,17 @@ async fn show_tells_all_and_its_commands_open_the_archives_without_us() {
 
     let shown = lab.json(&["show", "postgres"]);
     validates("show", &shown);
-    let server = PostgresServer::shared();
+    // As on a new machine, the role is not there any more.
+    server.psql("postgres", "ALTER ROLE \"o'wner\" RENAME TO \"former o'wner\"");
     let port = server.config(&database).port.to_string();
     let envs = [("PGHOST", server.socket_dir().to_str().unwrap()), ("PGPORT", &port), ("PGUSER", "postgres")];
     let listing = shell(&dir, &shown["open_with"], &envs);
     assert!(listing.contains("TABLE DATA public paper"), "{listing}");
     assert_eq!(server.psql("restored", "SELECT count(*) FROM paper"), "300");
+    assert_eq!(
+        server.psql("restored", "SELECT relowner::regrole FROM pg_class WHERE relname = 'paper'"),
+        "\"o'wner\""
+    );
 
     // By every name that it has, and for people.
     let (id, path) = (&shown["backup"]["backup_id"], &shown["backup"]["destinations"][0]["location"]);
@@ -160,7 +167,12 @@ async fn show_tells_all_and_its_commands_open_the_archives_without_us() {
     for name in [id.as_str().unwrap(), path, Path::new(path).file_name().unwrap().to_str().unwrap()] {
         let (code, out, err) = lab.run(&["show", name]);
         assert_eq!(code, 0, "{name}: {err}");
-        for part in ["label      it's mine", "tables     1, with 300 rows in all", " | pg_restore --list\n"] {
+        for part in [
+            "label      it's mine",
+            "tables     1, with 300 rows in all",
+            " special owners or privileges\n",
+            " | pg_restore --list\n",
+        ] {
             assert!(out.contains(part), "{part:?} is not in\n{out}");
         }
     }

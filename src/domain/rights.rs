@@ -108,7 +108,20 @@ pub struct RoleInUse {
     pub in_policy: bool,
 }
 
+/// Quotes a name for SQL.
+pub fn ident(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
 impl RoleInUse {
+    /// The statements that make the role as it was, without its password.
+    pub fn create_statements(&self) -> String {
+        let name = ident(&self.name);
+        let create = format!("CREATE ROLE {name} {}", self.attributes);
+        let member = self.member_of.iter().map(|of| format!("GRANT {} TO {name}", ident(of)));
+        std::iter::once(create).chain(member).collect::<Vec<_>>().join("; ")
+    }
+
     /// Returns whether the role is a superuser, of whom nobody should become a member for a restore.
     pub fn is_superuser(&self) -> bool {
         self.attributes.split(' ').any(|attribute| attribute == "SUPERUSER")
@@ -116,6 +129,11 @@ impl RoleInUse {
 }
 
 impl Rights {
+    /// The number of objects, each with its owner.
+    pub fn objects(&self) -> u64 {
+        self.kinds.values().map(|kind| kind.objects).sum()
+    }
+
     /// At most this many special rights are kept by name; all are counted.
     pub const SPECIAL_KEPT: usize = 200;
 

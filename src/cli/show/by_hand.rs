@@ -3,6 +3,7 @@
 use crate::catalog::Entry;
 use crate::domain::component::ComponentName;
 use crate::domain::listing::BackupState;
+use crate::domain::rights::{Rights, RoleInUse};
 use crate::stream::crypt::Recipients;
 
 /// The shell commands that bring an unpacked export of Weaviate back; `docs/restore.md` has the same lines.
@@ -20,7 +21,8 @@ pub(super) fn how_to_open(entry: &Entry, bases: &[Entry]) -> Vec<String> {
         let way = facts.and_then(|facts| facts.backend.as_deref());
         return match (entry.component(), way) {
             (ComponentName::Weaviate, Some(way)) => of_weaviate(way, own),
-            (component, _) => commands(component, own, tar_options(entry)),
+            (ComponentName::Postgres, _) => of_postgres(facts.and_then(|facts| facts.rights.as_ref()), own),
+            (ComponentName::Media | ComponentName::Weaviate, _) => commands(own, tar_options(entry)),
         };
     }
     let Some(bases) = bases.iter().map(there).collect::<Option<Vec<_>>>() else { return Vec::new() };
@@ -41,25 +43,35 @@ fn tar_options(entry: &Entry) -> &'static str {
     if has_some { " --acls --xattrs --xattrs-include='*'" } else { "" }
 }
 
-fn commands(component: ComponentName, location: &str, options: &str) -> Vec<String> {
+fn commands(location: &str, options: &str) -> Vec<String> {
     let folder = !location.rsplit('/').next().unwrap_or(location).contains('.');
     if folder {
         // A folder is a backup that Weaviate wrote for the app's old tasks, which Weaviate alone can read.
         return vec![format!("ls -R {}", quoted(location))];
     }
     let read = read(location);
-    match component {
-        ComponentName::Postgres => vec![
-            format!("{read} | pg_restore --list"),
-            "createdb restored".to_owned(),
-            format!("{read} | pg_restore --no-owner --dbname=restored"),
-        ],
-        ComponentName::Media | ComponentName::Weaviate => vec![
-            format!("{read} | tar -tv"),
-            "mkdir restored".to_owned(),
-            format!("{read} | tar -xp{options} -C restored"),
-        ],
-    }
+    vec![
+        format!("{read} | tar -tv"),
+        "mkdir restored".to_owned(),
+        format!("{read} | tar -xp{options} -C restored"),
+    ]
+}
+
+/// The commands for a backup of PostgreSQL. Owners and privileges come back where the roles are there.
+fn of_postgres(rights: Option<&Rights>, location: &str) -> Vec<String> {
+    let read = read(location);
+    let make = |role: &RoleInUse| {
+        let statements = quoted(&role.create_statements());
+        format!("psql --dbname=postgres --command={statements} || true   # it may be there")
+    };
+    let roles = rights.iter().flat_map(|rights| &rights.roles).map(make);
+    let unpack = [
+        format!("{read} | pg_restore --list"),
+        "createdb restored".to_owned(),
+        "# As a superuser. Anybody else adds --no-owner --no-privileges, and owns all of it then.".to_owned(),
+        format!("{read} | pg_restore --dbname=restored"),
+    ];
+    roles.chain(unpack).collect()
 }
 
 /// The commands for a backup of Weaviate: how it comes back depends on the way that made it.
@@ -122,7 +134,7 @@ fn quoted(path: &str) -> String {
 
 #[test]
 fn the_commands_survive_odd_paths() {
-    let listing = |path| commands(ComponentName::Media, path, "").remove(0);
+    let listing = |path| commands(path, "").remove(0);
     assert_eq!(
         listing("/var/lab's backups/media_backup_20261122_040000.tar.zst"),
         r"zstd -dc '/var/lab'\''s backups/media_backup_20261122_040000.tar.zst' | tar -tv"
@@ -139,6 +151,6 @@ fn the_commands_survive_odd_paths() {
         listing("s3://lab/media/media_backup_20261122_040000.tar.zst.age"),
         "aws s3 cp s3://lab/media/media_backup_20261122_040000.tar.zst.age - | age -d -i KEYFILE | zstd -dc | tar -tv"
     );
-    let old = commands(ComponentName::Weaviate, "/var/lab.d/weaviate/weaviate_backup_20240101_030000", "");
+    let old = commands("/var/lab.d/weaviate/weaviate_backup_20240101_030000", "");
     assert_eq!(old, ["ls -R /var/lab.d/weaviate/weaviate_backup_20240101_030000"]);
 }

@@ -1,6 +1,7 @@
 //! Which databases are ours: those with a comment that says so, in their own name.
 
 use crate::domain::deed::Deed;
+pub use crate::domain::rights::ident;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -93,11 +94,6 @@ pub fn is_copy_name(database: &str, name: &str) -> bool {
     let figures = time.chars().filter(char::is_ascii_digit).count();
     let formed = figures >= 14 && time.chars().all(|c| c.is_ascii_digit() || c == '_');
     formed && !stem.is_empty() && database.starts_with(stem)
-}
-
-/// Quotes a name for SQL.
-pub fn ident(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 /// Quotes a text for SQL, for sessions with `standard_conforming_strings`.

@@ -166,8 +166,9 @@ impl Way {
             return Ok(Self::OfTheOwner("the backup notes none".to_owned()));
         };
         let missing = missing(admin, &rights.roles).await?;
-        let create =
-            |roles: &[&RoleInUse]| roles.iter().map(|role| create_role(role)).collect::<Vec<_>>().join("; ");
+        let create = |roles: &[&RoleInUse]| {
+            roles.iter().map(|role| role.create_statements()).collect::<Vec<_>>().join("; ")
+        };
         if missing.iter().any(|role| role.in_policy) {
             let what = format!(
                 "policies in the backup name roles that this server does not have: make them first: {}",
@@ -260,12 +261,4 @@ async fn missing<'a>(admin: &Admin, roles: &'a [RoleInUse]) -> Result<Vec<&'a Ro
     let known: BTreeSet<String> =
         known.map_err(|err| fault("look up roles", err))?.iter().map(|row| row.get(0)).collect();
     Ok(roles.iter().filter(|role| !known.contains(&role.name)).collect())
-}
-
-/// The statements that make a role as it was, without its password.
-pub fn create_role(role: &RoleInUse) -> String {
-    let name = ident(&role.name);
-    let create = format!("CREATE ROLE {name} {}", role.attributes);
-    let member = role.member_of.iter().map(|of| format!("GRANT {} TO {name}", ident(of)));
-    std::iter::once(create).chain(member).collect::<Vec<_>>().join("; ")
 }
