@@ -162,7 +162,7 @@ impl Weaviate {
 fn snapshot_of(journal: &Journal, index: &Index, id: String) -> Result<Snapshot, ComponentError> {
     let text = serde_json::to_vec(index).expect("names and numbers are JSON");
     journal.put(&json(&id), &text)?;
-    Ok(Snapshot { made: index.way, id, at: Timestamp::now() })
+    Ok(Snapshot { made: index.way, id, at: Timestamp::now(), unnamed: [] })
 }
 
 /// The contents of the descriptors of a backup that is whole.

@@ -16,6 +16,9 @@ pub(super) struct Snapshot {
     /// The name of the backup on the server, or of the file in the folder of the journal.
     pub(super) id: String,
     pub(super) at: Timestamp,
+    /// Nothing. Earlier versions have the names of the classes here, and read no copy without this field.
+    #[serde(rename = "classes", skip_deserializing)]
+    pub(super) unnamed: [(); 0],
 }
 
 /// The notes of this machine about one server.

@@ -2,7 +2,7 @@ use super::*;
 use serde_json::json;
 
 pub(in crate::component::weaviate) fn snapshot(id: &str) -> Snapshot {
-    Snapshot { made: Made::Export, id: id.to_owned(), at: Timestamp::UNIX_EPOCH }
+    Snapshot { made: Made::Export, id: id.to_owned(), at: Timestamp::UNIX_EPOCH, unnamed: [] }
 }
 
 fn kept(copy: &str, classes: &[&str]) -> Kept {
