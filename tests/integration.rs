@@ -89,6 +89,7 @@ mod removal;
 mod restore;
 mod restore_locks;
 mod restore_refused;
+mod restore_taken_over;
 mod restore_two_machines;
 mod retention;
 mod schemas;
