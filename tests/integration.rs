@@ -127,6 +127,7 @@ mod weaviate_replace;
 mod weaviate_restores;
 mod weaviate_rights;
 mod weaviate_sweep;
+mod weaviate_taken_over;
 mod weaviate_trial;
 mod weaviate_undo;
 mod weaviate_written;
