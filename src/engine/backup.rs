@@ -94,7 +94,14 @@ impl Engine {
         let listing = self.catalog.list(Some(order.component)).await?;
         if let Some(manifest) = run.task_id.as_deref().and_then(|task_id| listing.by_task(task_id)) {
             tracing::info!(backup_id = %manifest.backup_id, "this task has made its backup already");
-            let manifest = self.complete(manifest.clone(), run, held).await?;
+            let entry = listing.entries.iter().find(|entry| entry.backup_id == manifest.backup_id);
+            let copies = entry.map_or(&[][..], |entry| &entry.copies);
+            let is_here = |destination: &str| copies.iter().any(|copy| copy.destination == destination);
+            // Another machine may have made it, in a folder of its own.
+            let elsewhere: Vec<_> =
+                manifest.objects.iter().filter(|object| !is_here(&object.destination)).cloned().collect();
+            let mut manifest = self.complete(manifest.clone(), run, held).await?;
+            manifest.objects.retain(|object| !elsewhere.contains(object));
             return Ok(self.report(&manifest, Vec::new()));
         }
         if let Err(err) = recover(component).await {

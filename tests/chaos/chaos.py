@@ -3,8 +3,9 @@
     python tests/chaos/chaos.py PROGRAM [--sabotage]
 
 CHAOS_SECONDS (1800) bounds it, CHAOS_SEED repeats what is ordered and which faults strike, though not the instant to
-the microsecond. Each round orders work of three workers, lets one to four things go wrong in the middle of it, puts
-them right, waits until every task has ended, starts the workers anew, and checks invariants.py. A violation ends it;
+the microsecond. Each round orders work of the workers of two machines, lets one to four things go wrong in the middle of
+it, puts them right, waits until every task has ended, starts the workers anew, and checks invariants.py. In every other
+round a machine dies over a restore or is cut off (takeover.py). A violation ends it;
 the folder with all logs stays. --sabotage breaks one thing after the other by hand and wants the invariant to notice.
 """
 
@@ -19,16 +20,17 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "support")]
 import faults  # noqa: E402
 import orders  # noqa: E402
 import sabotage  # noqa: E402
-from invariants import violations  # noqa: E402
+from invariants import AFTER_UNDO, violations  # noqa: E402
 from lab import Lab  # noqa: E402
 from servers import Failed, Stage, wait_for  # noqa: E402
+from takeover import Takeover  # noqa: E402
 
 PATIENCE = 300  # seconds that a round's work may take, once all is well again: three attempts of everything, and 30 s for what died
 
 
-def strike(lab, events):
+def strike(lab, events, most):
     """Some faults, each at its instant; what has to be put right is so a while later."""
-    for fault in lab.chance.choices(faults.ALL, k=lab.chance.randrange(1, 5)):
+    for fault in lab.chance.choices(faults.ALL, k=lab.chance.randrange(1, most + 1)):
         time.sleep(lab.chance.random() * 1.5)  # no wait for anything: the instant is the point
         heal = fault(lab)
         if heal is faults.MISSED:
@@ -48,7 +50,7 @@ def settle(lab, ledger):
         wait_for("the broker to be empty", lambda: lab.redis.cli("hlen", "unacked").stdout.strip() == "0", seconds=60)
     except Failed as late:
         print(f"  {late}")  # the invariant says which
-    ledger.learn(lab.results(ledger.round_ids()))
+    ledger.learn(lab.results(ledger.round_ids()), lab.machines)
     for worker in lab.workers:
         lab.terminate(worker)
     for worker in lab.workers:
@@ -60,10 +62,25 @@ def round_of(lab, ledger, client, number):
     events = []
     lab.live_on(number)
     ledger.begin(lab.fingerprints())
+    takeover = Takeover(lab, ledger, client, number) if lab.chance.random() < 0.6 else None
+    if takeover and not takeover.order():
+        takeover = None
     orders.order(lab, client, ledger)
-    strike(lab, events)
+    if takeover:
+        events.append(takeover.strike())
+    if takeover is None or takeover.leaves_all_well():
+        strike(lab, events, 2 if takeover else 4)
+    if takeover:
+        takeover.be_taken_over()
     settle(lab, ledger)
-    return events, violations(lab, ledger)
+    if takeover and lab.chance.random() < 0.6:
+        takeover.come_back()
+    broken = violations(lab, ledger)
+    # The next backup of a component forgets what was before.
+    if takeover and not broken and takeover.undo():
+        events.append(f"undid_{takeover.component}")
+        broken = violations(lab, ledger, AFTER_UNDO)
+    return events, broken
 
 
 def main():

@@ -6,6 +6,8 @@ Or MISSED, when there was nothing to strike.
 import os
 import signal
 
+from lab import COMPONENTS
+from machine import is_up, kill
 from servers import Failed, wait_for
 
 
@@ -13,16 +15,21 @@ MISSED = object()
 
 
 def kill_worker(lab):
-    return None if lab.kill(lab.chance.choice(lab.workers)) else MISSED
+    return None if kill(lab.chance.choice(lab.workers)) else MISSED
+
+
+def kill_machine(lab):
+    """All workers of one machine; another goes on."""
+    return None if lab.machine().die() else MISSED
 
 
 def kill_all_workers(lab):
-    killed = [lab.kill(worker) for worker in lab.workers]
+    killed = [machine.die() for machine in lab.machines]
     return None if any(killed) else MISSED
 
 
 def kill_child(lab):
-    children = lab.children()[:1]
+    children = [child for machine in lab.machines for child in machine.children()][:1]
     for pid in children:
         lab.kill_pid(pid)
     return None if children else MISSED
@@ -36,8 +43,9 @@ def terminate_worker(lab):
 
 def freeze_worker(lab):
     """It stands still and then goes on, knowing nothing of what happened meanwhile."""
-    process = lab.chance.choice(lab.workers).process
-    if process.poll() is not None:
+    worker = lab.chance.choice(lab.workers)
+    process = worker.process
+    if not is_up(worker):
         return MISSED
     process.send_signal(signal.SIGSTOP)
     return lambda: process.send_signal(signal.SIGCONT)
@@ -77,8 +85,9 @@ def fail_over_redis(lab):
     if answer != "OK":
         raise Failed(f"failover: {answer}")
     wait_for("the failover", lambda: "role:master" in replica.cli("info", "replication").stdout, replica.process)
-    lab.lines["redis"].target = replica.port
-    lab.lines["redis"].cut()
+    for machine in lab.machines:
+        machine.lines["redis"].target = replica.port
+        machine.lines["redis"].cut()
     lab.stage.end(master.process)
     at = replica.command.index("--replicaof")
     del replica.command[at : at + 3]  # should it be started once more
@@ -94,15 +103,15 @@ def crash_weaviate(lab):
 
 
 def cut_line(lab):
-    return None if lab.lines[lab.chance.choice(list(lab.lines))].cut() else MISSED
+    return None if lab.line().cut() else MISSED
 
 
 def black_hole(lab):
-    return change(lab.lines[lab.chance.choice(list(lab.lines))], "hole")
+    return change(lab.line(), "hole")
 
 
 def slow_line(lab):
-    return change(lab.lines[lab.chance.choice(list(lab.lines))], "slow")
+    return change(lab.line(), "slow")
 
 
 def change(line, mode):
@@ -115,10 +124,11 @@ def change(line, mode):
 
 
 def full_disk(lab):
-    """Where the disk is ours to fill."""
-    if not lab.is_small_disk:
+    """Of one machine, where the disk is ours to fill."""
+    machine = lab.machine()
+    if not machine.is_small_disk:
         return MISSED
-    ballast = lab.root / "ballast"
+    ballast = machine.root / "ballast"
     with open(ballast, "wb", buffering=0) as file:  # a buffer would be written once more when it is closed
         try:
             while file.write(b"\0" * 65536):
@@ -129,20 +139,22 @@ def full_disk(lab):
 
 
 def jump_clock(lab):
-    """Of one worker alone, by up to two hours, until somebody puts it right."""
+    """Of one worker of a machine alone, by up to two hours, until somebody puts it right."""
+    machine = lab.machine()
+    machine.put_clock(lab.chance.randrange(-7200, 7200))
+    return lambda: machine.put_clock(0)
 
-    def put(seconds):
-        new = lab.clock.with_suffix(".new")
-        new.write_text(f"{seconds:+}")
-        os.replace(new, lab.clock)
 
-    put(lab.chance.randrange(-7200, 7200))
-    return lambda: put(0)
+def back_up_by_hand(lab):
+    """A backup beside the work of the fleet: it takes the lock of its machine alone, and puts right what it takes for a dead run's."""
+    machine, component = lab.machine(), lab.chance.choice(COMPONENTS)
+    process = lab.stage.start([lab.program, "backup", component], f"by-hand-{machine.name}.log", env=machine.direct | {"RUST_LOG": "info"})
+    return lambda: process.wait(120)
 
 
 ALL = [
     kill_worker,
-    kill_worker,
+    kill_machine,
     kill_all_workers,
     kill_child,
     terminate_worker,
@@ -159,4 +171,5 @@ ALL = [
     slow_line,
     full_disk,
     jump_clock,
+    back_up_by_hand,
 ]

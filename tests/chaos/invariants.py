@@ -5,8 +5,9 @@
 
 import json
 
-from lab import COMPONENTS, KEEP_LAST
+from lab import KEEP_LAST, is_mark
 from orders import ENDED, component_of
+from seen import Seen, objects
 
 
 def no_message_is_lost(lab, ledger):
@@ -23,14 +24,16 @@ def no_message_is_lost(lab, ledger):
 
 
 def nothing_is_done_twice(lab, ledger):
-    """A task that made a backup made one; what succeeded is there, unless retention has taken it."""
-    makers = {}
-    for path in lab.root.glob("manifests/*/*.json"):
-        manifest = json.loads(path.read_text())
-        makers.setdefault(manifest["task_id"], []).append(manifest["backup_id"])
-    for task, backups in makers.items():
-        if task and len(backups) > 1:
-            yield f"task {task} made {backups}"
+    """A task that made a backup made one; what succeeded is there, unless retention has taken it.
+
+    One on each machine: where the bucket is away, a machine cannot know what the one before it has made."""
+    for where, manifests in lab.seen.manifests.items():
+        makers = {}
+        for manifest in manifests:
+            makers.setdefault(manifest["task_id"], []).append(manifest["backup_id"])
+        for task, backups in makers.items():
+            if task and len(backups) > 1:
+                yield f"task {task} made {backups}, as {where} has it"
     told = {}
     for id, result in lab.results(ledger.round_ids()).items():
         made = result["result"].get("backup_id") if result["status"] == "SUCCESS" and isinstance(result["result"], dict) else None
@@ -38,25 +41,36 @@ def nothing_is_done_twice(lab, ledger):
             yield f"{id} and {told[made]} both say that they made {made}"
 
 
+def no_name_is_of_two_backups(lab, ledger):
+    """An id means the same archive wherever it is: no two machines make the same one."""
+    known = {}
+    for where, manifests in lab.seen.manifests.items():
+        for manifest in manifests:
+            made = {(manifest["created_at"], object["sha256"]) for object in manifest["objects"]}
+            if len(known.setdefault(manifest["backup_id"], made) | made) != 1:
+                yield f"{manifest['backup_id']} is another backup in {where} than elsewhere"
+
+
 def listed_backups_are_whole(lab, ledger):
     """All that is listed reads to its end and is what its manifest says, in every destination; nothing is missing."""
-    for found in lab.json("verify", "all", "all")["results"]:
-        if not found["ok"]:
-            yield f"{found['backup_id']}: {found['problems']}"
-    for backup in lab.json("list")["backups"]:
-        for copy in backup["destinations"]:
-            if copy["state"] != "ok":
-                yield f"{backup['backup_id']} is {copy['state']} in {copy['destination']}"
+    for where, manifests in lab.seen.manifests.items():
+        for object in objects(manifests, "s3" if where == "s3" else "local"):
+            # By plain tools, beside what the program says.
+            found = lab.seen.archives[where].get(object["key"])
+            if found != object["sha256"]:
+                yield f"{object['key']} of {where} is {'not there' if found is None else 'of another hash'}, though a manifest names it"
+    for name, verified in lab.seen.verified.items():
+        for found in json.loads(verified.stdout or '{"results": []}')["results"]:
+            if not found["ok"]:
+                yield f"{found['backup_id']}, as {name} sees it: {found['problems']}"
+    for name, backup, copy in lab.seen.copies():
+        if copy["state"] != "ok":
+            yield f"{backup} is {copy['state']} in {copy['destination']}, as {name} sees it"
 
 
 def what_is_promised_is_kept(lab, ledger):
     """What a task said it had made is there, or as many newer ones as retention keeps; and what it said it had pinned."""
-    there = {
-        (copy["destination"], backup["backup_id"])
-        for backup in lab.json("list")["backups"]
-        for copy in backup["destinations"]
-        if copy["state"] == "ok"
-    }
+    there = {("s3" if copy["destination"] == "s3" else name, backup) for name, backup, copy in lab.seen.copies() if copy["state"] == "ok"}
     for destination, backup in sorted(ledger.made - there):
         like_it = [id for at, id in there if at == destination and component_of(id) == component_of(backup)]
         newer = sum(id > backup for id in like_it)
@@ -70,7 +84,9 @@ def live_data_is_whole(lab, ledger):
     """Each component is in a state that it was in before, never between two; and what was restored is there."""
     results = lab.results(ledger.round_ids())
     for component, found in lab.fingerprints().items():
-        if found not in ledger.whole[component]:
+        if component in ledger.undone:
+            continue
+        if found not in ledger.whole[component] - {None}:
             yield f"{component} is in no state that it ever was in: {found}"
         elif not ledger.restored(component) and found != ledger.before[component]:
             yield f"{component} has changed, and nobody ordered that"
@@ -81,32 +97,46 @@ def live_data_is_whole(lab, ledger):
                 yield f"{component} is not what the restore that succeeded was to bring back"
 
 
+def no_class_is_lost(lab, ledger):
+    """Whoever died while classes were replaced. What machines say of that on the server is one mark a machine at most."""
+    classes = lab.classes()
+    if "Paper" not in classes:
+        yield f"class Paper is lost, there are {classes}"
+    marks = [name for name in classes if is_mark(name)]
+    if len(marks) > len(lab.machines):
+        yield f"the server has {marks}"
+
+
+def a_restore_is_done_once(lab, ledger):
+    """What was written after the swap is there, whoever got the task again and whoever came back after that."""
+    for component, number in ledger.since.items():
+        if component not in ledger.undone and not lab.has(component, number):
+            yield f"{component} was restored once more: what was written since is gone"
+
+
+def undo_leads_to_what_was_live(lab, ledger):
+    """Before the restore, whatever machine began it and whatever ended it."""
+    for component in ledger.undone:
+        if lab.fingerprint(component) != ledger.before[component] or component in ledger.since and lab.has(component, ledger.since[component]):
+            yield f"{component} is not what was live before the restore that was undone"
+
+
 def nothing_half_is_left(lab, ledger):
     """After the next start: no partial file, no archive without a manifest, no upload."""
-    for path in (lab.root / ".partial").glob("*"):
-        if "-trial-" in path.name:
-            continue  # of a look whether the folder can be written to, which comes and goes
-        yield f"partial file {path.name}"
-    known = {
-        (place["destination"], place["key"])
-        for path in lab.root.glob("manifests/*/*.json")
-        for place in json.loads(path.read_text())["objects"]
-    }
-    for component in COMPONENTS:
-        for path in (lab.root / component).glob("*"):
-            if ("local", f"{component}/{path.name}") not in known:
-                yield f"{path.name} has no manifest"
-    bucket = lab.in_bucket()
-    for key in bucket["objects"]:
-        manifest = f"manifests/{key.split('.')[0]}.json"  # each destination has its own, and retention of its own
-        if not key.startswith("manifests/") and manifest not in bucket["objects"]:
-            yield f"{key} in the bucket has no manifest"
-    for key in bucket["uploads"]:
+    for machine in lab.machines:
+        for path in (machine.root / ".partial").glob("*"):
+            if "-trial-" not in path.name:  # of a look whether the folder can be written to, which comes and goes
+                yield f"partial file {path.name} on {machine.name}"
+    for where, archives in lab.seen.archives.items():  # each destination has manifests of its own, and retention of its own
+        known = {object["key"] for object in objects(lab.seen.manifests[where], "s3" if where == "s3" else "local")}
+        for key in set(archives) - known:
+            yield f"{key} of {where} has no manifest"
+    for key in lab.seen.uploads:
         yield f"an upload of {key} is left"
 
 
 def no_scratch_is_left(lab, ledger):
-    """Nothing that a restore works in; only the copies that the journal keeps: for an undo, and of what stood in the way of one put back.
+    """Nothing that a restore works in; only the copies that the journals keep: for an undo, and of what stood in the way of one put back.
 
     A backup whose worker and server have died says STARTED for ever, and stays until the server has made another."""
     names = lab.postgres.psql("select datname from pg_database", "postgres").stdout.split()
@@ -117,24 +147,29 @@ def no_scratch_is_left(lab, ledger):
     for name in areas:
         if "rna-before" not in name:
             yield f"folder {name}"
-    state = lab.root / ".weaviate" / lab.weaviate.url.removeprefix("http://")
-    journal = state / "journal.json"
-    notes = json.loads(journal.read_text()) if journal.exists() else {}
-    copies = [copy for name in ("kept", "undone") for copy in (notes.get(name) or {"before": {}})["before"].values()] + notes.get("found", [])
-    kept = tuple(copy["id"] for copy in copies if copy)
-    loose = [copy["id"] for copy in notes.get("loose", []) if not copy.get("has_ended")]
-    for path in {*state.glob("*"), *lab.weaviate.folder.glob("*")} - {journal}:
+    kept, loose = copies_of_weaviate(lab)
+    states = [path for machine in lab.machines for path in machine.state_of_weaviate().glob("*") if path.name != "journal.json"]
+    for path in {*states, *lab.weaviate.folder.glob("*")}:
         is_under_way = path.name in loose and lab.weaviate.says_started(path.name)
         if not is_under_way and not path.name.startswith(kept):
             yield f"of a copy of Weaviate {path.relative_to(lab.stage.dir)}"
 
 
+def copies_of_weaviate(lab):
+    """The ids of the copies that journals keep, and of those that their servers may still be making."""
+    kept, loose = [], []
+    for notes in (machine.journal_of_weaviate() for machine in lab.machines):
+        copies = [copy for name in ("kept", "undone") for copy in (notes.get(name) or {"before": {}})["before"].values()]
+        kept += [copy["id"] for copy in copies + notes.get("found", []) if copy]
+        loose += [copy["id"] for copy in notes.get("loose", []) if not copy.get("has_ended")]
+    return tuple(kept), loose
+
+
 def no_lock_is_stale(lab, ledger):
-    """Every component can be worked on at once, by hand and in the fleet."""
-    for component in COMPONENTS:
-        done = lab.command("verify", component, "latest", check=False)
-        if done.returncode == 5:
-            yield f"{component} is locked: {done.stderr.strip()[-300:]}"
+    """Every component can be worked on at once, by hand on every machine and in the fleet."""
+    for name, verified in lab.seen.verified.items():
+        if verified.returncode == 5:
+            yield f"{name} is locked: {verified.stderr.strip()[-300:]}"
     held = lab.redis.cli("hkeys", "rna-backup:locks").stdout.split()
     if held:
         yield f"locks of the fleet are held: {held}"
@@ -150,8 +185,12 @@ def who_is_told_to_stop_ends_well(lab, ledger):
 ALL = [
     no_message_is_lost,
     nothing_is_done_twice,
+    no_name_is_of_two_backups,
     what_is_promised_is_kept,
     live_data_is_whole,
+    no_class_is_lost,
+    a_restore_is_done_once,
+    undo_leads_to_what_was_live,
     no_lock_is_stale,
     nothing_half_is_left,
     no_scratch_is_left,
@@ -160,6 +199,11 @@ ALL = [
 ]
 
 
-def violations(lab, ledger):
+# What an undo may break.
+AFTER_UNDO = [live_data_is_whole, no_class_is_lost, undo_leads_to_what_was_live, no_scratch_is_left]
+
+
+def violations(lab, ledger, checks=ALL):
     """Name of the invariant, and what breaks it."""
-    return [(check.__name__, what) for check in ALL for what in check(lab, ledger)]
+    lab.seen = Seen(lab)
+    return [(check.__name__, what) for check in checks for what in check(lab, ledger)]

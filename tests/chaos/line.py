@@ -1,4 +1,4 @@
-"""A TCP line between workers and a server, which can be cut, become a black hole, or be slow."""
+"""A TCP line between workers and a server, which can be cut, become a black hole, be slow, or stop at a word."""
 
 import asyncio
 import threading
@@ -11,6 +11,7 @@ class Line:
 
     def __init__(self, target):
         self.target, self.port, self.mode, self.open = target, None, "clear", set()
+        self.trap, self.caught = None, threading.Event()
         self.loop, ready = asyncio.new_event_loop(), threading.Event()
         threading.Thread(target=self.serve, args=(ready,), daemon=True).start()
         ready.wait()
@@ -40,6 +41,11 @@ class Line:
     async def carry(self, reader, writer):
         try:
             while data := await reader.read(16 * 1024):
+                if self.trap and self.trap.search(data):
+                    # For ever: what is caught never arrives, whatever becomes of the line.
+                    self.mode, self.trap = "hole", None
+                    self.caught.set()
+                    break
                 await self.passable()
                 if self.mode == "slow":
                     await asyncio.sleep(len(data) / SLOW)
@@ -52,6 +58,11 @@ class Line:
     async def passable(self):
         while self.mode == "hole":
             await asyncio.sleep(0.05)
+
+    def catch(self, trap):
+        """Becomes a black hole at the first message in which this expression is found; an event that is set then."""
+        self.caught, self.trap = threading.Event(), trap
+        return self.caught
 
     def cut(self):
         """Ends every connection there is, in the middle of whatever passes. Whether there was one."""

@@ -21,15 +21,19 @@ class Ledger:
     """The tasks of this round, every state in which a component ever was as a whole, and what has been promised.
 
     `made` are the backups that a task said it had made, each with a destination where it put them, and `holds` what is
-    in those of which that is certain. `pinned` is what a task said it had pinned.
+    in those of which that is certain. `pinned` is what a task said it had pinned. `alone` are the components that one
+    restore of the round alone replaces, `since` what was written in the middle of the round and has to be there, and
+    `undone` the components that were put back to what they were before the round.
     """
 
     def __init__(self):
         self.whole, self.before, self.orders = {component: set() for component in COMPONENTS}, {}, {}
         self.made, self.holds, self.pinned = set(), {}, set()
+        self.alone, self.since, self.undone = set(), {}, set()
 
     def begin(self, fingerprints):
         self.before, self.orders = fingerprints, {}
+        self.alone, self.since, self.undone = set(), {}, set()
         for component, state in fingerprints.items():
             self.whole[component].add(state)
 
@@ -45,7 +49,7 @@ class Ledger:
                         self.note(child, component, BACKUPS[component])
         return all(results.get(id, {}).get("status") in ENDED for id in self.orders)
 
-    def learn(self, results):
+    def learn(self, results, machines):
         """Believes what the tasks of the round say."""
         for id, order in self.orders.items():
             component, result = order["component"], results.get(id, {})
@@ -53,7 +57,8 @@ class Ledger:
             if is_done and order["task"] in BACKUPS.values():
                 told = result["result"]
                 backup = told["backup_id"]
-                self.made |= {(at, backup) for at, key in (("local", "path"), ("s3", "s3_uri")) if told[key]}
+                self.made |= {(machine.name, backup) for machine in machines if told["path"].startswith(f"{machine.root}/")}
+                self.made |= {("s3", backup)} if told["s3_uri"] else set()
                 if not self.restored(component):
                     self.holds[backup] = self.before[component]
             if order["task"] == PIN:
@@ -74,7 +79,7 @@ class Ledger:
 def order(lab, client, ledger):
     """Three to six tasks, backups among them."""
     chance = lab.chance
-    listed = [(backup["component"], backup["backup_id"]) for backup in lab.json("list")["backups"] if backup["state"] == "ok"]
+    listed = [(backup["component"], backup["backup_id"]) for backup in lab.machine().json("list")["backups"] if backup["state"] == "ok"]
 
     def send(component, task, *args, **kwargs):
         ledger.note(client.delay(task, *args, **kwargs), component, task)
@@ -86,7 +91,8 @@ def order(lab, client, ledger):
     def restore():
         if listed:
             component, backup = chance.choice(listed)
-            ledger.note(client.delay(RESTORES[component], backup), component, RESTORES[component], backup)
+            if component not in ledger.alone:
+                ledger.note(client.delay(RESTORES[component], backup), component, RESTORES[component], backup)
 
     def pin():
         """One backup of each component at most: the disk is small."""
@@ -100,7 +106,8 @@ def order(lab, client, ledger):
 
     def undo():
         component = chance.choice(COMPONENTS)
-        send(component, UNDO, component)
+        if component not in ledger.alone:
+            send(component, UNDO, component)
 
     rest = [
         back_up,

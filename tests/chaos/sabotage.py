@@ -7,11 +7,17 @@ from lab import COMPONENTS
 from orders import BACKUPS, RESTORES
 
 
+def maker(lab, component):
+    """The machine with most backups of a component."""
+    return max(lab.machines, key=lambda machine: len(list((machine.root / component).glob("*"))))
+
+
 def broken_archive(lab, ledger):
-    path = max((lab.root / "media").glob("*"))
+    machine = maker(lab, "media")
+    path = max((machine.root / "media").glob("*"))
     whole = path.read_bytes()
     path.write_bytes(whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:])
-    return lambda: (path.write_bytes(whole), lab.command("verify", "all", "all"))
+    return lambda: (path.write_bytes(whole), machine.command("verify", "all", "all"))
 
 
 def lost_row(lab, ledger):
@@ -42,23 +48,42 @@ def left_message(lab, ledger):
 
 
 def second_effect(lab, ledger):
-    path = max((lab.root / "manifests/postgres").glob("*"))
-    other = min((lab.root / "manifests/postgres").glob("*"))
-    text = other.read_text()
-    other.write_text(json.dumps(json.loads(text) | {"task_id": json.loads(path.read_text())["task_id"]}))
-    task = json.loads(text)["task_id"]
-    # The bucket has it too since somebody has verified it, and of equals the nearer one counts.
-    return lambda: other.write_text(json.dumps(json.loads(other.read_text()) | {"task_id": task}))
+    machine = max(lab.machines, key=lambda machine: len(machine.manifests()))
+    paths = list(machine.root.glob("manifests/*/*"))
+    return reword(machine, paths[0], "task_id", json.loads(paths[1].read_text())["task_id"])
+
+
+def shared_name(lab, ledger):
+    """As if two machines had made the same id."""
+    machine = maker(lab, "postgres")
+    return reword(machine, max((machine.root / "manifests/postgres").glob("*")), "created_at", "2020-01-01T02:00:00Z")
+
+
+def reword(machine, path, key, value):
+    """Changes a manifest, until it is put right."""
+    manifest = json.loads(path.read_text())
+
+    def mend():
+        path.write_text(json.dumps(json.loads(path.read_text()) | {key: manifest[key]}))
+        # The bucket has it too since somebody has verified it.
+        at = f"manifests/{path.parent.name}/{path.name}"
+        told = f"json.loads(c.get_object(Bucket=b, Key='{at}')['Body'].read()) | {{'{key}': {manifest[key]!r}}}"
+        python(machine.lab, f"import json; c.put_object(Bucket=b, Key='{at}', Body=json.dumps({told}).encode())")
+
+    path.write_text(json.dumps(manifest | {key: value}))
+    return mend
 
 
 def partial_file(lab, ledger):
-    path = lab.root / ".partial/half"
+    path = lab.machines[-1].root / ".partial/half"
+    path.parent.mkdir(exist_ok=True)
     path.write_text("half")
     return path.unlink
 
 
 def orphan(lab, ledger):
-    path = lab.root / "postgres/pg_backup_20200101_020000.dump.zst"
+    path = lab.machines[-1].root / "postgres/pg_backup_20200101_020000.dump.zst"
+    path.parent.mkdir(exist_ok=True)
     path.write_text("of a dead run")
     return path.unlink
 
@@ -105,12 +130,45 @@ def bad_end(lab, ledger):
 
 def lost_backup(lab, ledger):
     """The newest one from one destination, as if retention had taken it."""
-    backup = max(id for _, id in ledger.made if id.startswith("weaviate"))
-    paths = [*lab.root.glob(f"weaviate/{backup}.*"), *lab.root.glob(f"manifests/weaviate/{backup}.*")]
+    where, backup = max((made for made in ledger.made if made[0] != "s3" and made[1].startswith("weaviate")), key=lambda made: made[1])
+    root = next(machine.root for machine in lab.machines if machine.name == where)
+    paths = [*root.glob(f"weaviate/{backup}.*"), *root.glob(f"manifests/weaviate/{backup}.*")]
     kept = {path: path.read_bytes() for path in paths}
     for path in paths:
         path.unlink()
     return lambda: [path.write_bytes(content) for path, content in kept.items()]
+
+
+def other_archive(lab, ledger):
+    """Another one of the same length in the bucket, as if two machines had made the same id."""
+    key = next(key for key in lab.in_bucket()["archives"] if key.startswith("media/"))
+    whole = lab.stage.dir / "whole"
+    read = f"t = c.get_object(Bucket=b, Key='{key}')['Body'].read(); open('{whole}', 'wb').write(t); "
+    python(lab, read + f"c.put_object(Bucket=b, Key='{key}', Body=t[::-1])")
+    back = f"c.put_object(Bucket=b, Key='{key}', Body=open('{whole}', 'rb').read())"
+    return lambda: (python(lab, back), [machine.command("verify", "all", "all") for machine in lab.machines])
+
+
+def second_swap(lab, ledger):
+    """What was written after a restore is not there."""
+    ledger.since["media"] = 1
+    return ledger.since.clear
+
+
+def wrong_undo(lab, ledger):
+    """It led to something that was not live before."""
+    before = ledger.before["media"]
+    ledger.undone.add("media")
+    ledger.before["media"] = "another"
+    return lambda: (ledger.undone.clear(), ledger.before.update(media=before))
+
+
+def marks(lab, ledger):
+    """More than there are machines."""
+    names = [f"RnaBackupMark_{number}" for number in range(100, 103)]
+    for name in names:
+        lab.weaviate.ask("POST", "/v1/schema", {"class": name, "vectorizer": "none", "properties": []})
+    return lambda: [lab.weaviate.ask("DELETE", f"/v1/schema/{name}") for name in names]
 
 
 def lost_pin(lab, ledger):
@@ -133,6 +191,11 @@ TABLE = [
     ("live_data_is_whole", lost_file),
     ("live_data_is_whole", lost_object),
     ("live_data_is_whole", idle_restore),
+    ("no_class_is_lost", marks),
+    ("a_restore_is_done_once", second_swap),
+    ("undo_leads_to_what_was_live", wrong_undo),
+    ("listed_backups_are_whole", other_archive),
+    ("no_name_is_of_two_backups", shared_name),
     ("what_is_promised_is_kept", lost_backup),
     ("what_is_promised_is_kept", lost_pin),
     ("no_message_is_lost", lost_message),
@@ -158,8 +221,8 @@ def run(lab, ledger, settle):
         for component in COMPONENTS:
             ledger.note(client.delay(BACKUPS[component]), component, BACKUPS[component])
         settle(lab, ledger)
-    for worker in lab.workers:  # they would put right what we break
-        lab.kill(worker)
+    for machine in lab.machines:  # their workers would put right what we break
+        machine.die()
     wrong = [f"nothing is broken, and {name} says: {what}" for name, what in violations(lab, ledger)]
     for invariant, breaking in TABLE:
         mend = breaking(lab, ledger)

@@ -107,9 +107,8 @@ def main():
     program = sys.argv[1] if len(sys.argv) == 2 else sys.exit(__doc__)
     seconds, seed = float(os.environ.get("SOAK_SECONDS", "3600")), int(os.environ.get("CHAOS_SEED") or time.time_ns() % 1_000_000)
     with Stage("rna-soak") as stage:
-        lab = Lab(stage, Path(program).resolve(), seed)
+        lab = Lab(stage, Path(program).resolve(), seed, {"near": ("one",)})
         try:
-            lab.workers = lab.workers[:1]
             lab.start_workers()
             soak = Soak(lab, seconds)
             soak.run()

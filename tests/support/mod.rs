@@ -5,6 +5,7 @@ pub mod chance;
 pub mod dense;
 pub mod disk;
 pub mod faulty;
+pub mod held_line;
 pub mod lab;
 pub mod memory;
 pub mod postgres;

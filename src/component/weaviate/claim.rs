@@ -68,6 +68,7 @@ impl Weaviate {
                 .collect(),
             copies: copies_on_server(&journal.notes),
             beat: 0,
+            deeds: own.iter().flat_map(Mark::needed_deeds).collect(),
         };
         server.make_mark(&mark).await?;
         // The new mark says all that they said.
@@ -81,8 +82,8 @@ impl Weaviate {
     }
 
     /// Lets the mark of this machine say what the journal says, and removes it when nothing needs it any more: it
-    /// stays while classes are due or copies are kept, and while a mark below it does, whose machine has to see what
-    /// was replaced since.
+    /// stays while classes are due or copies are kept, while a task may be delivered again whose work it proves, and
+    /// while a mark below it does, whose machine has to see what was replaced since.
     ///
     /// # Errors
     ///
@@ -109,7 +110,8 @@ impl Weaviate {
                 replaced.entry(class).or_insert(mark.number);
             }
             let is_seen = !replaced.is_empty() && others.iter().any(|other| other.number < mark.number);
-            if is_seen || !replacing.is_empty() || !journal.notes.snapshots().is_empty() {
+            let is_proof = !mark.needed_deeds().is_empty();
+            if is_seen || is_proof || !replacing.is_empty() || !journal.notes.snapshots().is_empty() {
                 let beat = mark.beat + 1;
                 if replacing != mark.replacing || copies != mark.copies || replaced != mark.replaced {
                     server.change_mark(&Mark { replacing, replaced, copies, beat, ..mark }).await?;
@@ -142,7 +144,8 @@ impl Claim {
         }
     }
 
-    async fn change(&self, change: impl FnOnce(&mut Mark)) -> Result<(), ComponentError> {
+    /// Changes what the mark says.
+    pub(super) async fn change(&self, change: impl FnOnce(&mut Mark)) -> Result<(), ComponentError> {
         let mut mark = self.mark.lock().await;
         let mut changed = mark.clone();
         change(&mut changed);

@@ -13,6 +13,7 @@ use crate::component::ComponentError;
 use crate::component::weaviate::client::Fault;
 use crate::component::weaviate::replace::names;
 use crate::component::weaviate::server::Server;
+use crate::domain::deed::Deed;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -50,6 +51,9 @@ pub(super) struct Mark {
     /// Rises while the machine is at it: whoever sees it rise knows that without a clock.
     #[serde(default)]
     pub(super) beat: u64,
+    /// The tasks whose work is done, for whoever gets such a task again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) deeds: Vec<Deed>,
 }
 
 impl Mark {
@@ -177,6 +181,7 @@ pub(super) fn example(number: u64, journal: &str) -> Mark {
         replaced: BTreeMap::new(),
         copies: BTreeSet::new(),
         beat: 0,
+        deeds: Vec::new(),
     }
 }
 

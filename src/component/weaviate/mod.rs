@@ -23,6 +23,7 @@ mod copies;
 mod count;
 mod counting;
 mod decode;
+mod deeds;
 mod export;
 mod files;
 mod folder;
@@ -64,9 +65,10 @@ mod ways;
 
 use crate::base::chain;
 use crate::component::media::{Media, MediaConfig};
-use crate::component::{Component, ComponentError, Feed, Kept, Plan, Shelf, Staged, Target, Walk};
+use crate::component::{Component, ComponentError, Done, Feed, Kept, Plan, Shelf, Staged, Target, Walk};
 use crate::domain::{
     component::ComponentName,
+    deed::Deed,
     facts::{Counts, Facts},
     progress::Meter,
 };
@@ -350,7 +352,19 @@ impl Component for Weaviate {
     }
 
     async fn undo(&self, meter: &Meter) -> Result<Kept, ComponentError> {
-        self.undone(meter).await
+        self.undone(None, meter).await
+    }
+
+    async fn undo_by(&self, deed: Option<Deed>, meter: &Meter) -> Result<Kept, ComponentError> {
+        self.undone(deed, meter).await
+    }
+
+    async fn done_by(&self, task: &str) -> Result<Option<Done>, ComponentError> {
+        self.replaced_by(task).await
+    }
+
+    async fn settle(&self, task: &str) -> Result<(), ComponentError> {
+        self.settle_deed(task).await
     }
 
     async fn forget(&self) -> Result<(), ComponentError> {

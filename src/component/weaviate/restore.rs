@@ -22,7 +22,7 @@ use crate::component::weaviate::source::{Place, Source, prove};
 use crate::component::weaviate::steps::Questions;
 use crate::component::weaviate::{Weaviate, kept_as};
 use crate::component::{Component, ComponentError, Feed};
-use crate::domain::{facts::Counts, progress::Meter};
+use crate::domain::{deed::Deed, facts::Counts, progress::Meter};
 use async_trait::async_trait;
 use std::collections::BTreeSet;
 use uuid::Uuid;
@@ -75,7 +75,8 @@ impl Weaviate {
         let (source, counts) = self.unpack(&server, (index, &bring), feed, &mut journal, meter).await?;
         let (weaviate, meter) = (self.clone(), meter.clone());
         let access = *target == Target::LiveWithAccess;
-        let mut copy = Copy { weaviate, server, source, bring, counts, drill: false, access, meter };
+        let mut copy =
+            Copy { weaviate, server, source, bring, counts, drill: false, access, deed: None, meter };
         if access && let Err(err) = copy.holds_access().await {
             copy.clean(&mut journal).await?;
             return Err(err);
@@ -194,6 +195,8 @@ pub(super) struct Copy {
     drill: bool,
     /// True if users, roles and aliases come as well.
     access: bool,
+    /// The task that orders the restore; `None`: somebody by hand.
+    deed: Option<Deed>,
     /// Of the run: the longest part is still to come.
     meter: Meter,
 }
@@ -261,8 +264,12 @@ impl Staged for Copy {
         &self.counts
     }
 
+    fn sign(&mut self, deed: Deed) {
+        self.deed = Some(deed);
+    }
+
     async fn swap(self: Box<Self>) -> Result<Option<Kept>, ComponentError> {
-        let Self { weaviate, server, source, bring, access, meter, .. } = &*self;
+        let Self { weaviate, server, source, bring, access, deed, meter, .. } = &*self;
         if self.drill {
             let what = "a copy for a drill cannot take the place of the classes".to_owned();
             return Err(ComponentError::Unusable { what, source: None });
@@ -270,7 +277,7 @@ impl Staged for Copy {
         let mut journal = Journal::open(&weaviate.config.state)?;
         let bring = bring.iter().map(|class| (class.clone(), Some(source))).collect();
         let purpose = if *access { Purpose::RestoreWithAccess } else { Purpose::Restore };
-        let replaced = weaviate.replace(server, &mut journal, &bring, purpose, meter).await;
+        let replaced = weaviate.replace(server, &mut journal, &bring, purpose, deed.clone(), meter).await;
         if let Err(err) = self.clean(&mut journal).await {
             tracing::warn!(error = %chain(&err), "the files of the restored backup are left until the next start");
         }

@@ -8,7 +8,7 @@ use crate::component::weaviate::replace::Purpose;
 use crate::component::weaviate::source::Bring;
 use crate::component::weaviate::{Weaviate, kept_as};
 use crate::component::{ComponentError, Kept};
-use crate::domain::progress::Meter;
+use crate::domain::{deed::Deed, progress::Meter};
 use jiff::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,7 +18,7 @@ impl Weaviate {
     /// # Errors
     ///
     /// As [`replace`](Self::replace).
-    pub(super) async fn undone(&self, meter: &Meter) -> Result<Kept, ComponentError> {
+    pub(super) async fn undone(&self, deed: Option<Deed>, meter: &Meter) -> Result<Kept, ComponentError> {
         let mut journal = Journal::open(&self.config.state)?;
         let Some(kept) = journal.notes.kept.clone() else {
             let elsewhere = self.kept_of_others()?.map_or_else(String::new, |others| format!("; {others}"));
@@ -45,7 +45,7 @@ impl Weaviate {
                 ));
             }
         }
-        let replaced = self.replace(&server, &mut journal, &bring, Purpose::Undo, meter).await?;
+        let replaced = self.replace(&server, &mut journal, &bring, Purpose::Undo, deed, meter).await?;
         let none = || Kept {
             place: "nothing: none of its classes was there".to_owned(),
             at: Timestamp::now(),

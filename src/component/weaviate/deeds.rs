@@ -1,0 +1,77 @@
+//! The notes of tasks that have replaced classes: they lie in the marks on the server, so that whichever machine gets such a
+//! task again knows that its work is done.
+
+use crate::base::chain;
+use crate::component::weaviate::claim::Claim;
+use crate::component::weaviate::journal::Journal;
+use crate::component::weaviate::mark::Mark;
+use crate::component::weaviate::{Weaviate, kept_as};
+use crate::component::{ComponentError, Done};
+use crate::domain::deed::{self, Deed};
+use jiff::Timestamp;
+
+impl Weaviate {
+    /// The work of a task, if some machine has replaced all its classes. What it set aside lies on that machine.
+    ///
+    /// # Errors
+    ///
+    /// When the marks cannot be read.
+    pub(super) async fn replaced_by(&self, task: &str) -> Result<Option<Done>, ComponentError> {
+        let marks = self.meet().await?.marks().await?;
+        let of_task = |mark: &Mark| mark.deeds.iter().find(|deed| deed.is_of(task)).cloned();
+        let Some((mark, deed)) = marks.iter().rev().find_map(|mark| Some((mark, of_task(mark)?))) else {
+            return Ok(None);
+        };
+        let journal = Journal::open(&self.config.state)?;
+        let kept = if journal.notes.id.as_ref() == Some(&mark.journal) {
+            journal.notes.kept.as_ref().map(|kept| kept_as(&journal, kept).place)
+        } else {
+            Some(format!("on {}", mark.owner()))
+        };
+        Ok(Some(Done { deed, kept }))
+    }
+
+    /// Notes that the result of a task is stored, in the mark of whatever machine has done its work.
+    ///
+    /// # Errors
+    ///
+    /// When a mark cannot be read or written.
+    pub(super) async fn settle_deed(&self, task: &str) -> Result<(), ComponentError> {
+        let server = self.meet().await?;
+        for mut mark in server.marks().await? {
+            if deed::settle(&mut mark.deeds, task) {
+                mark.beat += 1;
+                server.change_mark(&mark).await?;
+            }
+        }
+        let mut journal = Journal::open(&self.config.state)?;
+        self.tend_mark(&server, &mut journal).await
+    }
+}
+
+impl Mark {
+    /// The notes on tasks that may be delivered again.
+    pub(super) fn needed_deeds(&self) -> Vec<Deed> {
+        let now = Timestamp::now();
+        self.deeds.iter().filter(|deed| deed.may_come_back(now)).cloned().collect()
+    }
+}
+
+impl Claim {
+    /// Does work that replaces classes, and notes in the mark that it is the work of a task. A note that cannot be written
+    /// is a warning, since the classes are whole.
+    pub(super) async fn signed<T>(
+        &self,
+        deed: Option<Deed>,
+        work: impl Future<Output = Result<T, ComponentError>>,
+    ) -> Result<T, ComponentError> {
+        let done = work.await?;
+        if let Some(deed) = deed
+            && let Err(err) =
+                self.change(|mark| mark.deeds = deed::with(std::mem::take(&mut mark.deeds), Some(deed))).await
+        {
+            tracing::warn!(error = %chain(&err), "other machines are not told that this task has done its work");
+        }
+        Ok(done)
+    }
+}
