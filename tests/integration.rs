@@ -29,6 +29,7 @@ mod celery_control_faults;
 mod celery_control_lab;
 mod celery_control_python;
 mod celery_lab;
+mod celery_lists;
 mod celery_lock;
 mod celery_messages;
 mod celery_recovery;

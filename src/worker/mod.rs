@@ -20,6 +20,7 @@ mod watch;
 pub use fleet::Brokered;
 pub use lost::MOST_DEATHS;
 
+pub use watch::option_setting;
 use crate::base::backoff::Backoff;
 use crate::base::chain;
 use crate::celery::CeleryError;
@@ -28,7 +29,7 @@ use crate::celery::client::{Client, ConnectOptions};
 use crate::celery::consumer::{Consumer, Delivery, Notice};
 use crate::celery::control::Mailbox;
 use crate::celery::events::{Events, Publisher};
-use crate::celery::keys::Keys;
+use crate::celery::keys::{Keys, Priorities};
 use crate::celery::lease::{Instance, Leases};
 use crate::celery::message::Envelope;
 use crate::celery::node::Node;
@@ -84,6 +85,8 @@ pub struct Options {
     pub broker_prefix: String,
     /// `global_keyprefix` of the result backend's transport options.
     pub result_prefix: String,
+    /// `priority_steps` and `sep` of the broker's transport options.
+    pub priorities: Priorities,
     /// The lifetime of a result; zero means for ever.
     pub result_expires: Duration,
     /// True if results include the call of the task: `result_extended` of Celery.
@@ -98,6 +101,13 @@ pub struct Options {
 
 /// The kind of shutdown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+impl Options {
+    /// The names of the broker's keys.
+    pub fn keys(&self) -> Keys {
+        Keys::new(&self.broker_prefix).with_priorities(self.priorities.clone())
+    }
+}
+
 pub enum Ending {
     /// Running tasks may finish within [`Options::grace`].
     Warm,
@@ -156,7 +166,7 @@ impl Worker {
     pub fn new(options: Options, engine: Arc<Engine>, metrics: Metrics) -> Result<Self, CeleryError> {
         let broker = Client::new(options.broker.clone())?;
         let results = Client::new(options.backend.clone())?;
-        let keys = Keys::new(&options.broker_prefix);
+        let keys = options.keys();
         let leases = Leases::new(broker.clone(), keys.clone(), Instance::here(&options.node));
         engine.locks.join(Arc::new(Brokered::new(leases.locks().clone())));
         let mut backend = Backend::new(results, &options.result_prefix, options.result_expires);
@@ -209,6 +219,7 @@ impl Worker {
         let publishing = tokio::spawn(publisher.run(silence.clone()));
         let mailbox = Mailbox::new(Arc::clone(&shared.node), shared.broker.clone(), shared.keys.clone());
         mailbox.mingle().await;
+        keepers.spawn(stop_keepers.clone().run_until_cancelled_owned(watch::strays(Arc::clone(&shared))));
         keepers.spawn(mailbox.run(stop_keepers.clone()));
         keepers.spawn(beat(Arc::clone(&shared.node), stop_keepers.clone()));
         tracing::info!(
