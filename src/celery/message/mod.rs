@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 use std::time::Duration;
 
-pub(super) use body::plain as plain_body;
+pub(super) use body::{decompress, plain as plain_body};
 pub use envelope::{Envelope, Look, redelivered};
 
 /// The size limits of a message.
