@@ -212,10 +212,12 @@ impl Store for S3Store {
     async fn head(&self, key: &ObjectKey) -> Result<ObjectMeta, StoreError> {
         visible("head", key)?;
         let found = self.describe(key).await.map_err(|fault| self.bucket().error(fault, "head", key))?;
-        list::meta(key.clone(), found.content_length(), found.last_modified()).ok_or_else(|| {
-            let source = "the answer names neither length nor time";
-            StoreError::Unavailable { op: "head", key: key.clone(), source: source.into() }
-        })
+        list::meta(key.clone(), found.content_length(), found.last_modified(), found.e_tag()).ok_or_else(
+            || {
+                let source = "the answer names neither length nor time";
+                StoreError::Unavailable { op: "head", key: key.clone(), source: source.into() }
+            },
+        )
     }
 
     async fn list(&self, prefix: &ObjectKey) -> Result<Vec<ObjectMeta>, StoreError> {

@@ -323,7 +323,7 @@ async fn take(shared: &Arc<Shared>, tasks: &TaskTracker) {
     let drain = &shared.stop.drain;
     let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
     let judge = Judge::new(shared, tasks);
-    let judge = |look: &Envelope, together: &[&Envelope]| judge.verdict(look, together);
+    let verdict = |look: &Envelope, together: &[&Envelope]| judge.verdict(look, together);
     let (mut queues, mut concurrency) = (shared.node.queues.subscribe(), shared.node.concurrency.subscribe());
     while !drain.is_cancelled() {
         if queues.borrow().is_empty() {
@@ -334,7 +334,7 @@ async fn take(shared: &Arc<Shared>, tasks: &TaskTracker) {
         }
         let consumer = shared.consumer();
         let looking = drain.child_token();
-        let next = consumer.next_of(judge::MOST, &judge, &looking);
+        let next = consumer.next_of(judge::MOST, &verdict, &looking);
         tokio::pin!(next);
         let taken = loop {
             tokio::select! {
@@ -355,6 +355,7 @@ async fn take(shared: &Arc<Shared>, tasks: &TaskTracker) {
                     let (shared, all) = (Arc::clone(shared), tasks.clone());
                     tasks.spawn(async move {
                         Box::pin(task::handle(Arc::clone(&shared), delivery, slot)).await;
+                    judge.taken(&delivery);
                         if judge::in_hand(&shared, &all) >= judge::LIGHT {
                             shared.node.changed.notify_one(); // more light tasks may be taken now
                         }
