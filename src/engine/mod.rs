@@ -132,7 +132,7 @@ impl Engine {
         let mut held = self.locks.take(component, &self.owner(run), wait, &*self.clock).await?;
         if let Some(left) = held.left_behind() {
             let still = self.remove_left(component, left).await?;
-            held.leave(&still)?;
+            held.leave(&still).await?;
         }
         Ok(held)
     }
