@@ -139,3 +139,4 @@ mod worker_fleet;
 mod worker_lost;
 mod worker_places;
 mod worker_tools;
+mod worker_parked;

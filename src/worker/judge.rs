@@ -3,7 +3,7 @@
 use crate::celery::consumer::{Delivery, Verdict};
 use crate::celery::message::Envelope;
 use crate::domain::command::Command;
-use crate::worker::Shared;
+use crate::worker::{Shared, parked};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio_util::task::TaskTracker;

@@ -10,6 +10,7 @@ mod judge;
 mod lost;
 mod orders;
 mod outcome;
+mod parked;
 mod progress;
 mod returns;
 mod run;
@@ -19,8 +20,8 @@ mod watch;
 
 pub use fleet::Brokered;
 pub use lost::MOST_DEATHS;
-
 pub use watch::option_setting;
+
 use crate::base::backoff::Backoff;
 use crate::base::chain;
 use crate::celery::CeleryError;
@@ -44,6 +45,7 @@ use crate::observe::metrics::Metrics;
 use jiff::Timestamp;
 use judge::Judge;
 use orders::Orders;
+use parked::Parked;
 use returns::Returns;
 use secrecy::SecretString;
 use slots::Slots;
@@ -83,10 +85,10 @@ pub struct Options {
     pub backend: ConnectOptions,
     /// `global_keyprefix` of the broker's transport options.
     pub broker_prefix: String,
-    /// `global_keyprefix` of the result backend's transport options.
-    pub result_prefix: String,
     /// `priority_steps` and `sep` of the broker's transport options.
     pub priorities: Priorities,
+    /// `global_keyprefix` of the result backend's transport options.
+    pub result_prefix: String,
     /// The lifetime of a result; zero means for ever.
     pub result_expires: Duration,
     /// True if results include the call of the task: `result_extended` of Celery.
@@ -99,8 +101,6 @@ pub struct Options {
     pub task_events: bool,
 }
 
-/// The kind of shutdown.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 impl Options {
     /// The names of the broker's keys.
     pub fn keys(&self) -> Keys {
@@ -108,6 +108,8 @@ impl Options {
     }
 }
 
+/// The kind of shutdown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ending {
     /// Running tasks may finish within [`Options::grace`].
     Warm,
@@ -142,6 +144,7 @@ struct Shared {
     waiting: TaskTracker,
     /// The waiting tasks that wait for their eta; there may be many of them.
     scheduled: TaskTracker,
+    parked: Parked,
     returns: Returns,
     orders: Orders,
 }
@@ -188,6 +191,7 @@ impl Worker {
             stop: Stop::default(),
             waiting: TaskTracker::new(),
             scheduled: TaskTracker::new(),
+            parked: Parked::default(),
             returns: Returns::default(),
             orders: Orders::new(options.restore_key.clone(), options.orders.clone()),
             options,
@@ -215,11 +219,11 @@ impl Worker {
         keepers.spawn(keeper.run(stop_keepers.clone()));
         keepers
             .spawn(stop_keepers.clone().run_until_cancelled_owned(watch::run(Arc::clone(&shared), health)));
+        keepers.spawn(stop_keepers.clone().run_until_cancelled_owned(watch::strays(Arc::clone(&shared))));
         let silence = CancellationToken::new();
         let publishing = tokio::spawn(publisher.run(silence.clone()));
         let mailbox = Mailbox::new(Arc::clone(&shared.node), shared.broker.clone(), shared.keys.clone());
         mailbox.mingle().await;
-        keepers.spawn(stop_keepers.clone().run_until_cancelled_owned(watch::strays(Arc::clone(&shared))));
         keepers.spawn(mailbox.run(stop_keepers.clone()));
         keepers.spawn(beat(Arc::clone(&shared.node), stop_keepers.clone()));
         tracing::info!(
@@ -351,11 +355,11 @@ async fn take(shared: &Arc<Shared>, tasks: &TaskTracker) {
             Ok(deliveries) => {
                 backoff.reset();
                 for delivery in deliveries {
+                    judge.taken(&delivery);
                     let slot = if is_light(&delivery) { None } else { shared.slots.try_take() };
                     let (shared, all) = (Arc::clone(shared), tasks.clone());
                     tasks.spawn(async move {
-                        Box::pin(task::handle(Arc::clone(&shared), delivery, slot)).await;
-                    judge.taken(&delivery);
+                        task::handle(Arc::clone(&shared), Box::new(delivery), slot).await;
                         if judge::in_hand(&shared, &all) >= judge::LIGHT {
                             shared.node.changed.notify_one(); // more light tasks may be taken now
                         }
