@@ -99,6 +99,7 @@ mod store_damage;
 mod store_local;
 mod store_matrix;
 mod store_s3;
+mod store_s3_notes;
 mod store_s3_settings;
 mod store_s3_uploads;
 mod store_shares;
