@@ -185,7 +185,13 @@ impl Task<'_> {
             let _ = backend.offer(&started).await;
         }
         self.shared.metrics.task(watch::known(&message.task), State::Started.as_str());
-        Run { task_id: Some(message.id.clone()), cancel: cancel.clone(), wait: true, ..Run::default() }
+        Run {
+            task_id: Some(message.id.clone()),
+            cancel: cancel.clone(),
+            wait: true,
+            visibility_timeout: self.shared.options.visibility_timeout,
+            ..Run::default()
+        }
     }
 
     async fn restore(&self, order: &Restore, cancel: &CancellationToken) -> Outcome {
