@@ -139,7 +139,7 @@ impl App {
 
 impl App {
     /// Removes what uploads of dead runs have left in the bucket.
-    async fn sweep_bucket(&self) {
+    pub async fn sweep_bucket(&self) {
         /// Longer than any upload takes: nobody can tell in a bucket whether a process lives.
         const STALE: Duration = Duration::from_hours(24);
         let Some(bucket) = &self.bucket else { return };

@@ -115,3 +115,25 @@ fn files_stay_short_enough_to_read() {
     });
     assert!(long.is_empty(), "files over {LONGEST_FILE} lines: {long:#?}");
 }
+
+/// The files that may make something durable themselves: the routine of all journals, marks and notes, the lock files,
+/// which are written in place, and the store in a folder, whose archives are too long for that routine. Everybody else
+/// calls the routine, away from the threads of the runtime.
+const DURABLE: &[&str] = &["base/durable.rs", "engine/locks/file.rs", "store/local"];
+
+/// Files that move something without having to make it durable at once.
+const MOVERS: &[&str] = &["component/weaviate/journal.rs", "component/weaviate/folder.rs"];
+
+#[test]
+fn what_must_outlive_a_crash_is_written_by_one_routine() {
+    let mut wrong = Vec::new();
+    each_source(|file, text| {
+        let is_in = |rooms: &[&str]| rooms.iter().any(|room| file.starts_with(room));
+        let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+        let syncs = ["sync_all(", "sync_data("].iter().any(|call| code.contains(call));
+        if syncs && !is_in(DURABLE) || code.contains("fs::rename(") && !is_in(DURABLE) && !is_in(MOVERS) {
+            wrong.push(file.display().to_string());
+        }
+    });
+    assert!(wrong.is_empty(), "call base::durable instead: {wrong:#?}");
+}

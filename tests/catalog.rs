@@ -2,6 +2,7 @@
 
 use crate::store_contract::{content, key, upload};
 use crate::support::catalog::{Lab, at, manifest, named};
+use crate::support::s3::S3Server;
 use rna_backup::catalog::{Catalog, CatalogError, Origin, manifest_key};
 use rna_backup::domain::{
     component::ComponentName::{Media, Postgres, Weaviate},
@@ -9,7 +10,7 @@ use rna_backup::domain::{
     manifest::{Manifest, VerifyLevel},
     retention::Proof,
 };
-use rna_backup::store::Store;
+use rna_backup::store::{S3Store, Store};
 use std::{
     error::Error as _,
     fs,
@@ -142,6 +143,42 @@ async fn a_manifest_is_read_once_until_it_changes() {
     lab.catalog.write(&other).await.unwrap();
     assert_eq!(catalog.list(None).await.unwrap().by_task("task-media-3"), Some(&other));
     assert_eq!(counted.opened.load(Ordering::Relaxed), 21);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_manifest_that_keeps_its_length_and_its_time_is_read_again_when_others_have_changed_it() {
+    let label = async |catalog: &Catalog| {
+        let listing = catalog.list(None).await.unwrap();
+        listing.by_task("task-media-1").unwrap().label.clone().unwrap()
+    };
+    let lab = Lab::new();
+    let made = lab.backup(Media, 1).await;
+    assert_eq!(label(&lab.catalog).await, "before the move");
+    let path = lab.path(manifest_key(&made.backup_id).as_str());
+    let (text, at) = (fs::read_to_string(&path).unwrap(), fs::metadata(&path).unwrap().modified().unwrap());
+    let other = text.replace("before the move", "behind the move");
+    fs::write(&path, &other).unwrap();
+    fs::File::options().write(true).open(&path).unwrap().set_modified(at).unwrap();
+    assert_eq!(label(&lab.catalog).await, "behind the move");
+
+    let bucket = S3Store::open(S3Server::shared().bucket().await, None).await.unwrap();
+    let (bucket, key): (Arc<dyn Store>, _) = (Arc::new(bucket), manifest_key(&made.backup_id));
+    let catalog = Catalog::new(vec![bucket.clone()]);
+    let within_a_second = async || {
+        let mut times = Vec::new();
+        for (text, said) in [(&text, "before the move"), (&other, "behind the move")] {
+            bucket.put(&key, text.clone().into_bytes().into()).await.unwrap();
+            times.push(bucket.head(&key).await.unwrap().modified);
+            assert_eq!(label(&catalog).await, said);
+        }
+        times[0] == times[1]
+    };
+    for _ in 0..20 {
+        if within_a_second().await {
+            return;
+        }
+    }
+    panic!("twenty times the second ended between two requests");
 }
 
 #[tokio::test]

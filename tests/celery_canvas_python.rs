@@ -1,9 +1,13 @@
 //! Canvases of both Celery versions, whose tasks are done by a Python worker and by ours.
 
 use crate::canvas_lab::Mixed;
+use crate::celery_lab::client;
 use crate::support::python::Python;
 use redis::AsyncCommands;
+use rna_backup::celery::result::{Backend, State, TaskResult};
 use serde_json::json;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
 
 /// Each version's worker, with a client of its own version and of the other's in turn.
 fn pairs() -> [(Python, Python); 2] {
@@ -153,5 +157,42 @@ async fn stamps_prefixes_and_ignored_results_do_not_break_a_canvas() {
         let keys: Vec<String> = link.keys("*").await.unwrap();
         assert!(keys.iter().all(|key| key.starts_with("app:") || key.starts_with("results_")), "{keys:?}");
         lab.settle(&[]).await;
+    }
+}
+
+#[tokio::test]
+async fn results_that_python_stores_compressed_are_read_by_chords_and_never_replaced() {
+    for compression in ["gzip", "bzip2", "lzma"] {
+        let packing = || Python::newest().set("CELERY_RESULT_COMPRESSION", compression);
+        let mut lab = Mixed::start(packing(), packing()).await;
+        // The last to end is ours, so that ours joins the results.
+        let cases = [
+            ("chord([py.add.s(1, 2), chain(py.add.s(0), ours('add', 4))], ours('same'))", json!([3, 4])),
+            ("chord([py.add.s(1), chain(py.add.s(0), ours('add', 2))], py.xsum.s())", json!(3)),
+            (
+                "chord([py.add.s(1), chain(py.add.s(2), group(py.add.s(1), ours('add', 2)))], ours('same'))",
+                json!([1, [3, 4]]),
+            ),
+            ("chain(py.add.s(1), py.same.s(), ours('same'))", json!(1)),
+        ];
+        for (canvas, value) in cases {
+            assert_eq!(lab.value(canvas).await, value, "{compression}: {canvas}");
+        }
+        let failing = "chord([py.fail.s(), chain(py.add.s(0), ours('add', 4))], ours('xsum'))";
+        assert_eq!(lab.error(failing).await.0, "ChordError", "{compression}");
+
+        lab.value("py.add.s(1, 2).set(task_id='packed')").await;
+        let mut link = lab.link().await;
+        let text: Vec<u8> = link.get("celery-task-meta-packed").await.unwrap();
+        assert!(text.starts_with(b"\0celery-compressed\0"), "{compression}");
+        let backend = Backend::new(client(&lab.redis), "", Duration::from_hours(1));
+        let read = backend.state("packed").await.unwrap().unwrap();
+        assert_eq!((read.status.as_str(), read.result), ("SUCCESS", json!(3)), "{compression}");
+        for state in [State::Failure, State::Progress] {
+            let other = TaskResult::new("packed", state, json!({}));
+            backend.store(&other, &CancellationToken::new()).await.unwrap();
+        }
+        assert_eq!(link.get::<_, Vec<u8>>("celery-task-meta-packed").await.unwrap(), text, "{compression}");
+        lab.settle(&["ValueError", "ChordError", "Traceback", "boom"]).await;
     }
 }

@@ -295,10 +295,12 @@ async fn limits_queues_places_and_events_change_as_asked() {
     assert_eq!(node.tasks.time_limits("t.add"), TimeLimits::default());
 
     asker.ask(NODE, "rate_limit", json!({"task_name": "t.add", "rate_limit": "1/h"})).await;
-    assert!(node.tasks.may_start("t.add").is_ok() && node.tasks.may_start("t.add").is_err());
+    assert_eq!(node.tasks.wait("t.add", false), None);
+    node.tasks.started("t.add");
+    assert!(node.tasks.wait("t.add", false).is_some());
     let reply = asker.ask(NODE, "rate_limit", json!({"task_name": "t.add", "rate_limit": 0})).await;
     assert_eq!(reply, json!({"ok": "rate limit disabled successfully"}));
-    assert!(node.tasks.may_start("t.add").is_ok());
+    assert_eq!(node.tasks.wait("t.add", false), None);
     let reply = asker.ask(NODE, "rate_limit", json!({"task_name": "t.add", "rate_limit": "x/s"})).await;
     let why = r#"Invalid rate limit string: ValueError("could not convert string to float: 'x'")"#;
     assert_eq!(reply, json!({"error": why}));

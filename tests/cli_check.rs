@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use std::{fs, fs::File, process::Command};
 
 /// What `check --json` says of one dependency: whether it is fit, what was found, what to do.
-fn check(lab: &Lab, name: &str) -> (bool, String, String) {
+pub fn check(lab: &Lab, name: &str) -> (bool, String, String) {
     let (code, out, err) = lab.run(&["check", "--json"]);
     let report: Value = serde_json::from_str(&out).unwrap();
     validates("check", &report);
@@ -39,10 +39,11 @@ async fn a_lab_in_order_passes() {
     let (code, out, err) = lab.run(&["check"]);
     assert_eq!((code, err.as_str()), (0, ""), "{out}");
     let names: Vec<&str> = out.lines().map(|line| line.split("  ").next().unwrap()).collect();
-    let all = ["CHECK", "local destination", "broker", "queues", "routing", "postgres", "media"];
+    let all =
+        ["CHECK", "local destination", "broker", "queues", "other lists", "routing", "postgres", "media"];
     assert_eq!(names, all);
     assert!(out.lines().skip(1).all(|line| line.contains("  ok  ")), "{out}");
-    assert_eq!(lab.json(&["check"])["checks"].as_array().unwrap().len(), 6);
+    assert_eq!(lab.json(&["check"])["checks"].as_array().unwrap().len(), 7);
 }
 
 #[tokio::test]

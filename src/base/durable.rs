@@ -9,6 +9,7 @@ use std::{
     os::fd::AsFd,
     path::Path,
 };
+use tokio::task::spawn_blocking;
 
 /// Writes a file of a folder, for its owner alone. After a crash at any instant its old or its new contents are there,
 /// whole; once this has returned, the new ones.
@@ -29,6 +30,19 @@ pub fn write_in(folder: impl AsFd, name: &OsStr, contents: &[u8]) -> io::Result<
     Ok(sync_folder(folder)?)
 }
 
+/// Gives a whole file that lies at `partial` the name `path` in the same file system. Once this has returned, a crash
+/// does not undo it. Waits for the disk, as [`write_in`] does.
+///
+/// # Errors
+///
+/// Then the file has its old name, or, where the folder itself could not be made durable, either.
+pub fn place(file: &File, partial: &Path, path: &Path) -> io::Result<()> {
+    file.sync_all()?;
+    std::fs::rename(partial, path)?;
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    Ok(sync_folder(File::open(folder)?)?)
+}
+
 /// Writes the file at a path, as [`write_in`] does.
 ///
 /// # Errors
@@ -39,6 +53,18 @@ pub fn write(path: &Path, contents: &[u8]) -> io::Result<()> {
     let name = path.file_name().ok_or(io::ErrorKind::InvalidFilename)?;
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     write_in(openat(CWD, folder, flags, Mode::empty())?, name, contents)
+}
+
+/// Does work that waits for the disk away from the threads of the runtime, which serve all tasks: a disk that hangs must
+/// not stop them.
+///
+/// # Errors
+///
+/// Those of the work.
+pub async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    spawn_blocking(work).await.map_err(io::Error::other)?
 }
 
 #[test]

@@ -191,7 +191,7 @@ pub(super) async fn read(store: &dyn Store, meta: &ObjectMeta) -> Result<Option<
 
 type Known = Result<Arc<Document>, Fault>;
 
-/// Manifests that were read, as long as length and time of their objects stay the same.
+/// Manifests that were read, as long as length, time and version of their objects stay the same.
 #[derive(Debug, Default)]
 pub(super) struct Cache(Mutex<HashMap<Place, Cached>>);
 
@@ -200,8 +200,7 @@ type Place = (&'static str, ObjectKey);
 
 #[derive(Debug)]
 struct Cached {
-    bytes: u64,
-    modified: Timestamp,
+    meta: ObjectMeta,
     known: Known,
 }
 
@@ -209,17 +208,16 @@ impl Cache {
     pub(super) fn get(&self, destination: &'static str, meta: &ObjectMeta) -> Option<Known> {
         let places = self.lock();
         let cached = places.get(&(destination, meta.key.clone()))?;
-        let same = cached.bytes == meta.bytes && cached.modified == meta.modified;
-        same.then(|| cached.known.clone())
+        (cached.meta == *meta).then(|| cached.known.clone())
     }
 
     pub(super) fn insert(&self, destination: &'static str, meta: &ObjectMeta, known: Known) {
-        let cached = Cached { bytes: meta.bytes, modified: meta.modified, known };
+        let cached = Cached { meta: meta.clone(), known };
         self.lock().insert((destination, meta.key.clone()), cached);
     }
 
-    /// Forgets an object that is written or deleted here: it may keep its length, and its time within one tick of the
-    /// clock, so that the cache would not see the change.
+    /// Forgets an object that is written or deleted here: on a store without versions it may keep its length, and its
+    /// time within one tick of the clock, so that the cache would not see the change.
     pub(super) fn forget(&self, destination: &'static str, key: &ObjectKey) {
         self.lock().remove(&(destination, key.clone()));
     }

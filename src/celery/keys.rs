@@ -2,50 +2,91 @@
 
 use super::client::Client;
 
-/// Priority steps of kombu's Redis transport; 0 is served first.
+/// The names of the lists of a queue: `priority_steps` and `sep` of the app's `broker_transport_options`.
 ///
-/// Source: `Transport.priority_steps` in `kombu/transport/redis.py`.
-pub const PRIORITY_STEPS: [u8; 4] = [0, 3, 6, 9];
-
-/// The separator between a queue's name and its priority step, and between the parts of a binding.
-pub(super) const SEP: &str = "\x06\x16";
-
-/// Returns the greatest step that is not above `priority`; values over 9 count as 9.
-pub fn step(priority: u8) -> u8 {
-    PRIORITY_STEPS.into_iter().rev().find(|step| *step <= priority).unwrap_or(0)
+/// Source of the defaults and of the rules: `Channel.priority_steps`, `Channel.sep`, `Channel._q_for_pri` and
+/// `Channel.priority` in `kombu/transport/redis.py`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Priorities {
+    /// The priority steps, ascending and at least one. The first step is served first.
+    pub steps: Vec<u8>,
+    /// The separator between a queue's name and its priority step, and between the parts of a binding.
+    pub sep: String,
 }
 
-/// The list that holds messages of `queue` at priority `step`, without any prefix.
-fn list_name(queue: &str, step: u8) -> String {
-    if step == 0 { queue.to_owned() } else { format!("{queue}{SEP}{step}") }
+impl Default for Priorities {
+    fn default() -> Self {
+        Self { steps: vec![0, 3, 6, 9], sep: "\x06\x16".to_owned() }
+    }
+}
+
+impl Priorities {
+    /// Returns the greatest step that is not above `priority`. A priority below all steps gets the last step, as in
+    /// kombu, which indexes the list of steps by -1 then.
+    fn step(&self, priority: u8) -> u8 {
+        let at_most = self.steps.iter().rev().find(|step| **step <= priority);
+        at_most.or(self.steps.last()).copied().unwrap_or_default()
+    }
+
+    /// The list that holds messages of `queue` at priority `step`, without any prefix.
+    fn list_name(&self, queue: &str, step: u8) -> String {
+        if step == 0 { queue.to_owned() } else { format!("{queue}{}{step}", self.sep) }
+    }
 }
 
 /// Key names under the broker's `global_keyprefix`, which is put before every key without a separator.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Keys {
     prefix: String,
+    priorities: Priorities,
 }
 
 impl Keys {
     /// Creates the names under `prefix`, which may be empty.
     pub fn new(prefix: &str) -> Self {
-        Self { prefix: prefix.to_owned() }
+        Self { prefix: prefix.to_owned(), priorities: Priorities::default() }
+    }
+
+    /// Sets the names of the lists of a queue.
+    #[must_use]
+    pub fn with_priorities(mut self, priorities: Priorities) -> Self {
+        self.priorities = priorities;
+        self
+    }
+
+    /// The prefix of all keys.
+    pub(super) fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// The names of the lists of a queue.
+    pub(super) fn priorities(&self) -> &Priorities {
+        &self.priorities
     }
 
     fn key(&self, name: &str) -> String {
         format!("{}{name}", self.prefix)
     }
 
+    /// The text that the keys of all lists of a queue begin with.
+    pub fn queue(&self, queue: &str) -> String {
+        self.key(queue)
+    }
+
     /// The list that holds messages of this priority.
     pub fn list(&self, queue: &str, priority: u8) -> String {
-        self.key(&list_name(queue, step(priority)))
+        self.key(&self.priorities.list_name(queue, self.priorities.step(priority)))
     }
 
     /// All lists of the queues, with the index of the queue of each, in the order in which kombu serves
     /// them: by priority step, and within a step in the given order.
     pub fn lists(&self, queues: &[String]) -> Vec<(usize, String)> {
-        let of_step = |step| queues.iter().enumerate().map(move |(at, queue)| (at, list_name(queue, step)));
-        PRIORITY_STEPS.into_iter().flat_map(of_step).map(|(at, name)| (at, self.key(&name))).collect()
+        let of_step = |step: &u8| {
+            let step = *step;
+            let list = move |queue: &String| self.key(&self.priorities.list_name(queue, step));
+            queues.iter().enumerate().map(move |(at, queue)| (at, list(queue)))
+        };
+        self.priorities.steps.iter().flat_map(of_step).collect()
     }
 
     /// The list of the entries of this queue that cannot be parsed.
@@ -99,8 +140,8 @@ impl Keys {
     }
 
     /// Returns the queue of a member of a [`binding`](Self::binding) set, if the member is for this routing key.
-    pub fn bound_queue<'a>(binding: &'a str, routing_key: &str) -> Option<&'a str> {
-        let mut parts = binding.split(SEP);
+    pub fn bound_queue<'a>(&self, binding: &'a str, routing_key: &str) -> Option<&'a str> {
+        let mut parts = binding.split(&*self.priorities.sep);
         (parts.next() == Some(routing_key)).then(|| parts.nth(1)).flatten()
     }
 
@@ -110,8 +151,9 @@ impl Keys {
     }
 
     /// The member of the client `oid` in the set of bindings while the client waits for control replies.
-    pub fn reply_member(oid: &str) -> String {
-        format!("{oid}{SEP}{SEP}{oid}.reply.celery.pidbox")
+    pub fn reply_member(&self, oid: &str) -> String {
+        let sep = &self.priorities.sep;
+        format!("{oid}{sep}{sep}{oid}.reply.celery.pidbox")
     }
 
     /// The channels of control requests.
@@ -179,8 +221,20 @@ mod tests {
 
     #[test]
     fn a_priority_falls_to_the_step_below_it() {
-        let steps: Vec<_> = [0, 1, 2, 3, 5, 6, 8, 9, 10, 255].map(step).into();
+        let steps: Vec<_> =
+            [0, 1, 2, 3, 5, 6, 8, 9, 10, 255].map(|priority| Priorities::default().step(priority)).into();
         assert_eq!(steps, [0, 0, 0, 3, 3, 6, 6, 9, 9, 9]);
+    }
+
+    #[test]
+    fn steps_and_separator_of_the_app_name_the_lists() {
+        let priorities = Priorities { steps: vec![1, 5], sep: ":".to_owned() };
+        let keys = Keys::new("p:").with_priorities(priorities);
+        let lists: Vec<_> = [0, 1, 4, 5, 9].map(|priority| keys.list("q", priority)).into();
+        assert_eq!(lists.join(" "), "p:q:5 p:q:1 p:q:1 p:q:5 p:q:5");
+        let all: Vec<_> = keys.lists(&["q".to_owned()]).into_iter().map(|(_, key)| key).collect();
+        assert_eq!(all.join(" "), "p:q:1 p:q:5");
+        assert_eq!(keys.bound_queue("k::q", "k"), Some("q"));
     }
 
     #[test]

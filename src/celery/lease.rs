@@ -4,8 +4,9 @@ use super::CeleryError;
 use super::client::Client;
 use super::keys::Keys;
 use super::lock::Locks;
-use super::message;
+use super::message::{self, Envelope, Limits, Look, Message, Refusal};
 use super::publish::Outgoing;
+use super::restore::LONGEST_MARKED;
 use super::result::{Backend, TaskResult};
 use bytes::Bytes;
 use redis::{Script, ScriptInvocation};
@@ -219,6 +220,40 @@ impl Lease {
         &self.tag
     }
 
+    /// Forgets the text of the message, which stays in Redis.
+    pub fn shed(&mut self) {
+        self.raw = None;
+    }
+
+    /// Reads the message again, of which the text was [forgotten](Self::shed); `None` if another worker has it by now.
+    ///
+    /// # Errors
+    ///
+    /// Any error of Redis.
+    pub async fn read_again(&mut self, queue: &str) -> Result<Option<Result<Message, Refusal>>, CeleryError> {
+        let Some(raw) = self.stored().await? else { return Ok(None) };
+        let limits = Limits::default();
+        let Look::Task(look) = Envelope::look(&raw, &limits) else { return Ok(None) };
+        let message = Message::parse(&raw, &look, queue, &limits);
+        self.raw = Some(raw);
+        Ok(Some(message))
+    }
+
+    /// The text of the message in Redis; `None` if another worker has the message by now.
+    async fn stored(&self) -> Result<Option<Bytes>, CeleryError> {
+        let keys = self.leases.keys();
+        let mut read = redis::pipe();
+        read.atomic();
+        read.hget(keys.leases(), &self.tag).hget(keys.unacked(), &self.tag);
+        let read = |mut link| async move { read.query_async(&mut link).await };
+        let (lease, entry): (Option<Vec<u8>>, Option<Vec<u8>>) =
+            self.leases.client().once("read leased message", read).await?;
+        let is_ours = lease.is_some_and(|lease| lease == self.claim.text().as_bytes());
+        let entry = entry.filter(|entry| is_ours && entry.len() == self.claim.size).map(Bytes::from);
+        let end = self.claim.size.saturating_sub(self.claim.behind);
+        Ok(entry.filter(|_| end > 0).map(|entry| entry.slice(1..end)))
+    }
+
     /// Removes the message for good. Repeats until Redis answers or `stop` fires.
     ///
     /// # Errors
@@ -294,7 +329,12 @@ impl Lease {
     ///
     /// As [`ack`](Self::ack).
     pub async fn give_back(self, stop: &CancellationToken) -> Result<(), CeleryError> {
-        let text = self.raw.as_deref().and_then(message::redelivered);
+        // One that is too long to be held goes back as it is, and so does one that cannot be read now.
+        let stored = match &self.raw {
+            None if self.claim.size <= LONGEST_MARKED => self.stored().await.ok().flatten(),
+            held => held.clone(),
+        };
+        let text = stored.as_deref().and_then(message::redelivered);
         let call = self.leases.restore(&self.tag, &self.claim, "*", text.as_deref());
         let reply: u8 = self.leases.client().script_retrying("give message back", stop, &call).await?;
         if reply == NOT_OURS { Err(CeleryError::LeaseLost { tag: self.tag.clone() }) } else { Ok(()) }

@@ -62,6 +62,7 @@ mod restore;
 pub mod result;
 pub mod revoked;
 mod route;
+pub mod strays;
 pub mod sweep;
 pub mod tasks;
 

@@ -2,27 +2,32 @@
 
 mod call;
 mod child;
+mod exception;
+mod packed;
 
 use super::CeleryError;
 use super::client::Client;
 use super::keys::{backend_key, result_key};
 use super::message::Message;
 use super::publish::iso;
-use super::repr;
 use jiff::Timestamp;
 use redis::{Script, ScriptInvocation};
 use serde_json::{Map, Value, json};
+use std::borrow::Cow;
 use std::sync::{Arc, LazyLock};
-use std::{fmt, time::Duration};
+use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 pub use call::Call;
 pub use child::Child;
+pub use exception::Exception;
+pub(super) use packed::Unpacker;
 
 static STORE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(concat!(
         include_str!("lua/store.lua"),
-        "return store(KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4])"
+        "local packed = store(KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6])\n",
+        "return type(packed) == 'table' and packed"
     ))
 });
 
@@ -65,75 +70,6 @@ impl State {
     /// True if no other state follows this one: SUCCESS, FAILURE and REVOKED.
     pub fn is_final(self) -> bool {
         matches!(self, Self::Success | Self::Failure | Self::Revoked)
-    }
-}
-
-/// An exception that Python raises from `AsyncResult.get()`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Exception {
-    name: String,
-    args: Vec<Value>,
-    module: &'static str,
-}
-
-impl Exception {
-    /// Creates a built-in exception of Python, such as `ConnectionError`.
-    pub fn builtin(name: &str, message: impl Into<String>) -> Self {
-        Self::of("builtins", name, message)
-    }
-
-    /// Creates an exception of `celery.exceptions`. For an unknown name the reader creates a class of that name.
-    pub fn celery(name: &str, message: impl Into<String>) -> Self {
-        Self::of("celery.exceptions", name, message)
-    }
-
-    /// Creates an exception of `kombu.exceptions`: `DecodeError`, `ContentDisallowed`.
-    pub fn kombu(name: &str, message: impl Into<String>) -> Self {
-        Self::of("kombu.exceptions", name, message)
-    }
-
-    /// Creates an exception of `billiard.exceptions`, which Celery raises when a time limit is over.
-    pub fn billiard(name: &str, args: Vec<Value>) -> Self {
-        Self { name: name.to_owned(), args, module: "billiard.exceptions" }
-    }
-
-    fn of(module: &'static str, name: &str, message: impl Into<String>) -> Self {
-        Self { name: name.to_owned(), args: vec![Value::String(message.into())], module }
-    }
-
-    /// Replaces the arguments of the class's constructor.
-    #[must_use]
-    pub fn with_args(mut self, args: Vec<Value>) -> Self {
-        self.args = args;
-        self
-    }
-
-    /// The name of the class.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// The module of the class.
-    pub fn module(&self) -> &'static str {
-        self.module
-    }
-
-    /// The first argument as text; the name of the class if there is none.
-    pub fn message(&self) -> &str {
-        self.args.first().and_then(Value::as_str).unwrap_or(&self.name)
-    }
-
-    /// Returns the JSON object that is the result of a FAILURE, RETRY or REVOKED.
-    pub fn to_value(&self) -> Value {
-        json!({"exc_type": self.name, "exc_message": self.args, "exc_module": self.module})
-    }
-}
-
-/// Formats the exception as Python's `repr` does: `ValueError('boom', 42)`.
-impl fmt::Display for Exception {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let args: Vec<_> = self.args.iter().map(repr::short).collect();
-        write!(f, "{}({})", self.name, args.join(", "))
     }
 }
 
@@ -236,7 +172,7 @@ pub struct StoredResult {
 impl StoredResult {
     /// Parses the text under a result's key; `None` if Celery did not write the text.
     pub fn parse(text: &[u8]) -> Option<Self> {
-        serde_json::from_slice(text).ok()
+        serde_json::from_slice(&Unpacker::new().unpack(text).ok()?).ok()
     }
 }
 
@@ -294,8 +230,7 @@ impl Backend {
     ///
     /// [`CeleryError::Stopped`], or a permanent error of Redis.
     pub async fn store(&self, result: &TaskResult, stop: &CancellationToken) -> Result<(), CeleryError> {
-        let call = self.call(result, u8::from(result.state.is_final()));
-        self.client.script_retrying("store result", stop, &call).await
+        self.put(result, u8::from(result.state.is_final()), Some(stop)).await
     }
 
     /// Like [`store`](Self::store), but a stored FAILURE or REVOKED stays too: for a task that has not run
@@ -305,7 +240,7 @@ impl Backend {
         result: &TaskResult,
         stop: &CancellationToken,
     ) -> Result<(), CeleryError> {
-        self.client.script_retrying("store result", stop, &self.call(result, 2)).await
+        self.put(result, 2, Some(stop)).await
     }
 
     /// Like [`store`](Self::store), but tries once: for progress, which the next report replaces.
@@ -314,16 +249,34 @@ impl Backend {
     ///
     /// Any error of Redis.
     pub async fn offer(&self, result: &TaskResult) -> Result<(), CeleryError> {
-        self.client.script("store progress", &self.call(result, u8::from(result.state.is_final()))).await
+        self.put(result, u8::from(result.state.is_final()), None).await
     }
 
-    fn call(&self, result: &TaskResult, finality: u8) -> ScriptInvocation<'static> {
-        let mut call = STORE.prepare_invoke();
-        self.write(result, finality, &mut call);
+    /// Stores a result once or, with a `stop`, until Redis answers. What is stored already and compressed is unpacked
+    /// here, for the script that compares the two.
+    async fn put(
+        &self,
+        result: &TaskResult,
+        finality: u8,
+        stop: Option<&CancellationToken>,
+    ) -> Result<(), CeleryError> {
         // If an attempt was run twice, after a crash, its second RETRY replaces the first.
         let attempt = (result.state != State::Retry).then_some(result.retries);
-        call.arg(attempt.map_or_else(String::new, |attempt| attempt.to_string()));
-        call
+        let attempt = attempt.map_or_else(String::new, |attempt| attempt.to_string());
+        let (mut digest, mut unpacked) = (String::new(), Vec::new());
+        loop {
+            let mut call = STORE.prepare_invoke();
+            self.write(result, finality, &mut call);
+            call.arg(&attempt).arg(&digest).arg(&unpacked);
+            let packed: Option<(String, Vec<u8>)> = match stop {
+                Some(stop) => self.client.script_retrying("store result", stop, &call).await?,
+                None => self.client.script("store progress", &call).await?,
+            };
+            let Some((of, text)) = packed else { return Ok(()) };
+            // One that cannot be unpacked counts as one that Celery did not write.
+            unpacked = Unpacker::new().unpack(&text).map(Cow::into_owned).unwrap_or_default();
+            digest = of;
+        }
     }
 
     /// Returns `true` if the backend uses the same server and database as this client, so that one script can use the
@@ -373,13 +326,5 @@ mod tests {
             ["status", "result", "traceback", "children", "date_done", "group_id", "parent_id", "task_id"];
         assert_eq!(keys, expected);
         assert_eq!(started["date_done"], Value::Null);
-    }
-
-    #[test]
-    fn an_exception_is_an_object_that_python_raises_again() {
-        let failure = TaskResult::failure("1", &Exception::builtin("ConnectionError", "no route"), None);
-        let expected =
-            json!({"exc_type": "ConnectionError", "exc_message": ["no route"], "exc_module": "builtins"});
-        assert_eq!(failure.result, expected);
     }
 }

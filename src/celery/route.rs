@@ -1,7 +1,6 @@
 //! The queues that an exchange routes to, by the bindings that kombu keeps in Redis.
 
 use super::CeleryError;
-use super::keys::SEP;
 use super::lease::Leases;
 use std::collections::HashMap;
 
@@ -72,13 +71,14 @@ impl Routes {
         let mut members = redis::cmd("SMEMBERS");
         members.arg(&key);
         let members: Vec<Vec<u8>> = client.command("read bindings", &members).await?;
-        Ok(members.iter().filter_map(|member| Binding::parse(member)).collect())
+        let sep = &*self.leases.keys().priorities().sep;
+        Ok(members.iter().filter_map(|member| Binding::parse(member, sep)).collect())
     }
 }
 
 impl Binding {
-    fn parse(member: &[u8]) -> Option<Self> {
-        let mut parts = std::str::from_utf8(member).ok()?.split(SEP);
+    fn parse(member: &[u8], sep: &str) -> Option<Self> {
+        let mut parts = std::str::from_utf8(member).ok()?.split(sep);
         let (key, pattern, queue) = (parts.next()?, parts.next()?, parts.next()?);
         let whole = parts.next().is_none() && !queue.is_empty();
         whole.then(|| Self { key: key.to_owned(), topic: !pattern.is_empty(), queue: queue.to_owned() })
@@ -174,7 +174,9 @@ mod tests {
 
     #[test]
     fn a_binding_is_three_parts() {
-        let parse = |text: &str| Binding::parse(text.as_bytes()).map(|binding| (binding.key, binding.queue));
+        let parse = |text: &str| {
+            Binding::parse(text.as_bytes(), "\x06\x16").map(|binding| (binding.key, binding.queue))
+        };
         assert_eq!(parse("k\x06\x16\x06\x16q"), Some(("k".to_owned(), "q".to_owned())));
         for text in ["", "k", "k\x06\x16\x06\x16", "k\x06\x16q", "a\x06\x16b\x06\x16c\x06\x16d"] {
             assert_eq!(parse(text), None, "{text:?}");

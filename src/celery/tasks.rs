@@ -83,21 +83,23 @@ impl Tasks {
         Ok(limited)
     }
 
-    /// Checks the rate limit of a task. Returns `Ok` if the task may start now, and counts the start.
-    ///
-    /// # Errors
-    ///
-    /// The time to wait until the task may start.
-    pub fn may_start(&self, name: &str) -> Result<(), Duration> {
+    /// Returns the time to wait until a task may start by its rate limit, if one of the same name is `about_to_start`
+    /// or not; `None` if the task may start now. Counts nothing: a message that is looked at may not be taken.
+    pub fn wait(&self, name: &str, about_to_start: bool) -> Option<Duration> {
         let mut state = self.state();
-        let Some(rate) = state.get_mut(name).and_then(|task| task.rate.as_mut()) else { return Ok(()) };
+        let rate = state.get_mut(name)?.rate.as_ref()?;
+        let left = rate.next.saturating_duration_since(Instant::now());
+        let wait = if about_to_start { left.max(rate.every) } else { left };
+        (!wait.is_zero()).then_some(wait)
+    }
+
+    /// Counts a start of a task for its rate limit.
+    pub fn started(&self, name: &str) {
+        let mut state = self.state();
+        let Some(rate) = state.get_mut(name).and_then(|task| task.rate.as_mut()) else { return };
         let now = Instant::now();
-        if rate.next > now {
-            return Err(rate.next - now);
-        }
         // For a tiny rate, whose next start is beyond the clock's range, a year stands in.
         rate.next = now.checked_add(rate.every).unwrap_or(now + Duration::from_hours(24 * 365));
-        Ok(())
     }
 
     fn state(&self) -> MutexGuard<'_, BTreeMap<String, Task>> {
@@ -142,10 +144,13 @@ mod tests {
     fn a_rate_lets_one_start_and_tells_the_next_how_long_to_wait() {
         let tasks = Tasks::new(["a"], None);
         assert_eq!(tasks.limit_rate("a", "1/h"), Ok(true));
-        assert_eq!(tasks.may_start("a"), Ok(()));
-        assert!(tasks.may_start("a").unwrap_err() > Duration::from_secs(3590));
+        assert_eq!(tasks.wait("a", false), None);
+        assert_eq!(tasks.wait("a", false), None, "a look costs nothing");
+        assert!(tasks.wait("a", true).unwrap() > Duration::from_secs(3590));
+        tasks.started("a");
+        assert!(tasks.wait("a", false).unwrap() > Duration::from_secs(3590));
         assert_eq!(tasks.limit_rate("a", "0"), Ok(false));
-        assert_eq!(tasks.may_start("a"), Ok(()));
+        assert_eq!((tasks.wait("a", false), tasks.wait("a", true)), (None, None));
         assert_eq!(tasks.limit_rate("b", "1/s"), Err(LimitError::UnknownTask));
     }
 }

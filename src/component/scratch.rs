@@ -1,6 +1,7 @@
 //! An archive on disk for the time of its restore: `pg_restore` works in parallel only on a file in which it can jump,
 //! and an archive of Weaviate is read more than once.
 
+use crate::base::durable::blocking;
 use crate::base::place::{Trouble, explained};
 use crate::component::{ComponentError, Feed, process};
 use crate::domain::progress::Meter;
@@ -39,7 +40,8 @@ impl Scratch {
             }
             ComponentError::Unavailable { what, source: Some(err.into()) }
         };
-        let file = nameless(folder).map_err(refused)?;
+        let path = folder.join(format!(".rna-restore-{}", Uuid::new_v4()));
+        let file = blocking(move || nameless(&path)).await.map_err(refused)?;
         let mut writer = tokio::fs::File::from_std(file.try_clone().map_err(refused)?);
         let mut chunk = BytesMut::with_capacity(CHUNK);
         while feed.read_buf(&mut chunk).await.map_err(process::refused)? > 0 {
@@ -76,10 +78,9 @@ fn unreadable(err: io::Error) -> ComponentError {
     ComponentError::Unavailable { what: "read the scratch file".into(), source: Some(err.into()) }
 }
 
-fn nameless(folder: &Path) -> io::Result<File> {
-    let path = folder.join(format!(".rna-restore-{}", Uuid::new_v4()));
-    let file = File::options().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
-    fs::remove_file(&path)?;
+fn nameless(path: &Path) -> io::Result<File> {
+    let file = File::options().read(true).write(true).create_new(true).mode(0o600).open(path)?;
+    fs::remove_file(path)?;
     Ok(file)
 }
 

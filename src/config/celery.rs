@@ -3,6 +3,7 @@
 use super::{DAY, HOUR, MINUTE, NUMBER};
 use crate::base::env::Env;
 use crate::celery::client::ConnectOptions;
+use crate::celery::keys::Priorities;
 use crate::worker::Options;
 use secrecy::ExposeSecret;
 use std::{path::Path, time::Duration};
@@ -45,6 +46,7 @@ pub(super) fn read_worker(env: &mut Env, host: &str, root: &Path) -> Option<Opti
         orders: root.join(".orders"),
         grace: env.duration("BACKUP_SHUTDOWN_GRACE", MINUTE / 2),
         broker_prefix: env.or("BACKUP_BROKER_KEYPREFIX", String::new()),
+        priorities: priorities(env),
         result_prefix: env.or("BACKUP_RESULT_KEYPREFIX", String::new()),
         result_expires: env.duration("BACKUP_RESULT_EXPIRES", DAY),
         visibility_timeout,
@@ -55,6 +57,17 @@ pub(super) fn read_worker(env: &mut Env, host: &str, root: &Path) -> Option<Opti
         backend: backend?,
     };
     Some(options)
+}
+
+/// `priority_steps` and `sep` of the app's broker transport options, as kombu has them by default.
+fn priorities(env: &mut Env) -> Priorities {
+    const STEPS: &str = "BACKUP_BROKER_PRIORITY_STEPS";
+    let usual = Priorities::default();
+    let steps = env.list(STEPS).unwrap_or(usual.steps);
+    if steps.is_empty() || !steps.is_sorted_by(|a, b| a < b) {
+        env.note(STEPS, "must be numbers from 0 to 255, each greater than the one before, as 0,3,6,9");
+    }
+    Priorities { steps, sep: env.or("BACKUP_BROKER_SEP", usual.sep) }
 }
 
 /// A node name with the names of the machine in the place of `%h` (all of it), `%n` (before its first dot) and `%d`

@@ -4,7 +4,7 @@ use crate::base::chain;
 use crate::base::env::Env;
 use crate::store::s3::{Keys, MAX_PARTS, S3Config};
 use crate::stream::crypt::Encryption;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// The use of the two destinations.
 #[derive(Debug, Clone)]
@@ -17,8 +17,8 @@ pub struct Destinations {
     pub bucket: Option<S3Config>,
 }
 
-pub(super) fn read(env: &mut Env) -> Destinations {
-    let bucket = read_bucket(env);
+pub(super) fn read(env: &mut Env, root: &Path) -> Destinations {
+    let bucket = read_bucket(env, root);
     let local = env.flag("BACKUP_LOCAL", true);
     let cleanup_local = env.flag("BACKUP_CLEANUP_LOCAL", false);
     if bucket.is_none() && !local {
@@ -30,7 +30,7 @@ pub(super) fn read(env: &mut Env) -> Destinations {
     Destinations { local, cleanup_local: cleanup_local && local && bucket.is_some(), bucket }
 }
 
-fn read_bucket(env: &mut Env) -> Option<S3Config> {
+fn read_bucket(env: &mut Env, root: &Path) -> Option<S3Config> {
     let keys = read_keys(env);
     let endpoint = env.optional("AWS_S3_ENDPOINT").map(with_slash);
     let (region, ca_bundle) = (env.or("AWS_REGION", "us-east-1".to_owned()), env.optional("AWS_CA_BUNDLE"));
@@ -61,6 +61,7 @@ fn read_bucket(env: &mut Env) -> Option<S3Config> {
         storage_class,
         max_parts,
         ca_bundle,
+        uploads: Some(root.join(".uploads")),
         ..S3Config::new(bucket)
     };
     Some(config)

@@ -7,9 +7,12 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::{fmt::Write, time::Duration};
 
-/// The longest time for which a task whose result nobody has stored may be delivered again: a message comes back after
-/// the visibility timeout of its broker, an hour by default.
+/// The time for which a task whose result nobody has stored may be delivered again, where the visibility timeout of its
+/// broker is [usual](USUAL): a message comes back after that.
 pub const COMES_BACK: Duration = Duration::from_hours(24);
+
+/// The visibility timeout of most brokers.
+const USUAL: Duration = Duration::from_hours(1);
 
 /// The number of notes that are handed on from one swap to the next.
 const MOST: usize = 16;
@@ -29,6 +32,12 @@ pub struct Deed {
     /// The time at which the data had been replaced that an undo made live again; `None` for a restore.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub undone: Option<Timestamp>,
+    /// The place of that data; told to the swap, which looks whether the data is still there, and not noted.
+    #[serde(skip)]
+    place: Option<String>,
+    /// The seconds for which the task may be delivered again, where these are more than [`COMES_BACK`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    seconds: Option<u64>,
     /// True once the task's result is stored: from then on nobody needs the note.
     #[serde(default)]
     pub settled: bool,
@@ -37,12 +46,49 @@ pub struct Deed {
 impl Deed {
     /// A restore of a backup.
     pub fn restore(task: &str, backup: BackupId, at: Timestamp) -> Self {
-        Self { task: key(task), at, backup: Some(backup), undone: None, settled: false }
+        Self {
+            task: key(task),
+            at,
+            backup: Some(backup),
+            undone: None,
+            place: None,
+            seconds: None,
+            settled: false,
+        }
     }
 
     /// An undo of what was replaced at `undone`.
     pub fn undo(task: &str, undone: Timestamp, at: Timestamp) -> Self {
-        Self { task: key(task), at, backup: None, undone: Some(undone), settled: false }
+        Self {
+            task: key(task),
+            at,
+            backup: None,
+            undone: Some(undone),
+            place: None,
+            seconds: None,
+            settled: false,
+        }
+    }
+
+    /// Keeps the note longer where the broker delivers a message again after more than an hour.
+    #[must_use]
+    pub fn on_broker(mut self, visibility_timeout: Duration) -> Self {
+        let longer = visibility_timeout.saturating_sub(USUAL);
+        self.seconds = (!longer.is_zero()).then(|| COMES_BACK.saturating_add(longer).as_secs());
+        self
+    }
+
+    /// Names the place of the data that an undo is to make live again.
+    #[must_use]
+    pub fn from_place(mut self, place: &str) -> Self {
+        self.place = Some(place.to_owned());
+        self
+    }
+
+    /// Tests whether an undo still leads to what it was ordered to make live again, if the data at `place` is the last that
+    /// was replaced.
+    pub fn leads_to(&self, place: &str) -> bool {
+        self.place.as_ref().is_none_or(|ordered| ordered == place)
     }
 
     /// Tests whether it is the work of this task.
@@ -53,7 +99,8 @@ impl Deed {
     /// Tests whether the task may be delivered again, so that its note is still needed. Clocks of two machines may
     /// differ, in either direction.
     pub fn may_come_back(&self, now: Timestamp) -> bool {
-        !self.settled && now.duration_since(self.at).unsigned_abs() < COMES_BACK
+        let comes_back = self.seconds.map_or(COMES_BACK, Duration::from_secs);
+        !self.settled && now.duration_since(self.at).unsigned_abs() < comes_back
     }
 }
 
@@ -88,6 +135,12 @@ fn a_note_is_needed_until_its_result_is_stored_or_a_day_is_over() {
     let mut deeds = with(Vec::new(), Some(Deed::undo("t", now, now)));
     assert!(deeds[0].may_come_back(hours(23)) && deeds[0].may_come_back(hours(-23)));
     assert!(!deeds[0].may_come_back(hours(24)) && !deeds[0].may_come_back(hours(-24)));
+    let late = Deed::undo("t", now, now).on_broker(Duration::from_hours(49));
+    let late: Deed = serde_json::from_value(serde_json::to_value(late).unwrap()).unwrap();
+    assert!(
+        late.may_come_back(hours(71)) && !late.may_come_back(hours(72)),
+        "24 hours and 48 more than usual"
+    );
     assert!(!settle(&mut deeds, "u") && settle(&mut deeds, "t") && !settle(&mut deeds, "t"));
     assert!(!deeds[0].may_come_back(now));
 }

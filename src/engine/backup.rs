@@ -160,7 +160,7 @@ impl Engine {
         let trusted = trusted(before, created_at);
         // The archive is noted first: should this run die, the next holder of the lock gives up its uploads.
         let places = self.destinations.iter().map(|store| (store.destination(), &key));
-        held.note(Some(&noted(places)))?;
+        held.note(Some(&noted(places))).await?;
         let mut ways = Ways::begin(&self.destinations, &key, expected).await?;
         let packing = (self.compression, self.encryption.recipients.as_ref());
         let lost = held.lost();
@@ -173,7 +173,7 @@ impl Engine {
             Err(err) => {
                 ways.abort().await;
                 // A stale note is harmless.
-                let _ = held.note(None);
+                let _ = held.note(None).await;
                 return Err(err);
             }
         };
@@ -244,7 +244,7 @@ impl Engine {
             };
             open.retain(|other| *other != destination);
             let still = noted(open.iter().map(|other| (*other, key)));
-            held.note(Some(&*still).filter(|still| !still.is_empty()))?;
+            held.note(Some(&*still).filter(|still| !still.is_empty())).await?;
             if let Err(err) = settled {
                 if matches!(err, EngineError::Store(StoreError::Unavailable { .. })) {
                     unknown.push(noted([(destination, key)]));
@@ -256,7 +256,7 @@ impl Engine {
             // An archive that lies there without being in a manifest is removed by the next holder of the component.
             let left = held.left_behind().map(str::to_owned);
             unknown.extend(left);
-            held.leave(&unknown)?;
+            held.leave(&unknown).await?;
         }
         match failed {
             Some((_, err)) if manifest.objects.is_empty() => Err(err),

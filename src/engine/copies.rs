@@ -33,7 +33,7 @@ impl Engine {
             }
             // The copy is noted first: should this run die, the next holder of the lock removes what no manifest names.
             if let Some(object) = manifest.objects.first() {
-                held.note(Some(&noted([(destination, &object.key)])))?;
+                held.note(Some(&noted([(destination, &object.key)]))).await?;
             }
             let copied = match self.copy_to(store, &manifest, run).await {
                 Ok(object) => self.add_copy(&mut manifest, object, held).await,
@@ -121,7 +121,7 @@ impl Engine {
         held: &mut Held,
     ) -> Result<(), EngineError> {
         let written = self.write_copy(manifest, object, held).await;
-        held.note(None)?;
+        held.note(None).await?;
         *manifest = written?;
         Ok(())
     }
@@ -161,9 +161,9 @@ impl Engine {
             return Ok(manifest);
         }
         let entry = self.find(manifest.backup_id.as_str(), Some(manifest.component)).await?;
-        held.note(Some(&noted([(LOCAL, &local[0].key)])))?;
+        held.note(Some(&noted([(LOCAL, &local[0].key)]))).await?;
         self.catalog.delete_copies(&entry, vec![LOCAL]).await?;
-        held.note(None)?;
+        held.note(None).await?;
         tracing::info!(backup_id = %manifest.backup_id, "the local copy is removed, the other one is proven");
         manifest.objects = others;
         Ok(manifest)

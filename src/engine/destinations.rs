@@ -83,7 +83,7 @@ impl Engine {
                 unusable.push(Unusable::new(store, source));
             }
         }
-        self.show(&listing);
+        self.show(&listing).await;
         let away = std::mem::take(&mut listing.away).into_iter();
         unusable.extend(
             away.map(|away| Unusable { destination: away.destination, source: away.into_error().into() }),
@@ -140,7 +140,7 @@ impl Engine {
     }
 
     /// Sets the metrics of the newest backups, and of the remembered outcomes of the last runs.
-    fn show(&self, listing: &Listing) {
+    async fn show(&self, listing: &Listing) {
         let (entries, now) = (&listing.entries, self.clock.now());
         for name in ComponentName::ALL {
             let all = || entries.iter().filter(move |entry| entry.component() == name);
@@ -158,7 +158,7 @@ impl Engine {
                 None if listing.away.is_empty() => self.metrics.none_left(name),
                 None => {}
             }
-            self.recall(name, newest);
+            self.recall(name, newest).await;
         }
     }
 

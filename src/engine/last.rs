@@ -1,14 +1,14 @@
 //! The outcome of the last backup and the last drill of each component, for the next process: manifests record
 //! successes alone, and a restart must not clear the alert about a failure.
 
-use crate::base::{chain, durable};
+use crate::base::chain;
+use crate::base::durable::{self, blocking};
 use crate::domain::component::ComponentName;
 use crate::domain::manifest::{Manifest, VerifyLevel};
 use crate::engine::Engine;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use std::{fs, io, path::PathBuf};
-use tokio::task;
+use std::{fs, path::PathBuf};
 
 /// The remembered outcomes of one component, in a file beside its lock.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -41,30 +41,30 @@ impl Engine {
     }
 
     /// Reads the remembered outcomes of a component; they are empty where the file cannot be read.
-    fn last(&self, component: ComponentName) -> Last {
-        let words = fs::read(self.last_file(component)).unwrap_or_default();
+    async fn last(&self, component: ComponentName) -> Last {
+        let path = self.last_file(component);
+        let words = blocking(move || fs::read(path)).await.unwrap_or_default();
         serde_json::from_slice(&words).unwrap_or_default()
     }
 
     /// Remembers an outcome of a component. A failure to write it is only logged: it is for alerts alone.
     pub(super) async fn remember(&self, component: ComponentName, what: impl FnOnce(&mut Last)) {
-        let mut last = self.last(component);
+        let mut last = self.last(component).await;
         what(&mut last);
         let (locks, path) = (self.locks.clone(), self.last_file(component));
         let write = move || {
             locks.make_dir()?;
             durable::write(&path, &serde_json::to_vec(&last)?)
         };
-        let written = task::spawn_blocking(write).await.map_err(io::Error::other).flatten();
-        if let Err(err) = written {
+        if let Err(err) = blocking(write).await {
             tracing::debug!(%component, error = %chain(&err), "cannot remember how the run ended");
         }
     }
 
     /// Sets the metrics of a component to its remembered outcomes, or to those that its newest proven backup tells
     /// where that is later: the backup may have been made on another machine.
-    pub(super) fn recall(&self, component: ComponentName, newest: Option<&Manifest>) {
-        let last = self.last(component);
+    pub(super) async fn recall(&self, component: ComponentName, newest: Option<&Manifest>) {
+        let last = self.last(component).await;
         let made = newest.map(|made| Attempt { began: made.created_at, ended: made.finished_at, ok: true });
         // One that a clock ahead has noted would hide all to come.
         let now = self.clock.now();

@@ -2,22 +2,27 @@
 //! that tells the next one what a dead holder was about to leave behind; and above it the lock of the
 //! fleet, if there is one.
 
+mod file;
+
 use crate::base::clock::Clock;
+use crate::base::durable::blocking;
 use crate::base::place::explained;
 use crate::domain::component::ComponentName;
 use crate::domain::progress::Meter;
 use crate::engine::error::EngineError;
 use crate::engine::fleet::{Fleet, FleetError, FleetHold, FleetTake, Standing};
+use file::{LockFile, holder_in, release, shares, write};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use std::{
     fs::{DirBuilder, File, OpenOptions},
-    io::{self, Read, Seek, Write},
+    io,
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::{Arc, OnceLock},
     time::Duration,
 };
+use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
 /// The interval at which a waiting run looks whether the lock is free. A run takes seconds at least.
@@ -62,7 +67,7 @@ pub struct Owner {
 #[derive(Debug)]
 #[must_use = "the component is free again as soon as this is dropped"]
 pub struct Held {
-    file: File,
+    file: Arc<LockFile>,
     pub(super) component: ComponentName,
     owner: Owner,
     /// Archives without a manifest that are for a later holder, one a line.
@@ -91,6 +96,13 @@ impl Held {
         if let Some(hold) = self.fleet.take() {
             hold.free().await;
         }
+        let (file, settled) = (Arc::clone(&self.file), self.owner.loose.is_none());
+        let give_up = move || {
+            file.give_up(settled);
+            Ok(())
+        };
+        // Should that fail, the drop of this value tries it again.
+        let _ = blocking(give_up).await;
     }
 
     /// The archives that earlier holders left without a manifest: they died, or a destination was away.
@@ -103,9 +115,9 @@ impl Held {
     /// # Errors
     ///
     /// As [`note`](Self::note).
-    pub fn leave(&mut self, archives: &[String]) -> Result<(), EngineError> {
+    pub async fn leave(&mut self, archives: &[String]) -> Result<(), EngineError> {
         self.left = (!archives.is_empty()).then(|| archives.join("\n"));
-        self.note(None)
+        self.note(None).await
     }
 
     /// Writes down, durably, that `archive` has no manifest from here on, or that all is settled.
@@ -114,39 +126,20 @@ impl Held {
     /// # Errors
     ///
     /// When the lock file cannot be written: then the archive must not be touched.
-    pub fn note(&mut self, archive: Option<&str>) -> Result<(), EngineError> {
+    pub async fn note(&mut self, archive: Option<&str>) -> Result<(), EngineError> {
         let noted: Vec<_> = self.left.as_deref().into_iter().chain(archive).collect();
         self.owner.loose = (!noted.is_empty()).then(|| noted.join("\n"));
-        write(&mut self.file, Some(&self.owner))
-            .and_then(|()| self.file.sync_data())
-            .map_err(|source| EngineError::Lock { component: self.component, source })
+        let (file, owner) = (Arc::clone(&self.file), self.owner.clone());
+        let written = blocking(move || file.sign(&owner)).await;
+        written.map_err(|source| EngineError::Lock { component: self.component, source })
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
         // The noted archives stay for the next holder: this run failed before it could settle them.
-        if self.owner.loose.is_none() {
-            let _ = write(&mut self.file, None);
-        }
-        release(&self.file);
+        self.file.give_up(self.owner.loose.is_none());
     }
-}
-
-/// Unlocks the file. To close it would not be enough while a child that is being started has it open too.
-fn release(file: &File) {
-    let _ = flock(file, FlockOperation::Unlock);
-}
-
-/// Writes the owner, or blanks, over the first block: a lock that has its block can be taken on a full disk, by
-/// `prune`, which makes room.
-fn write(file: &mut File, owner: Option<&Owner>) -> io::Result<()> {
-    const BLOCK: usize = 4096;
-    file.rewind()?;
-    let mut words = owner.map(serde_json::to_vec).transpose()?.unwrap_or_default();
-    words.resize(words.len().max(BLOCK), b' ');
-    file.write_all(&words)?;
-    file.set_len(words.len() as u64)
 }
 
 impl Locks {
@@ -207,22 +200,20 @@ impl Locks {
     /// Returns the reason that a run of the component would have to wait at this moment, for people; `None` if it need
     /// not. For callers that would rather wait elsewhere than in [`take`](Self::take).
     pub async fn in_the_way(&self, component: ComponentName) -> Option<String> {
-        let blocked = match self.holder_here(component) {
+        let locks = self.clone();
+        let here = spawn_blocking(move || locks.holder_here(component)).await.ok().flatten();
+        let blocked = match here {
             Some(owner) => Blocked::Here(owner),
             None => Blocked::InFleet(self.fleet.get()?.holder(component).await?),
         };
         Some(blocked.why(component))
     }
 
-    /// Returns the holder of the folder's lock; `None` if nobody has it. An error here comes again in `take`.
+    /// Returns the holder of the folder's lock; `None` if nobody has it. Waits for the disk. An error here comes again in `take`.
     #[expect(clippy::option_option, reason = "that somebody has it and who are not the same")]
     fn holder_here(&self, component: ComponentName) -> Option<Option<Owner>> {
         let mut file = File::open(self.path(component)).ok()?;
-        if flock(&file, FlockOperation::NonBlockingLockShared) == Err(rustix::io::Errno::WOULDBLOCK) {
-            return holder_in(&mut file).ok();
-        }
-        release(&file);
-        None
+        if shares(&file) { None } else { holder_in(&mut file).ok() }
     }
 
     /// The folder of the locks.
@@ -253,7 +244,9 @@ impl Locks {
             Ok(hold) => hold,
             Err(blocked) => return Ok(Err(blocked)),
         };
-        let here = self.try_take(component, owner).map_err(|err| explained(&self.path(component), err));
+        let (locks, holder) = (self.clone(), owner.clone());
+        let here = blocking(move || locks.try_take(component, &holder)).await;
+        let here = here.map_err(|err| explained(&self.path(component), err));
         let here = here.map_err(|source| EngineError::Lock { component, source })?;
         let mut held = match here {
             Ok(held) => held,
@@ -283,9 +276,9 @@ impl Locks {
     /// Gives a lock that nobody has taken yet its block on the disk.
     fn make_room(&self, component: ComponentName) {
         let made = OpenOptions::new().create_new(true).write(true).mode(0o600).open(self.path(component));
-        let Ok(mut file) = made else { return };
+        let Ok(file) = made else { return };
         if flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {
-            let _ = write(&mut file, None);
+            let _ = write(&file, None);
             release(&file);
         }
     }
@@ -310,19 +303,15 @@ impl Locks {
                     write(file, Some(&owner)).map(|()| (owner, left))
                 };
                 let (owner, left) = sign(&mut file).inspect_err(|_| release(&file))?;
+                let file = Arc::new(LockFile::new(file));
                 Ok(Ok(Held { file, component, owner, left, fleet: None }))
             }
+            // A look at who holds the lock shares it for an instant: then nobody holds it, whatever the file says.
+            Err(rustix::io::Errno::WOULDBLOCK) if shares(&file) => Ok(Err(None)),
             Err(rustix::io::Errno::WOULDBLOCK) => Ok(Err(holder_in(&mut file)?)),
             Err(errno) => Err(errno.into()),
         }
     }
-}
-
-/// The last words in a lock file; none in the instant between a lock and its holder's words.
-fn holder_in(file: &mut File) -> io::Result<Option<Owner>> {
-    let mut words = String::new();
-    file.read_to_string(&mut words)?;
-    Ok(serde_json::from_str(&words).ok())
 }
 
 /// The reason that a component cannot be taken now.

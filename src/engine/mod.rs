@@ -51,7 +51,7 @@ use crate::observe::metrics::Metrics;
 use crate::store::Store;
 use crate::stream::crypt::Encryption;
 use crate::stream::pack::Compression;
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
 /// The parts that a run works with: components, destinations, catalogue, locks, settings.
@@ -96,6 +96,8 @@ pub struct Run {
     pub cancel: CancellationToken,
     /// True if the run waits for a component that another run has.
     pub wait: bool,
+    /// The visibility timeout of the broker that the task came from.
+    pub visibility_timeout: Duration,
     /// True if the run only puts right the remains of dead runs: even runs that would not wait for a backup wait for
     /// it.
     pub recovers: bool,
@@ -132,7 +134,7 @@ impl Engine {
         let mut held = self.locks.take(component, &self.owner(run), wait, &*self.clock).await?;
         if let Some(left) = held.left_behind() {
             let still = self.remove_left(component, left).await?;
-            held.leave(&still)?;
+            held.leave(&still).await?;
         }
         Ok(held)
     }

@@ -239,7 +239,7 @@ impl Engine {
     ) -> Result<(), EngineError> {
         // Unlike a backup, this can wait.
         held.confirm().await?;
-        held.note(Some(&archives_of(batch).join("\n")))?;
+        held.note(Some(&archives_of(batch).join("\n"))).await?;
         let gone = self.catalog.delete_all(batch).await;
         let mut left: Vec<_> = held.left_behind().into_iter().map(str::to_owned).collect();
         for (going, gone) in batch.iter().zip(gone) {
@@ -248,7 +248,7 @@ impl Engine {
             }
             self.tell(&going.entry.backup_id, &gone, report);
         }
-        held.leave(&left)
+        held.leave(&left).await
     }
 
     /// Records the removal of one backup in the report, in the log and in the metrics.

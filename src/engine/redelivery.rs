@@ -85,7 +85,8 @@ impl Engine {
         run.meter.begin("swap", 0);
         let record = self.about_to_swap(component, backup, run).await?;
         if let Some(task) = &run.task_id {
-            staged.sign(Deed::restore(task, backup.clone(), self.clock.now()));
+            let deed = Deed::restore(task, backup.clone(), self.clock.now());
+            staged.sign(deed.on_broker(run.visibility_timeout));
         }
         let kept = watched(component.name(), run, held, staged.swap()).await?;
         Ok((kept.map(|kept| kept.place), record))
@@ -149,7 +150,8 @@ impl Engine {
     ) -> Result<Option<Deed>, EngineError> {
         self.locks.forget_unfinished(name, Some(&kept.place)).await?;
         let Some(task_id) = run.task_id.clone() else { return Ok(None) };
-        let deed = Deed::undo(&task_id, kept.at, self.clock.now());
+        let deed = Deed::undo(&task_id, kept.at, self.clock.now()).from_place(&kept.place);
+        let deed = deed.on_broker(run.visibility_timeout);
         let (kept_before, replaced_at) = (kept.place.clone(), kept.at);
         self.locks.note_undone(name, &Undone { task_id, kept_before, replaced_at }).await?;
         Ok(Some(deed))

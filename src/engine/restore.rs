@@ -187,7 +187,14 @@ impl Engine {
             };
             held.confirm().await?;
             let deed = self.about_to_undo(name, &kept, run).await?;
-            let replaced = watched(name, run, &held, component.undo_by(deed, &run.meter)).await?;
+            let replaced = watched(name, run, &held, component.undo_by(deed, &run.meter)).await;
+            if matches!(&replaced, Err(EngineError::Component { source: ComponentError::Taken { .. }, .. }))
+                && let Some(report) = self.undone_before(component, None, run).await?
+            {
+                tracing::info!("another machine has done the undo of this task meanwhile");
+                return Ok(report);
+            }
+            let replaced = replaced?;
             tracing::info!(restored = kept.place, kept = replaced.place, "undone");
             let report = UndoReport::new(name, component.source(), kept.at, replaced.place);
             Ok(UndoReport { warnings: run.meter.take_warnings(), ..report })

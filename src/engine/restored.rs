@@ -1,6 +1,9 @@
 //! The records of restores and undos, for a delivery of their task that may come after a crash.
 
-use crate::base::{durable, place::sync_folder};
+use crate::base::{
+    durable::{self, blocking},
+    place::sync_folder,
+};
 use crate::domain::component::ComponentName;
 use crate::domain::id::BackupId;
 use crate::domain::report::RestoreReport;
@@ -9,10 +12,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
     fs::{self, File},
-    io,
     path::PathBuf,
 };
-use tokio::task;
 
 /// The last restore of a component that was ordered by a task.
 ///
@@ -143,11 +144,6 @@ impl Locks {
 async fn read<T: DeserializeOwned + Send + 'static>(record: PathBuf) -> Option<T> {
     let words = blocking(move || fs::read(record)).await.ok()?;
     serde_json::from_slice(&words).ok()
-}
-
-/// Does work that waits for the disk, away from the threads of the runtime.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
-    task::spawn_blocking(work).await.map_err(io::Error::other)?
 }
 
 #[tokio::test]

@@ -60,6 +60,7 @@ pub struct Metrics {
     broker_last_poll: IntGauge,
     queue_length: IntGaugeVec,
     foreign_messages: IntGaugeVec,
+    stray_messages: IntGaugeVec,
 }
 
 /// Histogram buckets of runs in seconds: a small media folder takes one second, a large database hours.
@@ -232,6 +233,11 @@ impl Metrics {
             foreign_messages: m.gauges(
                 "foreign_messages",
                 "Messages in the queue that belong to other workers",
+                &["queue"],
+            )?,
+            stray_messages: m.gauges(
+                "stray_messages",
+                "Messages in lists beside the queue's that hold backup tasks and that no worker reads",
                 &["queue"],
             )?,
             registry,

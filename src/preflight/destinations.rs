@@ -157,8 +157,8 @@ fn describe(bucket: &S3Config, found: Probe) -> String {
     }
     if !found.lists_uploads {
         words.push_str(
-            "; it does not list unfinished uploads, so those of runs that died stay in it: let a rule of the bucket remove \
-             them (AbortIncompleteMultipartUpload)",
+            "; it does not list unfinished uploads, so of runs that died those alone are removed that are noted in \
+             BACKUP_ROOT: let a rule of the bucket remove the others (AbortIncompleteMultipartUpload)",
         );
     }
     words

@@ -5,9 +5,10 @@ use crate::celery::CeleryError;
 use crate::celery::client::Client;
 use crate::celery::keys::Keys;
 use crate::celery::message::{Envelope, Limits, Look};
+use crate::celery::strays;
 use crate::domain::command::Command;
 use crate::preflight::{Check, in_time};
-use crate::worker::Options;
+use crate::worker::{Options, option_setting};
 
 /// The queue of Celery for tasks without a route.
 const DEFAULT_QUEUE: &str = "celery";
@@ -27,12 +28,11 @@ const ROUNDS: usize = 1000;
 /// Looks at the queues, reading only.
 pub(super) async fn look(options: &Options) -> Vec<Check> {
     let look = async {
-        let broker =
-            Broker { client: Client::new(options.broker.clone())?, keys: Keys::new(&options.broker_prefix) };
-        let ours = broker.ours(options).await?;
+        let broker = Broker { client: Client::new(options.broker.clone())?, keys: options.keys() };
+        let (ours, others) = (broker.ours(options).await?, broker.others(options).await);
         let is_ours = options.queues.iter().any(|queue| queue == DEFAULT_QUEUE);
         let stray = if is_ours { None } else { Some(broker.routing(options).await) };
-        Ok::<_, CeleryError>(std::iter::once(ours).chain(stray).collect())
+        Ok::<_, CeleryError>([ours, others].into_iter().chain(stray).collect())
     };
     let fix = "let the broker's user read the queues (LLEN)";
     match in_time(look).await {
@@ -71,6 +71,25 @@ impl Broker {
             Ok(several) => Ok(format!("waiting: {lengths}; {several} rna-backup workers are alive")),
         };
         Ok(Check::new("queues", found, "start one: rna-backup worker"))
+    }
+
+    /// Looks for lists beside those of our queues that hold backup tasks, and names the settings that would read them.
+    async fn others(&self, options: &Options) -> Check {
+        let mut fixes = Vec::new();
+        let found = match strays::find(&self.client, &self.keys, &options.queues, Command::is_ours).await {
+            // The rights to scan and to look into lists are not needed for anything else.
+            Err(err) => {
+                Ok(format!("whether backup tasks wait in other lists cannot be told: {}", chain(&err)))
+            }
+            Ok(found) if found.is_empty() => Ok("no backup task waits in another list".to_owned()),
+            Ok(found) => {
+                fixes.extend(found.iter().map(|stray| option_setting(&stray.option)));
+                fixes.dedup();
+                let lists: Vec<_> = found.iter().map(ToString::to_string).collect();
+                Err(format!("backup tasks wait where no rna-backup worker looks: {}", lists.join(", ")))
+            }
+        };
+        Check::new("other lists", found, &fixes.join("; "))
     }
 
     async fn length(&self, list: &str) -> Result<isize, CeleryError> {

@@ -28,6 +28,9 @@ pub struct ObjectMeta {
     pub bytes: u64,
     /// The time at which the object was last written.
     pub modified: Timestamp,
+    /// The store's own mark of this version of the object: the ETag of S3, inode and time of change of a file. `None`
+    /// if the store gives none.
+    pub version: Option<String>,
 }
 
 /// The lengths to which a store goes to find out whether it can be used.

@@ -14,6 +14,7 @@ mod config;
 mod connect;
 mod fault;
 mod list;
+mod noted;
 mod part;
 mod probe;
 mod read;
@@ -212,10 +213,12 @@ impl Store for S3Store {
     async fn head(&self, key: &ObjectKey) -> Result<ObjectMeta, StoreError> {
         visible("head", key)?;
         let found = self.describe(key).await.map_err(|fault| self.bucket().error(fault, "head", key))?;
-        list::meta(key.clone(), found.content_length(), found.last_modified()).ok_or_else(|| {
-            let source = "the answer names neither length nor time";
-            StoreError::Unavailable { op: "head", key: key.clone(), source: source.into() }
-        })
+        list::meta(key.clone(), found.content_length(), found.last_modified(), found.e_tag()).ok_or_else(
+            || {
+                let source = "the answer names neither length nor time";
+                StoreError::Unavailable { op: "head", key: key.clone(), source: source.into() }
+            },
+        )
     }
 
     async fn list(&self, prefix: &ObjectKey) -> Result<Vec<ObjectMeta>, StoreError> {
@@ -223,7 +226,14 @@ impl Store for S3Store {
     }
 
     async fn give_up(&self, key: &ObjectKey) -> Result<(), StoreError> {
-        let given_up = self.abort_strays(key).await;
+        let given_up = match self.abort_noted().await {
+            Err(fault) => Err(fault),
+            // A store that does not list uploads has those alone that are noted here.
+            Ok(_) => match self.abort_strays(key).await {
+                Err(fault) if fault.kind == Kind::Unknown => Ok(()),
+                given_up => given_up,
+            },
+        };
         given_up.map_err(|fault| self.bucket().error(fault, "give up uploads of", key))
     }
 

@@ -10,6 +10,8 @@ pub(super) fn about(options: &Options) -> About {
         "accept_content": ["json"],
         "broker_transport_options": {
             "global_keyprefix": options.broker_prefix,
+            "priority_steps": options.priorities.steps,
+            "sep": options.priorities.sep,
             "visibility_timeout": options.visibility_timeout.as_secs(),
         },
         "broker_url": options.broker.to_string(),

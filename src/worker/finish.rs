@@ -85,7 +85,7 @@ impl Task<'_> {
         };
         self.shared.metrics.task(watch::known(&self.message.task), result.state.as_str());
         if self.end(result.of(self.message), lease).await {
-            self.shared.orders.carried_out(self.message);
+            self.shared.orders.carried_out(self.message).await;
             self.tell(&outcome, ran);
             self.settle().await;
         }
@@ -164,7 +164,7 @@ impl Task<'_> {
         let state = State::parse(&stored.status).unwrap_or(State::Success);
         let result = TaskResult::new(&self.message.id, state, stored.result.clone()).of(self.message);
         if self.conclude(&result, lease).await {
-            self.shared.orders.carried_out(self.message);
+            self.shared.orders.carried_out(self.message).await;
             self.settle().await;
         }
     }
@@ -214,10 +214,10 @@ impl Task<'_> {
             return;
         }
         let eta = Timestamp::now() + delay;
-        let again = [self.shared.orders.renew(self.message, self.message.retry(Some(eta)), eta)];
+        let again = [self.shared.orders.renew(self.message, self.message.retry(Some(eta)), eta).await];
         match lease.replace(&again, &self.shared.stop.silence).await {
             Ok(()) => {
-                self.shared.orders.carried_out(self.message);
+                self.shared.orders.carried_out(self.message).await;
                 self.shared.node.events.retried(self.message, &failure.exception, &traceback);
             }
             // The broker still has the old message, and delivers it again.

@@ -1,9 +1,9 @@
 //! Decides which messages this worker takes, and which of these now.
 
-use crate::celery::consumer::Verdict;
+use crate::celery::consumer::{Delivery, Verdict};
 use crate::celery::message::Envelope;
 use crate::domain::command::Command;
-use crate::worker::Shared;
+use crate::worker::{Shared, parked};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio_util::task::TaskTracker;
@@ -64,11 +64,29 @@ impl<'a> Judge<'a> {
         if Command::occupies(&look.task).is_some_and(busy) {
             return Verdict::Later;
         }
-        if let Err(wait) = self.shared.node.tasks.may_start(&look.task) {
+        let waits = |look: &Envelope| parked::left(look.eta);
+        if let Some(left) = waits(look) {
+            let about_to_wait = together.iter().filter(|other| waits(other).is_some()).count();
+            if self.shared.parked.is_full(self.shared.scheduled.len(), about_to_wait) {
+                self.look_again_after(left);
+                return Verdict::Later;
+            }
+        }
+        let about_to_start = together.iter().any(|other| other.task == look.task);
+        if let Some(wait) = self.shared.node.tasks.wait(&look.task, about_to_start) {
             self.look_again_after(wait);
             return Verdict::Later;
         }
         if light { Verdict::Ahead } else { Verdict::Take }
+    }
+
+    /// Counts a task that was taken for its rate limit. A revoked one was taken to be answered, and does not start.
+    pub(super) fn taken(&self, delivery: &Delivery) {
+        if let Ok(message) = &delivery.content
+            && !self.shared.node.revoked.contains(&message.id)
+        {
+            self.shared.node.tasks.started(&message.task);
+        }
     }
 
     /// Makes the consumer look at the queues again after this wait. A message is judged many times until then, so one

@@ -10,6 +10,7 @@ mod judge;
 mod lost;
 mod orders;
 mod outcome;
+mod parked;
 mod progress;
 mod returns;
 mod run;
@@ -19,6 +20,7 @@ mod watch;
 
 pub use fleet::Brokered;
 pub use lost::MOST_DEATHS;
+pub use watch::option_setting;
 
 use crate::base::backoff::Backoff;
 use crate::base::chain;
@@ -28,7 +30,7 @@ use crate::celery::client::{Client, ConnectOptions};
 use crate::celery::consumer::{Consumer, Delivery, Notice};
 use crate::celery::control::Mailbox;
 use crate::celery::events::{Events, Publisher};
-use crate::celery::keys::Keys;
+use crate::celery::keys::{Keys, Priorities};
 use crate::celery::lease::{Instance, Leases};
 use crate::celery::message::Envelope;
 use crate::celery::node::Node;
@@ -43,6 +45,7 @@ use crate::observe::metrics::Metrics;
 use jiff::Timestamp;
 use judge::Judge;
 use orders::Orders;
+use parked::Parked;
 use returns::Returns;
 use secrecy::SecretString;
 use slots::Slots;
@@ -82,6 +85,8 @@ pub struct Options {
     pub backend: ConnectOptions,
     /// `global_keyprefix` of the broker's transport options.
     pub broker_prefix: String,
+    /// `priority_steps` and `sep` of the broker's transport options.
+    pub priorities: Priorities,
     /// `global_keyprefix` of the result backend's transport options.
     pub result_prefix: String,
     /// The lifetime of a result; zero means for ever.
@@ -94,6 +99,13 @@ pub struct Options {
     pub time_limit: Option<Duration>,
     /// True if task events are sent from the start, as with Celery's `-E`.
     pub task_events: bool,
+}
+
+impl Options {
+    /// The names of the broker's keys.
+    pub fn keys(&self) -> Keys {
+        Keys::new(&self.broker_prefix).with_priorities(self.priorities.clone())
+    }
 }
 
 /// The kind of shutdown.
@@ -132,6 +144,7 @@ struct Shared {
     waiting: TaskTracker,
     /// The waiting tasks that wait for their eta; there may be many of them.
     scheduled: TaskTracker,
+    parked: Parked,
     returns: Returns,
     orders: Orders,
 }
@@ -156,7 +169,7 @@ impl Worker {
     pub fn new(options: Options, engine: Arc<Engine>, metrics: Metrics) -> Result<Self, CeleryError> {
         let broker = Client::new(options.broker.clone())?;
         let results = Client::new(options.backend.clone())?;
-        let keys = Keys::new(&options.broker_prefix);
+        let keys = options.keys();
         let leases = Leases::new(broker.clone(), keys.clone(), Instance::here(&options.node));
         engine.locks.join(Arc::new(Brokered::new(leases.locks().clone())));
         let mut backend = Backend::new(results, &options.result_prefix, options.result_expires);
@@ -178,6 +191,7 @@ impl Worker {
             stop: Stop::default(),
             waiting: TaskTracker::new(),
             scheduled: TaskTracker::new(),
+            parked: Parked::default(),
             returns: Returns::default(),
             orders: Orders::new(options.restore_key.clone(), options.orders.clone()),
             options,
@@ -205,6 +219,7 @@ impl Worker {
         keepers.spawn(keeper.run(stop_keepers.clone()));
         keepers
             .spawn(stop_keepers.clone().run_until_cancelled_owned(watch::run(Arc::clone(&shared), health)));
+        keepers.spawn(stop_keepers.clone().run_until_cancelled_owned(watch::strays(Arc::clone(&shared))));
         let silence = CancellationToken::new();
         let publishing = tokio::spawn(publisher.run(silence.clone()));
         let mailbox = Mailbox::new(Arc::clone(&shared.node), shared.broker.clone(), shared.keys.clone());
@@ -312,7 +327,7 @@ async fn take(shared: &Arc<Shared>, tasks: &TaskTracker) {
     let drain = &shared.stop.drain;
     let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
     let judge = Judge::new(shared, tasks);
-    let judge = |look: &Envelope, together: &[&Envelope]| judge.verdict(look, together);
+    let verdict = |look: &Envelope, together: &[&Envelope]| judge.verdict(look, together);
     let (mut queues, mut concurrency) = (shared.node.queues.subscribe(), shared.node.concurrency.subscribe());
     while !drain.is_cancelled() {
         if queues.borrow().is_empty() {
@@ -323,7 +338,7 @@ async fn take(shared: &Arc<Shared>, tasks: &TaskTracker) {
         }
         let consumer = shared.consumer();
         let looking = drain.child_token();
-        let next = consumer.next_of(judge::MOST, &judge, &looking);
+        let next = consumer.next_of(judge::MOST, &verdict, &looking);
         tokio::pin!(next);
         let taken = loop {
             tokio::select! {
@@ -340,10 +355,11 @@ async fn take(shared: &Arc<Shared>, tasks: &TaskTracker) {
             Ok(deliveries) => {
                 backoff.reset();
                 for delivery in deliveries {
+                    judge.taken(&delivery);
                     let slot = if is_light(&delivery) { None } else { shared.slots.try_take() };
                     let (shared, all) = (Arc::clone(shared), tasks.clone());
                     tasks.spawn(async move {
-                        Box::pin(task::handle(Arc::clone(&shared), delivery, slot)).await;
+                        task::handle(Arc::clone(&shared), Box::new(delivery), slot).await;
                         if judge::in_hand(&shared, &all) >= judge::LIGHT {
                             shared.node.changed.notify_one(); // more light tasks may be taken now
                         }

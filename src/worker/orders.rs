@@ -6,8 +6,9 @@
 //! accepted however old it is, because a crash may cause one; from then on it is refused. On another machine, without
 //! these notes, only the age of a signature counts.
 
+use crate::base::chain;
+use crate::base::durable::{self, blocking};
 use crate::base::place::explained;
-use crate::base::{chain, durable};
 use crate::celery::message::Message;
 use crate::celery::publish::Outgoing;
 use crate::domain::signature::{self, Order, Signature, SignatureError};
@@ -35,56 +36,52 @@ const SPENT: &str = "carried out\n";
 #[derive(Debug)]
 pub(super) struct Orders {
     key: Option<SecretString>,
-    dir: PathBuf,
+    notes: Notes,
 }
 
 impl Orders {
     /// Creates the orders that are signed with `key`, if there is one, and noted in `dir`.
     pub(super) fn new(key: Option<SecretString>, dir: PathBuf) -> Self {
-        Self { key, dir }
+        Self { key, notes: Notes { dir } }
     }
 
     /// Accepts an order. Without a key, every order is accepted and none is noted.
-    pub(super) fn accept(&self, message: &Message, now: Timestamp) -> Result<(), SignatureError> {
+    pub(super) async fn accept(&self, message: &Message, now: Timestamp) -> Result<(), SignatureError> {
         let Some(signature) = self.signature(message)? else { return Ok(()) };
-        match fs::read_to_string(self.note(&signature)) {
-            Ok(said) if said == SPENT => Err(SignatureError::Used),
-            Ok(_) => Ok(()), // the order was under way when its worker died
-            Err(err) if err.kind() != ErrorKind::NotFound => Err(self.unnoted(err)),
-            Err(_) if !signature.is_fresh(now) => Err(SignatureError::Stale),
-            Err(_) => {
-                self.forget_old();
-                self.write(&signature, "").map_err(|err| self.unnoted(err))
-            }
-        }
+        let notes = self.notes.clone();
+        let accepted = blocking(move || notes.accept(&signature, now)).await;
+        accepted.unwrap_or_else(|err| {
+            tracing::error!(error = %chain(&explained(&self.notes.dir, err)), "cannot note a signed order");
+            Err(SignatureError::Unnoted)
+        })
     }
 
     /// Notes that an order was carried out. Call this method when the order's result is stored: further deliveries
     /// are refused from now on.
-    pub(super) fn carried_out(&self, message: &Message) {
+    pub(super) async fn carried_out(&self, message: &Message) {
         let Ok(Some(signature)) = self.signature(message) else { return };
         // An order without a note was never accepted, because its kind need not be signed.
-        if self.note(&signature).exists()
-            && let Err(err) = self.write(&signature, SPENT)
-        {
+        if let Err(err) = self.notes.amend(signature, SPENT).await {
             tracing::error!(error = %chain(&err), "cannot note that a signed order was carried out");
         }
     }
 
     /// Signs the retry of an accepted order, which is due at `eta`. The retry gets a new signature, because that of
     /// the first try is used up.
-    pub(super) fn renew(&self, message: &Message, again: Outgoing, eta: Timestamp) -> Outgoing {
+    pub(super) async fn renew(&self, message: &Message, again: Outgoing, eta: Timestamp) -> Outgoing {
         let (Some(key), Ok(Some(signature))) = (&self.key, self.signature(message)) else { return again };
-        if !self.note(&signature).exists() {
-            return again;
-        }
         let header = signature::sign(key.expose_secret(), &order(message), signature.another(eta));
         let renewed = signature::verify(key.expose_secret(), Some(&header), &order(message));
-        // If the note cannot be written, the retry is judged by its age.
-        if let Ok(renewed) = renewed {
-            let _ = self.write(&renewed, "");
-        }
-        again.header(signature::HEADER, header)
+        let notes = self.notes.clone();
+        let note = move || {
+            let is_noted = notes.path(&signature).exists();
+            // If the note cannot be written, the retry is judged by its age.
+            if let (true, Ok(renewed)) = (is_noted, renewed) {
+                let _ = notes.write(&renewed, "");
+            }
+            Ok(is_noted)
+        };
+        if blocking(note).await.unwrap_or(false) { again.header(signature::HEADER, header) } else { again }
     }
 
     /// Verifies and returns the signature of a message; `None` if no key is set.
@@ -94,19 +91,45 @@ impl Orders {
         let header = header.as_ref().and_then(Value::as_str);
         signature::verify(key.expose_secret(), header, &order(message)).map(Some)
     }
+}
 
-    fn note(&self, signature: &Signature) -> PathBuf {
+/// The folder of the notes, one file a signature. Everything but [`amend`](Self::amend) waits for the disk.
+#[derive(Debug, Clone)]
+struct Notes {
+    dir: PathBuf,
+}
+
+impl Notes {
+    fn path(&self, signature: &Signature) -> PathBuf {
         self.dir.join(signature.name())
     }
 
     fn write(&self, signature: &Signature, words: &str) -> io::Result<()> {
         DirBuilder::new().recursive(true).mode(0o700).create(&self.dir)?;
-        durable::write(&self.note(signature), words.as_bytes())
+        durable::write(&self.path(signature), words.as_bytes())
     }
 
-    fn unnoted(&self, err: io::Error) -> SignatureError {
-        tracing::error!(error = %chain(&explained(&self.dir, err)), "cannot note a signed order");
-        SignatureError::Unnoted
+    /// Writes other words into a note, if there is one.
+    async fn amend(&self, signature: Signature, words: &'static str) -> io::Result<()> {
+        let notes = self.clone();
+        let amend = move || {
+            if notes.path(&signature).exists() { notes.write(&signature, words) } else { Ok(()) }
+        };
+        blocking(amend).await
+    }
+
+    /// Accepts a signature, and notes it if it is accepted for the first time.
+    fn accept(&self, signature: &Signature, now: Timestamp) -> io::Result<Result<(), SignatureError>> {
+        match fs::read_to_string(self.path(signature)) {
+            Ok(said) if said == SPENT => Ok(Err(SignatureError::Used)),
+            Ok(_) => Ok(Ok(())), // the order was under way when its worker died
+            Err(err) if err.kind() != ErrorKind::NotFound => Err(err),
+            Err(_) if !signature.is_fresh(now) => Ok(Err(SignatureError::Stale)),
+            Err(_) => {
+                self.forget_old();
+                self.write(signature, "").map(Ok)
+            }
+        }
     }
 
     /// Removes notes that are so old that they no longer affect an acceptance.

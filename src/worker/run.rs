@@ -74,7 +74,7 @@ impl Task<'_> {
             Ok(command) => command,
             Err(err) => return Outcome::of_invalid(&message.task, &err),
         };
-        if let Err(err) = self.authorise(&command) {
+        if let Err(err) = self.authorise(&command).await {
             return Outcome::of_unsigned(&message.task, err);
         }
         let outcome = AssertUnwindSafe(self.execute(command, cancel)).catch_unwind().await;
@@ -83,11 +83,11 @@ impl Task<'_> {
     }
 
     /// Checks the signature of a command that deletes or overwrites data, if a key is set.
-    fn authorise(&self, command: &Command) -> Result<(), SignatureError> {
+    async fn authorise(&self, command: &Command) -> Result<(), SignatureError> {
         if !command.must_be_signed() {
             return Ok(());
         }
-        self.shared.orders.accept(self.message, Timestamp::now())
+        self.shared.orders.accept(self.message, Timestamp::now()).await
     }
 
     async fn execute(&self, command: Command, cancel: &CancellationToken) -> Outcome {
@@ -185,7 +185,13 @@ impl Task<'_> {
             let _ = backend.offer(&started).await;
         }
         self.shared.metrics.task(watch::known(&message.task), State::Started.as_str());
-        Run { task_id: Some(message.id.clone()), cancel: cancel.clone(), wait: true, ..Run::default() }
+        Run {
+            task_id: Some(message.id.clone()),
+            cancel: cancel.clone(),
+            wait: true,
+            visibility_timeout: self.shared.options.visibility_timeout,
+            ..Run::default()
+        }
     }
 
     async fn restore(&self, order: &Restore, cancel: &CancellationToken) -> Outcome {

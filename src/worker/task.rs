@@ -4,12 +4,13 @@ use crate::base::chain;
 use crate::celery::consumer::Delivery;
 use crate::celery::lease::Lease;
 use crate::celery::message::Message;
-use crate::celery::requests::{Phase, Request};
+use crate::celery::requests::Request;
 use crate::celery::result::{State, StoredResult};
 use crate::domain::command::Command;
 use crate::domain::component::ComponentName;
 use crate::domain::progress::Meter;
 use crate::worker::outcome::Outcome;
+use crate::worker::parked::{self, Unparked, Wait};
 use crate::worker::slots::{Place, Slot};
 use crate::worker::{Shared, finish, watch};
 use jiff::Timestamp;
@@ -18,7 +19,8 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
-use tracing::Instrument;
+use tokio_util::task::task_tracker::TaskTrackerToken;
+use tracing::{Instrument, Span};
 
 /// The wait before a read from Redis is tried again.
 const ASK_AGAIN: Duration = Duration::from_millis(200);
@@ -28,19 +30,71 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Runs the task of a delivery, stores the result, and settles the lease. `slot` is the slot that the task runs in,
 /// if one was free.
-pub(super) async fn handle(shared: Arc<Shared>, delivery: Delivery, slot: Option<Slot>) {
-    let Delivery { lease, content, .. } = delivery;
+///
+/// Many messages may wait for their eta here, so what is held across that wait is in boxes, and short.
+pub(super) async fn handle(shared: Arc<Shared>, delivery: Box<Delivery>, slot: Option<Slot>) {
+    let (taken, waiting) = (Instant::now(), shared.waiting.token());
+    let (delivery, slot, revoked) = match receive(&shared, delivery) {
+        Ok(delivery) => (delivery, slot, false),
+        Err((wait, span)) => {
+            drop(slot);
+            match wait.until_due(&shared).instrument(span).await {
+                Unparked::Due { delivery, revoked } => (delivery, None, revoked),
+                Unparked::Interrupted(lease) => return shared.returns.add(lease),
+                Unparked::Lost => return,
+            }
+        }
+    };
+    Box::pin(begin(shared, delivery, slot, (taken, waiting), revoked)).await;
+}
+
+/// Receives a message. Returns the wait for its eta, if the eta is still to come and the task will not end before.
+fn receive(shared: &Shared, delivery: Box<Delivery>) -> Result<Box<Delivery>, (Box<Wait>, Span)> {
+    let Ok(message) = &delivery.content else { return Ok(delivery) };
+    let span = span_of(message);
+    let entered = span.enter();
+    shared.node.events.received(message);
+    let is_over = message.expires.is_some_and(|expires| expires <= Timestamp::now());
+    if parked::left(message.eta).is_none() || is_over || shared.node.revoked.covers(message) {
+        drop(entered);
+        return Ok(delivery);
+    }
+    let Delivery { lease, content, .. } = *delivery;
+    let Ok(message) = content else { unreachable!("it was one above") };
+    let wait = Wait::begin(shared, &message, lease);
+    drop(entered);
+    Err((wait, span))
+}
+
+/// Runs a task whose time has come.
+async fn begin(
+    shared: Arc<Shared>,
+    delivery: Box<Delivery>,
+    slot: Option<Slot>,
+    taken: (Instant, TaskTrackerToken),
+    revoked: bool,
+) {
+    let Delivery { lease, content, .. } = *delivery;
     match content {
         Ok(message) => {
-            // Quoted, because ids and names may contain any characters that the sender wrote, line ends included.
-            let span = tracing::info_span!("task", id = ?message.id, name = ?message.task, attempt = message.retries.saturating_add(1));
+            let span = span_of(&message);
             let message = Arc::new(message);
             let request = shared.node.requests.admit(Arc::clone(&message));
+            if revoked {
+                request.held().revoke(None);
+            }
             let task = Task { shared: &shared, message: &message, request: &request };
-            task.handle(lease, slot).instrument(span).await;
+            task.handle(lease, slot, taken).instrument(span).await;
         }
         Err(refusal) => finish::refuse(&shared, refusal, lease).await,
     }
+}
+
+/// The span of a task's log lines. Quoted, because ids and names may contain any characters that the sender wrote, line
+/// ends included.
+fn span_of(message: &Message) -> Span {
+    let attempt = message.retries.saturating_add(1);
+    tracing::info_span!("task", id = ?message.id, name = ?message.task, attempt)
 }
 
 /// A task in hand.
@@ -52,10 +106,9 @@ pub(super) struct Task<'a> {
 }
 
 impl Task<'_> {
-    async fn handle(self, lease: Lease, slot: Option<Slot>) {
-        let taken = Instant::now();
-        let waiting = self.shared.waiting.token();
-        self.shared.node.events.received(self.message);
+    /// `taken` is the time at which the message was taken; `waiting` is dropped when the task begins, or when its lease
+    /// is settled.
+    async fn handle(self, lease: Lease, slot: Option<Slot>, (taken, waiting): (Instant, TaskTrackerToken)) {
         if self.message.redelivered {
             self.shared.metrics.redelivered();
         }
@@ -119,7 +172,6 @@ impl Task<'_> {
             return Err(Outcome::Revoked { signal: None });
         }
         self.not_expired()?;
-        let slot = self.until_eta(slot).await?;
         let place = if Command::is_light(&self.message.task) { None } else { Some(self.place(slot).await?) };
         self.not_expired()?;
         if self.request.starts() { Ok(place) } else { Err(Outcome::Revoked { signal: None }) }
@@ -178,30 +230,6 @@ impl Task<'_> {
     fn not_expired(&self) -> Result<(), Outcome> {
         let over = self.message.expires.is_some_and(|expires| expires <= Timestamp::now());
         if over { Err(Outcome::Expired) } else { Ok(()) }
-    }
-
-    /// Waits for the message's eta without holding a slot.
-    async fn until_eta(&self, slot: Option<Slot>) -> Result<Option<Slot>, Outcome> {
-        /// The maximum sleep, so that a correction of the system clock is noticed.
-        const LOOK: Duration = Duration::from_secs(5);
-        let left = || {
-            let left = self.message.eta?.duration_since(Timestamp::now());
-            left.is_positive().then(|| left.unsigned_abs())
-        };
-        if left().is_none() {
-            return Ok(slot);
-        }
-        drop(slot);
-        tracing::info!(eta = %self.message.eta.unwrap_or_default(), "waiting for its time");
-        self.request.waits(Phase::Scheduled);
-        let scheduled = self.shared.scheduled.token();
-        self.shared.node.changed.notify_one(); // other messages may take its slot
-        while let Some(left) = left() {
-            self.unless_stopped(tokio::time::sleep(left.min(LOOK))).await?;
-        }
-        drop(scheduled);
-        self.request.waits(Phase::Reserved);
-        Ok(None)
     }
 
     /// Waits for `wait`, unless the task is revoked or the worker shuts down meanwhile.

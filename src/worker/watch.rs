@@ -1,5 +1,7 @@
 //! Updates the metrics and probes of a running worker: queue lengths, the broker's state, signs of life.
 
+use crate::base::chain;
+use crate::celery::strays::{self, TransportOption};
 use crate::domain::command::Command;
 use crate::observe::http::Health;
 use crate::worker::Shared;
@@ -11,6 +13,9 @@ const EVERY: Duration = Duration::from_secs(5);
 
 /// Maximum number of queues with metrics: a sender on the broker can make this worker consume any number of queues.
 const MOST_QUEUES: usize = 100;
+
+/// The interval of searches for lists that no worker reads, for which the keys of the broker are scanned.
+const SEARCH: Duration = Duration::from_mins(5);
 
 /// Updates gauges and probes until the future is dropped.
 pub(super) async fn run(shared: Arc<Shared>, health: Health) {
@@ -44,6 +49,53 @@ pub(super) async fn run(shared: Arc<Shared>, health: Health) {
                 shared.metrics.queue_left(&queue);
             }
         }
+    }
+}
+
+/// Searches for lists beside those of the worker's queues that hold its tasks and that no worker reads, until the
+/// future is dropped.
+pub(super) async fn strays(shared: Arc<Shared>) {
+    let mut tick = tokio::time::interval(SEARCH);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut told = Vec::new();
+    loop {
+        tick.tick().await;
+        let queues = shared.node.queues.borrow().clone();
+        let found = match strays::find(&shared.broker, &shared.keys, &queues, Command::is_ours).await {
+            Ok(found) => found,
+            Err(err) => {
+                tracing::debug!(error = %chain(&err), "cannot search for lists that no worker reads");
+                continue;
+            }
+        };
+        let lengths = queues.iter().take(MOST_QUEUES).map(|queue| {
+            let of_queue = found.iter().filter(|stray| stray.queue == *queue);
+            (queue.as_str(), of_queue.map(|stray| stray.length).sum())
+        });
+        shared.metrics.strays(lengths);
+        for stray in found.iter().filter(|stray| !told.contains(&stray.list)) {
+            let fix = option_setting(&stray.option);
+            tracing::warn!(list = ?stray.list, messages = stray.length, fix, "backup tasks wait in a list that no worker reads");
+        }
+        told = found.into_iter().map(|stray| stray.list).collect();
+    }
+}
+
+/// Returns the setting by which this worker would read a list that an option of the app names, in words.
+pub fn option_setting(option: &TransportOption) -> String {
+    match option {
+        TransportOption::Step(step) => {
+            format!("add {step} to BACKUP_BROKER_PRIORITY_STEPS, as in the app's priority_steps")
+        }
+        TransportOption::Separator(sep, step) => {
+            format!(
+                "set BACKUP_BROKER_SEP to the app's sep, {sep:?}, and have {step} in BACKUP_BROKER_PRIORITY_STEPS"
+            )
+        }
+        TransportOption::Prefix(prefix) => {
+            format!("set BACKUP_BROKER_KEYPREFIX to the app's global_keyprefix, {prefix:?}")
+        }
+        TransportOption::Queue(queue) => format!("add the queue {queue:?} to BACKUP_QUEUES"),
     }
 }
 

@@ -62,7 +62,7 @@ impl Store for Memory {
     }
     async fn head(&self, key: &ObjectKey) -> Result<ObjectMeta, StoreError> {
         let (bytes, modified) = self.get("head", key)?;
-        Ok(ObjectMeta { key: key.clone(), bytes: bytes.len() as u64, modified })
+        Ok(ObjectMeta { key: key.clone(), bytes: bytes.len() as u64, modified, version: None })
     }
     async fn list(&self, prefix: &ObjectKey) -> Result<Vec<ObjectMeta>, StoreError> {
         let folder = format!("{prefix}/");
@@ -72,6 +72,7 @@ impl Store for Memory {
             key: key.clone(),
             bytes: bytes.len() as u64,
             modified: *modified,
+            version: None,
         };
         Ok(inside.map(meta).collect())
     }

@@ -38,6 +38,8 @@ pub const KNOWN: &[Setting] = &[
     open("BACKUP_RESULT_EXPIRES"),
     open("BACKUP_RESULT_EXTENDED"),
     open("BACKUP_BROKER_KEYPREFIX"),
+    open("BACKUP_BROKER_PRIORITY_STEPS"),
+    open("BACKUP_BROKER_SEP"),
     open("BACKUP_RESULT_KEYPREFIX"),
     open("BACKUP_SENTINEL_MASTER"),
     open("BACKUP_SHUTDOWN_GRACE"),

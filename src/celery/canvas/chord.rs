@@ -7,7 +7,7 @@ use super::super::CeleryError;
 use super::super::json;
 use super::super::keys::group_key;
 use super::super::repr;
-use super::super::result::{Backend, Child, State};
+use super::super::result::{Backend, Child, State, Unpacker};
 use super::plan::ChordStart;
 use super::signature::{Seed, Signature};
 use redis::Script;
@@ -110,7 +110,9 @@ impl Claimed<'_> {
     ) -> Result<Result<String, Broken>, CeleryError> {
         let (entries, structure) = &self.header;
         let Some(structure) = structure else { return Ok(listed(entries)) };
-        let tuple = serde_json::from_slice::<Value>(structure).ok();
+        let mut unpacker = Unpacker::new();
+        let structure = unpacker.unpack(structure).unwrap_or_default();
+        let tuple = serde_json::from_slice::<Value>(&structure).ok();
         let Some(tree) = tuple.and_then(|meta| Child::from_value(meta.get("result")?)) else {
             return Ok(Err(Broken::new("Join error: the header's result cannot be read")));
         };
@@ -125,7 +127,8 @@ impl Claimed<'_> {
         };
         let metas: Vec<Option<Vec<u8>>> =
             self.backend.client().retrying("read results of chord", stop, read).await?;
-        let results = metas.into_iter().map(stored).collect::<Result<Vec<_>, _>>();
+        let results =
+            metas.into_iter().map(|meta| stored(meta, &mut unpacker)).collect::<Result<Vec<_>, _>>();
         Ok(results.map(|results| nested(&tree, &mut results.into_iter())))
     }
 
@@ -145,8 +148,10 @@ impl Claimed<'_> {
 /// is copied unchanged.
 fn listed(entries: &[Vec<u8>]) -> Result<String, Broken> {
     let mut results = Vec::with_capacity(entries.len());
+    let mut unpacker = Unpacker::new();
     for entry in entries {
-        let items = std::str::from_utf8(entry).ok().and_then(json::items).unwrap_or_default();
+        let entry = unpacker.unpack(entry).map_err(|why| unreadable(&why))?;
+        let items = std::str::from_utf8(&entry).ok().and_then(json::items).unwrap_or_default();
         let [_, id, state, result] = items[..] else {
             return Err(Broken::new("Join error: a result cannot be read"));
         };
@@ -156,9 +161,13 @@ fn listed(entries: &[Vec<u8>]) -> Result<String, Broken> {
             let message = format!("Dependency {id} raised {}", raised(&cause));
             return Err(Broken { message, cause: Some(cause) });
         }
-        results.push(result);
+        results.push(result.to_owned());
     }
     Ok(format!("[{}]", results.join(", ")))
+}
+
+fn unreadable(why: &str) -> Broken {
+    Broken::new(format!("Join error: a result cannot be read: {why}"))
 }
 
 fn exception(text: &str) -> Value {
@@ -187,10 +196,12 @@ fn leaves(tree: &Child) -> Vec<&str> {
 }
 
 /// Returns the result in the stored JSON of one task, or the failure of the chord if that task did not succeed.
-fn stored(meta: Option<Vec<u8>>) -> Result<String, Broken> {
-    let text = meta.and_then(|meta| String::from_utf8(meta).ok()).unwrap_or_default();
-    let result = json::field(&text, "result").unwrap_or("null");
-    match json::field(&text, "status") {
+fn stored(meta: Option<Vec<u8>>, unpacker: &mut Unpacker) -> Result<String, Broken> {
+    let meta = meta.unwrap_or_default();
+    let text = unpacker.unpack(&meta).map_err(|why| unreadable(&why))?;
+    let text = std::str::from_utf8(&text).unwrap_or_default();
+    let result = json::field(text, "result").unwrap_or("null");
+    match json::field(text, "status") {
         Some("\"SUCCESS\"") => Ok(result.to_owned()),
         Some("\"FAILURE\"" | "\"REVOKED\"") => {
             let cause = exception(result);

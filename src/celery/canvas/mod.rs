@@ -303,7 +303,7 @@ impl Canvas {
             async move { members.query_async(&mut link).await }
         };
         let bindings: Vec<String> = self.broker.retrying("read bindings", stop, read).await?;
-        let queue = bindings.iter().filter_map(|binding| Keys::bound_queue(binding, &routing_key)).min();
+        let queue = bindings.iter().filter_map(|binding| self.keys.bound_queue(binding, &routing_key)).min();
         Ok(message.into_queue(queue.unwrap_or(&routing_key)))
     }
 }

@@ -113,7 +113,7 @@ impl Consumer {
     pub fn new(leases: Leases, queues: &[String]) -> Result<Self, CeleryError> {
         let lists = leases.keys().lists(queues);
         let keys = lists.iter().map(|(_, key)| key.clone()).collect();
-        let prefixes: Vec<_> = queues.iter().map(|queue| leases.keys().list(queue, 0)).collect();
+        let prefixes: Vec<_> = queues.iter().map(|queue| leases.keys().queue(queue)).collect();
         let seen = lists.iter().map(|_| Seen::default()).collect();
         Ok(Self {
             wake: Wake::new(leases.client(), &prefixes, keys)?,

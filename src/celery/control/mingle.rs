@@ -5,11 +5,11 @@
 use super::super::CeleryError;
 use super::super::node::Node;
 use super::super::publish::transient;
+use super::Mailbox;
 use super::arguments::{Arguments, truthy};
 use super::panel::Outcome;
 use super::reply::EXCHANGE;
 use super::request::Letter;
-use super::{Keys, Mailbox};
 use redis::FromRedisValue;
 use serde_json::{Value, json};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -40,7 +40,7 @@ impl Mailbox {
         ear.link.ping().await?;
         let oid = Uuid::new_v4().to_string();
         let binding = self.keys.binding(EXCHANGE);
-        let (list, member) = (self.keys.replies(&oid), Keys::reply_member(&oid));
+        let (list, member) = (self.keys.replies(&oid), self.keys.reply_member(&oid));
         let outcome = self.greet_all(&oid, &binding, &member, &list).await;
         let mut tidy = redis::pipe();
         tidy.atomic().srem(&binding, &member).del(&list);

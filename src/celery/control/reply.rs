@@ -57,7 +57,7 @@ impl Replies {
         let text = transient(&body, &headers, EXCHANGE, &address.oid);
         let mut call = REPLY.prepare_invoke();
         call.key(self.keys.binding(EXCHANGE)).key(self.keys.replies(&address.oid));
-        call.arg(Keys::reply_member(&address.oid)).arg(text).arg(KEPT);
+        call.arg(self.keys.reply_member(&address.oid)).arg(text).arg(KEPT);
         // A second try after a loss may double the reply; the client takes the first.
         let stop = CancellationToken::new();
         let sending = self.client.script_retrying::<bool>("send a control reply", &stop, &call);

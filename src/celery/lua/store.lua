@@ -1,8 +1,17 @@
 -- Stores a result and tells those who wait for it. A SUCCESS stays; nothing that is not final replaces what is.
 -- The key is the channel, too. Life in seconds (0: for ever). Finality: 1 if the state is final, 2 if it is and yet
 -- replaces no other final one. Attempt: the number of attempts before that of a state which is not final, '' for any.
-local function store(key, json, life, finality, attempt)
+-- Celery from 5.7 on may have stored a result compressed, which no script can read. Then the reply is {its digest, the
+-- result}: the caller unpacks the result and calls again with the digest and the JSON. A caller that gives no digest
+-- replaces such a result.
+local PACKED = '\0celery-compressed\0'
+local function store(key, json, life, finality, attempt, digest, unpacked)
   local stored = redis.call('GET', key)
+  if stored and stored:sub(1, #PACKED) == PACKED then
+    local now = redis.sha1hex(stored)
+    if digest and digest ~= now then return {now, stored} end
+    stored = digest and unpacked
+  end
   if stored then
     local ok, meta = pcall(cjson.decode, stored)
     local status = ok and type(meta) == 'table' and meta.status

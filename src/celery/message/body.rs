@@ -57,7 +57,7 @@ pub(in super::super) fn plain(outer: &Object, limits: &Limits) -> Result<Vec<u8>
 ///
 /// Names and their codecs are those of `kombu/compression.py`. Its `gzip` is a zlib stream under the
 /// type of gzip files; real gzip is accepted as well.
-pub(super) fn decompress(packed: &[u8], method: &str, limit: usize) -> Result<Vec<u8>, Exception> {
+pub(in super::super) fn decompress(packed: &[u8], method: &str, limit: usize) -> Result<Vec<u8>, Exception> {
     let unpacked = match method {
         "application/x-gzip" | "gzip" | "zlib" if packed.starts_with(&[0x1f, 0x8b]) => {
             read(GzipDecoder::new(packed), limit)

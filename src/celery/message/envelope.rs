@@ -1,7 +1,9 @@
 //! The envelope of a queue entry: the facts known before the entry is taken.
 
 use super::super::json::{self, Object};
+use super::parse::instant;
 use super::{Limits, body};
+use jiff::Timestamp;
 use std::collections::VecDeque;
 
 /// The only content type that is accepted.
@@ -30,6 +32,8 @@ pub struct Envelope {
     pub redelivered: bool,
     /// The number of attempts before this one.
     pub retries: u32,
+    /// The earliest start; `None` also if it cannot be read.
+    pub eta: Option<Timestamp>,
 }
 
 /// The outcome of a look at an entry of a queue.
@@ -124,6 +128,7 @@ impl Envelope {
             redelivered: headers.get("redelivered") == Some("true")
                 || info.get("redelivered") == Some("true"),
             retries: of_task.read("retries").unwrap_or(0),
+            eta: instant(of_task, "eta").ok().flatten(),
         }
     }
 }

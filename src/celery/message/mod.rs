@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 use std::time::Duration;
 
-pub(super) use body::plain as plain_body;
+pub(super) use body::{decompress, plain as plain_body};
 pub use envelope::{Envelope, Look, redelivered};
 
 /// The size limits of a message.
@@ -34,6 +34,9 @@ impl Default for Limits {
         Self { message_bytes: 1 << 20, depth: 64, body_bytes: 8 << 20, values: 200_000 }
     }
 }
+
+/// Maximum number of stamps of an [outline](Message::outline).
+const MOST_STAMPS: usize = 8;
 
 /// A task message that can be run.
 #[derive(Debug, Clone)]
@@ -119,6 +122,60 @@ impl Message {
     pub(super) fn delivery_tag(&self) -> Option<String> {
         let tamed = json::tame(&self.raw).ok()?;
         Object::parse(&tamed.text)?.object("properties").read("delivery_tag")
+    }
+
+    /// Returns the parts of this message by which `inspect` shows a waiting task and `revoke` finds one, at most a few
+    /// kilobytes: without body, canvas and headers, and with long arguments in the short form for display.
+    pub fn outline(&self) -> Self {
+        /// Maximum length of a text, in bytes, and of all arguments together. Celery's forms for display are shorter.
+        const LONGEST: usize = 2048;
+        let short = |text: &str| text.chars().take(LONGEST / 4).collect::<String>();
+        let short_of = |text: &Option<String>| text.as_deref().map(short);
+        let is_short = self.raw.len() <= LONGEST;
+        let mut headers = Object::default();
+        let stamped = self.headers.get("stamped_headers").filter(|names| names.len() <= LONGEST);
+        stamped.into_iter().for_each(|names| headers.set("stamped_headers", names));
+        let is_stamp_short =
+            |(name, value): &(&String, &Value)| name.len() + value.to_string().len() <= LONGEST;
+        let stamps = self.stamps.iter().filter(is_stamp_short).take(MOST_STAMPS);
+        Self {
+            id: self.id.clone(),
+            task: self.task.clone(),
+            root_id: short(&self.root_id),
+            parent_id: short_of(&self.parent_id),
+            group: short_of(&self.group),
+            origin: short_of(&self.origin),
+            shadow: short_of(&self.shadow),
+            reply_to: short_of(&self.reply_to),
+            args: if is_short { self.args.clone() } else { vec![short(&self.argsrepr).into()] },
+            kwargs: if is_short { self.kwargs.clone() } else { Map::new() },
+            argsrepr: short(&self.argsrepr),
+            kwargsrepr: short(&self.kwargsrepr),
+            stamps: stamps.map(|(name, value)| (name.clone(), value.clone())).collect(),
+            exchange: self.exchange.clone(),
+            routing_key: self.routing_key.clone(),
+            queue: self.queue.clone(),
+            headers,
+            raw: Bytes::new(),
+            body: Vec::new(),
+            callbacks: None,
+            errbacks: None,
+            chain: None,
+            chord: None,
+            ..*self
+        }
+    }
+
+    /// The approximate length of an [outline](Self::outline) in memory, in bytes.
+    pub fn weight(&self) -> usize {
+        /// The value itself, with the entries in tables that lead to it.
+        const FIXED: usize = 2048;
+        let texts = [&self.id, &self.task, &self.root_id, &self.argsrepr, &self.kwargsrepr];
+        let more = [&self.exchange, &self.routing_key, &self.queue];
+        let texts: usize = texts.into_iter().chain(more).map(String::len).sum();
+        let stamps: usize =
+            self.stamps.iter().map(|(name, value)| name.len() + value.to_string().len()).sum();
+        FIXED + texts + stamps + 4 * self.argsrepr.len()
     }
 
     /// Returns this message as Celery's `retry` sends it again: the same id and contents, one retry

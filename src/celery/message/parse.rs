@@ -217,7 +217,7 @@ fn limits_of(headers: &Object) -> [Option<Duration>; 2] {
 }
 
 /// Parses a time with or without an offset; a time without an offset is UTC.
-fn instant(headers: &Object, key: &str) -> Result<Option<Timestamp>, Exception> {
+pub(super) fn instant(headers: &Object, key: &str) -> Result<Option<Timestamp>, Exception> {
     let text = match headers.read::<Value>(key) {
         None | Some(Value::Null) => return Ok(None),
         Some(Value::String(text)) => text,

@@ -1,40 +1,57 @@
 //! The estimate of the bytes that there are to read, for the progress of a backup under way.
 
 use crate::component::media::area::is_area;
-use crate::component::media::folder::{Folder, look};
+use crate::component::media::folder::{each, look, open_below};
 use rustix::fs::FileType;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::{
+    ffi::{CStr, CString},
+    fs::File,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 /// Adds up the sizes of all files under `root`, blocking; `None` once `stop` is set.
 ///
-/// An estimate: what cannot be read counts as nothing, and files with several names count each time.
-pub(super) fn estimate(root: Folder, stop: &AtomicBool) -> Option<u64> {
+/// An estimate: what cannot be read counts as nothing, and files with several names count each time. Names of files are
+/// not kept: beside this the same tree is packed, whose names are.
+pub(super) fn estimate(root: File, stop: &AtomicBool) -> Option<u64> {
     let mut total = 0;
-    let mut open = vec![root];
+    let below = folders_in(&root, &mut total, stop);
+    let mut open = vec![(root, below)];
     loop {
         let depth = open.len();
-        let Some(folder) = open.last_mut() else { break };
+        let Some((folder, below)) = open.last_mut() else { break };
         if stop.load(Ordering::Relaxed) {
             return None;
         }
-        let below = match folder.next() {
-            None => {
-                open.pop();
-                continue;
-            }
-            Some((handle, name, _)) if depth == 1 && is_area(handle, name) => None,
-            Some((handle, name, FileType::Directory)) => Folder::open(handle, name).ok(),
-            Some((handle, name, FileType::RegularFile | FileType::Unknown)) => match look(handle, name) {
-                Ok((FileType::RegularFile, size)) => {
-                    total += size;
-                    None
-                }
-                Ok((FileType::Directory, _)) => Folder::open(handle, name).ok(),
-                _ => None,
-            },
-            Some(_) => None,
+        let Some(name) = below.pop() else {
+            open.pop();
+            continue;
         };
-        open.extend(below);
+        if depth == 1 && is_area(folder, &name) {
+            continue;
+        }
+        if let Ok(folder) = open_below(folder, &name) {
+            let below = folders_in(&folder, &mut total, stop);
+            open.push((folder, below));
+        }
     }
     Some(total)
+}
+
+/// The names of the folders in a folder; adds up the sizes of its files.
+fn folders_in(folder: &File, total: &mut u64, stop: &AtomicBool) -> Vec<CString> {
+    let mut folders = Vec::new();
+    // What cannot be listed counts as nothing.
+    let _ = each(folder, |name: &CStr, kind| match kind {
+        FileType::Directory => folders.push(name.to_owned()),
+        FileType::RegularFile | FileType::Unknown if !stop.load(Ordering::Relaxed) => {
+            match look(folder, name) {
+                Ok((FileType::RegularFile, size)) => *total += size,
+                Ok((FileType::Directory, _)) => folders.push(name.to_owned()),
+                _ => {}
+            }
+        }
+        _ => {}
+    });
+    folders
 }

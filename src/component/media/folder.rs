@@ -16,27 +16,70 @@ use std::{
 /// Nothing here follows a link, waits for the other end of a pipe, or leaks into a child process.
 const SAFELY: OFlags = OFlags::NOFOLLOW.union(OFlags::NONBLOCK).union(OFlags::NOCTTY).union(OFlags::CLOEXEC);
 
+/// Bytes of names that lie together. Blocks of this length grow with a folder; one long table would be copied each time
+/// it grows, and take twice its room meanwhile.
+const BLOCK: usize = 64 << 10;
+
 /// An open folder and the names in it that are still to come, sorted by their bytes.
 pub(super) struct Folder {
     /// The folder itself.
     pub(super) handle: File,
-    /// All names, each ended by a NUL: a million of them take a few dozen MiB.
-    names: Vec<u8>,
-    /// The offset of each name, and its kind when it was listed.
-    entries: std::vec::IntoIter<(usize, FileType)>,
+    names: Names,
+    entries: std::vec::IntoIter<Listed>,
+}
+
+/// The names of a folder, each ended by a NUL. A million of them take a few dozen MiB.
+#[derive(Debug, Default)]
+struct Names(Vec<Vec<u8>>);
+
+/// The place of a name and the kind of its entry, in eight bytes: folders may have a million entries.
+#[derive(Debug, Clone, Copy)]
+struct Listed(u64);
+
+impl Names {
+    fn push(&mut self, name: &CStr, kind: FileType) -> Listed {
+        let bytes = name.to_bytes_with_nul();
+        if self.0.last().is_none_or(|block| block.len() + bytes.len() > BLOCK) {
+            // The names of most folders take much less than a block.
+            self.0.push(if self.0.is_empty() { Vec::new() } else { Vec::with_capacity(BLOCK) });
+        }
+        let at = self.0.len() - 1;
+        let place = (at * BLOCK + self.0[at].len()) as u64;
+        self.0[at].extend_from_slice(bytes);
+        Listed((place << 4) | u64::from(kind.as_raw_mode() >> Listed::KIND_SHIFT))
+    }
+
+    /// The bytes from a name on. The NUL that ends it ends each comparison: it is below every other byte, and names
+    /// differ.
+    fn rest(&self, listed: Listed) -> &[u8] {
+        let place = usize::try_from(listed.0 >> 4).expect("it was a usize");
+        &self.0[place / BLOCK][place % BLOCK..]
+    }
+
+    fn get(&self, listed: Listed) -> &CStr {
+        CStr::from_bytes_until_nul(self.rest(listed)).expect("each name is ended by a NUL")
+    }
+}
+
+impl Listed {
+    /// The kind is in the upper four bits of a mode.
+    const KIND_SHIFT: u32 = 12;
+
+    fn kind(self) -> FileType {
+        let bits = u32::try_from(self.0 & 0xf).expect("it has four bits");
+        FileType::from_raw_mode(bits << Self::KIND_SHIFT)
+    }
 }
 
 impl Folder {
     /// Opens and lists the root. It alone may be a symbolic link.
     pub(super) fn root(path: &Path) -> Result<Self, Errno> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        Self::list(openat(CWD, path, flags, Mode::empty())?.into())
+        Self::list(open_root(path)?)
     }
 
     /// Opens and lists a folder in another one.
     pub(super) fn open(parent: &File, name: &CStr) -> Result<Self, Errno> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | SAFELY;
-        Self::list(openat(parent, name, flags, Mode::empty())?.into())
+        Self::list(open_below(parent, name)?)
     }
 
     /// Lists an open folder, from its beginning.
@@ -45,21 +88,9 @@ impl Folder {
     }
 
     fn list(handle: File) -> Result<Self, Errno> {
-        /// As much as `ls` asks the kernel for at a time.
-        const BUFFER: usize = 32 * 1024;
-        let (mut names, mut entries) = (Vec::new(), Vec::new());
-        let mut buffer = Vec::with_capacity(BUFFER);
-        let mut listing = RawDir::new(handle.as_fd(), buffer.spare_capacity_mut());
-        while let Some(entry) = listing.next() {
-            let entry = entry?;
-            let name = entry.file_name();
-            if name != c"." && name != c".." {
-                entries.push((names.len(), entry.file_type()));
-                names.extend_from_slice(name.to_bytes_with_nul());
-            }
-        }
-        // The NUL ends the comparison: it is below every other byte, and names differ.
-        entries.sort_unstable_by(|a, b| names[a.0..].cmp(&names[b.0..]));
+        let (mut names, mut entries) = (Names::default(), Vec::new());
+        each(&handle, |name, kind| entries.push(names.push(name, kind)))?;
+        entries.sort_unstable_by(|a, b| names.rest(*a).cmp(names.rest(*b)));
         Ok(Self { handle, names, entries: entries.into_iter() })
     }
 
@@ -70,19 +101,42 @@ impl Folder {
 
     /// All names that are still to come, each with the NUL that ends it.
     pub(super) fn names(&self) -> impl Iterator<Item = (FileType, &[u8])> {
-        self.entries.as_slice().iter().map(|(start, kind)| {
-            let name =
-                CStr::from_bytes_until_nul(&self.names[*start..]).expect("each name is ended by a NUL");
-            (*kind, name.to_bytes_with_nul())
-        })
+        let name = |entry: &Listed| (entry.kind(), self.names.get(*entry).to_bytes_with_nul());
+        self.entries.as_slice().iter().map(name)
     }
 
     /// The next name and what kind of entry it was when the folder was listed.
     pub(super) fn next(&mut self) -> Option<(&File, &CStr, FileType)> {
-        let (start, kind) = self.entries.next()?;
-        let name = CStr::from_bytes_until_nul(&self.names[start..]).expect("each name is ended by a NUL");
-        Some((&self.handle, name, kind))
+        let entry = self.entries.next()?;
+        Some((&self.handle, self.names.get(entry), entry.kind()))
     }
+}
+
+/// Calls `visit` with each name in an open folder and the kind of its entry, in the order of the file system.
+pub(super) fn each(folder: &File, mut visit: impl FnMut(&CStr, FileType)) -> Result<(), Errno> {
+    /// As much as `ls` asks the kernel for at a time.
+    const BUFFER: usize = 32 * 1024;
+    let mut buffer = Vec::with_capacity(BUFFER);
+    let mut listing = RawDir::new(folder.as_fd(), buffer.spare_capacity_mut());
+    while let Some(entry) = listing.next() {
+        let entry = entry?;
+        let name = entry.file_name();
+        if name != c"." && name != c".." {
+            visit(name, entry.file_type());
+        }
+    }
+    Ok(())
+}
+
+/// Opens a root, without listing it. It alone may be a symbolic link.
+pub(super) fn open_root(path: &Path) -> Result<File, Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(openat(CWD, path, flags, Mode::empty())?.into())
+}
+
+/// Opens a folder in another one, without listing it.
+pub(super) fn open_below(parent: &File, name: &CStr) -> Result<File, Errno> {
+    Ok(openat(parent, name, OFlags::RDONLY | OFlags::DIRECTORY | SAFELY, Mode::empty())?.into())
 }
 
 /// Opens a regular file for reading. What is opened may meanwhile be something else: see its metadata.

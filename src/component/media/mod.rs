@@ -48,6 +48,7 @@ pub mod kinds;
 mod label;
 mod lacking;
 mod layers;
+mod links;
 mod look;
 mod mounts;
 mod pack;
@@ -74,7 +75,7 @@ use crate::domain::{
 };
 use crate::stream::{Content, Output, unpack::Unpacked};
 use async_trait::async_trait;
-use folder::Folder;
+use folder::{Folder, open_root};
 use increment::Increment;
 use std::{
     collections::BTreeSet,
@@ -149,8 +150,8 @@ impl Media {
         /// Nobody needs an estimate of what takes no longer.
         const PATIENCE: Duration = Duration::from_secs(2);
         tokio::time::sleep(PATIENCE).await;
-        let root = self.open().await.ok()?;
-        task::spawn_blocking(move || estimate::estimate(root, &stop)).await.ok()?
+        let root = self.config.root.clone();
+        task::spawn_blocking(move || estimate::estimate(open_root(&root).ok()?, &stop)).await.ok()?
     }
 
     /// Reads the folder, but for what earlier archives hold.

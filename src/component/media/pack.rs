@@ -10,6 +10,7 @@ use crate::component::media::folder::{Folder, look, open_file, read_link};
 use crate::component::media::holes;
 use crate::component::media::increment::Increment;
 use crate::component::media::kind::is_compressed;
+use crate::component::media::links::Links;
 use crate::component::media::look::Look;
 use crate::component::media::path::DEEPEST;
 use crate::component::media::snapshot::Extras;
@@ -29,7 +30,6 @@ use rustix::{
     io::Errno,
 };
 use std::{
-    collections::HashMap,
     ffi::CStr,
     fs::{File, Metadata},
     io,
@@ -56,7 +56,7 @@ pub(super) fn pack(
         attributes: AttributeCounts::default(),
         metadata: MetadataCounts::none(),
         root: None,
-        first_names: HashMap::new(),
+        links: Links::new(),
         unreadable: Unreadable::default(),
         increment,
     };
@@ -105,9 +105,6 @@ impl From<Abandoned> for Skip {
     }
 }
 
-/// Files with several names, told apart also by size and time, since a number may be given anew.
-type Identity = (u64, u64, u64, i64, i64);
-
 struct Packing {
     tar: TarWriter,
     meter: Meter,
@@ -119,8 +116,7 @@ struct Packing {
     metadata: MetadataCounts,
     /// The metadata and the extended attributes of the root.
     root: Option<(Metadata, ExtendedAttributes)>,
-    /// The path that each file with several names was packed under, and how many names are to come.
-    first_names: HashMap<Identity, (Vec<u8>, u64)>,
+    links: Links,
     unreadable: Unreadable,
     increment: Increment,
 }
@@ -332,24 +328,18 @@ impl Packing {
 
     /// Packs a further name of a file as a link to its first one; false when this is the first.
     fn hard_link(&mut self, metadata: &Metadata) -> Result<bool, Stop> {
-        let identity =
-            (metadata.dev(), metadata.ino(), metadata.len(), metadata.mtime(), metadata.mtime_nsec());
-        let Some((first, to_come)) = self.first_names.get_mut(&identity) else {
-            self.first_names.insert(identity, (self.path.clone(), metadata.nlink() - 1));
-            return Ok(false);
-        };
-        self.tar.entry(EntryType::Link, &self.path, first, metadata, 0)?;
+        let Some(first) = self.links.first_name(metadata, &self.path) else { return Ok(false) };
+        self.tar.entry(EntryType::Link, &self.path, &first, metadata, 0)?;
         self.counts.hard_links += 1;
-        *to_come -= 1;
-        if *to_come == 0 {
-            self.first_names.remove(&identity);
-        }
         Ok(true)
     }
 
     fn finish(mut self) -> Result<Facts, ComponentError> {
         if self.unreadable.count > 0 {
             return Err(ComponentError::Unreadable { what: self.unreadable.describe() });
+        }
+        if let Some(warning) = self.links.warning() {
+            self.facts.warn(warning);
         }
         self.facts.counts = {
             let (files, attributes, metadata) =

@@ -356,6 +356,12 @@ pub(super) fn undo(root: &Path, deed: Option<Deed>) -> Result<Kept, ComponentErr
     let none = || unusable(format!("undo the restore of {}: nothing is kept of before", root.display()));
     let area = last(Area::all(root)?).ok_or_else(none)?;
     let kept_at = area.label.at;
+    // Another machine may have done the same task since it was asked what is kept.
+    if deed.as_ref().is_some_and(|deed| !deed.leads_to(&kept_in(&area).place)) {
+        let what =
+            format!("undo the restore of {}: another run has changed meanwhile what is kept", root.display());
+        return Err(ComponentError::Taken { what });
+    }
     let exchanged = exchange(area, false, deed)?;
     // Nothing was live, so nothing is kept now.
     Ok(exchanged.unwrap_or_else(|| Kept { place: "nothing".to_owned(), at: kept_at, deeds: None }))

@@ -4,6 +4,7 @@
 //! in the order of the walk, in one zstd frame with its checksum. It may be deleted at any time: the next
 //! backup is a full one then. Names of files stand in it, also where backups are encrypted.
 
+use crate::base::durable;
 use crate::component::media::look::Look;
 use crate::component::tar::AttributeKinds;
 use crate::domain::id::BackupId;
@@ -211,7 +212,11 @@ pub(super) fn keep(folder: &Path, backup: &BackupId) -> io::Result<()> {
         Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(()),
         file => read_head(&mut BufReader::new(zstd::Decoder::new(file?)?))?,
     };
-    if head.backup == *backup { fs::rename(next, folder.join(LAST)) } else { Ok(()) }
+    if head.backup == *backup {
+        durable::place(&File::open(&next)?, &next, &folder.join(LAST))
+    } else {
+        Ok(())
+    }
 }
 
 #[cfg(test)]

@@ -71,7 +71,7 @@ impl InPlace {
         contents.put_first(&blockers::inherited(&session(&config, &goal.name).await?).await?);
         // One object that is refused would take everything back: what no rows need comes afterwards, by itself.
         let is_wanted = |entry: &Entry| entry.kind != CONTENTS && !entry.may_be_missing(&order.without);
-        let list = contents.list(&goal::in_place_folder(&config), is_wanted)?;
+        let list = contents.list(&goal::in_place_folder(&config), is_wanted).await?;
         let drops = drops::read(&goal.client, &mut file.reader().await?, Some(&list)).await?;
         Self::is_possible(&goal, &config, &drops).await?;
         for name in &order.without {

@@ -1,5 +1,6 @@
 //! The table of contents of an archive, as `pg_restore --list` prints it and `--use-list` takes it.
 
+use crate::base::durable::blocking;
 use crate::component::postgres::{
     clients::Client,
     entries::{ROWS, kind_of},
@@ -117,14 +118,16 @@ impl Contents {
     /// # Errors
     ///
     /// [`ComponentError::Unavailable`] when the disk does not take it.
-    pub fn list(
+    pub async fn list(
         &self,
         folder: &Path,
         is_wanted: impl Fn(&Entry) -> bool,
     ) -> Result<ListFile, ComponentError> {
         let lines: Vec<_> =
             self.0.iter().filter(|entry| is_wanted(entry)).map(|entry| entry.line.as_str()).collect();
-        ListFile::write(folder, &lines.join("\n")).map_err(|err| ComponentError::Unavailable {
+        let (into, text) = (folder.to_owned(), lines.join("\n"));
+        let written = blocking(move || ListFile::write(&into, &text)).await;
+        written.map_err(|err| ComponentError::Unavailable {
             what: format!("write a scratch file in {}", folder.display()),
             source: Some(err.into()),
         })

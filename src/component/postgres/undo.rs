@@ -68,6 +68,15 @@ pub async fn undo(config: &PostgresConfig, deed: Option<Deed>) -> Result<Kept, C
         let what = format!("there is nothing to undo: no database is kept for {}", config.database);
         return Err(ComponentError::Unusable { what, source: None });
     };
+    // Another machine may have done the same task since it was asked what is kept.
+    if deed.as_ref().is_some_and(|deed| !deed.leads_to(&mark.name)) {
+        hold.free().await;
+        let what = format!(
+            "undo the restore of {}: another run has changed meanwhile what is kept",
+            config.database
+        );
+        return Err(ComponentError::Taken { what });
+    }
     drop(admin);
     put_back(config, mark, deed, hold).await
 }

@@ -47,10 +47,10 @@ impl Weaviate {
         classes: &BTreeSet<String>,
         meter: &Meter,
     ) -> Result<(Claim, Vec<Mark>), ComponentError> {
-        let journal_id = journal.id()?;
+        let journal_id = journal.id().await?;
         let marks = marks_of_the_dead(server, &journal_id).await?;
         // Before the mark is made: what a death leaves of it is found again.
-        journal.note(|notes| notes.has_mark = true)?;
+        journal.note(|notes| notes.has_mark = true).await?;
         let (own, others): (Vec<_>, Vec<_>) = marks.into_iter().partition(|mark| mark.journal == journal_id);
         let last = own.iter().chain(&others).map(|mark| mark.number).max().unwrap_or_default();
         let mark = Mark {
@@ -96,7 +96,7 @@ impl Weaviate {
         if !journal.notes.has_mark {
             return Ok(());
         }
-        let id = journal.id()?;
+        let id = journal.id().await?;
         let (mut own, others): (Vec<_>, Vec<_>) =
             server.marks().await?.into_iter().partition(|mark| mark.journal == id);
         if let Some(mark) = own.pop() {
@@ -120,7 +120,7 @@ impl Weaviate {
             }
             server.remove_mark(&mark).await?;
         }
-        journal.note(|notes| notes.has_mark = false)
+        journal.note(|notes| notes.has_mark = false).await
     }
 }
 

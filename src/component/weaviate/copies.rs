@@ -17,7 +17,7 @@ use crate::component::weaviate::source::{Place, Source};
 use crate::component::weaviate::tree::{Described, Tree};
 use crate::domain::progress::Meter;
 use jiff::Timestamp;
-use std::{collections::BTreeSet, fs};
+use std::collections::BTreeSet;
 
 impl Weaviate {
     /// Copies classes, so that they can be put back. `way` is that of the backup which is about to be restored:
@@ -64,7 +64,7 @@ impl Weaviate {
             files.prove(&id, &tree, &described(&tree, &id)?).await?;
             files.sync(&id).await?;
         }
-        snapshot_of(journal, &index, id)
+        snapshot_of(journal, &index, id).await
     }
 
     /// Copies classes object by object into a file beside the journal.
@@ -75,25 +75,26 @@ impl Weaviate {
         journal: &mut Journal,
         meter: &Meter,
     ) -> Result<Snapshot, ComponentError> {
-        let id = new_id(&journal.id()?);
-        let mut sink = FileSink::begin(journal, &tar(&id))?;
+        let id = new_id(&journal.id().await?);
+        let mut sink = FileSink::begin(journal, &tar(&id)).await?;
         let (mut index, counts) = self.exported(server, live, &mut sink, meter).await?;
         sink.finish(journal).await?;
         for (name, class) in &mut index.classes {
             class.objects = Bracket::captured(counts[name]);
         }
-        snapshot_of(journal, &index, id)
+        snapshot_of(journal, &index, id).await
     }
 
     /// The source from which a snapshot is put back.
-    pub(super) fn source_of(
+    pub(super) async fn source_of(
         &self,
         server: &Server,
         journal: &Journal,
         snapshot: &Snapshot,
     ) -> Result<Source, ComponentError> {
         let file = journal.path(&json(&snapshot.id));
-        let text = fs::read(&file)
+        let text = tokio::fs::read(&file)
+            .await
             .map_err(|source| ComponentError::Read { what: format!("read {}", file.display()), source })?;
         let index = Index::parse(&text)?;
         let place = match snapshot.made {
@@ -115,7 +116,7 @@ impl Weaviate {
         change: impl FnOnce(&mut Notes),
     ) -> Result<(), ComponentError> {
         let before = journal.notes.clone();
-        journal.note(change)?;
+        journal.note(change).await?;
         self.drop_copies(server, journal, &before).await
     }
 
@@ -133,10 +134,10 @@ impl Weaviate {
         let needed: BTreeSet<_> = journal.notes.snapshots().into_iter().cloned().collect();
         for copy in before.snapshots().into_iter().filter(|copy| !needed.contains(copy)) {
             match self.remove_copy(server, journal, copy).await {
-                Ok(()) => journal.note(|notes| notes.loose.retain(|loose| loose.id != copy.id))?,
+                Ok(()) => journal.note(|notes| notes.loose.retain(|loose| loose.id != copy.id)).await?,
                 Err(err) => {
                     tracing::warn!(error = %chain(&err), "a copy of classes is left until the next run");
-                    journal.note(|notes| notes.loose.extend(Loose::of(copy)))?;
+                    journal.note(|notes| notes.loose.extend(Loose::of(copy))).await?;
                 }
             }
         }
@@ -151,17 +152,17 @@ impl Weaviate {
         snapshot: &Snapshot,
     ) -> Result<(), ComponentError> {
         match snapshot.made {
-            Made::Export => journal.remove(&tar(&snapshot.id))?,
+            Made::Export => journal.remove(&tar(&snapshot.id)).await?,
             made => self.files(server, made)?.remove(&snapshot.id).await?,
         }
-        journal.remove(&json(&snapshot.id))
+        journal.remove(&json(&snapshot.id)).await
     }
 }
 
 /// A copy, once its index lies beside the journal.
-fn snapshot_of(journal: &Journal, index: &Index, id: String) -> Result<Snapshot, ComponentError> {
+async fn snapshot_of(journal: &Journal, index: &Index, id: String) -> Result<Snapshot, ComponentError> {
     let text = serde_json::to_vec(index).expect("names and numbers are JSON");
-    journal.put(&json(&id), &text)?;
+    journal.put(&json(&id), text).await?;
     Ok(Snapshot { made: index.way, id, at: Timestamp::now(), unnamed: [] })
 }
 

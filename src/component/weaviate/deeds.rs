@@ -22,7 +22,7 @@ impl Weaviate {
         let Some((mark, deed)) = marks.iter().rev().find_map(|mark| Some((mark, of_task(mark)?))) else {
             return Ok(None);
         };
-        let journal = Journal::open(&self.config.state)?;
+        let journal = Journal::open(&self.config.state).await?;
         let kept = if journal.notes.id.as_ref() == Some(&mark.journal) {
             journal.notes.kept.as_ref().map(|kept| kept_as(&journal, kept).place)
         } else {
@@ -44,7 +44,7 @@ impl Weaviate {
                 server.change_mark(&mark).await?;
             }
         }
-        let mut journal = Journal::open(&self.config.state)?;
+        let mut journal = Journal::open(&self.config.state).await?;
         self.tend_mark(&server, &mut journal).await
     }
 }

@@ -207,7 +207,7 @@ impl Files {
     /// In a folder that this process may not change, the old status stays; the server overwrites it with the order.
     pub(super) async fn forget_restore(&self, id: &str) -> Result<(), ComponentError> {
         match self {
-            Self::Folder(folder) => match fs::remove_file(folder.of(id).join(RESTORED)) {
+            Self::Folder(folder) => match tokio::fs::remove_file(folder.of(id).join(RESTORED)).await {
                 Ok(()) => Ok(()),
                 Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(()),
                 Err(err) if err.kind() == io::ErrorKind::PermissionDenied => Ok(()),

@@ -5,6 +5,7 @@
 //! behind. And a server that may not write into folders of this process refuses the backup, which changes
 //! nothing, instead of the restore, whose classes are deleted by then.
 
+use crate::base::durable::blocking;
 use crate::component::ComponentError;
 use crate::component::tar::crashed;
 use crate::component::weaviate::access::{has_no_file, make, remove, share, stuck};
@@ -125,27 +126,29 @@ impl Folder {
         ))
     }
 
-    /// Makes the folders that the server will write a backup into. Blocks.
+    /// Makes the folders that the server will write a backup into.
     ///
     /// # Errors
     ///
     /// As [`probe`](Self::probe).
-    pub(super) fn prepare(
+    pub(super) async fn prepare(
         &self,
         id: &str,
         nodes: &[String],
         classes: &[&String],
     ) -> Result<(), ComponentError> {
-        let made = || -> io::Result<()> {
-            make(&self.path, &[id])?;
+        let (root, id, nodes) = (self.path.clone(), id.to_owned(), nodes.to_vec());
+        let classes: Vec<String> = classes.iter().map(|class| (*class).clone()).collect();
+        let made = move || {
+            make(&root, &[&id])?;
             for node in nodes.iter().filter(|node| is_one_name(node)) {
-                for class in classes {
-                    make(&self.path, &[id, node.as_str(), class.as_str()])?;
+                for class in &classes {
+                    make(&root, &[&id, node, class])?;
                 }
             }
             Ok(())
         };
-        made().map_err(|err| self.not_made(err))
+        blocking(made).await.map_err(|err| self.not_made(err))
     }
 
     /// Removes the folders of backups without a single file. The server has taken no order for them: for an order
@@ -181,11 +184,12 @@ impl Folder {
 
     /// Frees the name of a backup: removes the files that have the name, or else renames them to `aside`.
     pub(super) async fn free(&self, id: &str, aside: &str) -> Result<Freed, ComponentError> {
-        if fs::symlink_metadata(self.of(id)).is_err_and(|err| err.kind() == io::ErrorKind::NotFound) {
+        let found = tokio::fs::symlink_metadata(self.of(id)).await;
+        if found.is_err_and(|err| err.kind() == io::ErrorKind::NotFound) {
             return Ok(Freed::Free);
         }
         let Err(left) = self.remove(id).await else { return Ok(Freed::Free) };
-        let Ok(()) = fs::rename(self.of(id), self.of(aside)) else { return Ok(Freed::Taken) };
+        let Ok(()) = tokio::fs::rename(self.of(id), self.of(aside)).await else { return Ok(Freed::Taken) };
         tracing::warn!(error = %crate::base::chain(&left), aside, "an older copy of a backup is left in Weaviate's folder");
         Ok(Freed::Renamed)
     }

@@ -7,6 +7,7 @@
 use crate::base::chain;
 use crate::component::ComponentError;
 use crate::component::weaviate::client::Fault;
+use crate::component::weaviate::noted::Noted;
 use crate::component::weaviate::server::{Access, Server, Work};
 use crate::component::weaviate::watch::{Seen, Watch};
 use jiff::{Timestamp, tz::TimeZone};
@@ -82,7 +83,7 @@ impl Ours {
 }
 
 impl Job<'_> {
-    /// Backs up to the end. `begun` is told each id before it is ordered.
+    /// Backs up to the end. Each id is `noted` before it is ordered.
     ///
     /// # Errors
     ///
@@ -90,10 +91,10 @@ impl Job<'_> {
     pub(super) async fn back_up(
         &self,
         mut ours: Ours,
-        mut begun: impl FnMut(&str) -> Result<(), ComponentError>,
+        noted: &mut Noted<'_>,
     ) -> Result<String, ComponentError> {
         let deadline = Instant::now() + self.timeout;
-        let Order { mut id, is_lost } = self.order(&mut ours, &mut begun, deadline).await?;
+        let Order { mut id, is_lost } = self.order(&mut ours, noted, deadline).await?;
         let mut watch = Watch::new(self, Work::Backup, deadline, is_lost);
         loop {
             match watch.next(&id).await? {
@@ -101,7 +102,7 @@ impl Job<'_> {
                 Seen::Done => return Ok(id),
                 // STARTED is also what a restart leaves behind. Another order tells: it is refused while there is work.
                 Seen::Doubtful => {
-                    let order = self.order(&mut ours, &mut begun, deadline).await?;
+                    let order = self.order(&mut ours, noted, deadline).await?;
                     if order.id != id {
                         tracing::warn!(
                             lost = id,
@@ -120,14 +121,14 @@ impl Job<'_> {
     async fn order(
         &self,
         ours: &mut Ours,
-        begun: &mut impl FnMut(&str) -> Result<(), ComponentError>,
+        noted: &mut Noted<'_>,
         deadline: Instant,
     ) -> Result<Order, ComponentError> {
         const TIMES: usize = 3;
         const WHAT: &str = "begin a backup by Weaviate";
         let (since, mut lost) = (Instant::now(), 0);
         let mut id = new_id(self.origin);
-        begun(&id)?;
+        noted.add(&id).await?;
         ours.ordered.push(id.clone());
         loop {
             let compression = self.server.version.compression(self.is_plain);
@@ -156,7 +157,7 @@ impl Job<'_> {
                         return Err(fault.of(WHAT));
                     }
                     id = new_id(self.origin);
-                    begun(&id)?;
+                    noted.add(&id).await?;
                     ours.ordered.push(id.clone());
                 }
                 Err(fault) => return Err(explained(fault, WHAT, self.backend)),

@@ -1,12 +1,12 @@
 //! The journal of a restore, one small file of ours: everything that must be known if this process dies in the middle.
 
-use crate::base::place::sync_folder;
+use crate::base::durable::{self, blocking};
 use crate::component::ComponentError;
 use crate::component::weaviate::files::is_ours;
 use crate::component::weaviate::notes::Notes;
 use std::{
     fs::{self, DirBuilder, File},
-    io::{self, Write},
+    io,
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
@@ -28,9 +28,10 @@ impl Journal {
     /// # Errors
     ///
     /// [`ComponentError::Read`] when it cannot be read.
-    pub(super) fn open(folder: &Path) -> Result<Self, ComponentError> {
+    pub(super) async fn open(folder: &Path) -> Result<Self, ComponentError> {
         let file = folder.join(Self::FILE);
-        let notes = match fs::read(&file) {
+        let path = file.clone();
+        let notes = match blocking(move || fs::read(path)).await {
             Ok(text) => serde_json::from_slice(&text).map_err(|err| unread(&file, err.into()))?,
             Err(err) if err.kind() == io::ErrorKind::NotFound => Notes::default(),
             Err(err) => return Err(unread(&file, err)),
@@ -43,27 +44,10 @@ impl Journal {
     /// # Errors
     ///
     /// [`ComponentError::Unavailable`] when it cannot be moved.
-    pub(super) fn adopt(folder: &Path) -> Result<(), ComponentError> {
-        let Some(above) = folder.parent().filter(|above| above.join(Self::FILE).exists()) else {
-            return Ok(());
-        };
-        let adopt = || -> io::Result<()> {
-            DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-            for entry in fs::read_dir(above)? {
-                let entry = entry?;
-                let is_copy = |file: &str| is_ours(file.split('.').next().unwrap_or(file));
-                if entry.file_type()?.is_file() && entry.file_name().to_str().is_some_and(is_copy) {
-                    fs::rename(entry.path(), folder.join(entry.file_name()))?;
-                }
-            }
-            // Last, so that a death before it changes nothing.
-            fs::rename(above.join(Self::FILE), folder.join(Self::FILE))?;
-            Ok(sync_folder(File::open(folder)?)?)
-        };
-        if folder.join(Self::FILE).exists() {
-            return Ok(());
-        }
-        adopt().map_err(|err| unwritten(above, err))
+    pub(super) async fn adopt(folder: &Path) -> Result<(), ComponentError> {
+        let Some(above) = folder.parent() else { return Ok(()) };
+        let (folder, from) = (folder.to_owned(), above.to_owned());
+        blocking(move || adopt(&folder, &from)).await.map_err(|err| unwritten(above, err))
     }
 
     /// The journals of other servers, each with the address.
@@ -71,14 +55,17 @@ impl Journal {
     /// # Errors
     ///
     /// [`ComponentError::Read`] when some cannot be read.
-    pub(super) fn others(folder: &Path) -> Result<Vec<(String, Self)>, ComponentError> {
-        let entries = folder.parent().and_then(|above| fs::read_dir(above).ok()).into_iter().flatten();
+    pub(super) async fn others(folder: &Path) -> Result<Vec<(String, Self)>, ComponentError> {
+        let Some(above) = folder.parent() else { return Ok(Vec::new()) };
+        let (own, from) = (folder.to_owned(), above.to_owned());
+        let list = move || {
+            let paths = fs::read_dir(from).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()));
+            Ok(paths.filter(|path| *path != own && path.join(Self::FILE).exists()).collect::<Vec<_>>())
+        };
         let mut others = Vec::new();
-        for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
-            if path != folder && path.join(Self::FILE).exists() {
-                let address = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-                others.push((address, Self::open(&path)?));
-            }
+        for path in blocking(list).await.map_err(|err| unread(above, err))? {
+            let address = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            others.push((address, Self::open(&path).await?));
         }
         Ok(others)
     }
@@ -88,11 +75,11 @@ impl Journal {
     /// # Errors
     ///
     /// [`ComponentError::Unavailable`] when they cannot be written; then the old ones stand.
-    pub(super) fn note(&mut self, change: impl FnOnce(&mut Notes)) -> Result<(), ComponentError> {
+    pub(super) async fn note(&mut self, change: impl FnOnce(&mut Notes)) -> Result<(), ComponentError> {
         let mut notes = self.notes.clone();
         change(&mut notes);
         let text = serde_json::to_vec_pretty(&notes).expect("names and times are JSON");
-        self.put(Self::FILE, &text)?;
+        self.put(Self::FILE, text).await?;
         self.notes = notes;
         Ok(())
     }
@@ -102,12 +89,12 @@ impl Journal {
     /// # Errors
     ///
     /// As [`note`](Self::note).
-    pub(super) fn id(&mut self) -> Result<String, ComponentError> {
+    pub(super) async fn id(&mut self) -> Result<String, ComponentError> {
         if let Some(id) = &self.notes.id {
             return Ok(id.clone());
         }
         let id = Uuid::new_v4().simple().to_string();
-        self.note(|notes| notes.id = Some(id.clone()))?;
+        self.note(|notes| notes.id = Some(id.clone())).await?;
         Ok(id)
     }
 
@@ -116,24 +103,28 @@ impl Journal {
     /// # Errors
     ///
     /// [`ComponentError::Unavailable`].
-    pub(super) fn put(&self, name: &str, bytes: &[u8]) -> Result<(), ComponentError> {
-        let written = || -> io::Result<()> {
-            let mut file = self.begin(name)?;
-            file.write_all(bytes)?;
-            self.finish(name, &file)
+    pub(super) async fn put(&self, name: &str, bytes: Vec<u8>) -> Result<(), ComponentError> {
+        let (folder, path) = (self.folder.clone(), self.path(name));
+        let write = move || {
+            make(&folder)?;
+            durable::write(&path, &bytes)
         };
-        written().map_err(|err| unwritten(&self.folder, err))
+        blocking(write).await.map_err(|err| unwritten(&self.folder, err))
     }
 
-    /// Begins a file that nobody sees before it is [finished](Self::finish).
+    /// Begins a file that nobody sees before it is [finished](Self::finish): for what is too long for
+    /// [`put`](Self::put).
     ///
     /// # Errors
     ///
     /// Those of the file system.
-    pub(super) fn begin(&self, name: &str) -> io::Result<File> {
-        DirBuilder::new().recursive(true).mode(0o700).create(&self.folder)?;
-        let partial = self.folder.join(format!("{name}.partial"));
-        File::options().write(true).create(true).truncate(true).mode(0o600).open(partial)
+    pub(super) async fn begin(&self, name: &str) -> io::Result<File> {
+        let (folder, partial) = (self.folder.clone(), self.path(&format!("{name}.partial")));
+        let begin = move || {
+            make(&folder)?;
+            File::options().write(true).create(true).truncate(true).mode(0o600).open(partial)
+        };
+        blocking(begin).await
     }
 
     /// Gives a file its name, durably.
@@ -141,10 +132,9 @@ impl Journal {
     /// # Errors
     ///
     /// Those of the file system.
-    pub(super) fn finish(&self, name: &str, file: &File) -> io::Result<()> {
-        file.sync_all()?;
-        fs::rename(self.folder.join(format!("{name}.partial")), self.folder.join(name))?;
-        Ok(sync_folder(File::open(&self.folder)?)?)
+    pub(super) async fn finish(&self, name: &str, file: File) -> io::Result<()> {
+        let (partial, path) = (self.path(&format!("{name}.partial")), self.path(name));
+        blocking(move || durable::place(&file, &partial, &path)).await
     }
 
     /// Removes what the notes do not name: of copies that were not finished, or whose run died before it noted them.
@@ -152,17 +142,18 @@ impl Journal {
     /// # Errors
     ///
     /// [`ComponentError::Unavailable`].
-    pub(super) fn clear(&self) -> Result<(), ComponentError> {
-        let named = self.notes.snapshots();
-        let is_needed = |file: &str| {
-            let id = file.split('.').next().unwrap_or(file);
-            if file.strip_suffix(".partial") == Some(Self::FILE) {
+    pub(super) async fn clear(&self) -> Result<(), ComponentError> {
+        let named: Vec<_> = self.notes.snapshots().iter().map(|snapshot| snapshot.id.clone()).collect();
+        let is_needed = move |file: &str| {
+            let (id, end) = file.split_once('.').unwrap_or((file, ""));
+            if file.starts_with(Self::FILE) && (end.ends_with(".partial") || end.ends_with(".new")) {
                 return false;
             }
-            !is_ours(id) || named.iter().any(|snapshot| snapshot.id == id)
+            !is_ours(id) || named.iter().any(|named| named == id)
         };
-        let clear = || -> io::Result<()> {
-            for entry in fs::read_dir(&self.folder)? {
+        let folder = self.folder.clone();
+        let clear = move || -> io::Result<()> {
+            for entry in fs::read_dir(&folder)? {
                 let entry = entry?;
                 if entry.file_name().to_str().is_some_and(|file| !is_needed(file)) {
                     fs::remove_file(entry.path())?;
@@ -170,7 +161,7 @@ impl Journal {
             }
             Ok(())
         };
-        match clear() {
+        match blocking(clear).await {
             Err(err) if err.kind() != io::ErrorKind::NotFound => Err(unwritten(&self.folder, err)),
             _ => Ok(()),
         }
@@ -186,9 +177,9 @@ impl Journal {
     /// # Errors
     ///
     /// [`ComponentError::Unavailable`].
-    pub(super) fn remove(&self, name: &str) -> Result<(), ComponentError> {
-        for name in [name.to_owned(), format!("{name}.partial")] {
-            match fs::remove_file(self.folder.join(name)) {
+    pub(super) async fn remove(&self, name: &str) -> Result<(), ComponentError> {
+        for path in [self.path(name), self.path(&format!("{name}.partial"))] {
+            match blocking(move || fs::remove_file(path)).await {
                 Err(err) if err.kind() != io::ErrorKind::NotFound => {
                     return Err(unwritten(&self.folder, err));
                 }
@@ -197,6 +188,29 @@ impl Journal {
         }
         Ok(())
     }
+}
+
+/// Makes the folder of a journal, for its owner alone.
+fn make(folder: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(folder)
+}
+
+/// Moves the journal of all servers, and the copies that it names, from the folder above into that of one server.
+fn adopt(folder: &Path, above: &Path) -> io::Result<()> {
+    let journal = above.join(Journal::FILE);
+    if !journal.exists() || folder.join(Journal::FILE).exists() {
+        return Ok(());
+    }
+    make(folder)?;
+    for entry in fs::read_dir(above)? {
+        let entry = entry?;
+        let is_copy = |file: &str| is_ours(file.split('.').next().unwrap_or(file));
+        if entry.file_type()?.is_file() && entry.file_name().to_str().is_some_and(is_copy) {
+            fs::rename(entry.path(), folder.join(entry.file_name()))?;
+        }
+    }
+    // Last, so that a death before it changes nothing.
+    durable::place(&File::open(&journal)?, &journal, &folder.join(Journal::FILE))
 }
 
 fn unread(file: &Path, source: io::Error) -> ComponentError {
@@ -214,61 +228,61 @@ use crate::component::weaviate::{
     notes::{Kept, Loose, Replacing, State, Step, tests::snapshot},
 };
 
-#[test]
-fn notes_are_there_again_and_a_folder_is_made_only_when_there_is_something_to_note() {
+#[tokio::test]
+async fn notes_are_there_again_and_a_folder_is_made_only_when_there_is_something_to_note() {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().join(".weaviate");
-    let mut journal = Journal::open(&folder).unwrap();
-    journal.clear().unwrap();
+    let mut journal = Journal::open(&folder).await.unwrap();
+    journal.clear().await.unwrap();
     assert!(!folder.exists());
     let loose = Loose::new(Made::S3, "rna-1");
-    journal.note(|notes| notes.loose.push(loose.clone())).unwrap();
-    assert_eq!(Journal::open(&folder).unwrap().notes.loose, [loose]);
-    journal.put("a", b"x").unwrap();
-    journal.remove("a").unwrap();
+    journal.note(|notes| notes.loose.push(loose.clone())).await.unwrap();
+    assert_eq!(Journal::open(&folder).await.unwrap().notes.loose, [loose]);
+    journal.put("a", b"x".to_vec()).await.unwrap();
+    journal.remove("a").await.unwrap();
     assert!(!folder.join("a").exists());
-    journal.remove("a").unwrap();
+    journal.remove("a").await.unwrap();
 
     let kept = Kept { before: [("A".to_owned(), Some(snapshot("rna-kept")))].into() };
     let step = Step { state: State::Deleted, before: Some(snapshot("rna-safe")) };
     let replacing = Replacing { classes: [("A".to_owned(), step)].into(), ..Replacing::default() };
-    journal.note(|notes| (notes.kept, notes.replacing) = (Some(kept), Some(replacing))).unwrap();
+    journal.note(|notes| (notes.kept, notes.replacing) = (Some(kept), Some(replacing))).await.unwrap();
     let needed = ["rna-kept.json", "rna-kept.tar", "rna-safe.tar", "another.tar", "journal.json"];
     let left = ["rna-left.tar.partial", "rna-left.json", "rna-left2.tar", "journal.json.partial"];
     for name in needed.iter().chain(&left).filter(|name| **name != "journal.json") {
         fs::write(folder.join(name), "").unwrap();
     }
-    journal.clear().unwrap();
+    journal.clear().await.unwrap();
     assert!(needed.iter().all(|name| folder.join(name).exists()));
     assert!(!left.iter().any(|name| folder.join(name).exists()));
 
     fs::write(folder.join("journal.json"), "{").unwrap();
-    assert!(matches!(Journal::open(&folder), Err(ComponentError::Read { .. })));
+    assert!(matches!(Journal::open(&folder).await, Err(ComponentError::Read { .. })));
 }
 
-#[test]
-fn what_cannot_be_read_or_removed_is_an_error_and_not_an_empty_journal() {
+#[tokio::test]
+async fn what_cannot_be_read_or_removed_is_an_error_and_not_an_empty_journal() {
     let dir = tempfile::tempdir().unwrap();
-    let journal = Journal::open(dir.path()).unwrap();
+    let journal = Journal::open(dir.path()).await.unwrap();
     fs::create_dir(dir.path().join("rna-1.tar")).unwrap();
-    assert!(matches!(journal.remove("rna-1.tar"), Err(ComponentError::Unavailable { .. })));
-    assert!(matches!(journal.clear(), Err(ComponentError::Unavailable { .. })));
+    assert!(matches!(journal.remove("rna-1.tar").await, Err(ComponentError::Unavailable { .. })));
+    assert!(matches!(journal.clear().await, Err(ComponentError::Unavailable { .. })));
     fs::create_dir(dir.path().join(Journal::FILE)).unwrap();
-    assert!(matches!(Journal::open(dir.path()), Err(ComponentError::Read { .. })));
+    assert!(matches!(Journal::open(dir.path()).await, Err(ComponentError::Read { .. })));
 }
 
-#[test]
-fn each_server_has_a_journal_and_the_one_of_earlier_versions_is_taken_over() {
+#[tokio::test]
+async fn each_server_has_a_journal_and_the_one_of_earlier_versions_is_taken_over() {
     let dir = tempfile::tempdir().unwrap();
     let (one, other) = (dir.path().join("weaviate:8080"), dir.path().join("staging:8080"));
     let loose = Loose::new(Made::S3, "rna-1");
-    Journal::open(dir.path()).unwrap().note(|notes| notes.loose.push(loose.clone())).unwrap();
+    Journal::open(dir.path()).await.unwrap().note(|notes| notes.loose.push(loose.clone())).await.unwrap();
     fs::write(dir.path().join("rna-2.tar"), "copy").unwrap();
-    Journal::adopt(&one).unwrap();
-    assert_eq!(Journal::open(&one).unwrap().notes.loose, [loose]);
+    Journal::adopt(&one).await.unwrap();
+    assert_eq!(Journal::open(&one).await.unwrap().notes.loose, [loose]);
     assert!(one.join("rna-2.tar").exists() && !dir.path().join("journal.json").exists());
-    Journal::adopt(&other).unwrap();
-    assert!(Journal::open(&other).unwrap().notes.loose.is_empty());
-    let others = Journal::others(&other).unwrap();
+    Journal::adopt(&other).await.unwrap();
+    assert!(Journal::open(&other).await.unwrap().notes.loose.is_empty());
+    let others = Journal::others(&other).await.unwrap();
     assert_eq!(others.iter().map(|(address, _)| address.as_str()).collect::<Vec<_>>(), ["weaviate:8080"]);
 }

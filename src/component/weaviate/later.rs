@@ -31,7 +31,7 @@ impl Weaviate {
         let superseded = superseded(&journal.notes, &marks, &there.into_keys().collect());
         if !superseded.is_empty() {
             done.push(told(journal, &superseded, &marks));
-            journal.note(|notes| notes.supersede(&superseded))?;
+            journal.note(|notes| notes.supersede(&superseded)).await?;
         }
         let due = journal.notes.due();
         if !due.is_empty()

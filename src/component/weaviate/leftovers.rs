@@ -35,7 +35,7 @@ impl Weaviate {
                 }
                 // In the bucket it may be the data of a backup whose manifest is written: retention sees that.
                 Ok(Status::Done) if loose.made == Made::S3 => {
-                    journal.note(|notes| notes.loose.retain(|other| *other != loose))?;
+                    journal.note(|notes| notes.loose.retain(|other| *other != loose)).await?;
                     continue;
                 }
                 Ok(_) | Err(Fault::Refused { .. }) => {}
@@ -44,7 +44,7 @@ impl Weaviate {
             // A leftover that cannot be removed stops nothing, and `check` names it.
             let removed = async { self.files(server, loose.made)?.remove(id).await };
             match removed.await {
-                Ok(()) => journal.note(|notes| notes.loose.retain(|other| *other != loose))?,
+                Ok(()) => journal.note(|notes| notes.loose.retain(|other| *other != loose)).await?,
                 Err(err) if err.is_transient() => return Err(err),
                 Err(err) => {
                     tracing::warn!(error = %chain(&err), "a backup is left in Weaviate's {backend}");

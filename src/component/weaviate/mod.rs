@@ -38,6 +38,7 @@ mod lines;
 mod mark;
 mod nearest;
 mod needs;
+mod noted;
 mod notes;
 mod pages;
 mod parts;
@@ -120,14 +121,14 @@ impl Weaviate {
         out: &mut dyn Output,
         meter: &Meter,
     ) -> Result<Facts, ComponentError> {
-        let mut journal = Journal::open(&self.config.state)?;
+        let mut journal = Journal::open(&self.config.state).await?;
         out.write(index.entry().into()).await.map_err(ComponentError::Output)?;
         let mut facts = Facts { source_bytes: tree.bytes(), ..Facts::default() };
         match self.files(server, index.way)? {
             Files::Bucket(_) => {
                 out.write(END.to_vec().into()).await.map_err(ComponentError::Output)?;
                 facts.server_backup = Some(index.id.clone());
-                journal.note(|notes| notes.loose.retain(|loose| loose.id != index.id))?;
+                journal.note(|notes| notes.loose.retain(|loose| loose.id != index.id)).await?;
             }
             Files::Folder(folder) => {
                 let packed = Media::new(MediaConfig::full(folder.of(&index.id))).backup(out, meter).await?;
@@ -137,7 +138,7 @@ impl Weaviate {
                     return Err(ComponentError::Unavailable { what, source: None });
                 }
                 match folder.remove(&index.id).await {
-                    Ok(()) => journal.note(|notes| notes.loose.retain(|loose| loose.id != index.id))?,
+                    Ok(()) => journal.note(|notes| notes.loose.retain(|loose| loose.id != index.id)).await?,
                     Err(err) => facts.warn(chain(&err)),
                 }
             }
@@ -178,7 +179,7 @@ impl Component for Weaviate {
         let classes = server.whole_schema().await?.len();
         let found =
             format!("Weaviate {} answers, classes: {classes}, by way of {}", server.version, made.as_str());
-        let notes = Journal::open(&self.config.state)?.notes;
+        let notes = Journal::open(&self.config.state).await?.notes;
         let due = self.due().await?;
         let closed = notes.closed.filter(|_| made == Made::Filesystem);
         let closed = closed.map(|why| format!("the last backup of that way has failed: {why}"));
@@ -192,17 +193,17 @@ impl Component for Weaviate {
         let classes = server.all_classes().await?;
         let mut native = None;
         if made != Made::Export && !classes.is_empty() {
-            let mut journal = Journal::open(&self.config.state)?;
+            let mut journal = Journal::open(&self.config.state).await?;
             match self.native(&server, made, classes.clone(), &mut journal, meter).await {
                 Ok(made) => {
                     if journal.notes.closed.is_some() {
-                        journal.note(|notes| notes.closed = None)?;
+                        journal.note(|notes| notes.closed = None).await?;
                     }
                     native = Some(made);
                 }
                 Err(err) => {
                     if is_closed(&err) {
-                        journal.note(|notes| notes.closed = Some(chain(&err)))?;
+                        journal.note(|notes| notes.closed = Some(chain(&err))).await?;
                         if let Err(left) = self.clear_loose(&server, &mut journal).await {
                             tracing::warn!(error = %chain(&left), "what Weaviate has begun is left until the next run");
                         }
@@ -221,7 +222,7 @@ impl Component for Weaviate {
             let counts = Counts { classes: counts, ..Counts::default() };
             (index, Facts { source_bytes, counts, ..Facts::default() })
         };
-        for warning in warning.into_iter().chain(Journal::open(&self.config.state)?.notes.still_due()) {
+        for warning in warning.into_iter().chain(Journal::open(&self.config.state).await?.notes.still_due()) {
             facts.warn(warning);
         }
         snapshot::warn(&mut facts, &server, &index).await;
@@ -290,9 +291,9 @@ impl Component for Weaviate {
     }
 
     async fn recover(&self) -> Result<Vec<String>, ComponentError> {
-        Journal::adopt(&self.config.state)?;
-        let mut journal = Journal::open(&self.config.state)?;
-        journal.clear()?;
+        Journal::adopt(&self.config.state).await?;
+        let mut journal = Journal::open(&self.config.state).await?;
+        journal.clear().await?;
         let notes = &journal.notes;
         if notes.replacing.is_none()
             && notes.loose.is_empty()
@@ -314,13 +315,13 @@ impl Component for Weaviate {
         if !journal.notes.trials.is_empty() {
             let made: Vec<_> = journal.notes.trials.iter().cloned().collect();
             replace::remove_classes(&server, &made).await?;
-            journal.note(|notes| notes.trials.clear())?;
+            journal.note(|notes| notes.trials.clear()).await?;
             done.push("removed the classes that a dead restore had made to try them".to_owned());
         }
         if !journal.notes.drill.is_empty() {
             let made: Vec<_> = journal.notes.drill.iter().cloned().collect();
             replace::remove_classes(&self.meet_drill().await?, &made).await?;
-            journal.note(|notes| notes.drill.clear())?;
+            journal.note(|notes| notes.drill.clear()).await?;
             done.push("removed the classes of a dead drill from the second server".to_owned());
         }
         // While classes are still to be put back, nothing goes that somebody may want to bring them from.
@@ -332,8 +333,8 @@ impl Component for Weaviate {
     }
 
     async fn due(&self) -> Result<Option<String>, ComponentError> {
-        let own = Journal::open(&self.config.state)?.notes.still_due();
-        let others = Journal::others(&self.config.state)?;
+        let own = Journal::open(&self.config.state).await?.notes.still_due();
+        let others = Journal::others(&self.config.state).await?;
         let others = others.into_iter().filter_map(|(address, journal)| {
             let due = journal.notes.still_due()?;
             Some(format!("on the server {address}, to which WEAVIATE_URL led then: {due}"))
@@ -343,12 +344,12 @@ impl Component for Weaviate {
     }
 
     async fn kept(&self) -> Result<Option<Kept>, ComponentError> {
-        let journal = Journal::open(&self.config.state)?;
+        let journal = Journal::open(&self.config.state).await?;
         Ok(journal.notes.kept.as_ref().map(|kept| kept_as(&journal, kept)))
     }
 
     async fn kept_elsewhere(&self) -> Result<Option<String>, ComponentError> {
-        self.kept_of_others()
+        self.kept_of_others().await
     }
 
     async fn undo(&self, meter: &Meter) -> Result<Kept, ComponentError> {
@@ -368,7 +369,7 @@ impl Component for Weaviate {
     }
 
     async fn forget(&self) -> Result<(), ComponentError> {
-        let mut journal = Journal::open(&self.config.state)?;
+        let mut journal = Journal::open(&self.config.state).await?;
         if journal.notes.kept.is_none() && journal.notes.found.is_empty() {
             return Ok(());
         }

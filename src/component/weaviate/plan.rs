@@ -56,7 +56,8 @@ impl Weaviate {
         questions.ask_all(walk).await?;
         let state = self.config.state.ancestors().find(|folder| folder.exists());
         let room = self.config.dir.as_deref().or(state);
-        let due = Journal::open(&self.config.state)?.notes.still_due().filter(|_| *target != Target::Scratch);
+        let due =
+            Journal::open(&self.config.state).await?.notes.still_due().filter(|_| *target != Target::Scratch);
         let mut plan = Plan {
             replaces: match target {
                 Target::Scratch => format!("nothing: classes on {}, deleted again", server.client.place()),

@@ -202,14 +202,16 @@ impl Weaviate {
                     "what stood in the place of a class that is put back is kept until the second backup from now is proven"
                 );
                 let is_late = is_late(journal);
-                journal.note(|notes| {
-                    notes.is_spared = true;
-                    if is_late {
-                        notes.keep(class, Some(copy));
-                    } else {
-                        notes.found.insert(copy);
-                    }
-                })?;
+                journal
+                    .note(|notes| {
+                        notes.is_spared = true;
+                        if is_late {
+                            notes.keep(class, Some(copy));
+                        } else {
+                            notes.found.insert(copy);
+                        }
+                    })
+                    .await?;
             }
         }
         claim.delete(class).await
@@ -225,7 +227,7 @@ impl Weaviate {
         class: &str,
         before: Option<&Source>,
     ) -> Result<bool, ComponentError> {
-        let part = self.source_of(server, journal, copy)?;
+        let part = self.source_of(server, journal, copy).await?;
         if let Some(before) = before.filter(|before| before.index.way == Made::Export)
             && is_contained(&part, before, class).await?
         {
@@ -234,7 +236,7 @@ impl Weaviate {
         let exports = journal.notes.snapshots().into_iter().filter(|other| other.made == Made::Export);
         for other in exports {
             // A copy that cannot be read keeps nothing.
-            if let Ok(whole) = self.source_of(server, journal, other)
+            if let Ok(whole) = self.source_of(server, journal, other).await
                 && whole.index.classes.contains_key(class)
                 && is_contained(&part, &whole, class).await.unwrap_or(false)
             {
@@ -253,7 +255,7 @@ impl Weaviate {
         class: &str,
     ) -> Result<Source, ComponentError> {
         let looked = async {
-            let source = self.source_of(server, journal, snapshot)?;
+            let source = self.source_of(server, journal, snapshot).await?;
             match &source.place {
                 Place::Server(files) => drop(described(&files.tree(&snapshot.id).await?, &snapshot.id)?),
                 Place::Scratch(_) | Place::File(_) => drop(source.open().await?),

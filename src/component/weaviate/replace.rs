@@ -104,7 +104,7 @@ impl Weaviate {
         };
         // The state of each class has been noted: that there is nothing left to do can be noted by the next run.
         let ended = async {
-            journal.note(Notes::settled)?;
+            journal.note(Notes::settled).await?;
             self.drop_copies(server, journal, &before).await
         };
         if let Err(left) = ended.await {
@@ -142,7 +142,7 @@ impl Weaviate {
             if safety.made == Made::Export {
                 can_be_put_back(server, live, bring).await?;
             }
-            let copy = self.source_of(server, journal, safety)?;
+            let copy = self.source_of(server, journal, safety).await?;
             copy.try_out(server, journal, &live.keys().cloned().collect()).await?;
             claim.needs(&safety.id).await?;
         }
@@ -195,7 +195,7 @@ impl Replacement<'_> {
             {
                 self.meter.warn(format!("Class {class} could not be read once more: {}.", chain(err)));
             } else if let Err(err) = read {
-                let noted = self.journal.note(|notes| notes.doubt(class));
+                let noted = self.journal.note(|notes| notes.doubt(class)).await;
                 return Err((class.clone(), noted.map_or_else(|worse| worse, |()| err)));
             }
         }
@@ -204,27 +204,29 @@ impl Replacement<'_> {
 
     async fn bring_missing(&mut self, classes: &BTreeSet<String>) -> Result<(), ComponentError> {
         self.claim.confirm().await?;
-        self.journal.note(|notes| {
-            for class in classes {
-                let by_server = self.bring[class].filter(|source| matches!(source.place, Place::Server(_)));
-                let promised = by_server.map(|source| State::Brought(Box::new(source.promised(class))));
-                notes.reached(class, promised.unwrap_or(State::Deleted));
-            }
-        })?;
+        self.journal
+            .note(|notes| {
+                for class in classes {
+                    let by_server =
+                        self.bring[class].filter(|source| matches!(source.place, Place::Server(_)));
+                    let promised = by_server.map(|source| State::Brought(Box::new(source.promised(class))));
+                    notes.reached(class, promised.unwrap_or(State::Deleted));
+                }
+            })
+            .await?;
         for (source, together) in sources(self.bring) {
             let together = together.intersection(classes).cloned().collect();
             let access = self.access_with(self.live.is_empty());
             source.bring(self.weaviate, self.server, &together, access, self.meter).await?;
         }
-        self.journal.note(|notes| {
-            for class in classes {
-                let promised = self.bring[class].map(|source| source.promised(class));
-                notes.reached(
-                    class,
-                    promised.map_or(State::Proven, |promised| State::Brought(Box::new(promised))),
-                );
-            }
-        })?;
+        self.journal
+            .note(|notes| {
+                for class in classes {
+                    let promised = self.bring[class].map(|source| Box::new(source.promised(class)));
+                    notes.reached(class, promised.map_or(State::Proven, State::Brought));
+                }
+            })
+            .await?;
         for class in classes {
             self.prove(class).await?;
         }
@@ -243,11 +245,11 @@ impl Replacement<'_> {
 
     async fn replace_class(&mut self, class: &str) -> Result<(), ComponentError> {
         self.copy_again_if_changed(class).await?;
-        self.journal.note(|notes| notes.reached(class, State::Deleted))?;
+        self.journal.note(|notes| notes.reached(class, State::Deleted)).await?;
         if let Err(err) = self.claim.delete(class).await {
             // A refusal for want of a right has changed nothing.
             if matches!(err, ComponentError::Denied { .. }) {
-                self.journal.note(|notes| notes.reached(class, State::Untouched))?;
+                self.journal.note(|notes| notes.reached(class, State::Untouched)).await?;
             }
             return Err(err);
         }
@@ -257,7 +259,7 @@ impl Replacement<'_> {
             let access = self.access_with(is_last);
             source.bring(self.weaviate, self.server, &only, access, self.meter).await?;
             let promised = Box::new(source.promised(class));
-            self.journal.note(|notes| notes.reached(class, State::Brought(promised)))?;
+            self.journal.note(|notes| notes.reached(class, State::Brought(promised))).await?;
         }
         self.prove(class).await
     }
@@ -272,7 +274,7 @@ impl Replacement<'_> {
                 Err(err) => self.meter.warn(format!("Class {class}: {}.", chain(&err))),
             }
         }
-        self.journal.note(|notes| notes.reached(class, State::Proven))?;
+        self.journal.note(|notes| notes.reached(class, State::Proven)).await?;
         self.claim.tell_replaced(class).await;
         Ok(())
     }
@@ -302,7 +304,7 @@ impl Replacement<'_> {
             return Ok(()); // deleted meanwhile: the first copy is the newest there is
         }
         let again = self.weaviate.set_aside(self.server, live, self.journal, way, self.meter).await?;
-        let copy = self.weaviate.source_of(self.server, self.journal, &again)?;
+        let copy = self.weaviate.source_of(self.server, self.journal, &again).await?;
         copy.try_out(self.server, self.journal, &only).await?;
         self.claim.needs(&again.id).await?;
         self.weaviate

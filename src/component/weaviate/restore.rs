@@ -67,10 +67,10 @@ impl Weaviate {
             index: asked,
         };
         questions.ask_all(walk).await?;
-        let mut journal = Journal::open(&self.config.state)?;
+        let mut journal = Journal::open(&self.config.state).await?;
         if walk == Walk::Restore {
             // Another machine may be restoring from the very folder that this backup is unpacked to.
-            marks_of_the_dead(&server, &journal.id()?).await?;
+            marks_of_the_dead(&server, &journal.id().await?).await?;
         }
         let (source, counts) = self.unpack(&server, (index, &bring), feed, &mut journal, meter).await?;
         let (weaviate, meter) = (self.clone(), meter.clone());
@@ -99,7 +99,7 @@ impl Weaviate {
     ) -> Result<(Source, Counts), ComponentError> {
         match index.way {
             Made::Export => {
-                journal.note(|_| {})?; // makes the folder
+                journal.note(|_| {}).await?; // makes the folder
                 let scratch = Scratch::spool(&self.config.state, feed, meter).await?;
                 let archive = &mut scratch.reader().await?;
                 let counts = decode_only(&index, Some(bring), archive, &Meter::default()).await?;
@@ -140,13 +140,15 @@ impl Weaviate {
         let (Files::Folder(folder), id) = (files, &index.id) else { return Ok(()) };
         // Another run may have left the same backup there, or somebody may have put it there by hand.
         let aside = format!("{id}-{}", &Uuid::new_v4().simple().to_string()[..8]);
-        journal.note(|notes| {
-            for id in [id, &aside] {
-                if !notes.loose.iter().any(|loose| loose.id == *id) {
-                    notes.loose.push(Loose::new(Made::Filesystem, id));
+        journal
+            .note(|notes| {
+                for id in [id, &aside] {
+                    if !notes.loose.iter().any(|loose| loose.id == *id) {
+                        notes.loose.push(Loose::new(Made::Filesystem, id));
+                    }
                 }
-            }
-        })?;
+            })
+            .await?;
         let freed = folder.free(id, &aside).await?;
         let place = if freed == Freed::Taken { &aside } else { id };
         let media = Media::new(MediaConfig::full(folder.of(place)));
@@ -170,7 +172,7 @@ impl Weaviate {
                 }
             }
         }
-        journal.note(|notes| notes.loose.retain(|loose| loose.id != aside))
+        journal.note(|notes| notes.loose.retain(|loose| loose.id != aside)).await
     }
 }
 
@@ -216,7 +218,7 @@ impl Copy {
 
     /// Restores it for real, where nobody needs anything.
     async fn try_out(&mut self, journal: &mut Journal) -> Result<(), ComponentError> {
-        journal.note(|notes| notes.drill.clone_from(&self.bring))?;
+        journal.note(|notes| notes.drill.clone_from(&self.bring)).await?;
         let restored = async {
             self.source.bring(&self.weaviate, &self.server, &self.bring, Access::Stays, &self.meter).await?;
             for class in &self.bring {
@@ -242,12 +244,12 @@ impl Copy {
         if self.drill {
             let made: Vec<_> = self.bring.iter().cloned().collect();
             remove_classes(&self.server, &made).await?;
-            journal.note(|notes| notes.drill.clear())?;
+            journal.note(|notes| notes.drill.clear()).await?;
         }
         if let (Made::Filesystem, Place::Server(files)) = (self.source.index.way, &self.source.place) {
             let id = &self.source.index.id;
             match files.remove(id).await {
-                Ok(()) => journal.note(|notes| notes.loose.retain(|loose| loose.id != *id))?,
+                Ok(()) => journal.note(|notes| notes.loose.retain(|loose| loose.id != *id)).await?,
                 Err(err) if is_closed(&err) => {
                     tracing::warn!(error = %chain(&err), "a backup is left in Weaviate's folder");
                 }
@@ -274,7 +276,7 @@ impl Staged for Copy {
             let what = "a copy for a drill cannot take the place of the classes".to_owned();
             return Err(ComponentError::Unusable { what, source: None });
         }
-        let mut journal = Journal::open(&weaviate.config.state)?;
+        let mut journal = Journal::open(&weaviate.config.state).await?;
         let bring = bring.iter().map(|class| (class.clone(), Some(source))).collect();
         let purpose = if *access { Purpose::RestoreWithAccess } else { Purpose::Restore };
         let replaced = weaviate.replace(server, &mut journal, &bring, purpose, deed.clone(), meter).await;
@@ -287,7 +289,7 @@ impl Staged for Copy {
     }
 
     async fn discard(self: Box<Self>) -> Result<(), ComponentError> {
-        let mut journal = Journal::open(&self.weaviate.config.state)?;
+        let mut journal = Journal::open(&self.weaviate.config.state).await?;
         self.clean(&mut journal).await
     }
 }

@@ -21,8 +21,8 @@ impl FileSink {
     /// # Errors
     ///
     /// [`ComponentError::Unavailable`] when there is no room for it.
-    pub(super) fn begin(journal: &Journal, name: &str) -> Result<Self, ComponentError> {
-        let file = journal.begin(name).map_err(|err| unwritten(&journal.path(""), err))?;
+    pub(super) async fn begin(journal: &Journal, name: &str) -> Result<Self, ComponentError> {
+        let file = journal.begin(name).await.map_err(|err| unwritten(&journal.path(""), err))?;
         Ok(Self { name: name.to_owned(), file: tokio::fs::File::from_std(file) })
     }
 
@@ -35,7 +35,7 @@ impl FileSink {
         let failed = |err: io::Error| unwritten(Path::new(&journal.path("")), err);
         self.file.flush().await.map_err(failed)?;
         let file: File = self.file.into_std().await;
-        journal.finish(&self.name, &file).map_err(failed)
+        journal.finish(&self.name, file).await.map_err(failed)
     }
 }
 

@@ -12,7 +12,7 @@ use crate::component::weaviate::hnsw::without;
 use crate::component::weaviate::index::{Index, Made, corrupt};
 use crate::component::weaviate::job::{Job, Ours};
 use crate::component::weaviate::journal::Journal;
-use crate::component::weaviate::notes::Loose;
+use crate::component::weaviate::noted::Noted;
 use crate::component::weaviate::server::{Access, Server};
 use crate::component::weaviate::tree::{Described, Tree};
 use crate::domain::{facts::Facts, progress::Meter};
@@ -92,7 +92,7 @@ impl Weaviate {
             }
             tracing::warn!(id, "{}: ordering another backup", without(&lost));
             files.remove(&id).await?;
-            journal.note(|notes| notes.loose.retain(|loose| loose.id != id))?;
+            journal.note(|notes| notes.loose.retain(|loose| loose.id != id)).await?;
             server.client.wait(2).await;
             before = lost;
         }
@@ -115,7 +115,7 @@ impl Weaviate {
             Files::Folder(_) => server.nodes().await.unwrap_or_default(),
         };
         let names: Vec<_> = classes.keys().collect();
-        let origin = journal.id()?;
+        let origin = journal.id().await?;
         let backend = made.as_str();
         let is_plain = made == Made::Filesystem && is_small(classes);
         let job = Job {
@@ -128,29 +128,25 @@ impl Weaviate {
             origin: &origin,
         };
         let ours = Ours::after(journal.notes.loose.iter().map(|loose| loose.id.clone()).collect());
-        let mut ordered = Vec::new();
-        let begun = |id: &str| {
-            ordered.push(id.to_owned());
-            journal.note(|notes| notes.loose.push(Loose::new(made, id)))?;
-            match files {
-                Files::Bucket(_) => Ok(()),
-                Files::Folder(folder) => folder.prepare(id, &nodes, &names),
-            }
-        };
-        let made = job.back_up(ours, begun).await;
+        let mut noted =
+            Noted { journal: &mut *journal, made, files, nodes: &nodes, classes: &names, ids: Vec::new() };
+        let made = job.back_up(ours, &mut noted).await;
+        let ordered = noted.ids;
         if let Files::Folder(folder) = files {
             folder.discard_unused(ordered.clone()).await;
         }
         let id = made?;
         // The server works on one backup at a time, so all that were ordered before this one have ended.
-        journal.note(|notes| {
-            for dead in notes.loose.iter_mut().filter(|loose| loose.id != id) {
-                dead.has_ended = true;
-            }
-        })?;
+        journal
+            .note(|notes| {
+                for dead in notes.loose.iter_mut().filter(|loose| loose.id != id) {
+                    dead.has_ended = true;
+                }
+            })
+            .await?;
         for lost in ordered.iter().filter(|lost| **lost != id) {
             if files.remove(lost).await.is_ok() {
-                journal.note(|notes| notes.loose.retain(|loose| loose.id != *lost))?;
+                journal.note(|notes| notes.loose.retain(|loose| loose.id != *lost)).await?;
             }
         }
         let (tree, described) = whole(server, files, &id).await?;

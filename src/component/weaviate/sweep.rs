@@ -25,8 +25,8 @@ impl Weaviate {
     /// When the bucket or the marks cannot be read; then nothing more is removed.
     pub(super) async fn swept(&self, living: &[&Facts]) -> Result<Vec<String>, ComponentError> {
         let Some(shelf) = &self.shelf else { return Ok(Vec::new()) };
-        let mut journals = vec![Journal::open(&self.config.state)?];
-        journals.extend(Journal::others(&self.config.state)?.into_iter().map(|(_, journal)| journal));
+        let mut journals = vec![Journal::open(&self.config.state).await?];
+        journals.extend(Journal::others(&self.config.state).await?.into_iter().map(|(_, journal)| journal));
         let mut needed: BTreeSet<String> =
             living.iter().filter_map(|facts| facts.server_backup.clone()).collect();
         needed.extend(

@@ -162,11 +162,11 @@ impl Trial<'_> {
     /// Tries one class with those tenants, and removes what was made for that.
     async fn part(&mut self, name: &str, class: &Class, sample: &Sample) -> Result<(), ComponentError> {
         let other = other_name(name);
-        self.journal.note(|notes| notes.trials.extend([other.clone()]))?;
+        self.journal.note(|notes| notes.trials.extend([other.clone()])).await?;
         let tried = self.make(name, &other, class, sample).await;
         let removed = async {
             remove_classes(self.server, std::slice::from_ref(&other)).await?;
-            self.journal.note(|notes| notes.trials.retain(|made| *made != other))
+            self.journal.note(|notes| notes.trials.retain(|made| *made != other)).await
         };
         let removed = removed.await;
         if let (Err(_), Err(left)) = (&tried, &removed) {

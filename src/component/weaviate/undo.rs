@@ -19,9 +19,10 @@ impl Weaviate {
     ///
     /// As [`replace`](Self::replace).
     pub(super) async fn undone(&self, deed: Option<Deed>, meter: &Meter) -> Result<Kept, ComponentError> {
-        let mut journal = Journal::open(&self.config.state)?;
+        let mut journal = Journal::open(&self.config.state).await?;
         let Some(kept) = journal.notes.kept.clone() else {
-            let elsewhere = self.kept_of_others()?.map_or_else(String::new, |others| format!("; {others}"));
+            let elsewhere =
+                self.kept_of_others().await?.map_or_else(String::new, |others| format!("; {others}"));
             let what = format!("undo the restore of weaviate: nothing is kept of before{elsewhere}");
             return Err(ComponentError::Unusable { what, source: None });
         };
@@ -30,7 +31,7 @@ impl Weaviate {
         let mut sources = BTreeMap::new();
         for copy in kept.before.values().flatten() {
             if !sources.contains_key(&copy.id) {
-                sources.insert(copy.id.clone(), self.source_of(&server, &journal, copy)?);
+                sources.insert(copy.id.clone(), self.source_of(&server, &journal, copy).await?);
             }
         }
         let source = |copy: &Option<Snapshot>| copy.as_ref().map(|copy| &sources[&copy.id]);
@@ -56,8 +57,9 @@ impl Weaviate {
 
     /// The copies that restores into other servers have set aside, and how to undo those restores; `None` where there are
     /// none. `WEAVIATE_URL` led to these servers before.
-    pub(super) fn kept_of_others(&self) -> Result<Option<String>, ComponentError> {
-        let others = Journal::others(&self.config.state)?.into_iter().filter_map(|(address, journal)| {
+    pub(super) async fn kept_of_others(&self) -> Result<Option<String>, ComponentError> {
+        let others = Journal::others(&self.config.state).await?;
+        let others = others.into_iter().filter_map(|(address, journal)| {
             let kept = kept_as(&journal, journal.notes.kept.as_ref()?);
             Some(format!(
                 "what a restore into Weaviate at {address} replaced is kept as {}: to undo that restore, set WEAVIATE_URL to \

@@ -76,18 +76,67 @@ async fn what_a_dead_holder_left_is_told_until_it_is_settled() {
     let dir = tempfile::tempdir().unwrap();
     let locks = Locks::new(dir.path().join(".locks"));
     let mut held = take(&locks, "a", false).await.unwrap();
-    held.note(Some("media/x.tar.zst")).unwrap();
+    held.note(Some("media/x.tar.zst")).await.unwrap();
     drop(held); // as far as the file goes, a SIGKILL
     for _ in 0..2 {
         let held = take(&locks, "b", false).await.unwrap();
         assert_eq!(held.left_behind(), Some("media/x.tar.zst"));
     }
     let mut held = take(&locks, "c", false).await.unwrap();
-    held.note(Some("media/y.tar.zst")).unwrap();
+    held.note(Some("media/y.tar.zst")).await.unwrap();
     drop(held);
     let mut held = take(&locks, "c", false).await.unwrap();
     assert_eq!(held.left_behind(), Some("media/x.tar.zst\nmedia/y.tar.zst"), "one is beside the other");
-    held.leave(&[]).unwrap();
+    held.leave(&[]).await.unwrap();
     drop(held);
     assert_eq!(take(&locks, "d", false).await.unwrap().left_behind(), None);
+}
+
+/// The time at which a look at the holder is over.
+#[derive(Debug)]
+struct ProbeEnds(File);
+
+#[async_trait]
+impl Clock for ProbeEnds {
+    fn now(&self) -> Timestamp {
+        SystemClock.now()
+    }
+
+    async fn sleep(&self, _: Duration) {
+        release(&self.0);
+    }
+}
+
+#[tokio::test]
+async fn a_look_at_the_holder_stops_no_run_that_does_not_wait() {
+    let dir = tempfile::tempdir().unwrap();
+    let locks = Locks::new(dir.path().join(".locks"));
+    let mut held = take(&locks, "a", false).await.unwrap();
+    held.note(Some("media/x.tar.zst")).await.unwrap();
+    drop(held); // as far as the file goes, a SIGKILL: the words of the dead stay
+    let probe = File::open(locks.path(ComponentName::Media)).unwrap();
+    flock(&probe, FlockOperation::NonBlockingLockShared).unwrap();
+    let held = locks.take(ComponentName::Media, &owner("b"), None, &ProbeEnds(probe)).await.unwrap();
+    assert_eq!(held.left_behind(), Some("media/x.tar.zst"));
+}
+
+#[tokio::test]
+async fn a_disk_that_hangs_stops_no_thread_of_the_runtime() {
+    let dir = tempfile::tempdir().unwrap();
+    let locks = Locks::new(dir.path().to_owned());
+    // A pipe is opened for reading once somebody opens it for writing.
+    let pipe = locks.path(ComponentName::Media);
+    let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+    rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+    let (alive, heard) = std::sync::mpsc::channel();
+    let disk = std::thread::spawn(move || {
+        let was_alive = heard.recv_timeout(Duration::from_secs(10)).is_ok();
+        OpenOptions::new().write(true).open(pipe).unwrap();
+        was_alive
+    });
+    let look = tokio::spawn(async move { locks.in_the_way(ComponentName::Media).await });
+    tokio::task::yield_now().await;
+    alive.send(()).unwrap();
+    assert_eq!(look.await.unwrap(), None);
+    assert!(disk.join().unwrap(), "no other task ran while the disk hung");
 }

@@ -59,6 +59,15 @@ impl Metrics {
         self.foreign_messages.with_label_values(&[queue]).set(as_gauge(foreign as u64));
     }
 
+    /// Sets the numbers of messages in lists beside those of each queue that no worker reads, and removes those of all
+    /// other queues.
+    pub fn strays<'a>(&self, lengths: impl Iterator<Item = (&'a str, usize)>) {
+        self.stray_messages.reset();
+        for (queue, length) in lengths {
+            self.stray_messages.with_label_values(&[queue]).set(as_gauge(length as u64));
+        }
+    }
+
     /// Removes the metrics of a queue that is no longer consumed.
     pub fn queue_left(&self, queue: &str) {
         // An error means that the queue had no metrics.

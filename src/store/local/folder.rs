@@ -267,7 +267,8 @@ fn link(name: &str) -> io::Error {
 fn meta(stat: &Stat, key: ObjectKey) -> io::Result<ObjectMeta> {
     let nanos = i32::try_from(stat.st_mtime_nsec).unwrap_or(0);
     let modified = Timestamp::new(stat.st_mtime, nanos).map_err(io::Error::other)?;
-    Ok(ObjectMeta { key, bytes: u64::try_from(stat.st_size).unwrap_or(0), modified })
+    let version = Some(format!("{}-{}.{:09}", stat.st_ino, stat.st_ctime, stat.st_ctime_nsec));
+    Ok(ObjectMeta { key, bytes: u64::try_from(stat.st_size).unwrap_or(0), modified, version })
 }
 
 #[cfg(test)]

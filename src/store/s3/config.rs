@@ -34,6 +34,8 @@ pub struct S3Config {
     pub max_parts: u32,
     /// `AWS_CA_BUNDLE`: a PEM file of authorities that are trusted beside the machine's own.
     pub ca_bundle: Option<PathBuf>,
+    /// The folder on this machine for notes on uploads in parts; unset: none are made.
+    pub uploads: Option<PathBuf>,
     /// The time without any activity of the server after which it is taken for dead. No setting: tests shorten it.
     pub patience: Duration,
     /// The longest first wait between attempts; each wait is twice the one before. No setting either.
@@ -64,6 +66,7 @@ impl S3Config {
             storage_class: None,
             max_parts: MAX_PARTS,
             ca_bundle: None,
+            uploads: None,
             patience: Duration::from_mins(1),
             wait: FIRST_WAIT,
         }

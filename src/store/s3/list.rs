@@ -17,9 +17,16 @@ use std::collections::{BTreeMap, BTreeSet};
 const BATCH: usize = 1000;
 
 /// An object by the fields of an answer. Times are cut to seconds, for HEAD knows no more.
-pub(super) fn meta(key: ObjectKey, bytes: Option<i64>, modified: Option<&DateTime>) -> Option<ObjectMeta> {
+pub(super) fn meta(
+    key: ObjectKey,
+    bytes: Option<i64>,
+    modified: Option<&DateTime>,
+    etag: Option<&str>,
+) -> Option<ObjectMeta> {
     let modified = Timestamp::from_second(modified?.secs()).ok()?;
-    Some(ObjectMeta { key, bytes: u64::try_from(bytes?).ok()?, modified })
+    // Some stores leave out the quotation marks in one of the two.
+    let version = etag.map(|etag| etag.trim_matches('"').to_owned());
+    Some(ObjectMeta { key, bytes: u64::try_from(bytes?).ok()?, modified, version })
 }
 
 impl S3Store {
@@ -38,7 +45,7 @@ impl S3Store {
                 // Others may have objects below the prefix whose keys are none of ours.
                 let key = object.key().and_then(|key| bucket.key_of(key)).filter(|key| !is_hidden(key));
                 let Some(key) = key else { continue };
-                let listed = meta(key.clone(), object.size(), object.last_modified());
+                let listed = meta(key.clone(), object.size(), object.last_modified(), object.e_tag());
                 found.push(listed.ok_or_else(|| bucket.error(Fault::unable(WITHOUT_FIELDS), "list", &key))?);
             }
             from = next_page(&page).map_err(|fault| bucket.error(fault, "list", prefix))?;

@@ -17,7 +17,7 @@ pub(super) struct Open {
 }
 
 impl S3Store {
-    /// Gives up uploads in parts below `folders` that began longer than `older_than` ago, and returns their
+    /// Gives up uploads in parts that dead processes of this machine have noted, and those below `folders` that began longer than `older_than` ago, and returns their
     /// number. Those of this process stay; those of others are told by their age alone, so it must be
     /// longer than any upload takes. Other programs may have uploads in the same bucket: theirs lie
     /// elsewhere.
@@ -32,7 +32,13 @@ impl S3Store {
         folders: &[ObjectKey],
         older_than: Duration,
     ) -> Result<u64, StoreError> {
-        let mut swept = 0;
+        let at = folders.first().cloned();
+        let noted = self.abort_noted().await;
+        let mut swept = match (noted, at) {
+            (Ok(swept), _) => swept,
+            (Err(fault), Some(folder)) => return Err(self.bucket().error(fault, "sweep", &folder)),
+            (Err(_), None) => 0,
+        };
         for folder in folders {
             let done = self.sweep_folder(folder, older_than, &mut swept).await;
             done.map_err(|fault| self.bucket().error(fault, "sweep", folder))?;

@@ -6,6 +6,7 @@ use crate::store::s3::{
     config::Sse,
     fault::{Fault, Kind},
     folder,
+    noted::Note,
     part::{Gathered, Part, Plan},
     read,
 };
@@ -45,6 +46,8 @@ pub(super) struct S3Upload {
 struct Remains {
     /// The upload in parts that is open.
     multipart: Option<String>,
+    /// The note on that upload on this machine.
+    note: Option<Note>,
     /// True if there may be another upload in parts, whose name was lost with an answer.
     strays: bool,
     object: Object,
@@ -131,6 +134,7 @@ impl S3Upload {
         self.store.living().insert(id.clone());
         self.remains.multipart = Some(id.clone());
         self.remains.strays = times > 1;
+        self.remains.note = self.store.note_upload(&self.store.bucket().full(&self.key), &id).await;
         Ok(id)
     }
 
@@ -213,6 +217,9 @@ impl S3Upload {
         self.remains.object = Object::Whole;
         if let Some(id) = self.remains.multipart.take() {
             self.store.living().remove(&id);
+        }
+        if let Some(note) = self.remains.note.take() {
+            note.settle().await;
         }
         let bytes = found.content_length().unwrap_or_default();
         if u64::try_from(bytes) != Ok(self.written) {
@@ -312,8 +319,11 @@ impl Remains {
             let _ = store.remove(&key).await;
         }
         if let Some(id) = &self.multipart {
-            let _ = store.abort_multipart(&store.bucket().full(&key), id).await;
+            let aborted = store.abort_multipart(&store.bucket().full(&key), id).await;
             store.living().remove(id);
+            if let (Ok(_), Some(note)) = (aborted, self.note.take()) {
+                note.settle().await;
+            }
         }
         if self.strays {
             let _ = store.abort_strays(&key).await;
