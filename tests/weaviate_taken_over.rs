@@ -11,7 +11,8 @@ use std::collections::BTreeMap;
 
 /// Writes an object; everything that is there then.
 async fn write(server: &WeaviateServer, number: u32) -> BTreeMap<String, Value> {
-    let object = json!({"class": "Paper", "id": id(1, number), "vector": vector(3), "properties": {"title": "work"}});
+    let object =
+        json!({"class": "Paper", "id": id(1, number), "vector": vector(3), "properties": {"title": "work"}});
     server.put(vec![object]).await;
     server.contents().await
 }

@@ -145,8 +145,7 @@ class Lab:
     def start_workers(self):
         for machine in self.machines:
             machine.start()
-        for machine in self.machines:
-            machine.ready()
+            machine.ready()  # of two that put right at once what dead runs left, one leaves it to its next run
 
     def terminate(self, worker):
         """Tells a worker to stop; its process, None if it has ended before."""
