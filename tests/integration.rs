@@ -77,6 +77,7 @@ mod postgres_in_place;
 mod postgres_in_the_way;
 mod postgres_kinds;
 mod postgres_locks;
+mod postgres_odd;
 mod postgres_restore;
 mod postgres_restore_faults;
 mod postgres_restore_killed;

@@ -11,7 +11,7 @@ use rna_backup::domain::{facts::Facts, progress::Meter};
 
 /// The refusal of a dry run, or nothing.
 async fn refusal(config: &PostgresConfig, archive: &[u8], facts: &Facts) -> String {
-    let previewed = component(config).preview(&mut &*archive, &Target::Live, Some(facts)).await;
+    let previewed = component(config).preview(&mut &*archive, &Target::Live, &[], Some(facts)).await;
     previewed.err().as_ref().map_or_else(String::new, |err| chain(err))
 }
 

@@ -28,7 +28,8 @@ async fn what_came_later_is_named(server: &PostgresServer) {
          CREATE FUNCTION of_a(a) RETURNS int LANGUAGE sql AS 'SELECT 1'; INSERT INTO a VALUES (1)",
     );
     let (archive, facts) = backup(config.clone()).await.unwrap();
-    let preview = || async { component(&config).preview(&mut &*archive, &Target::Live, Some(&facts)).await };
+    let preview =
+        || async { component(&config).preview(&mut &*archive, &Target::Live, &[], Some(&facts)).await };
     preview().await.unwrap();
     assert!(component(&config).plan(&Target::Live, Some(&facts)).await.unwrap().looks_into_archive);
     server.psql(

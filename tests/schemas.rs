@@ -7,7 +7,7 @@ use rna_backup::domain::{
     command::Command,
     component::ComponentName,
     definitions::{Definitions, KindOfDefinitions},
-    derived::{Derived, Unqualified, VIEW},
+    derived::{Derived, Foreseen, Unqualified, VIEW},
     facts::{FileCounts, TableRows},
     manifest::Manifest,
     progress::Progress,
@@ -83,6 +83,7 @@ fn a_real_manifest_is_valid_whatever_is_in_it() {
         search_path: "public".into(),
         empty_views: vec!["public.never".into()],
         unqualified: vec![Unqualified { kind, name, said }],
+        refused: vec![Foreseen { name: "public.mv".into(), warning: "It cannot be filled.".into() }],
         on_extensions: vec!["CREATE INDEX".into()],
         lc_monetary: Some("de_DE.UTF-8".into()),
         tablespaces: vec!["fast".into()],
@@ -94,7 +95,7 @@ fn a_real_manifest_is_valid_whatever_is_in_it() {
         kinds: [("column".to_owned(), columns)].into(),
         extensions: [("hstore".to_owned(), "1.8".to_owned())].into(),
     });
-    let mut rights = Rights { lacks_public: true, ..Rights::default() };
+    let mut rights = Rights { lacks_public: true, database_owner: Some("app".into()), ..Rights::default() };
     rights.built_in.extend(vec!["system type integer is without PUBLIC USAGE".into()]);
     let (name, schema, owner) = ("citext".to_owned(), "public".to_owned(), "app".to_owned());
     rights.extensions = vec![OwnedExtension { name, schema, owner }];

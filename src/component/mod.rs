@@ -165,7 +165,7 @@ pub trait Component: Send + Sync + fmt::Debug {
     }
 
     /// Reads the beginning of an archive whose plan [looks into it](Plan::looks_into_archive), to find obstacles to
-    /// the restore.
+    /// the restore that goes on `without` the objects of these names.
     ///
     /// # Errors
     ///
@@ -174,9 +174,10 @@ pub trait Component: Send + Sync + fmt::Debug {
         &self,
         feed: Feed<'_>,
         target: &Target,
+        without: &[String],
         facts: Option<&Facts>,
     ) -> Result<(), ComponentError> {
-        let _ = (feed, target, facts);
+        let _ = (feed, target, without, facts);
         Ok(())
     }
 

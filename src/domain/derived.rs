@@ -23,6 +23,9 @@ pub struct Derived {
     /// Objects that cannot be made under an empty `search_path`. The first of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unqualified: Vec<Unqualified>,
+    /// Objects that a restore cannot make as they were for other causes. The first of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub refused: Vec<Foreseen>,
     /// Statements that bring back what a user has put on tables of extensions, which `pg_dump` leaves out. The first of
     /// them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -31,6 +34,15 @@ pub struct Derived {
     /// first of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub hidden_mappings: Vec<String>,
+}
+
+/// An object that a restore cannot make as it was.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Foreseen {
+    /// The name by which a restore goes on without the object, or, of a table, without its rows.
+    pub name: String,
+    /// The object, the cause and the way out, as a whole sentence.
+    pub warning: String,
 }
 
 /// The kind of [`Unqualified`] objects that a restore fills once everything else is there.

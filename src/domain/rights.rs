@@ -21,6 +21,9 @@ pub struct Rights {
     /// True if somebody else than the owner of an object has granted a privilege on it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub passed_on: bool,
+    /// The owner of the database: PostgreSQL gives the schema `public` to that role.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub database_owner: Option<String>,
     /// An object whose owner is no member of the owner of its schema. A restore by somebody else than a superuser gives
     /// objects to their owners before any privilege on the schema is there, so PostgreSQL refuses it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -136,6 +139,11 @@ impl Rights {
 
     /// At most this many special rights are kept by name; all are counted.
     pub const SPECIAL_KEPT: usize = 200;
+
+    /// The schemas of the extensions that a restore creates before `pg_restore` would.
+    pub fn schemas_of_extensions(&self) -> impl Iterator<Item = &str> {
+        self.extensions.iter().map(|owned| owned.schema.as_str())
+    }
 
     /// Warnings about the extensions that have not the owners of this in `found`, whose others are of `creator`.
     pub fn other_owners(&self, found: &Self, creator: &str) -> Vec<String> {

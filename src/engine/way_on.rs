@@ -22,7 +22,7 @@ pub(super) async fn complete(
     if plan.looks_into_archive {
         let mut opened = archive.opened(archive.reader().await?).await?;
         let mut feed = opened.feed(component).await?;
-        let preview = component.preview(&mut feed, &request.target, archive.facts()).await;
+        let preview = component.preview(&mut feed, &request.target, &request.without, archive.facts()).await;
         preview.map_err(|source| unusable(request.component, source))?;
     }
     plan.refuses.retain(|name| !request.without.contains(name));

@@ -183,7 +183,8 @@ impl Drop for PostgresServer {
     }
 }
 
-/// A shell that runs the server and holds a pipe to us: when that closes, because we dropped it or
+/// A shell that runs the server, which speaks German where a session has `lc_messages` of C.UTF-8 and the system has the
+/// German messages, and holds a pipe to us: when that closes, because we dropped it or
 /// because we died, it stops the server and removes the folder. In a process group of its own, so
 /// that Ctrl-C on a terminal reaches us alone.
 fn supervise(bin: &Path, port: u16) -> Option<PostgresServer> {
@@ -192,7 +193,7 @@ fn supervise(bin: &Path, port: u16) -> Option<PostgresServer> {
         printf %s "$PASSWORD" > password
         initdb -D data -U postgres --pwfile=password --no-sync --no-instructions -E UTF8 --locale=C.UTF-8 \
             --auth-local=trust --auth-host=scram-sha-256 > log 2>&1 &&
-        pg_ctl -D data -w -s -l log start > /dev/null 2>&1 -o "-c listen_addresses=127.0.0.1 -c port=$PORT \
+        LANGUAGE=de pg_ctl -D data -w -s -l log start > /dev/null 2>&1 -o "-c listen_addresses=127.0.0.1 -c port=$PORT \
             -c unix_socket_directories=$dir -c fsync=off -c full_page_writes=off -c lc_messages=C \
             -c max_connections=50 -c max_prepared_transactions=4 -c shared_buffers=64MB" || { cat log >&2; cd /; rm -rf "$dir"; exit 1; }
         echo "$dir"

@@ -10,7 +10,11 @@ use deadpool_postgres::{
     tokio_postgres::{self, NoTls, config::SslMode as Tls, error::SqlState},
 };
 use secrecy::ExposeSecret;
-use std::{error::Error, io, time::Duration};
+use std::{
+    error::Error,
+    io,
+    time::{Duration, Instant},
+};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 /// What the server shows as our name in `pg_stat_activity`.
@@ -77,6 +81,16 @@ const NO_SETTINGS: &str = "
      WHERE name IN ('statement_timeout', 'lock_timeout', 'idle_in_transaction_session_timeout', 'idle_session_timeout',
                     'transaction_timeout')";
 
+/// How long a server may refuse a session because of the number of others: of our own, some may have just ended.
+const FULL_FOR: Duration = Duration::from_millis(500);
+
+/// The pause between two tries.
+const AGAIN: Duration = Duration::from_millis(10);
+
+fn is_full(err: &tokio_postgres::Error) -> bool {
+    err.code() == Some(&SqlState::TOO_MANY_CONNECTIONS)
+}
+
 /// A connection of the pool, as the role that logs in and without limits of time.
 ///
 /// # Errors
@@ -84,7 +98,16 @@ const NO_SETTINGS: &str = "
 /// Sorted as by [`sort`].
 pub async fn connect(pool: &Pool, config: &PostgresConfig) -> Result<Object, ComponentError> {
     let what = format!("connect to PostgreSQL {config}");
-    let connection = pool.get().await.map_err(|err| match err {
+    let deadline = Instant::now() + FULL_FOR;
+    let connection = loop {
+        match pool.get().await {
+            Err(PoolError::Backend(err)) if is_full(&err) && Instant::now() < deadline => {
+                tokio::time::sleep(AGAIN).await;
+            }
+            outcome => break outcome,
+        }
+    };
+    let connection = connection.map_err(|err| match err {
         PoolError::Backend(err) => match err.code() {
             Some(&SqlState::INVALID_CATALOG_NAME) => ComponentError::Unusable {
                 what: format!(

@@ -11,6 +11,7 @@ use crate::component::postgres::{
     mark::{Mark, Role, comment_on},
     refusal::{self, Refusal},
     rights::{PUBLIC_OF_THE_OWNER, Way},
+    sessions,
     snapshot::{Server, Snapshot},
     swap::Exchange,
     views,
@@ -135,12 +136,13 @@ async fn whole(
     name_others();
     // An object that is left out has no rights either.
     wrong.drain(..).for_each(|wrong| meter.warn(format!("Without these objects: {wrong}.")));
-    if let Some(live) = &goal.live {
-        let mut dress = live.dress(&goal.admin, &inside.database).await?;
-        dress.retain(|statement| !unset.contains(statement));
-        let dressed = goal.admin.at_once(&dress).await;
-        dressed.map_err(|err| fault("carry over settings and grants of the database", err))?;
-    }
+    let mut dress = match &goal.live {
+        Some(live) => live.dress(&goal.admin, &inside.database).await?,
+        None => vec![database::unlimited(&inside.database)],
+    };
+    dress.retain(|statement| !unset.contains(statement));
+    let dressed = goal.admin.at_once(&dress).await;
+    dressed.map_err(|err| fault("carry over settings and grants of the database", err))?;
     Ok((found.counts, wrong, without))
 }
 
@@ -163,8 +165,10 @@ async fn create(
     goal.admin.announce(&config.database).await?;
     let name = goal.admin.free_name(&goal.name, Role::Copy, at).await?;
     let failed = |err| fault(format!("create database {name} beside the live one"), err);
-    let create =
-        goal.like.as_ref().map_or_else(|| database::create_plain(&name), |like| like.create_like(&name));
+    let create = match &goal.like {
+        Some(like) => like.create_like(&name),
+        None => database::create_plain(&name, &goal.owner),
+    };
     goal.admin.client.batch_execute(&create).await.map_err(failed)?;
     let mark = Mark {
         role: Role::Copy,
@@ -204,25 +208,29 @@ async fn fill(
     if let Some(rights) = facts.and_then(|facts| facts.rights.as_ref()) {
         prepare(goal, inside, rights).await?;
     }
-    let owner = goal.like.as_ref().map(|like| like.owner.as_str());
+    let rights = facts.and_then(|facts| facts.rights.as_ref());
+    let schemas: Vec<_> = rights.into_iter().flat_map(Rights::schemas_of_extensions).collect();
+    let jobs = sessions::jobs(&goal.admin.client, inside.jobs).await?;
     let load = Load {
         client: &goal.client,
         config: inside,
-        role: owner.filter(|owner| *owner != goal.admin.user),
+        role: Some(goal.owner.as_str()).filter(|owner| *owner != goal.admin.user),
         rights: &goal.rights,
         server: goal.server.major,
         options: &goal.options,
         without: &order.without,
         in_tablespaces: goal.lost_tablespaces.is_empty(),
+        language: &goal.language,
+        schemas: &schemas,
     };
     // The dump is about as long as what was read; some room for others.
     let folder = inside.scratch.as_deref().filter(|folder| {
         let fits =
             |facts: &Facts| Some(facts.source_bytes + facts.source_bytes / 8 < scratch::free_bytes(folder)?);
-        inside.jobs > 1 && facts.and_then(fits) == Some(true)
+        jobs > 1 && facts.and_then(fits) == Some(true)
     });
     match folder {
-        Some(folder) => load.parallel(&Scratch::spool(folder, feed, meter).await?, inside.jobs).await,
+        Some(folder) => load.parallel(&Scratch::spool(folder, feed, meter).await?, jobs).await,
         None => load.stream(feed, meter).await,
     }
 }

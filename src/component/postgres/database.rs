@@ -75,6 +75,11 @@ impl Database {
         }))
     }
 
+    /// Tests whether its names are those that a session in another database sees.
+    pub fn is_utf8(&self) -> bool {
+        self.encoding == "UTF8"
+    }
+
     /// `CREATE DATABASE` of an empty one with the same owner, encoding, locale and place.
     pub fn create_like(&self, name: &str) -> String {
         let text = |column: &str| self.row.get(column).and_then(Value::as_str);
@@ -167,8 +172,14 @@ impl Database {
 }
 
 /// `CREATE DATABASE` where there is none to be like.
-pub fn create_plain(name: &str) -> String {
-    format!("CREATE DATABASE {} TEMPLATE template0 CONNECTION LIMIT {FRESH}", ident(name))
+pub fn create_plain(name: &str, owner: &str) -> String {
+    let (name, owner) = (ident(name), ident(owner));
+    format!("CREATE DATABASE {name} TEMPLATE template0 CONNECTION LIMIT {FRESH} OWNER {owner}")
+}
+
+/// The statement that takes the limit of a new copy from a database.
+pub fn unlimited(name: &str) -> String {
+    format!("ALTER DATABASE {} CONNECTION LIMIT -1", ident(name))
 }
 
 /// A statement as results and logs may have it: settings of extensions and of the app, whose names have a dot, may be

@@ -33,6 +33,20 @@ const LEFT_OUT: &str = "
       SELECT format('Triggers of foreign key %I on %s are disabled, and a restore enables them.', conname, conrelid::regclass)
         FROM pg_constraint k WHERE contype = 'f' AND conparentid = 0
          AND EXISTS (SELECT FROM pg_trigger WHERE tgconstraint = k.oid AND tgenabled = 'D')
+      UNION ALL
+      -- The row type is noted when the table is made: another transaction than that has put the table into the extension, or one in which
+      -- no script has made other objects. After pg_upgrade each object of an extension has a transaction of its own.
+      SELECT format('Table %s was put into extension %I, so that pg_dump leaves out its definition and its rows, and no restore brings them '
+                    'back: ALTER EXTENSION %2$I DROP TABLE %1$s.', c.oid::regclass, extname)
+        FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid JOIN pg_class c ON c.oid = d.objid JOIN pg_type t ON t.typrelid = c.oid
+        JOIN pg_depend i ON i.classid = 'pg_type'::regclass AND i.objid = t.oid AND i.refclassid = d.classid AND i.refobjid = c.oid
+       WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e' AND i.deptype = 'i'
+         AND c.relkind IN ('r', 'p')
+         AND (i.xmin <> d.xmin
+              OR d.xmin <> e.xmin
+                 AND EXISTS (SELECT FROM pg_depend o WHERE o.refclassid = d.refclassid AND o.refobjid = e.oid AND o.deptype = 'e' AND o.xmin = e.xmin)
+                 AND NOT EXISTS (SELECT FROM pg_depend o WHERE o.refclassid = d.refclassid AND o.refobjid = e.oid AND o.deptype = 'e'
+                                    AND o.xmin = d.xmin AND o.classid NOT IN (d.classid, 'pg_type'::regclass)))
       UNION ALL SELECT format('Partition %s is about to be detached, and a restore attaches it: ALTER TABLE %s DETACH PARTITION %1$s FINALIZE.', inhrelid::regclass, inhparent::regclass) FROM pg_inherits WHERE inhdetachpending -- since 14
     ) found ORDER BY 1 LIMIT 200";
 

@@ -58,6 +58,42 @@ pub async fn create(
     Ok(())
 }
 
+/// The extensions of these that `creator` cannot create on the server, by name, each with a whole sentence.
+///
+/// # Errors
+///
+/// As sorted.
+pub async fn impossible(
+    admin: &Admin,
+    names: &[&str],
+    creator: &str,
+) -> Result<Vec<(String, String)>, ComponentError> {
+    // Before 13 no extension was trusted.
+    const ASK: &str = "
+        SELECT w.name, a.name IS NULL
+          FROM unnest($1::text[]) w(name) LEFT JOIN pg_available_extensions a ON a.name = w.name
+          LEFT JOIN pg_available_extension_versions v ON v.name = a.name AND v.version = a.default_version
+         WHERE a.name IS NULL
+            OR v.superuser AND NOT coalesce((to_jsonb(v) ->> 'trusted')::bool, false)
+               AND NOT coalesce((SELECT rolsuper FROM pg_roles WHERE rolname = $2), false)
+         ORDER BY 1";
+    let rows = admin.client.query(ASK, &[&names, &creator]).await;
+    let sentence = |row: &deadpool_postgres::tokio_postgres::Row| {
+        let name: String = row.get(0);
+        let words = if row.get(1) {
+            format!("Extension {name} is not installed on this server: install the package that has it.")
+        } else {
+            format!(
+                "Extension {name} cannot be created by {}, since it is not trusted, so that a superuser alone may: restore \
+                 as a superuser, who then owns it, or write `trusted = true` into its control file on the server.",
+                ident(creator)
+            )
+        };
+        (name, words)
+    };
+    Ok(rows.map_err(|err| fault("look at the extensions", err))?.iter().map(sentence).collect())
+}
+
 /// The warnings of a plan about extensions that [`create`] cannot create in a copy of a database of `database_owner`.
 ///
 /// # Errors

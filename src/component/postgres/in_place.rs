@@ -25,6 +25,7 @@ use crate::domain::{
 use async_trait::async_trait;
 use deadpool_postgres::ClientWrapper;
 use std::{fmt, slice};
+use tokio::io::AsyncReadExt as _;
 
 /// A whole archive on disk, read to its end.
 pub struct InPlace {
@@ -67,12 +68,7 @@ impl InPlace {
         let file = Scratch::spool(&goal::in_place_folder(config), feed, meter).await?;
         let counts = decode(config, &mut file.reader().await?, &Meter::default()).await?;
         let config = PostgresConfig { database: goal.name.clone(), ..config.clone() };
-        let mut contents = Contents::of_file(&goal.client, &file).await?;
-        contents.put_first(&blockers::inherited(&session(&config, &goal.name).await?).await?);
-        // One object that is refused would take everything back: what no rows need comes afterwards, by itself.
-        let is_wanted = |entry: &Entry| entry.kind != CONTENTS && !entry.may_be_missing(&order.without);
-        let list = contents.list(&goal::in_place_folder(&config), is_wanted).await?;
-        let drops = drops::read(&goal.client, &mut file.reader().await?, Some(&list)).await?;
+        let (contents, list, drops) = Self::listed(&goal, &config, &order.without, &file).await?;
         Self::is_possible(&goal, &config, &drops).await?;
         for name in &order.without {
             if !contents.0.iter().any(|entry| entry.may_be_missing(slice::from_ref(name))) {
@@ -84,17 +80,53 @@ impl InPlace {
         Ok(Self { goal, hold, config, order, file, contents, list, counts, meter: meter.clone() })
     }
 
+    /// The entries of an archive, those that are restored in the transaction, and the objects that it takes away.
+    async fn listed(
+        goal: &Goal,
+        config: &PostgresConfig,
+        without: &[String],
+        file: &Scratch,
+    ) -> Result<(Contents, ListFile, Drops), ComponentError> {
+        let mut contents = Contents::of_file(&goal.client, file).await?;
+        contents.put_first(&blockers::inherited(&session(config, &goal.name).await?).await?);
+        // One object that is refused would take everything back: what no rows need comes afterwards, by itself.
+        let is_wanted = |entry: &Entry| entry.kind != CONTENTS && !entry.may_be_missing(without);
+        let list = contents.list(&goal::in_place_folder(config), is_wanted).await?;
+        let drops = drops::read(&goal.client, &mut file.reader().await?, Some(&list)).await?;
+        Ok((contents, list, drops))
+    }
+
+    /// Looks whether a restore `without` the objects of these names would run into others. The beginning of the archive
+    /// is enough, which has the definitions.
+    ///
+    /// # Errors
+    ///
+    /// As [`InPlace::is_possible`].
+    pub async fn preview(
+        goal: &Goal,
+        config: &PostgresConfig,
+        without: &[String],
+        feed: Feed<'_>,
+    ) -> Result<(), ComponentError> {
+        /// More than the table of contents of any archive, which has some hundred bytes for each object.
+        const BEGINNING: u64 = 256 << 20;
+        let drops = if without.is_empty() {
+            drops::read(&goal.client, feed, None).await?
+        } else {
+            let folder = goal::in_place_folder(config);
+            let file = Scratch::spool(&folder, &mut feed.take(BEGINNING), &Meter::default()).await?;
+            Self::listed(goal, config, without, &file).await?.2
+        };
+        Self::is_possible(goal, config, &drops).await
+    }
+
     /// Looks whether objects of the database, or default privileges, are in the way of what takes these away and makes them
     /// again.
     ///
     /// # Errors
     ///
     /// [`ComponentError::Unusable`] names them; as sorted.
-    pub async fn is_possible(
-        goal: &Goal,
-        config: &PostgresConfig,
-        drops: &Drops,
-    ) -> Result<(), ComponentError> {
+    async fn is_possible(goal: &Goal, config: &PostgresConfig, drops: &Drops) -> Result<(), ComponentError> {
         let role = match &goal.rights {
             Way::AsTheyWere(role) => role.clone(),
             Way::OfTheOwner(_) => owner(goal).await?.map(str::to_owned),
@@ -202,6 +234,8 @@ impl InPlace {
             options: &self.goal.options,
             without: &self.order.without,
             in_tablespaces: self.goal.lost_tablespaces.is_empty(),
+            language: &self.goal.language,
+            schemas: &[],
         };
         waits::during(&self.config, &self.meter, load.in_place(&self.file, &self.list)).await?;
         // From here on the contents are replaced: nothing that goes wrong is a reason to restore again.

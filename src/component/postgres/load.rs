@@ -4,7 +4,9 @@ use crate::component::postgres::{
     PASSING, bound,
     clients::Client,
     config::PostgresConfig,
-    entries, libpq,
+    entries,
+    language::Language,
+    libpq,
     refusal::{self, Refusal, Refusals},
     rights::Way,
     said::Said,
@@ -57,6 +59,10 @@ pub struct Load<'a> {
     pub without: &'a [String],
     /// True if objects go to the tablespaces that the archive names.
     pub in_tablespaces: bool,
+    /// The language of the server's words.
+    pub language: &'a Language,
+    /// The schemas of the archive that are there already.
+    pub schemas: &'a [&'a str],
 }
 
 impl Load<'_> {
@@ -114,25 +120,26 @@ impl Load<'_> {
         refused.finish();
         match refused.found.into_iter().next() {
             Some(refusal) if self.may_go_on(&refusal) => Err(refusal::error(&[refusal])),
-            _ => Err(blame(err)),
+            _ => Err(blame(err, self.language)),
         }
     }
 
     /// Lets the program tell what it does, and reads that.
     fn heard(&self, program: Program) -> (Program, Arc<Mutex<Refusals>>) {
         let heard = Arc::new(Mutex::new(Refusals::default()));
-        let (listening, without) = (heard.clone(), self.without.to_vec());
+        let listening = heard.clone();
+        let judge = Judge::of(self);
         let mut said: HashMap<_, Said> = HashMap::new();
         let program = program.args(["--verbose"]).listened_to(move |process, line| {
             let mut refusals = listening.lock().expect("nobody panics while reading a line");
-            let heard = refusals.read(process, line, |refusal| may_go_on(refusal, &without));
+            let heard = refusals.read(process, line, |refusal| judge.may_go_on(refusal));
             (heard, said.entry(process).or_default().line(line).unwrap_or_default())
         });
         (program, heard)
     }
 
     fn may_go_on(&self, refusal: &Refusal) -> bool {
-        may_go_on(refusal, self.without)
+        Judge::of(self).may_go_on(refusal)
     }
 
     fn program(&self) -> Result<Program, ComponentError> {
@@ -171,10 +178,11 @@ impl Load<'_> {
             && refusals.found.iter().all(|refusal| self.may_go_on(refusal));
         match err {
             ComponentError::Failed { transient: false, .. } if is_known => {
-                refusals.found.retain(|refusal| !is_there_already(refusal));
+                let judge = Judge::of(self);
+                refusals.found.retain(|refusal| !judge.is_there_already(refusal));
                 Ok(refusals.found)
             }
-            err => Err(blame(err)),
+            err => Err(blame(err, self.language)),
         }
     }
 }
@@ -186,7 +194,7 @@ const READ_AS_WRITTEN: &str =
 
 /// The settings of a session of `pg_restore`, which outrank what the role has set. What is not yet on disk when the copy
 /// is whole is there before the swap is: the log is one. `lc_monetary` is the locale in which the archive has `money`.
-pub fn options(is_superuser: bool, quiet: Option<&str>, server: u32, lc_monetary: Option<&str>) -> String {
+pub fn options(language: &Language, quiet: Option<&str>, server: u32, lc_monetary: Option<&str>) -> String {
     let mut options = format!(
         "-c role=none -c default_transaction_read_only=off -c synchronous_commit=off {READ_AS_WRITTEN}"
     );
@@ -201,41 +209,57 @@ pub fn options(is_superuser: bool, quiet: Option<&str>, server: u32, lc_monetary
     if server >= KNOWS_IDLE_SESSIONS {
         options.push_str(" -c idle_session_timeout=0");
     }
-    if is_superuser {
-        // The causes of refusals are told by the server's words. Superusers alone may choose their language.
-        options.push_str(" -c lc_messages=C");
-    }
-    if let Some(quiet) = quiet {
+    for option in language.option.iter().chain(&quiet) {
         options.push(' ');
-        options.push_str(quiet);
+        options.push_str(option);
     }
     options
 }
 
-/// Returns whether an entry is a schema that was made before, for an extension.
-fn is_there_already(refusal: &Refusal) -> bool {
-    refusal.kind == "SCHEMA" && refusal.said.ends_with("already exists")
+/// The judge of refused entries, which hears of each while the program runs.
+struct Judge {
+    without: Vec<String>,
+    schemas: Vec<String>,
+    is_english: bool,
 }
 
-/// Returns whether the rest of an archive makes sense without an entry: without what no rows need, without the rows of one
-/// table, and without what somebody has named.
-fn may_go_on(refusal: &Refusal, without: &[String]) -> bool {
-    let passes = |words: &&str| refusal.said.contains(words);
-    let holds_none = match refusal.kind.as_str() {
-        // Others need it: to go on would only hide the cause.
-        "EXTENSION" => refusal.said.contains(bound::REFUSED),
-        entries::ROWS | "SEQUENCE SET" => true,
-        _ if is_there_already(refusal) => true,
-        _ => refusal.is_derived(),
-    };
-    !PASSING.iter().chain(&[FULL]).any(passes) && (holds_none || refusal.is_named_by(without))
+impl Judge {
+    fn of(load: &Load<'_>) -> Self {
+        Self {
+            without: load.without.to_vec(),
+            schemas: load.schemas.iter().map(|&schema| schema.to_owned()).collect(),
+            is_english: load.language.is_english(),
+        }
+    }
+
+    /// Returns whether an entry is a schema that was made before, for an extension.
+    fn is_there_already(&self, refusal: &Refusal) -> bool {
+        let is_made = || self.schemas.contains(&refusal.tag);
+        refusal.kind == "SCHEMA"
+            && (refusal.said.ends_with("already exists") || !self.is_english && is_made())
+    }
+
+    /// Returns whether the rest of an archive makes sense without an entry: without what no rows need, without the rows of
+    /// one table, and without what somebody has named. Words in another language may be those of a fault that passes.
+    fn may_go_on(&self, refusal: &Refusal) -> bool {
+        let passes = |words: &&str| refusal.said.contains(words);
+        let holds_none = match refusal.kind.as_str() {
+            _ if self.is_there_already(refusal) => true,
+            _ if !self.is_english => false,
+            // Others need it: to go on would only hide the cause.
+            "EXTENSION" => refusal.said.contains(bound::REFUSED),
+            entries::ROWS | "SEQUENCE SET" => true,
+            _ => refusal.is_derived(),
+        };
+        !PASSING.iter().chain(&[FULL]).any(passes) && (holds_none || refusal.is_named_by(&self.without))
+    }
 }
 
 /// The server's word for a full disk.
 const FULL: &str = "No space left on device";
 
 /// Sorts a failure of `pg_restore`, by the words of its own and of a server that speaks English.
-fn blame(err: ComponentError) -> ComponentError {
+fn blame(err: ComponentError, language: &Language) -> ComponentError {
     const DAMAGED: [&str; 13] = [
         "could not read from input file",
         "does not appear to be a valid archive",
@@ -271,7 +295,7 @@ fn blame(err: ComponentError) -> ComponentError {
     }
     let alone = stderr.lines().filter(|line| line.contains("error: ")).count() == 1;
     let transient = transient || says(&PASSING) || says(&[FULL]) || alone && says(&[KILLED]);
-    ComponentError::Failed { program, status, stderr, transient }
+    language.sorted(program, status, stderr, transient)
 }
 
 /// The client to restore with: one that can read the archive, and of those the server's own, else the

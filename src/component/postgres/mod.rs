@@ -15,20 +15,24 @@ mod derived;
 mod drops;
 mod entries;
 mod extensions;
+mod foreseen;
 mod goal;
 mod hold;
 mod in_place;
 pub mod kinds;
+mod language;
 mod libpq;
 mod load;
 mod mark;
 mod membership;
 mod names;
+mod plan;
 mod reader;
 mod refusal;
 mod rights;
 mod rows;
 mod said;
+mod sessions;
 mod since;
 mod snapshot;
 mod steps;
@@ -57,6 +61,7 @@ use deadpool_postgres::{ClientWrapper, Object, Pool};
 use goal::Goal;
 use hold::Hold;
 use in_place::InPlace;
+use language::Language;
 use snapshot::{Server, Snapshot};
 use std::{ffi::OsString, fmt, os::unix::ffi::OsStringExt, time::Duration};
 use tokio::sync::OnceCell;
@@ -112,6 +117,8 @@ impl Postgres {
     /// What a dump needs before it can begin: rights and a client that fits.
     async fn prepare(&self, connection: &ClientWrapper) -> Result<(Server, Client), ComponentError> {
         let server = Server::ask(connection).await?;
+        let needed = ("a backup", sessions::OF_BACKUP);
+        sessions::suffice(connection, Some(&self.config.database), needed).await?;
         let set = self.config.bin_dir.as_deref();
         let found = clients::search(set).await?;
         let unusable = |what| ComponentError::Unusable { what, source: None };
@@ -142,9 +149,10 @@ impl Postgres {
         // Taken out of the pool: dropped in the middle of a dump, it is closed and not used again.
         let mut connection = Object::take(self.connect().await?);
         let (server, client) = self.prepare(&connection).await?;
+        let language = Language::ask(&connection, server.major).await?;
         let mut snapshot = Snapshot::open(&mut connection, &server, &self.exclude).await?;
         meter.begin("dump", snapshot.estimate());
-        let dump = self.dump(&client, &server, &snapshot)?.write_into(out, meter);
+        let dump = self.dump(&client, &server, &snapshot, &language)?.write_into(out, meter);
         let looked_up = async {
             if !snapshot.is_locked {
                 self.nothing_is_rewritten(&snapshot, meter).await?;
@@ -157,7 +165,7 @@ impl Postgres {
         let (dumped, (tables, migrations, rights, definitions, derived)) =
             match tokio::try_join!(dump, looked_up) {
                 Ok(done) => done,
-                Err(err) => return Err(blame(err, snapshot).await),
+                Err(err) => return Err(blame(err, snapshot, &language).await),
             };
         // Only a snapshot that still stands at the end was the same one all the time.
         snapshot.close().await?;
@@ -174,6 +182,7 @@ impl Postgres {
             ..Facts::default()
         };
         derived.unqualified.iter().for_each(|object| facts.warn(object.warning()));
+        derived.refused.iter().for_each(|object| facts.warn(object.warning.clone()));
         derived.left_out.iter().for_each(|left_out| facts.warn(left_out.clone()));
         derived.lost(&Derived::default()).into_iter().for_each(|lost| facts.warn(lost));
         facts.derived = Some(derived);
@@ -187,6 +196,7 @@ impl Postgres {
         client: &Client,
         server: &Server,
         snapshot: &Snapshot<'_>,
+        language: &Language,
     ) -> Result<Program, ComponentError> {
         let exclude = snapshot
             .excluded
@@ -197,7 +207,8 @@ impl Postgres {
             .args([format!("--snapshot={}", snapshot.id), format!("--encoding={}", server.encoding)])
             .args(server.login.as_ref().map(|login| format!("--role={login}")))
             .args(exclude);
-        libpq::reach(program, &self.config)
+        let program = libpq::reach(program, &self.config)?;
+        Ok(language.option.into_iter().fold(program, |program, option| program.env("PGOPTIONS", option)))
     }
 }
 
@@ -212,8 +223,10 @@ impl Component for Postgres {
     }
 
     async fn check(&self) -> Result<String, ComponentError> {
-        let connection = self.connect().await?;
+        // Taken out of the pool: a limit on sessions counts those that are idle.
+        let connection = Object::take(self.connect().await?);
         let (server, client) = self.prepare(&connection).await?;
+        drop(connection);
         Ok(format!(
             "PostgreSQL {} at {}, {} MB; pg_dump {} in {}; {}",
             server.version,
@@ -247,11 +260,11 @@ impl Component for Postgres {
         &self,
         feed: Feed<'_>,
         target: &Target,
+        without: &[String],
         facts: Option<&Facts>,
     ) -> Result<(), ComponentError> {
         let goal = Goal::find(&self.config, target, facts, Walk::DryRun).await?;
-        let drops = drops::read(&goal.client, feed, None).await?;
-        InPlace::is_possible(&goal, &self.config, &drops).await
+        InPlace::preview(&goal, &self.config, without, feed).await
     }
 
     fn left_out(&self, walk: Walk) -> Vec<&'static str> {
@@ -285,6 +298,7 @@ impl Component for Postgres {
         if goal.drill {
             order.without.extend(goal.bound(&self.config).await?.into_iter().flat_map(|bound| bound.names));
         }
+        goal.extensions_can_be_created(facts, &order.without).await?;
         if goal.swaps {
             return Ok(Box::new(Copy::make(goal, hold, &self.config, &order, feed, meter).await?));
         }
@@ -321,14 +335,17 @@ impl Component for Postgres {
 }
 
 /// Makes a failure of `pg_dump` a passing one when the server went away, whatever its language.
-async fn blame(err: ComponentError, snapshot: Snapshot<'_>) -> ComponentError {
+async fn blame(err: ComponentError, snapshot: Snapshot<'_>, language: &Language) -> ComponentError {
     /// How long a server that is still there may take to end a transaction.
     const ANSWER: Duration = Duration::from_secs(5);
     match err {
+        ComponentError::Failed { stderr, .. } if said::is_of_a_long_row(&stderr) => {
+            ComponentError::Unusable { what: format!("{stderr}: {}", said::LONG_ROW), source: None }
+        }
         ComponentError::Failed { program, status, stderr, transient: false } => {
             let gone = !matches!(tokio::time::timeout(ANSWER, snapshot.close()).await, Ok(Ok(())));
             let transient = gone || PASSING.iter().any(|words| stderr.contains(words));
-            ComponentError::Failed { program, status, stderr, transient }
+            language.sorted(program, status, stderr, transient)
         }
         other => other,
     }

@@ -8,7 +8,7 @@ use crate::component::postgres::{
 };
 use crate::domain::rights::{Rights, RoleInUse};
 use crate::stream::hex;
-use deadpool_postgres::GenericClient;
+use deadpool_postgres::{ClientWrapper, GenericClient};
 use futures_util::TryStreamExt as _;
 use sha2::{Digest, Sha256};
 use std::{
@@ -59,6 +59,7 @@ pub async fn read(client: &impl GenericClient) -> Result<Rights, ComponentError>
         let (kind, identity, owner): (String, String, String) = (row.get(0), row.get(1), row.get(2));
         let (grants, usual): (BTreeSet<String>, BTreeSet<String>) = (set(row.get(3)), set(row.get(4)));
         let (own, origin): (String, String) = (row.get(6), row.get(8));
+        rights.database_owner.get_or_insert_with(|| own.clone());
         if !origin.is_empty() {
             let kind = format!("{origin}{kind}");
             let others = otherwise(&format!("{kind} {identity}"), &grants, &usual);
@@ -156,16 +157,21 @@ pub enum Way {
 
 impl Way {
     /// The way of a restore by the role of the session into a database of that owner. `rights` is `None` where the manifest
-    /// notes none.
+    /// notes none. Roles are looked up in a session `known_in` which names have the bytes that the archive has.
     ///
     /// # Errors
     ///
     /// [`ComponentError::Unusable`] when a role is missing without which nothing can be restored; as sorted.
-    pub async fn find(admin: &Admin, rights: Option<&Rights>, owner: &str) -> Result<Self, ComponentError> {
+    pub async fn find(
+        admin: &Admin,
+        known_in: &ClientWrapper,
+        rights: Option<&Rights>,
+        owner: &str,
+    ) -> Result<Self, ComponentError> {
         let Some(rights) = rights else {
             return Ok(Self::OfTheOwner("the backup notes none".to_owned()));
         };
-        let missing = missing(admin, &rights.roles).await?;
+        let missing = missing(known_in, &rights.roles).await?;
         let create = |roles: &[&RoleInUse]| {
             roles.iter().map(|role| role.create_statements()).collect::<Vec<_>>().join("; ")
         };
@@ -193,20 +199,8 @@ impl Way {
             };
             return Ok(Self::OfTheOwner(format!("{user} may not act as {name}: {cure}")));
         }
-        if rights.lacks_public && admin.major < PUBLIC_OF_THE_OWNER {
-            let why = "schema public was dropped, which here a superuser alone may do";
-            return Ok(Self::OfTheOwner(why.to_owned()));
-        }
-        if let Some(guest) = &rights.guest {
-            let why = format!(
-                "{guest} belongs to a role that is no member of the owner of its schema, and such an owner a superuser \
-                 alone restores"
-            );
+        if let Some(why) = for_superusers(rights, admin.major, owner) {
             return Ok(Self::OfTheOwner(why));
-        }
-        if rights.passed_on {
-            let why = "privileges were granted by others than the owners, which a superuser alone restores";
-            return Ok(Self::OfTheOwner(why.to_owned()));
         }
         // Extensions have no owner in the archive: where all else has one owner, they belong to that owner as well.
         let is_sole = owners.iter().all(|role| role.name == owner);
@@ -252,12 +246,44 @@ impl Way {
 /// Since this version the schema `public` belongs to the owner of the database.
 pub const PUBLIC_OF_THE_OWNER: u32 = 15;
 
+/// The reason why a superuser alone brings owners and privileges back, into a database of that owner.
+fn for_superusers(rights: &Rights, major: u32, owner: &str) -> Option<String> {
+    if rights.lacks_public && major < PUBLIC_OF_THE_OWNER {
+        let why = "schema public was dropped, which here a superuser alone may do";
+        return Some(why.to_owned());
+    }
+    let was = rights.database_owner.as_ref().filter(|was| *was != owner);
+    if let Some(was) = was.filter(|_| major >= PUBLIC_OF_THE_OWNER) {
+        let why = format!(
+            "the database belonged to {} and with it the schema public, and now belongs to {}",
+            ident(was),
+            ident(owner)
+        );
+        return Some(why);
+    }
+    if let Some(guest) = &rights.guest {
+        let why = format!(
+            "{guest} belongs to a role that is no member of the owner of its schema, and such an owner a superuser \
+             alone restores"
+        );
+        return Some(why);
+    }
+    if rights.passed_on {
+        let why = "privileges were granted by others than the owners, which a superuser alone restores";
+        return Some(why.to_owned());
+    }
+    None
+}
+
 /// Those of these roles that the server does not have.
-async fn missing<'a>(admin: &Admin, roles: &'a [RoleInUse]) -> Result<Vec<&'a RoleInUse>, ComponentError> {
+async fn missing<'a>(
+    client: &ClientWrapper,
+    roles: &'a [RoleInUse],
+) -> Result<Vec<&'a RoleInUse>, ComponentError> {
     // Not all roles of the server: a name that another database has made may not be UTF-8.
     const KNOWN: &str = "SELECT rolname::text FROM pg_roles WHERE rolname::text = ANY ($1)";
     let names: Vec<_> = roles.iter().map(|role| role.name.as_str()).collect();
-    let known = admin.client.query(KNOWN, &[&names]).await;
+    let known = client.query(KNOWN, &[&names]).await;
     let known: BTreeSet<String> =
         known.map_err(|err| fault("look up roles", err))?.iter().map(|row| row.get(0)).collect();
     Ok(roles.iter().filter(|role| !known.contains(&role.name)).collect())

@@ -25,6 +25,35 @@ impl Said {
     }
 }
 
+/// The consequence and the cure of a row that no `pg_dump` can write.
+pub const LONG_ROW: &str = "a row of this table is longer than 1 GB as text, in which each byte of bytea takes two letters, and \
+     pg_dump cannot write such a row: find it by octet_length(), and keep its value as a large object, as a file or in pieces";
+
+/// Tests whether the words of `pg_dump` are those of a row that is longer than what a server can send as one text
+/// (`src/common/stringinfo.c`, `src/backend/utils/mmgr/mcxt.c`).
+pub fn is_of_a_long_row(stderr: &str) -> bool {
+    const TOO_LONG: [&str; 3] = [
+        "invalid memory alloc request size",
+        "Cannot enlarge string buffer",
+        "string buffer exceeds maximum allowed length",
+    ];
+    stderr.contains("Dumping the contents of table") && TOO_LONG.iter().any(|words| stderr.contains(words))
+}
+
+#[test]
+fn a_row_that_is_longer_than_a_server_can_send_is_known_by_the_words_of_each_version() {
+    let failed = "pg_dump: error: Dumping the contents of table \"big\" failed: PQgetResult() failed.\n\
+                  pg_dump: detail: Error message from server: ERROR:  ";
+    for said in [
+        "invalid memory alloc request size 1080000003",
+        "out of memory\nDETAIL:  Cannot enlarge string buffer containing 600000007 bytes by 600000002 more bytes.",
+        "string buffer exceeds maximum allowed length (1073741823 bytes)",
+    ] {
+        assert!(is_of_a_long_row(&format!("{failed}{said}")), "{said}");
+    }
+    assert!(!is_of_a_long_row(&format!("{failed}out of memory\nDETAIL:  Failed on request of size 1024.")));
+}
+
 const COMMAND: &str = "Command was: ";
 
 /// The label of a line of details, `DETAIL` in the language of the server.

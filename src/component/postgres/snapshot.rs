@@ -1,7 +1,7 @@
 //! One consistent state of the database: what `pg_dump` dumps, counted on a connection of ours.
 
 use crate::component::ComponentError;
-use crate::component::postgres::{connect::sort, definitions, derived, names::decode_name, rights};
+use crate::component::postgres::{connect::sort, definitions, derived, foreseen, names::decode_name, rights};
 use crate::domain::{definitions::Definitions, derived::Derived, facts::TableRows, rights::Rights};
 use deadpool_postgres::{
     ClientWrapper, Transaction,
@@ -262,7 +262,8 @@ impl<'a> Snapshot<'a> {
     /// As sorted.
     pub async fn derived_and_tried(&mut self, server: &Server) -> Result<Derived, ComponentError> {
         let unqualified = derived::find_unqualified(&mut self.transaction).await?;
-        Ok(Derived { unqualified, ..self.derived(server).await? })
+        let refused = foreseen::find(&mut self.transaction).await?;
+        Ok(Derived { unqualified, refused, ..self.derived(server).await? })
     }
 
     /// Ends the snapshot.

@@ -7,6 +7,7 @@ use crate::component::postgres::{
     admin::{self, Admin},
     config::PostgresConfig,
     goal::Goal,
+    sessions,
 };
 use crate::component::stage::{Steps, Walk};
 
@@ -65,7 +66,10 @@ impl Goal {
     async fn ask(&self, config: &PostgresConfig, step: Step) -> Result<(), ComponentError> {
         let replaces = self.swaps && self.live.is_some();
         match step {
-            Step::Session => takes_options(config, &self.admin, &self.options).await,
+            Step::Session => {
+                sessions::suffice(&self.admin.client, None, ("a restore", sessions::OF_RESTORE)).await?;
+                takes_options(config, &self.admin, &self.options).await
+            }
             Step::Creation => self.may_be_made().await,
             Step::Prepared if replaces => self.admin.nothing_is_prepared_in(&self.name).await,
             Step::Subscriptions if replaces => self.admin.nothing_arrives_in(&self.name).await,

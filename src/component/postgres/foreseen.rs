@@ -1,0 +1,86 @@
+//! Objects of which the night of the backup can tell that a restore will not make them as they were, beside those of the
+//! [empty `search_path`](super::derived::find_unqualified).
+
+use crate::component::ComponentError;
+use crate::component::postgres::connect::sort;
+use crate::domain::derived::{Derived, Foreseen};
+use deadpool_postgres::Transaction;
+use std::time::{Duration, Instant};
+
+/// Filled materialized views that read what their owner, or the owner of a view in between, may not read: who has filled
+/// them could, and a restore cannot.
+const UNREADABLE: &str = "
+    WITH RECURSIVE reading(view, role, rel, col) AS (
+      SELECT c.oid, c.relowner, d.refobjid, d.refobjsubid
+        FROM pg_class c JOIN pg_rewrite r ON r.ev_class = c.oid
+        JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid AND d.refclassid = 'pg_class'::regclass
+       WHERE c.relkind = 'm' AND c.relispopulated AND d.refobjid <> c.oid
+      UNION
+      SELECT view, CASE WHEN v.reloptions::text ~* 'security_invoker=(true|on|yes|1)' THEN role ELSE v.relowner END, d.refobjid, d.refobjsubid
+        FROM reading JOIN pg_class v ON v.oid = rel AND v.relkind = 'v' JOIN pg_rewrite r ON r.ev_class = v.oid AND r.ev_type = '1'
+        JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid AND d.refclassid = 'pg_class'::regclass
+       WHERE d.refobjid <> v.oid),
+    unreadable AS (
+      SELECT DISTINCT view, role, rel FROM reading JOIN pg_class c ON c.oid = rel AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
+       WHERE NOT CASE WHEN col > 0 THEN has_column_privilege(role, rel, col::int2, 'SELECT') ELSE has_any_column_privilege(role, rel, 'SELECT') END)
+    SELECT format('%s.%s', nspname, relname),
+           format('Materialized view %s cannot be filled by a restore, since its owner may not read what it reads: %s, and back up anew; or '
+                  'restore without its contents, and REFRESH it afterwards.', view::regclass,
+                  string_agg(format('GRANT SELECT ON %s TO %I', rel::regclass, pg_get_userbyid(role)), '; ' ORDER BY rel, role))
+      FROM unreadable JOIN pg_class c ON c.oid = view JOIN pg_namespace n ON n.oid = relnamespace
+     GROUP BY view, nspname, relname ORDER BY 1 LIMIT 200";
+
+/// Check constraints that call a function of somebody's, which may have become another function since the rows were
+/// written: name of the table, a query for a row that the constraint refuses, and a whole sentence. As in the trials of
+/// expressions, only functions are called that the role of the session could have written itself.
+const CHECKS: &str = "
+    WITH trusted(id) AS (SELECT oid FROM pg_roles WHERE rolname = current_user OR rolsuper)
+    SELECT format('%s.%s', nspname, relname),
+           format('SELECT FROM ONLY %I.%I WHERE NOT (%s) LIMIT 1', nspname, relname, pg_get_expr(conbin, conrelid)),
+           format('Rows of table %1$s violate its check constraint %2$I, so that a restore cannot load the rows of this table: ALTER TABLE %1$s '
+                  'DROP CONSTRAINT %2$I, ADD CONSTRAINT %2$I %3$s NOT VALID, and back up anew. From a backup without NOT VALID: restore without '
+                  'these rows, run ALTER TABLE %1$s DROP CONSTRAINT %2$I, bring them by pg_restore --data-only --schema=%4$I --table=%5$I of the '
+                  'archive, and add the constraint as NOT VALID.',
+                  conrelid::regclass, conname, pg_get_constraintdef(k.oid), nspname, relname)
+      FROM pg_constraint k JOIN pg_class c ON c.oid = conrelid JOIN pg_namespace n ON n.oid = relnamespace
+     WHERE contype = 'c' AND convalidated AND relkind = 'r' AND relpersistence <> 't' AND relowner IN (SELECT id FROM trusted)
+       AND nspname !~ '^pg_' AND nspname <> 'information_schema'
+       AND (SELECT bool_and(p.proowner IN (SELECT id FROM trusted))
+              FROM pg_depend d JOIN pg_proc p ON p.oid = d.refobjid JOIN pg_language l ON l.oid = p.prolang
+             WHERE d.classid = 'pg_constraint'::regclass AND d.objid = k.oid AND d.refclassid = 'pg_proc'::regclass
+               AND l.lanname NOT IN ('internal', 'c'))
+     ORDER BY c.reltuples, 1 LIMIT 500";
+
+/// Looks for both. Rows are looked at for a short time only: a drill finds what this one does not reach.
+///
+/// # Errors
+///
+/// As sorted.
+pub async fn find(transaction: &mut Transaction<'_>) -> Result<Vec<Foreseen>, ComponentError> {
+    /// The time that all rows may take, which is time of the backup.
+    const BUDGET: Duration = Duration::from_secs(2);
+    const AS_IN_A_RESTORE: &str =
+        "SET LOCAL search_path = ''; SET LOCAL statement_timeout = '1s'; SET LOCAL lock_timeout = '50ms'";
+    let failed = |err| sort("look what a restore could not make".into(), err);
+    let unreadable = transaction.query(UNREADABLE, &[]).await.map_err(failed)?;
+    let foreseen = |name, warning| Foreseen { name, warning };
+    let mut found: Vec<_> = unreadable.iter().map(|row| foreseen(row.get(0), row.get(1))).collect();
+    let checks = transaction.query(CHECKS, &[]).await.map_err(failed)?;
+    let begun = Instant::now();
+    for check in &checks {
+        if begun.elapsed() > BUDGET || found.len() >= Derived::KEPT {
+            break;
+        }
+        let attempt = transaction.savepoint("trial").await.map_err(failed)?;
+        attempt.batch_execute(AS_IN_A_RESTORE).await.map_err(failed)?;
+        let violating = attempt.query(check.get::<_, &str>(1), &[]).await;
+        attempt.rollback().await.map_err(failed)?;
+        match violating {
+            Ok(rows) if rows.is_empty() => {}
+            Ok(_) => found.push(foreseen(check.get(0), check.get(2))),
+            Err(err) if err.as_db_error().is_some() => {} // too slow, or found by the trials of expressions
+            Err(err) => return Err(failed(err)),
+        }
+    }
+    Ok(found)
+}
