@@ -111,10 +111,7 @@ impl Config {
             env.of_kind("BACKUP_METRICS_ADDR", "an address with a port, such as 0.0.0.0:9188", everywhere);
         let (log_format, log_filter) =
             (env.or("BACKUP_LOG_FORMAT", LogFormat::default()), env.optional("RUST_LOG"));
-        let (destinations, encryption) = (
-            destinations::read(env, root.as_deref().unwrap_or(Path::new(""))),
-            destinations::read_encryption(env),
-        );
+        let (destinations, encryption) = destinations::read(env, root.as_deref());
         // All is read by now: what is missing here was noted above.
         let (root, mut postgres, worker) = (root?, postgres?, worker?);
         if let Some(postgres) = &mut postgres {

@@ -17,7 +17,8 @@ pub struct Destinations {
     pub bucket: Option<S3Config>,
 }
 
-pub(super) fn read(env: &mut Env, root: &Path) -> Destinations {
+/// Reads the destinations, and the keys of encrypted archives. `root` is `BACKUP_ROOT`, unless it cannot be read.
+pub(super) fn read(env: &mut Env, root: Option<&Path>) -> (Destinations, Encryption) {
     let bucket = read_bucket(env, root);
     let local = env.flag("BACKUP_LOCAL", true);
     let cleanup_local = env.flag("BACKUP_CLEANUP_LOCAL", false);
@@ -27,10 +28,11 @@ pub(super) fn read(env: &mut Env, root: &Path) -> Destinations {
     if bucket.is_none() && cleanup_local {
         env.warn("BACKUP_CLEANUP_LOCAL", "does nothing as long as AWS_BACKUP_BUCKET is not set");
     }
-    Destinations { local, cleanup_local: cleanup_local && local && bucket.is_some(), bucket }
+    let cleanup_local = cleanup_local && local && bucket.is_some();
+    (Destinations { local, cleanup_local, bucket }, read_encryption(env))
 }
 
-fn read_bucket(env: &mut Env, root: &Path) -> Option<S3Config> {
+fn read_bucket(env: &mut Env, root: Option<&Path>) -> Option<S3Config> {
     let keys = read_keys(env);
     let endpoint = env.optional("AWS_S3_ENDPOINT").map(with_slash);
     let (region, ca_bundle) = (env.or("AWS_REGION", "us-east-1".to_owned()), env.optional("AWS_CA_BUNDLE"));
@@ -61,7 +63,7 @@ fn read_bucket(env: &mut Env, root: &Path) -> Option<S3Config> {
         storage_class,
         max_parts,
         ca_bundle,
-        uploads: Some(root.join(".uploads")),
+        uploads: root.map(|root| root.join(".uploads")),
         ..S3Config::new(bucket)
     };
     Some(config)
@@ -93,7 +95,7 @@ fn read_keys(env: &mut Env) -> Option<Keys> {
 }
 
 /// Reads the keys of encrypted archives; the file is read once, now.
-pub(super) fn read_encryption(env: &mut Env) -> Encryption {
+fn read_encryption(env: &mut Env) -> Encryption {
     let recipients = env.optional("BACKUP_AGE_RECIPIENTS");
     let identities = env.optional::<PathBuf>("BACKUP_AGE_IDENTITY_FILE").and_then(|path| {
         let name = "BACKUP_AGE_IDENTITY_FILE";

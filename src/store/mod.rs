@@ -28,7 +28,7 @@ pub struct ObjectMeta {
     pub bytes: u64,
     /// The time at which the object was last written.
     pub modified: Timestamp,
-    /// The store's own mark of this version of the object: the ETag of S3, inode and time of change of a file. `None`
+    /// The store's own mark of this version of the object: the `ETag` of S3, inode and time of change of a file. `None`
     /// if the store gives none.
     pub version: Option<String>,
 }

@@ -126,6 +126,7 @@ impl Message {
 
     /// Returns the parts of this message by which `inspect` shows a waiting task and `revoke` finds one, at most a few
     /// kilobytes: without body, canvas and headers, and with long arguments in the short form for display.
+    #[must_use]
     pub fn outline(&self) -> Self {
         /// Maximum length of a text, in bytes, and of all arguments together. Celery's forms for display are shorter.
         const LONGEST: usize = 2048;
@@ -134,7 +135,9 @@ impl Message {
         let is_short = self.raw.len() <= LONGEST;
         let mut headers = Object::default();
         let stamped = self.headers.get("stamped_headers").filter(|names| names.len() <= LONGEST);
-        stamped.into_iter().for_each(|names| headers.set("stamped_headers", names));
+        if let Some(names) = stamped {
+            headers.set("stamped_headers", names);
+        }
         let is_stamp_short =
             |(name, value): &(&String, &Value)| name.len() + value.to_string().len() <= LONGEST;
         let stamps = self.stamps.iter().filter(is_stamp_short).take(MOST_STAMPS);

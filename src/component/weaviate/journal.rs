@@ -146,7 +146,7 @@ impl Journal {
         let named: Vec<_> = self.notes.snapshots().iter().map(|snapshot| snapshot.id.clone()).collect();
         let is_needed = move |file: &str| {
             let (id, end) = file.split_once('.').unwrap_or((file, ""));
-            if file.starts_with(Self::FILE) && (end.ends_with(".partial") || end.ends_with(".new")) {
+            if file.starts_with(Self::FILE) && matches!(end.rsplit('.').next(), Some("partial" | "new")) {
                 return false;
             }
             !is_ours(id) || named.iter().any(|named| named == id)
