@@ -140,13 +140,7 @@ fn describe_manifest(manifest: &Manifest) -> Vec<String> {
     if let Some(definitions) = &facts.definitions {
         lines.push(fact("objects", format_args!("{}, with their definitions", definitions.objects())));
     }
-    if let Some(rights) = &facts.rights {
-        let (objects, special) = (rights.objects(), rights.special_count + rights.built_in.count);
-        lines.push(fact(
-            "rights",
-            format_args!("owners of {objects} objects, {special} special owners or privileges"),
-        ));
-    }
+    lines.extend(facts.rights.as_ref().map(|rights| fact("rights", rights.describe())));
     if let Some(files) = facts.counts.files {
         lines.push(fact("files", format_args!("{}, folders: {}", files.files, files.directories)));
     }

@@ -132,9 +132,11 @@ impl RoleInUse {
 }
 
 impl Rights {
-    /// The number of objects, each with its owner.
-    pub fn objects(&self) -> u64 {
-        self.kinds.values().map(|kind| kind.objects).sum()
+    /// The numbers of owners and privileges, in words.
+    pub fn describe(&self) -> String {
+        let objects: u64 = self.kinds.values().map(|kind| kind.objects).sum();
+        let special = self.special_count + self.built_in.count;
+        format!("owners of {objects} objects, {special} special owners or privileges")
     }
 
     /// At most this many special rights are kept by name; all are counted.

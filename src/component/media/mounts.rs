@@ -1,10 +1,14 @@
 //! Mount points: a folder that is one cannot be renamed, and one that holds some cannot be exchanged for a copy.
 
+use crate::component::media::trouble::shown;
 use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
 use std::{
     ffi::OsString,
     fs::{self, File},
-    os::unix::{ffi::OsStringExt, fs::MetadataExt},
+    os::unix::{
+        ffi::{OsStrExt, OsStringExt},
+        fs::MetadataExt,
+    },
     path::{Path, PathBuf},
 };
 
@@ -27,8 +31,9 @@ pub(super) fn mounted_below(folder: &Path) -> Option<PathBuf> {
 /// The warning that a mount point below the media folder is in the way of a restore; `None` where there is none.
 pub(super) fn hindrance(root: &Path) -> Option<String> {
     let mounted = mounted_below(&fs::canonicalize(root).ok()?)?;
+    let mounted = shown(mounted.as_os_str().as_bytes());
     Some(format!(
-        "{mounted:?}: another file system is mounted there: its files are in the backup, and a restore of the media folder \
+        "{mounted}: another file system is mounted there: its files are in the backup, and a restore of the media folder \
          begins only when it is unmounted"
     ))
 }
