@@ -175,10 +175,12 @@ async fn with_s3_alone_nothing_of_the_archive_is_ever_on_the_local_disk() {
     assert!(tree::look(&lab.media()) == whole);
 }
 
-/// Every file below a folder but those of locks and of runs that look whether they can write.
+/// Every file below a folder but those of locks, of notes on open uploads, and of runs that look whether they can write.
 fn other_than_locks(root: &Path) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(root) else { return Vec::new() };
-    let entries = entries.map(|entry| entry.unwrap().path()).filter(|path| !path.ends_with(".locks"));
+    let entries = entries
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| !path.ends_with(".locks") && !path.ends_with(".uploads"));
     entries
         .flat_map(|path| match path.file_name().unwrap().to_str().unwrap() {
             ".partial" => unfinished(root),
