@@ -340,7 +340,7 @@ async fn retention_deletes_nothing_by_a_clock_that_has_jumped_until_it_was_right
     right.refresh_metrics().await;
     let metrics = right.metrics.render().unwrap();
     assert!(metrics.contains(r#"rna_backup_clock_in_doubt{component="media"} 0"#), "{metrics}");
-    // What a clock ahead has noted is no time of a verification.
+    // The metric of the last verification leaves out a time that a clock ahead has noted.
     let early = on(30);
     early.refresh_metrics().await;
     let metrics = early.metrics.render().unwrap();

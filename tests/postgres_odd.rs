@@ -208,7 +208,7 @@ async fn a_database_that_is_gone_comes_back_with_its_owner_whoever_restores_it()
 
 #[tokio::test]
 async fn a_role_whose_name_is_latin1_owns_after_a_restore_what_it_owned() {
-    // Of its own: the name is no text to a session in any other database.
+    // A server of its own for this test: the role's name is no text to a session in any other database.
     let server = PostgresServer::start();
     let name = server.database("odd_latin1", "ENCODING LATIN1 TEMPLATE template0 LOCALE 'C'");
     server.psql(

@@ -27,7 +27,7 @@ async fn uploads_of_a_dead_process_are_given_up_on_a_store_that_does_not_list_th
     let mut backup = backup.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let notes = || files(&lab.backups().join(".uploads")).len();
     assert!(eventually(async || bucket.uploads().await.len() == 1 && notes() == 1).await);
-    // Of a process that lives, the upload stays; its component is busy.
+    // The upload of a living process stays; its component is busy.
     assert_eq!(lab.run(&["prune"]).0, 1);
     assert_eq!((bucket.uploads().await.len(), notes()), (1, 1));
 

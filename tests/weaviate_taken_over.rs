@@ -40,7 +40,7 @@ async fn a_restore_into_weaviate_is_done_once_by_two_machines_and_undone_by_the_
     let restored = machines.taken_over(task::RESTORE_WEAVIATE, order, meanwhile).await;
     assert_eq!(restored["backup_id"], made["backup_id"]);
     assert!(Some(server.contents().await) == since, "it was restored twice");
-    // What was there before lies with the machine that died, and the report says so.
+    // The data from before the restore lies on the machine that died, and the report says so.
     let kept = restored["kept"].as_str().unwrap();
     assert!(kept.contains(machines.first.backups().to_str().unwrap()), "{kept}");
 

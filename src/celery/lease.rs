@@ -329,7 +329,7 @@ impl Lease {
     ///
     /// As [`ack`](Self::ack).
     pub async fn give_back(self, stop: &CancellationToken) -> Result<(), CeleryError> {
-        // One that is too long to be held goes back as it is, and so does one that cannot be read now.
+        // A message that is too long to be marked goes back unchanged, and so does a message that cannot be read now.
         let stored = match &self.raw {
             None if self.claim.size <= LONGEST_MARKED => self.stored().await.ok().flatten(),
             held => held.clone(),

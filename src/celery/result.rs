@@ -273,7 +273,7 @@ impl Backend {
                 None => self.client.script("store progress", &call).await?,
             };
             let Some((of, text)) = packed else { return Ok(()) };
-            // One that cannot be unpacked counts as one that Celery did not write.
+            // A result that cannot be unpacked counts as a result that Celery did not write.
             unpacked = Unpacker::new().unpack(&text).map(Cow::into_owned).unwrap_or_default();
             digest = of;
         }

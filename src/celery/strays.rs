@@ -1,6 +1,6 @@
-//! Lists beside those of our queues that hold tasks of ours, and that no worker reads.
+//! Lists beside those of this worker's queues that hold backup tasks, and that this worker does not read.
 //!
-//! Such lists come of options of the app's broker transport that this worker does not know: `priority_steps`, `sep`,
+//! Another worker may read such a list, which nothing in Redis tells. Else such lists come of options of the app's broker transport that this worker does not know: `priority_steps`, `sep`,
 //! `global_keyprefix`, or a queue of another name.
 
 use super::CeleryError;
@@ -24,7 +24,7 @@ const STEPS: usize = 1000;
 /// Maximum number of lists that are looked into.
 const MOST: usize = 100;
 
-/// A list that no worker reads, with a task of ours in it.
+/// A list that this worker does not read, with a backup task in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stray {
     /// The queue of ours whose name is in the list's.
@@ -46,7 +46,7 @@ pub enum TransportOption {
     Separator(String, u8),
     /// `global_keyprefix` is this text.
     Prefix(String),
-    /// It is a queue of this name.
+    /// The list is a queue of this name.
     Queue(String),
 }
 

@@ -46,28 +46,16 @@ pub struct Deed {
 impl Deed {
     /// A restore of a backup.
     pub fn restore(task: &str, backup: BackupId, at: Timestamp) -> Self {
-        Self {
-            task: key(task),
-            at,
-            backup: Some(backup),
-            undone: None,
-            place: None,
-            seconds: None,
-            settled: false,
-        }
+        Self { backup: Some(backup), ..Self::of(task, at) }
     }
 
     /// An undo of what was replaced at `undone`.
     pub fn undo(task: &str, undone: Timestamp, at: Timestamp) -> Self {
-        Self {
-            task: key(task),
-            at,
-            backup: None,
-            undone: Some(undone),
-            place: None,
-            seconds: None,
-            settled: false,
-        }
+        Self { undone: Some(undone), ..Self::of(task, at) }
+    }
+
+    fn of(task: &str, at: Timestamp) -> Self {
+        Self { task: key(task), at, backup: None, undone: None, place: None, seconds: None, settled: false }
     }
 
     /// Keeps the note longer where the broker delivers a message again after more than an hour.

@@ -209,7 +209,8 @@ impl Locks {
         Some(blocked.why(component))
     }
 
-    /// Returns the holder of the folder's lock; `None` if nobody has it. Waits for the disk. An error here comes again in `take`.
+    /// Returns the holder of the folder's lock; `None` if nobody has it. Waits for the disk. An error here comes again in
+    /// `take`.
     #[expect(clippy::option_option, reason = "that somebody has it and who are not the same")]
     fn holder_here(&self, component: ComponentName) -> Option<Option<Owner>> {
         let mut file = File::open(self.path(component)).ok()?;

@@ -24,7 +24,8 @@ pub struct PruneRequest {
     pub retention_days: Option<u32>,
     /// True if the report only tells which backups would be deleted.
     pub dry_run: bool,
-    /// True if somebody has looked at the clock: it stands [far after the backups](crate::domain::clock_doubt::ClockDoubt) rightly.
+    /// True if somebody has looked at the clock, and the clock is right although it stands
+    /// [far after the backups](crate::domain::clock_doubt::ClockDoubt).
     pub trust_clock: bool,
 }
 

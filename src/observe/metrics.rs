@@ -237,7 +237,7 @@ impl Metrics {
             )?,
             stray_messages: m.gauges(
                 "stray_messages",
-                "Messages in lists beside the queue's that hold backup tasks and that no worker reads",
+                "Messages in lists beside the queue's that hold backup tasks and that this worker does not read",
                 &["queue"],
             )?,
             registry,

@@ -86,10 +86,13 @@ impl Broker {
                 fixes.extend(found.iter().map(|stray| option_setting(&stray.option)));
                 fixes.dedup();
                 let lists: Vec<_> = found.iter().map(ToString::to_string).collect();
-                Err(format!("backup tasks wait where no rna-backup worker looks: {}", lists.join(", ")))
+                Err(format!(
+                    "backup tasks wait in lists that this worker would not read: {}",
+                    lists.join(", ")
+                ))
             }
         };
-        Check::new("other lists", found, &fixes.join("; "))
+        Check::new("other lists", found, &format!("unless another worker reads them: {}", fixes.join("; ")))
     }
 
     async fn length(&self, list: &str) -> Result<isize, CeleryError> {

@@ -14,7 +14,7 @@ const EVERY: Duration = Duration::from_secs(5);
 /// Maximum number of queues with metrics: a sender on the broker can make this worker consume any number of queues.
 const MOST_QUEUES: usize = 100;
 
-/// The interval of searches for lists that no worker reads, for which the keys of the broker are scanned.
+/// The interval of searches for lists that this worker does not read, for which the keys of the broker are scanned.
 const SEARCH: Duration = Duration::from_mins(5);
 
 /// Updates gauges and probes until the future is dropped.
@@ -52,8 +52,8 @@ pub(super) async fn run(shared: Arc<Shared>, health: Health) {
     }
 }
 
-/// Searches for lists beside those of the worker's queues that hold its tasks and that no worker reads, until the
-/// future is dropped.
+/// Searches for lists beside those of the worker's queues that hold backup tasks and that this worker does not read,
+/// until the future is dropped.
 pub(super) async fn strays(shared: Arc<Shared>) {
     let mut tick = tokio::time::interval(SEARCH);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -64,7 +64,7 @@ pub(super) async fn strays(shared: Arc<Shared>) {
         let found = match strays::find(&shared.broker, &shared.keys, &queues, Command::is_ours).await {
             Ok(found) => found,
             Err(err) => {
-                tracing::debug!(error = %chain(&err), "cannot search for lists that no worker reads");
+                tracing::debug!(error = %chain(&err), "cannot search for lists that this worker does not read");
                 continue;
             }
         };
@@ -75,7 +75,7 @@ pub(super) async fn strays(shared: Arc<Shared>) {
         shared.metrics.strays(lengths);
         for stray in found.iter().filter(|stray| !told.contains(&stray.list)) {
             let fix = option_setting(&stray.option);
-            tracing::warn!(list = ?stray.list, messages = stray.length, fix, "backup tasks wait in a list that no worker reads");
+            tracing::warn!(list = ?stray.list, messages = stray.length, fix, "backup tasks wait in a list that this worker does not read");
         }
         told = found.into_iter().map(|stray| stray.list).collect();
     }

@@ -42,7 +42,7 @@ def terminate_worker(lab):
 
 
 def freeze_worker(lab):
-    """It stands still and then goes on, knowing nothing of what happened meanwhile."""
+    """Stops a worker's process, and lets the process go on later, when others may have taken its tasks."""
     worker = lab.chance.choice(lab.workers)
     process = worker.process
     if not is_up(worker):
@@ -124,7 +124,7 @@ def change(line, mode):
 
 
 def full_disk(lab):
-    """Of one machine, where the disk is ours to fill."""
+    """Fills the disk of one machine, where the test may mount that disk."""
     machine = lab.machine()
     if not machine.is_small_disk:
         return MISSED
@@ -139,7 +139,7 @@ def full_disk(lab):
 
 
 def jump_clock(lab):
-    """Of one worker of a machine alone, by up to two hours, until somebody puts it right."""
+    """Moves the clock of one worker of a machine by up to two hours, until the fault ends."""
     machine = lab.machine()
     machine.put_clock(lab.chance.randrange(-7200, 7200))
     return lambda: machine.put_clock(0)

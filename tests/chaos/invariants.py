@@ -98,7 +98,7 @@ def live_data_is_whole(lab, ledger):
 
 
 def no_class_is_lost(lab, ledger):
-    """Whoever died while classes were replaced. What machines say of that on the server is one mark a machine at most."""
+    """Class Paper of Weaviate is there after every death in the middle of a restore, and each machine has one mark on the server at most."""
     classes = lab.classes()
     if "Paper" not in classes:
         yield f"class Paper is lost, there are {classes}"
@@ -108,14 +108,14 @@ def no_class_is_lost(lab, ledger):
 
 
 def a_restore_is_done_once(lab, ledger):
-    """What was written after the swap is there, whoever got the task again and whoever came back after that."""
+    """A row, a file and an object that are written after the swap of a restore are there at the end of the round: neither a second delivery of the task nor the machine that comes back restores again."""
     for component, number in ledger.since.items():
         if component not in ledger.undone and not lab.has(component, number):
             yield f"{component} was restored once more: what was written since is gone"
 
 
 def undo_leads_to_what_was_live(lab, ledger):
-    """Before the restore, whatever machine began it and whatever ended it."""
+    """An undo brings back the data that was live before the restore, on whichever machines the restore began and ended."""
     for component in ledger.undone:
         if lab.fingerprint(component) != ledger.before[component] or component in ledger.since and lab.has(component, ledger.since[component]):
             yield f"{component} is not what was live before the restore that was undone"
@@ -199,7 +199,7 @@ ALL = [
 ]
 
 
-# What an undo may break.
+# The invariants that an undo may break.
 AFTER_UNDO = [live_data_is_whole, no_class_is_lost, undo_leads_to_what_was_live, no_scratch_is_left]
 
 

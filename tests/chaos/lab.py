@@ -97,7 +97,7 @@ class Lab:
         self.objects(1000 + round_number, 1001 + round_number)
 
     def write(self, component, number):
-        """What an app writes in the middle of a round. No fingerprint has it."""
+        """Writes a row, a file and an object as an app does in the middle of a round; fingerprints leave them out."""
         if component == "postgres":
             self.postgres.psql(f"insert into lab_since values ('{number}')")
         elif component == "media":
@@ -106,7 +106,7 @@ class Lab:
             self.objects(number, number + 1, LATER)
 
     def has(self, component, number):
-        """Whether what was written in the middle of a round is there."""
+        """Returns whether the row, file or object that was written in the middle of a round is there."""
         if component == "postgres":
             return self.postgres.psql(f"select count(*) from lab_since where mark = '{number}'").stdout.strip() != "0"
         if component == "media":
@@ -188,5 +188,5 @@ class Lab:
 
 
 def is_mark(name):
-    """Whether a class is a machine's word on its restores, and none of the app's."""
+    """Returns whether a class of Weaviate is a mark of rna-backup, and no class of the app."""
     return name.startswith("RnaBackupMark_")

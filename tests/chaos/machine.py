@@ -77,7 +77,7 @@ class Machine:
         os.replace(new, self.clock)
 
     def command(self, *arguments, check=True):
-        """One of the program's commands, over good lines."""
+        """Runs a command of rna-backup over connections without faults."""
         return self.stage.run([self.lab.program, *arguments, "--json"], env=self.direct | {"REDIS_URL": self.lab.redis.url}, check=check)
 
     def json(self, *arguments):
@@ -91,7 +91,7 @@ class Machine:
         return [json.loads(path.read_text()) for path in self.root.glob("manifests/*/*.json")]
 
     def state_of_weaviate(self):
-        """Its folder for the state of the server's restores."""
+        """The machine's folder for the state of restores into Weaviate."""
         return self.root / ".weaviate" / self.lab.weaviate.url.removeprefix("http://")
 
     def journal_of_weaviate(self):
@@ -99,7 +99,7 @@ class Machine:
         return json.loads(journal.read_text()) if journal.exists() else {}
 
     def children(self):
-        """What its workers have started: pg_dump, pg_restore."""
+        """The processes that the machine's workers have started: pg_dump, pg_restore."""
         found = []
         for worker in filter(is_up, self.workers):
             for task in Path(f"/proc/{worker.process.pid}/task").glob("*/children"):

@@ -150,13 +150,13 @@ def other_archive(lab, ledger):
 
 
 def second_swap(lab, ledger):
-    """What was written after a restore is not there."""
+    """Notes a file as written after a restore that nobody has written."""
     ledger.since["media"] = 1
     return ledger.since.clear
 
 
 def wrong_undo(lab, ledger):
-    """It led to something that was not live before."""
+    """Notes an undo, and another state as the one that was live before the restore."""
     before = ledger.before["media"]
     ledger.undone.add("media")
     ledger.before["media"] = "another"
@@ -164,7 +164,7 @@ def wrong_undo(lab, ledger):
 
 
 def marks(lab, ledger):
-    """More than there are machines."""
+    """Makes more marks on the server than there are machines."""
     names = [f"RnaBackupMark_{number}" for number in range(100, 103)]
     for name in names:
         lab.weaviate.ask("POST", "/v1/schema", {"class": name, "vectorizer": "none", "properties": []})

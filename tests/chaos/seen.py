@@ -1,4 +1,4 @@
-"""What lies in the folders and in the bucket after a round, and what the program says of it on each machine; looked at once for all invariants."""
+"""The contents of the folders and of the bucket after a round, and rna-backup's report of them on each machine; read once for all invariants."""
 
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
@@ -35,5 +35,5 @@ def archives(root):
 
 
 def objects(manifests, destination):
-    """What manifests say of one destination."""
+    """The entries of the manifests for one destination."""
     return [object for manifest in manifests for object in manifest["objects"] if object["destination"] == destination]

@@ -28,11 +28,11 @@ def die(machine, chance):
 
 
 def be_cut_off(machine, chance):
-    """It goes on, and Redis hears nothing of it until others have taken its work over."""
+    """Cuts a machine off from Redis, while its work goes on, until another machine has taken the work over."""
 
 
 def freeze(machine, chance):
-    """It stands still in the middle of its work, and goes on when others have taken that over."""
+    """Stops the processes of a machine in the middle of its work, and lets them go on when another machine has taken the work over."""
     for worker in filter(is_up, machine.workers):
         worker.process.send_signal(signal.SIGSTOP)
 
@@ -41,7 +41,7 @@ ENDS = (*8 * (die,), be_cut_off, freeze)
 
 
 class Takeover:
-    """One restore of a round, of a component that nothing else of the round replaces."""
+    """The restore of a round, of a component that no other order of the round replaces."""
 
     def __init__(self, lab, ledger, client, number):
         self.lab, self.ledger, self.client, self.number = lab, ledger, client, number
@@ -49,7 +49,7 @@ class Takeover:
         self.point, self.end = lab.chance.choice(POINTS), lab.chance.choice(ENDS)
 
     def order(self):
-        """Of a backup that every machine can reach; false where there is none."""
+        """Orders a restore of a backup that every machine can reach; returns False where there is none."""
         listed = self.lab.machine().json("list")["backups"]
         found = [one["backup_id"] for one in listed if any((copy["destination"], copy["state"]) == ("s3", "ok") for copy in one["destinations"])]
         if not found:
@@ -57,7 +57,7 @@ class Takeover:
         backup = self.lab.chance.choice(found)
         self.component = component_of(backup)
         self.ledger.alone.add(self.component)
-        # What is stored for a task is JSON on one line, with the id at its end; a packet may hold more, and others may name the id too.
+        # The result of a task is JSON on one line, with the task's id at its end; a packet may hold more, and other tasks may name the id too.
         trap = re.compile(f'"({self.point}|{RESULT})"[^\r\n]*"task_id": ?"{self.id}'.encode())
         self.caught = [(machine, machine.lines["redis"].catch(trap)) for machine in self.lab.machines]
         task = RESTORES[self.component]
@@ -76,7 +76,7 @@ class Takeover:
         if self.victim is None:
             return "nobody_died"
         if self.point is RESULT:
-            # It is done, and only its result is not stored: what is written from now on stays.
+            # The restore is done, and only its result is not stored: data that is written from now on stays.
             self.lab.write(self.component, self.number)
             self.ledger.since[self.component] = self.number
         self.end(self.victim, self.lab.chance)
@@ -95,11 +95,11 @@ class Takeover:
         return self.lab.results([self.id]).get(self.id, {}).get("status") in (states or ENDED)
 
     def leaves_all_well(self):
-        """Whether nobody stands still or hangs, and other things may go wrong too."""
+        """Returns whether no machine is stopped or cut off, so that other faults may strike."""
         return self.victim is None or self.end is die
 
     def be_taken_over(self):
-        """Another machine does it, or as much of it as is left; then the first comes back."""
+        """Waits until another machine has ended the restore, or what was left of it; then the first machine comes back."""
         if self.victim is None:
             return
         for machine in self.lab.machines:
@@ -119,7 +119,7 @@ class Takeover:
             self.victim.command("backup", self.component, check=False)
 
     def undo(self):
-        """By hand, on whatever machine knows how. Whether anything was undone."""
+        """Undoes the restore by hand on a machine that can; returns whether anything was undone."""
         # Weaviate has no second place for classes: those that a dead machine has deleted are not there for the next.
         is_one_swap = self.point is RESULT or self.component != "weaviate"
         if self.victim is None or not is_one_swap or not self.has_ended("SUCCESS"):

@@ -28,7 +28,7 @@ PLACEHOLDERS = {"COMPONENT": "postgres", "SHELL": "bash", "DAYS": "7"}
 
 
 class Page:
-    """One document: its text, the headings that links can lead to, its code blocks and its code in running text."""
+    """A document: its text, the headings that links can lead to, its code blocks and its code in running text."""
 
     def __init__(self, path):
         self.path, self.name, self.text = path, str(path.relative_to(ROOT)), path.read_text()

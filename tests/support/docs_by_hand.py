@@ -62,7 +62,7 @@ def contents(folder):
 
 
 def media_by_hand(pages, program):
-    """What is wrong with the commands for media in the documentation."""
+    """The faults of the commands for media in the documentation."""
     scripts = {page.name: [block for language, block in page.blocks if language == "sh"] for page in pages}
 
     def block(name, part):

@@ -18,8 +18,8 @@ const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
 /// prefix. `backups*` ends in `*` because the priority steps of a queue are keys of their own. Queues that callbacks
 /// go to need a `~` rule of their own. `select` is for another database than 0, `role` for sentinels and lists,
 /// `mget` and the second `celery-…` for chords, `brpop` for mingling. From Redis 7.2 on `+client|setinfo` avoids
-/// entries in the ACL log. `scan` is for the search of lists that no worker reads, which passes over those that this
-/// user may not read.
+/// entries in the ACL log. `scan` is for the search of lists that this worker does not read, which passes over those that
+/// this user may not read.
 ///
 /// ```text
 /// resetkeys resetchannels -@all

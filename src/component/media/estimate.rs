@@ -41,7 +41,7 @@ pub(super) fn estimate(root: File, stop: &AtomicBool) -> Option<u64> {
 /// The names of the folders in a folder; adds up the sizes of its files.
 fn folders_in(folder: &File, total: &mut u64, stop: &AtomicBool) -> Vec<CString> {
     let mut folders = Vec::new();
-    // What cannot be listed counts as nothing.
+    // The files of a folder that cannot be listed are left out of the sum.
     let _ = each(folder, |name: &CStr, kind| match kind {
         FileType::Directory => folders.push(name.to_owned()),
         FileType::RegularFile | FileType::Unknown if !stop.load(Ordering::Relaxed) => {

@@ -81,7 +81,8 @@ const NO_SETTINGS: &str = "
      WHERE name IN ('statement_timeout', 'lock_timeout', 'idle_in_transaction_session_timeout', 'idle_session_timeout',
                     'transaction_timeout')";
 
-/// How long a server may refuse a session because of the number of others: of our own, some may have just ended.
+/// The time for which a refusal because of too many sessions is waited out: sessions of this process that have just ended may
+/// still count.
 const FULL_FOR: Duration = Duration::from_millis(500);
 
 /// The pause between two tries.

@@ -89,7 +89,7 @@ impl InPlace {
     ) -> Result<(Contents, ListFile, Drops), ComponentError> {
         let mut contents = Contents::of_file(&goal.client, file).await?;
         contents.put_first(&blockers::inherited(&session(config, &goal.name).await?).await?);
-        // One object that is refused would take everything back: what no rows need comes afterwards, by itself.
+        // A refused object would take the whole transaction back: objects that no rows need come afterwards, by themselves.
         let is_wanted = |entry: &Entry| entry.kind != CONTENTS && !entry.may_be_missing(without);
         let list = contents.list(&goal::in_place_folder(config), is_wanted).await?;
         let drops = drops::read(&goal.client, &mut file.reader().await?, Some(&list)).await?;

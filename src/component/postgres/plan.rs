@@ -1,4 +1,4 @@
-//! The plan of a restore: what would happen, in words for whoever looks before the bad day.
+//! The plan of a restore, in words for people who look before the bad day.
 
 use crate::component::postgres::{
     admin::{self, fault},
@@ -17,7 +17,7 @@ use crate::domain::{
 use std::{collections::BTreeSet, path::Path};
 
 impl Goal {
-    /// Says what would happen.
+    /// The plan of the restore.
     ///
     /// # Errors
     ///

@@ -2,7 +2,7 @@ use super::*;
 use crate::base::clock::SystemClock;
 use async_trait::async_trait;
 use jiff::Timestamp;
-use std::sync::Mutex;
+use std::{fmt, sync::Mutex};
 
 fn owner(task_id: &str) -> Owner {
     Owner { pid: 1, host: "lab".into(), task_id: Some(task_id.into()), recovers: false, loose: None }
@@ -30,19 +30,30 @@ async fn a_component_is_held_by_one_run_and_free_when_it_ends() {
     assert!(take(&locks, "c", false).await.is_ok(), "the waiting run has ended too");
 }
 
-/// The time at which a worker that has just started is done with its look.
-#[derive(Debug)]
-struct LookEnds(Mutex<Option<Held>>);
+/// A clock by which something ends as soon as somebody waits.
+struct Ends(Box<dyn Fn() + Send + Sync>);
+
+impl fmt::Debug for Ends {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Ends")
+    }
+}
 
 #[async_trait]
-impl Clock for LookEnds {
+impl Clock for Ends {
     fn now(&self) -> Timestamp {
         SystemClock.now()
     }
 
     async fn sleep(&self, _: Duration) {
-        self.0.lock().unwrap().take();
+        (self.0)();
     }
+}
+
+/// The clock by which a lock that is held becomes free.
+fn freeing(held: Held) -> Ends {
+    let held = Mutex::new(Some(held));
+    Ends(Box::new(move || drop(held.lock().unwrap().take())))
 }
 
 #[tokio::test]
@@ -51,9 +62,9 @@ async fn a_command_waits_for_a_worker_that_looks_what_dead_runs_left() {
     let locks = Locks::new(dir.path().join(".locks"));
     let look = Owner { recovers: true, task_id: None, ..owner("") };
     let held = locks.take(ComponentName::Media, &look, None, &SystemClock).await.unwrap();
-    let ends = LookEnds(Mutex::new(Some(held)));
+    let ends = freeing(held);
     let held = locks.take(ComponentName::Media, &owner("a"), None, &ends).await;
-    let ends = LookEnds(Mutex::new(Some(held.unwrap())));
+    let ends = freeing(held.unwrap());
     locks.take(ComponentName::Media, &owner("b"), None, &ends).await.unwrap_err();
 }
 
@@ -63,7 +74,7 @@ async fn a_look_that_does_not_end_is_said_after_a_minute() {
     let locks = Locks::new(dir.path().join(".locks"));
     let look = Owner { recovers: true, task_id: None, ..owner("") };
     let _held = locks.take(ComponentName::Media, &look, None, &SystemClock).await.unwrap();
-    let never = LookEnds(Mutex::new(None));
+    let never = Ends(Box::new(|| ()));
     let busy = locks.take(ComponentName::Media, &owner("a"), None, &never).await.unwrap_err();
     assert_eq!(
         busy.to_string(),
@@ -92,21 +103,6 @@ async fn what_a_dead_holder_left_is_told_until_it_is_settled() {
     assert_eq!(take(&locks, "d", false).await.unwrap().left_behind(), None);
 }
 
-/// The time at which a look at the holder is over.
-#[derive(Debug)]
-struct ProbeEnds(File);
-
-#[async_trait]
-impl Clock for ProbeEnds {
-    fn now(&self) -> Timestamp {
-        SystemClock.now()
-    }
-
-    async fn sleep(&self, _: Duration) {
-        release(&self.0);
-    }
-}
-
 #[tokio::test]
 async fn a_look_at_the_holder_stops_no_run_that_does_not_wait() {
     let dir = tempfile::tempdir().unwrap();
@@ -116,7 +112,10 @@ async fn a_look_at_the_holder_stops_no_run_that_does_not_wait() {
     drop(held); // as far as the file goes, a SIGKILL: the words of the dead stay
     let probe = File::open(locks.path(ComponentName::Media)).unwrap();
     flock(&probe, FlockOperation::NonBlockingLockShared).unwrap();
-    let held = locks.take(ComponentName::Media, &owner("b"), None, &ProbeEnds(probe)).await.unwrap();
+    let held = locks
+        .take(ComponentName::Media, &owner("b"), None, &Ends(Box::new(move || release(&probe))))
+        .await
+        .unwrap();
     assert_eq!(held.left_behind(), Some("media/x.tar.zst"));
 }
 

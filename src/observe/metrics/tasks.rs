@@ -59,8 +59,8 @@ impl Metrics {
         self.foreign_messages.with_label_values(&[queue]).set(as_gauge(foreign as u64));
     }
 
-    /// Sets the numbers of messages in lists beside those of each queue that no worker reads, and removes those of all
-    /// other queues.
+    /// Sets the numbers of messages in lists beside those of each queue that this worker does not read, and removes the
+    /// numbers of all other queues.
     pub fn strays<'a>(&self, lengths: impl Iterator<Item = (&'a str, usize)>) {
         self.stray_messages.reset();
         for (queue, length) in lengths {

@@ -17,9 +17,9 @@ pub(super) struct Open {
 }
 
 impl S3Store {
-    /// Gives up uploads in parts that dead processes of this machine have noted, and those below `folders` that began longer than `older_than` ago, and returns their
-    /// number. Those of this process stay; those of others are told by their age alone, so it must be
-    /// longer than any upload takes. Other programs may have uploads in the same bucket: theirs lie
+    /// Gives up uploads in parts that dead processes of this machine have noted, and those below `folders` that began
+    /// longer than `older_than` ago, and returns their number. Uploads of this process stay; those of others are told by
+    /// their age alone, so that age must be longer than any upload takes. Other programs may have uploads in the same bucket: theirs lie
     /// elsewhere.
     ///
     /// MinIO lists uploads by whole keys only, so nothing is found there; it removes them by itself after a day.
