@@ -222,8 +222,10 @@ async fn a_restore_that_loses_rights_wants_to_be_told_so() {
         ["function public.wipe() is without PUBLIC EXECUTE", "--without-rights", "without_rights=True"];
     let (code, _, said) = lab.run(&["restore", "postgres", &id, "--yes"]);
     assert!(code != 0 && lost.iter().all(|words| said.contains(words)), "{said}");
-    let (code, _, said) = lab.run(&["restore", "weaviate", "--without-rights", "--dry-run"]);
-    assert!(code == 2 && said.contains("of postgres alone"), "{code} {said}");
+    for option in [&["--without-rights"][..], &["--without", "x"]] {
+        let (code, _, said) = lab.run(&[&["restore", "weaviate", "--dry-run"], option].concat());
+        assert!(code == 2 && said.contains("of postgres alone"), "{code} {said}");
+    }
     let planned = lab.json(&["restore", "postgres", &id, "--dry-run"])["warnings"].to_string();
     assert!(lost.iter().all(|words| planned.contains(words)), "{planned}");
     // The live database is not touched by a restore beside it, which nobody but the person who looks may read.

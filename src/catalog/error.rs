@@ -87,8 +87,7 @@ impl CatalogError {
             many => format!("there are {many}, and each"),
         };
         let PassedOver { backup_id, why } = newest;
-        let why =
-            format!("{count} is damaged or its archive is gone ({backup_id}: {why}): `list` shows them");
+        let why = format!("{count} is damaged or its archive is gone ({backup_id}: {why})");
         Self::NotFound { what: shown(reference), why }
     }
 

@@ -94,8 +94,11 @@ pub(super) async fn run(config: Config, args: RestoreArgs) -> Result<Exit, Failu
     };
     let (component, reference, without) = (args.component, args.backup.clone(), args.without.clone());
     let without_rights = args.without_rights;
-    if without_rights && component != ComponentName::Postgres {
-        let why = format!("--without-rights is of postgres alone: leave it out for {component}");
+    let given = [("--without-rights", without_rights), ("--without", !without.is_empty())];
+    if let Some((option, _)) = given.into_iter().find(|(_, is_given)| *is_given)
+        && component != ComponentName::Postgres
+    {
+        let why = format!("{option} is of postgres alone: leave it out for {component}");
         return Err(Failure::new(Exit::Usage, why));
     }
     let request = RestoreRequest { component, reference, target, without, without_rights };
