@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 use std::{fmt::Write, time::Duration};
 
 /// The time for which a task whose result nobody has stored may be delivered again, where the visibility timeout of its
-/// broker is [usual](USUAL): a message comes back after that.
+/// broker is the usual hour or less: a message comes back after that timeout.
 pub const COMES_BACK: Duration = Duration::from_hours(24);
 
 /// The visibility timeout of most brokers.
