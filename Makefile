@@ -149,3 +149,4 @@ tools-test: tools-build
 	@$(INSTALL) debian $(SERVERS) $(TOOLS) $(WATCH) $(VENV)
 	@$(INSTALL) debian "/usr/share/postgresql/*/extension/pg_cron.control:postgresql-$$(ls /usr/lib/postgresql | sort -n | tail -1)-cron"
 	@$(INSTALL) venv celery-5.3 celery-newest celery-tools postgres-16 postgres-18 juicefs boto3 hadolint
+	@$(INSTALL) go target/tools/versitygw github.com/versity/versitygw v1.8.0 github.com/versity/versitygw/cmd/versitygw

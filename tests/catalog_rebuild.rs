@@ -268,3 +268,20 @@ fn without_the_key_an_encrypted_archive_is_left_alone_and_with_it_it_gets_its_ma
     assert_eq!((&after["encryption"], &after["objects"]), (&before["encryption"], &before["objects"]));
     lab.json(&["restore", "media", "--yes"]);
 }
+
+/// Ids tell backups of the same second apart, and so does what is made of their archives.
+#[test]
+fn the_latest_of_backups_of_the_same_second_is_the_latest_after_a_rebuild_too() {
+    let lab = Lab::new().set("RUST_LOG", "").set("BACKUP_MEDIA_FULL_EVERY", 0);
+    let second = |id: &str| id[.."media_backup_20261130_072343".len()].to_owned();
+    let mut made: Vec<String> = Vec::new();
+    while !made.last_chunk().is_some_and(|[older, newer]| second(older) == second(newer)) {
+        fs::write(lab.media().join("figures/gel.txt"), made.len().to_string()).unwrap();
+        made.push(lab.json(&["backup", "media"])["backup_id"].as_str().unwrap().to_owned());
+    }
+    remove_manifests(&lab);
+    assert_eq!(ids(&rebuild(&lab, &[]).1, "made").len(), made.len());
+    lab.json(&["restore", "media", "--yes"]);
+    let newest = (made.len() - 1).to_string();
+    assert_eq!(fs::read_to_string(lab.media().join("figures/gel.txt")).unwrap(), newest);
+}

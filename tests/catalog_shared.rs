@@ -56,25 +56,44 @@ async fn machines_that_share_a_bucket_and_no_folder_leave_each_other_what_they_h
 
 #[tokio::test(flavor = "multi_thread")]
 async fn machines_that_back_up_in_the_same_second_into_one_bucket_leave_each_other_what_they_have() {
-    let config = S3Server::shared().bucket().await;
-    let machines = [(); 3].map(|()| with_bucket(Lab::new(), &config));
-    for round in 1..=3 {
-        let made: Vec<_> = std::thread::scope(|scope| {
-            let runs: Vec<_> = machines
-                .iter()
-                .map(|machine| scope.spawn(|| machine.run(&["backup", "media", "--json"])))
-                .collect();
-            runs.into_iter().map(|run| run.join().unwrap()).collect()
-        });
-        for (code, out, err) in made {
-            assert_eq!(code, 0, "{out}{err}");
+    for server in [S3Server::shared(), S3Server::versity()] {
+        let config = server.bucket().await;
+        let machines = [(); 3].map(|()| with_bucket(Lab::new(), &config));
+        for round in 1..=3 {
+            let made: Vec<_> = std::thread::scope(|scope| {
+                let runs: Vec<_> = machines
+                    .iter()
+                    .map(|machine| scope.spawn(|| machine.run(&["backup", "media", "--json"])))
+                    .collect();
+                runs.into_iter().map(|run| run.join().unwrap()).collect()
+            });
+            for (code, out, err) in made {
+                assert_eq!(code, 0, "{out}{err}");
+            }
+            let found = listed(&with_bucket(Lab::new(), &config));
+            assert_eq!(found.len(), 3 * round, "{found:?}");
         }
-        let found = listed(&with_bucket(Lab::new(), &config));
-        assert_eq!(found.len(), 3 * round, "{found:?}");
+        let verified = machines[0].json(&["verify", "media", "all"]);
+        let results = verified["results"].as_array().unwrap();
+        assert!(results.len() == 9 && results.iter().all(|found| found["ok"] == true), "{verified}");
     }
-    let verified = machines[0].json(&["verify", "media", "all"]);
-    let results = verified["results"].as_array().unwrap();
-    assert!(results.len() == 9 && results.iter().all(|found| found["ok"] == true), "{verified}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn retention_says_from_where_it_deletes_a_backup_that_stays_elsewhere() {
+    let config = S3Server::shared().bucket().await;
+    let lab = Lab::new().set("BACKUP_MEDIA_FULL_EVERY", 0).set("RUST_LOG", "");
+    let lab = with_bucket(lab, &config);
+    let in_both = backed_up(&lab);
+    let lab = lab.set("AWS_BACKUP_BUCKET", "");
+    let here = backed_up(&lab);
+    let lab = with_bucket(lab, &config);
+    let (code, out, err) = lab.run(&["prune", "--retention-days", "0"]);
+    assert_eq!(code, 0, "{out}{err}");
+    let lines: Vec<_> = out.lines().collect();
+    assert_eq!(lines[0], format!("deleted {in_both} from local"), "{out}");
+    assert!(lines.iter().any(|line| line.starts_with(&format!("kept {in_both} elsewhere ("))), "{out}");
+    assert!(lines.iter().any(|line| line.starts_with(&format!("kept {here} ("))), "{out}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

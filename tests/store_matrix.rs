@@ -39,8 +39,8 @@ fn local(faults: Faults) -> Ready<Bench> {
     ready(Bench { store: Arc::new(Faulty::new(real.clone(), faults)), real, _guard: Box::new(dir) })
 }
 
-async fn s3(prefix: &str) -> Bench {
-    let mut config = S3Server::shared().bucket().await;
+async fn s3(server: &S3Server, prefix: &str) -> Bench {
+    let mut config = server.bucket().await;
     config.prefix = S3Config::parse_prefix(prefix).unwrap();
     let real = Arc::new(S3Store::open(config, None).await.unwrap());
     Bench { store: real.clone(), real, _guard: Box::new(()) }
@@ -93,8 +93,9 @@ matrix! { holds_the_contract:
     local_good local(GOOD);
     local_short local(faulty::SHORT);
     local_slow local(faulty::SLOW);
-    s3_good s3("");
-    s3_prefix s3("backups/lab");
+    s3_good s3(S3Server::shared(), "");
+    s3_prefix s3(S3Server::shared(), "backups/lab");
+    s3_of_another_make s3(S3Server::versity(), "backups/lab");
     s3_short line(|_| Line::SlowAnswer(16, Duration::ZERO));
     s3_slow line(|_| Line::SlowAnswer(3, Duration::from_millis(1)));
     s3_cut line(once(cut));

@@ -1,4 +1,5 @@
-//! A real S3 server for tests: the front of MinIO over a folder, with signatures, parts and path style.
+//! Real S3 servers for tests: the front of MinIO over a folder, with signatures, parts and path style, and Versity's
+//! gateway, which shares no code with the front of MinIO.
 //!
 //! ```ignore
 //! let config = S3Server::shared().bucket().await;     // a bucket of your own: how the program gets in
@@ -37,15 +38,22 @@ pub struct S3Server {
 impl S3Server {
     /// The server that all tests of this process share: use a bucket each.
     pub fn shared() -> &'static Self {
-        static SHARED: LazyLock<S3Server> = LazyLock::new(S3Server::start);
+        static SHARED: LazyLock<S3Server> = LazyLock::new(|| S3Server::start(&JUICEFS));
+        &SHARED
+    }
+
+    /// The shared server of another make, for what servers may do differently.
+    pub fn versity() -> &'static Self {
+        static SHARED: LazyLock<S3Server> = LazyLock::new(|| S3Server::start(&VERSITY));
         &SHARED
     }
 
     /// Starts a server, ready to be asked.
-    pub fn start() -> Self {
+    fn start(make: &Make) -> Self {
         // Another process may take a port before the server does.
         let port = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let started = std::iter::repeat_with(|| [port(), port()]).take(5).find_map(supervise);
+        let started =
+            std::iter::repeat_with(|| [port(), port()]).take(5).find_map(|ports| supervise(make, ports));
         started.expect("the S3 server starts; its log is above")
     }
 
@@ -97,7 +105,7 @@ impl Bucket {
             .http_client(http)
             .region(Region::new("us-east-1"))
             .credentials_provider(Credentials::new(KEY_ID, SECRET, None, None, "test"))
-            .endpoint_url(format!("http://{}", S3Server::shared().address()))
+            .endpoint_url(config.endpoint.as_ref().unwrap())
             .force_path_style(true);
         Self { client: Client::from_conf(settings.build()), name: config.bucket.clone() }
     }
@@ -125,17 +133,39 @@ impl Bucket {
     }
 }
 
+/// A make of S3 servers.
+struct Make {
+    program: &'static str,
+    /// The shell command that runs the server in the current folder, on `$PORT`.
+    run: &'static str,
+}
+
+const JUICEFS: Make = Make {
+    program: "target/venv/juicefs/bin/juicefs",
+    run: r#"
+        "$PROGRAM" format sqlite3://meta.db lab --storage file --bucket "$PWD/data/" --trash-days 0 &&
+            exec "$PROGRAM" gateway --multi-buckets --keep-etag --object-meta --no-banner \
+                --no-bgjob --backup-meta 0 --cache-dir "$PWD/cache" --cache-size 0 --attr-cache 0 --dir-entry-cache 0 \
+                --metrics "127.0.0.1:$METRICS" sqlite3://meta.db "127.0.0.1:$PORT"
+    "#,
+};
+
+const VERSITY: Make = Make {
+    program: "target/tools/versitygw",
+    // Not every file system of a temporary folder has extended attributes, so metadata lie beside the objects.
+    run: r#"
+        mkdir buckets metadata &&
+            exec "$PROGRAM" --quiet --port "127.0.0.1:$PORT" posix --sidecar "$PWD/metadata" "$PWD/buckets"
+    "#,
+};
+
 /// A shell that runs the server and holds a pipe to us: when that closes, because we dropped it or
 /// because we died, it stops the server and removes the folder. In a process group of its own, so
 /// that Ctrl-C on a terminal reaches us alone.
-fn supervise([port, metrics]: [u16; 2]) -> Option<S3Server> {
+fn supervise(make: &Make, [port, metrics]: [u16; 2]) -> Option<S3Server> {
     const SCRIPT: &str = r#"
         dir=$(mktemp -d "${TMPDIR:-/tmp}/rna-s3-XXXXXX") && cd "$dir" || exit
-        "$JUICEFS" format sqlite3://meta.db lab --storage file --bucket "$dir/data/" \
-            --trash-days 0 > log 2>&1 || { cat log >&2; cd /; rm -rf "$dir"; exit 1; }
-        "$JUICEFS" gateway --multi-buckets --keep-etag --object-meta --no-banner \
-            --no-bgjob --backup-meta 0 --cache-dir "$dir/cache" --cache-size 0 --attr-cache 0 --dir-entry-cache 0 \
-            --metrics "127.0.0.1:$METRICS" sqlite3://meta.db "127.0.0.1:$PORT" >> log 2>&1 < /dev/null &
+        bash -c "$RUN" > log 2>&1 < /dev/null &
         until 2> /dev/null : < "/dev/tcp/127.0.0.1/$PORT"; do # it says nowhere when it listens
             kill -0 $! 2> /dev/null || { cat log >&2; cd /; rm -rf "$dir"; exit 1; }
             sleep 0.02
@@ -147,15 +177,16 @@ fn supervise([port, metrics]: [u16; 2]) -> Option<S3Server> {
         wait $!
         cd / && rm -rf "$dir"
     "#;
-    let program = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/venv/juicefs/bin/juicefs");
+    let program = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(make.program);
     assert!(program.exists(), "make tools-test installs {}", program.display());
     let mut supervisor = Command::new("bash")
         .args(["-c", SCRIPT])
-        .env("JUICEFS", program)
+        .env("RUN", make.run)
+        .env("PROGRAM", program)
         .env("PORT", port.to_string())
         .env("METRICS", metrics.to_string())
-        .env("MINIO_ROOT_USER", KEY_ID)
-        .env("MINIO_ROOT_PASSWORD", SECRET)
+        .envs([("MINIO_ROOT_USER", KEY_ID), ("ROOT_ACCESS_KEY", KEY_ID)])
+        .envs([("MINIO_ROOT_PASSWORD", SECRET), ("ROOT_SECRET_KEY", SECRET)])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .process_group(0)
