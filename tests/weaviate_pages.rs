@@ -1,11 +1,13 @@
-//! Pages of objects that are read ahead of each other from a real Weaviate: each object is in the export once, in the order
-//! of ids, wherever ids lie and whoever writes meanwhile.
+//! Pages of objects that are read ahead of each other from a real Weaviate, and batches that are stored beside each other: each
+//! object is in the export once, in the order of ids, wherever ids lie and whoever writes meanwhile, and nothing arrives late.
 
-use crate::support::s3_proxy::{BadLine, Line};
+use crate::support::s3_proxy::{Asked, BadLine, Line};
 use crate::support::weaviate_contents::vector;
 use crate::support::weaviate_server::{NEWEST, OLDEST, Start, WeaviateServer};
-use crate::weaviate::{backup, decode, each, left};
+use crate::weaviate::{backup, decode, each, left, restore};
 use crate::weaviate_export::{exporter, rewrite};
+use rna_backup::base::chain;
+use rna_backup::component::Target;
 use serde_json::{Value, json};
 use std::{
     cell::RefCell,
@@ -102,4 +104,41 @@ async fn each_object_is_exported_once_wherever_ids_lie_and_whoever_writes_meanwh
 fn begins_at_no_object(target: &str, found: &BTreeSet<Uuid>) -> bool {
     let after = target.split_once("&after=").map(|(_, rest)| &rest[..36]);
     after.is_some_and(|after| !found.contains(&after.parse().unwrap()))
+}
+
+/// A server with automatic schema makes a class that has been removed anew from objects that arrive later.
+#[tokio::test]
+async fn no_batch_of_an_import_that_fails_arrives_after_its_class_is_removed() {
+    const BATCH: &str = "/v1/batch/objects";
+    let server = Start::version(NEWEST).server().await;
+    let property = json!({"name": "text", "dataType": ["text"]});
+    server.make(json!({"class": "Spread", "vectorizer": "none", "properties": [property]})).await;
+    put(&server, (0..1200).map(anywhere)).await;
+    let (archive, _) = backup(&exporter(&server, None)).await.unwrap();
+    server.wipe().await;
+    // The first request tries some objects. Of the next two, which are under way at once, one is refused, and the other is sent
+    // again since its answer is lost.
+    let mut number = 0;
+    let line = BadLine::before(&server.address(), move |asked: &Asked| {
+        number += u32::from(asked.target == BATCH);
+        match number {
+            2 if asked.target == BATCH => Line::Say(422, json!({"error": [{"message": "no"}]}).to_string()),
+            3 if asked.target == BATCH => Line::LoseAnswer,
+            _ => Line::Good,
+        }
+    })
+    .await;
+    let err =
+        chain(&restore(&exporter(&server, Some(line.url())), &archive, &Target::Live).await.unwrap_err());
+    assert!(err.contains("store the objects of class Spread"), "{err}");
+    let asked = line.asked();
+    let last = |is_one: &dyn Fn(&Asked) -> bool| asked.iter().rposition(is_one).unwrap();
+    assert_eq!(
+        asked.iter().filter(|asked| asked.target == BATCH).count(),
+        4,
+        "the trial, two, and one of them again"
+    );
+    let removed = last(&|asked| asked.is_delete() && asked.target == "/v1/schema/Spread");
+    assert!(last(&|asked| asked.target == BATCH) < removed, "{asked:?}");
+    assert!(server.classes().await.is_empty());
 }

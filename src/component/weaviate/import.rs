@@ -12,13 +12,17 @@ use crate::component::weaviate::refer::{Batch as Links, plain};
 use crate::component::weaviate::server::Server;
 use crate::domain::progress::Meter;
 use bytes::Bytes;
+use futures_util::{StreamExt, stream::FuturesUnordered};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use tokio::io::AsyncRead;
 
 /// The most objects of one request, and about the most bytes.
-const MOST: usize = 200;
-const BATCH: usize = 2 << 20;
+const MOST: usize = 500;
+const BATCH: usize = 4 << 20;
+
+/// The requests that are under way at once: the server has work for all of its processors while one of them ends.
+const AT_ONCE: usize = 2;
 
 /// Classes that were made for an import, with the definitions that the server gave them.
 #[derive(Debug)]
@@ -122,7 +126,8 @@ impl Steps {
 ///
 /// # Errors
 ///
-/// When the server refuses one of them, or the archive cannot be read.
+/// When the server refuses one of them, or the archive cannot be read. No request is under way any more then: the
+/// server would store its objects after whatever is done next.
 pub(super) async fn put_objects(
     server: &Server,
     index: &Index,
@@ -130,20 +135,52 @@ pub(super) async fn put_objects(
     archive: impl AsyncRead + Unpin,
     meter: &Meter,
 ) -> Result<(), ComponentError> {
-    let mut parts = Parts::new(archive);
-    while let Some(path) = parts.next().await? {
-        let Some(name) = index.class_of(&path).filter(|name| only.contains(*name)) else { continue };
-        let references = class::references(&index.classes[name].definition);
-        let mut batch = Batch::new();
-        while parts.line(batch.next()).await? {
-            batch.take(&references)?;
-            if batch.is_full() {
-                std::mem::replace(&mut batch, Batch::new()).store(server, name, meter).await?;
+    let mut batches = Batches { parts: Parts::new(archive), index, only, class: None };
+    let mut under_way = FuturesUnordered::new();
+    let mut outcome = async {
+        while let Some((class, batch)) = batches.next().await? {
+            if under_way.len() == AT_ONCE {
+                under_way.next().await.transpose()?;
             }
+            under_way.push(batch.store(server, class, meter));
         }
-        batch.store(server, name, meter).await?;
+        Ok(())
     }
-    Ok(())
+    .await;
+    while let Some(stored) = under_way.next().await {
+        outcome = outcome.and(stored);
+    }
+    outcome
+}
+
+/// The objects of some classes of an export, a batch at a time.
+struct Batches<'a, R> {
+    parts: Parts<R>,
+    index: &'a Index,
+    only: &'a BTreeSet<String>,
+    /// The class of the part under way, and the properties of that class that are references.
+    class: Option<(&'a str, BTreeSet<String>)>,
+}
+
+impl<'a, R: AsyncRead + Unpin> Batches<'a, R> {
+    /// The next batch, and the class of its objects; `None` at the end.
+    async fn next(&mut self) -> Result<Option<(&'a str, Batch)>, ComponentError> {
+        loop {
+            if let Some((class, references)) = &self.class {
+                let mut batch = Batch::new();
+                while !batch.is_full() && self.parts.line(batch.next()).await? {
+                    batch.take(references)?;
+                }
+                if batch.count > 0 {
+                    return Ok(Some((class, batch)));
+                }
+            }
+            let Some(path) = self.parts.next().await? else { return Ok(None) };
+            let class = self.index.class_of(&path).filter(|class| self.only.contains(*class));
+            let references = |class: &str| class::references(&self.index.classes[class].definition);
+            self.class = class.map(|class| (class.as_str(), references(class)));
+        }
+    }
 }
 
 /// Objects on their way to the server: the text of a request, into which lines of an export are read.
