@@ -12,7 +12,8 @@ use rna_backup::{
 use rustix::process::{Pid, Signal, kill_process};
 use std::{
     fs::{self, File},
-    io::Read as _,
+    io::{BufRead as _, BufReader, Read as _},
+    net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, Stdio},
 };
@@ -251,4 +252,39 @@ fn a_folder_that_cannot_be_looked_at_is_not_called_a_missing_one() {
     let (code, out, err) = lab.set("BACKUP_ROOT", below_a_file.display()).run(&["list"]);
     assert_eq!((code, out.as_str()), (2, ""), "{err}");
     assert!(err.contains("Not a directory") && !err.contains("does not exist"), "{err}");
+}
+
+/// Somebody at a terminal learns what a command waits for, long before it gives up: 15 s in the case of a bucket, which
+/// gets three tries.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_says_which_server_gives_no_answer_and_how_often_it_will_be_asked() {
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let server = format!("127.0.0.1:{}", silent.local_addr().unwrap().port());
+    let bucket = Lab::new()
+        .set("AWS_BACKUP_BUCKET", "lab-silent")
+        .set("AWS_S3_ENDPOINT", format!("http://{server}"))
+        .set("AWS_ACCESS_KEY_ID", "id")
+        .set("AWS_SECRET_ACCESS_KEY", "key");
+    let database = Lab::new().set("DATABASE_URL", format!("postgres://lab@{server}/lab?connect_timeout=2"));
+    let broker = Lab::new().set("REDIS_URL", format!("redis://{server}/0"));
+    let weaviate = Lab::new().set("WEAVIATE_URL", format!("http://{server}"));
+    let cases: [(_, &[&str], _); 4] = [
+        (&bucket, &["list"], "no answer: the server did nothing for 15s; asking again, 2 more times at most"),
+        (&database, &["backup", "postgres"], "/lab: not available: no answer within 2s"),
+        (&weaviate, &["backup", "weaviate"], "Weaviate gives no answer: asking again, 2 more times at most"),
+        (&broker, &["check"], "ping redis: redis is not available: timed out"),
+    ];
+    std::thread::scope(|scope| {
+        for (lab, args, word) in cases {
+            scope.spawn(move || {
+                let mut child =
+                    lab.program(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+                let said = child.stderr.take().unwrap().chain(child.stdout.take().unwrap());
+                let mut heard = BufReader::new(said).lines().map(Result::unwrap);
+                assert!(heard.any(|line| line.contains(word)), "{args:?} ended without a word of: {word}");
+                child.kill().unwrap();
+                child.wait().unwrap();
+            });
+        }
+    });
 }

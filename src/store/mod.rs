@@ -123,8 +123,9 @@ pub trait Store: Send + Sync + fmt::Debug {
         Ok(())
     }
 
-    /// Deletes many objects, as many at once as the store can, and returns those that it did not delete, each
-    /// with the reason. One that is not there is deleted already.
+    /// Deletes many objects, as many at once as the store can, and returns those of which the store has not said that
+    /// they are gone, each with the reason: after [`StoreError::Unavailable`] the object may be there or not, and may not
+    /// have been asked for; after any other error it is there. One that is not there is deleted already.
     async fn delete_all(&self, keys: &[ObjectKey]) -> Vec<(ObjectKey, StoreError)> {
         let mut left = Vec::new();
         for key in keys {

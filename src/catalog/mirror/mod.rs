@@ -84,7 +84,7 @@ struct Todo {
 enum MirrorError {
     /// No connection.
     #[error("connect to the app's database")]
-    Connect(#[from] PoolError),
+    Connect(#[source] PoolError),
     /// The server refuses something, or went away.
     #[error("write the tables of the catalogue")]
     Database(#[from] tokio_postgres::Error),
@@ -103,6 +103,12 @@ enum MirrorError {
          run schemas/catalog.sql, which says what else to grant"
     )]
     Rights { role: String, source: tokio_postgres::Error },
+}
+
+impl From<PoolError> for MirrorError {
+    fn from(err: PoolError) -> Self {
+        if matches!(err, PoolError::Timeout(_)) { Self::Late } else { Self::Connect(err) }
+    }
 }
 
 impl MirrorError {

@@ -118,6 +118,10 @@ pub async fn connect(pool: &Pool, config: &PostgresConfig) -> Result<Object, Com
             },
             _ => sort(what.clone(), err),
         },
+        PoolError::Timeout(_) => {
+            let source = format!("no answer within {:?}", config.connect_timeout);
+            ComponentError::Unavailable { what: what.clone(), source: Some(source.into()) }
+        }
         err => ComponentError::Unavailable { what: what.clone(), source: Some(err.into()) },
     })?;
     connection.batch_execute(NO_SETTINGS).await.map_err(|err| sort(what, err))?;

@@ -52,6 +52,9 @@ impl Client {
     /// The longest time for one answer of the server, in seconds.
     const LONGEST_ANSWER: u32 = 60;
 
+    /// The question whether the server is ready, which costs it nothing.
+    const READY: &str = "/v1/.well-known/ready";
+
     /// A client of the server at `server`; nothing is asked of it yet.
     ///
     /// # Errors
@@ -199,11 +202,10 @@ impl Client {
 
     /// Looks whether the server is ready, unless it was when it last answered.
     async fn look_ready(&self) -> Result<(), Fault> {
-        const PATH: &str = "/v1/.well-known/ready";
         if self.is_ready.load(Relaxed) {
             return Ok(());
         }
-        let answer = self.send(Method::GET, PATH, None, Self::LONGEST).await?;
+        let answer = self.send(Method::GET, Self::READY, None, Self::LONGEST).await?;
         // A proxy may keep this path to itself: nothing but Weaviate's own word is believed.
         if answer.status == StatusCode::SERVICE_UNAVAILABLE {
             return Err(Fault::Away(NotReady.into()));
@@ -220,8 +222,10 @@ impl Client {
         longest: usize,
     ) -> Result<Answer, Fault> {
         let mut request = self.http.request(method, self.server.join(path));
+        // Whoever waits at a terminal hears within 15 seconds that a server says nothing.
+        let seconds = if path == Self::READY { 15 } else { Self::LONGEST_ANSWER };
         // At least so long in real time: tests shorten the server's seconds, not the machine's.
-        request = request.timeout(self.seconds(Self::LONGEST_ANSWER).max(Duration::from_secs(20)));
+        request = request.timeout(self.seconds(seconds).max(Duration::from_secs(15)));
         if let Some(key) = &self.key {
             request = request.bearer_auth(key.expose_secret());
         }
@@ -349,7 +353,7 @@ impl Turns {
         if self.left == 0 {
             return false;
         }
-        tracing::debug!(error = %err, "Weaviate gives no answer, asking again");
+        tracing::warn!(error = %err, "Weaviate gives no answer: asking again, {} more times at most", self.left);
         tokio::time::sleep(self.backoff.step()).await;
         true
     }
