@@ -1,9 +1,13 @@
-//! Restores and undos whose worker is killed between the swap and the stored result: a worker on another machine gets the task,
-//! and does nothing twice; then the first machine comes back.
+//! Tasks whose worker is killed between what they do and the stored result, restores and undos above all: a worker on another
+//! machine gets the task, and does nothing twice; then the first machine comes back.
 
 use crate::catalog_rebuild::with_bucket;
 use crate::restore_two_machines::Shared;
-use crate::support::{held_line::HeldLine, lab::Lab, s3::S3Server};
+use crate::support::{
+    held_line::HeldLine,
+    lab::{Lab, eventually},
+    s3::S3Server,
+};
 use rna_backup::domain::{
     command::task,
     component::ComponentName::{Media as MEDIA, Postgres as POSTGRES},
@@ -39,12 +43,29 @@ impl Machines {
     /// Has the worker of the first machine killed when the task is done and its result about to be stored, then `meanwhile`
     /// happen, and the second machine end the task.
     pub async fn taken_over(&self, task: &str, kwargs: Value, meanwhile: impl AsyncFnOnce()) -> Value {
+        let caught = async || {
+            tokio::task::block_in_place(|| self.line.has_caught());
+            meanwhile().await;
+        };
+        self.killed_after(Some("\"SUCCESS\""), task, kwargs, caught).await
+    }
+
+    /// Has the worker of the first machine killed when `instant` has come, and the second machine end the task. The line to
+    /// Redis stops at `word`.
+    async fn killed_after(
+        &self,
+        word: Option<&'static str>,
+        task: &str,
+        kwargs: Value,
+        instant: impl AsyncFnOnce(),
+    ) -> Value {
         let mut killed = self.first.worker();
         killed.ready().await;
-        self.line.catch("\"SUCCESS\"");
+        if let Some(word) = word {
+            self.line.catch(word);
+        }
         let id = self.first.order(task, kwargs).await;
-        tokio::task::block_in_place(|| self.line.has_caught());
-        meanwhile().await;
+        instant().await;
         killed.kill();
         self.line.clear();
         assert_ne!(self.first.result(&id).await.unwrap_or_default()["status"], "SUCCESS");
@@ -101,4 +122,72 @@ async fn a_restore_whose_worker_is_killed_before_its_result_is_stored_is_done_on
             (machines.first.manifests(name.as_str()), machines.second.manifests(name.as_str()));
         assert_eq!((ours.len(), theirs.len()), (3, 0), "{ours:?} {theirs:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pins_and_retention_whose_worker_is_killed_are_ended_by_the_other_machine() {
+    let config = S3Server::shared().bucket().await;
+    let machines =
+        Machines::new(&config, |lab| lab.set("BACKUP_KEEP_LAST", 1).set("BACKUP_MEDIA_FULL_EVERY", 0));
+    let nothing = async || {};
+    let backed_up = || machines.first.json(&["backup", "media"])["backup_id"].as_str().unwrap().to_owned();
+    let is_listed = |backup: &str, flag: &str, wanted: &Value| {
+        for lab in [&machines.first, &machines.second] {
+            let all = lab.json(&["list", "media"])["backups"].clone();
+            let found = all.as_array().unwrap().iter().find(|found| found["backup_id"] == backup);
+            assert_eq!(found.map_or(&Value::Null, |found| &found[flag]), wanted, "{all}");
+        }
+    };
+    let (older, newer) = (backed_up(), backed_up());
+    for pinned in [true, false] {
+        machines.taken_over(task::PIN, json!({"backup": older, "pinned": pinned}), nothing).await;
+        is_listed(&older, "pinned", &json!(pinned));
+    }
+    let retention = json!({"backup_type": "media", "retention_days": 0});
+    machines.taken_over(task::CLEANUP, retention, nothing).await;
+    is_listed(&older, "state", &Value::Null);
+    is_listed(&newer, "state", &json!("ok"));
+    assert_eq!(machines.first.json(&["verify", "media", "all"])["results"][0]["ok"], true);
+}
+
+/// A drill that dies leaves a database of its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn drills_whose_worker_is_killed_are_ended_by_the_other_machine_and_leave_no_copy() {
+    let config = S3Server::shared().bucket().await;
+    let shared = Shared::new("ended by others");
+    let machines = Machines::new(&config, |lab| {
+        lab.database(shared.server, &shared.database).set("MEDIA_ROOT", shared.media().display())
+    });
+    // An index that is not done where that role was there when its making began: an IMMUTABLE function sees no later
+    // state.
+    shared.server.psql(
+        &shared.database,
+        "CREATE FUNCTION wait() RETURNS int IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN
+             WHILE EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = 'drill must wait') LOOP
+                 PERFORM pg_catalog.pg_sleep(0.05);
+             END LOOP;
+             RETURN 1;
+         END $$;
+         INSERT INTO t VALUES ('backed up');
+         CREATE INDEX ON t ((public.wait()))",
+    );
+    machines.first.json(&["backup", "postgres"]);
+    let drill = json!({"component": "postgres", "drill": true});
+    shared.server.psql("postgres", "CREATE ROLE \"drill must wait\"");
+    let waits =
+        "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE 'CREATE INDEX%wait()%'";
+    let in_its_midst = async || {
+        let is_making = async || shared.server.psql("postgres", waits) == "1";
+        assert!(eventually(is_making).await, "the drill makes the index");
+        assert_eq!(shared.beside(POSTGRES), 1);
+        shared.server.psql("postgres", "DROP ROLE \"drill must wait\"");
+    };
+    let drilled = machines.killed_after(None, task::VERIFY, drill.clone(), in_its_midst).await;
+    assert_eq!(drilled["results"][0]["ok"], true, "{drilled}");
+    let drilled = machines.taken_over(task::VERIFY, drill.clone(), async || {}).await;
+    assert_eq!(drilled["results"][0]["ok"], true, "{drilled}");
+    let back = machines.first.worker();
+    machines.done(task::VERIFY, drill).await;
+    drop(back);
+    assert_eq!(shared.beside(POSTGRES), 0, "a scratch copy is left");
 }
