@@ -69,6 +69,7 @@ mod media_steps;
 mod monitoring;
 mod pin;
 mod postgres;
+mod postgres_by_hand;
 mod postgres_damage;
 mod postgres_definitions;
 mod postgres_derived;
