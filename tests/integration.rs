@@ -83,6 +83,7 @@ mod postgres_restore;
 mod postgres_restore_faults;
 mod postgres_restore_killed;
 mod postgres_rights;
+mod postgres_rights_many;
 mod postgres_rights_odd;
 mod postgres_settings;
 mod postgres_tls;
