@@ -74,6 +74,7 @@ mod postgres_damage;
 mod postgres_definitions;
 mod postgres_derived;
 mod postgres_errors;
+mod postgres_extensions;
 mod postgres_in_place;
 mod postgres_in_the_way;
 mod postgres_kinds;

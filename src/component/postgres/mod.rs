@@ -26,6 +26,7 @@ mod load;
 mod mark;
 mod membership;
 mod names;
+mod own_rows;
 mod plan;
 mod reader;
 mod refusal;
