@@ -71,6 +71,7 @@ mod pin;
 mod postgres;
 mod postgres_by_hand;
 mod postgres_damage;
+mod postgres_database;
 mod postgres_definitions;
 mod postgres_derived;
 mod postgres_errors;

@@ -18,7 +18,7 @@ fn definitions(server: &PostgresServer, name: &str) -> String {
     text.lines().filter(is_said).collect::<Vec<_>>().join("\n")
 }
 
-async fn plain_tools_bring_back_the_same(server: &PostgresServer, empty: &PostgresServer, prefix: &str) {
+fn plain_tools_bring_back_the_same(server: &PostgresServer, empty: &PostgresServer, prefix: &str) {
     let name = of_a_dba_in(server, prefix);
     server.psql(&name, EVERY_KIND);
     server.psql(
@@ -35,7 +35,8 @@ async fn plain_tools_bring_back_the_same(server: &PostgresServer, empty: &Postgr
         .set("BACKUP_COMPONENTS", "postgres")
         .set("BACKUP_PG_BIN_DIR", &bin);
     lab.json(&["backup", "postgres"]);
-    let shown = lab.json(&["show", "postgres"])["open_with"].clone();
+    let mut shown = lab.json(&["show", "postgres"])["open_with"].clone();
+    shown.as_array_mut().unwrap().insert(0, format!("PATH='{bin}':\"$PATH\"").into());
     let restored = lab.json(&["restore", "postgres", "--yes"]);
     let ours = definitions(server, &name);
     assert_eq!(dumped(server, &name), before, "{restored}");
@@ -43,14 +44,8 @@ async fn plain_tools_bring_back_the_same(server: &PostgresServer, empty: &Postgr
     // A cluster that has none of the roles.
     let folder = lab.path("empty cluster");
     fs::create_dir(&folder).unwrap();
-    let path = format!("{bin}:{}", std::env::var("PATH").unwrap());
     let port = empty.config("postgres").port.to_string();
-    let envs = [
-        ("PATH", path.as_str()),
-        ("PGHOST", empty.socket_dir().to_str().unwrap()),
-        ("PGPORT", &port),
-        ("PGUSER", "postgres"),
-    ];
+    let envs = [("PGHOST", empty.socket_dir().to_str().unwrap()), ("PGPORT", &port), ("PGUSER", "postgres")];
     shell(&folder, &shown, &envs);
     assert_eq!(definitions(empty, "restored"), ours);
     assert_eq!(empty.psql("restored", "SELECT count(*) FROM paper"), "1");
@@ -58,12 +53,12 @@ async fn plain_tools_bring_back_the_same(server: &PostgresServer, empty: &Postgr
     assert_eq!(empty.psql("restored", &member), "t");
 }
 
-#[tokio::test]
-async fn plain_pg_restore_brings_back_the_same_owners_privileges_and_definitions_in_an_empty_cluster() {
-    plain_tools_bring_back_the_same(PostgresServer::shared(), &PostgresServer::start(), "hand15").await;
+#[test]
+fn plain_pg_restore_brings_back_the_same_owners_privileges_and_definitions_in_an_empty_cluster() {
+    plain_tools_bring_back_the_same(PostgresServer::shared(), &PostgresServer::start(), "hand15");
 }
 
-#[tokio::test]
-async fn plain_pg_restore_brings_back_the_same_owners_privileges_and_definitions_in_an_empty_cluster_on_18() {
-    plain_tools_bring_back_the_same(&PostgresServer::of(18), &PostgresServer::of(18), "hand18").await;
+#[test]
+fn plain_pg_restore_brings_back_the_same_owners_privileges_and_definitions_in_an_empty_cluster_on_18() {
+    plain_tools_bring_back_the_same(&PostgresServer::of(18), &PostgresServer::of(18), "hand18");
 }

@@ -70,11 +70,6 @@ async fn changed_rows_are_named(server: &PostgresServer) {
     assert_eq!(untouched.warnings, [""; 0], "nothing was changed");
     assert_eq!(drill(&config, &archive, &untouched).await, (Vec::new(), Vec::new()));
 
-    let added = [
-        "ALTER TABLE public.units ADD COLUMN note text",
-        "CREATE INDEX by_name ON public.units USING btree (name)",
-        "CREATE TRIGGER touch BEFORE UPDATE ON public.units FOR EACH ROW EXECUTE FUNCTION suppress_redundant_updates_trigger()",
-    ];
     server.psql(&name, "UPDATE units SET name = 'metre' WHERE id = 1; INSERT INTO units VALUES (4, 'A'); UPDATE refs SET name = 'changed' WHERE id = 1");
     let (archive, facts) = backup(config.clone()).await.unwrap();
     let night = told(&facts.warnings);
@@ -108,34 +103,48 @@ async fn changed_rows_are_named(server: &PostgresServer) {
     assert_eq!(server.psql(&name, seen), "m kg s");
     by_hand(server, &name, path, line, true);
     assert_eq!(server.psql(&name, seen), "metre kg s A");
+    what_the_drill_alone_finds_is_named(server, &config).await;
+    additions_are_named(server, &config).await;
+}
 
-    // A row that was removed leaves no trace: the drill alone can tell.
-    server.psql(&name, "SET client_min_messages = error; DROP EXTENSION rna_units; CREATE EXTENSION rna_units; INSERT INTO refs VALUES (102, 'x')");
-    server.psql(&name, "DELETE FROM units WHERE id = 2");
+/// A row that was removed leaves no trace.
+async fn what_the_drill_alone_finds_is_named(server: &PostgresServer, config: &PostgresConfig) {
+    let name = &config.database;
+    let units = "Table public.units of extension rna_units";
+    server.psql(name, "SET client_min_messages = error; DROP EXTENSION rna_units; CREATE EXTENSION rna_units; INSERT INTO refs VALUES (102, 'x')");
+    server.psql(name, "DELETE FROM units WHERE id = 2");
     let (archive, facts) = backup(config.clone()).await.unwrap();
     assert_eq!(facts.warnings, [""; 0]);
-    let drilled = told(&drill(&config, &archive, &facts).await.1);
+    let drilled = told(&drill(config, &archive, &facts).await.1);
     assert!(
         drilled.contains(&format!("{units} had 2 rows of its own at the backup, and has 3 now")),
         "{drilled}"
     );
+}
 
-    // What was put on the tables: found at night, and missed by the drill.
-    server.psql(&name, &format!("{}; ALTER TABLE refs ADD COLUMN more int", added.join("; ")));
+/// What was put on the tables is found at night, and missed by the drill.
+async fn additions_are_named(server: &PostgresServer, config: &PostgresConfig) {
+    let name = &config.database;
+    let added = [
+        "ALTER TABLE public.units ADD COLUMN note text",
+        "CREATE INDEX by_name ON public.units USING btree (name)",
+        "CREATE TRIGGER touch BEFORE UPDATE ON public.units FOR EACH ROW EXECUTE FUNCTION suppress_redundant_updates_trigger()",
+    ];
+    server.psql(name, &format!("{}; ALTER TABLE refs ADD COLUMN more int", added.join("; ")));
     let (archive, facts) = backup(config.clone()).await.unwrap();
     let night = told(&facts.warnings);
     for statement in added.iter().chain(&["ALTER TABLE public.refs ADD COLUMN more integer"]) {
         assert!(night.contains(statement), "{statement}: {night}");
     }
     // The rows of that column have no table to go to.
-    let plan = component(&config).plan(&Target::Live, Some(&facts)).await.unwrap();
+    let plan = component(config).plan(&Target::Live, Some(&facts)).await.unwrap();
     assert_eq!(plan.refuses, ["public.refs"]);
-    restore_without(&config, &archive, &["public.refs"], &facts).await.unwrap();
-    server.psql(&name, "ALTER TABLE public.refs ADD COLUMN more integer");
+    restore_without(config, &archive, &["public.refs"], &facts).await.unwrap();
+    server.psql(name, "ALTER TABLE public.refs ADD COLUMN more integer");
     let rows = ["--data-only", "--schema=public", "--table=refs", "-d", name.as_str()];
-    let out = server.run("pg_restore", &name, &rows, &archive);
+    let out = server.run("pg_restore", name, &rows, &archive);
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
-    assert_eq!(server.psql(&name, "SELECT id, more FROM refs WHERE id > 100"), "102|");
+    assert_eq!(server.psql(name, "SELECT id, more FROM refs WHERE id > 100"), "102|");
 }
 
 #[tokio::test]

@@ -162,28 +162,37 @@ async fn what_a_restore_cannot_make_is_named_at_night_and_by_the_dry_run_and_the
     let count =
         "SELECT (SELECT count(*) FROM kept), (SELECT count(*) FROM base), (SELECT count(*) FROM counted)";
     assert_eq!(server.psql(&name, count), "2|0|0");
-    // The way out that the backup has named.
+    the_way_out_that_the_backup_has_named(server, &config, &archive, count).await;
+}
+
+async fn the_way_out_that_the_backup_has_named(
+    server: &PostgresServer,
+    config: &PostgresConfig,
+    archive: &[u8],
+    count: &str,
+) {
+    let name = &config.database;
     server.psql(
-        &name,
+        name,
         "ALTER TABLE base DROP CONSTRAINT base_id_check; ALTER DOMAIN public.few DROP CONSTRAINT few_check",
     );
     for table in ["--table=base", "--table=counted"] {
         let rows = ["--data-only", "--schema=public", table, "-d", name.as_str()];
-        let out = server.run("pg_restore", &name, &rows, &archive);
+        let out = server.run("pg_restore", name, &rows, archive);
         assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     }
     server.psql(
-        &name,
+        name,
         "ALTER TABLE base ADD CONSTRAINT base_id_check CHECK (public.ok(id)) NOT VALID;
          ALTER DOMAIN public.few ADD CONSTRAINT few_check CHECK (public.ok(VALUE)) NOT VALID",
     );
-    assert_eq!(server.psql(&name, count), "2|10|1");
+    assert_eq!(server.psql(name, count), "2|10|1");
     // With NOT VALID the next backup names nothing of these, and comes back.
-    server.psql(&name, "DROP MATERIALIZED VIEW IF EXISTS m.mv; DROP EXTENSION IF EXISTS hstore CASCADE");
+    server.psql(name, "DROP MATERIALIZED VIEW IF EXISTS m.mv; DROP EXTENSION IF EXISTS hstore CASCADE");
     let (archive, facts) = backup(config.clone()).await.unwrap();
     assert!(!facts.warnings.join("\n").contains("violate"), "{:?}", facts.warnings);
-    restore_without(&config, &archive, &[], &facts).await.unwrap();
-    assert_eq!(server.psql(&name, count), "2|10|1");
+    restore_without(config, &archive, &[], &facts).await.unwrap();
+    assert_eq!(server.psql(name, count), "2|10|1");
 }
 
 #[tokio::test]

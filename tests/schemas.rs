@@ -11,6 +11,7 @@ use rna_backup::domain::{
     facts::{FileCounts, TableRows},
     manifest::Manifest,
     progress::Progress,
+    properties::Properties,
     report::{
         AmendReport, BackupReport, FullBackupReport, Listing, PruneReport, RestorePlan, RestoreReport,
         UndoReport, VerifyReport,
@@ -108,6 +109,7 @@ fn a_real_manifest_is_valid_whatever_is_in_it() {
     let (name, schema, owner) = ("citext".to_owned(), "public".to_owned(), "app".to_owned());
     rights.extensions = vec![OwnedExtension { name, schema, owner }];
     full.facts.rights = Some(rights);
+    full.facts.properties = Some(Properties([("connection limit".to_owned(), "5".to_owned())].into()));
     (0..30).for_each(|n| full.facts.warn(format!("file {n} vanished")));
     for component in ComponentName::ALL {
         let plain = manifest(component, 1, &["local"]);
