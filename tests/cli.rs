@@ -26,7 +26,7 @@ fn with_postgres(database: &str) -> (Lab, String) {
 }
 
 /// Runs shell commands one after the other; they must succeed.
-fn shell(dir: &Path, commands: &Value, envs: &[(&str, &str)]) -> String {
+pub fn shell(dir: &Path, commands: &Value, envs: &[(&str, &str)]) -> String {
     let lines: Vec<&str> = commands.as_array().unwrap().iter().map(|line| line.as_str().unwrap()).collect();
     let mut path = PostgresServer::bin_dir().into_os_string();
     path.push(":");

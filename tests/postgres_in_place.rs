@@ -287,3 +287,48 @@ async fn in_place_partitioned_tables_with_keys_come_back() {
 async fn in_place_partitioned_tables_with_keys_come_back_on_18() {
     partitions_with_keys_are_restored(&PostgresServer::of(18)).await;
 }
+
+async fn extensions_of_other_owners_are_named(server: &PostgresServer) {
+    let config = of_a_poor_owner(server, "inext");
+    server.psql(
+        "inext",
+        "CREATE ROLE inext_other; GRANT inext_other TO inext; GRANT CREATE ON DATABASE inext TO inext_other;
+         GRANT CREATE ON SCHEMA public TO inext_other; SET ROLE inext_other; CREATE EXTENSION citext; RESET ROLE; SET ROLE inext;
+         CREATE TABLE t (id int, name citext); INSERT INTO t VALUES (1, 'x')",
+    );
+    let (archive, facts) = backup(config.clone()).await.unwrap();
+    let words = "Extension citext belongs to inext after a restore and belonged to inext_other at the backup";
+    let plan = component(&config).plan(&Target::Live, Some(&facts)).await.unwrap();
+    assert!(plan.advice.iter().any(|said| said.starts_with(words)), "{plan:?}");
+    server.psql("inext", "DELETE FROM t");
+    let meter = Meter::default();
+    let staged = component(&config).stage(&mut &*archive, &Target::Live, Some(&facts), &meter).await.unwrap();
+    staged.swap().await.unwrap();
+    let warnings = meter.take_warnings();
+    assert!(warnings.len() == 1 && warnings[0].starts_with(words), "{warnings:?}");
+    assert_eq!(
+        server.psql(
+            "inext",
+            "SELECT count(*), (SELECT extowner::regrole FROM pg_extension WHERE extname = 'citext') FROM t"
+        ),
+        "1|inext"
+    );
+
+    // One that its owner may not make anew is refused, and nothing is touched.
+    server.psql(
+        "inext",
+        "ALTER ROLE inext_other SUPERUSER; SET ROLE inext_other; CREATE EXTENSION pageinspect; RESET ROLE; ALTER ROLE inext_other NOSUPERUSER",
+    );
+    let (archive, facts) = backup(config.clone()).await.unwrap();
+    server.psql("inext", "DELETE FROM t");
+    let said = chain(&restore(&config, &archive, &facts).await.unwrap_err());
+    assert!(said.contains("Extension pageinspect cannot be created by \"inext\""), "{said}");
+    assert_eq!(server.psql("inext", "SELECT count(*) FROM t"), "0");
+}
+
+#[tokio::test]
+async fn in_place_extensions_of_other_owners_are_named_or_refused_before_anything_is_touched() {
+    for server in [PostgresServer::start(), PostgresServer::of(18)] {
+        extensions_of_other_owners_are_named(&server).await;
+    }
+}

@@ -80,13 +80,7 @@ async fn in_place_what_was_made_after_the_backup_and_is_in_the_way_is_named_with
     what_came_later_is_named(&PostgresServer::of(18)).await;
 }
 
-#[tokio::test]
-async fn a_connection_pooler_is_recognised_before_a_restore() {
-    let bouncer = Path::new("/usr/sbin/pgbouncer");
-    if !bouncer.exists() {
-        return println!("pgbouncer is not installed");
-    }
-    let server = PostgresServer::start();
+async fn a_pooler_is_recognised(server: &PostgresServer, bouncer: &Path) {
     server.database("pooled", "");
     let folder = tempfile::tempdir().unwrap();
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
@@ -108,7 +102,7 @@ async fn a_connection_pooler_is_recognised_before_a_restore() {
     }
     command.arg("-q").arg(&ini).stderr(std::process::Stdio::null());
     let mut running = command.process_group(0).spawn().unwrap();
-    let config = PostgresConfig { port, ..with_own_clients(&server, "pooled") };
+    let config = PostgresConfig { port, ..with_own_clients(server, "pooled") };
     let (mut tries, mut said) = (0, String::new());
     while tries < 100 {
         said = match component(&config).check().await {
@@ -130,6 +124,17 @@ async fn a_connection_pooler_is_recognised_before_a_restore() {
     );
     let planned = chain(&planned.unwrap_err());
     assert!(planned.contains("name the PostgreSQL server itself"), "{planned}");
+}
+
+#[tokio::test]
+async fn a_connection_pooler_is_recognised_before_a_restore() {
+    let bouncer = Path::new("/usr/sbin/pgbouncer");
+    if !bouncer.exists() {
+        return println!("pgbouncer is not installed");
+    }
+    for server in [PostgresServer::start(), PostgresServer::of(18)] {
+        a_pooler_is_recognised(&server, bouncer).await;
+    }
 }
 
 /// A server with `pg_cron`, which can only be in one database; none where it is not installed.

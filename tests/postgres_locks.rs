@@ -2,7 +2,7 @@
 
 use crate::postgres::backup;
 use crate::postgres_restore::{component, stage, with_own_clients};
-use crate::support::postgres::PostgresServer;
+use crate::support::{lab::Lab, postgres::PostgresServer};
 use bytes::Bytes;
 use rna_backup::base::chain;
 use rna_backup::component::postgres::Postgres;
@@ -10,7 +10,7 @@ use rna_backup::component::{Component, Target};
 use rna_backup::domain::progress::Meter;
 use rna_backup::stream::{Content, Output};
 use std::{io, process::Stdio, time::Duration};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 
 /// Somebody's session, which stays in its transaction until it is dropped.
 struct Session(tokio::process::Child);
@@ -18,7 +18,6 @@ struct Session(tokio::process::Child);
 impl Session {
     /// Runs statements and returns when they are done.
     async fn begin(server: &PostgresServer, database: &str, sql: &str) -> Self {
-        use tokio::io::AsyncBufReadExt;
         let mut psql = tokio::process::Command::new(server.bin().join("psql"))
             .args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1"])
             .env("PGHOST", server.socket_dir())
@@ -33,7 +32,7 @@ impl Session {
             .unwrap();
         let script = format!("BEGIN; {sql}; SELECT 'ready';\n");
         psql.stdin.as_mut().unwrap().write_all(script.as_bytes()).await.unwrap();
-        let mut lines = tokio::io::BufReader::new(psql.stdout.as_mut().unwrap()).lines();
+        let mut lines = BufReader::new(psql.stdout.as_mut().unwrap()).lines();
         while lines.next_line().await.unwrap().expect("psql goes on") != "ready" {}
         Self(psql)
     }
@@ -70,6 +69,29 @@ async fn until_phase(meter: &Meter, words: &str) -> String {
     tokio::time::timeout(Duration::from_secs(30), seen).await.expect("the phase comes")
 }
 
+/// A backup by hand says so on standard error, where no bar is drawn.
+async fn a_lock_is_named_by_hand(server: &PostgresServer, name: &str) {
+    let holder = Session::begin(server, name, "LOCK TABLE s.b IN ACCESS EXCLUSIVE MODE").await;
+    let lab = Lab::new().database(server, name).set("BACKUP_COMPONENTS", "postgres");
+    let lab = lab.set("BACKUP_PG_BIN_DIR", server.bin().display());
+    let mut command = tokio::process::Command::from(lab.program(&["backup", "postgres"]));
+    let mut run = command.stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
+    let mut lines = BufReader::new(run.stderr.take().unwrap()).lines();
+    let told = async {
+        loop {
+            let line = lines.next_line().await.unwrap().expect("the backup waits");
+            if line.starts_with("postgres: waiting: ") {
+                return line;
+            }
+        }
+    };
+    let line = tokio::time::timeout(Duration::from_secs(30), told).await.expect("the line comes");
+    assert!(line.contains("a lock on s.b, held by pid ") && line.contains("(a migration, since 2"), "{line}");
+    holder.end().await;
+    while lines.next_line().await.unwrap().is_some() {}
+    assert!(run.wait().await.unwrap().success());
+}
+
 async fn a_lock_is_named(server: &PostgresServer) {
     let name = server.database("locked", "");
     server.psql(&name, "CREATE TABLE a (n int); CREATE SCHEMA s; CREATE TABLE s.b (n int)");
@@ -87,6 +109,7 @@ async fn a_lock_is_named(server: &PostgresServer) {
     holder.end().await;
     run.await.unwrap();
     assert!(!shown.read().2.contains("waiting"));
+    a_lock_is_named_by_hand(server, &name).await;
 }
 
 #[tokio::test]

@@ -7,10 +7,11 @@ use rna_backup::domain::{
     command::Command,
     component::ComponentName,
     definitions::{Definitions, KindOfDefinitions},
-    derived::{Derived, Foreseen, Unqualified, VIEW},
+    derived::{Derived, Foreseen, OwnRows, Unqualified, VIEW},
     facts::{FileCounts, TableRows},
     manifest::Manifest,
     progress::Progress,
+    properties::Properties,
     report::{
         AmendReport, BackupReport, FullBackupReport, Listing, PruneReport, RestorePlan, RestoreReport,
         UndoReport, VerifyReport,
@@ -85,6 +86,14 @@ fn a_real_manifest_is_valid_whatever_is_in_it() {
         unqualified: vec![Unqualified { kind, name, said }],
         refused: vec![Foreseen { name: "public.mv".into(), warning: "It cannot be filled.".into() }],
         on_extensions: vec!["CREATE INDEX".into()],
+        own_rows: vec![OwnRows {
+            table: "public.units".into(),
+            extension: "lookup".into(),
+            version: "1.0".into(),
+            rows: 3,
+            hash: "-7".into(),
+            changed: 1,
+        }],
         lc_monetary: Some("de_DE.UTF-8".into()),
         tablespaces: vec!["fast".into()],
         left_out: vec!["Index public.slow is invalid.".into()],
@@ -100,6 +109,7 @@ fn a_real_manifest_is_valid_whatever_is_in_it() {
     let (name, schema, owner) = ("citext".to_owned(), "public".to_owned(), "app".to_owned());
     rights.extensions = vec![OwnedExtension { name, schema, owner }];
     full.facts.rights = Some(rights);
+    full.facts.properties = Some(Properties([("connection limit".to_owned(), "5".to_owned())].into()));
     (0..30).for_each(|n| full.facts.warn(format!("file {n} vanished")));
     for component in ComponentName::ALL {
         let plain = manifest(component, 1, &["local"]);

@@ -30,10 +30,57 @@ pub struct Derived {
     /// them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub on_extensions: Vec<String>,
+    /// Rows of tables of extensions that are not in the archive.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub own_rows: Vec<OwnRows>,
     /// The user mappings whose options the role of the backup may not read, each as the statement that changes it. The
     /// first of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub hidden_mappings: Vec<String>,
+}
+
+/// The rows of a table of an extension that are the extension's own: `CREATE EXTENSION` writes them, and no archive has them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OwnRows {
+    /// The table with its schema, quoted.
+    pub table: String,
+    /// The name of the extension.
+    pub extension: String,
+    /// The version of the extension.
+    pub version: String,
+    /// The number of rows.
+    pub rows: u64,
+    /// A hash of all rows, whatever their order: a number of the server's.
+    pub hash: String,
+    /// The number of rows that no script of the extension has written.
+    pub changed: u64,
+}
+
+impl OwnRows {
+    /// The loss and its cure, as a whole sentence; `None` where the rows are in `found`, or where the table is not and nobody
+    /// has changed the rows. Rows of another version of the extension are others by themselves.
+    fn lost(&self, found: &[Self]) -> Option<String> {
+        let Self { table, extension, rows, changed, .. } = self;
+        let what = match found.iter().find(|found| found.table == *table) {
+            // Rows that scripts alone have written may hold the time at which they did.
+            Some(found) if found.rows == *rows && (*changed == 0 || found.hash == self.hash) => return None,
+            Some(found) if found.version == self.version => {
+                format!(
+                    "had {rows} rows of its own at the backup, and has {} now that are not the same",
+                    found.rows
+                )
+            }
+            _ if *changed > 0 => {
+                format!("has rows that were added or changed since CREATE EXTENSION, {changed} in all")
+            }
+            _ => return None,
+        };
+        Some(format!(
+            "Table {table} of extension {extension} {what}, and pg_dump leaves them out: keep them beside the backup (psql: \\copy \
+             {table} TO 'rows.copy'), and bring them back after a restore, each on a line of its own: BEGIN; DELETE FROM {table}; \\copy {table} FROM \
+             'rows.copy'; COMMIT."
+        ))
+    }
 }
 
 /// An object that a restore cannot make as it was.
@@ -64,7 +111,7 @@ impl Derived {
     pub const KEPT: usize = 200;
 
     /// Returns whole sentences about the statements on tables of extensions that `pg_dump` leaves out and `found` has not,
-    /// and about user mappings without options.
+    /// about rows of extensions that are others in `found`, and about user mappings without options.
     pub fn lost(&self, found: &Self) -> Vec<String> {
         let not_found = |statement: &&String| !found.on_extensions.contains(statement);
         let on_extensions: Vec<_> = self.on_extensions.iter().filter(not_found).cloned().collect();
@@ -83,7 +130,8 @@ impl Derived {
                 mappings.join("; ")
             )
         });
-        on_extensions.into_iter().chain(mappings).collect()
+        let own_rows = self.own_rows.iter().filter_map(|rows| rows.lost(&found.own_rows));
+        on_extensions.into_iter().chain(own_rows).chain(mappings).collect()
     }
 }
 

@@ -4,6 +4,7 @@ use crate::domain::definitions::Definitions;
 use crate::domain::derived::Derived;
 use crate::domain::id::BackupId;
 use crate::domain::metadata::MetadataCounts;
+use crate::domain::properties::Properties;
 use crate::domain::rights::Rights;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -141,6 +142,9 @@ pub struct Facts {
     /// Definitions of the objects of a database.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub definitions: Option<Definitions>,
+    /// Properties of a database itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub properties: Option<Properties>,
     /// The parts of a database beside rows and rights.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub derived: Option<Derived>,

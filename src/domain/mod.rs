@@ -13,6 +13,7 @@ pub mod listing;
 pub mod manifest;
 pub mod metadata;
 pub mod progress;
+pub mod properties;
 pub mod rebuild;
 pub mod report;
 pub mod retention;

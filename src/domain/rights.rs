@@ -117,12 +117,14 @@ pub fn ident(name: &str) -> String {
 }
 
 impl RoleInUse {
-    /// The statements that make the role as it was, without its password.
-    pub fn create_statements(&self) -> String {
-        let name = ident(&self.name);
-        let create = format!("CREATE ROLE {name} {}", self.attributes);
-        let member = self.member_of.iter().map(|of| format!("GRANT {} TO {name}", ident(of)));
-        std::iter::once(create).chain(member).collect::<Vec<_>>().join("; ")
+    /// The statements that make roles as they were, without their passwords: memberships once all of them are there.
+    pub fn create_statements<'a>(roles: impl IntoIterator<Item = &'a Self> + Clone) -> Vec<String> {
+        let create = |role: &Self| format!("CREATE ROLE {} {}", ident(&role.name), role.attributes);
+        let grants = |role: &'a Self| {
+            role.member_of.iter().map(|of| format!("GRANT {} TO {}", ident(of), ident(&role.name)))
+        };
+        let created = roles.clone().into_iter().map(create);
+        created.chain(roles.into_iter().flat_map(grants)).collect()
     }
 
     /// Returns whether the role is a superuser, of whom nobody should become a member for a restore.

@@ -60,11 +60,11 @@ fn commands(location: &str, options: &str) -> Vec<String> {
 /// The commands for a backup of PostgreSQL. Owners and privileges come back where the roles are there.
 fn of_postgres(rights: Option<&Rights>, location: &str) -> Vec<String> {
     let read = read(location);
-    let make = |role: &RoleInUse| {
-        let statements = quoted(&role.create_statements());
-        format!("psql --dbname=postgres --command={statements} || true   # it may be there")
+    let make = |statement: String| {
+        format!("psql --dbname=postgres --command={} || true   # it may be there", quoted(&statement))
     };
-    let roles = rights.iter().flat_map(|rights| &rights.roles).map(make);
+    let roles = rights.map(|rights| RoleInUse::create_statements(&rights.roles)).unwrap_or_default();
+    let roles = roles.into_iter().map(make);
     let unpack = [
         format!("{read} | pg_restore --list"),
         "createdb restored".to_owned(),

@@ -5,7 +5,9 @@ use crate::component::postgres::{
     config::PostgresConfig,
     connect::{self, sort},
     mark::{self, FRESH, Mark, Role},
+    properties,
 };
+use crate::domain::properties::Properties;
 use deadpool_postgres::{
     ClientWrapper, Object,
     tokio_postgres::{self, error::SqlState},
@@ -183,10 +185,13 @@ impl Admin {
     ///
     /// As sorted.
     pub async fn marked(&self, by: &str) -> Result<Vec<Mark>, ComponentError> {
-        let list = "SELECT d.datname::text, s.description FROM pg_database d
+        // Names and comments of databases of others may be bytes of another encoding.
+        let list = "SELECT textsend(d.datname::text), textsend(s.description)
+                      FROM pg_database d
                       JOIN pg_shdescription s ON s.objoid = d.oid AND s.classoid = 'pg_database'::regclass";
         let rows = self.client.query(list, &[]).await.map_err(|err| fault("list databases", err))?;
-        let marks = rows.iter().filter_map(|row| Mark::parse(row.get(0), row.get(1)));
+        let text = |row: &tokio_postgres::Row, column: usize| String::from_utf8(row.get(column)).ok();
+        let marks = rows.iter().filter_map(|row| Mark::parse(&text(row, 0)?, &text(row, 1)?));
         let mut marks: Vec<_> = marks.filter(|mark| mark.by == by).collect();
         marks.sort_by_key(|mark| mark.at);
         Ok(marks)
@@ -239,10 +244,14 @@ impl Admin {
             self.client.batch_execute(&format!("DROP DATABASE IF EXISTS {quoted} WITH (FORCE)")).await;
         match force {
             // Before 13 there was no such option.
-            Err(err) if err.code() == Some(&tokio_postgres::error::SqlState::SYNTAX_ERROR) => {
+            Err(err) if err.code() == Some(&SqlState::SYNTAX_ERROR) => {
                 self.close_sessions(name).await?;
                 self.client.batch_execute(&format!("DROP DATABASE IF EXISTS {quoted}")).await.map_err(failed)
             }
+            Err(err) if err.code() == Some(&SqlState::OBJECT_IN_USE) => match self.keeps(name).await? {
+                Some(what) => Err(ComponentError::Unusable { what, source: Some(err.into()) }),
+                None => Err(failed(err)),
+            },
             done => done.map_err(failed),
         }
     }
@@ -293,45 +302,6 @@ impl Admin {
         }
     }
 
-    /// Refuses a database that is an active subscriber: what is renamed would go on to take the rows that arrive, and the
-    /// restored one would get none.
-    ///
-    /// # Errors
-    ///
-    /// [`ComponentError::Unusable`]; as sorted.
-    pub async fn nothing_arrives_in(&self, name: &str) -> Result<(), ComponentError> {
-        let ask = "SELECT string_agg(format('ALTER SUBSCRIPTION %I DISABLE', subname), '; ' ORDER BY subname)
-                     FROM pg_subscription JOIN pg_database d ON d.oid = subdbid WHERE datname = $1 AND subenabled";
-        let found = self.client.query_one(ask, &[&name]).await;
-        let found = found.map_err(|err| fault(format!("look for subscriptions in {name}"), err))?;
-        let Some(disable) = found.get::<_, Option<String>>(0) else { return Ok(()) };
-        let what = format!(
-            "database {name} is an active subscriber, and the rows that arrive would go on into what is set aside: run in \
-             it first: {disable}; and after the restore make the subscription anew in the restored database"
-        );
-        Err(ComponentError::Unusable { what, source: None })
-    }
-
-    /// Everything that hangs on a database by its identity and so stays with what a restore sets aside, in words.
-    ///
-    /// # Errors
-    ///
-    /// As sorted.
-    pub async fn stays_with(&self, name: &str) -> Result<Vec<String>, ComponentError> {
-        const ASK: &str = "
-            SELECT format('Subscription %I stays with the database that is set aside: make it anew in the restored one '
-                          '(CREATE SUBSCRIPTION … WITH (create_slot = false)), and in the other ALTER SUBSCRIPTION %1$I '
-                          'SET (slot_name = NONE) and DROP SUBSCRIPTION %1$I, or it can never be removed.', subname)
-              FROM pg_subscription JOIN pg_database d ON d.oid = subdbid WHERE datname = $1
-            UNION ALL
-            SELECT format('Replication slot %s stays with the database that is set aside, which cannot be removed while it '
-                          'is there: SELECT pg_drop_replication_slot(%1$L), and let whoever reads it begin anew.', slot_name)
-              FROM pg_replication_slots WHERE database = $1";
-        let rows = self.client.query(ASK, &[&name]).await;
-        let rows = rows.map_err(|err| fault(format!("look what hangs on {name}"), err))?;
-        Ok(rows.iter().map(|row| row.get(0)).collect())
-    }
-
     /// Runs statements in one transaction, all in one message: the server makes a [transaction] of it, and each way
     /// there and back would be time in which nobody can use the database.
     ///
@@ -345,12 +315,16 @@ impl Admin {
     }
 
     /// Tries each statement in a transaction that is then taken back, and tells those that the server refuses, each with
-    /// the server's words.
+    /// the server's words, and the properties that the database `of` has by then.
     ///
     /// # Errors
     ///
     /// As sorted, where the server might say something else the next time.
-    pub async fn rehearse(&mut self, statements: &[String]) -> Result<Vec<(String, String)>, ComponentError> {
+    pub async fn rehearse(
+        &mut self,
+        statements: &[String],
+        of: &str,
+    ) -> Result<(Vec<(String, String)>, Properties), ComponentError> {
         let failed = |err| fault("try settings and grants of the database", err);
         let mut refused = Vec::new();
         let mut transaction = self.client.transaction().await.map_err(failed)?;
@@ -370,7 +344,8 @@ impl Admin {
                 (_, failure) => return Err(failure),
             }
         }
+        let found = properties::read(&*transaction, of).await?;
         transaction.rollback().await.map_err(failed)?;
-        Ok(refused)
+        Ok((refused, found))
     }
 }

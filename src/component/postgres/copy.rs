@@ -3,14 +3,16 @@
 use crate::component::postgres::{
     Order,
     admin::{self, Admin, fault},
+    comparison::{Tried, compare_properties, untried, wrong_definitions, wrong_rights},
     config::PostgresConfig,
     database, definitions, entries, extensions,
     goal::Goal,
     hold::Hold,
     load::Load,
     mark::{Mark, Role, comment_on},
+    properties,
     refusal::{self, Refusal},
-    rights::{PUBLIC_OF_THE_OWNER, Way},
+    rights::PUBLIC_OF_THE_OWNER,
     sessions,
     snapshot::{Server, Snapshot},
     swap::Exchange,
@@ -58,9 +60,9 @@ impl Copy {
         feed: Feed<'_>,
         meter: &Meter,
     ) -> Result<Self, ComponentError> {
-        let (name, unset) = create(&mut goal, config, meter).await?;
+        let (name, tried) = create(&mut goal, config, meter).await?;
         let inside = PostgresConfig { database: name.clone(), ..config.clone() };
-        match whole(&goal, &inside, order, &unset, feed, meter).await {
+        match whole(&goal, &inside, order, tried, feed, meter).await {
             Ok((counts, wrong, without)) => {
                 let exchange = Exchange {
                     config: config.clone(),
@@ -89,7 +91,7 @@ async fn whole(
     goal: &Goal,
     inside: &PostgresConfig,
     order: &Order,
-    unset: &BTreeSet<String>,
+    tried: Tried,
     feed: Feed<'_>,
     meter: &Meter,
 ) -> Result<(Counts, Vec<String>, Vec<Refusal>), ComponentError> {
@@ -113,6 +115,7 @@ async fn whole(
     let name_others =
         || others.iter().for_each(|other| meter.warn(format!("Not as in the backup: {other}.")));
     if goal.drill {
+        wrong.extend(compare_properties(goal, &tried, tried.found.clone(), facts, meter).await?);
         for words in untried(goal, facts) {
             meter.warn(words);
         }
@@ -140,18 +143,14 @@ async fn whole(
         Some(live) => live.dress(&goal.admin, &inside.database).await?,
         None => vec![database::unlimited(&inside.database)],
     };
-    dress.retain(|statement| !unset.contains(statement));
+    dress.retain(|statement| !tried.refused.contains(statement));
     let dressed = goal.admin.at_once(&dress).await;
     dressed.map_err(|err| fault("carry over settings and grants of the database", err))?;
+    let present = properties::read(&*goal.admin.client, &inside.database).await?;
+    for wrong in compare_properties(goal, &tried, present, facts, meter).await? {
+        meter.warn(format!("Not taken over from the live database: {wrong}."));
+    }
     Ok((found.counts, wrong, without))
-}
-
-/// The parts of a restore that a drill has neither tried nor compared, in whole sentences; of a restore, the plan says so.
-fn untried(goal: &Goal, facts: Option<&Facts>) -> Vec<String> {
-    let lost = goal.lost_rights(facts).map(|lost| {
-        format!("Neither tried nor compared, and a restore wants to be told --without-rights: {lost}")
-    });
-    goal.lost_tablespaces.iter().cloned().chain(goal.uncompared(facts)).chain(lost).collect()
 }
 
 /// Creates an empty database beside the live one, with our mark, and tries whether the role may give it everything that
@@ -160,7 +159,7 @@ async fn create(
     goal: &mut Goal,
     config: &PostgresConfig,
     meter: &Meter,
-) -> Result<(String, BTreeSet<String>), ComponentError> {
+) -> Result<(String, Tried), ComponentError> {
     let at = Timestamp::now();
     goal.admin.announce(&config.database).await?;
     let name = goal.admin.free_name(&goal.name, Role::Copy, at).await?;
@@ -180,20 +179,23 @@ async fn create(
         allow: true,
         deeds: None,
     };
-    let mut refused = BTreeSet::new();
     let marked = async {
         goal.admin.client.batch_execute(&comment_on(&name, Some(&mark.text()))).await.map_err(failed)?;
-        for (statement, words) in goal.try_properties(&name).await? {
+        let (warned, found) = goal.try_properties(&name).await?;
+        let mut refused = BTreeSet::new();
+        for (statement, words) in warned {
             meter.warn(words);
             refused.insert(statement);
         }
-        Ok(())
+        Ok(Tried { refused, found })
     };
-    if let Err(err) = marked.await {
-        let _ = goal.admin.drop_database(&name).await;
-        return Err(err);
+    match marked.await {
+        Ok(tried) => Ok((name, tried)),
+        Err(err) => {
+            let _ = goal.admin.drop_database(&name).await;
+            Err(err)
+        }
     }
-    Ok((name, refused))
 }
 
 /// Loads the archive, and tells the entries that the server has refused.
@@ -253,30 +255,6 @@ async fn prepare(goal: &Goal, inside: &PostgresConfig, rights: &Rights) -> Resul
         Some(creator) => extensions::create(&client, &rights.extensions, creator).await,
         None => Ok(()),
     }
-}
-
-/// The owners and privileges of a copy that are not those of the backup, in words. Nothing is compared where they are not
-/// restored, and between two major versions, which have other privileges.
-fn wrong_rights(goal: &Goal, facts: Option<&Facts>, found: &Rights) -> Vec<String> {
-    let is_comparable = matches!(goal.rights, Way::AsTheyWere(_)) && goal.is_of_its_version(facts);
-    let Some(promised) = facts.and_then(|facts| facts.rights.as_ref()).filter(|_| is_comparable) else {
-        return Vec::new();
-    };
-    let (mut promised, mut found) = (promised.clone(), found.clone());
-    if facts.is_none_or(|facts| facts.definitions.is_none()) {
-        // Programs that noted no definitions counted the functions that the server makes with a range type.
-        promised.kinds.remove("function");
-        found.kinds.remove("function");
-    }
-    promised.differences(&found, goal.admin.superuser)
-}
-
-/// The definitions of a copy that are not those of the backup, in words. Nothing is compared between two major versions,
-/// which have other properties.
-fn wrong_definitions(goal: &Goal, facts: Option<&Facts>, found: &definitions::Found) -> Vec<String> {
-    let promised = facts.and_then(|facts| facts.definitions.as_ref());
-    let compared = promised.filter(|_| goal.is_of_its_version(facts));
-    compared.map(|promised| promised.differences(&found.definitions, &found.strangers)).unwrap_or_default()
 }
 
 /// The contents of a copy.

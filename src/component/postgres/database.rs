@@ -4,6 +4,7 @@ use crate::component::ComponentError;
 use crate::component::postgres::{
     admin::{Admin, fault},
     mark::{FRESH, Mark, Role, ident, literal},
+    names::decode_shared,
 };
 use crate::domain::deed::Deed;
 use serde_json::Value;
@@ -49,12 +50,13 @@ impl Database {
     pub async fn find(admin: &Admin, name: &str) -> Result<Option<Self>, ComponentError> {
         const FIND: &str = "
             SELECT d.oid, pg_get_userbyid(d.datdba)::text, pg_encoding_to_char(d.encoding)::text, t.spcname::text,
-                   shobj_description(d.oid, 'pg_database'), d.datallowconn, to_jsonb(d)::text,
+                   textsend(shobj_description(d.oid, 'pg_database')), d.datallowconn, to_jsonb(d)::text,
                    CASE WHEN has_database_privilege(d.oid, 'CONNECT') THEN pg_database_size(d.oid) ELSE 0 END
               FROM pg_database d JOIN pg_tablespace t ON t.oid = d.dattablespace WHERE d.datname = $1";
         let row = admin.client.query_opt(FIND, &[&name]).await;
         let Some(row) = row.map_err(|err| fault("look at the database", err))? else { return Ok(None) };
-        let comment: Option<String> = row.get(4);
+        let encoding: String = row.get(2);
+        let comment = row.get::<_, Option<Vec<u8>>>(4).map(|raw| decode_shared(raw, &encoding));
         let mark = comment.as_deref().and_then(|text| Mark::parse(name, text));
         let (comment, allows, deeds) = match mark {
             Some(mark) if mark.role == Role::Closed => (mark.comment, mark.allow, mark.deeds),
@@ -65,7 +67,7 @@ impl Database {
             name: name.to_owned(),
             oid: row.get(0),
             owner: row.get(1),
-            encoding: row.get(2),
+            encoding,
             tablespace: row.get(3),
             comment,
             allows,
@@ -138,14 +140,14 @@ impl Database {
 
     async fn settings(&self, admin: &Admin, copy: &str) -> Result<Vec<String>, ComponentError> {
         const SETTINGS: &str = "
-            SELECT r.rolname::text, split_part(c, '=', 1), substr(c, strpos(c, '=') + 1)
+            SELECT textsend(r.rolname::text), split_part(c, '=', 1), substr(c, strpos(c, '=') + 1)
               FROM pg_db_role_setting s LEFT JOIN pg_roles r ON r.oid = s.setrole, unnest(s.setconfig) c
              WHERE s.setdatabase = $1";
         let rows = admin.client.query(SETTINGS, &[&self.oid]).await;
         let rows = rows.map_err(|err| fault("read the settings of the database", err))?;
         let statement = |row: &deadpool_postgres::tokio_postgres::Row| {
-            let (role, name, value): (Option<String>, String, String) = (row.get(0), row.get(1), row.get(2));
-            let whose = role.map_or_else(
+            let (role, name, value): (Option<Vec<u8>>, String, String) = (row.get(0), row.get(1), row.get(2));
+            let whose = role.map(|raw| decode_shared(raw, &self.encoding)).map_or_else(
                 || format!("DATABASE {copy}"),
                 |role| format!("ROLE {} IN DATABASE {copy}", ident(&role)),
             );
@@ -156,14 +158,15 @@ impl Database {
 
     async fn grants(&self, admin: &Admin, copy: &str) -> Result<Vec<String>, ComponentError> {
         const GRANTS: &str = "
-            SELECT g.rolname::text, a.privilege_type, a.is_grantable
+            SELECT textsend(g.rolname::text), a.privilege_type, a.is_grantable
               FROM pg_database d, aclexplode(d.datacl) a LEFT JOIN pg_roles g ON g.oid = a.grantee WHERE d.oid = $1";
         let rows = admin.client.query(GRANTS, &[&self.oid]).await;
         let rows = rows.map_err(|err| fault("read the grants of the database", err))?;
         let owner = ident(&self.owner);
         let mut sql = vec![format!("REVOKE ALL ON DATABASE {copy} FROM PUBLIC, {owner}")];
         sql.extend(rows.iter().map(|row| {
-            let whom = row.get::<_, Option<String>>(0).map_or("PUBLIC".to_owned(), |role| ident(&role));
+            let role = row.get::<_, Option<Vec<u8>>>(0).map(|raw| decode_shared(raw, &self.encoding));
+            let whom = role.map_or("PUBLIC".to_owned(), |role| ident(&role));
             let option = if row.get(2) { " WITH GRANT OPTION" } else { "" };
             format!("GRANT {} ON DATABASE {copy} TO {whom}{option}", row.get::<_, &str>(1))
         }));

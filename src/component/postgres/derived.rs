@@ -2,7 +2,7 @@
 //! and what users have put on tables of extensions.
 
 use crate::component::ComponentError;
-use crate::component::postgres::{connect::sort, since::of_version};
+use crate::component::postgres::{connect::sort, own_rows, since::of_version};
 use crate::domain::derived::{Derived, Unqualified};
 use deadpool_postgres::{Transaction, tokio_postgres::Row};
 use std::time::{Duration, Instant};
@@ -35,7 +35,8 @@ const LEFT_OUT: &str = "
          AND EXISTS (SELECT FROM pg_trigger WHERE tgconstraint = k.oid AND tgenabled = 'D')
       UNION ALL
       -- The row type is noted when the table is made: another transaction than that has put the table into the extension, or one in which
-      -- no script has made other objects. After pg_upgrade each object of an extension has a transaction of its own.
+      -- no script has made other objects, or another command of the transaction of CREATE EXTENSION, whose script notes each object and its
+      -- place in the extension at once. After pg_upgrade objects of an extension have transactions of their own, or all of them two commands.
       SELECT format('Table %s was put into extension %I, so that pg_dump leaves out its definition and its rows, and no restore brings them '
                     'back: ALTER EXTENSION %2$I DROP TABLE %1$s.', c.oid::regclass, extname)
         FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid JOIN pg_class c ON c.oid = d.objid JOIN pg_type t ON t.typrelid = c.oid
@@ -46,7 +47,11 @@ const LEFT_OUT: &str = "
               OR d.xmin <> e.xmin
                  AND EXISTS (SELECT FROM pg_depend o WHERE o.refclassid = d.refclassid AND o.refobjid = e.oid AND o.deptype = 'e' AND o.xmin = e.xmin)
                  AND NOT EXISTS (SELECT FROM pg_depend o WHERE o.refclassid = d.refclassid AND o.refobjid = e.oid AND o.deptype = 'e'
-                                    AND o.xmin = d.xmin AND o.classid NOT IN (d.classid, 'pg_type'::regclass)))
+                                    AND o.xmin = d.xmin AND o.classid NOT IN (d.classid, 'pg_type'::regclass))
+              OR d.xmin = e.xmin AND NOT i.cmin = d.cmin
+                 AND EXISTS (SELECT FROM pg_depend o JOIN pg_depend s ON (s.classid, s.objid) = (o.classid, o.objid) AND s.deptype <> 'e'
+                              WHERE o.refclassid = d.refclassid AND o.refobjid = e.oid AND o.deptype = 'e' AND o.xmin = e.xmin
+                                AND s.xmin = o.xmin AND s.cmin = o.cmin))
       UNION ALL SELECT format('Partition %s is about to be detached, and a restore attaches it: ALTER TABLE %s DETACH PARTITION %1$s FINALIZE.', inhrelid::regclass, inhparent::regclass) FROM pg_inherits WHERE inhdetachpending -- since 14
     ) found ORDER BY 1 LIMIT 200";
 
@@ -151,8 +156,10 @@ pub async fn read(
         let rows = transaction.query(query, &[]).await.map_err(failed)?;
         lists.push(rows.iter().map(|row| row.get(0)).collect::<Vec<String>>());
     }
-    let [empty_views, on_extensions, hidden_mappings, tablespaces, money, left_out] =
+    let [empty_views, on_extensions, hidden_mappings, tablespaces, money, mut left_out] =
         lists.try_into().expect("each query has a list");
+    let (own_rows, unknown) = own_rows::read(transaction).await?;
+    left_out.extend(unknown);
     Ok(Derived {
         search_path: search_path.to_owned(),
         lc_monetary: money.into_iter().next(),
@@ -160,6 +167,7 @@ pub async fn read(
         left_out,
         empty_views,
         on_extensions,
+        own_rows,
         hidden_mappings,
         ..Derived::default()
     })

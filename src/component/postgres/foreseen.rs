@@ -4,7 +4,7 @@
 use crate::component::ComponentError;
 use crate::component::postgres::connect::sort;
 use crate::domain::derived::{Derived, Foreseen};
-use deadpool_postgres::Transaction;
+use deadpool_postgres::{Transaction, tokio_postgres::error::SqlState};
 use std::time::{Duration, Instant};
 
 /// Filled materialized views that read what their owner, or the owner of a view in between, may not read: who has filled
@@ -51,7 +51,48 @@ const CHECKS: &str = "
                AND l.lanname NOT IN ('internal', 'c'))
      ORDER BY c.reltuples, 1 LIMIT 500";
 
-/// Looks for both. Rows are looked at for a short time only: a drill finds what this one does not reach.
+/// Checks of domains that call a function of somebody's, and that rows of a table may not hold any more: name of the table, a
+/// query that fails over such a row and finds none, and a whole sentence.
+const DOMAINS: &str = "
+    WITH RECURSIVE trusted(id) AS (SELECT oid FROM pg_roles WHERE rolname = current_user OR rolsuper),
+    checked(domain, own, name, definition) AS (
+      SELECT contypid, contypid, conname, pg_get_constraintdef(k.oid) FROM pg_constraint k
+       WHERE contype = 'c' AND contypid <> 0 AND convalidated
+         AND (SELECT bool_and(p.proowner IN (SELECT id FROM trusted))
+                FROM pg_depend d JOIN pg_proc p ON p.oid = d.refobjid JOIN pg_language l ON l.oid = p.prolang
+               WHERE d.classid = 'pg_constraint'::regclass AND d.objid = k.oid AND d.refclassid = 'pg_proc'::regclass
+                 AND l.lanname NOT IN ('internal', 'c'))
+      UNION ALL
+      SELECT t.oid, own, name, definition FROM checked JOIN pg_type t ON t.typbasetype = domain AND t.typtype = 'd')
+    SELECT format('%s.%s', nspname, relname),
+           format('SELECT FROM (SELECT count(%I::%s::%s) AS n FROM ONLY %I.%I) q WHERE n < 0', attname,
+                  format_type(typbasetype, typtypmod), format_type(atttypid, NULL), nspname, relname),
+           format('Rows of table %1$s violate the check %2$I of domain %3$s in column %4$I, so that a restore cannot load the rows of this '
+                  'table: ALTER DOMAIN %3$s DROP CONSTRAINT %2$I; ALTER DOMAIN %3$s ADD CONSTRAINT %2$I %5$s NOT VALID, and back up anew. '
+                  'From a backup without NOT VALID: restore without these rows, run ALTER DOMAIN %3$s DROP CONSTRAINT %2$I, bring them by '
+                  'pg_restore --data-only --schema=%6$I --table=%7$I of the archive, and add the constraint as NOT VALID.',
+                  attrelid::regclass, name, own::regtype, attname, definition, nspname, relname)
+      FROM checked JOIN pg_attribute a ON a.atttypid = domain AND NOT attisdropped JOIN pg_type t ON t.oid = domain
+      JOIN pg_class c ON c.oid = attrelid JOIN pg_namespace n ON n.oid = relnamespace
+     WHERE relkind = 'r' AND relpersistence <> 't' AND relowner IN (SELECT id FROM trusted)
+       AND nspname !~ '^pg_' AND nspname <> 'information_schema'
+     ORDER BY c.reltuples, 1 LIMIT 500";
+
+/// Columns that somebody has added to tables of extensions whose rows are dumped: `CREATE EXTENSION` makes the table without
+/// such a column, and its rows cannot be loaded.
+const COLUMNS: &str = "
+    SELECT format('%s.%s', nspname, relname),
+           format('Rows of table %s cannot be loaded by a restore, since extension %I makes it without the column %I that was added: restore '
+                  'without these rows, run ALTER TABLE %1$s ADD COLUMN %3$I %4$s, and bring them by pg_restore --data-only --schema=%5$I '
+                  '--table=%6$I of the archive.', attrelid::regclass, extname, attname, format_type(atttypid, atttypmod), nspname, relname)
+      FROM pg_extension e, unnest(extconfig) config(id) JOIN pg_class c ON c.oid = config.id JOIN pg_namespace n ON n.oid = relnamespace
+      JOIN pg_attribute a ON attrelid = c.oid
+     WHERE relkind IN ('r', 'p') AND attnum > 0 AND NOT attisdropped AND attacl IS NULL AND attoptions IS NULL AND coalesce(attstattarget, -1) = -1
+       AND a.xmin::text <> ALL (ARRAY(SELECT xmin::text FROM pg_depend o WHERE o.refclassid = 'pg_extension'::regclass AND o.refobjid = e.oid
+                                         AND o.deptype = 'e' UNION SELECT e.xmin::text))
+     ORDER BY 1 LIMIT 200";
+
+/// Looks for all of them. Rows are looked at for a short time only: a drill finds what this one does not reach.
 ///
 /// # Errors
 ///
@@ -62,10 +103,14 @@ pub async fn find(transaction: &mut Transaction<'_>) -> Result<Vec<Foreseen>, Co
     const AS_IN_A_RESTORE: &str =
         "SET LOCAL search_path = ''; SET LOCAL statement_timeout = '1s'; SET LOCAL lock_timeout = '50ms'";
     let failed = |err| sort("look what a restore could not make".into(), err);
-    let unreadable = transaction.query(UNREADABLE, &[]).await.map_err(failed)?;
     let foreseen = |name, warning| Foreseen { name, warning };
-    let mut found: Vec<_> = unreadable.iter().map(|row| foreseen(row.get(0), row.get(1))).collect();
-    let checks = transaction.query(CHECKS, &[]).await.map_err(failed)?;
+    let mut found = Vec::new();
+    for certain in [UNREADABLE, COLUMNS] {
+        let rows = transaction.query(certain, &[]).await.map_err(failed)?;
+        found.extend(rows.iter().map(|row| foreseen(row.get(0), row.get(1))));
+    }
+    let mut checks = transaction.query(CHECKS, &[]).await.map_err(failed)?;
+    checks.extend(transaction.query(DOMAINS, &[]).await.map_err(failed)?);
     let begun = Instant::now();
     for check in &checks {
         if begun.elapsed() > BUDGET || found.len() >= Derived::KEPT {
@@ -78,6 +123,9 @@ pub async fn find(transaction: &mut Transaction<'_>) -> Result<Vec<Foreseen>, Co
         match violating {
             Ok(rows) if rows.is_empty() => {}
             Ok(_) => found.push(foreseen(check.get(0), check.get(2))),
+            Err(err) if err.code() == Some(&SqlState::CHECK_VIOLATION) => {
+                found.push(foreseen(check.get(0), check.get(2)));
+            }
             Err(err) if err.as_db_error().is_some() => {} // too slow, or found by the trials of expressions
             Err(err) => return Err(failed(err)),
         }

@@ -15,7 +15,7 @@ use crate::component::postgres::{
     tablespaces,
 };
 use crate::component::{ComponentError, Target, Walk};
-use crate::domain::{facts::Facts, rights::Rights};
+use crate::domain::{facts::Facts, properties::Properties, rights::Rights};
 use std::path::{Path, PathBuf};
 
 /// A database to be replaced, and what there is to do it with.
@@ -144,22 +144,27 @@ impl Goal {
     }
 
     /// Tries to give a database everything that the live one has beside its contents, and takes that back. Returns the
-    /// statements that the server refuses, each with a warning.
+    /// statements that the server refuses, each with a warning, and the properties that the database has by then.
     ///
     /// # Errors
     ///
     /// As sorted.
-    pub async fn try_properties(&mut self, copy: &str) -> Result<Vec<(String, String)>, ComponentError> {
-        let Some(live) = &self.live else { return Ok(Vec::new()) };
-        let dress = live.dress(&self.admin, copy).await?;
-        let refused = self.admin.rehearse(&dress).await?;
+    pub async fn try_properties(
+        &mut self,
+        copy: &str,
+    ) -> Result<(Vec<(String, String)>, Properties), ComponentError> {
+        let dress = match &self.live {
+            Some(live) => live.dress(&self.admin, copy).await?,
+            None => Vec::new(),
+        };
+        let (refused, found) = self.admin.rehearse(&dress, copy).await?;
         let warned = |(statement, said): (String, String)| {
             let later = database::without_secret(&statement.replace(&ident(copy), &ident(&self.name)));
             let words =
                 format!("A property of the database is not carried over ({said}). As a superuser: {later}");
             (statement, words)
         };
-        Ok(refused.into_iter().map(warned).collect())
+        Ok((refused.into_iter().map(warned).collect(), found))
     }
 
     /// How the configured database would be restored, in words for whoever looks before the bad day.

@@ -12,6 +12,7 @@ use crate::component::postgres::{
     goal::{self, Goal},
     hold::Hold,
     load::Load,
+    properties,
     rights::{self, Way},
     snapshot::{Server, Snapshot},
     toc::{Contents, Entry, ListFile},
@@ -167,7 +168,7 @@ impl InPlace {
         Ok(())
     }
 
-    /// Warns of owners and privileges that are not those of the backup. The restore is done, and cannot be taken back.
+    /// Warns of owners and privileges, of extensions too, that are not those of the backup. The restore is done, and cannot be taken back.
     async fn compare_rights(&self) -> Result<(), ComponentError> {
         let facts = self.order.facts.as_ref();
         let Some(promised) = facts.and_then(|facts| facts.rights.as_ref()) else { return Ok(()) };
@@ -177,12 +178,24 @@ impl InPlace {
         let mut client = session(&self.config, &self.config.database).await?;
         let transaction = client.transaction().await.map_err(|err| fault("begin a transaction", err))?;
         let found = rights::read(&transaction).await?;
+        let creator = self.goal.rights.creator(&self.goal.admin.user).unwrap_or(&self.goal.owner);
+        promised.other_owners(&found, creator).into_iter().for_each(|words| self.meter.warn(words));
         let differences = promised.named_differences(&found);
         if !differences.is_empty() {
             self.meter.warn(format!(
                 "Owners and privileges are not those of the backup, whose objects alone get them: {}.",
                 differences.join("; ")
             ));
+        }
+        Ok(())
+    }
+
+    /// Warns of properties of the database, which stay, that are not those of the backup.
+    async fn compare_properties(&self) -> Result<(), ComponentError> {
+        let found = properties::read(&*self.goal.admin.client, &self.goal.name).await?;
+        let others = self.goal.other_properties(&found, self.order.facts.as_ref());
+        if let Some(words) = others {
+            self.meter.warn(words);
         }
         Ok(())
     }
@@ -248,6 +261,9 @@ impl InPlace {
         self.fill_views().await.map_err(unfilled)?;
         if let Err(err) = self.compare_rights().await {
             self.meter.warn(format!("Owners and privileges could not be compared: {}.", chain(&err)));
+        }
+        if let Err(err) = self.compare_properties().await {
+            self.meter.warn(format!("Properties of the database could not be compared: {}.", chain(&err)));
         }
         let uncounted = |err: ComponentError| ComponentError::Unusable {
             what: "the restore in place is done, but its rows could not be counted".into(),

@@ -96,6 +96,8 @@ pub enum Compared {
     Rights,
     /// Names and definitions.
     Definitions,
+    /// Names and values: those that are taken over with the live database; other ones of the backup are a warning.
+    Properties,
     /// The version; another one is a warning.
     Version,
     /// Nothing: what `pg_restore` cannot make is an error.
@@ -108,6 +110,7 @@ impl Compared {
             Self::Rows => "rows of each table",
             Self::Rights => "names, owners, privileges, definitions",
             Self::Definitions => "names, definitions",
+            Self::Properties => "names and values",
             Self::Version => "versions",
             Self::Nothing => "",
         }
@@ -145,7 +148,7 @@ const fn kind(
     Kind { name, catalogs, holding, derived, superuser, creator, owner, compared }
 }
 
-use Compared::{Definitions, Nothing, Rights, Rows, Version};
+use Compared::{Definitions, Nothing, Properties, Rights, Rows, Version};
 use Fate::{
     Carried, CarriedIfAllowed, Computed, IfAllowed, IfMember, Left, Named, OfServer, Restored, Stays,
 };
@@ -295,18 +298,18 @@ pub const KINDS: [Kind; 35] = [
         Rights,
     ),
     kind(
-        "encoding, locale, tablespace, limit and comment of the database",
+        "owner, privileges, encoding, locale, tablespace, limit and comment of the database",
         &["pg_database", "pg_shdescription"],
         [&[], &[]],
         [Carried, Carried, Stays],
-        Nothing,
+        Properties,
     ),
     kind(
         "settings of the database, and of a role in it",
         &["pg_db_role_setting"],
         [&[], &[]],
         [Carried, CarriedIfAllowed, Stays],
-        Nothing,
+        Properties,
     ),
     kind(
         "subscriptions",
@@ -367,7 +370,10 @@ pub fn page() -> String {
         checks, views, policies and\n  indexes): a server may write the same expression in other words once it is restored. \
         Options of foreign data are compared by name alone, since\n  their values may be secrets.\n\
         - A restore refuses a difference of rights, and names a difference of definitions in its result. A drill fails over \
-        either.\n\n\
+        either.\n\
+        - Properties of the database itself are compared with those of the live one, which the copy is to have; a drill fails \
+        over a difference. Those\n  that the backup has noted otherwise are a warning, with both values; settings whose \
+        names have a dot are compared by name alone, since their\n  values may be secrets.\n\n\
         This page is written from `src/component/postgres/kinds.rs`; a test compares the list with the catalogs of \
         PostgreSQL 15 and 18. The words of\nthe table:\n\n"
         .to_owned();

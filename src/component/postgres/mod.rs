@@ -4,6 +4,7 @@ mod admin;
 mod blockers;
 mod bound;
 mod clients;
+mod comparison;
 mod config;
 mod connect;
 mod copy;
@@ -17,6 +18,7 @@ mod entries;
 mod extensions;
 mod foreseen;
 mod goal;
+mod hangs;
 mod hold;
 mod in_place;
 pub mod kinds;
@@ -26,7 +28,9 @@ mod load;
 mod mark;
 mod membership;
 mod names;
+mod own_rows;
 mod plan;
+mod properties;
 mod reader;
 mod refusal;
 mod rights;
@@ -160,9 +164,11 @@ impl Postgres {
             let (tables, migrations) = (snapshot.count().await?, snapshot.migrations(&server).await?);
             let definitions = snapshot.definitions(&server, None).await?.definitions;
             let rights = snapshot.rights().await?;
-            Ok((tables, migrations, rights, definitions, snapshot.derived_and_tried(&server).await?))
+            let properties = snapshot.properties(&self.config.database).await?;
+            let derived = snapshot.derived_and_tried(&server).await?;
+            Ok((tables, migrations, (rights, properties), definitions, derived))
         };
-        let (dumped, (tables, migrations, rights, definitions, derived)) =
+        let (dumped, (tables, migrations, (rights, properties), definitions, derived)) =
             match tokio::try_join!(dump, looked_up) {
                 Ok(done) => done,
                 Err(err) => return Err(blame(err, snapshot, &language).await),
@@ -178,6 +184,7 @@ impl Postgres {
             migrations,
             database_bytes: Some(server.database_bytes),
             rights: Some(rights),
+            properties: Some(properties),
             definitions: Some(definitions),
             ..Facts::default()
         };

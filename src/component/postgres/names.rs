@@ -29,6 +29,12 @@ pub fn decode_name(raw: &[u8], encoding: &str) -> String {
     })
 }
 
+/// A text of a catalog of the whole server, which keeps the bytes of whatever database it was written in, read by
+/// `textsend()`: mostly UTF-8, or the encoding of the database that it is about.
+pub fn decode_shared(raw: Vec<u8>, encoding: &str) -> String {
+    String::from_utf8(raw).unwrap_or_else(|other| decode_name(other.as_bytes(), encoding))
+}
+
 fn escape(bytes: &[u8], into: &mut String) {
     for byte in bytes {
         write!(into, "\\x{byte:02X}").expect("a String takes everything");

@@ -6,7 +6,7 @@ use crate::component::postgres::{
     config::PostgresConfig,
     extensions,
     goal::{Goal, in_place_folder},
-    load,
+    load, properties,
 };
 use crate::component::{ComponentError, Plan, scratch};
 use crate::domain::{
@@ -33,7 +33,12 @@ impl Goal {
             warnings.extend(self.admin.stays_with(&live.name).await?);
             // On the live database, which keeps everything: the transaction is taken back.
             let name = self.name.clone();
-            lost_properties = self.try_properties(&name).await?.into_iter().map(|(_, words)| words).collect();
+            let (refused, _) = self.try_properties(&name).await?;
+            lost_properties = refused.into_iter().map(|(_, words)| words).collect();
+        }
+        if let (Some(live), false) = (&self.live, self.drill) {
+            let found = properties::read(&*self.admin.client, &live.name).await?;
+            lost_properties.extend(self.other_properties(&found, facts));
         }
         let derived = facts.and_then(|facts| facts.derived.as_ref());
         let lost = derived.into_iter().flat_map(|derived| derived.lost(&Derived::default()));

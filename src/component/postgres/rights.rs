@@ -172,9 +172,7 @@ impl Way {
             return Ok(Self::OfTheOwner("the backup notes none".to_owned()));
         };
         let missing = missing(known_in, &rights.roles).await?;
-        let create = |roles: &[&RoleInUse]| {
-            roles.iter().map(|role| role.create_statements()).collect::<Vec<_>>().join("; ")
-        };
+        let create = |roles: &[&RoleInUse]| RoleInUse::create_statements(roles.iter().copied()).join("; ");
         if missing.iter().any(|role| role.in_policy) {
             let what = format!(
                 "policies in the backup name roles that this server does not have: make them first: {}",

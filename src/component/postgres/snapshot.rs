@@ -1,8 +1,12 @@
 //! One consistent state of the database: what `pg_dump` dumps, counted on a connection of ours.
 
 use crate::component::ComponentError;
-use crate::component::postgres::{connect::sort, definitions, derived, foreseen, names::decode_name, rights};
-use crate::domain::{definitions::Definitions, derived::Derived, facts::TableRows, rights::Rights};
+use crate::component::postgres::{
+    connect::sort, definitions, derived, foreseen, names::decode_name, properties, rights,
+};
+use crate::domain::{
+    definitions::Definitions, derived::Derived, facts::TableRows, properties::Properties, rights::Rights,
+};
 use deadpool_postgres::{
     ClientWrapper, Transaction,
     tokio_postgres::{IsolationLevel, Row, SimpleQueryMessage},
@@ -231,6 +235,15 @@ impl<'a> Snapshot<'a> {
     /// As sorted.
     pub async fn rights(&self) -> Result<Rights, ComponentError> {
         rights::read(&self.transaction).await
+    }
+
+    /// Properties of the database itself, whose name this is.
+    ///
+    /// # Errors
+    ///
+    /// As sorted.
+    pub async fn properties(&self, database: &str) -> Result<Properties, ComponentError> {
+        properties::read(&*self.transaction, database).await
     }
 
     /// Definitions of all objects, and the objects that are not those of a backup that has noted `promised`.
