@@ -29,7 +29,7 @@ async fn without_index(server: &WeaviateServer) -> (String, String) {
     for number in 1..=9 {
         let (class, backup) = (format!("Fresh{number}"), format!("rna-20261101t030000z-0000000{number}"));
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-        tokio::time::sleep(Duration::from_secs(1) - Duration::from_nanos(now.subsec_nanos().into())).await;
+        tokio::time::sleep(Duration::from_nanos(u64::from(1_000_000_000 - now.subsec_nanos()))).await;
         server.make(json!({"class": class, "vectorizer": "none", "properties": []})).await;
         let object = |number| json!({"class": class, "id": id(7, number), "vector": vector(number)});
         server.put((0..5).map(object).collect()).await;

@@ -227,6 +227,11 @@ async fn what_the_server_writes_into_the_bucket_is_proven_restored_and_goes_with
     assert_eq!(lab.json(&["verify", "weaviate"])["results"][0]["ok"], true);
 
     server.spoil().await;
+    let plan = lab.json(&["restore", "weaviate", "--dry-run"]);
+    assert!(
+        plan["needs_bytes"].is_null() && plan["free_bytes"].is_null(),
+        "all of it is in the bucket: {plan}"
+    );
     lab.json(&["restore", "weaviate", "--yes"]);
     let mut found = server.contents().await;
     found.remove("Later");

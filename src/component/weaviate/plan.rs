@@ -13,7 +13,7 @@ use crate::component::weaviate::replace::names;
 use crate::component::weaviate::restore::chosen;
 use crate::component::weaviate::steps::Questions;
 use crate::domain::facts::Facts;
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, path::Path};
 
 impl Weaviate {
     /// The plan of a restore.
@@ -40,12 +40,6 @@ impl Weaviate {
             index: None,
         };
         let not_tried = questions.ask_all(walk).await?;
-        let room = match needs.way {
-            // The bucket has what comes, and takes the copy of what is there.
-            Some(Made::S3) => None,
-            Some(Made::Filesystem) => self.config.dir.as_deref(),
-            Some(Made::Export) | None => self.config.state.ancestors().find(|folder| folder.exists()),
-        };
         let due =
             Journal::open(&self.config.state).await?.notes.still_due().filter(|_| *target != Target::Scratch);
         let mut plan = Plan {
@@ -56,10 +50,8 @@ impl Weaviate {
             method: "a safety backup of those classes; then class by class: delete, restore, count; a class that fails \
                      is put back from the safety backup"
                 .to_owned(),
-            needs_bytes: facts
-                .filter(|_| needs.way != Some(Made::S3))
-                .map(|facts| needed(facts, going.values().map(|class| class.objects.number()).sum())),
-            free_bytes: room.and_then(free_bytes),
+            needs_bytes: facts.and_then(|facts| room_for(facts, needs.way, &going)),
+            free_bytes: self.room(needs.way).and_then(free_bytes),
             downtime: match target {
                 Target::Scratch => "none",
                 _ => "each class is missing while it is restored",
@@ -88,6 +80,17 @@ impl Weaviate {
             );
         }
         Ok(plan)
+    }
+
+    /// The folder in which a restore of a backup of this way needs room; `None` where it needs room in the bucket alone, which
+    /// has what comes, and takes the copy of what is there.
+    fn room(&self, way: Option<Made>) -> Option<&Path> {
+        let notes = self.config.state.ancestors().find(|folder| folder.exists());
+        match way {
+            Some(Made::S3) => None,
+            Some(Made::Export) => notes,
+            Some(Made::Filesystem) | None => self.config.dir.as_deref().or(notes),
+        }
     }
 }
 
@@ -121,6 +124,12 @@ fn said(facts: &Facts) -> impl Iterator<Item = String> {
 const ACCESS: &str = "Users, roles and keys of the backup take the place of those that there are: the key of \
                       WEAVIATE_API_KEY must be one of them, or stand in the environment of Weaviate. `undo` brings back \
                       classes alone.";
+
+/// The bytes that a restore of a backup of this way needs beside what is `going`; `None` where it needs none on a disk of ours.
+fn room_for(facts: &Facts, way: Option<Made>, going: &Classes) -> Option<u64> {
+    let there = going.values().map(|class| class.objects.number()).sum();
+    (way != Some(Made::S3)).then(|| needed(facts, there))
+}
 
 /// The bytes that a restore needs: the backup unpacked, and a copy of the objects that are `there`, which takes about as
 /// much for each object.
