@@ -126,6 +126,7 @@ mod weaviate_export;
 mod weaviate_faults;
 mod weaviate_folder;
 mod weaviate_jobs;
+mod weaviate_left_out;
 mod weaviate_machines;
 mod weaviate_pages;
 mod weaviate_program;

@@ -3,8 +3,9 @@
 use crate::support::s3_proxy::{Asked, BadLine, Line};
 use crate::support::weaviate_contents::vector;
 use crate::support::weaviate_server::{NEWEST, Start, WeaviateServer};
-use crate::weaviate::{backup, decode, restore, weaviate};
+use crate::weaviate::{SECOND, backup, decode, restore, weaviate};
 use crate::weaviate_faults::{BOTH, deletes_a_class, filled};
+use crate::weaviate_jobs::filled_in_bucket;
 use async_trait::async_trait;
 use reqwest::Method;
 use rna_backup::base::chain;
@@ -34,11 +35,17 @@ async fn fresh(server: &WeaviateServer) {
 #[tokio::test]
 async fn fresh_objects_are_backed_up_and_brought_back_by_a_server_without_graphql() {
     let ways = BOTH.map(|version| [Way::Filesystem, Way::Export].map(|way| (version, way)));
-    for (version, way) in ways.concat() {
+    for (version, way) in [ways.concat(), vec![(NEWEST, Way::S3)]].concat() {
         // A class without tenants, one that refers to it, and one with tenants: nothing of them is on disk yet.
-        let server = filled(Start::version(version).set("DISABLE_GRAPHQL", "true")).await;
+        let start = Start::version(version).set("DISABLE_GRAPHQL", "true");
+        let (server, shelf) = if way == Way::S3 {
+            let (server, shelf) = filled_in_bucket(start).await;
+            (server, Some(shelf as Arc<dyn Shelf>))
+        } else {
+            (filled(start).await, None)
+        };
         let before = server.contents().await;
-        let weaviate = weaviate(WeaviateConfig { way, ..server.config() });
+        let weaviate = Weaviate::new(WeaviateConfig { way, second: SECOND, ..server.config() }, shelf);
         let (archive, facts) = backup(&weaviate).await.unwrap();
         let wanted = [("Document", 300), ("Protocol", 30), ("Sample", 60)];
         let wanted = wanted.map(|(class, count)| (class.to_owned(), count)).into();
@@ -215,6 +222,45 @@ async fn a_server_in_trouble_is_asked_again_while_classes_are_missing() {
     let found = server.contents().await;
     for class in ["Document", "Protocol"] {
         assert!(found[class] == before[class], "{class}");
+    }
+}
+
+#[tokio::test]
+async fn a_class_of_a_namespace_is_an_error_and_never_left_out_and_a_module_that_a_class_lacks_is_told() {
+    for version in BOTH {
+        let server = filled(Start::version(version)).await;
+        // A server of these settings has no namespaces: its answer is changed on the way.
+        let schema = async |change: &dyn Fn(&mut Value)| {
+            let mut schema = server.ask(Method::GET, "/v1/schema", None).await;
+            change(&mut schema["classes"][0]);
+            let text = schema.to_string();
+            let rule = move |asked: &Asked| {
+                if asked.target == "/v1/schema" { Line::Say(200, text.clone()) } else { Line::Good }
+            };
+            let line = BadLine::before(&server.address(), rule).await;
+            (WeaviateConfig { server: line.url().parse().unwrap(), ..server.config() }, line)
+        };
+        let (config, line) = schema(&|class| class["class"] = json!("labone:Paper")).await;
+        for way in [Way::Filesystem, Way::Export] {
+            let component = weaviate(WeaviateConfig { way, ..config.clone() });
+            let (checked, made) =
+                (component.check().await.unwrap_err(), backup(&component).await.unwrap_err());
+            for err in [checked, made] {
+                let said = chain(&err);
+                assert!(matches!(err, ComponentError::Unusable { .. }), "{version} {way:?}: {said}");
+                assert!(
+                    said.contains("back up class \"labone:Paper\": names of this kind, as in a namespace"),
+                    "{said}"
+                );
+            }
+        }
+        assert_eq!(line.count(|asked| asked.method != "GET"), 0, "{version}");
+
+        let (config, _line) = schema(&|class| class["vectorizer"] = json!("text2vec-none-here")).await;
+        let checked = weaviate(config).check().await.unwrap();
+        let words = "a restore would not begin: restore weaviate: class ";
+        let module = " needs the module text2vec-none-here: add that to ENABLE_MODULES of Weaviate";
+        assert!(checked.contains(words) && checked.contains(module), "{version}: {checked}");
     }
 }
 

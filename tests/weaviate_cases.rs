@@ -2,7 +2,7 @@
 //! they refer to, of their vectors, of their tenants, or of a disk that is full.
 
 use crate::support::disk::Tmpfs;
-use crate::support::lab::eventually;
+use crate::support::lab::{Lab, eventually};
 use crate::support::s3_proxy::Line;
 use crate::support::weaviate_contents::{id, vector};
 use crate::support::weaviate_server::{NEWEST, OLDEST, Start, WeaviateServer};
@@ -111,6 +111,9 @@ async fn a_class_whose_target_is_gone_is_not_deleted_alone_and_comes_back_with_i
         let (archive, _) = backup(&component).await.unwrap();
         server.ask(Method::DELETE, "/v1/schema/Author", None).await;
         let accident = server.contents().await;
+        let checked = component.check().await.unwrap();
+        let words = "a restore would not begin: restore weaviate: class Paper refers to class Author, which is not there";
+        assert!(checked.contains(words), "{version}: {checked}");
 
         let paper = Target::Classes(vec!["Paper".to_owned()]);
         let err = chain(&restore(&component, &archive, &paper).await.unwrap_err());
@@ -175,6 +178,39 @@ async fn a_server_whose_disk_is_too_full_to_store_anything_keeps_its_classes() {
     assert_eq!(line.count(deletes_a_class), 0, "{err}");
     assert!(server.contents().await == before, "{err}");
     assert_eq!(component.recover().await.unwrap(), [""; 0], "{err}");
+}
+
+#[tokio::test]
+async fn a_restore_for_which_weaviates_folder_has_no_room_does_not_begin() {
+    let Some(disk) = Tmpfs::mount("60m") else { return println!("skipped: mounting is not allowed here") };
+    let server = Start::version(NEWEST).folder(disk.path()).server().await;
+    server.fill().await;
+    let lab = Lab::new()
+        .set("BACKUP_COMPONENTS", "weaviate")
+        .set("WEAVIATE_URL", server.url())
+        .set("BACKUP_WEAVIATE_DIR", disk.path().display())
+        .set("RUST_LOG", "");
+    lab.json(&["backup", "weaviate"]);
+    let plan = lab.json(&["restore", "weaviate", "--dry-run"]);
+    // The backup unpacked, and as much for the copy of the same objects.
+    let needed = plan["needs_bytes"].as_u64().unwrap();
+    assert_eq!(needed, 2 * plan["source_bytes"].as_u64().unwrap(), "{plan}");
+    let free = plan["free_bytes"].as_u64().unwrap();
+    assert!(needed < free && free <= 60 << 20, "{plan}");
+    let noise = usize::try_from(free - needed / 4 * 3).unwrap();
+    fs::write(disk.path().join("noise"), vec![1; noise]).unwrap();
+    let before = server.contents().await;
+    for way in ["--dry-run", "--yes"] {
+        let (code, out, err) = lab.run(&["restore", "weaviate", way]);
+        assert_eq!(code, 1, "{out} {err}");
+        assert!(err.contains(&format!("{needed} bytes are needed beside the live data")), "{err}");
+    }
+    assert!(server.contents().await == before);
+    // What is restored object by object needs room elsewhere.
+    let lab = lab.set("BACKUP_WEAVIATE_BACKEND", "export");
+    lab.json(&["backup", "weaviate"]);
+    let plan = lab.json(&["restore", "weaviate", "--dry-run"]);
+    assert!(plan["free_bytes"].as_u64().unwrap() > 60 << 20, "{plan}");
 }
 
 #[tokio::test]

@@ -36,6 +36,14 @@ pub async fn in_bucket(version: &str) -> (WeaviateServer, S3Config) {
     (server, config)
 }
 
+/// A filled server of these settings that writes into a bucket, and its folder there.
+pub async fn filled_in_bucket(start: Start) -> (WeaviateServer, Arc<StoreShelf>) {
+    let config = S3Server::shared().bucket().await;
+    let server = start.bucket(&config, "lab/weaviate").server().await;
+    server.fill().await;
+    (server, Arc::new(shelf(&config).await))
+}
+
 /// The folder of Weaviate in a bucket.
 pub async fn shelf(config: &S3Config) -> StoreShelf {
     let mut config = config.clone();
@@ -317,42 +325,28 @@ async fn a_backup_that_a_dead_run_has_left_under_way_is_waited_for_and_removed()
 }
 
 #[tokio::test]
-async fn a_class_that_is_made_during_a_backup_and_one_without_active_tenants_are_named() {
-    let server = Start::version(OLDEST).server().await;
-    server.fill().await;
-    let cold = json!([{"name": "wet", "activityStatus": "COLD"}, {"name": "dry", "activityStatus": "COLD"}]);
-    server.ask(Method::PUT, "/v1/schema/Sample/tenants", Some(cold)).await;
-    let (ordered, mut orders) = tokio::sync::mpsc::unbounded_channel();
-    let line = BadLine::before(&server.address(), move |asked| {
-        if asked.method == "POST" && asked.target == "/v1/backups/filesystem" {
-            ordered.send(()).unwrap();
-        }
-        Line::Good
-    })
-    .await;
-    let config = WeaviateConfig { server: line.url().parse().unwrap(), ..server.config() };
-    let weaviate = Weaviate::new(config, None);
-    let makes = async {
-        orders.recv().await.unwrap();
-        server.make(json!({"class": "Meanwhile", "vectorizer": "none", "properties": []})).await;
-    };
-    let (made, ()) = tokio::join!(backup(&weaviate), makes);
-    let warnings = made.unwrap().1.warnings.join("\n");
-    for words in ["class Meanwhile was made after the backup began", "2 inactive tenants of class Sample"] {
-        assert!(warnings.contains(words), "{warnings}");
-    }
-}
-
-#[tokio::test]
 async fn a_backup_comes_back_on_a_node_of_another_name_where_the_server_can_do_that() {
-    for (version, comes_back) in [(OLDEST, false), (NEWEST, true)] {
-        let server = Start::version(version).server().await;
+    let config = S3Server::shared().bucket().await;
+    let into_bucket = |start: Start| start.bucket(&config, "lab/weaviate");
+    for (version, by_bucket, comes_back) in
+        [(OLDEST, false, false), (NEWEST, false, true), (NEWEST, true, true)]
+    {
+        let start = |name: &str| {
+            let start = Start::version(version).set("CLUSTER_HOSTNAME", name);
+            if by_bucket { into_bucket(start) } else { start }
+        };
+        let shelf = Arc::new(shelf(&config).await);
+        let component = |server: &WeaviateServer| {
+            Weaviate::new(server.config(), by_bucket.then(|| shelf.clone() as Arc<dyn Shelf>))
+        };
+        let server = start("node1").server().await;
         server.fill().await;
         let before = server.contents().await;
-        let (archive, _) = backup(&Weaviate::new(server.config(), None)).await.unwrap();
+        let (archive, facts) = backup(&component(&server)).await.unwrap();
+        assert_eq!(facts.backend.as_deref(), Some(if by_bucket { "s3" } else { "filesystem" }));
         drop(server);
-        let other = Start::version(version).set("CLUSTER_HOSTNAME", "other").server().await;
-        let weaviate = Weaviate::new(other.config(), None);
+        let other = start("other").server().await;
+        let weaviate = component(&other);
         let restored = restore(&weaviate, &archive, &Target::Live).await;
         if comes_back {
             restored.unwrap();

@@ -84,6 +84,24 @@ async fn by_hand_it_says_what_it_would_do_and_how_far_it_looked() {
     let found = lab.json(&["verify", "weaviate", "--drill"]);
     let result = &found["results"][0];
     assert_eq!((&result["ok"], &result["level"]), (&json!(true), &json!("drill")), "{result}");
+    let trial = "restore classes under other names, and compare objects and rights";
+    let changes = [
+        trial,
+        "copy the classes that are replaced",
+        "restore classes of that copy under other names",
+        "delete, restore and prove the live classes one by one",
+    ];
+    let tenants = "look whether a tenant would come back empty";
+    let held = "look for users and roles in the archive, where these are wanted";
+    let of_drill = [
+        "look whether backups of that version hold users and roles, where these are wanted",
+        "look whether the backup holds a class",
+        "look whether all that is replaced can be copied",
+        "ask whether the key has the rights that a restore needs",
+        tenants,
+        held,
+    ];
+    assert_eq!(result["not_tried"], json!([&of_drill[..], &changes].concat()));
     assert_eq!(lab.manifests("weaviate")[0]["verified"]["level"], "drill");
     assert_eq!(second.classes().await.len(), 0);
 
@@ -93,6 +111,10 @@ async fn by_hand_it_says_what_it_would_do_and_how_far_it_looked() {
     let replaces = plan["replaces"].as_str().unwrap();
     assert!(replaces.contains("Document (299 objects)") && !replaces.contains("Later"), "{plan}");
     assert!(plan["warnings"].to_string().contains("stay as they are: Later"), "{plan}");
+    let unpack = "compare every byte of the archive with its checksums, and unpack it";
+    let references = "look whether classes are there that the classes refer to";
+    let of_dry_run = [references, tenants, unpack, held];
+    assert_eq!(plan["not_tried"], json!([&of_dry_run[..], &changes].concat()));
     let (code, _, err) = lab.run(&["restore", "weaviate", "--include", "Dokument", "--yes"]);
     assert!(code == 1 && err.contains("but has Document, Protocol, Sample"), "{code} {err}");
     let (code, _, err) = lab.run(&["restore", "weaviate", "--into", "/tmp/x", "--yes"]);
@@ -160,6 +182,15 @@ async fn what_show_prints_brings_the_classes_back_from_each_way() {
     by_hand(&server, &lab(&server), &[("BACKUP_FILESYSTEM_PATH", folder)]).await;
     let export = lab(&server).set("BACKUP_WEAVIATE_BACKEND", "export");
     by_hand(&server, &export, &[]).await;
+    // The plan and the result of its restore say what does not come back.
+    for args in [["restore", "weaviate", "--dry-run"], ["restore", "weaviate", "--yes"]] {
+        let said = export.json(&args)["warnings"].to_string();
+        for words in
+            ["The backup is an export: ", "new creation and update times", "no users, roles and keys"]
+        {
+            assert!(said.contains(words), "{args:?}: {said}");
+        }
+    }
     let (config, start) = bucket().await;
     let in_bucket = filled(start).await;
     let lab = with_bucket(lab(&in_bucket), &config).set("BACKUP_S3_PREFIX", "lab");
@@ -196,6 +227,11 @@ async fn what_the_server_writes_into_the_bucket_is_proven_restored_and_goes_with
     assert_eq!(lab.json(&["verify", "weaviate"])["results"][0]["ok"], true);
 
     server.spoil().await;
+    let plan = lab.json(&["restore", "weaviate", "--dry-run"]);
+    assert!(
+        plan["needs_bytes"].is_null() && plan["free_bytes"].is_null(),
+        "all of it is in the bucket: {plan}"
+    );
     lab.json(&["restore", "weaviate", "--yes"]);
     let mut found = server.contents().await;
     found.remove("Later");

@@ -5,14 +5,16 @@ use crate::support::disk::Tmpfs;
 use crate::support::s3_proxy::{Asked, BadLine, Line};
 use crate::support::weaviate_contents::{id, vector};
 use crate::support::weaviate_server::{NEWEST, OLDEST, Start, WeaviateServer};
-use crate::weaviate::{SECOND, backup, each, restore};
-use crate::weaviate_faults::{BOTH, deletes_a_class, filled};
+use crate::weaviate::{SECOND, backup, each, restore, weaviate};
+use crate::weaviate_faults::{BOTH, deletes_a_class, filled, spoiled};
+use crate::weaviate_jobs::filled_in_bucket;
 use rna_backup::base::chain;
 use rna_backup::component::weaviate::{Way, Weaviate, WeaviateConfig};
-use rna_backup::component::{Component, Target};
+use rna_backup::component::{Component, Shelf, Target};
 use rna_backup::domain::progress::Meter;
+use rna_backup::engine::StoreShelf;
 use serde_json::{Value, json};
-use std::{collections::BTreeMap, fs, io::Write as _, sync::Arc};
+use std::{collections::BTreeMap, fs, io::Write as _, path::Path, sync::Arc};
 use tokio::sync::Notify;
 
 /// The contents of a server, by class.
@@ -20,7 +22,13 @@ type Contents = BTreeMap<String, Value>;
 
 /// The component, with its requests through this address.
 fn through(server: &WeaviateServer, url: &str, way: Way) -> Weaviate {
-    Weaviate::new(WeaviateConfig { server: url.parse().unwrap(), way, ..server.config() }, None)
+    with_shelf(server, url, way, None)
+}
+
+/// The same with a way into the bucket of the server.
+fn with_shelf(server: &WeaviateServer, url: &str, way: Way, shelf: Option<Arc<StoreShelf>>) -> Weaviate {
+    let shelf = shelf.map(|shelf| shelf as Arc<dyn Shelf>);
+    Weaviate::new(WeaviateConfig { server: url.parse().unwrap(), way, ..server.config() }, shelf)
 }
 
 /// Each class is as in the backup or as before the restore, whole; the names of those as in the backup.
@@ -124,7 +132,7 @@ async fn a_class_that_somebody_makes_again_meanwhile_is_named_and_no_other_class
 
 #[tokio::test]
 async fn a_folder_that_fills_up_in_the_middle_of_a_restore_costs_no_class() {
-    for version in [OLDEST, NEWEST] {
+    for (version, dies) in [(OLDEST, false), (NEWEST, false), (OLDEST, true)] {
         let Some(disk) = Tmpfs::mount("60m") else {
             return println!("skipped: mounting is not allowed here");
         };
@@ -137,26 +145,33 @@ async fn a_folder_that_fills_up_in_the_middle_of_a_restore_costs_no_class() {
         let before = server.contents().await;
         let noise = disk.path().join("noise");
         let fills = noise.clone();
+        let died = Arc::new(Notify::new());
+        let dying = died.clone();
         let line = BadLine::before(&server.address(), move |asked| {
             if deletes_a_class(asked) && !fills.exists() {
-                // Until nothing more goes in, not even a small file.
-                let mut file = fs::File::create(&fills).unwrap();
-                for piece in [1 << 20, 1 << 10, 1] {
-                    while file.write_all(&vec![0; piece]).is_ok() {}
-                }
+                fill_up(&fills);
+            }
+            if dies && fills.exists() && asked.target.ends_with("/restore") {
+                dying.notify_one();
+                return Line::BlackHole;
             }
             Line::Good
         })
         .await;
         let through = WeaviateConfig { server: line.url().parse().unwrap(), second: SECOND, ..config() };
-        let err = restore(&Weaviate::new(through, None), &archive, &Target::Live).await.unwrap_err();
-        let words = rna_backup::base::chain(&err);
-        assert!(words.contains("class Document"), "{version}: {words}");
+        let through = Weaviate::new(through, None);
+        let words = tokio::select! {
+            ended = restore(&through, &archive, &Target::Live) => chain(&ended.unwrap_err()),
+            () = died.notified() => weaviate(config()).recover().await.unwrap().join("; "),
+        };
         // The files of the backup make room for the classes that are put back: nobody has to come first.
-        assert!(
-            noise.exists() && words.contains("the classes are again as they were before"),
-            "{version}: {words}"
-        );
+        let put_back = if dies {
+            "classes Document are as before it"
+        } else {
+            "the classes are again as they were before"
+        };
+        assert!(noise.exists() && words.contains(put_back), "{version}: {words}");
+        assert!(dies || words.contains("class Document"), "{version}: {words}");
         let found = server.contents().await;
         restored(&found, &wanted, &before, &format!("{version}: {words}"));
         let next = Weaviate::new(config(), None);
@@ -167,12 +182,74 @@ async fn a_folder_that_fills_up_in_the_middle_of_a_restore_costs_no_class() {
     }
 }
 
+/// Fills a disk until nothing more goes in, not even a small file.
+fn fill_up(noise: &Path) {
+    let mut file = fs::File::create(noise).unwrap();
+    for piece in [1 << 20, 1 << 10, 1] {
+        while file.write_all(&vec![0; piece]).is_ok() {}
+    }
+}
+
+#[tokio::test]
+async fn a_class_that_is_whole_is_not_put_back_where_the_disk_of_the_notes_is_full() {
+    each(BOTH, async |version| {
+        let Some(disk) = Tmpfs::mount("2m") else { return println!("skipped: mounting is not allowed here") };
+        let (server, archive, mut backed_up) = spoiled(Start::version(version)).await;
+        let before = server.contents().await;
+        backed_up.insert("Later".to_owned(), before["Later"].clone());
+        let noise = disk.path().join("noise");
+        let (fills, mut is_last_deleted, mut is_full) = (noise.clone(), false, false);
+        let line = BadLine::before(&server.address(), move |asked| {
+            // The last class has come, and its objects are counted.
+            is_last_deleted |= asked.method == "DELETE" && asked.target == "/v1/schema/Sample";
+            if is_last_deleted && asked.target == "/v1/graphql" && !is_full {
+                is_full = true;
+                fill_up(&fills);
+            }
+            Line::Good
+        })
+        .await;
+        let state = disk.path().join("notes");
+        let component = WeaviateConfig { state, second: SECOND, ..server.config() };
+        let component = Weaviate::new(WeaviateConfig { server: line.url().parse().unwrap(), ..component }, None);
+        let err = chain(&restore(&component, &archive, &Target::Live).await.unwrap_err());
+        for words in [
+            "class Sample: write in ",
+            ": make room there: ",
+            "classes Sample are restored and whole, and so are Document, Protocol, though that could not be noted: nothing \
+             is put back",
+        ] {
+            assert!(err.contains(words), "{version}: {err}");
+        }
+        assert!(server.contents().await == backed_up, "{version}: {err}");
+        assert!(component.due().await.unwrap().unwrap().contains("Sample"), "{version}");
+        // Nothing is put back while nothing can be noted, and nothing afterwards.
+        let still = chain(&component.recover().await.unwrap_err());
+        assert!(still.contains(": make room there"), "{version}: {still}");
+        assert!(server.contents().await == backed_up, "{version}: {still}");
+        fs::remove_file(noise).unwrap();
+        let said = component.recover().await.unwrap().join("; ");
+        assert!(said.contains("classes Document, Protocol, Sample are restored, which `undo` takes back"), "{said}");
+        assert!(server.contents().await == backed_up, "{version}: {said}");
+        assert_eq!(component.due().await.unwrap(), None, "{version}");
+        component.undo(&Meter::default()).await.unwrap();
+        assert!(server.contents().await == before, "{version}");
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_written_after_the_copy_and_before_the_deletion_comes_back_by_undo() {
-    for (version, way) in [(OLDEST, Way::Filesystem), (NEWEST, Way::Filesystem), (NEWEST, Way::Export)] {
-        let server = Start::version(version).server().await;
-        server.fill().await;
-        let (archive, _) = backup(&through(&server, &server.url(), way)).await.unwrap();
+    for (version, way) in
+        [(OLDEST, Way::Filesystem), (NEWEST, Way::Filesystem), (NEWEST, Way::Export), (NEWEST, Way::S3)]
+    {
+        let (server, shelf) = if way == Way::S3 {
+            let (server, shelf) = filled_in_bucket(Start::version(version)).await;
+            (server, Some(shelf))
+        } else {
+            (filled(Start::version(version)).await, None)
+        };
+        let (archive, _) = backup(&with_shelf(&server, &server.url(), way, shelf.clone())).await.unwrap();
         server.spoil().await;
         let late = json!({"class": "Sample", "tenant": "wet", "id": id(8, 1), "vector": vector(1),
             "properties": {"name": "written late", "weight": 1.0}});
@@ -189,9 +266,19 @@ async fn what_is_written_after_the_copy_and_before_the_deletion_comes_back_by_un
             Line::Good
         })
         .await;
-        restore(&through(&server, &line.url(), way), &archive, &Target::Live).await.unwrap();
+        let meter = Meter::default();
+        let component = with_shelf(&server, &line.url(), way, shelf.clone());
+        let staged = component.stage(&mut &*archive, &Target::Live, None, &meter).await.unwrap();
+        staged.swap().await.unwrap();
+        let said = meter.take_warnings().join(" ");
+        let words = "Somebody writes to Weaviate: class Sample had 60 objects when it was copied and 61 when";
+        assert!(
+            said.contains(words) && said.contains("stop what writes to Weaviate"),
+            "{version} {way:?}: {said}"
+        );
+        assert!(!said.contains("class Document had"), "{version} {way:?}: {said}");
         assert_eq!(server.objects("Sample", Some("wet")).await.len(), 30, "{version} {way:?}");
-        through(&server, &server.url(), way).undo(&Meter::default()).await.unwrap();
+        with_shelf(&server, &server.url(), way, shelf).undo(&Meter::default()).await.unwrap();
         let back = server.objects("Sample", Some("wet")).await;
         let is_late = |object: &Value| object["properties"]["name"] == "written late";
         assert!(back.len() == 31 && back.iter().any(is_late), "{version} {way:?}: {}", back.len());

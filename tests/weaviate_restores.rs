@@ -281,6 +281,8 @@ async fn what_would_be_lost_or_could_not_be_made_is_refused_with_nothing_touched
     let words = "replace class Sample: 1 of its tenants are inactive, dry among them, so what they have could not be set \
                  aside and would be lost: activate them first";
     refused(&server, &made, words).await;
+    let checked = weaviate(server.config()).check().await.unwrap();
+    assert!(checked.ends_with(&format!("; a restore would not begin: {words}")), "{checked}");
     let (_, facts) = backup(&weaviate(server.config())).await.unwrap();
     let said = facts.warnings.join("\n");
     assert!(said.contains("inactive tenants of class Sample"), "{said}");

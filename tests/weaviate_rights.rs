@@ -1,6 +1,6 @@
 //! Keys with part of the rights, wrong keys and none, on real Weaviate servers: nothing is left out in silence.
 
-use crate::support::s3_proxy::{BadLine, Line};
+use crate::support::s3_proxy::{Asked, BadLine, Line};
 use crate::support::weaviate_server::{NEWEST, OLDEST, Start, WeaviateServer};
 use crate::weaviate::{backup, restore};
 use reqwest::Method;
@@ -18,6 +18,18 @@ async fn user(server: &WeaviateServer, name: &str, permissions: Value) -> Weavia
 
 /// The same by another way.
 async fn user_by(way: Way, server: &WeaviateServer, name: &str, permissions: Value) -> Weaviate {
+    let key = key_of(server, name, permissions).await;
+    with_key(&server.url(), server, way, &key)
+}
+
+/// The component that comes with this key over this address.
+fn with_key(url: &str, server: &WeaviateServer, way: Way, key: &str) -> Weaviate {
+    let api_key = Some(key.to_owned().into());
+    Weaviate::new(WeaviateConfig { server: url.parse().unwrap(), api_key, way, ..server.config() }, None)
+}
+
+/// The key of a new user that has these permissions and no others.
+async fn key_of(server: &WeaviateServer, name: &str, permissions: Value) -> String {
     for path in [format!("/v1/users/db/{name}"), format!("/v1/authz/roles/{name}")] {
         server.answer(Method::DELETE, &path, None).await;
     }
@@ -26,9 +38,16 @@ async fn user_by(way: Way, server: &WeaviateServer, name: &str, permissions: Val
     let user = server.ask(Method::POST, &format!("/v1/users/db/{name}"), None).await;
     let roles = json!({"roles": [name], "userType": "db"});
     server.ask(Method::POST, &format!("/v1/authz/users/{name}/assign"), Some(roles)).await;
-    let key = user["apikey"].as_str().unwrap().to_owned();
-    let config = server.config();
-    Weaviate::new(WeaviateConfig { api_key: Some(key.into()), way, ..config }, None)
+    user["apikey"].as_str().unwrap().to_owned()
+}
+
+/// A line to a server that tells no key its roles, as versions before roles do.
+async fn telling_no_roles(server: &WeaviateServer) -> BadLine {
+    let rule = |asked: &Asked| {
+        let is_it = asked.target == "/v1/users/own-info";
+        if is_it { Line::Say(404, String::new()) } else { Line::Good }
+    };
+    BadLine::before(&server.address(), rule).await
 }
 
 fn collections(action: &str, collection: &str) -> Value {
@@ -115,30 +134,46 @@ async fn a_key_for_one_class_restores_that_class_and_learns_of_hidden_ones() {
         on_classes.into_iter().chain(of.map(|verb| data(&format!("{verb}_data"), class))).collect::<Vec<_>>()
     };
     let only = |class: &str| Target::Classes(vec![class.to_owned()]);
-    // Nothing is deleted where the trial of the class would not be allowed.
-    let narrow =
-        user(&server, "narrow", json!([rights("Protocol"), rights("RnaBackupMark_*")].concat())).await;
-    let as_spoiled = server.contents().await;
-    let err = chain(&restore(&narrow, &archive, &only("Protocol")).await.unwrap_err());
-    assert!(err.contains("every right on the classes Protocol_rna_trial_*"), "{err}");
-    assert!(server.contents().await == as_spoiled);
-    // Nor where a class could be deleted and not made again, or filled again.
     let ours = [rights("Protocol_rna_trial_*"), rights("RnaBackupMark_*")].concat();
-    for lacking in ["create_collections", "create_data"] {
-        let some = rights("Protocol").into_iter().filter(|right| right["action"] != lacking);
-        let some: Vec<_> = some.chain(ours.clone()).collect();
-        let eraser = user(&server, "eraser", json!(some)).await;
-        let err = chain(&restore(&eraser, &archive, &only("Protocol")).await.unwrap_err());
-        assert!(err.contains(&format!("the right {lacking} on Protocol")), "{err}");
-        assert!(server.contents().await == as_spoiled, "{lacking}");
+    let as_spoiled = server.contents().await;
+    let line = telling_no_roles(&server).await;
+    for (url, tells) in [(server.url(), true), (line.url(), false)] {
+        let refused = async |name: &str, permissions: Vec<Value>| {
+            let key = key_of(&server, name, json!(permissions)).await;
+            let limited = with_key(&url, &server, Way::Export, &key);
+            let err = chain(&restore(&limited, &archive, &only("Protocol")).await.unwrap_err());
+            assert!(server.contents().await == as_spoiled, "{name}: {err}");
+            assert_eq!(limited.due().await.unwrap(), None, "{name}");
+            let planned = limited.plan(&only("Protocol"), Some(&facts)).await;
+            // What a server tells of a key, a dry run knows as well.
+            assert!(!tells || chain(&planned.unwrap_err()) == err, "{name}: {err}");
+            err
+        };
+        // Nothing is deleted where the trial of the class would not be allowed.
+        let err = refused("narrow", [rights("Protocol"), rights("RnaBackupMark_*")].concat()).await;
+        let right = if tells { "the right create_collections on" } else { "every right on the classes" };
+        assert!(err.contains(&format!("{right} Protocol_rna_trial_*")), "{err}");
+        // Nor where a class could be deleted and not made again, or filled again.
+        for lacking in ["create_collections", "create_data"] {
+            let some = rights("Protocol").into_iter().filter(|right| right["action"] != lacking);
+            let err = refused("eraser", some.chain(ours.clone()).collect()).await;
+            assert!(err.contains(&format!("the right {lacking} on Protocol")), "{err}");
+        }
+        // Nor where other machines could not know of the restore, or this one of theirs.
+        let both = [rights("Protocol"), rights("Protocol_rna_trial_*")].concat();
+        let err = refused("blind", both).await;
+        assert!(err.contains("delete_collections on RnaBackupMark_*"), "{err}");
+        // A class that may not be deleted is not touched, and nothing is due.
+        let keeps = rights("Protocol").into_iter().filter(|right| right["action"] != "delete_collections");
+        let err = refused("keeper", keeps.chain(ours.clone()).collect()).await;
+        let words = if tells {
+            "the right delete_collections on Protocol"
+        } else {
+            "delete class Protocol: give the user of WEAVIATE_API_KEY the right"
+        };
+        assert!(err.contains(words) && (tells || err.contains("as they were before")), "{err}");
     }
-    // Nor where other machines could not know of the restore, or this one of theirs.
-    let both = [rights("Protocol"), rights("Protocol_rna_trial_*")].concat();
-    let blind = user(&server, "blind", json!(both)).await;
-    let err = chain(&restore(&blind, &archive, &only("Protocol")).await.unwrap_err());
-    assert!(err.contains("delete_collections on RnaBackupMark_*"), "{err}");
-    assert!(server.contents().await == as_spoiled);
-    let owner = user(&server, "owner", json!([rights("Protocol"), ours.clone()].concat())).await;
+    let owner = user(&server, "owner", json!([rights("Protocol"), ours].concat())).await;
     restore(&owner, &archive, &only("Protocol")).await.unwrap();
     assert!(server.contents().await["Protocol"] == before["Protocol"]);
     let spoiled = server.contents().await;
@@ -147,15 +182,72 @@ async fn a_key_for_one_class_restores_that_class_and_learns_of_hidden_ones() {
     let planned = owner.plan(&only("Document"), Some(&facts)).await.unwrap_err();
     assert!(chain(&planned).contains("the right read_collections on Document"), "{planned:?}");
     assert!(server.contents().await == spoiled);
+}
 
-    // A class that may not be deleted is not touched, and nothing is due.
-    let keeps = rights("Protocol").into_iter().filter(|right| right["action"] != "delete_collections");
-    let keeps: Vec<_> = keeps.chain(ours).collect();
-    let keeper = user(&server, "keeper", json!(keeps)).await;
-    let err = chain(&restore(&keeper, &archive, &only("Protocol")).await.unwrap_err());
-    assert!(err.contains("delete class Protocol") && err.contains("as they were before"), "{err}");
-    assert_eq!(keeper.due().await.unwrap(), None);
-    assert!(server.contents().await == spoiled);
+#[tokio::test]
+async fn a_dry_run_and_check_ask_for_the_rights_that_a_restore_by_the_server_itself_needs() {
+    const STEP: &str = "ask whether the key has the rights that a restore needs";
+    let server = Start::version(NEWEST).key("root-key").server().await;
+    server.fill().await;
+    let before = server.contents().await;
+    let on_all = |right: &str, kind: &str, more: Value| {
+        let mut of = json!({"collection": "*"});
+        of.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        json!({"action": right, kind: of})
+    };
+    let backs_up = vec![
+        collections("read_collections", "*"),
+        data("read_data", "*"),
+        on_all("read_tenants", "tenants", json!({"tenant": "*"})),
+        on_all("read_nodes", "nodes", json!({"verbosity": "verbose"})),
+        on_all("manage_backups", "backups", json!({})),
+    ];
+    let maker = key_of(&server, "maker", json!(backs_up)).await;
+    let of = |url: &str, key: &str| with_key(url, &server, Way::Filesystem, key);
+    let (archive, facts) = backup(&of(&server.url(), &maker)).await.unwrap();
+    let line = BadLine::before(&server.address(), |_| Line::Good).await;
+    let limited = of(&line.url(), &maker);
+    let planned = chain(&limited.plan(&Target::Live, Some(&facts)).await.unwrap_err());
+    let checked = limited.check().await.unwrap();
+    for words in [
+        "give the user of WEAVIATE_API_KEY the right create_collections on RnaBackupMark_*",
+        "the right delete_collections on RnaBackupMark_*, Document, Protocol, Sample",
+    ] {
+        assert!(planned.contains(words), "{planned}");
+        assert!(checked.contains("; a restore would not begin: ") && checked.contains(words), "{checked}");
+    }
+    let silent = telling_no_roles(&server).await;
+    let untold = of(&silent.url(), &maker);
+    assert_eq!(untold.plan(&Target::Live, Some(&facts)).await.unwrap().not_tried, [STEP]);
+    let checked = untold.check().await.unwrap();
+    assert!(checked.ends_with(&format!("since this Weaviate does not answer that: {STEP}")), "{checked}");
+
+    // With those rights a restore succeeds.
+    let more = ["create", "update", "delete"]
+        .map(|verb| collections(&format!("{verb}_collections"), "RnaBackupMark_*"));
+    let deletes = collections("delete_collections", "*");
+    let restorer = json!([backs_up, more.to_vec(), vec![deletes]].concat());
+    let restorer = of(&line.url(), &key_of(&server, "restorer", restorer).await);
+    assert_eq!(restorer.plan(&Target::Live, Some(&facts)).await.unwrap().not_tried, [""; 0]);
+    let checked = restorer.check().await.unwrap();
+    assert!(checked.ends_with("by way of filesystem"), "{checked}");
+    for line in [&line, &silent] {
+        let asks = |asked: &Asked| asked.method == "GET" || asked.target == "/v1/graphql";
+        assert!(line.asked().iter().all(asks), "{:?}", line.asked());
+    }
+    server.spoil().await;
+    restore(&restorer, &archive, &Target::Live).await.unwrap();
+    let mut found = server.contents().await;
+    found.remove("Later");
+    assert!(found == before);
+
+    // A version without roles tells nothing.
+    let old = Start::version(OLDEST).key("root-key").server().await;
+    old.fill().await;
+    for way in [Way::Filesystem, Way::Export] {
+        let checked = with_key(&old.url(), &old, way, "root-key").check().await.unwrap();
+        assert!(checked.ends_with(STEP), "{checked}");
+    }
 }
 
 #[tokio::test]

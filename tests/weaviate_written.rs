@@ -2,18 +2,20 @@
 //! expiring by themselves before they are restored.
 
 use crate::support::lab::eventually;
-use crate::support::s3_proxy::{Asked, Line};
+use crate::support::s3::Bucket;
+use crate::support::s3_proxy::{Asked, BadLine, Line};
 use crate::support::weaviate_contents::{id, vector};
-use crate::support::weaviate_server::{NEWEST, Start, WeaviateServer};
-use crate::weaviate::{backup, decode, each, restore, weaviate};
-use crate::weaviate_faults::{BOTH, deletes_a_class, filled, is_status, over, to};
+use crate::support::weaviate_server::{NEWEST, OLDEST, Start, WeaviateServer};
+use crate::weaviate::{SECOND, backup, decode, each, restore, weaviate};
+use crate::weaviate_faults::{deletes_a_class, filled};
+use crate::weaviate_jobs::{in_bucket, shelf};
 use jiff::{SignedDuration, Timestamp};
 use reqwest::Client;
-use rna_backup::component::weaviate::{Way, WeaviateConfig};
-use rna_backup::component::{Component as _, Target};
+use rna_backup::component::weaviate::{Way, Weaviate, WeaviateConfig};
+use rna_backup::component::{Component as _, Shelf, Target};
 use rna_backup::domain::progress::Meter;
 use serde_json::{Value, json};
-use std::path::Path;
+use std::sync::Arc;
 
 /// Stores objects of a class at the server at `url`.
 async fn store(url: &str, objects: impl Iterator<Item = Value>) {
@@ -49,23 +51,28 @@ async fn change_back(url: &str) {
 }
 
 /// Does what a rule of a line waits for.
-fn now(work: impl Future<Output = ()>) {
-    tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(work));
+fn now<T>(work: impl Future<Output = T>) -> T {
+    tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(work))
 }
 
 /// A rule under which all that the server captures for a backup is another number of objects than before and after:
 /// the objects change at each order, and change back once the server has described what it has captured.
-fn changing(server: &WeaviateServer) -> impl FnMut(&Asked) -> Line + Send + use<> {
+fn changing(server: &WeaviateServer, bucket: Option<Bucket>) -> impl FnMut(&Asked) -> Line + Send + use<> {
     let (url, folder, mut is_changed) = (server.url(), server.folder(), false);
-    let is_captured = move |folder: &Path, asked: &Asked| {
-        let id = asked.target.rsplit('/').next().unwrap();
-        is_status(asked) && folder.join(id).join("node1/backup.json").exists()
+    let is_described = move |id: &str| match &bucket {
+        None => folder.join(id).join("node1/backup.json").exists(),
+        Some(bucket) => {
+            let end = format!("/{id}/node1/backup.json");
+            now(bucket.objects()).iter().any(|key| key.ends_with(&end))
+        }
     };
     move |asked| {
-        if !is_changed && to("POST", "/v1/backups/filesystem")(asked) {
+        let backend = asked.target.strip_prefix("/v1/backups/").unwrap_or_default();
+        let id = backend.split_once("/rna-").filter(|(_, rest)| !rest.contains('/'));
+        if !is_changed && asked.method == "POST" && ["filesystem", "s3"].contains(&backend) {
             now(change(&url));
             is_changed = true;
-        } else if is_changed && is_captured(&folder, asked) {
+        } else if is_changed && id.is_some_and(|(_, rest)| is_described(&format!("rna-{rest}"))) {
             now(change_back(&url));
             is_changed = false;
         }
@@ -75,9 +82,25 @@ fn changing(server: &WeaviateServer) -> impl FnMut(&Asked) -> Line + Send + use<
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backup_of_other_objects_than_were_counted_comes_back_and_no_class_is_deleted_twice() {
-    each(BOTH, async |version| {
-        let server = filled(Start::version(version)).await;
-        let (line, component) = over(&server, changing(&server)).await;
+    each([(OLDEST, false), (NEWEST, false), (NEWEST, true)], async |(version, by_bucket)| {
+        let (server, bucket) = if by_bucket {
+            let (server, config) = in_bucket(version).await;
+            (server, Some(config))
+        } else {
+            (filled(Start::version(version)).await, None)
+        };
+        let shelf: Option<Arc<dyn Shelf>> = match &bucket {
+            Some(config) => Some(Arc::new(shelf(config).await)),
+            None => None,
+        };
+        let over = async |rule| {
+            let line = BadLine::before(&server.address(), rule).await;
+            let config =
+                WeaviateConfig { server: line.url().parse().unwrap(), second: SECOND, ..server.config() };
+            (line, Weaviate::new(config, shelf.clone()))
+        };
+        let rule = changing(&server, bucket.as_ref().map(Bucket::of));
+        let (line, component) = over(Box::new(rule) as Box<dyn FnMut(&Asked) -> Line + Send>).await;
         let (archive, facts) = backup(&component).await.unwrap();
         let counts =
             |facts: &[(&str, u64)]| facts.iter().map(|(class, n)| ((*class).to_owned(), *n)).collect();
@@ -94,7 +117,7 @@ async fn a_backup_of_other_objects_than_were_counted_comes_back_and_no_class_is_
         assert_eq!(there().await, (250, 80), "{version}: as many as the server had captured");
         assert_eq!(line.count(deletes_a_class), 3, "{version}");
         // The copy of what was there is of other objects than were counted, too.
-        let (line, component) = over(&server, |_| Line::Good).await;
+        let (line, component) = over(Box::new(|_: &Asked| Line::Good)).await;
         component.undo(&Meter::default()).await.unwrap();
         assert_eq!(there().await, (249, 81), "{version}");
         assert_eq!(line.count(deletes_a_class), 3, "{version}");

@@ -61,6 +61,14 @@ impl<S: Copy> Steps<S> {
         self.of(walk).any(|taken| taken == step)
     }
 
+    /// A step, in words.
+    pub fn words(&self, step: S) -> &'static str
+    where
+        S: PartialEq,
+    {
+        self.0.iter().find(|(known, _, _)| *known == step).map_or("", |(_, words, _)| *words)
+    }
+
     /// The steps of a restore that a walk does not take, in words.
     pub fn left_out(&self, walk: Walk) -> Vec<&'static str> {
         let is_left_out = |walks: &[Walk]| walks.contains(&Walk::Restore) && !walks.contains(&walk);
@@ -92,6 +100,8 @@ pub struct Plan {
     pub lost_rights: Option<String>,
     /// Names of objects that the server is known to refuse: a restore goes on without them when it is told so.
     pub refuses: Vec<String>,
+    /// Steps of the walk that could not be taken here, in words: the server does not answer such a question.
+    pub not_tried: Vec<&'static str>,
     /// True if the archive itself tells more: [`Component::preview`](super::Component::preview).
     pub looks_into_archive: bool,
 }

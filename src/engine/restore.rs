@@ -349,6 +349,6 @@ fn described(request: &RestoreRequest, archive: &Archive, plan: Plan, not_tried:
         downtime: plan.downtime,
         versions: plan.versions,
         warnings: [plan.warnings, plan.lost_rights.into_iter().collect(), plan.advice].concat(),
-        not_tried: not_tried.into_iter().map(str::to_owned).collect(),
+        not_tried: not_tried.into_iter().chain(plan.not_tried).map(str::to_owned).collect(),
     }
 }

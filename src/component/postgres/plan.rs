@@ -81,6 +81,7 @@ impl Goal {
                 .collect(),
             lost_rights: self.lost_rights(facts),
             refuses: refuses.into_iter().collect(),
+            not_tried: Vec::new(),
             looks_into_archive: !self.swaps,
         })
     }

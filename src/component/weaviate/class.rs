@@ -106,6 +106,12 @@ pub(super) fn has_both_kinds_of_vectors(definition: &Value) -> bool {
     has_named && has_unnamed
 }
 
+/// Returns whether vectors of the class are compressed by product quantization.
+pub(super) fn has_product_quantization(definition: &Value) -> bool {
+    let named = definition["vectorConfig"].as_object().into_iter().flat_map(serde_json::Map::values);
+    named.chain([definition]).any(|vector| vector["vectorIndexConfig"]["pq"]["enabled"] == true)
+}
+
 /// The modules that a class cannot be made without.
 pub(super) fn modules(definition: &Value) -> BTreeSet<String> {
     let of = |value: &Value| value.as_str().map(str::to_owned);
@@ -205,9 +211,14 @@ mod tests {
 
     #[test]
     fn only_names_of_classes_are_asked_for() {
-        for (name, is) in
-            [("Document", true), ("Lab_2", true), ("document", false), ("A{b", false), ("", false)]
-        {
+        for (name, is) in [
+            ("Document", true),
+            ("Lab_2", true),
+            ("document", false),
+            ("A{b", false),
+            ("L:Paper", false),
+            ("", false),
+        ] {
             assert_eq!(is_name(name), is, "{name}");
         }
     }

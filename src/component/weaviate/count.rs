@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 use std::{fmt, ops::Add};
 
-/// The number of objects at one moment. Only an exact one may decide about a backup or a restore.
+/// The number of objects at one moment. Only an exact one may decide about a backup or a restore. No kind is a lower bound:
+/// a server that does not count exactly counts objects that are deleted already, too.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) enum Count {
     /// Every object was counted.

@@ -218,7 +218,8 @@ fn unread(file: &Path, source: io::Error) -> ComponentError {
 }
 
 pub(super) fn unwritten(folder: &Path, source: io::Error) -> ComponentError {
-    let what = format!("write in {}", folder.display());
+    let is_full = matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+    let what = format!("write in {}{}", folder.display(), if is_full { ": make room there" } else { "" });
     ComponentError::Unavailable { what, source: Some(source.into()) }
 }
 

@@ -13,6 +13,7 @@
 
 mod access;
 mod answer;
+mod check;
 mod chunk;
 mod claim;
 mod class;
@@ -169,21 +170,11 @@ impl Component for Weaviate {
     }
 
     async fn check(&self) -> Result<String, ComponentError> {
-        let server = self.meet().await?;
-        let (made, warning) = self.way(&server).await?;
-        self.may_restore(&server, made).await?;
-        let left = match self.files(&server, Made::Filesystem) {
-            Ok(Files::Folder(folder)) => folder.left().await.ok().and_then(|left| folder.advice(&left)),
-            _ => None,
-        };
-        let classes = server.whole_schema().await?.len();
-        let found =
-            format!("Weaviate {} answers, classes: {classes}, by way of {}", server.version, made.as_str());
-        let notes = Journal::open(&self.config.state).await?.notes;
-        let due = self.due().await?;
-        let closed = notes.closed.filter(|_| made == Made::Filesystem);
-        let closed = closed.map(|why| format!("the last backup of that way has failed: {why}"));
-        Ok([Some(found), warning, closed, left, due].into_iter().flatten().collect::<Vec<_>>().join("; "))
+        self.checked().await
+    }
+
+    async fn reach(&self) -> Result<(), ComponentError> {
+        self.found().await.map(drop)
     }
 
     async fn backup(&self, out: &mut dyn Output, meter: &Meter) -> Result<Facts, ComponentError> {

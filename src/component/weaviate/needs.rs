@@ -2,7 +2,7 @@
 
 use crate::component::ComponentError;
 use crate::component::stage::Target;
-use crate::component::weaviate::class;
+use crate::component::weaviate::class::{self, Class, Classes};
 use crate::component::weaviate::index::{Index, Made, corrupt};
 use crate::component::weaviate::version::Version;
 use crate::domain::facts::Facts;
@@ -58,17 +58,26 @@ impl Needs {
             Target::Classes(wanted) => wanted.contains(name),
             _ => true,
         };
-        let meant = index.classes.iter().filter(|(name, _)| is_meant(name));
-        let modules = meant.flat_map(|(name, class)| {
-            class::modules(&class.definition).into_iter().map(move |module| (module, format!("class {name}")))
-        });
         Ok(Self {
             way: Some(index.way),
             made_by: Some(index.server_version.parse().map_err(corrupt)?),
             nodes: index.nodes.clone(),
-            modules: modules.collect(),
+            modules: modules_of(index.classes.iter().filter(|(name, _)| is_meant(name))),
         })
     }
+
+    /// The needs of a backup that the server itself would make of its classes now, or that is made of it.
+    pub(super) fn of_live(way: Made, live: &Classes) -> Self {
+        Self { way: Some(way), modules: modules_of(live.iter()), ..Self::default() }
+    }
+}
+
+/// The modules that classes cannot be made without, each with a class that needs it.
+fn modules_of<'a>(classes: impl Iterator<Item = (&'a String, &'a Class)>) -> BTreeMap<String, String> {
+    let modules = classes.flat_map(|(name, class)| {
+        class::modules(&class.definition).into_iter().map(move |module| (module, format!("class {name}")))
+    });
+    modules.collect()
 }
 
 /// Returns whether a module of Weaviate makes backups. Such a module is no need of a class.

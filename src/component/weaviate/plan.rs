@@ -11,25 +11,11 @@ use crate::component::weaviate::journal::Journal;
 use crate::component::weaviate::needs::Needs;
 use crate::component::weaviate::replace::names;
 use crate::component::weaviate::restore::chosen;
-use crate::component::weaviate::server::Server;
 use crate::component::weaviate::steps::Questions;
 use crate::domain::facts::Facts;
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, path::Path};
 
 impl Weaviate {
-    /// Takes the steps of a restore that need no backup: for `check`, where the next backup is made in this way.
-    ///
-    /// # Errors
-    ///
-    /// The reason why such a backup could not be restored.
-    pub(super) async fn may_restore(&self, server: &Server, made: Made) -> Result<(), ComponentError> {
-        let needs = Needs { way: Some(made), ..Needs::default() };
-        let (target, live) = (&Target::Live, &Classes::new());
-        let questions =
-            Questions { weaviate: self, target, server, needs: &needs, bring: None, live, index: None };
-        questions.ask_all(Walk::Check).await
-    }
-
     /// The plan of a restore.
     pub(super) async fn planned(
         &self,
@@ -53,9 +39,7 @@ impl Weaviate {
             live: &going,
             index: None,
         };
-        questions.ask_all(walk).await?;
-        let state = self.config.state.ancestors().find(|folder| folder.exists());
-        let room = self.config.dir.as_deref().or(state);
+        let not_tried = questions.ask_all(walk).await?;
         let due =
             Journal::open(&self.config.state).await?.notes.still_due().filter(|_| *target != Target::Scratch);
         let mut plan = Plan {
@@ -66,8 +50,8 @@ impl Weaviate {
             method: "a safety backup of those classes; then class by class: delete, restore, count; a class that fails \
                      is put back from the safety backup"
                 .to_owned(),
-            needs_bytes: facts.map(|facts| needed(facts, &going)),
-            free_bytes: room.and_then(free_bytes),
+            needs_bytes: facts.and_then(|facts| room_for(facts, needs.way, &going)),
+            free_bytes: self.room(needs.way).and_then(free_bytes),
             downtime: match target {
                 Target::Scratch => "none",
                 _ => "each class is missing while it is restored",
@@ -78,6 +62,7 @@ impl Weaviate {
             advice: Vec::new(),
             lost_rights: None,
             refuses: Vec::new(),
+            not_tried,
             looks_into_archive: false,
         };
         if *target == Target::LiveWithAccess {
@@ -95,6 +80,17 @@ impl Weaviate {
             );
         }
         Ok(plan)
+    }
+
+    /// The folder in which a restore of a backup of this way needs room; `None` where it needs room in the bucket alone, which
+    /// has what comes, and takes the copy of what is there.
+    fn room(&self, way: Option<Made>) -> Option<&Path> {
+        let notes = self.config.state.ancestors().find(|folder| folder.exists());
+        match way {
+            Some(Made::S3) => None,
+            Some(Made::Export) => notes,
+            Some(Made::Filesystem) | None => self.config.dir.as_deref().or(notes),
+        }
     }
 }
 
@@ -129,12 +125,30 @@ const ACCESS: &str = "Users, roles and keys of the backup take the place of thos
                       WEAVIATE_API_KEY must be one of them, or stand in the environment of Weaviate. `undo` brings back \
                       classes alone.";
 
-/// The bytes that a restore needs: the backup unpacked, and a copy of what is there, which takes about as much for
-/// each object.
-fn needed(facts: &Facts, going: &Classes) -> u64 {
+/// The bytes that a restore of a backup of this way needs beside what is `going`; `None` where it needs none on a disk of ours.
+fn room_for(facts: &Facts, way: Option<Made>, going: &Classes) -> Option<u64> {
+    let there = going.values().map(|class| class.objects.number()).sum();
+    (way != Some(Made::S3)).then(|| needed(facts, there))
+}
+
+/// The bytes that a restore needs: the backup unpacked, and a copy of the objects that are `there`, which takes about as
+/// much for each object.
+fn needed(facts: &Facts, there: u64) -> u64 {
     let unpacked = facts.source_bytes;
-    let there: u64 = going.values().map(|class| class.objects.number()).sum();
     let brought: u64 = facts.counts.classes.values().sum();
     let copied = u128::from(unpacked) * u128::from(there) / u128::from(brought.max(1));
     unpacked.saturating_add(u64::try_from(copied).unwrap_or(u64::MAX))
+}
+
+#[test]
+fn a_restore_needs_room_for_the_backup_and_for_as_much_of_each_object_that_is_there() {
+    use crate::domain::facts::Counts;
+    let facts = |objects: u64| {
+        let classes = [("Paper".to_owned(), objects)].into();
+        Facts { source_bytes: 1000, counts: Counts { classes, ..Counts::default() }, ..Facts::default() }
+    };
+    for (brought, there, bytes) in [(100, 0, 1000), (100, 100, 2000), (100, 300, 4000), (0, 2, 3000)] {
+        assert_eq!(needed(&facts(brought), there), bytes, "{brought} {there}");
+    }
+    assert_eq!(needed(&Facts { source_bytes: u64::MAX, ..facts(1) }, 7), u64::MAX);
 }

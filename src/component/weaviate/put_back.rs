@@ -14,11 +14,11 @@ use crate::component::weaviate::notes::{Notes, Snapshot, State, Step};
 use crate::component::weaviate::refusals::of_what_cannot_be_kept;
 use crate::component::weaviate::replace::{names, remove_classes};
 use crate::component::weaviate::server::{Access, Server};
-use crate::component::weaviate::source::{Place, Source, prove};
+use crate::component::weaviate::source::{Place, Source, prove, remove_if_full};
 use crate::domain::progress::Meter;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
-use std::{error::Error as _, io, time::Instant};
+use std::{collections::BTreeSet, error::Error as _, io, time::Instant};
 
 impl Weaviate {
     /// Puts right what a run that died has left of a replacement, and tells how the classes are now. A class that
@@ -34,7 +34,10 @@ impl Weaviate {
         claim: Option<&Claim>,
     ) -> Result<String, ComponentError> {
         let put = match claim {
-            Some(claim) => self.put_right(&server.while_classes_are_missing(), journal, claim).await,
+            Some(claim) => {
+                self.make_room_of_dead_runs(server, journal).await;
+                self.put_right(&server.while_classes_are_missing(), journal, claim).await.0
+            }
             None => Ok(()),
         };
         let replacing = journal.notes.replacing.clone().unwrap_or_default();
@@ -71,28 +74,30 @@ impl Weaviate {
     }
 
     /// Puts right every class of the replacement that is neither what it was nor what it was to be. A class that
-    /// cannot be put right keeps no other from it.
-    ///
-    /// # Errors
-    ///
-    /// The first of those of the classes; their notes stay.
+    /// cannot be put right keeps no other from it: the result is the first error of a class, whose notes stay, and beside
+    /// it the classes that are whole as they came, though that could not be noted.
     pub(super) async fn put_right(
         &self,
         server: &Server,
         journal: &mut Journal,
         claim: &Claim,
-    ) -> Result<(), ComponentError> {
+    ) -> (Result<(), ComponentError>, BTreeSet<String>) {
         let steps = journal.notes.replacing.clone().unwrap_or_default().classes;
-        let mut first = Ok(());
+        let (mut first, mut unnoted) = (Ok(()), BTreeSet::new());
         for (class, Step { state, before }) in steps {
-            if !state.is_final() {
-                claim.confirm().await?;
+            if !state.is_final()
+                && let Err(err) = claim.confirm().await
+            {
+                return (Err(err), unnoted);
             }
             let put = match &state {
                 State::Brought(promised) => match prove(server, &class, promised, &Meter::default()).await {
                     Ok(()) => {
                         let proven = |notes: &mut Notes| notes.reached(&class, State::Proven);
                         let noted = self.note_and_drop(server, journal, proven).await;
+                        if noted.is_err() {
+                            unnoted.insert(class.clone());
+                        }
                         claim.tell_replaced(&class).await;
                         noted
                     }
@@ -109,7 +114,19 @@ impl Weaviate {
             }
             first = first.and(put);
         }
-        first
+        (first, unnoted)
+    }
+
+    /// Removes the backups that dead runs have unpacked into Weaviate's folder or ordered there, and that nobody needs, if
+    /// that folder is full: what is put back needs room in it.
+    async fn make_room_of_dead_runs(&self, server: &Server, journal: &Journal) {
+        let Ok(files) = self.files(server, Made::Filesystem) else { return };
+        let needed: BTreeSet<_> = journal.notes.snapshots().iter().map(|copy| copy.id.clone()).collect();
+        for loose in &journal.notes.loose {
+            if loose.made == Made::Filesystem && !needed.contains(&loose.id) {
+                remove_if_full(&files, &loose.id).await;
+            }
+        }
     }
 
     /// Puts a class back as it was, trying for minutes: nobody else can.

@@ -118,10 +118,10 @@ pub(super) fn of_what_cannot_be_kept(
 /// Makes sure that the classes refer to classes that are there, or come too.
 pub(super) async fn of_dangling_references(
     server: &Server,
-    index: &Index,
+    classes: &Classes,
     bring: &BTreeSet<String>,
 ) -> Result<(), ComponentError> {
-    let mut brought = index.classes.clone();
+    let mut brought = classes.clone();
     brought.retain(|name, _| bring.contains(name));
     let there = server.definitions().await.map_err(|fault| fault.of("read Weaviate's schema"))?;
     let Some(dangling) = class::dangling(&brought, &there.into_keys().collect()).into_iter().next() else {

@@ -290,12 +290,12 @@ impl Replacement<'_> {
         if !matches!(copied.objects.judge(now), Verdict::Fewer | Verdict::More) {
             return Ok(());
         }
-        tracing::warn!(
-            class,
-            then = %copied.objects.after,
-            now,
-            "somebody writes to a class that is about to be replaced, so it is copied again: stop what writes to Weaviate"
-        );
+        self.meter.warn(format!(
+            "Somebody writes to Weaviate: class {class} had {} objects when it was copied and {now} when it was about to be \
+             replaced, so it was copied again. What is written between that copy and its replacement is lost: stop what \
+             writes to Weaviate before a restore.",
+            copied.objects.after
+        ));
         let way = self.bring[class].map_or(Made::Export, |source| source.index.way);
         let only = [class.to_owned()].into();
         let live = self.server.classes(Some(&only)).await?;
@@ -331,7 +331,7 @@ impl Weaviate {
     ) -> ComponentError {
         let why = chain(&err);
         tracing::warn!(class, error = why, "a restore into Weaviate has failed, putting back what was there");
-        let put_back = self.put_right(server, journal, claim).await;
+        let (put_back, unnoted) = self.put_right(server, journal, claim).await;
         let replacing = journal.notes.replacing.clone().unwrap_or_default();
         let restored = names(&replacing.in_state(|state| *state == State::Proven));
         let mut words = vec![format!("class {class}: {why}")];
@@ -345,6 +345,13 @@ impl Weaviate {
                 if replacing.is_undo { "" } else { ", which `undo` takes back" },
                 names(&replacing.in_state(|state| *state != State::Proven)),
                 if replacing.is_undo { ", with which another `undo` goes on" } else { "" },
+            )),
+            Err(_) if journal.notes.due().is_subset(&unnoted) => words.push(format!(
+                "classes {} are {} and whole{}, though that could not be noted: nothing is put back, and the next run on \
+                 Weaviate or start of the worker looks at them once more and notes it",
+                names(&unnoted),
+                if replacing.is_undo { "taken back" } else { "restored" },
+                if restored.is_empty() { String::new() } else { format!(", and so are {restored}") },
             )),
             Err(worse) => {
                 let due = replacing.classes.values().filter(|step| !step.state.is_final());

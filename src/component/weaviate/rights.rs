@@ -1,14 +1,132 @@
-//! Rights on a class that a restore deletes and makes again, tried while the class is still there: each request asks for
-//! what exists already, which a server refuses, and refuses in other words where the key has no right to ask.
+//! Rights of the key that a restore needs, asked while every class is still there: the server tells the roles of a key, or
+//! it is asked to make what exists already, which it refuses, and refuses in other words where the key has no right to ask.
 
 use crate::component::ComponentError;
-use crate::component::weaviate::class;
+use crate::component::weaviate::class::{self, Classes};
 use crate::component::weaviate::client::Fault;
+use crate::component::weaviate::index::Made;
 use crate::component::weaviate::server::Server;
+use crate::component::weaviate::trial::names_of_trials;
 use reqwest::Method;
+use serde::Deserialize;
 use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// The rights of a key, as its roles give them.
+#[derive(Debug)]
+pub(super) struct Rights(Vec<Value>);
+
+/// The answer of a server about the key that asks.
+#[derive(Deserialize)]
+struct OwnInfo {
+    #[serde(default)]
+    groups: Option<Vec<String>>,
+    #[serde(default)]
+    roles: Option<Vec<Role>>,
+}
+
+#[derive(Deserialize)]
+struct Role {
+    permissions: Vec<Value>,
+}
+
+impl Rights {
+    /// Makes sure that the key may replace these classes by those of a backup of this way: make and change marks, delete
+    /// what is live, bring what is in the backup, and try it before if it is an export. A right that is not certain to be
+    /// needed is not asked for: a restore that could succeed is refused by nobody.
+    ///
+    /// # Errors
+    ///
+    /// [`ComponentError::Denied`], which names the rights that are missing.
+    pub(super) fn suffice(
+        &self,
+        way: Option<Made>,
+        names: &BTreeSet<&str>,
+        live: &Classes,
+    ) -> Result<(), ComponentError> {
+        const ON_MARKS: [&str; 4] =
+            ["create_collections", "delete_collections", "read_collections", "update_collections"];
+        const OF_TRIALS: [&str; 5] =
+            ["create_collections", "create_data", "delete_collections", "read_collections", "read_data"];
+        let mut wanted: Vec<(&str, String)> =
+            ON_MARKS.into_iter().map(|right| (right, "RnaBackupMark_*".to_owned())).collect();
+        for name in names {
+            let mut on = |right| wanted.push((right, (*name).to_owned()));
+            on("read_data");
+            match way {
+                Some(Made::Export) => {
+                    on("create_collections");
+                    on("create_data");
+                    if live.get(*name).is_some_and(|class| class::has_tenants(&class.definition)) {
+                        on("create_tenants");
+                    }
+                    wanted.extend(OF_TRIALS.into_iter().map(|right| (right, names_of_trials(name))));
+                }
+                Some(Made::Filesystem | Made::S3) => on("manage_backups"),
+                None => {}
+            }
+        }
+        wanted.extend(live.keys().map(|name| ("delete_collections", name.clone())));
+        let mut missing = BTreeMap::<&str, Vec<String>>::new();
+        for (right, class) in wanted.into_iter().filter(|(right, class)| !self.has(right, class)) {
+            missing.entry(right).or_default().push(class);
+        }
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let missing: Vec<_> = missing
+            .iter()
+            .map(|(right, classes)| format!("the right {right} on {}", classes.join(", ")))
+            .collect();
+        let what = format!(
+            "restore weaviate, which replaces classes: give the user of WEAVIATE_API_KEY {}",
+            missing.join("; ")
+        );
+        Err(ComponentError::Denied { what, source: None })
+    }
+
+    /// Returns whether the key has a right on a class, or on all classes of a pattern.
+    fn has(&self, right: &str, class: &str) -> bool {
+        let kind = right.split_once('_').map_or(right, |(_, kind)| kind);
+        self.0.iter().any(|permission| {
+            let action = permission["action"].as_str();
+            action.is_some_and(|action| action == right || action.strip_prefix("manage_") == Some(kind))
+                && permission[kind]["collection"].as_str().is_none_or(|pattern| covers(pattern, class))
+        })
+    }
+}
+
+/// Returns whether a pattern of a role stands for a class, or for all classes of another pattern.
+fn covers(pattern: &str, class: &str) -> bool {
+    match pattern.split_once('*') {
+        None => pattern.eq_ignore_ascii_case(class),
+        Some((begin, rest)) => {
+            let Some((head, tail)) = class.split_at_checked(begin.len()) else { return false };
+            let mut ends = (0..=tail.len()).filter_map(|at| tail.get(at..));
+            head.eq_ignore_ascii_case(begin) && ends.any(|end| covers(rest, end))
+        }
+    }
+}
 
 impl Server {
+    /// The rights of the key; `None` where the server tells none: it has no roles, or knows the key as one of a group, whose
+    /// roles it does not tell.
+    pub(super) async fn rights(&self) -> Result<Option<Rights>, ComponentError> {
+        let told = match self.client.get("/v1/users/own-info").await {
+            Ok(told) => serde_json::from_value::<OwnInfo>(told).ok(),
+            Err(Fault::Refused { .. } | Fault::Denied { .. }) => None,
+            Err(fault) => return Err(fault.of("ask for the rights of WEAVIATE_API_KEY")),
+        };
+        let told = told.filter(|told| told.groups.iter().flatten().next().is_none());
+        let permissions: Vec<_> = told
+            .and_then(|told| told.roles)
+            .into_iter()
+            .flatten()
+            .flat_map(|role| role.permissions)
+            .collect();
+        Ok((!permissions.is_empty()).then_some(Rights(permissions)))
+    }
+
     /// Makes sure that the key may make a class of this name, its tenants and its objects. The class is there.
     ///
     /// # Errors
@@ -16,7 +134,7 @@ impl Server {
     /// [`ComponentError::Denied`], which names the right that is missing.
     pub(super) async fn may_make_again(&self, class: &str, definition: &Value) -> Result<(), ComponentError> {
         if !self.client.has_key() {
-            return Ok(()); // without keys there are no roles
+            return Ok(());
         }
         let again = self.create_class(&json!({"class": class, "vectorizer": "none"})).await;
         allowed(again, class, "create_collections")?;
@@ -57,5 +175,23 @@ fn allowed(answer: Result<(), Fault>, class: &str, right: &str) -> Result<(), Co
         }
         Ok(()) | Err(Fault::Refused { .. } | Fault::Denied { .. }) => Ok(()),
         Err(fault) => Err(fault.of(format!("ask for rights on class {class}"))),
+    }
+}
+
+#[test]
+fn a_pattern_of_a_role_stands_for_the_classes_that_it_covers() {
+    for (pattern, class, does) in [
+        ("*", "Paper", true),
+        ("Paper", "Paper", true),
+        ("paper", "Paper", true),
+        ("Paper", "Papers", false),
+        ("Pap*", "Paper", true),
+        ("Pap*", "Pa", false),
+        ("*_rna_trial_*", "Paper_rna_trial_*", true),
+        ("Paper_rna_trial_*", "Paper_rna_trial_*", true),
+        ("Paper_rna_trial_1", "Paper_rna_trial_*", false),
+        ("Rna*Mark_*", "RnaBackupMark_*", true),
+    ] {
+        assert_eq!(covers(pattern, class), does, "{pattern} {class}");
     }
 }

@@ -39,13 +39,11 @@ impl Weaviate {
     ) -> Result<(Index, Tree), ComponentError> {
         let files = self.files(server, made)?;
         meter.begin("backup by Weaviate", 0);
-        let ((id, tree, described), unindexed) = match &files {
-            Files::Bucket(_) => self.indexed(server, made, &files, &classes, journal).await?,
-            Files::Folder(folder) => {
-                let ordered = self.indexed(server, made, &files, &classes, journal).await;
-                ordered.map_err(|err| folder.judge(err))?
-            }
-        };
+        let ordered = self.indexed(server, made, &files, &classes, journal).await;
+        let ((id, tree, described), unindexed) = ordered.map_err(|err| match &files {
+            Files::Bucket(_) => explained(err, &classes),
+            Files::Folder(folder) => folder.judge(explained(err, &classes)),
+        })?;
         classes.retain(|name, class| described.classes.contains(name) || !is_left_out(server, class));
         let wanted: BTreeSet<_> = classes.keys().cloned().collect();
         if described.classes != wanted {
@@ -191,6 +189,25 @@ impl Weaviate {
             }
         }
         Ok((index, counts))
+    }
+}
+
+/// The error of a backup by the server, with the way out where the server cannot back up a class at all: 1.22 finds no
+/// relative path for a file of an index with product quantization.
+fn explained(err: ComponentError, classes: &Classes) -> ComponentError {
+    match err {
+        ComponentError::Failed { program, status, stderr, .. } if stderr.contains("Rel: can't make") => {
+            let compressed =
+                classes.iter().filter(|(_, class)| class::has_product_quantization(&class.definition));
+            let compressed: Vec<_> = compressed.map(|(name, _)| name.as_str()).collect();
+            let stderr = format!(
+                "{stderr}: this version of Weaviate cannot back up a class whose vectors are compressed by product \
+                 quantization, such as {}: set BACKUP_WEAVIATE_BACKEND=export, or upgrade Weaviate",
+                if compressed.is_empty() { "one of these".to_owned() } else { compressed.join(", ") }
+            );
+            ComponentError::Failed { program, status, stderr, transient: false }
+        }
+        err => err,
     }
 }
 

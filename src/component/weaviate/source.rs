@@ -220,13 +220,20 @@ pub(super) fn way_of(bring: &Bring<'_>) -> Made {
 /// Removes the files that a restore which has failed unpacked into Weaviate's folder, if that is full: what is put back
 /// needs room in it.
 pub(super) async fn make_room(bring: &Bring<'_>) {
+    for (source, _) in sources(bring) {
+        if let Place::Server(files) = &source.place {
+            remove_if_full(files, &source.index.id).await;
+        }
+    }
+}
+
+/// Removes the files of a backup in Weaviate's folder, if that is full.
+pub(super) async fn remove_if_full(files: &Files, id: &str) {
     /// Less than the files that a server writes beside a backup as it restores it.
     const FULL: u64 = 1 << 20;
-    for (source, _) in sources(bring) {
-        let Place::Server(files @ Files::Folder(folder)) = &source.place else { continue };
-        let is_full = free_bytes(&folder.of(&source.index.id)).is_some_and(|free| free < FULL);
-        if is_full && let Err(err) = files.remove(&source.index.id).await {
-            tracing::warn!(error = %chain(&err), "the files of a backup are left in Weaviate's folder");
-        }
+    let Files::Folder(folder) = files else { return };
+    let is_full = free_bytes(&folder.of(id)).is_some_and(|free| free < FULL);
+    if is_full && let Err(err) = files.remove(id).await {
+        tracing::warn!(error = %chain(&err), "the files of a backup are left in Weaviate's folder");
     }
 }

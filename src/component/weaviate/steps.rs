@@ -50,14 +50,14 @@ pub(super) const STEPS: Steps<Step> = Steps(&[
         "write to Weaviate's folder of backups and remove that again",
         &[Check, DryRun, Drill, Restore],
     ),
-    (Step::Nodes, "compare the names of the nodes", &[DryRun, Drill, Restore]),
+    (Step::Nodes, "compare the names of the nodes", &[Check, DryRun, Drill, Restore]),
     (Step::Aliases, "look whether an alias bears the name of a class", &[DryRun, Drill, Restore]),
-    (Step::Modules, "look for the modules that the classes need", &[DryRun, Drill, Restore]),
+    (Step::Modules, "look for the modules that the classes need", &[Check, DryRun, Drill, Restore]),
     (Step::SomethingComes, "look whether the backup holds a class", &[DryRun, Restore]),
     (Step::NothingThere, "look whether the second server has none of the classes", &[Drill]),
-    (Step::NothingLost, "look whether all that is replaced can be copied", &[DryRun, Restore]),
-    (Step::Rights, "ask whether the key may make the classes of an export again", &[DryRun, Restore]),
-    (Step::References, "look whether classes are there that the classes refer to", &[Drill, Restore]),
+    (Step::NothingLost, "look whether all that is replaced can be copied", &[Check, DryRun, Restore]),
+    (Step::Rights, "ask whether the key has the rights that a restore needs", &[Check, DryRun, Restore]),
+    (Step::References, "look whether classes are there that the classes refer to", &[Check, Drill, Restore]),
     (Step::Tenants, "look whether a tenant would come back empty", &[Restore]),
     (Step::Unpack, "compare every byte of the archive with its checksums, and unpack it", &[Drill, Restore]),
     (Step::HeldAccess, "look for users and roles in the archive, where these are wanted", &[Restore]),
@@ -78,7 +78,8 @@ pub(super) struct Questions<'a> {
     pub(super) bring: Option<&'a BTreeSet<String>>,
     /// Those of these classes that are on the server.
     pub(super) live: &'a Classes,
-    /// The index of the archive; `None` while nothing but its manifest is read.
+    /// The index of the archive; `None` while nothing but its manifest is read, and for `check`, which asks about a
+    /// backup of the live classes.
     pub(super) index: Option<&'a Index>,
 }
 
@@ -108,16 +109,13 @@ impl Questions<'_> {
             Step::NothingLost => {
                 needs.way.map_or(Ok(()), |way| refusals::of_what_cannot_be_kept(server, live, way))
             }
-            Step::Rights if needs.way == Some(Made::Export) => {
-                for (name, class) in live {
-                    server.may_make_again(name, &class.definition).await?;
+            Step::References => {
+                let classes = index.map_or(live, |index| &index.classes);
+                match bring {
+                    Some(bring) => refusals::of_dangling_references(server, classes, bring).await,
+                    None => Ok(()),
                 }
-                Ok(())
             }
-            Step::References => match (index, bring) {
-                (Some(index), Some(bring)) => refusals::of_dangling_references(server, index, bring).await,
-                _ => Ok(()),
-            },
             Step::Tenants => match index {
                 Some(index) => refusals::of_emptied_tenants(server, index, live).await,
                 None => Ok(()),
@@ -133,16 +131,42 @@ impl Questions<'_> {
         }
     }
 
-    /// Asks all that a walk asks, in the order of the steps.
+    /// Asks about the rights of the key, and returns whether the server has told them. A server that tells none is tried:
+    /// it is asked to make what exists already. `check` is run every day, and makes nothing where it can help it, since
+    /// what exists may be gone at that moment.
+    async fn ask_about_rights(&self, walk: Walk) -> Result<bool, ComponentError> {
+        let Self { server, needs, bring, live, .. } = *self;
+        if !server.client.has_key() {
+            return Ok(true); // without keys there are no roles
+        }
+        if let Some(rights) = server.rights().await? {
+            let names = live.keys().chain(bring.into_iter().flatten()).map(String::as_str).collect();
+            return rights.suffice(needs.way, &names, live).map(|()| true);
+        }
+        if needs.way != Some(Made::Export) || walk == Check {
+            return Ok(false);
+        }
+        for (name, class) in live {
+            server.may_make_again(name, &class.definition).await?;
+        }
+        Ok(!live.is_empty())
+    }
+
+    /// Asks all that a walk asks, in the order of the steps, and returns the steps that could not be taken here, in words.
     ///
     /// # Errors
     ///
     /// As [`ask`](Self::ask), of the first step.
-    pub(super) async fn ask_all(&self, walk: Walk) -> Result<(), ComponentError> {
+    pub(super) async fn ask_all(&self, walk: Walk) -> Result<Vec<&'static str>, ComponentError> {
+        let mut not_tried = Vec::new();
         for step in STEPS.of(walk) {
-            self.ask(step).await?;
+            if step != Step::Rights {
+                self.ask(step).await?;
+            } else if !self.ask_about_rights(walk).await? {
+                not_tried.push(STEPS.words(step));
+            }
         }
-        Ok(())
+        Ok(not_tried)
     }
 }
 

@@ -235,10 +235,24 @@ impl Trial<'_> {
 
 /// The name under which a class is tried: one that nobody has.
 fn other_name(class: &str) -> String {
+    let random = &Uuid::new_v4().simple().to_string()[..RANDOM];
+    format!("{}{random}", beginning(class))
+}
+
+/// The letters of the name of a trial that are random.
+const RANDOM: usize = 8;
+
+/// The beginning of the names under which a class is tried.
+fn beginning(class: &str) -> String {
     /// So that the server can remove the class's folder again.
     const LONGEST: usize = 200;
-    let end = format!("_rna_trial_{}", &Uuid::new_v4().simple().to_string()[..8]);
-    format!("{}{end}", &class[..class.len().min(LONGEST - end.len())])
+    const END: &str = "_rna_trial_";
+    format!("{}{END}", &class[..class.len().min(LONGEST - END.len() - RANDOM)])
+}
+
+/// The names under which a class may be tried, as a pattern of a role.
+pub(super) fn names_of_trials(class: &str) -> String {
+    format!("{}*", beginning(class))
 }
 
 /// A definition under another name, without the references to classes that are not there.
@@ -298,7 +312,8 @@ fn explained(class: &str, err: ComponentError) -> ComponentError {
         ComponentError::Denied { what, source } => ComponentError::Denied {
             what: format!(
                 "{what}: a restore tries each class under another name before it deletes any: give the user of \
-                 WEAVIATE_API_KEY every right on the classes {class}_rna_trial_*"
+                 WEAVIATE_API_KEY every right on the classes {}",
+                names_of_trials(class)
             ),
             source,
         },
@@ -334,7 +349,8 @@ mod tests {
     fn the_name_of_a_trial_is_one_that_a_server_takes() {
         for class in ["A".to_owned(), "B".repeat(255)] {
             let other = other_name(&class);
-            assert!(class::is_name(&other) && other.contains("_rna_trial_"), "{other}");
+            assert!(class::is_name(&other) && other.contains("_rna_trial_") && other.len() <= 200, "{other}");
+            assert!(other.starts_with(names_of_trials(&class).trim_end_matches('*')), "{other}");
         }
     }
 

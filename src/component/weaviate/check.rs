@@ -1,0 +1,104 @@
+//! The check of a server before a backup or a restore is wanted.
+
+use crate::base::chain;
+use crate::component::stage::{Target, Walk};
+use crate::component::weaviate::Weaviate;
+use crate::component::weaviate::class::{self, Class, Classes};
+use crate::component::weaviate::count::Bracket;
+use crate::component::weaviate::files::Files;
+use crate::component::weaviate::index::Made;
+use crate::component::weaviate::journal::Journal;
+use crate::component::weaviate::needs::Needs;
+use crate::component::weaviate::server::Server;
+use crate::component::weaviate::steps::Questions;
+use crate::component::{Component as _, ComponentError};
+use serde_json::Value;
+use std::collections::BTreeMap;
+
+/// A server that can be backed up now, with the way of the next backup and the definitions of all classes.
+pub(super) struct Found {
+    server: Server,
+    made: Made,
+    warning: Option<String>,
+    definitions: BTreeMap<String, Value>,
+}
+
+impl Weaviate {
+    /// Looks whether a backup could be made.
+    ///
+    /// # Errors
+    ///
+    /// The error that a backup would fail with.
+    pub(super) async fn found(&self) -> Result<Found, ComponentError> {
+        let server = self.meet().await?;
+        let (made, warning) = self.way(&server).await?;
+        let definitions = server.whole_schema().await?;
+        Ok(Found { server, made, warning, definitions })
+    }
+
+    /// Looks whether a backup could be made and then restored. Returns one line about the findings, the reasons among them
+    /// for which a restore would not begin.
+    ///
+    /// # Errors
+    ///
+    /// As [`found`](Self::found).
+    pub(super) async fn checked(&self) -> Result<String, ComponentError> {
+        let Found { server, made, warning, definitions } = self.found().await?;
+        let left = match self.files(&server, Made::Filesystem) {
+            Ok(Files::Folder(folder)) => folder.left().await.ok().and_then(|left| folder.advice(&left)),
+            _ => None,
+        };
+        let classes = definitions.len();
+        let found =
+            format!("Weaviate {} answers, classes: {classes}, by way of {}", server.version, made.as_str());
+        let restore = match self.may_restore(&server, made, definitions).await {
+            Ok(not_tried) if not_tried.is_empty() => None,
+            Ok(not_tried) => Some(format!(
+                "of a restore could not be tried, since this Weaviate does not answer that: {}",
+                not_tried.join("; ")
+            )),
+            Err(err) => Some(format!("a restore would not begin: {}", chain(&err))),
+        };
+        let notes = Journal::open(&self.config.state).await?.notes;
+        let due = self.due().await?;
+        let closed = notes.closed.filter(|_| made == Made::Filesystem);
+        let closed = closed.map(|why| format!("the last backup of that way has failed: {why}"));
+        let all = [Some(found), warning, restore, closed, left, due];
+        Ok(all.into_iter().flatten().collect::<Vec<_>>().join("; "))
+    }
+
+    /// Takes the steps of a restore that need no archive, as if a backup that is made now were restored over the live classes.
+    /// Returns the steps that could not be taken here, in words.
+    ///
+    /// # Errors
+    ///
+    /// The reason why such a restore would not begin.
+    async fn may_restore(
+        &self,
+        server: &Server,
+        made: Made,
+        definitions: BTreeMap<String, Value>,
+    ) -> Result<Vec<&'static str>, ComponentError> {
+        let loses_inactive = made == Made::Export || !server.version.keeps_inactive_tenants();
+        let mut live = Classes::new();
+        for (name, definition) in definitions {
+            let tenants = if loses_inactive && class::has_tenants(&definition) {
+                let tenants = server.tenants(&name).await;
+                tenants.map_err(|fault| fault.of(format!("list the tenants of class {name}")))?
+            } else {
+                Vec::new()
+            };
+            live.insert(name, Class { definition, tenants, objects: Bracket::default() });
+        }
+        let questions = Questions {
+            weaviate: self,
+            target: &Target::Live,
+            server,
+            needs: &Needs::of_live(made, &live),
+            bring: Some(&live.keys().cloned().collect()),
+            live: &live,
+            index: None,
+        };
+        questions.ask_all(Walk::Check).await
+    }
+}
