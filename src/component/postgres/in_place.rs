@@ -168,7 +168,8 @@ impl InPlace {
         Ok(())
     }
 
-    /// Warns of owners and privileges, of extensions too, that are not those of the backup. The restore is done, and cannot be taken back.
+    /// Warns of owners and privileges, of extensions too, that are not those of the backup. The restore is done, and cannot be
+    /// taken back.
     async fn compare_rights(&self) -> Result<(), ComponentError> {
         let facts = self.order.facts.as_ref();
         let Some(promised) = facts.and_then(|facts| facts.rights.as_ref()) else { return Ok(()) };
