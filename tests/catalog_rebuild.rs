@@ -275,7 +275,7 @@ fn the_latest_of_backups_of_the_same_second_is_the_latest_after_a_rebuild_too() 
     let lab = Lab::new().set("RUST_LOG", "").set("BACKUP_MEDIA_FULL_EVERY", 0);
     let second = |id: &str| id[.."media_backup_20261130_072343".len()].to_owned();
     let mut made: Vec<String> = Vec::new();
-    while !made.last_chunk().is_some_and(|[older, newer]| second(older) == second(newer)) {
+    while made.last_chunk().is_none_or(|[older, newer]| second(older) != second(newer)) {
         fs::write(lab.media().join("figures/gel.txt"), made.len().to_string()).unwrap();
         made.push(lab.json(&["backup", "media"])["backup_id"].as_str().unwrap().to_owned());
     }

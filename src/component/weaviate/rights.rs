@@ -96,6 +96,15 @@ impl Rights {
     }
 }
 
+/// Returns whether the pattern of a right has no letters that mean something to the server, which takes patterns for regular
+/// expressions.
+fn is_plain(permission: &Value) -> bool {
+    let of = permission.as_object().into_iter().flat_map(serde_json::Map::values);
+    let mut patterns = of.filter_map(|of| of["collection"].as_str());
+    patterns
+        .all(|pattern| pattern.chars().all(|letter| letter.is_ascii_alphanumeric() || "_:*".contains(letter)))
+}
+
 /// Returns whether a pattern of a role stands for a class, or for all classes of another pattern.
 fn covers(pattern: &str, class: &str) -> bool {
     match pattern.split_once('*') {
@@ -109,8 +118,8 @@ fn covers(pattern: &str, class: &str) -> bool {
 }
 
 impl Server {
-    /// The rights of the key; `None` where the server tells none: it has no roles, or knows the key as one of a group, whose
-    /// roles it does not tell.
+    /// The rights of the key; `None` where the server tells none, or not all: it has no roles, or knows the key as one of a
+    /// group, whose roles it does not tell, or a role names classes otherwise than by letters and `*`.
     pub(super) async fn rights(&self) -> Result<Option<Rights>, ComponentError> {
         let told = match self.client.get("/v1/users/own-info").await {
             Ok(told) => serde_json::from_value::<OwnInfo>(told).ok(),
@@ -124,7 +133,8 @@ impl Server {
             .flatten()
             .flat_map(|role| role.permissions)
             .collect();
-        Ok((!permissions.is_empty()).then_some(Rights(permissions)))
+        let is_told = !permissions.is_empty() && permissions.iter().all(is_plain);
+        Ok(is_told.then_some(Rights(permissions)))
     }
 
     /// Makes sure that the key may make a class of this name, its tenants and its objects. The class is there.
@@ -194,4 +204,11 @@ fn a_pattern_of_a_role_stands_for_the_classes_that_it_covers() {
     ] {
         assert_eq!(covers(pattern, class), does, "{pattern} {class}");
     }
+}
+
+#[test]
+fn a_pattern_that_may_be_a_regular_expression_is_not_judged() {
+    let of = |pattern: &str| json!({"action": "read_data", "data": {"collection": pattern, "tenant": "*"}});
+    assert!(is_plain(&of("Pap*")) && is_plain(&json!({"action": "read_roles", "roles": {"role": "*"}})));
+    assert!(!is_plain(&of("Pap.*")) && !is_plain(&of("(Paper|Author)")));
 }
