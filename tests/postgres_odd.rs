@@ -4,7 +4,7 @@
 use crate::postgres::backup;
 use crate::postgres_restore::{component, stage};
 use crate::postgres_rights::{as_role, dumped};
-use crate::support::postgres::PostgresServer;
+use crate::support::{lab::eventually, postgres::PostgresServer};
 use rna_backup::base::chain;
 use rna_backup::component::postgres::PostgresConfig;
 use rna_backup::component::{Component, ComponentError, Target};
@@ -256,4 +256,62 @@ async fn a_role_whose_name_is_latin1_owns_after_a_restore_what_it_owned() {
     restore_without(&config, &archive, &[], &facts).await.unwrap();
     let owner = "SET client_encoding = UTF8; SELECT relowner::regrole FROM pg_class WHERE relname = 'a'";
     assert_eq!(server.psql(&name, owner), "\"müller\"");
+}
+
+/// A cast to a domain evaluates all of its checks, also those that no restore evaluates before the rows are there.
+#[tokio::test]
+async fn checks_of_domains_run_no_functions_of_others_and_one_that_comes_after_the_rows_is_no_reason_to_warn()
+{
+    let server = PostgresServer::shared();
+    let name = server.database("odd_lured", "");
+    server.psql(
+        &name,
+        "CREATE ROLE odd_mallory;
+         CREATE FUNCTION ok(int) RETURNS bool LANGUAGE plpgsql AS 'BEGIN RETURN true; END';
+         CREATE FUNCTION few(int) RETURNS bool LANGUAGE plpgsql AS 'BEGIN RETURN $1 < 10; END';
+         CREATE FUNCTION spy(int) RETURNS bool LANGUAGE plpgsql AS $$ BEGIN RAISE LOG 'odd_mallory is at work'; RETURN true; END $$;
+         ALTER FUNCTION spy(int) OWNER TO odd_mallory;
+         CREATE DOMAIN lured AS int CONSTRAINT fine CHECK (public.ok(VALUE));
+         CREATE DOMAIN later AS int CONSTRAINT fine CHECK (public.ok(VALUE));
+         CREATE TABLE t (v lured, w later); INSERT INTO t VALUES (1, 11);
+         ALTER DOMAIN lured ADD CONSTRAINT hidden CHECK (public.spy(VALUE)) NOT VALID;
+         ALTER DOMAIN later ADD CONSTRAINT after CHECK (public.few(VALUE)) NOT VALID;
+         ALTER DOMAIN lured OWNER TO odd_mallory",
+    );
+    let config = server.config(&name);
+    let (archive, facts) = backup(config.clone()).await.unwrap();
+    let log = std::fs::read_to_string(server.socket_dir().join("log")).unwrap();
+    assert!(!log.contains("LOG:  odd_mallory is at work"), "a function of somebody else was run");
+    assert_eq!(facts.warnings, [""; 0]);
+    restore_without(&config, &archive, &[], &facts).await.unwrap();
+    assert_eq!(server.psql(&name, "SELECT v, w FROM t"), "1|11");
+}
+
+#[tokio::test]
+async fn a_database_in_which_autovacuum_works_is_dropped_by_a_role_that_may_not_end_autovacuum() {
+    let server = PostgresServer::start();
+    for set in ["naptime = '1s'", "vacuum_cost_limit = 1", "vacuum_cost_delay = '100ms'"] {
+        server.psql("postgres", &format!("ALTER SYSTEM SET autovacuum_{set}"));
+    }
+    server.psql("postgres", "SELECT pg_reload_conf()");
+    let config = as_role(&server, "odd_vacuum", "odd_vacuum", "CREATEDB");
+    let name = server.database("odd_vacuum", "OWNER odd_vacuum");
+    server
+        .psql(&name, "SET ROLE odd_vacuum; CREATE TABLE public.t AS SELECT generate_series(1, 50000) AS id");
+    let (archive, facts) = backup(config.clone()).await.unwrap();
+    server.psql(&name, "DELETE FROM public.t");
+    let staged = stage(&config, &archive, &Target::Live, Some(&facts)).await.unwrap();
+    let kept = staged.swap().await.unwrap().unwrap().place;
+    let at_work = format!(
+        "SELECT count(*) > 0 FROM pg_stat_activity WHERE backend_type = 'autovacuum worker' AND datname = '{kept}'"
+    );
+    assert!(
+        eventually(async || server.psql("postgres", &at_work) == "t").await,
+        "autovacuum comes to {kept}"
+    );
+    component(&config).forget().await.unwrap();
+    assert_eq!(
+        server.psql("postgres", "SELECT count(*) FROM pg_database WHERE datname LIKE 'odd_vacuum%'"),
+        "1"
+    );
 }

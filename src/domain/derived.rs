@@ -77,8 +77,8 @@ impl OwnRows {
         };
         Some(format!(
             "Table {table} of extension {extension} {what}, and pg_dump leaves them out: keep them beside the backup (psql: \\copy \
-             {table} TO 'rows.copy'), and bring them back after a restore, each on a line of its own: BEGIN; DELETE FROM {table}; \\copy {table} FROM \
-             'rows.copy'; COMMIT."
+             {table} TO 'rows.copy'), and bring them back after a restore, each on a line of its own: BEGIN; TRUNCATE {table}; \\copy {table} FROM \
+             'rows.copy'; COMMIT. TRUNCATE refuses while foreign keys refer to the table: drop these before, and add them again."
         ))
     }
 }

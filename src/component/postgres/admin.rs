@@ -243,8 +243,13 @@ impl Admin {
         let force =
             self.client.batch_execute(&format!("DROP DATABASE IF EXISTS {quoted} WITH (FORCE)")).await;
         match force {
-            // Before 13 there was no such option.
-            Err(err) if err.code() == Some(&SqlState::SYNTAX_ERROR) => {
+            // Before 13 there was no such option, and it refuses a database in which autovacuum works to a role that is no
+            // superuser. Without the option the server ends autovacuum by itself.
+            Err(err)
+                if err.code().is_some_and(|code| {
+                    [SqlState::SYNTAX_ERROR, SqlState::INSUFFICIENT_PRIVILEGE].contains(code)
+                }) =>
+            {
                 self.close_sessions(name).await?;
                 self.client.batch_execute(&format!("DROP DATABASE IF EXISTS {quoted}")).await.map_err(failed)
             }
@@ -265,10 +270,10 @@ impl Admin {
     ///
     /// As sorted; [`ComponentError::Unusable`] when a client's session may not be ended.
     pub async fn close_sessions(&self, name: &str) -> Result<usize, ComponentError> {
-        // Autovacuum may be ended by superusers alone; RENAME and DROP see to it themselves.
-        let end = "SELECT CASE WHEN $2 OR backend_type IS DISTINCT FROM 'autovacuum worker'
-                               THEN pg_terminate_backend(pid) END
-                     FROM pg_stat_activity WHERE datname = $1 AND pid <> pg_backend_pid()";
+        // Autovacuum may be ended by superusers alone; RENAME and DROP see to it themselves. Its sessions have no user, which
+        // every role may see, unlike their type.
+        let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                    WHERE datname = $1 AND pid <> pg_backend_pid() AND ($2 OR usesysid IS NOT NULL)";
         let ended = async {
             let end = self.client.prepare_cached(end).await?;
             self.client.query(&end, &[&name, &self.superuser]).await

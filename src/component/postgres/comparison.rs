@@ -27,7 +27,7 @@ pub async fn compare_properties(
     Ok(if tried.refused.is_empty() { compared.wrong } else { Vec::new() })
 }
 
-/// The parts of a restore that a drill has neither tried nor compared, in whole sentences; of a restore, the plan says so.
+/// The parts of a restore that a drill has neither tried nor compared, in whole sentences. A restore names them in its plan.
 pub fn untried(goal: &Goal, facts: Option<&Facts>) -> Vec<String> {
     let lost = goal.lost_rights(facts).map(|lost| {
         format!("Neither tried nor compared, and a restore wants to be told --without-rights: {lost}")

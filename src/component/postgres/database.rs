@@ -27,8 +27,10 @@ pub struct Database {
     oid: u32,
     encoding: String,
     tablespace: String,
-    /// The row of `pg_database`, whose columns differ between versions.
+    /// The row of `pg_database`, whose columns differ between versions, without the columns that hold names.
     row: Value,
+    /// True if the database has privileges other than the usual ones.
+    has_grants: bool,
 }
 
 /// Settings whose value is a list of names: `pg_dump`'s `variable_is_guc_list_quote`.
@@ -49,8 +51,9 @@ impl Database {
     /// As sorted.
     pub async fn find(admin: &Admin, name: &str) -> Result<Option<Self>, ComponentError> {
         const FIND: &str = "
-            SELECT d.oid, pg_get_userbyid(d.datdba)::text, pg_encoding_to_char(d.encoding)::text, t.spcname::text,
-                   textsend(shobj_description(d.oid, 'pg_database')), d.datallowconn, to_jsonb(d)::text,
+            SELECT d.oid, textsend(pg_get_userbyid(d.datdba)::text), pg_encoding_to_char(d.encoding)::text, t.spcname::text,
+                   textsend(shobj_description(d.oid, 'pg_database')), d.datallowconn,
+                   (to_jsonb(d) - ARRAY['datname', 'datacl'])::text, d.datacl IS NOT NULL,
                    CASE WHEN has_database_privilege(d.oid, 'CONNECT') THEN pg_database_size(d.oid) ELSE 0 END
               FROM pg_database d JOIN pg_tablespace t ON t.oid = d.dattablespace WHERE d.datname = $1";
         let row = admin.client.query_opt(FIND, &[&name]).await;
@@ -66,14 +69,15 @@ impl Database {
         Ok(Some(Self {
             name: name.to_owned(),
             oid: row.get(0),
-            owner: row.get(1),
+            owner: decode_shared(row.get(1), &encoding),
             encoding,
             tablespace: row.get(3),
             comment,
             allows,
             deeds: deeds.unwrap_or_default(),
             row: serde_json::from_str(row.get(6)).expect("the server writes JSON"),
-            bytes: row.get::<_, i64>(7).unsigned_abs(),
+            has_grants: row.get(7),
+            bytes: row.get::<_, i64>(8).unsigned_abs(),
         }))
     }
 
@@ -132,7 +136,7 @@ impl Database {
             sql.push(format!("ALTER DATABASE {copy} IS_TEMPLATE true"));
         }
         sql.extend(self.settings(admin, &copy).await?);
-        if !self.row.get("datacl").is_none_or(Value::is_null) {
+        if self.has_grants {
             sql.extend(self.grants(admin, &copy).await?);
         }
         Ok(sql)
@@ -140,13 +144,14 @@ impl Database {
 
     async fn settings(&self, admin: &Admin, copy: &str) -> Result<Vec<String>, ComponentError> {
         const SETTINGS: &str = "
-            SELECT textsend(r.rolname::text), split_part(c, '=', 1), substr(c, strpos(c, '=') + 1)
+            SELECT textsend(r.rolname::text), split_part(c, '=', 1), textsend(substr(c, strpos(c, '=') + 1))
               FROM pg_db_role_setting s LEFT JOIN pg_roles r ON r.oid = s.setrole, unnest(s.setconfig) c
              WHERE s.setdatabase = $1";
         let rows = admin.client.query(SETTINGS, &[&self.oid]).await;
         let rows = rows.map_err(|err| fault("read the settings of the database", err))?;
         let statement = |row: &deadpool_postgres::tokio_postgres::Row| {
-            let (role, name, value): (Option<Vec<u8>>, String, String) = (row.get(0), row.get(1), row.get(2));
+            let (role, name): (Option<Vec<u8>>, String) = (row.get(0), row.get(1));
+            let value = decode_shared(row.get(2), &self.encoding);
             let whose = role.map(|raw| decode_shared(raw, &self.encoding)).map_or_else(
                 || format!("DATABASE {copy}"),
                 |role| format!("ROLE {} IN DATABASE {copy}", ident(&role)),

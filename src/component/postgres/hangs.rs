@@ -39,8 +39,8 @@ impl Admin {
                           'SET (slot_name = NONE) and DROP SUBSCRIPTION %1$I, or it can never be removed.', subname)
               FROM pg_subscription JOIN pg_database d ON d.oid = subdbid WHERE datname = $1
             UNION ALL
-            SELECT format('Replication slot %s stays with the database that is set aside, which cannot be removed while it '
-                          'is there: SELECT pg_drop_replication_slot(%1$L), and let whoever reads it begin anew.', slot_name)
+            SELECT format('Replication slot %s stays with the database that is set aside, and is dropped with it by the next backup: '
+                          'let whoever reads it begin anew, by a slot of the restored one.', slot_name)
               FROM pg_replication_slots WHERE database = $1";
         let rows = self.client.query(ASK, &[&name]).await;
         let rows = rows.map_err(|err| fault(format!("look what hangs on {name}"), err))?;
@@ -58,14 +58,14 @@ impl Admin {
                           'DROP SUBSCRIPTION %1$I', subname)
               FROM pg_subscription JOIN pg_database d ON d.oid = subdbid WHERE datname = $1
             UNION ALL
-            SELECT format('SELECT pg_drop_replication_slot(%L)', slot_name) FROM pg_replication_slots WHERE database = $1
+            SELECT format('SELECT pg_terminate_backend(%s); SELECT pg_drop_replication_slot(%L)', active_pid, slot_name) FROM pg_replication_slots WHERE database = $1 AND active
              ORDER BY 1";
         let rows = self.client.query(ASK, &[&name]).await;
         let rows = rows.map_err(|err| fault(format!("look what hangs on {name}"), err))?;
         let statements: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
         Ok((!statements.is_empty()).then(|| {
             format!(
-                "database {} cannot be dropped while subscriptions or replication slots hang on it: run in it as a \
+                "database {} cannot be dropped while subscriptions hang on it or somebody reads its replication slots: run in it as a \
                  superuser: {}; the next backup or restore drops it then. The publisher keeps the slot of a subscription: let the \
                  subscription of the restored database go on with that slot, or drop it there",
                 ident(name),

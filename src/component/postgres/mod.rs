@@ -184,12 +184,13 @@ impl Postgres {
             migrations,
             database_bytes: Some(server.database_bytes),
             rights: Some(rights),
-            properties: Some(properties),
+            properties: properties.as_ref().ok().cloned(),
             definitions: Some(definitions),
             ..Facts::default()
         };
         derived.unqualified.iter().for_each(|object| facts.warn(object.warning()));
         derived.refused.iter().for_each(|object| facts.warn(object.warning.clone()));
+        properties.err().into_iter().for_each(|unread| facts.warn(unread));
         derived.left_out.iter().for_each(|left_out| facts.warn(left_out.clone()));
         derived.lost(&Derived::default()).into_iter().for_each(|lost| facts.warn(lost));
         facts.derived = Some(derived);

@@ -26,7 +26,7 @@ const AS_TEXT: &str = "
     SET LOCAL timezone = 'UTC'; SET LOCAL extra_float_digits = 3; SET LOCAL bytea_output = 'hex';
     SET LOCAL statement_timeout = '1s'; SET LOCAL lock_timeout = '50ms'";
 
-/// Reads what there is. A table that takes too long, or that the role may not read, has a sentence that says so.
+/// Counts and hashes the rows of each table of an extension that `pg_dump` leaves out. A table that takes too long, or that the role may not read, has a sentence that says so.
 ///
 /// # Errors
 ///
@@ -41,8 +41,8 @@ pub async fn read(transaction: &mut Transaction<'_>) -> Result<(Vec<OwnRows>, Ve
         let (table, extension, version): (String, String, String) = (row.get(0), row.get(1), row.get(2));
         let not_known = |why: &str| {
             format!(
-                "Whether rows of table {table} of extension {extension} were changed, which no backup has, is not known, \
-                 since {why}: a drill by a role that may tells."
+                "It is not known whether rows of table {table} of extension {extension} were changed, since {why}. No backup \
+                 has such rows: keep them by hand where somebody changes them."
             )
         };
         if begun.elapsed() > BUDGET || found.len() >= Derived::KEPT {
@@ -71,7 +71,8 @@ pub async fn read(transaction: &mut Transaction<'_>) -> Result<(Vec<OwnRows>, Ve
 }
 
 /// The query that counts the rows that are not dumped, hashes them whatever their order, and counts those that no script of
-/// the extension has written. After `pg_upgrade` no transaction of a script is known: then most rows are of one.
+/// the extension has written. After `pg_upgrade` the catalog no longer has the transactions of the scripts:
+/// then the transaction that wrote most rows is taken for that of a script.
 fn count(table: &str, condition: Option<&str>) -> String {
     let not_dumped = condition.map_or_else(String::new, |condition| {
         format!(

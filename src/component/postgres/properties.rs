@@ -19,8 +19,8 @@ const PROPERTIES: &str = include_str!("properties.sql");
 const COMMENT: &str = "comment";
 const LIMIT: &str = "connection limit";
 
-/// Reads the properties of a database, on a session whose search path is `pg_catalog`, in whatever database. The limit of a
-/// new copy and a mark of ours are none of its own.
+/// Reads the properties of a database, on a session whose search path is `pg_catalog`, in whatever database. The
+/// connection limit of a new copy and the mark of this program in the comment are skipped.
 ///
 /// # Errors
 ///
@@ -69,9 +69,9 @@ fn shortened(value: String) -> String {
 /// The differences of the properties of a restored database.
 #[derive(Debug, Default)]
 pub struct Compared {
-    /// What was to be taken over from the live database and was not, in words.
+    /// The properties that the copy should have taken over from the live database and lacks, in words.
     pub wrong: Vec<String>,
-    /// What the backup has noted otherwise, a whole sentence.
+    /// The sentence about properties that the backup has noted with other values.
     pub warning: Option<String>,
 }
 
@@ -108,16 +108,19 @@ impl Goal {
         }
         let name = &self.name;
         let (why, cure) = match &self.live {
-            Some(_) if self.swaps => ("which are taken over from the live database as they are", ""),
-            Some(_) => ("which a restore in place leaves as they are", ""),
+            Some(_) if self.swaps => {
+                ("since a restore keeps those of the live database (ALTER DATABASE changes them)", "")
+            }
+            Some(_) => ("since a restore in place changes none (ALTER DATABASE does)", ""),
             None => (
                 "since there was no database to take them over from",
-                " The archive has the statements that set them (ALTER DATABASE, GRANT … ON DATABASE): pg_restore --create \
-                 --section=pre-data --file=- ARCHIVE shows them, with the name of the database of the backup.",
+                " The archive has the statements that set them (ALTER DATABASE, GRANT … ON DATABASE), with the name of the database \
+                 of the backup: unpack the archive as `show` prints it, and end the line with | pg_restore --create \
+                 --section=pre-data --file=-",
             ),
         };
         Some(format!(
-            "Properties of database {name} are not those of the backup, {why}: {}.{cure}",
+            "Properties of database {name} differ from the backup, {why}: {}.{cure}",
             others.join("; ")
         ))
     }

@@ -23,7 +23,8 @@ struct Limit {
     alter: String,
 }
 
-/// Reads the limits of the role of the session and of a database. Superusers have none.
+/// Reads the limits of the role of the session and of a database, with the sessions that there are: autovacuum, whose sessions
+/// have no user, counts for none. Superusers have no limits.
 async fn limits(client: &ClientWrapper, database: Option<&str>) -> Result<Vec<Limit>, ComponentError> {
     const ASK: &str = "
         SELECT 'ROLE', rolname::text, rolconnlimit::int8, (SELECT count(*) FROM pg_stat_activity WHERE usename = rolname)
@@ -31,7 +32,7 @@ async fn limits(client: &ClientWrapper, database: Option<&str>) -> Result<Vec<Li
         UNION ALL
         SELECT 'DATABASE', datname::text, datconnlimit::int8,
                (SELECT count(*) FROM pg_stat_activity a
-                 WHERE a.datname = d.datname AND backend_type IS DISTINCT FROM 'autovacuum worker')
+                 WHERE a.datname = d.datname AND usesysid IS NOT NULL)
           FROM pg_database d
          WHERE datname = $1::text AND datconnlimit >= 0 AND NOT (SELECT rolsuper FROM pg_roles WHERE rolname = current_user)";
     let rows =

@@ -1,5 +1,6 @@
 //! One consistent state of the database: what `pg_dump` dumps, counted on a connection of ours.
 
+use crate::base::chain;
 use crate::component::ComponentError;
 use crate::component::postgres::{
     connect::sort, definitions, derived, foreseen, names::decode_name, properties, rights,
@@ -242,8 +243,18 @@ impl<'a> Snapshot<'a> {
     /// # Errors
     ///
     /// As sorted.
-    pub async fn properties(&self, database: &str) -> Result<Properties, ComponentError> {
-        properties::read(&*self.transaction, database).await
+    pub async fn properties(&mut self, database: &str) -> Result<Result<Properties, String>, ComponentError> {
+        let failed = |err| sort("look at the properties of the database".into(), err);
+        let attempt = self.transaction.savepoint("properties").await.map_err(failed)?;
+        let found = properties::read(&*attempt, database).await;
+        attempt.rollback().await.map_err(failed)?;
+        match found {
+            Err(err @ ComponentError::Unusable { .. }) => Ok(Err(format!(
+                "Owner, privileges, limits and settings of the database itself are not noted, and nobody compares them: {}.",
+                chain(&err)
+            ))),
+            found => found.map(Ok),
+        }
     }
 
     /// Definitions of all objects, and the objects that are not those of a backup that has noted `promised`.
@@ -276,7 +287,9 @@ impl<'a> Snapshot<'a> {
     pub async fn derived_and_tried(&mut self, server: &Server) -> Result<Derived, ComponentError> {
         let unqualified = derived::find_unqualified(&mut self.transaction).await?;
         let refused = foreseen::find(&mut self.transaction).await?;
-        Ok(Derived { unqualified, refused, ..self.derived(server).await? })
+        let mut derived = Derived { unqualified, refused, ..self.derived(server).await? };
+        derived.left_out.extend(foreseen::find_columns(&self.transaction).await?);
+        Ok(derived)
     }
 
     /// Ends the snapshot.
