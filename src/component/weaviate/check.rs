@@ -54,7 +54,7 @@ impl Weaviate {
         let restore = match self.may_restore(&server, made, definitions).await {
             Ok(not_tried) if not_tried.is_empty() => None,
             Ok(not_tried) => Some(format!(
-                "of a restore could not be tried, since this Weaviate does not answer that: {}",
+                "not tried: {}: this Weaviate does not tell a key its roles; a dry run of a restore tries what it can",
                 not_tried.join("; ")
             )),
             Err(err) => Some(format!("a restore would not begin: {}", chain(&err))),
@@ -79,16 +79,25 @@ impl Weaviate {
         made: Made,
         definitions: BTreeMap<String, Value>,
     ) -> Result<Vec<&'static str>, ComponentError> {
+        // Tenants matter where those that are inactive are lost, and where a key has roles.
         let loses_inactive = made == Made::Export || !server.version.keeps_inactive_tenants();
+        let asks = loses_inactive || server.client.has_key();
         let mut live = Classes::new();
         for (name, definition) in definitions {
-            let tenants = if loses_inactive && class::has_tenants(&definition) {
+            let tenants = if asks && class::has_tenants(&definition) {
                 let tenants = server.tenants(&name).await;
                 tenants.map_err(|fault| fault.of(format!("list the tenants of class {name}")))?
             } else {
                 Vec::new()
             };
             live.insert(name, Class { definition, tenants, objects: Bracket::default() });
+        }
+        // An empty class needs fewer rights on its objects.
+        if made == Made::Export && server.client.has_key() {
+            let counts = server.counts(&live).await;
+            for (name, count) in counts.map_err(|fault| fault.of("count the objects of all classes"))? {
+                live.entry(name).and_modify(|class| class.objects = Bracket { before: count, after: count });
+            }
         }
         let questions = Questions {
             weaviate: self,

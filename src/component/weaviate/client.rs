@@ -1,6 +1,6 @@
 //! Requests to Weaviate: sent when the server is ready, and asked again while it is away.
 
-use crate::base::backoff::Backoff;
+use crate::base::{backoff::Backoff, chain};
 use crate::component::ComponentError;
 use crate::component::weaviate::answer::{Answer, NotReady, Unloaded};
 use crate::component::weaviate::config::{Address, Tls, WeaviateConfig};
@@ -52,7 +52,7 @@ impl Client {
     /// The longest time for one answer of the server, in seconds.
     const LONGEST_ANSWER: u32 = 60;
 
-    /// The question whether the server is ready, which costs it nothing.
+    /// The path of Weaviate's readiness probe.
     const READY: &str = "/v1/.well-known/ready";
 
     /// A client of the server at `server`; nothing is asked of it yet.
@@ -353,7 +353,11 @@ impl Turns {
         if self.left == 0 {
             return false;
         }
-        tracing::warn!(error = %err, "Weaviate gives no answer: asking again, {} more times at most", self.left);
+        tracing::warn!(
+            error = chain(err),
+            "Weaviate does not do what it is asked: asking again, {} more times at most",
+            self.left
+        );
         tokio::time::sleep(self.backoff.step()).await;
         true
     }

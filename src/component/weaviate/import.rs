@@ -24,6 +24,10 @@ const BATCH: usize = 4 << 20;
 /// The requests that are under way at once: the server has work for all of its processors while one of them ends.
 const AT_ONCE: usize = 2;
 
+/// The most objects of one request where the server may make their vectors itself, one request at a time: a request must be
+/// answered within a minute, and for each object without a vector the server asks a vectorizer.
+const MOST_TO_VECTORIZE: usize = 200;
+
 /// Classes that were made for an import, with the definitions that the server gave them.
 #[derive(Debug)]
 pub(super) struct MadeClasses(BTreeMap<String, Value>);
@@ -139,7 +143,8 @@ pub(super) async fn put_objects(
     let mut under_way = FuturesUnordered::new();
     let mut outcome = async {
         while let Some((class, batch)) = batches.next().await? {
-            if under_way.len() == AT_ONCE {
+            let at_once = if is_vectorized(index, class) { 1 } else { AT_ONCE };
+            while under_way.len() >= at_once {
                 under_way.next().await.transpose()?;
             }
             under_way.push(batch.store(server, class, meter));
@@ -151,6 +156,11 @@ pub(super) async fn put_objects(
         outcome = outcome.and(stored);
     }
     outcome
+}
+
+/// Returns whether the server may make vectors of the objects of a class.
+fn is_vectorized(index: &Index, class: &str) -> bool {
+    !class::modules(&index.classes[class].definition).is_empty()
 }
 
 /// The objects of some classes of an export, a batch at a time.
@@ -168,7 +178,8 @@ impl<'a, R: AsyncRead + Unpin> Batches<'a, R> {
         loop {
             if let Some((class, references)) = &self.class {
                 let mut batch = Batch::new();
-                while !batch.is_full() && self.parts.line(batch.next()).await? {
+                let most = if is_vectorized(self.index, class) { MOST_TO_VECTORIZE } else { MOST };
+                while !batch.is_full(most) && self.parts.line(batch.next()).await? {
                     batch.take(references)?;
                 }
                 if batch.count > 0 {
@@ -224,8 +235,8 @@ impl Batch {
         Ok(())
     }
 
-    fn is_full(&self) -> bool {
-        self.count == MOST || self.end >= BATCH
+    fn is_full(&self, most: usize) -> bool {
+        self.count == most || self.end >= BATCH
     }
 
     /// Stores the objects; each replaces the one of its id.
@@ -338,6 +349,22 @@ mod tests {
         assert_eq!(steps.references, [of]);
         let named = json!({"class": "A", "vectorConfig": {"only": {}}, "properties": []});
         assert_eq!(Steps::of(&named), Steps { first: named, second: None, references: Vec::new() });
+    }
+
+    #[test]
+    fn a_class_whose_objects_the_server_may_vectorize_is_one_of_small_batches() {
+        let named = |name: &str| json!({"vectorConfig": {"text": {"vectorizer": {name: {}}}}});
+        for (definition, is) in [
+            (json!({"vectorizer": "none"}), false),
+            (json!({"vectorizer": "text2vec-openai"}), true),
+            (named("none"), false),
+            (named("text2vec-openai"), true),
+        ] {
+            let index = json!({"format": 1, "way": "export", "id": "", "server_version": "1.39.2",
+                "classes": {"Paper": {"definition": definition, "objects": {"before": 0, "after": 0}}}});
+            let index: Index = serde_json::from_value(index).unwrap();
+            assert_eq!(is_vectorized(&index, "Paper"), is, "{index:?}");
+        }
     }
 
     #[test]

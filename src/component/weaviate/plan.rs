@@ -13,7 +13,7 @@ use crate::component::weaviate::replace::names;
 use crate::component::weaviate::restore::chosen;
 use crate::component::weaviate::steps::Questions;
 use crate::domain::facts::Facts;
-use std::{collections::BTreeSet, path::Path};
+use std::collections::BTreeSet;
 
 impl Weaviate {
     /// The plan of a restore.
@@ -24,8 +24,8 @@ impl Weaviate {
     ) -> Result<Plan, ComponentError> {
         let server = self.target_server(target).await?;
         let needs = facts.map(|facts| Needs::of_manifest(facts, target)).transpose()?.unwrap_or_default();
-        let counts = facts.map(|facts| &facts.counts.classes);
-        let all: Option<BTreeSet<String>> = counts.map(|counts| counts.keys().cloned().collect());
+        let counts = facts.map(|facts| facts.counts.classes.clone());
+        let all: Option<BTreeSet<String>> = counts.as_ref().map(|counts| counts.keys().cloned().collect());
         let wanted = all.as_ref().map(|all| chosen(target, all)).transpose()?;
         // Classes are asked for by name, so that one which the key may not see is not taken for one that is not there.
         let going = server.classes(wanted.as_ref()).await?;
@@ -39,9 +39,10 @@ impl Weaviate {
             live: &going,
             index: None,
         };
-        let not_tried = questions.ask_all(walk).await?;
+        let not_tried = questions.ask_all_of(walk, &counts.unwrap_or_default()).await?;
         let due =
             Journal::open(&self.config.state).await?.notes.still_due().filter(|_| *target != Target::Scratch);
+        let (needs_bytes, free_bytes) = self.room(needs.way, facts, &going);
         let mut plan = Plan {
             replaces: match target {
                 Target::Scratch => format!("nothing: classes on {}, deleted again", server.client.place()),
@@ -50,8 +51,8 @@ impl Weaviate {
             method: "a safety backup of those classes; then class by class: delete, restore, count; a class that fails \
                      is put back from the safety backup"
                 .to_owned(),
-            needs_bytes: facts.and_then(|facts| room_for(facts, needs.way, &going)),
-            free_bytes: self.room(needs.way).and_then(free_bytes),
+            needs_bytes,
+            free_bytes,
             downtime: match target {
                 Target::Scratch => "none",
                 _ => "each class is missing while it is restored",
@@ -82,15 +83,17 @@ impl Weaviate {
         Ok(plan)
     }
 
-    /// The folder in which a restore of a backup of this way needs room; `None` where it needs room in the bucket alone, which
-    /// has what comes, and takes the copy of what is there.
-    fn room(&self, way: Option<Made>) -> Option<&Path> {
+    /// The bytes that a restore of a backup of this way needs on disk beside what is `going`, and the bytes that are free
+    /// there. `None` for `s3`: backup and safety copy both lie in the bucket.
+    fn room(&self, way: Option<Made>, facts: Option<&Facts>, going: &Classes) -> (Option<u64>, Option<u64>) {
         let notes = self.config.state.ancestors().find(|folder| folder.exists());
-        match way {
-            Some(Made::S3) => None,
+        let folder = match way {
+            Some(Made::S3) => return (None, None),
             Some(Made::Export) => notes,
             Some(Made::Filesystem) | None => self.config.dir.as_deref().or(notes),
-        }
+        };
+        let there = going.values().map(|class| class.objects.number()).sum();
+        (facts.map(|facts| needed(facts, there)), folder.and_then(free_bytes))
     }
 }
 
@@ -124,12 +127,6 @@ fn said(facts: &Facts) -> impl Iterator<Item = String> {
 const ACCESS: &str = "Users, roles and keys of the backup take the place of those that there are: the key of \
                       WEAVIATE_API_KEY must be one of them, or stand in the environment of Weaviate. `undo` brings back \
                       classes alone.";
-
-/// The bytes that a restore of a backup of this way needs beside what is `going`; `None` where it needs none on a disk of ours.
-fn room_for(facts: &Facts, way: Option<Made>, going: &Classes) -> Option<u64> {
-    let there = going.values().map(|class| class.objects.number()).sum();
-    (way != Some(Made::S3)).then(|| needed(facts, there))
-}
 
 /// The bytes that a restore needs: the backup unpacked, and a copy of the objects that are `there`, which takes about as
 /// much for each object.

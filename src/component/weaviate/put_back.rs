@@ -8,12 +8,13 @@ use crate::component::weaviate::client::Fault;
 use crate::component::weaviate::contained::is_contained;
 use crate::component::weaviate::copies::{described, place_of};
 use crate::component::weaviate::count::Count;
+use crate::component::weaviate::files::Files;
 use crate::component::weaviate::index::Made;
 use crate::component::weaviate::journal::Journal;
 use crate::component::weaviate::notes::{Notes, Snapshot, State, Step};
 use crate::component::weaviate::refusals::of_what_cannot_be_kept;
 use crate::component::weaviate::replace::{names, remove_classes};
-use crate::component::weaviate::server::{Access, Server};
+use crate::component::weaviate::server::{Access, Server, Status, Work};
 use crate::component::weaviate::source::{Place, Source, prove, remove_if_full};
 use crate::domain::progress::Meter;
 use jiff::{SignedDuration, Timestamp};
@@ -74,8 +75,8 @@ impl Weaviate {
     }
 
     /// Puts right every class of the replacement that is neither what it was nor what it was to be. A class that
-    /// cannot be put right keeps no other from it: the result is the first error of a class, whose notes stay, and beside
-    /// it the classes that are whole as they came, though that could not be noted.
+    /// cannot be put right keeps no other from it. The result is the first error of a class, whose notes stay. Beside the
+    /// error stand the classes that are whole as they came, though that could not be noted.
     pub(super) async fn put_right(
         &self,
         server: &Server,
@@ -118,12 +119,15 @@ impl Weaviate {
     }
 
     /// Removes the backups that dead runs have unpacked into Weaviate's folder or ordered there, and that nobody needs, if
-    /// that folder is full: what is put back needs room in it.
+    /// that folder is full: what is put back needs room in it. A backup from which the server is still restoring stays.
     async fn make_room_of_dead_runs(&self, server: &Server, journal: &Journal) {
         let Ok(files) = self.files(server, Made::Filesystem) else { return };
         let needed: BTreeSet<_> = journal.notes.snapshots().iter().map(|copy| copy.id.clone()).collect();
         for loose in &journal.notes.loose {
-            if loose.made == Made::Filesystem && !needed.contains(&loose.id) {
+            if loose.made == Made::Filesystem
+                && !needed.contains(&loose.id)
+                && !is_being_restored(server, &files, &loose.id).await
+            {
                 remove_if_full(&files, &loose.id).await;
             }
         }
@@ -302,6 +306,17 @@ fn is_late(journal: &Journal) -> bool {
     const FRESH: SignedDuration = SignedDuration::from_hours(1);
     let began = journal.notes.replacing.as_ref().and_then(|replacing| replacing.began);
     began.is_some_and(|began| Timestamp::now().duration_since(began).abs() > FRESH)
+}
+
+/// Returns whether the server may still be restoring from a backup in its folder. The server notes the state of a restore
+/// beside the backup, and that note stays as it is where the server was killed or the folder is full. So the note is removed
+/// first: a server that is restoring tells so without it.
+async fn is_being_restored(server: &Server, files: &Files, id: &str) -> bool {
+    if let Err(err) = files.forget_restore(id).await {
+        tracing::warn!(id, error = %chain(&err), "the state of an earlier restore stays beside a backup");
+    }
+    let status = server.status_again(Made::Filesystem.as_str(), id, Work::Restore).await;
+    matches!(status, Ok(Status::Running) | Err(Fault::Away(_) | Fault::Denied { .. }))
 }
 
 fn is_unloaded_class(err: &ComponentError) -> bool {

@@ -9,8 +9,10 @@ use crate::component::weaviate::files::Files;
 use crate::component::weaviate::index::{Index, Made};
 use crate::component::weaviate::needs::Needs;
 use crate::component::weaviate::refusals;
+use crate::component::weaviate::restore::counted;
+use crate::component::weaviate::rights::Replaced;
 use crate::component::weaviate::server::Server;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A step of a restore.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -134,14 +136,19 @@ impl Questions<'_> {
     /// Asks about the rights of the key, and returns whether the server has told them. A server that tells none is tried:
     /// it is asked to make what exists already. `check` is run every day, and makes nothing where it can help it, since
     /// what exists may be gone at that moment.
-    async fn ask_about_rights(&self, walk: Walk) -> Result<bool, ComponentError> {
-        let Self { server, needs, bring, live, .. } = *self;
+    async fn ask_about_rights(
+        &self,
+        walk: Walk,
+        counts: &BTreeMap<String, u64>,
+    ) -> Result<bool, ComponentError> {
+        let Self { server, needs, bring, live, index, .. } = *self;
         if !server.client.has_key() {
             return Ok(true); // without keys there are no roles
         }
         if let Some(rights) = server.rights().await? {
             let names = live.keys().chain(bring.into_iter().flatten()).map(String::as_str).collect();
-            return rights.suffice(needs.way, &names, live).map(|()| true);
+            let classes = Replaced { live, coming: index.map(|index| &index.classes), counts };
+            return rights.suffice(needs.way, &names, classes).map(|()| true);
         }
         if needs.way != Some(Made::Export) || walk == Check {
             return Ok(false);
@@ -158,11 +165,21 @@ impl Questions<'_> {
     ///
     /// As [`ask`](Self::ask), of the first step.
     pub(super) async fn ask_all(&self, walk: Walk) -> Result<Vec<&'static str>, ComponentError> {
+        let coming = self.index.map_or(self.live, |index| &index.classes);
+        self.ask_all_of(walk, &counted(coming).classes).await
+    }
+
+    /// Asks the same about a backup with so many objects of each class, where no index tells that.
+    pub(super) async fn ask_all_of(
+        &self,
+        walk: Walk,
+        counts: &BTreeMap<String, u64>,
+    ) -> Result<Vec<&'static str>, ComponentError> {
         let mut not_tried = Vec::new();
         for step in STEPS.of(walk) {
             if step != Step::Rights {
                 self.ask(step).await?;
-            } else if !self.ask_about_rights(walk).await? {
+            } else if !self.ask_about_rights(walk, counts).await? {
                 not_tried.push(STEPS.words(step));
             }
         }
