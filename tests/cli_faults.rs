@@ -271,7 +271,11 @@ async fn a_command_says_which_server_gives_no_answer_and_how_often_it_will_be_as
     let cases: [(_, &[&str], _); 4] = [
         (&bucket, &["list"], "no answer: the server did nothing for 15s; asking again, 2 more times at most"),
         (&database, &["backup", "postgres"], "/lab: not available: no answer within 2s"),
-        (&weaviate, &["backup", "weaviate"], "Weaviate gives no answer: asking again, 2 more times at most"),
+        (
+            &weaviate,
+            &["backup", "weaviate"],
+            "Weaviate does not do what it is asked: asking again, 2 more times at most",
+        ),
         (&broker, &["check"], "ping redis: redis is not available: timed out"),
     ];
     std::thread::scope(|scope| {
@@ -279,9 +283,18 @@ async fn a_command_says_which_server_gives_no_answer_and_how_often_it_will_be_as
             scope.spawn(move || {
                 let mut child =
                     lab.program(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+                let pid = Pid::from_child(&child);
+                let (is_over, over) = std::sync::mpsc::channel::<()>();
+                let patience = std::thread::spawn(move || {
+                    let _ = over
+                        .recv_timeout(std::time::Duration::from_mins(2))
+                        .map_err(|_| kill_process(pid, Signal::KILL));
+                });
                 let said = child.stderr.take().unwrap().chain(child.stdout.take().unwrap());
                 let mut heard = BufReader::new(said).lines().map(Result::unwrap);
                 assert!(heard.any(|line| line.contains(word)), "{args:?} ended without a word of: {word}");
+                is_over.send(()).unwrap();
+                patience.join().unwrap();
                 child.kill().unwrap();
                 child.wait().unwrap();
             });
