@@ -2,6 +2,7 @@
 
 use crate::support::lab::eventually;
 use crate::support::s3_proxy::{Asked, BadLine, Line};
+use crate::support::weaviate_contents::id;
 use crate::support::weaviate_server::{NEWEST, OLDEST, Start, WeaviateServer};
 use crate::weaviate::{MODULES, backup, decode, each, left, restore, weaviate};
 use crate::weaviate_faults::{
@@ -109,9 +110,15 @@ async fn what_was_there_is_put_back_once_more_where_that_fails_and_kept_where_it
 #[tokio::test]
 async fn attempts_to_put_a_class_back_do_not_each_keep_a_copy_of_what_they_have_brought_themselves() {
     each(BOTH, async |version| {
-        let (server, archive, backed_up) = spoiled(Start::version(version).modules("")).await;
+        let server = filled(Start::version(version).modules("")).await;
+        // More than one request takes.
+        let more = (300..700).map(|number| json!({"class": "Document", "id": id(4, number)}));
+        server.put(more.collect()).await;
+        let backed_up = server.contents().await;
+        let (archive, _) = backup(&weaviate(server.config())).await.unwrap();
+        server.spoil().await;
         let before = server.contents().await;
-        // The first batch of a class is stored, and the second is not.
+        // Of the two batches of a class one is stored, and the other is not.
         let (mut is_deleted, mut batches) = (false, 0);
         let (_line, broken) = over(&server, move |asked| {
             let stores = to("POST", "/v1/batch/objects")(asked);
