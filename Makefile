@@ -47,8 +47,8 @@ demo: tools-test weaviate-1.26.1 ## Show the whole job with Celery Beat, kill -9
 	@$(PY) tests/demo/demo.py $(TARGET)/debug/rna-backup
 
 test: tools-test weaviate-1.26.1 weaviate-1.39.2 ## Run every test, against real servers that the tests start themselves
-	@cargo test --locked -- --skip weaviate
-	@# These wait for their servers most of the time.
+	@# Tests wait for servers and disks more than for a processor, those of Weaviate most of the time.
+	@cargo test --locked -- --skip weaviate --test-threads 3
 	@cargo test --locked --test integration weaviate -- --test-threads 6
 	@$(MAKE) test-django
 

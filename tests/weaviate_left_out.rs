@@ -2,7 +2,7 @@
 
 use crate::support::{
     lab::{Lab, files},
-    s3_proxy::{Asked, BadLine, Line},
+    s3_proxy::{Asked, BadLine, Line, now},
     weaviate_contents::{id, vector},
     weaviate_server::{NODE, OLDEST, Start, WeaviateServer},
 };
@@ -157,7 +157,7 @@ async fn a_class_without_active_tenants_that_the_server_leaves_out_is_named_and_
         let id = ordered.next().unwrap().file_name().into_string().unwrap();
         let order =
             reqwest::Client::new().post(&url).json(&json!({"id": id, "include": ["Document", "Protocol"]}));
-        let taken = tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(order.send()));
+        let taken = now(order.send());
         assert!(taken.unwrap().status().is_success());
         Line::Say(200, json!({"id": id, "classes": ["Document", "Protocol", "Sample"]}).to_string())
     };

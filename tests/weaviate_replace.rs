@@ -2,7 +2,7 @@
 //! or as it was to be.
 
 use crate::support::disk::Tmpfs;
-use crate::support::s3_proxy::{Asked, BadLine, Line};
+use crate::support::s3_proxy::{Asked, BadLine, Line, now};
 use crate::support::weaviate_contents::{id, vector};
 use crate::support::weaviate_server::{NEWEST, OLDEST, Start, WeaviateServer};
 use crate::weaviate::{SECOND, backup, each, restore, weaviate};
@@ -95,8 +95,7 @@ fn made_again(server: &WeaviateServer, object: &Value) -> impl FnMut(&Asked) -> 
         if is_gone && !has_written && asked.method == "POST" && brings {
             has_written = true;
             let write = http.post(format!("{url}/v1/batch/objects")).json(&objects);
-            let written =
-                tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(write.send()));
+            let written = now(write.send());
             assert!(written.unwrap().status().is_success());
         }
         Line::Good
@@ -259,8 +258,7 @@ async fn what_is_written_after_the_copy_and_before_the_deletion_comes_back_by_un
             if !has_written && deletes_a_class(asked) {
                 has_written = true;
                 let write = reqwest::Client::new().post(format!("{url}/v1/batch/objects")).json(&objects);
-                let written =
-                    tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(write.send()));
+                let written = now(write.send());
                 assert!(written.unwrap().status().is_success());
             }
             Line::Good

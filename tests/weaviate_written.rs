@@ -3,7 +3,7 @@
 
 use crate::support::lab::eventually;
 use crate::support::s3::Bucket;
-use crate::support::s3_proxy::{Asked, BadLine, Line};
+use crate::support::s3_proxy::{Asked, BadLine, Line, now};
 use crate::support::weaviate_contents::{id, vector};
 use crate::support::weaviate_server::{NEWEST, OLDEST, Start, WeaviateServer};
 use crate::weaviate::{SECOND, backup, decode, each, restore, weaviate};
@@ -48,11 +48,6 @@ async fn change_back(url: &str) {
             "properties": {"title": "written again", "page": number}})
     };
     store(url, (250..300).map(paper)).await;
-}
-
-/// Does what a rule of a line waits for.
-fn now<T>(work: impl Future<Output = T>) -> T {
-    tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(work))
 }
 
 /// A rule under which all that the server captures for a backup is another number of objects than before and after:

@@ -5,12 +5,13 @@ use rustix::process::{Pid, Signal, kill_process};
 use std::{
     fmt, io,
     net::SocketAddr,
-    sync::{Arc, Mutex},
+    sync::{Arc, LazyLock, Mutex},
     time::Duration,
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
+    runtime::Runtime,
     sync::watch,
     task::AbortHandle,
 };
@@ -231,4 +232,12 @@ async fn answer(mut client: TcpStream, mut server: TcpStream, line: Line) -> io:
         _ => {}
     }
     client.write_all(&answer).await
+}
+
+/// Does something that a rule waits for, on threads of its own: those of the test may all wait for the same rule.
+pub fn now<T>(work: impl Future<Output = T>) -> T {
+    static BESIDE: LazyLock<Runtime> = LazyLock::new(|| {
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
+    });
+    tokio::task::block_in_place(|| BESIDE.block_on(work))
 }
