@@ -177,12 +177,14 @@ impl Engine {
     }
 }
 
-/// Doubt about the clock, from the times of the backups of one component, which come the newest first.
+/// Doubt about the clock, from the times of the backups of one component, which come the newest first. Pinned backups tell
+/// nothing: retention has deleted those that were made around them.
 pub(super) fn clock_doubt<'a>(
     entries: impl IntoIterator<Item = &'a Entry>,
     now: Timestamp,
 ) -> Option<ClockDoubt> {
-    let past = entries.into_iter().filter(|entry| !entry.is_ahead(now));
+    let is_pinned = |entry: &Entry| entry.manifest().is_some_and(|manifest| manifest.pinned);
+    let past = entries.into_iter().filter(|entry| !entry.is_ahead(now) && !is_pinned(entry));
     ClockDoubt::find(past.map(|entry| entry.created_at), now)
 }
 

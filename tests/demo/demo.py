@@ -91,7 +91,7 @@ class Demo:
 
     def old_backups(self):
         self.report.chapter("Backups of the last month, made with the clock set back (faketime)")
-        for days, what in ((30, "all"), (20, "media --pin --label thesis"), (9, "all"), (8, "all")):
+        for days, what in ((30, "all"), (20, "media --pin --label thesis"), (19, "all"), (8, "all")):
             self.report.shell(f"faketime -f -{days}d rna-backup backup {what}")
             # Each run would delete the one before; and file times are not to be faked.
             env = {"BACKUP_RETENTION_DAYS": "60", "NO_FAKE_STAT": "1"}
@@ -176,7 +176,7 @@ class Demo:
         self.report.chapter("Retention: 7 days, never the newest verified, never what is not ours")
         left = {manifest["backup_id"] for manifest in self.manifests()}
         archives = [path for path in self.root.glob("*/*_backup_*.zst") if path.name.split(".")[0] in self.old]
-        self.report.say(f"the backups of 30, 9 and 8 days ago: {len(self.old & left)} of {len(self.old)} are left since last night")
+        self.report.say(f"the backups of 30, 19 and 8 days ago: {len(self.old & left)} of {len(self.old)} are left since last night")
         problems = [f"{name} is still there" for name in self.old & left] + [f"{path} is still there" for path in archives]
         self.report.prove("after a verified success, backups past their time were deleted", problems)
         self.report.shell("cleanup_old_backups.delay(retention_days=0, dry_run=True)")
