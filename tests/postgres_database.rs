@@ -51,7 +51,7 @@ async fn properties_are_compared(server: &PostgresServer) {
     properties_of_a_database_that_is_gone_are_named(server, &config, (&archive, &facts)).await;
 }
 
-/// What is taken over is what the live database has now; what the backup had otherwise is told.
+/// A restore takes over the properties of the live database, and names those that the backup had with other values.
 async fn other_properties_are_named(
     server: &PostgresServer,
     [config, in_place]: [&PostgresConfig; 2],
@@ -178,7 +178,7 @@ async fn what_hangs_on_the_database(server: &PostgresServer) {
     staged.discard().await.unwrap();
     let staged = stage(&config, &archive, &Target::Live, Some(&facts)).await.unwrap();
     let kept = staged.swap().await.unwrap().unwrap().place;
-    // What is set aside says what it needs to go, and goes then.
+    // The database that was set aside cannot be dropped while it has a subscription: the error has the statements, and they suffice.
     let err = component(&config).forget().await.unwrap_err();
     let said = chain(&err);
     let statements = "ALTER SUBSCRIPTION news DISABLE; ALTER SUBSCRIPTION news SET (slot_name = NONE); DROP SUBSCRIPTION news";

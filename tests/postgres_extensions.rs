@@ -94,7 +94,7 @@ async fn changed_rows_are_named(server: &PostgresServer) {
         assert!(drilled.contains(&words), "{words}: {drilled}");
     }
 
-    // What the backup has said keeps them and brings them back.
+    // The statements in the warning of the backup keep the rows and bring the rows back.
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().to_str().unwrap();
     let line = facts.warnings.iter().find(|warning| warning.contains(units)).unwrap();
@@ -123,7 +123,7 @@ async fn what_the_drill_alone_finds_is_named(server: &PostgresServer, config: &P
     );
 }
 
-/// What was put on the tables is found at night, and missed by the drill.
+/// Columns, indexes and triggers that were added to tables of an extension are named by the backup, with their statements.
 async fn additions_are_named(server: &PostgresServer, config: &PostgresConfig) {
     let name = &config.database;
     let added = [

@@ -314,7 +314,7 @@ async fn extensions_of_other_owners_are_named(server: &PostgresServer) {
         "1|inext"
     );
 
-    // One that its owner may not make anew is refused, and nothing is touched.
+    // An extension that its owner may not make anew is refused, and nothing is touched.
     server.psql(
         "inext",
         "ALTER ROLE inext_other SUPERUSER; SET ROLE inext_other; CREATE EXTENSION pageinspect; RESET ROLE; ALTER ROLE inext_other NOSUPERUSER",

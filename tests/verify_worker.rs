@@ -92,7 +92,7 @@ async fn a_verification_keeps_its_component_from_others_and_can_be_stopped() {
     let ended = verifying.wait_with_output().unwrap();
     assert_eq!(ended.status.code(), Some(1));
     let said = String::from_utf8(ended.stderr).unwrap();
-    // It may have waited for the retention that looked first.
+    // The verification may have waited for the retention command that looked first, and says so on a line before.
     assert!(said.contains("error: the run was stopped\n"), "{said}");
     assert_eq!(lab.manifests("media"), before);
     assert_eq!(lab.run(&["prune", "--component", "media"]).0, 0);

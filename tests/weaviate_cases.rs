@@ -206,7 +206,7 @@ async fn a_restore_for_which_weaviates_folder_has_no_room_does_not_begin() {
         assert!(err.contains(&format!("{needed} bytes are needed beside the live data")), "{err}");
     }
     assert!(server.contents().await == before);
-    // What is restored object by object needs room elsewhere.
+    // A restore of an export, object by object, needs room in another folder.
     let lab = lab.set("BACKUP_WEAVIATE_BACKEND", "export");
     lab.json(&["backup", "weaviate"]);
     let plan = lab.json(&["restore", "weaviate", "--dry-run"]);

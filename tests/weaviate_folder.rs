@@ -234,7 +234,7 @@ async fn a_server_that_may_not_write_into_the_workers_folders_is_found_out_befor
     assert_eq!(pair.left(), [""; 0]);
     let (code, out, _) = pair.run(&["check"]);
     assert!(code == 0 && out.contains(words), "{out}");
-    // What is restored object by object needs nothing of the folder.
+    // A restore of an export, object by object, needs nothing of the folder.
     pair.restore_and_undo().await;
     pair.lab = pair.lab.set("BACKUP_WEAVIATE_BACKEND", "filesystem");
     assert!(pair.refused(&["backup", "weaviate"]).contains(words));

@@ -1,4 +1,5 @@
-//! What a real Weaviate leaves out of its own backups, or cannot back up at all: it is named, with the way out.
+//! Classes, tenants and indexes that a real Weaviate leaves out of its own backups or cannot back up: each is named, with the
+//! way out.
 
 use crate::support::{
     lab::{Lab, files},

@@ -145,7 +145,7 @@ async fn a_key_for_one_class_restores_that_class_and_learns_of_hidden_ones() {
             assert!(server.contents().await == as_spoiled, "{name}: {err}");
             assert_eq!(limited.due().await.unwrap(), None, "{name}");
             let planned = limited.plan(&only("Protocol"), Some(&facts)).await;
-            // What a server tells of a key, a dry run knows as well.
+            // A dry run names the missing rights as well, where the server tells the roles of a key.
             assert!(!tells || chain(&planned.unwrap_err()) == err, "{name}: {err}");
             err
         };
