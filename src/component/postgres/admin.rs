@@ -253,10 +253,12 @@ impl Admin {
                 self.close_sessions(name).await?;
                 self.client.batch_execute(&format!("DROP DATABASE IF EXISTS {quoted}")).await.map_err(failed)
             }
-            Err(err) if err.code() == Some(&SqlState::OBJECT_IN_USE) => match self.keeps(name).await? {
-                Some(what) => Err(ComponentError::Unusable { what, source: Some(err.into()) }),
-                None => Err(failed(err)),
-            },
+            Err(err) if err.code() == Some(&SqlState::OBJECT_IN_USE) => {
+                match self.drop_obstacles(name).await? {
+                    Some(what) => Err(ComponentError::Unusable { what, source: Some(err.into()) }),
+                    None => Err(failed(err)),
+                }
+            }
             done => done.map_err(failed),
         }
     }

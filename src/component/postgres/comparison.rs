@@ -6,7 +6,7 @@ use crate::domain::{facts::Facts, progress::Meter, properties::Properties, right
 use std::collections::BTreeSet;
 
 /// The outcome of the trial whether a copy can be given the properties of the live database.
-pub struct Tried {
+pub struct PropertyTrial {
     /// The statements that the server has refused, which are a warning.
     pub refused: BTreeSet<String>,
     /// The properties of the copy in that trial.
@@ -17,7 +17,7 @@ pub struct Tried {
 /// live database and were not. Where the server has refused some, the warning about the refusal has named them.
 pub async fn compare_properties(
     goal: &Goal,
-    tried: &Tried,
+    tried: &PropertyTrial,
     found: Properties,
     facts: Option<&Facts>,
     meter: &Meter,

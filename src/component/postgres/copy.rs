@@ -3,7 +3,7 @@
 use crate::component::postgres::{
     Order,
     admin::{self, Admin, fault},
-    comparison::{Tried, compare_properties, untried, wrong_definitions, wrong_rights},
+    comparison::{PropertyTrial, compare_properties, untried, wrong_definitions, wrong_rights},
     config::PostgresConfig,
     database, definitions, entries, extensions,
     goal::Goal,
@@ -91,7 +91,7 @@ async fn whole(
     goal: &Goal,
     inside: &PostgresConfig,
     order: &Order,
-    tried: Tried,
+    tried: PropertyTrial,
     feed: Feed<'_>,
     meter: &Meter,
 ) -> Result<(Counts, Vec<String>, Vec<Refusal>), ComponentError> {
@@ -159,7 +159,7 @@ async fn create(
     goal: &mut Goal,
     config: &PostgresConfig,
     meter: &Meter,
-) -> Result<(String, Tried), ComponentError> {
+) -> Result<(String, PropertyTrial), ComponentError> {
     let at = Timestamp::now();
     goal.admin.announce(&config.database).await?;
     let name = goal.admin.free_name(&goal.name, Role::Copy, at).await?;
@@ -187,7 +187,7 @@ async fn create(
             meter.warn(words);
             refused.insert(statement);
         }
-        Ok(Tried { refused, found })
+        Ok(PropertyTrial { refused, found })
     };
     match marked.await {
         Ok(tried) => Ok((name, tried)),

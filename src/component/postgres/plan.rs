@@ -30,7 +30,7 @@ impl Goal {
         let mut warnings = self.warnings(facts);
         let mut lost_properties = Vec::new();
         if let (Some(live), true, false) = (&self.live, self.swaps, self.drill) {
-            warnings.extend(self.admin.stays_with(&live.name).await?);
+            warnings.extend(self.admin.left_behind(&live.name).await?);
             // On the live database, which keeps everything: the transaction is taken back.
             let name = self.name.clone();
             let (refused, _) = self.try_properties(&name).await?;

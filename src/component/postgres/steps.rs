@@ -72,7 +72,7 @@ impl Goal {
             }
             Step::Creation => self.may_be_made().await,
             Step::Prepared if replaces => self.admin.nothing_is_prepared_in(&self.name).await,
-            Step::Subscriptions if replaces => self.admin.nothing_arrives_in(&self.name).await,
+            Step::Subscriptions if replaces => self.admin.refuse_active_subscriber(&self.name).await,
             _ => Ok(()),
         }
     }

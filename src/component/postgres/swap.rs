@@ -64,7 +64,7 @@ impl Exchange {
         self.empty(&admin, &self.incoming).await?;
         let Some(live) = live else { return self.just_rename(&admin, hold).await };
         admin.nothing_is_prepared_in(&self.target).await?;
-        admin.nothing_arrives_in(&self.target).await?;
+        admin.refuse_active_subscriber(&self.target).await?;
         let at = Timestamp::now();
         let name = admin.free_name(&self.target, Role::Kept, at).await?;
         let mark = Mark {

@@ -14,7 +14,7 @@ impl Admin {
     /// # Errors
     ///
     /// [`ComponentError::Unusable`]; as sorted.
-    pub async fn nothing_arrives_in(&self, name: &str) -> Result<(), ComponentError> {
+    pub async fn refuse_active_subscriber(&self, name: &str) -> Result<(), ComponentError> {
         let ask = "SELECT string_agg(format('ALTER SUBSCRIPTION %I DISABLE', subname), '; ' ORDER BY subname)
                      FROM pg_subscription JOIN pg_database d ON d.oid = subdbid WHERE datname = $1 AND subenabled";
         let found = self.client.query_one(ask, &[&name]).await;
@@ -32,7 +32,7 @@ impl Admin {
     /// # Errors
     ///
     /// As sorted.
-    pub async fn stays_with(&self, name: &str) -> Result<Vec<String>, ComponentError> {
+    pub async fn left_behind(&self, name: &str) -> Result<Vec<String>, ComponentError> {
         const ASK: &str = "
             SELECT format('Subscription %I stays with the database that is set aside: make it anew in the restored one '
                           '(CREATE SUBSCRIPTION … WITH (create_slot = false)), and in the other ALTER SUBSCRIPTION %1$I '
@@ -52,7 +52,7 @@ impl Admin {
     /// # Errors
     ///
     /// As sorted.
-    pub async fn keeps(&self, name: &str) -> Result<Option<String>, ComponentError> {
+    pub async fn drop_obstacles(&self, name: &str) -> Result<Option<String>, ComponentError> {
         const ASK: &str = "
             SELECT format('ALTER SUBSCRIPTION %1$I DISABLE; ALTER SUBSCRIPTION %1$I SET (slot_name = NONE); '
                           'DROP SUBSCRIPTION %1$I', subname)
