@@ -34,17 +34,41 @@ impl Priorities {
     }
 }
 
+/// The namespace of the keys that neither kombu nor Celery knows, where the program gives none of its own.
+pub(super) const NAMESPACE: &str = "celery-redis";
+
 /// Key names under the broker's `global_keyprefix`, which is put before every key without a separator.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+///
+/// Keys that neither kombu nor Celery knows (leases, locks, records of workers) begin with a namespace and a colon, so
+/// that programs with namespaces of their own can share a broker. All workers of one fleet have the same namespace.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Keys {
     prefix: String,
+    namespace: String,
     priorities: Priorities,
+}
+
+impl Default for Keys {
+    fn default() -> Self {
+        Self::new("")
+    }
 }
 
 impl Keys {
     /// Creates the names under `prefix`, which may be empty.
     pub fn new(prefix: &str) -> Self {
-        Self { prefix: prefix.to_owned(), priorities: Priorities::default() }
+        Self {
+            prefix: prefix.to_owned(),
+            namespace: NAMESPACE.to_owned(),
+            priorities: Priorities::default(),
+        }
+    }
+
+    /// Sets the namespace of the keys that neither kombu nor Celery knows, `celery-redis` by default.
+    #[must_use]
+    pub fn with_namespace(mut self, namespace: &str) -> Self {
+        namespace.clone_into(&mut self.namespace);
+        self
     }
 
     /// Sets the names of the lists of a queue.
@@ -66,6 +90,11 @@ impl Keys {
 
     fn key(&self, name: &str) -> String {
         format!("{}{name}", self.prefix)
+    }
+
+    /// A key that neither kombu nor Celery knows.
+    fn own(&self, name: &str) -> String {
+        format!("{}{}:{name}", self.prefix, self.namespace)
     }
 
     /// The text that the keys of all lists of a queue begin with.
@@ -106,27 +135,27 @@ impl Keys {
 
     /// The hash from delivery tag to the worker of this program that holds the message.
     pub fn leases(&self) -> String {
-        self.key("rna-backup:leases")
+        self.own("leases")
     }
 
     /// The record that shows that a worker of this program is alive.
     pub fn worker(&self, instance: &str) -> String {
-        self.key(&format!("rna-backup:worker:{instance}"))
+        self.own(&format!("worker:{instance}"))
     }
 
     /// The set of this program's workers that began the task of a message, and neither ended it nor gave it back.
     pub fn begun(&self, tag: &str) -> String {
-        self.key(&format!("rna-backup:begun:{tag}"))
+        self.own(&format!("begun:{tag}"))
     }
 
     /// The hash from the name of a lock to its holder.
     pub fn locks(&self) -> String {
-        self.key("rna-backup:locks")
+        self.own("locks")
     }
 
     /// The counter of fencing tokens, which numbers the holders of locks.
     pub fn fence(&self) -> String {
-        self.key("rna-backup:fence")
+        self.own("fence")
     }
 
     /// The mutex of the sweep that requeues messages of dead consumers of any language.
@@ -182,7 +211,7 @@ impl Keys {
 
     /// The key that marks a group of messages as sent.
     pub fn sent(&self, tag: &str) -> String {
-        self.key(&format!("rna-backup:sent:{tag}"))
+        self.own(&format!("sent:{tag}"))
     }
 }
 

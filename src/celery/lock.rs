@@ -47,7 +47,7 @@ struct Seat {
     holder: String,
 }
 
-/// The holder of a lock. `Display` is for people: `backup@host2 (task …)`.
+/// The holder of a lock. `Display` is for people: `worker@host2 (task …)`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Holder {
     /// The id of the worker's run.

@@ -56,6 +56,9 @@ pub struct About {
     pub software: &'static str,
     /// The version of the software.
     pub version: &'static str,
+    /// The setting of the node name and a value that differs from host to host, for the log when two workers have
+    /// the same node name.
+    pub name_example: Option<&'static str>,
     /// The settings under Celery's names, for `celery inspect conf`; without secrets.
     pub conf: Map<String, Value>,
 }

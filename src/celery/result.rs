@@ -7,7 +7,7 @@ mod packed;
 
 use super::CeleryError;
 use super::client::Client;
-use super::keys::{backend_key, result_key};
+use super::keys::{NAMESPACE, backend_key, result_key};
 use super::message::Message;
 use super::publish::iso;
 use jiff::Timestamp;
@@ -181,6 +181,7 @@ impl StoredResult {
 pub struct Backend {
     client: Client,
     prefix: String,
+    namespace: String,
     expires: Duration,
     extended: Option<String>,
 }
@@ -188,7 +189,16 @@ pub struct Backend {
 impl Backend {
     /// Creates a backend with keys under `prefix`. Results expire after `expires`, or never if that is zero.
     pub fn new(client: Client, prefix: &str, expires: Duration) -> Self {
-        Self { client, prefix: prefix.to_owned(), expires, extended: None }
+        Self { client, prefix: prefix.to_owned(), namespace: NAMESPACE.to_owned(), expires, extended: None }
+    }
+
+    /// Sets the namespace of the keys that Celery does not know, as [`Keys::with_namespace`] does.
+    ///
+    /// [`Keys::with_namespace`]: super::keys::Keys::with_namespace
+    #[must_use]
+    pub fn with_namespace(mut self, namespace: &str) -> Self {
+        namespace.clone_into(&mut self.namespace);
+        self
     }
 
     /// Stores with each result the call of the task and that the worker `node` ran it, as Celery's
@@ -211,9 +221,9 @@ impl Backend {
         self.expires
     }
 
-    /// Returns any key under the prefix.
-    pub(super) fn key(&self, name: &str) -> String {
-        backend_key(&self.prefix, name)
+    /// Returns a key that Celery does not know.
+    pub(super) fn own_key(&self, name: &str) -> String {
+        backend_key(&self.prefix, &format!("{}:{name}", self.namespace))
     }
 
     /// Returns the key of a task's result.

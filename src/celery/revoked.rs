@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 /// Maximum number of revoked ids, and of stamps, the same as Celery's: `REVOKES_MAX` in `celery/worker/state.py`.
 const MOST: usize = 50_000;
 
-/// The lifetime of a revocation. Longer than Celery's (`REVOKE_EXPIRES`, 3 h), because a backup may wait for another
+/// The lifetime of a revocation. Longer than Celery's (`REVOKE_EXPIRES`, 3 h), because a task may wait for another
 /// one for hours.
 const LIFE: Duration = Duration::from_hours(24);
 

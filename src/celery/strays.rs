@@ -1,4 +1,4 @@
-//! Lists beside those of this worker's queues that hold backup tasks, and that this worker does not read.
+//! Lists beside those of this worker's queues that hold tasks of this worker, and that this worker does not read.
 //!
 //! Another worker may read such a list, which nothing in Redis tells. Else such lists come of options of the app's broker transport that this worker does not know: `priority_steps`, `sep`,
 //! `global_keyprefix`, or a queue of another name.
@@ -24,7 +24,7 @@ const STEPS: usize = 1000;
 /// Maximum number of lists that are looked into.
 const MOST: usize = 100;
 
-/// A list that this worker does not read, with a backup task in it.
+/// A list that this worker does not read, with a task of this worker in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stray {
     /// The queue of ours whose name is in the list's.
@@ -159,20 +159,20 @@ mod tests {
     #[test]
     fn the_option_that_names_a_list_is_told_from_its_name() {
         let keys = Keys::new("");
-        let of = |list: &str| TransportOption::of(&keys, "backups", list);
-        assert_eq!(of("backups\x06\x165"), TransportOption::Step(5));
-        assert_eq!(of("backups:5"), TransportOption::Separator(":".to_owned(), 5));
-        assert_eq!(of("app:backups"), TransportOption::Prefix("app:".to_owned()));
-        assert_eq!(of("app:backups\x06\x163"), TransportOption::Prefix("app:".to_owned()));
-        for name in ["backups2", "backups-nightly", "mybackups", "backups:999"] {
+        let of = |list: &str| TransportOption::of(&keys, "reports", list);
+        assert_eq!(of("reports\x06\x165"), TransportOption::Step(5));
+        assert_eq!(of("reports:5"), TransportOption::Separator(":".to_owned(), 5));
+        assert_eq!(of("app:reports"), TransportOption::Prefix("app:".to_owned()));
+        assert_eq!(of("app:reports\x06\x163"), TransportOption::Prefix("app:".to_owned()));
+        for name in ["reports2", "reports-nightly", "myreports", "reports:999"] {
             assert_eq!(of(name), TransportOption::Queue(name.to_owned()));
         }
         let keys = Keys::new("app:").with_priorities(Priorities { steps: vec![0], sep: ":".to_owned() });
-        let of = |list: &str| TransportOption::of(&keys, "backups", list);
-        assert_eq!(of("app:backups:3"), TransportOption::Step(3));
-        assert_eq!(of("backups"), TransportOption::Queue("backups".to_owned()));
-        assert_eq!(of("app:backups2"), TransportOption::Queue("backups2".to_owned()));
-        assert_eq!(of("app:old.backups"), TransportOption::Prefix("app:old.".to_owned()));
+        let of = |list: &str| TransportOption::of(&keys, "reports", list);
+        assert_eq!(of("app:reports:3"), TransportOption::Step(3));
+        assert_eq!(of("reports"), TransportOption::Queue("reports".to_owned()));
+        assert_eq!(of("app:reports2"), TransportOption::Queue("reports2".to_owned()));
+        assert_eq!(of("app:old.reports"), TransportOption::Prefix("app:old.".to_owned()));
     }
 
     #[test]

@@ -19,6 +19,7 @@ pub(super) fn read_worker(env: &mut Env, host: &str, root: &Path) -> Option<Opti
             return None;
         }
         ConnectOptions::parse_with(url.expose_secret(), master.as_deref())
+            .map(|options| options.with_library("rna-backup", env!("CARGO_PKG_VERSION")))
             .map_err(|err| env.note(from, crate::base::chain(&err)))
             .ok()
     };

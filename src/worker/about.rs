@@ -4,6 +4,14 @@ use crate::celery::node::About;
 use crate::worker::Options;
 use serde_json::{Value, json};
 
+/// The name of this program in Redis: the namespace of its keys, and the library of its connections.
+///
+/// Two versions in one fleet share the keys, so the name stays as it is.
+pub(super) const SOFTWARE: &str = "rna-backup";
+
+/// The version of this program.
+pub(super) const VERSION: &str = env!("CARGO_PKG_VERSION");
+
 /// Returns the worker's settings under Celery's names. Addresses are without user and password.
 pub(super) fn about(options: &Options) -> About {
     let conf = json!({
@@ -33,5 +41,5 @@ pub(super) fn about(options: &Options) -> About {
         "worker_send_task_events": options.task_events,
     });
     let Value::Object(conf) = conf else { unreachable!("it is written as an object") };
-    About { software: "rna-backup", version: env!("CARGO_PKG_VERSION"), conf }
+    About { software: SOFTWARE, version: VERSION, name_example: Some("BACKUP_WORKER_NAME=backup@%h"), conf }
 }

@@ -104,7 +104,9 @@ pub struct Options {
 impl Options {
     /// The names of the broker's keys.
     pub fn keys(&self) -> Keys {
-        Keys::new(&self.broker_prefix).with_priorities(self.priorities.clone())
+        Keys::new(&self.broker_prefix)
+            .with_namespace(about::SOFTWARE)
+            .with_priorities(self.priorities.clone())
     }
 }
 
@@ -172,7 +174,8 @@ impl Worker {
         let keys = options.keys();
         let leases = Leases::new(broker.clone(), keys.clone(), Instance::here(&options.node));
         engine.locks.join(Arc::new(Brokered::new(leases.locks().clone())));
-        let mut backend = Backend::new(results, &options.result_prefix, options.result_expires);
+        let mut backend = Backend::new(results, &options.result_prefix, options.result_expires)
+            .with_namespace(about::SOFTWARE);
         if options.result_extended {
             backend = backend.with_extended(&options.node);
         }

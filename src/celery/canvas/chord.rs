@@ -76,7 +76,7 @@ pub(super) async fn start(
     stop: &CancellationToken,
 ) -> Result<(), CeleryError> {
     let mut call = START.prepare_invoke();
-    call.key(backend.key(&format!("rna-backup:chord:{}", seed.then(&chord.group).id())));
+    call.key(backend.own_key(&format!("chord:{}", seed.then(&chord.group).id())));
     for end in [".s", ".c", ""] {
         call.key(group_key(backend.prefix(), &chord.group, end));
     }

@@ -19,6 +19,8 @@ pub(super) struct Node {
     pub(super) user: Option<String>,
     password: Option<String>,
     pub(super) db: i64,
+    /// The name and version of the software, which `CLIENT LIST` shows for a connection.
+    pub(super) library: (String, String),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,6 +74,7 @@ impl Node {
             user: given(decoded(parsed.username())?),
             password: given(decoded(parsed.password().unwrap_or_default())?),
             db,
+            library: ("celery-redis".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
         })
     }
 
@@ -95,6 +98,7 @@ impl Node {
             user,
             password,
             db: 0,
+            library: login.library,
         }
     }
 
@@ -110,7 +114,7 @@ impl Node {
     pub(super) fn open(&self, resp3: bool) -> Result<redis::Client, CeleryError> {
         let mut login = RedisConnectionInfo::default()
             .set_db(self.db)
-            .set_lib_name("rna-backup", env!("CARGO_PKG_VERSION"))
+            .set_lib_name(&self.library.0, &self.library.1)
             .set_protocol(if resp3 { redis::ProtocolVersion::RESP3 } else { redis::ProtocolVersion::RESP2 });
         if let Some(user) = &self.user {
             login = login.set_username(user);

@@ -14,16 +14,16 @@ const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The addresses of Redis servers and the login. `Debug` and `Display` never show the password.
 ///
-/// The least rights of a worker's user, as an ACL of Redis 7, for the queue `backups` in database 0 without a key
-/// prefix. `backups*` ends in `*` because the priority steps of a queue are keys of their own. Queues that callbacks
-/// go to need a `~` rule of their own. `select` is for another database than 0, `role` for sentinels and lists,
+/// The least rights of a worker's user, as an ACL of Redis 7, for the queue `QUEUE` and the keys of `NAMESPACE` (see
+/// [`Keys`](crate::celery::keys::Keys)) in database 0 without a key prefix. `QUEUE*` ends in `*` because the priority
+/// steps of a queue are keys of their own. Queues that callbacks go to need a `~` rule of their own. `select` is for another database than 0, `role` for sentinels and lists,
 /// `mget` and the second `celery-…` for chords, `brpop` for mingling. From Redis 7.2 on `+client|setinfo` avoids
 /// entries in the ACL log. `scan` is for the search of lists that this worker does not read, which passes over those that
 /// this user may not read.
 ///
 /// ```text
 /// resetkeys resetchannels -@all
-/// ~backups* ~unacked* ~_kombu.binding.* ~rna-backup:* ~*.reply.celery.pidbox* ~celery-task-meta-*
+/// ~QUEUE* ~unacked* ~_kombu.binding.* ~NAMESPACE:* ~*.reply.celery.pidbox* ~celery-task-meta-*
 /// ~celery-taskset-meta-*
 /// &/0.celery.pidbox &/0.celeryev/* &celery-task-meta-*
 /// +select +ping +time +role +client|tracking +evalsha +script|load +multi +exec
@@ -119,6 +119,17 @@ impl ConnectOptions {
     #[must_use]
     pub fn with_timeouts(mut self, connect: Duration, response: Duration) -> Self {
         (self.connect_timeout, self.response_timeout) = (connect, response);
+        self
+    }
+
+    /// Sets the name and version of the software that `CLIENT LIST` shows for each connection, `celery-redis` by
+    /// default. Source: `CLIENT SETINFO` of Redis 7.2.
+    #[must_use]
+    pub fn with_library(mut self, name: &str, version: &str) -> Self {
+        let (Servers::Listed(nodes) | Servers::Watched { sentinels: nodes, .. }) = &mut self.servers;
+        for node in nodes {
+            node.library = (name.to_owned(), version.to_owned());
+        }
         self
     }
 

@@ -162,7 +162,8 @@ fn warn_of_namesake(node: &Node) {
     tracing::warn!(
         node = node.name,
         "another worker has the same node name: `celery inspect` shows one of the two, and orders to one go to both; \
-         give each a name of its own, such as BACKUP_WORKER_NAME=backup@%h"
+         give each a name of its own{}",
+        node.about.name_example.map(|example| format!(", such as {example}")).unwrap_or_default()
     );
 }
 
