@@ -26,15 +26,17 @@ WORKDIR /src
 # The dependencies, compiled for an empty program: this layer lasts until Cargo.lock changes.
 COPY Cargo.toml Cargo.lock ./
 COPY .cargo .cargo
-RUN mkdir -p src tests \
+COPY crates/celery-redis/Cargo.toml crates/celery-redis/
+RUN mkdir -p src tests crates/celery-redis/src \
     && echo 'fn main() {}' >src/main.rs \
-    && touch src/lib.rs tests/integration.rs \
+    && touch src/lib.rs tests/integration.rs crates/celery-redis/src/lib.rs \
     && cargo build --locked --profile "${PROFILE}" --no-default-features --features "$(test "${PROFILE}" = release && echo default)" \
     && rm -r src
 COPY schemas schemas
+COPY crates crates
 COPY src src
 # Cargo compares times, and the sources may be older than the empty program.
-RUN find src -name '*.rs' -exec touch {} + \
+RUN find src crates -name '*.rs' -exec touch {} + \
     && cargo build --locked --profile "${PROFILE}" --no-default-features --features "$(test "${PROFILE}" = release && echo default)" \
     && cp "target/${PROFILE}/rna-backup" /rna-backup
 

@@ -34,7 +34,7 @@ WEAVIATE := 1.26.1 1.37.14 1.39.2
 # What `make image-test` needs beside Docker, to make base images where no registry answers.
 ENGINE := dockerd:docker.io debootstrap:debootstrap chroot:coreutils
 
-.PHONY: help build test test-django lint book demo chaos soak audit sbom bench coverage fuzz clean image image-test weaviate \
+.PHONY: help build quick test test-django lint book demo chaos soak audit sbom bench coverage fuzz clean image image-test weaviate \
         tools-build tools-test tools-engine
 
 help: ## Print this list
@@ -45,6 +45,13 @@ demo: tools-test weaviate-1.26.1 ## Show the whole job with Celery Beat, kill -9
 	@$(if $(KEEP),$(INSTALL) venv django-4.2)
 	@cargo build --locked
 	@$(PY) tests/demo/demo.py $(TARGET)/debug/rna-backup
+
+quick: tools-build ## Check in a minute or two, before a commit: format, clippy, unit tests, names and links of the documentation
+	@cargo fmt --all --check
+	@cargo clippy --all-targets --locked -- -D warnings
+	@cargo test --locked --lib --quiet
+	@$(INSTALL) debian $(VENV) $(YAML)
+	@$(PY) tests/support/docs.py
 
 test: tools-test weaviate-1.26.1 weaviate-1.39.2 ## Run every test, against real servers that the tests start themselves
 	@# Tests wait for servers and disks more than for a processor, those of Weaviate most of the time.
@@ -60,7 +67,7 @@ test-django: tools-test weaviate-1.26.1 ## Test the pages in Django Admin alone,
 
 lint: tools-build ## Check format, clippy, dependencies, scripts and documentation
 	@$(INSTALL) debian shellcheck:shellcheck
-	@echo '--- cargo fmt'; cargo fmt --check
+	@echo '--- cargo fmt'; cargo fmt --all --check
 	@echo '--- cargo clippy'; cargo clippy --all-targets --locked -- -D warnings
 	@echo '--- cargo doc'; RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --document-private-items --locked
 	@if command -v cargo-deny >/dev/null; then echo '--- cargo deny'; cargo deny --locked check; \

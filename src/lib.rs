@@ -12,7 +12,7 @@
 //! | 2 | [`component`] | what can be backed up: PostgreSQL, Weaviate, media |
 //! | 2 | [`store`], [`catalog`] | where archives lie, and which backups exist |
 //! | 2 | [`observe`] | metrics, health, logs |
-//! | 1 | [`celery`] | an island: Celery's wire format on Redis; imports nothing of ours |
+//! | 1 | [`celery`] | the crate `celery-redis`: Celery's protocol on Redis; knows nothing of backups |
 //! | 1 | [`domain`] | pure: commands, manifests, retention, reports |
 //! | 1 | [`stream`] | bytes: compress, hash, count, and back |
 //! | 0 | [`base`] | settings, units, clock |
@@ -32,10 +32,11 @@
 //! `component.backup(out)` → [`stream::pack`] → `store.begin(key)`, and beside it the same bytes decoded
 //! and counted → read back and hashed → commit → manifest, last. **A backup exists when its manifest does.**
 
+pub use celery_redis as celery;
+
 pub mod app;
 pub mod base;
 pub mod catalog;
-pub mod celery;
 pub mod cli;
 pub mod component;
 pub mod config;

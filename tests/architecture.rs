@@ -1,4 +1,4 @@
-//! The floors of `src/lib.rs`, held by a test: a module imports only from below.
+//! The floors of `src/lib.rs`, and rules for all sources: a module imports only from below.
 
 use std::{
     fs,
@@ -8,7 +8,6 @@ use std::{
 /// Module and what it may name after `crate::`, from the ground up.
 const FLOORS: &[(&str, &[&str])] = &[
     ("base", &[]),
-    ("celery", &[]),
     ("domain", &["base"]),
     ("stream", &["base"]),
     ("store", &["base"]),
@@ -70,8 +69,9 @@ fn sources(dir: &Path, into: &mut Vec<PathBuf>) {
     }
 }
 
-fn each_source(mut visit: impl FnMut(&Path, &str)) {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+/// Visits the Rust files of a folder of the repository, with paths relative to that folder.
+fn each_source_of(folder: &str, mut visit: impl FnMut(&Path, &str)) {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
     let mut files = Vec::new();
     sources(&root, &mut files);
     for file in files.iter().filter(|f| f.extension().is_some_and(|e| e == "rs")) {
@@ -79,10 +79,16 @@ fn each_source(mut visit: impl FnMut(&Path, &str)) {
     }
 }
 
+/// Visits the Rust files of the program and of its crates.
+fn each_source(mut visit: impl FnMut(&Path, &str)) {
+    each_source_of("src", &mut visit);
+    each_source_of("crates", &mut visit);
+}
+
 #[test]
 fn imports_point_down() {
     let mut wrong = Vec::new();
-    each_source(|file, text| {
+    each_source_of("src", |file, text| {
         if file == Path::new("lib.rs") {
             return;
         }
@@ -103,6 +109,21 @@ fn imports_point_down() {
         }
     });
     assert!(wrong.is_empty(), "imports that point up or sideways: {wrong:#?}");
+}
+
+/// `celery-redis` is for any worker, so its sources say nothing of what this program does.
+#[test]
+fn the_crate_of_the_protocol_knows_nothing_of_backups() {
+    let mut wrong = Vec::new();
+    each_source_of("crates/celery-redis/src", |file, text| {
+        let text = text.to_lowercase();
+        for word in ["backup", "postgres", "weaviate", "rna_", "rna-"] {
+            if text.contains(word) {
+                wrong.push(format!("{}: {word}", file.display()));
+            }
+        }
+    });
+    assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
 #[test]

@@ -21,13 +21,13 @@ use tokio_util::sync::CancellationToken;
 
 /// The rules that the documentation of the options promises to be enough.
 fn documented_rules() -> Vec<String> {
-    let docs = include_str!("../src/celery/client/options.rs");
+    let docs = include_str!("../crates/celery-redis/src/client/options.rs");
     let (_, block) = docs.split_once("```text").unwrap();
     let (block, _) = block.split_once("```").unwrap();
     block
         .lines()
         .flat_map(|line| line.trim_start_matches("///").split_whitespace())
-        .map(str::to_owned)
+        .map(|rule| rule.replace("QUEUE", "backups").replace("NAMESPACE", "rna-backup"))
         .collect()
 }
 

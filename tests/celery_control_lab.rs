@@ -31,7 +31,7 @@ pub fn node(redis: &Redis, name: &str) -> (Arc<Node>, Publisher) {
     let (events, publisher) = Events::new(name, client(redis), &Keys::default(), false);
     let conf =
         Map::from_iter([("task_acks_late".to_owned(), json!(true)), ("timezone".to_owned(), json!("UTC"))]);
-    let about = About { software: "rna-backup", version: "9.8.7", conf };
+    let about = About { software: "rna-backup", version: "9.8.7", name_example: None, conf };
     let tasks = Tasks::new(["celery.ping", "t.add", "t.sleep"], None);
     let queues = ["backups".to_owned(), "celery".to_owned()];
     (Arc::new(Node::new(name, about, events, tasks, &queues, 2)), publisher)

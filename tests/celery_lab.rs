@@ -63,7 +63,7 @@ impl Lab {
     pub async fn unacked(&self) -> Vec<String> {
         let mut link = self.link().await;
         let mut tags: Vec<String> = link.hkeys("unacked").await.unwrap();
-        let mut leased: Vec<String> = link.hkeys("rna-backup:leases").await.unwrap();
+        let mut leased: Vec<String> = link.hkeys("celery-redis:leases").await.unwrap();
         let mut index: Vec<String> = link.zrange("unacked_index", 0, -1).await.unwrap();
         tags.sort();
         leased.sort();

@@ -30,7 +30,7 @@ async fn take(locks: &Locks) -> Result<HeldLock, Holder> {
 }
 
 async fn held(lab: &Lab) -> Vec<String> {
-    lab.link().await.hkeys("rna-backup:locks").await.unwrap()
+    lab.link().await.hkeys("celery-redis:locks").await.unwrap()
 }
 
 #[tokio::test]
@@ -164,7 +164,7 @@ async fn a_check_alone_sees_that_somebody_worked_in_between() {
     let far = other(&lab, elsewhere());
     let lock = take(far.locks()).await.unwrap();
     let mut link = lab.link().await;
-    let _: usize = link.hdel("rna-backup:locks", "media").await.unwrap();
+    let _: usize = link.hdel("celery-redis:locks", "media").await.unwrap();
     take(lab.leases.locks()).await.unwrap().free().await.unwrap();
     assert!(!lock.check().await.unwrap());
     assert!(lock.lost().is_cancelled());
@@ -190,12 +190,12 @@ async fn what_nobody_of_ours_wrote_there_harms_nobody() {
     let lab = Lab::new();
     let mut link = lab.link().await;
     for (name, holder) in [("media", "{}"), ("x", "\n"), ("y", r#"{"instance": "", "node": 1}"#)] {
-        let _: usize = link.hset("rna-backup:locks", name, holder).await.unwrap();
+        let _: usize = link.hset("celery-redis:locks", name, holder).await.unwrap();
     }
-    let _: usize = link.hset("rna-backup:locks", b"\xff", b"\xff").await.unwrap();
+    let _: usize = link.hset("celery-redis:locks", b"\xff", b"\xff").await.unwrap();
     keeper(&lab.leases).round().await.unwrap();
     assert_eq!(take(lab.leases.locks()).await.unwrap_err().to_string(), "an unknown holder");
     let hostile = r#"{"instance": "i", "node": "a\nb", "task": "c\u001b", "token": 1}"#;
-    let _: usize = link.hset("rna-backup:locks", "media", hostile).await.unwrap();
+    let _: usize = link.hset("celery-redis:locks", "media", hostile).await.unwrap();
     assert_eq!(take(lab.leases.locks()).await.unwrap_err().to_string(), "ab (task c)");
 }

@@ -148,7 +148,7 @@ async fn what_python_put_back_and_took_is_left_to_it() {
     assert!(matches!(error, CeleryError::LeaseLost { .. }), "{error:?}");
     assert_eq!(link.hlen::<_, usize>("unacked").await.unwrap(), 2);
     assert_eq!(link.zcard::<_, usize>("unacked_index").await.unwrap(), 2);
-    assert_eq!(link.hlen::<_, usize>("rna-backup:leases").await.unwrap(), 0);
+    assert_eq!(link.hlen::<_, usize>("celery-redis:leases").await.unwrap(), 0);
 }
 
 #[tokio::test]

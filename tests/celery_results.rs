@@ -294,7 +294,7 @@ async fn of_a_message_that_passed_to_another_only_a_success_is_stored() {
         let tag = delivery.lease.tag().to_owned();
         assert!(delivery.lease.is_ours().await);
         let theirs = json!(["other", "q", 1, 2]).to_string();
-        let _: usize = lab.link().await.hset("rna-backup:leases", tag, theirs).await.unwrap();
+        let _: usize = lab.link().await.hset("celery-redis:leases", tag, theirs).await.unwrap();
         assert!(!delivery.lease.is_ours().await);
         let result = TaskResult::new(id, state, json!(null));
         let lost = delivery.lease.ack_with(&result, &backend, &lab.stop).await.unwrap_err();

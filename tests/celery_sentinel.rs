@@ -142,7 +142,7 @@ async fn what_the_new_master_has_acknowledged_is_done_after_a_failover() {
     assert!(client.reconnects() > 0);
     lab.replica.says(&["INFO", "replication"], &["role:master"]).await;
     // Nothing is left behind, in hand or in the queue.
-    for key in ["unacked", "unacked_index", "q", "rna-backup:leases"] {
+    for key in ["unacked", "unacked_index", "q", "celery-redis:leases"] {
         until(async || {
             let mut exists = redis::cmd("EXISTS");
             exists.arg(key);

@@ -347,7 +347,7 @@ async fn a_lease_that_passed_to_another_is_not_acked() {
     let delivery = next(&consumer).await;
     let mut link = lab.link().await;
     let _: usize =
-        link.hset("rna-backup:leases", "tag-1", json!(["other", "q", 1, 2]).to_string()).await.unwrap();
+        link.hset("celery-redis:leases", "tag-1", json!(["other", "q", 1, 2]).to_string()).await.unwrap();
     let error = delivery.lease.ack(&lab.stop).await.unwrap_err();
     assert!(matches!(error, CeleryError::LeaseLost { .. }), "{error:?}");
     assert!(link.hexists::<_, _, bool>("unacked", "tag-1").await.unwrap());

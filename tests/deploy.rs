@@ -216,7 +216,7 @@ fn the_image_is_found_in_order_and_built_from_what_is_named() {
     let builds = dockerfile.matches("cargo build").count();
     assert_eq!(dockerfile.matches("cargo build --locked --profile \"${PROFILE}\"").count(), builds);
     // What the sources include lies in folders that the image is built from.
-    for folder in ["src", "schemas", ".cargo"] {
+    for folder in ["src", "crates", "schemas", ".cargo"] {
         assert!(dockerfile.contains(&format!("COPY {folder} {folder}")), "{folder}");
         assert!(read(".dockerignore").contains(&format!("\n!{folder}\n")), "{folder}");
     }

@@ -169,7 +169,7 @@ async fn runs_on_many_hosts_come_one_after_the_other() {
     let mut numbers = Vec::new();
     for run in runs {
         within(run).await.unwrap().unwrap();
-        numbers.push(link.get::<_, u64>("rna-backup:fence").await.unwrap());
+        numbers.push(link.get::<_, u64>("celery-redis:fence").await.unwrap());
     }
     assert_eq!(numbers.last(), Some(&4), "each had the lock once: {numbers:?}");
     assert!(hosts.iter().all(|host| host.left() == (1, 1)));
@@ -204,7 +204,7 @@ async fn a_run_that_has_not_noticed_its_loss_finds_out_before_the_manifest() {
     let (_, running) = a.back_up("t1");
     within(a.has_read.notified()).await;
     let thief = r#"{"instance": "x", "node": "backup@host9", "task": null, "token": 9}"#;
-    let _: usize = lab.link().await.hset("rna-backup:locks", "media", thief).await.unwrap();
+    let _: usize = lab.link().await.hset("celery-redis:locks", "media", thief).await.unwrap();
     a.open.notify_one();
     let error = within(running).await.unwrap().unwrap_err();
     assert_eq!(

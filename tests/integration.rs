@@ -28,6 +28,7 @@ mod celery_control;
 mod celery_control_faults;
 mod celery_control_lab;
 mod celery_control_python;
+mod celery_examples;
 mod celery_lab;
 mod celery_lists;
 mod celery_lock;

@@ -35,7 +35,7 @@ pub struct UnknownLogFormat;
 /// An invalid filter falls back to `info`, since a typo must not silence a backup. Called once, by `main`; a second
 /// call changes no filter or format.
 pub fn init(format: LogFormat, filter: &str) {
-    let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_new(with_crates(filter)).unwrap_or_else(|_| EnvFilter::new("info"));
     // `log_internal_errors(false)`, because a closed reader of the log, as in `2>&1 | head`, would end a backup in a
     // panic.
     let builder = tracing_subscriber::fmt()
@@ -55,4 +55,31 @@ pub fn init(format: LogFormat, filter: &str) {
         let why = panic.payload_as_str();
         tracing::error!(at, why, "a bug in rna-backup, please report it");
     }));
+}
+
+/// The crates of this program whose names do not begin with `rna_backup`.
+const CRATES: [&str; 1] = ["celery_redis"];
+
+/// Repeats a directive for `rna_backup` for the other crates of this program, since a filter such as `rna_backup=debug`
+/// means the whole program.
+fn with_crates(filter: &str) -> String {
+    let mut directives = vec![filter.to_owned()];
+    for level in filter.split(',').filter_map(|directive| directive.trim().strip_prefix("rna_backup=")) {
+        directives.extend(CRATES.map(|name| format!("{name}={level}")));
+    }
+    directives.join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_filter_for_the_program_is_for_all_of_its_crates() {
+        assert_eq!(with_crates("rna_backup=debug"), "rna_backup=debug,celery_redis=debug");
+        assert_eq!(with_crates("warn, rna_backup=trace"), "warn, rna_backup=trace,celery_redis=trace");
+        for filter in ["info", "rna_backup::engine=debug", "aws=warn"] {
+            assert_eq!(with_crates(filter), filter);
+        }
+    }
 }

@@ -8,6 +8,7 @@ mod finish;
 mod fleet;
 mod judge;
 mod lost;
+mod options;
 mod orders;
 mod outcome;
 mod parked;
@@ -20,17 +21,18 @@ mod watch;
 
 pub use fleet::Brokered;
 pub use lost::MOST_DEATHS;
+pub use options::Options;
 pub use watch::option_setting;
 
 use crate::base::backoff::Backoff;
 use crate::base::chain;
 use crate::celery::CeleryError;
 use crate::celery::canvas::Canvas;
-use crate::celery::client::{Client, ConnectOptions};
+use crate::celery::client::Client;
 use crate::celery::consumer::{Consumer, Delivery, Notice};
 use crate::celery::control::Mailbox;
 use crate::celery::events::{Events, Publisher};
-use crate::celery::keys::{Keys, Priorities};
+use crate::celery::keys::Keys;
 use crate::celery::lease::{Instance, Leases};
 use crate::celery::message::Envelope;
 use crate::celery::node::Node;
@@ -47,10 +49,8 @@ use judge::Judge;
 use orders::Orders;
 use parked::Parked;
 use returns::Returns;
-use secrecy::SecretString;
 use slots::Slots;
 use std::{
-    path::PathBuf,
     sync::{Arc, PoisonError, RwLock},
     time::Duration,
 };
@@ -59,56 +59,6 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 /// The time limit of storing results after tasks were told to stop; then the process ends even without Redis.
 /// Messages that are not acknowledged by then are delivered again.
 const LAST_WORDS: Duration = Duration::from_secs(10);
-
-/// The settings of a worker.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// The Celery node name, `backup@host`.
-    pub node: String,
-    /// The queues to consume, in this order within each priority.
-    pub queues: Vec<String>,
-    /// The number of tasks that run at once.
-    pub concurrency: usize,
-    /// The maximum number of retries of a task.
-    pub max_retries: u32,
-    /// The wait before each retry.
-    pub retry_delay: Duration,
-    /// The secret that messages which delete or overwrite data must be signed with, if there is one.
-    pub restore_key: Option<SecretString>,
-    /// The folder of the notes on signed messages that were accepted or carried out.
-    pub orders: PathBuf,
-    /// The time that running tasks may take after the first signal.
-    pub grace: Duration,
-    /// The address of the broker.
-    pub broker: ConnectOptions,
-    /// The address of the result backend.
-    pub backend: ConnectOptions,
-    /// `global_keyprefix` of the broker's transport options.
-    pub broker_prefix: String,
-    /// `priority_steps` and `sep` of the broker's transport options.
-    pub priorities: Priorities,
-    /// `global_keyprefix` of the result backend's transport options.
-    pub result_prefix: String,
-    /// The lifetime of a result; zero means for ever.
-    pub result_expires: Duration,
-    /// True if results include the call of the task: `result_extended` of Celery.
-    pub result_extended: bool,
-    /// The visibility timeout of the other workers on the broker.
-    pub visibility_timeout: Duration,
-    /// The hard time limit of one task, unless its message has another.
-    pub time_limit: Option<Duration>,
-    /// True if task events are sent from the start, as with Celery's `-E`.
-    pub task_events: bool,
-}
-
-impl Options {
-    /// The names of the broker's keys.
-    pub fn keys(&self) -> Keys {
-        Keys::new(&self.broker_prefix)
-            .with_namespace(about::SOFTWARE)
-            .with_priorities(self.priorities.clone())
-    }
-}
 
 /// The kind of shutdown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

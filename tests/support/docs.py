@@ -144,7 +144,8 @@ def words(code):
         if not (ROOT / name).exists() or place not in Page(ROOT / name).anchors:
             yield f"monitoring/alerts.yml: {runbook}, which does not exist"
     security, restore = (DOCS / "security.md").read_text(), (DOCS / "restore.md").read_text()
-    rights = (ROOT / "src/celery/client/options.rs").read_text().split("```text")[1].split("```")[0]
+    rights = (ROOT / "crates/celery-redis/src/client/options.rs").read_text().split("```text")[1].split("```")[0]
+    rights = rights.replace("QUEUE", "backups").replace("NAMESPACE", "rna-backup")
     for line in rights.replace("///", "").split("\n"):
         if line.strip() not in security:
             yield f"docs/security.md: right {line.strip()!r} of a worker in Redis is missing"

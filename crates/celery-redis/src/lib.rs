@@ -1,4 +1,4 @@
-//! The Celery protocol over Redis, as a worker needs it. This module imports nothing else of this package.
+//! The Celery protocol over Redis, for workers that are written in Rust.
 //!
 //! [`client`] keeps a connection, [`consumer`] takes messages without ever losing one, [`message`] parses messages,
 //! [`lease`] acknowledges or requeues taken messages, [`sweep`] requeues the messages of dead workers, [`result`]
@@ -7,26 +7,28 @@
 //! worker: [`control`] answers their requests, [`events`] publishes to them, and [`lock`] keeps the workers of a
 //! fleet from doing the same work at once.
 //!
+//! Keys that neither kombu nor Celery knows begin with a namespace of the program, see [`keys::Keys`].
+//!
 //! A worker in its smallest form:
 //!
 //! ```no_run
-//! use rna_backup::celery::client::{Client, ConnectOptions};
-//! use rna_backup::celery::consumer::{Consumer, Verdict};
-//! use rna_backup::celery::keys::Keys;
-//! use rna_backup::celery::lease::{Instance, Leases};
-//! use rna_backup::celery::result::{Backend, State, TaskResult};
-//! use rna_backup::celery::sweep::Keeper;
+//! use celery_redis::client::{Client, ConnectOptions};
+//! use celery_redis::consumer::{Consumer, Verdict};
+//! use celery_redis::keys::Keys;
+//! use celery_redis::lease::{Instance, Leases};
+//! use celery_redis::result::{Backend, State, TaskResult};
+//! use celery_redis::sweep::Keeper;
 //! use std::time::Duration;
 //! use tokio_util::sync::CancellationToken;
 //!
-//! # async fn run() -> Result<(), rna_backup::celery::CeleryError> {
+//! # async fn run() -> Result<(), celery_redis::CeleryError> {
 //! let client = Client::new(ConnectOptions::parse("redis://localhost:6379/0")?)?;
-//! let leases = Leases::new(client.clone(), Keys::default(), Instance::here("backup@lab"));
+//! let leases = Leases::new(client.clone(), Keys::default(), Instance::here("worker@lab"));
 //! let results = Backend::new(client.clone(), "", Duration::from_secs(86_400));
 //! let stop = CancellationToken::new();
 //! tokio::spawn(Keeper::new(leases.clone(), Duration::from_secs(3600)).run(stop.clone()));
 //!
-//! let consumer = Consumer::new(leases, &["backups".to_owned()])?;
+//! let consumer = Consumer::new(leases, &["reports".to_owned()])?;
 //! let ours = |look: &_| Verdict::take_if(look, |task| task == "celery.ping");
 //! while let Some(delivery) = consumer.next(&ours, &stop).await? {
 //!     let result = match &delivery.content {

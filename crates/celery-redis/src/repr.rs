@@ -8,7 +8,7 @@ const LONGEST: usize = 1024;
 /// Formats positional arguments as the tuple that a Python function gets.
 ///
 /// ```
-/// # use rna_backup::celery::repr;
+/// # use celery_redis::repr;
 /// # use serde_json::json;
 /// assert_eq!(repr::args(&[]), "()");
 /// assert_eq!(repr::args(&[json!(1)]), "(1,)");
