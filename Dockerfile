@@ -27,17 +27,18 @@ WORKDIR /src
 COPY Cargo.toml Cargo.lock ./
 COPY .cargo .cargo
 COPY crates/celery-redis/Cargo.toml crates/celery-redis/
-RUN mkdir -p src tests crates/celery-redis/src \
+COPY crates/test-support/Cargo.toml crates/test-support/
+RUN mkdir -p src tests crates/celery-redis/src crates/celery-redis/tests crates/test-support/src \
     && echo 'fn main() {}' >src/main.rs \
-    && touch src/lib.rs tests/integration.rs crates/celery-redis/src/lib.rs \
-    && cargo build --locked --profile "${PROFILE}" --no-default-features --features "$(test "${PROFILE}" = release && echo default)" \
+    && touch src/lib.rs tests/integration.rs crates/celery-redis/src/lib.rs crates/celery-redis/tests/integration.rs crates/test-support/src/lib.rs \
+    && cargo build --locked --profile "${PROFILE}" --package rna-backup --no-default-features --features "$(test "${PROFILE}" = release && echo default)" \
     && rm -r src
 COPY schemas schemas
 COPY crates crates
 COPY src src
 # Cargo compares times, and the sources may be older than the empty program.
 RUN find src crates -name '*.rs' -exec touch {} + \
-    && cargo build --locked --profile "${PROFILE}" --no-default-features --features "$(test "${PROFILE}" = release && echo default)" \
+    && cargo build --locked --profile "${PROFILE}" --package rna-backup --no-default-features --features "$(test "${PROFILE}" = release && echo default)" \
     && cp "target/${PROFILE}/rna-backup" /rna-backup
 
 # hadolint ignore=DL3006

@@ -1,6 +1,5 @@
 //! One component is worked on by one run at a time among all machines that share a broker.
 
-use crate::celery_lab::{Lab, client, until, within};
 use crate::support::lab::{files, unfinished};
 use crate::support::source::{FaultySource, SourceFault};
 use redis::AsyncCommands;
@@ -25,6 +24,7 @@ use rna_backup::{
 };
 use std::{fs, path::PathBuf, sync::Arc, time::Duration};
 use tempfile::TempDir;
+use test_support::celery_lab::{Lab, client, until, within};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 

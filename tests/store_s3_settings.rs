@@ -1,7 +1,6 @@
 //! A bucket and the settings that lead to it: what is wrong with them is told, and what they say is done.
 
 use crate::catalog_rebuild::with_bucket;
-use crate::celery_tls::certificate;
 use crate::store_contract::{key, upload};
 use crate::store_s3::{
     MIB, SOON, assert_nothing_left, begin, behind, behind_for, content, says, store_at, upload_parts,
@@ -17,6 +16,7 @@ use std::{
     path::Path,
     process::{Child, Command, Stdio},
 };
+use test_support::certificate::certificate;
 use tokio::io::AsyncReadExt as _;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -2,7 +2,7 @@
 //! next run each class is as it was or as it was to be, whole.
 //!
 //! `WEAVIATE_KILL_STRIDE=1` tries every request; else a part of them is tried, spread over each kind of work.
-//! `WEAVIATE_KILL_ONLY=Restore:57` tries one request of one kind of work.
+//! `WEAVIATE_KILL_ONLY=Undo` tries one kind of work, and `WEAVIATE_KILL_ONLY=Restore:57` one request of a kind.
 
 use crate::support::lab::eventually;
 use crate::support::s3_proxy::{BadLine, Line};
@@ -58,13 +58,13 @@ fn stride(usual: usize) -> usize {
     std::env::var("WEAVIATE_KILL_STRIDE").map_or(usual, |stride| stride.parse().unwrap())
 }
 
-/// The one death that is to be tried.
+/// The one kind of work that is to be tried, and the one request of that kind.
 #[expect(clippy::disallowed_methods, reason = "how much is tried is no setting of the program")]
-fn only() -> Option<(Work, usize)> {
+fn only() -> Option<(Work, Option<usize>)> {
     let only = std::env::var("WEAVIATE_KILL_ONLY").ok()?;
-    let (work, deadly) = only.split_once(':').unwrap();
+    let (work, deadly) = only.split_once(':').map_or((&*only, None), |(work, deadly)| (work, Some(deadly)));
     let work = ALL_WORK.into_iter().find(|known| format!("{known:?}") == work).unwrap();
-    Some((work, deadly.parse().unwrap()))
+    Some((work, deadly.map(|deadly| deadly.parse().unwrap())))
 }
 
 /// One way on one server.
@@ -272,12 +272,15 @@ fn is_dead_process(pid: i32) -> bool {
 /// Lets somebody die at one request after the other of each kind of work, and tells at how many.
 async fn die_everywhere(version: &str, way: Way, death: Death, stride: usize) -> usize {
     let (mut lab, mut points) = (Lab::new(version, way).await, 0);
-    if let Some((work, deadly)) = only() {
+    if let Some((work, Some(deadly))) = only() {
         assert!(lab.die(work, death, deadly).await, "the work ended before request {deadly}");
         return 3;
     }
     // The first death is another one for each kind of work, so that together they are spread.
     for (first, work) in ALL_WORK.into_iter().enumerate() {
+        if only().is_some_and(|(only, _)| only != work) {
+            continue;
+        }
         let mut deadly = 1 + first * stride / ALL_WORK.len();
         while lab.die(work, death, deadly).await {
             points += 1;

@@ -1,16 +1,14 @@
 //! Every captured message against the running worker: what is not ours stays, what is ours has the
 //! outcome that the contract gives it.
 
-use crate::{
-    celery_lab::entries,
-    support::lab::{Lab, eventually},
-};
+use crate::support::lab::{Lab, eventually};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use jiff::Timestamp;
 use redis::AsyncCommands;
 use rna_backup::domain::command::{Command, task};
 use serde_json::{Value, json};
 use std::fs;
+use test_support::celery_lab::entries;
 
 /// Names of the captures that hold messages, and those messages, oldest first.
 fn captures() -> Vec<(String, Vec<String>)> {

@@ -191,7 +191,7 @@ async fn a_shutdown_gives_back_what_was_not_done_in_the_order_in_which_it_was() 
             "control" => {
                 // No reply comes to this one, and none is asked for.
                 let channel = "/0.celery.pidbox";
-                let request = crate::celery_lab::control_request("shutdown", &json!({}));
+                let request = test_support::celery_lab::control_request("shutdown", &json!({}));
                 let () = redis.publish(channel, request).await.unwrap();
             }
             _ => {

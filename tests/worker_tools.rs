@@ -1,13 +1,10 @@
 //! Nobody who watches can tell that this worker is not written in Python: Flower, a Prometheus exporter
 //! and Celery's own receiver of events see all that they look for.
 
-use crate::{
-    celery_lab::capture,
-    support::{
-        lab::{Lab, eventually},
-        python::Python,
-        tools::Watcher,
-    },
+use crate::support::{
+    lab::{Lab, eventually},
+    python::Python,
+    tools::Watcher,
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
 use jiff::{SignedDuration, Timestamp};
@@ -17,6 +14,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
 };
+use test_support::celery_lab::capture;
 
 /// Tasks with every end that a worker can bring about, by the event that tells of it; all have ended.
 async fn lives(lab: &Lab) -> BTreeMap<&'static str, String> {

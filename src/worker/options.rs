@@ -50,8 +50,6 @@ pub struct Options {
 impl Options {
     /// The names of the broker's keys.
     pub fn keys(&self) -> Keys {
-        Keys::new(&self.broker_prefix)
-            .with_namespace(SOFTWARE)
-            .with_priorities(self.priorities.clone())
+        Keys::new(&self.broker_prefix).with_namespace(SOFTWARE).with_priorities(self.priorities.clone())
     }
 }

@@ -16,16 +16,12 @@ use std::{
     collections::BTreeMap,
     fmt::Display,
     fs::{self, File},
-    net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::{
-        LazyLock,
-        atomic::{AtomicU16, Ordering},
-    },
     time::{Duration, Instant},
 };
 use tempfile::TempDir;
+pub use test_support::ports::free_port;
 use tokio_util::sync::CancellationToken;
 
 /// Set by `make coverage`: the file that the program says in which lines it ran.
@@ -264,19 +260,6 @@ pub async fn eventually(mut holds: impl AsyncFnMut() -> bool) -> bool {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     false
-}
-
-/// A port that is free, and stays so until a server takes it: the kernel gives none of these to connections, and no other
-/// caller in this process gets it.
-pub fn free_port() -> u16 {
-    const FIRST: u16 = 12_000;
-    const COUNT: u16 = 20_000;
-    // Two processes that test at the same time begin at places of their own.
-    static NEXT: LazyLock<AtomicU16> =
-        LazyLock::new(|| AtomicU16::new((std::process::id() * 701 % u32::from(COUNT)).try_into().unwrap()));
-    let mut ports = std::iter::repeat_with(|| FIRST + NEXT.fetch_add(1, Ordering::Relaxed) % COUNT);
-    let is_free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
-    ports.find(is_free).unwrap()
 }
 
 /// A running worker; dies with its value.

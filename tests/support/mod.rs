@@ -10,8 +10,6 @@ pub mod lab;
 pub mod memory;
 pub mod postgres;
 pub mod prometheus;
-pub mod python;
-pub mod redis;
 pub mod s3;
 pub mod s3_proxy;
 pub mod source;
@@ -21,3 +19,5 @@ pub mod tree;
 pub mod weaviate_contents;
 pub mod weaviate_server;
 pub mod weaviate_start;
+
+pub use test_support::{python, redis};

@@ -20,12 +20,17 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let task = Outgoing::new("tasks.add", "celery").args(vec![2.into(), 3.into()]);
     publish(&client, &Keys::default(), std::slice::from_ref(&task), &CancellationToken::new()).await?;
     loop {
-        if let Some(stored) = results.state(task.id()).await?.filter(|stored| stored.state.is_final()) {
-            if stored.state == State::Success {
-                println!("{}", stored.result);
-                return Ok(());
+        if let Some(stored) = results.state(task.id()).await? {
+            match State::parse(&stored.status) {
+                Some(State::Success) => {
+                    println!("{}", stored.result);
+                    return Ok(());
+                }
+                Some(state) if state.is_final() => {
+                    return Err(format!("the task ended as {}: {}", stored.status, stored.result).into());
+                }
+                _ => {}
             }
-            return Err(format!("the task ended as {}: {}", stored.state.as_str(), stored.result).into());
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }

@@ -53,7 +53,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 
 /// The task: the sum of its arguments, which may be a list of numbers.
 fn add(message: &Message) -> TaskResult {
-    let flat = message.args.iter().flat_map(|arg| arg.as_array().cloned().unwrap_or_else(|| vec![arg.clone()]));
+    let flat =
+        message.args.iter().flat_map(|arg| arg.as_array().cloned().unwrap_or_else(|| vec![arg.clone()]));
     match flat.map(|number| number.as_i64()).sum::<Option<i64>>() {
         Some(sum) => TaskResult::new(&message.id, State::Success, sum.into()),
         None => {

@@ -57,11 +57,7 @@ impl Default for Keys {
 impl Keys {
     /// Creates the names under `prefix`, which may be empty.
     pub fn new(prefix: &str) -> Self {
-        Self {
-            prefix: prefix.to_owned(),
-            namespace: NAMESPACE.to_owned(),
-            priorities: Priorities::default(),
-        }
+        Self { prefix: prefix.to_owned(), namespace: NAMESPACE.to_owned(), priorities: Priorities::default() }
     }
 
     /// Sets the namespace of the keys that neither kombu nor Celery knows, `celery-redis` by default.

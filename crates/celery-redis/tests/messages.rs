@@ -1,11 +1,12 @@
 //! Messages against captures of Celery 5.3.6 and 5.7.0, and against anything that a broker may hold.
 
-use crate::celery_lab::{capture, entries, message, with_body};
 use bytes::Bytes;
+use celery_redis::message::{Envelope, Limits, Look, Message, Refusal};
 use proptest::prelude::*;
-use rna_backup::celery::message::{Envelope, Limits, Look, Message, Refusal};
 use serde_json::{Value, json};
 use std::time::Duration;
+use test_support::celery_lab::{capture, entries, message, with_body};
+use test_support::root;
 
 fn look(raw: &str) -> Look {
     Envelope::look(raw.as_bytes(), &Limits::default())
@@ -29,7 +30,7 @@ fn refused(raw: &str) -> Refusal {
 
 #[test]
 fn every_capture_is_read_or_refused_by_its_serializer() {
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/celery/messages");
+    let folder = root().join("tests/fixtures/celery/messages");
     let mut seen = 0;
     for file in std::fs::read_dir(folder).unwrap() {
         let name = file.unwrap().file_name().into_string().unwrap().replace(".json", "");
@@ -257,7 +258,7 @@ fn the_end_of_a_long_message_tells_whose_it_is() {
 
 #[test]
 fn a_priority_goes_to_the_list_that_celery_used() {
-    let keys = rna_backup::celery::keys::Keys::default();
+    let keys = celery_redis::keys::Keys::default();
     for (priority, lists) in capture("messages/priority-keys.536")["map"].as_object().unwrap() {
         let priority = priority.parse().unwrap_or(0);
         assert_eq!(json!([keys.list("celery", priority)]), *lists, "{priority}");

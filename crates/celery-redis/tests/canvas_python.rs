@@ -1,12 +1,12 @@
 //! Canvases of both Celery versions, whose tasks are done by a Python worker and by ours.
 
 use crate::canvas_lab::Mixed;
-use crate::celery_lab::client;
-use crate::support::python::Python;
+use celery_redis::result::{Backend, State, TaskResult};
 use redis::AsyncCommands;
-use rna_backup::celery::result::{Backend, State, TaskResult};
 use serde_json::json;
 use std::time::Duration;
+use test_support::celery_lab::client;
+use test_support::python::Python;
 use tokio_util::sync::CancellationToken;
 
 /// Each version's worker, with a client of its own version and of the other's in turn.
@@ -195,4 +195,19 @@ async fn results_that_python_stores_compressed_are_read_by_chords_and_never_repl
         assert_eq!(link.get::<_, Vec<u8>>("celery-task-meta-packed").await.unwrap(), text, "{compression}");
         lab.settle(&["ValueError", "ChordError", "Traceback", "boom"]).await;
     }
+}
+
+#[tokio::test]
+async fn both_pythons_speak_and_have_the_celery_they_claim() {
+    let nowhere = "redis://localhost:1/0"; // nothing is sent, so nothing is connected
+    let version = json!({"do": "version"});
+    let pinned = Python::celery_5_3().client(nowhere).ask(&version).await;
+    assert_eq!(
+        (&pinned["celery"], &pinned["kombu"], &pinned["redis"]),
+        (&json!("5.3.6"), &json!("5.3.4"), &json!("5.0.1"))
+    );
+    let newest = Python::newest().client(nowhere).ask(&version).await;
+    let newest: Vec<u32> =
+        newest["celery"].as_str().unwrap().split('.').map_while(|n| n.parse().ok()).collect();
+    assert!(newest > vec![5, 3, 6], "the newest is {newest:?}");
 }

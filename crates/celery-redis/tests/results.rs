@@ -1,16 +1,16 @@
 //! Results that `AsyncResult` reads, and messages that Celery workers read.
 
-use crate::celery_lab::{Lab, capture, entries, message, next, until, within};
 use bytes::Bytes;
+use celery_redis::CeleryError;
+use celery_redis::keys::Keys;
+use celery_redis::message::{Envelope, Limits, Look, Message};
+use celery_redis::publish::{Outgoing, publish};
+use celery_redis::result::{Backend, Exception, State, StoredResult, TaskResult};
 use futures_util::StreamExt;
 use redis::AsyncCommands;
-use rna_backup::celery::CeleryError;
-use rna_backup::celery::keys::Keys;
-use rna_backup::celery::message::{Envelope, Limits, Look, Message};
-use rna_backup::celery::publish::{Outgoing, publish};
-use rna_backup::celery::result::{Backend, Exception, State, StoredResult, TaskResult};
 use serde_json::{Value, json};
 use std::time::Duration;
+use test_support::celery_lab::{Lab, capture, entries, message, next, until, within};
 
 const DAY: Duration = Duration::from_hours(24);
 

@@ -1,102 +1,35 @@
 //! Connections of every kind that Celery knows, rights no wider than need be, and peers that fall silent.
 
-use crate::celery_lab::{content, judge, message, until, within};
-use crate::support::lab::{Lab, eventually, free_port};
-use crate::support::python::Python;
-use crate::support::redis::Redis;
+use celery_redis::CeleryError;
+use celery_redis::client::{Client, ConnectOptions};
+use celery_redis::consumer::Consumer;
+use celery_redis::keys::Keys;
+use celery_redis::lease::{Instance, Leases};
 use redis::AsyncCommands;
-use rna_backup::celery::CeleryError;
-use rna_backup::celery::client::{Client, ConnectOptions};
-use rna_backup::celery::consumer::Consumer;
-use rna_backup::celery::keys::Keys;
-use rna_backup::celery::lease::{Instance, Leases};
-use rna_backup::celery::publish::Outgoing;
-use rna_backup::domain::command::task;
-use serde_json::json;
 use std::time::Duration;
+use test_support::celery_lab::{content, judge, message, until, within};
+use test_support::ports::free_port;
+use test_support::redis::Redis;
+use test_support::rights::{documented_rules, user};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-/// The rules that the documentation of the options promises to be enough.
-fn documented_rules() -> Vec<String> {
-    let docs = include_str!("../crates/celery-redis/src/client/options.rs");
-    let (_, block) = docs.split_once("```text").unwrap();
-    let (block, _) = block.split_once("```").unwrap();
-    block
-        .lines()
-        .flat_map(|line| line.trim_start_matches("///").split_whitespace())
-        .map(|rule| rule.replace("QUEUE", "backups").replace("NAMESPACE", "rna-backup"))
-        .collect()
-}
-
-async fn user(redis: &Redis, rules: &[String]) {
-    let mut setuser = redis::cmd("ACL");
-    setuser.arg("SETUSER").arg("worker").arg("reset").arg("on").arg(">p@ss/word").arg(rules);
-    setuser.exec_async(&mut redis.connect().await).await.unwrap();
-}
-
-/// What the server refused so far: `command`, `key` or `channel`, and which.
-async fn refused(redis: &Redis) -> Vec<String> {
-    let log: Vec<std::collections::HashMap<String, redis::Value>> =
-        redis::cmd("ACL").arg("LOG").query_async(&mut redis.connect().await).await.unwrap();
-    let text = |value: &redis::Value| redis::from_redis_value::<String>(value.clone()).unwrap();
-    log.iter().map(|entry| format!("{} {}", text(&entry["reason"]), text(&entry["object"]))).collect()
-}
-
-#[tokio::test]
-async fn the_documented_rights_are_enough_for_all_that_a_worker_does() {
-    let lab = Lab::new();
-    user(&lab.redis, &documented_rules()).await;
-    let url = lab.redis.url().replace("unix://", "unix://worker:p%40ss%2Fword@");
-    let lab = lab.set("REDIS_URL", url).set("BACKUP_VISIBILITY_TIMEOUT", "15s");
-    let mut admin = lab.connection().await;
-    // Something that a dead worker of another language left.
-    let left = message(task::PING, "left").replace("\"q\"", "\"backups\"");
-    let entry = format!("[{left}, \"backups\", \"key\"]");
-    let _: usize = admin.sadd("_kombu.binding.backups", "key\x06\x16\x06\x16backups").await.unwrap();
-    let _: usize = admin.hset("unacked", "left", entry).await.unwrap();
-    let _: usize = admin.zadd("unacked_index", "left", 1).await.unwrap();
-
-    let worker = lab.worker();
-    worker.ready().await;
-    let mut python = Python::newest().client(&lab.celery_url());
-    for command in ["enable_events", "ping", "active", "stats", "active_queues", "hello"] {
-        python.control(command, json!({})).await;
-    }
-    let children = lab.order(task::FULL_BACKUP, json!({})).await;
-    let media = lab.order(task::BACKUP_MEDIA, json!({})).await;
-    let chord = json!({"do": "send", "task": task::PING, "options": {"queue": "backups", "priority": 5}});
-    let ping = python.send(chord).await;
-    for id in [children, media, ping, "left".to_owned()] {
-        assert_eq!(lab.ended(&id).await["status"], "SUCCESS", "{id}\n{:?}", refused(&lab.redis).await);
-    }
-    let unreadable = lab.connection().await.lpush::<_, _, usize>("backups", "no message").await;
-    assert!(unreadable.is_ok());
-    let aside =
-        eventually(async || lab.connection().await.llen::<_, u32>("backups.unreadable").await.unwrap() == 1);
-    assert!(aside.await, "{:?}", refused(&lab.redis).await);
-    let later = Outgoing::new(task::PING, "backups").eta(jiff::Timestamp::now() + Duration::from_hours(1));
-    lab.send(&later).await;
-    assert!(eventually(async || !python.control("scheduled", json!({})).await.is_null()).await);
-    assert_eq!(worker.stop(), Some(0));
-    assert_eq!(refused(&lab.redis).await, [""; 0]);
-}
-
 #[tokio::test]
 async fn rights_that_are_missing_are_an_error_and_not_a_wait() {
     let redis = Redis::start();
-    let rules: Vec<_> = documented_rules().into_iter().filter(|rule| rule != "+rpop").collect();
+    let rules: Vec<_> =
+        documented_rules("reports", "celery-redis").into_iter().filter(|rule| rule != "+rpop").collect();
     user(&redis, &rules).await;
     let url = redis.url().replace("unix://", "unix://worker:p%40ss%2Fword@");
     let client = Client::new(ConnectOptions::parse(&url).unwrap()).unwrap();
     let leases = Leases::new(client, Keys::default(), Instance::here("test@lab"));
-    let consumer = Consumer::new(leases, &["backups".to_owned()]).unwrap();
-    let _: usize = redis.connect().await.lpush("backups", message("ours", "1")).await.unwrap();
+    let consumer = Consumer::new(leases, &["reports".to_owned()]).unwrap();
+    let _: usize = redis.connect().await.lpush("reports", message("ours", "1")).await.unwrap();
     let error = within(consumer.next(&judge, &CancellationToken::new())).await.unwrap_err();
     assert!(matches!(error, CeleryError::Refused { .. }), "{error:?}");
-    assert_eq!(redis.connect().await.llen::<_, u32>("backups").await.unwrap(), 1, "it is still there");
+    assert_eq!(redis.connect().await.llen::<_, u32>("reports").await.unwrap(), 1, "it is still there");
 }
 
 /// A worker asks again on such news: were every failure news, it would connect thousands of times a second for as long as

@@ -1,19 +1,19 @@
 //! What the tests of remote control share: a worker that only answers, and a client of it.
 
-use crate::celery_lab::{client, entries, until, within};
-use crate::support::redis::Redis;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
+use celery_redis::control::Mailbox;
+use celery_redis::events::{Events, Publisher};
+use celery_redis::keys::Keys;
+use celery_redis::message::{Envelope, Limits, Look, Message};
+use celery_redis::node::{About, Node};
+use celery_redis::tasks::Tasks;
 use redis::AsyncCommands;
 use redis::aio::MultiplexedConnection;
-use rna_backup::celery::control::Mailbox;
-use rna_backup::celery::events::{Events, Publisher};
-use rna_backup::celery::keys::Keys;
-use rna_backup::celery::message::{Envelope, Limits, Look, Message};
-use rna_backup::celery::node::{About, Node};
-use rna_backup::celery::tasks::Tasks;
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
+use test_support::celery_lab::{client, entries, until, within};
+use test_support::redis::Redis;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 pub const BINDINGS: &str = "_kombu.binding.reply.celery.pidbox";

@@ -1,14 +1,14 @@
 //! What consumers of any language took and left comes back, once, and nothing else does.
 
-use crate::celery_lab::{Lab, capture, client, message, next, until, within};
-use crate::support::python::Python;
+use celery_redis::keys::Keys;
+use celery_redis::lease::{Instance, Leases};
+use celery_redis::sweep::Keeper;
 use redis::{AsyncCommands, aio::MultiplexedConnection};
-use rna_backup::celery::keys::Keys;
-use rna_backup::celery::lease::{Instance, Leases};
-use rna_backup::celery::sweep::Keeper;
 use serde_json::{Value, json};
 use std::process::Stdio;
 use std::time::Duration;
+use test_support::celery_lab::{Lab, capture, client, message, next, until, within};
+use test_support::python::Python;
 use tokio_util::sync::CancellationToken;
 
 const HOUR: Duration = Duration::from_hours(1);

@@ -1,14 +1,14 @@
 //! Remote control when requests are hostile, connections end, and other workers start.
 
-use crate::celery_control_lab::{Asker, BINDINGS, Office, listeners, node, opened, sealed, sealed_text};
-use crate::celery_lab::{client, until, within};
-use crate::support::redis::Redis;
+use crate::control_lab::{Asker, BINDINGS, Office, listeners, node, opened, sealed, sealed_text};
+use celery_redis::control::Mailbox;
+use celery_redis::keys::Keys;
 use redis::AsyncCommands;
-use rna_backup::celery::control::Mailbox;
-use rna_backup::celery::keys::Keys;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use test_support::celery_lab::{client, until, within};
+use test_support::redis::Redis;
 
 const CHANNEL: &str = "/0.celery.pidbox";
 
@@ -231,10 +231,10 @@ async fn ill_formed_answers_to_a_hello_are_harmless() {
     let (_, hello) = opened(&raw);
     let oid = hello["reply_to"]["routing_key"].as_str().unwrap();
     let mut link = redis.connect().await;
-    let waits: bool = link.sismember(BINDINGS, crate::celery_control_lab::member(oid)).await.unwrap();
+    let waits: bool = link.sismember(BINDINGS, crate::control_lab::member(oid)).await.unwrap();
     assert!(waits, "kombu answers only those in the bindings");
     let reply = sealed(&json!({"other@x": {"clock": "late", "revoked": {"a": 1.5, "b": [2.5, "b"]}}}));
-    let _: usize = link.lpush(crate::celery_control_lab::list(oid), reply).await.unwrap();
+    let _: usize = link.lpush(crate::control_lab::list(oid), reply).await.unwrap();
     within(mingling).await.unwrap();
     let mut revoked = young.revoked.list();
     revoked.sort();

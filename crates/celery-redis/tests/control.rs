@@ -1,14 +1,15 @@
 //! Remote control against captures of Celery 5.3.6 and 5.7.0, and what the commands do to a worker.
 
-use crate::celery_control_lab::{Asker, BINDINGS, Office, captured, list, member, opened, sealed};
-use crate::celery_lab::{capture, until};
-use crate::support::redis::Redis;
+use crate::control_lab::{Asker, BINDINGS, Office, captured, list, member, opened, sealed};
+use celery_redis::keys::Keys;
+use celery_redis::requests::{Phase, Request, Revocation};
+use celery_redis::tasks::TimeLimits;
 use redis::AsyncCommands;
-use rna_backup::celery::keys::Keys;
-use rna_backup::celery::requests::{Phase, Request, Revocation};
-use rna_backup::celery::tasks::TimeLimits;
 use serde_json::{Value, json};
 use std::time::Duration;
+use test_support::celery_lab::{capture, until};
+use test_support::redis::Redis;
+use test_support::root;
 
 /// Name of the worker in the captures.
 const NODE: &str = "w1@caphost";
@@ -75,7 +76,7 @@ async fn every_captured_request_is_answered_as_python_answered_it() {
     let mut asker = Asker::new(&redis).await;
     let _in_hand = three(&office);
     office.node.tasks.limit_rate("t.sleep", "10/m").unwrap();
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/celery/pidbox");
+    let folder = root().join("tests/fixtures/celery/pidbox");
     let mut names: Vec<String> = std::fs::read_dir(folder)
         .unwrap()
         .map(|file| file.unwrap().file_name().into_string().unwrap().replace(".json", ""))
@@ -146,7 +147,7 @@ async fn requests_for_others_and_those_without_an_address_are_not_answered() {
     let shutdown = capture("pidbox/control_shutdown.536")["ops"][0]["raw"].as_str().unwrap().to_owned();
     assert!(!office.node.shutdown.is_cancelled());
     asker.cast(shutdown.as_bytes()).await;
-    crate::celery_lab::within(office.node.shutdown.cancelled()).await;
+    test_support::celery_lab::within(office.node.shutdown.cancelled()).await;
     let clock = office.node.clock.now();
     assert!(
         clock > opened(&shutdown).0["clock"].as_u64().unwrap(),

@@ -1,15 +1,15 @@
 //! Remote control by the real tools of both versions, and beside a real worker.
 
-use crate::celery_control_lab::{Asker, Office, captured, node, sealed};
-use crate::celery_lab::{client, until, within};
-use crate::support::python::{Client, Python};
-use crate::support::redis::Redis;
-use rna_backup::celery::control::Mailbox;
-use rna_backup::celery::keys::Keys;
-use rna_backup::celery::requests::{Phase, Revocation};
+use crate::control_lab::{Asker, Office, captured, node, sealed};
+use celery_redis::control::Mailbox;
+use celery_redis::keys::Keys;
+use celery_redis::requests::{Phase, Revocation};
 use serde_json::{Value, json};
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
+use test_support::celery_lab::{client, until, within};
+use test_support::python::{Client, Python};
+use test_support::redis::Redis;
 use tokio::io::{AsyncBufReadExt, BufReader};
 
 const NODE: &str = "backup@lab";

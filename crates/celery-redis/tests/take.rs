@@ -1,16 +1,18 @@
 //! Taking messages from a real Redis: only ours, in order, each exactly once, and settled.
 
-use crate::celery_lab::{Lab, capture, content, entries, judge, message, next, until, with_body, within};
-use crate::support::redis::Redis;
+use celery_redis::CeleryError;
+use celery_redis::consumer::{Consumer, Notice, Verdict};
+use celery_redis::message::Envelope;
 use redis::AsyncCommands;
-use rna_backup::celery::CeleryError;
-use rna_backup::celery::consumer::{Consumer, Notice, Verdict};
-use rna_backup::celery::message::Envelope;
 use serde_json::{Value, json};
 use std::sync::{
     Arc, Mutex,
     atomic::{AtomicUsize, Ordering},
 };
+use test_support::celery_lab::{
+    Lab, capture, content, entries, judge, message, next, until, with_body, within,
+};
+use test_support::redis::Redis;
 use tokio_util::sync::CancellationToken;
 
 #[tokio::test]
@@ -382,9 +384,9 @@ async fn a_full_redis_loses_nothing() {
 #[tokio::test]
 async fn a_key_prefix_stands_before_every_key() {
     let lab = Lab::new();
-    let keys = rna_backup::celery::keys::Keys::new("p:");
-    let instance = rna_backup::celery::lease::Instance::here("a@b");
-    let leases = rna_backup::celery::lease::Leases::new(lab.client.clone(), keys, instance);
+    let keys = celery_redis::keys::Keys::new("p:");
+    let instance = celery_redis::lease::Instance::here("a@b");
+    let leases = celery_redis::lease::Leases::new(lab.client.clone(), keys, instance);
     let consumer = Consumer::new(leases, &["q".to_owned()]).unwrap();
     let mut link = lab.link().await;
     let _: usize = link.lpush("p:q", message("ours", "1")).await.unwrap();

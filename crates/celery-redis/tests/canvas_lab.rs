@@ -1,21 +1,21 @@
 //! What the tests of canvases share: steps of a worker for a single message, and a broker with a Python
 //! worker, a client, and a worker of ours in its smallest form.
 
-use crate::celery_lab::{Lab, client, within};
-use crate::support::python::{Client, Python, Worker};
-use crate::support::redis::Redis;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use celery_redis::canvas::Canvas;
+use celery_redis::consumer::{Consumer, Verdict};
+use celery_redis::keys::Keys;
+use celery_redis::lease::{Instance, Leases};
+use celery_redis::message::{Envelope, Limits, Look, Message};
+use celery_redis::result::{Backend, Exception, State, TaskResult};
 use redis::{AsyncCommands, aio::MultiplexedConnection};
-use rna_backup::celery::canvas::Canvas;
-use rna_backup::celery::consumer::{Consumer, Verdict};
-use rna_backup::celery::keys::Keys;
-use rna_backup::celery::lease::{Instance, Leases};
-use rna_backup::celery::message::{Envelope, Limits, Look, Message};
-use rna_backup::celery::result::{Backend, Exception, State, TaskResult};
 use serde_json::{Value, json};
 use std::time::Duration;
+use test_support::celery_lab::{Lab, client, within};
+use test_support::python::{Client, Python, Worker};
+use test_support::redis::Redis;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 

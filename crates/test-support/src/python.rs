@@ -1,6 +1,7 @@
 //! Real Celery clients of two versions: `client.py` beside this file, in the environments that
 //! `make test` makes under `target/venv/`. What it can be asked stands at its head.
 
+use crate::root;
 use serde_json::{Value, json};
 use std::{
     path::{Path, PathBuf},
@@ -235,10 +236,6 @@ impl Client {
             }
         }
     }
-}
-
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
 #[tokio::test]

@@ -1,20 +1,20 @@
 //! A client behind real sentinels follows its master, also over its death.
 
-use crate::celery_lab::{content, judge, until, within};
-use crate::support::lab::free_port;
+use celery_redis::CeleryError;
+use celery_redis::client::{Client, ConnectOptions};
+use celery_redis::consumer::Consumer;
+use celery_redis::keys::Keys;
+use celery_redis::lease::{Instance, Leases};
+use celery_redis::publish::{Outgoing, publish};
+use celery_redis::sweep::Keeper;
 use redis::aio::MultiplexedConnection;
-use rna_backup::celery::CeleryError;
-use rna_backup::celery::client::{Client, ConnectOptions};
-use rna_backup::celery::consumer::Consumer;
-use rna_backup::celery::keys::Keys;
-use rna_backup::celery::lease::{Instance, Leases};
-use rna_backup::celery::publish::{Outgoing, publish};
-use rna_backup::celery::sweep::Keeper;
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tempfile::TempDir;
+use test_support::celery_lab::{content, judge, until, within};
+use test_support::ports::free_port;
 use tokio_util::sync::CancellationToken;
 
 /// A server or a sentinel on a port of its own; dies with its value.

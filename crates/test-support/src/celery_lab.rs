@@ -1,17 +1,16 @@
-//! What the tests of `celery` share: the captures, hand-made messages, and a worker's parts on a
-//! Redis of their own.
+//! Captures of Celery, messages written by hand, and the parts of a worker on a Redis of its own.
 
-use crate::support::redis::Redis;
+use crate::redis::Redis;
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
+use celery_redis::client::{Client, ConnectOptions};
+use celery_redis::consumer::{Consumer, Delivery, Verdict};
+use celery_redis::keys::Keys;
+use celery_redis::lease::{Instance, Leases};
+use celery_redis::message::{Envelope, Message};
 use redis::AsyncCommands;
 use redis::aio::MultiplexedConnection;
-use rna_backup::celery::client::{Client, ConnectOptions};
-use rna_backup::celery::consumer::{Consumer, Delivery, Verdict};
-use rna_backup::celery::keys::Keys;
-use rna_backup::celery::lease::{Instance, Leases};
-use rna_backup::celery::message::{Envelope, Message};
 use serde_json::{Value, json};
-use std::{fs, path::PathBuf, time::Duration};
+use std::{fs, time::Duration};
 use tokio_util::sync::CancellationToken;
 
 /// No wait in a test takes longer than this unless something is broken.
@@ -132,7 +131,7 @@ pub fn with_body(task: &str, id: &str, body: &str) -> String {
 /// A capture by its path below `tests/fixtures/celery`, without `.json`.
 pub fn capture(name: &str) -> Value {
     let file = format!("tests/fixtures/celery/{name}.json");
-    serde_json::from_slice(&fs::read(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(file)).unwrap()).unwrap()
+    serde_json::from_slice(&fs::read(crate::root().join(file)).unwrap()).unwrap()
 }
 
 /// The entries of all lists in a capture of keys.

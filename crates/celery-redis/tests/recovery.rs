@@ -1,17 +1,17 @@
 //! Nothing is lost when workers or Redis die: leases come back, consumers resume.
 
-use crate::celery_lab::{Lab, client, content, judge, message, next, until, within};
-use crate::support::redis::Redis;
+use celery_redis::CeleryError;
+use celery_redis::consumer::{Consumer, Notice};
+use celery_redis::keys::Keys;
+use celery_redis::lease::{Instance, Leases, Record};
+use celery_redis::sweep::Keeper;
 use redis::AsyncCommands;
-use rna_backup::celery::CeleryError;
-use rna_backup::celery::consumer::{Consumer, Notice};
-use rna_backup::celery::keys::Keys;
-use rna_backup::celery::lease::{Instance, Leases, Record};
-use rna_backup::celery::sweep::Keeper;
 use serde_json::Value;
 use std::process::{Child, Command};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use test_support::celery_lab::{Lab, client, content, judge, message, next, until, within};
+use test_support::redis::Redis;
 use tokio_util::sync::CancellationToken;
 
 const HOUR: Duration = Duration::from_hours(1);
@@ -309,8 +309,8 @@ async fn a_wrong_password_is_an_error_and_not_a_wait() {
     assert!(matches!(error, CeleryError::Refused { .. }) && !error.is_transient(), "{error:?}");
 
     let url = lab.redis.url().replace("unix://", "unix://:right@");
-    let options = rna_backup::celery::client::ConnectOptions::parse(&url).unwrap();
-    rna_backup::celery::client::Client::new(options).unwrap().ping().await.unwrap();
+    let options = celery_redis::client::ConnectOptions::parse(&url).unwrap();
+    celery_redis::client::Client::new(options).unwrap().ping().await.unwrap();
 }
 
 #[tokio::test]

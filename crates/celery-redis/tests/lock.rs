@@ -1,13 +1,13 @@
 //! A lock of the fleet has one holder, who is alive, and who knows when it is so no more.
 
-use crate::celery_lab::{Lab, client, until, within};
+use celery_redis::keys::Keys;
+use celery_redis::lease::{Instance, Leases, Record};
+use celery_redis::lock::{HeldLock, Holder, Locks};
+use celery_redis::sweep::Keeper;
 use redis::AsyncCommands;
-use rna_backup::celery::keys::Keys;
-use rna_backup::celery::lease::{Instance, Leases, Record};
-use rna_backup::celery::lock::{HeldLock, Holder, Locks};
-use rna_backup::celery::sweep::Keeper;
 use std::process::{Child, Command};
 use std::time::Duration;
+use test_support::celery_lab::{Lab, client, until, within};
 use tokio_util::sync::CancellationToken;
 
 const HOUR: Duration = Duration::from_hours(1);

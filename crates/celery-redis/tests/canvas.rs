@@ -1,18 +1,18 @@
 //! What follows from a task's end: what is sent, and that it is sent once.
 
 use crate::canvas_lab::{backend, body, body_text, canvas, finish, parse, stored, taken};
-use crate::celery_lab::{Lab, capture, client, entries, with_body};
-use crate::support::redis::Redis;
+use celery_redis::canvas::Canvas;
+use celery_redis::client::{Client, ConnectOptions};
+use celery_redis::keys::Keys;
+use celery_redis::message::Message;
+use celery_redis::result::{Backend, Exception, State, TaskResult};
 use proptest::prelude::*;
 use redis::AsyncCommands;
-use rna_backup::celery::canvas::Canvas;
-use rna_backup::celery::client::{Client, ConnectOptions};
-use rna_backup::celery::keys::Keys;
-use rna_backup::celery::message::Message;
-use rna_backup::celery::result::{Backend, Exception, State, TaskResult};
 use serde_json::{Value, json};
 use std::collections::HashSet;
 use std::time::Duration;
+use test_support::celery_lab::{Lab, capture, client, entries, with_body};
+use test_support::redis::Redis;
 use tokio_util::sync::CancellationToken;
 
 /// A message to queue `q` whose task has this to follow.

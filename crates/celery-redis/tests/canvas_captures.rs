@@ -1,11 +1,11 @@
 //! What follows from a task's end, against captures of what Celery workers sent and stored.
 
 use crate::canvas_lab::{body, finish, parse, stored, taken};
-use crate::celery_lab::{Lab, capture};
+use celery_redis::result::State;
 use redis::AsyncCommands;
-use rna_backup::celery::result::State;
 use serde_json::{Value, json};
 use std::collections::{HashMap, VecDeque};
+use test_support::celery_lab::{Lab, capture};
 
 /// Ends of the keys of a chord: how many results it takes, and who goes on with it.
 const SIZE: &str = ".s";
