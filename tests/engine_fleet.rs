@@ -9,7 +9,7 @@ use rna_backup::{
     celery::{
         keys::Keys,
         lease::{Instance, Leases, Record},
-        sweep::Keeper,
+        sweep::LeaseKeeper,
     },
     component::{
         Component,
@@ -72,7 +72,7 @@ impl Host {
             metrics: Metrics::new("test").unwrap(),
             host: name.to_owned(),
         };
-        let keeper = Keeper::new(leases.clone(), Duration::from_hours(1)).with_patience(Duration::ZERO);
+        let keeper = LeaseKeeper::new(leases.clone(), Duration::from_hours(1)).with_patience(Duration::ZERO);
         let keeper = tokio::spawn(keeper.run(tokio_util::sync::CancellationToken::new()));
         Self { dir, engine: Arc::new(engine), leases, has_read, open, keeper }
     }
@@ -188,8 +188,8 @@ async fn when_the_holder_dies_the_next_one_goes_on_and_a_holder_that_lives_on_ca
     within(waiting).await.unwrap().unwrap();
     assert_eq!(b.left(), (1, 1));
 
-    // It was only cut off. Its Keeper is back, and ends the run.
-    let keeper = Keeper::new(a.leases.clone(), Duration::from_hours(1));
+    // It was only cut off. Its LeaseKeeper is back, and ends the run.
+    let keeper = LeaseKeeper::new(a.leases.clone(), Duration::from_hours(1));
     tokio::spawn(keeper.run(tokio_util::sync::CancellationToken::new()));
     let error = within(running).await.unwrap().unwrap_err();
     assert!(matches!(error, EngineError::LockLost { .. }) && error.is_transient(), "{error:?}");

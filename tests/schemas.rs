@@ -2,7 +2,7 @@
 //! real types write is valid.
 
 use crate::support::catalog::manifest;
-use rna_backup::celery::message::{Envelope, Limits, Look};
+use rna_backup::celery::message::{Envelope, Limits, Peeked};
 use rna_backup::domain::{
     command::Command,
     component::ComponentName,
@@ -176,8 +176,8 @@ fn the_examples_of_tasks_are_calls_that_we_accept() {
 fn the_examples_of_messages_are_read_by_the_worker() {
     for example in schema("message")["examples"].as_array().unwrap() {
         validates("message", example);
-        let look = Envelope::look(example.to_string().as_bytes(), &Limits::default());
-        assert!(matches!(look, Look::Task(look) if Command::is_ours(&look.task)), "{example}");
+        let look = Envelope::peek(example.to_string().as_bytes(), &Limits::default());
+        assert!(matches!(look, Peeked::Task(look) if Command::is_ours(&look.task)), "{example}");
     }
     for name in ["task-meta", "show", "backup-all", "healthcheck"] {
         for example in schema(name)["examples"].as_array().unwrap() {

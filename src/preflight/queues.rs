@@ -4,7 +4,7 @@ use crate::base::chain;
 use crate::celery::CeleryError;
 use crate::celery::client::Client;
 use crate::celery::keys::Keys;
-use crate::celery::message::{Envelope, Limits, Look};
+use crate::celery::message::{Envelope, Limits, Peeked};
 use crate::celery::strays;
 use crate::domain::command::Command;
 use crate::preflight::{Check, in_time};
@@ -154,5 +154,5 @@ impl Broker {
 }
 
 fn is_ours(message: &[u8]) -> bool {
-    matches!(Envelope::look(message, &Limits::default()), Look::Task(look) if Command::is_ours(&look.task))
+    matches!(Envelope::peek(message, &Limits::default()), Peeked::Task(look) if Command::is_ours(&look.task))
 }

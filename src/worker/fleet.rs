@@ -62,7 +62,7 @@ impl FleetHold for Hold {
     }
 
     async fn free(self: Box<Self>) {
-        // If this fails, the Keeper frees the lock.
+        // If this fails, the LeaseKeeper frees the lock.
         let _ = tokio::time::timeout(PATIENCE, self.0.free()).await;
     }
 }

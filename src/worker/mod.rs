@@ -37,7 +37,7 @@ use crate::celery::lease::{Instance, Leases};
 use crate::celery::message::Envelope;
 use crate::celery::node::Node;
 use crate::celery::result::Backend;
-use crate::celery::sweep::Keeper;
+use crate::celery::sweep::LeaseKeeper;
 use crate::celery::tasks::Tasks;
 use crate::domain::command::Command;
 use crate::engine::Engine;
@@ -168,7 +168,7 @@ impl Worker {
         let Self { shared, publisher } = self;
         let (tasks, keepers, stop_keepers) =
             (TaskTracker::new(), TaskTracker::new(), CancellationToken::new());
-        let keeper = Keeper::new(shared.leases.clone(), shared.options.visibility_timeout);
+        let keeper = LeaseKeeper::new(shared.leases.clone(), shared.options.visibility_timeout);
         keepers.spawn(keeper.run(stop_keepers.clone()));
         keepers
             .spawn(stop_keepers.clone().run_until_cancelled_owned(watch::run(Arc::clone(&shared), health)));

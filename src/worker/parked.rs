@@ -72,7 +72,7 @@ pub(super) fn left(eta: Option<Timestamp>) -> Option<Duration> {
 impl Wait {
     /// Lets go of the contents of a message.
     pub(super) fn begin(shared: &Shared, message: &Message, mut lease: Lease) -> Box<Self> {
-        lease.shed();
+        lease.drop_text();
         let outline = Arc::new(message.outline());
         tracing::info!(eta = %outline.eta.unwrap_or_default(), "waiting for its time");
         let weight = outline.weight();

@@ -9,7 +9,7 @@ use rna_backup::celery::client::{Client, ConnectOptions};
 use rna_backup::celery::control::{Panel, Request};
 use rna_backup::celery::events::Events;
 use rna_backup::celery::keys::Keys;
-use rna_backup::celery::message::{Envelope, Limits, Look, Message, redelivered};
+use rna_backup::celery::message::{Envelope, Limits, Message, Peeked, redelivered};
 use rna_backup::celery::node::{About, Node};
 use rna_backup::celery::result::{Backend, StoredResult};
 use rna_backup::celery::tasks::Tasks;
@@ -31,24 +31,24 @@ pub fn read(input: &[u8]) -> String {
 }
 
 fn tail(input: &[u8]) -> String {
-    kind(&Envelope::look_at_tail(&input[input.len().saturating_sub(TAIL)..]))
+    kind(&Envelope::peek_at_tail(&input[input.len().saturating_sub(TAIL)..]))
 }
 
-fn kind(look: &Look) -> String {
+fn kind(look: &Peeked) -> String {
     match look {
-        Look::Task(envelope) => {
+        Peeked::Task(envelope) => {
             assert!(envelope.priority <= 9);
             assert_ne!(envelope.id.as_deref(), Some(""), "an empty id is none");
             format!("task {} {}", envelope.id.is_some(), envelope.delivery_tag.is_some())
         }
-        Look::Foreign => "foreign".to_owned(),
-        Look::Unreadable(why) => (*why).to_owned(),
+        Peeked::Foreign => "foreign".to_owned(),
+        Peeked::Unreadable(why) => (*why).to_owned(),
     }
 }
 
 fn queue_entry(input: &[u8]) -> String {
-    let look = Envelope::look(input, &Limits::default());
-    let Look::Task(envelope) = &look else { return kind(&look) };
+    let look = Envelope::peek(input, &Limits::default());
+    let Peeked::Task(envelope) = &look else { return kind(&look) };
     marked_as_redelivered(input, envelope);
     let word = match parse(input, envelope) {
         Ok(message) => run(&message, envelope),
@@ -74,10 +74,10 @@ fn parse(raw: &[u8], envelope: &Envelope) -> Result<Message, String> {
 /// What goes back into the queue is the same message, marked.
 fn marked_as_redelivered(input: &[u8], envelope: &Envelope) {
     let Some(text) = redelivered(input) else { return };
-    let marked = Envelope::look(text.as_bytes(), &Limits::default());
+    let marked = Envelope::peek(text.as_bytes(), &Limits::default());
     assert_eq!(
         marked,
-        Look::Task(Envelope { redelivered: true, ..envelope.clone() }),
+        Peeked::Task(Envelope { redelivered: true, ..envelope.clone() }),
         "given back as {text:.400}"
     );
     assert_eq!(redelivered(text.as_bytes()).as_deref(), Some(&*text), "marked once and for all");
@@ -111,8 +111,8 @@ fn run(message: &Message, envelope: &Envelope) -> String {
 /// A retry is the same call once more.
 fn tried_again(message: &Message, envelope: &Envelope) {
     let text = message.retry(None).text();
-    let look = Envelope::look(text.as_bytes(), &Limits::default());
-    let Look::Task(again) = look else { panic!("a retry is {look:?}") };
+    let look = Envelope::peek(text.as_bytes(), &Limits::default());
+    let Peeked::Task(again) = look else { panic!("a retry is {look:?}") };
     assert_eq!((&again.task, &again.id), (&envelope.task, &envelope.id));
     assert!(!again.redelivered && again.delivery_tag != envelope.delivery_tag, "a retry is a new delivery");
     let again = match parse(text.as_bytes(), &again) {
@@ -140,12 +140,12 @@ fn tried_again(message: &Message, envelope: &Envelope) {
 fn followed(message: &Message) -> usize {
     let backend = Backend::new(NOWHERE.clone(), "", Duration::ZERO);
     let canvas = Canvas::new(NOWHERE.clone(), Keys::default(), backend).with_own(Command::is_ours);
-    let follows = canvas.rehearse(message, &Value::from("pong"));
+    let follows = canvas.plan_success(message, &Value::from("pong"));
     for one in follows.iter().take(20) {
         let text = one.text();
-        let look = Envelope::look(text.as_bytes(), &Limits::default());
+        let look = Envelope::peek(text.as_bytes(), &Limits::default());
         assert!(
-            matches!(&look, Look::Task(envelope) if envelope.id.is_some()),
+            matches!(&look, Peeked::Task(envelope) if envelope.id.is_some()),
             "{look:?} is sent: {text:.400}"
         );
     }

@@ -13,7 +13,7 @@ use celery_redis::keys::Keys;
 use celery_redis::lease::{Instance, Leases};
 use celery_redis::message::Message;
 use celery_redis::result::{Backend, Exception, State, TaskResult};
-use celery_redis::sweep::Keeper;
+use celery_redis::sweep::LeaseKeeper;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
@@ -27,7 +27,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let canvas = Canvas::new(client, keys, results.clone());
     let stop = CancellationToken::new();
     // Keeps the leases of this worker, and requeues the messages of workers that died.
-    tokio::spawn(Keeper::new(leases.clone(), Duration::from_hours(1)).run(stop.clone()));
+    tokio::spawn(LeaseKeeper::new(leases.clone(), Duration::from_hours(1)).run(stop.clone()));
 
     let consumer = Consumer::new(leases, &["celery".to_owned()])?;
     let known = |look: &_| Verdict::take_if(look, |task| task == "tasks.add");

@@ -19,7 +19,7 @@ impl Clock {
     }
 
     /// Advances the clock beyond the value of a received message, and returns the new value.
-    pub fn hear(&self, theirs: u64) -> u64 {
+    pub fn observe(&self, theirs: u64) -> u64 {
         let theirs = theirs.min(HIGHEST);
         let last = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |own| Some(own.max(theirs) + 1));
         last.unwrap_or_default().max(theirs) + 1
@@ -34,6 +34,6 @@ impl Clock {
 #[test]
 fn the_clock_is_never_behind_what_it_heard() {
     let clock = Clock::default();
-    assert_eq!((clock.tick(), clock.hear(10), clock.hear(3), clock.tick()), (1, 11, 12, 13));
-    assert_eq!(clock.hear(u64::MAX), HIGHEST + 1);
+    assert_eq!((clock.tick(), clock.observe(10), clock.observe(3), clock.tick()), (1, 11, 12, 13));
+    assert_eq!(clock.observe(u64::MAX), HIGHEST + 1);
 }

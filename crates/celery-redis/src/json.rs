@@ -6,7 +6,7 @@ use std::{borrow::Cow, fmt, str::Utf8Error};
 
 /// A strict JSON text, with the depth of its nesting and an upper bound of the number of its values.
 #[derive(Debug)]
-pub(super) struct Tamed<'a> {
+pub(super) struct StrictJson<'a> {
     pub(super) text: Cow<'a, str>,
     pub(super) depth: usize,
     pub(super) values: usize,
@@ -17,7 +17,7 @@ pub(super) struct Tamed<'a> {
 /// `NaN`, `Infinity` and numbers beyond a double become strings, so that no number is invented;
 /// surrogate escapes without their other half become U+FFFD. Any other text is left unchanged, valid or
 /// not. One pass, no recursion: safe on any bytes.
-pub(super) fn tame(bytes: &[u8]) -> Result<Tamed<'_>, Utf8Error> {
+pub(super) fn to_strict(bytes: &[u8]) -> Result<StrictJson<'_>, Utf8Error> {
     let text = std::str::from_utf8(bytes)?;
     let mut out = String::new();
     let (mut copied, mut at) = (0, 0);
@@ -57,7 +57,7 @@ pub(super) fn tame(bytes: &[u8]) -> Result<Tamed<'_>, Utf8Error> {
         out.push_str(&text[copied..]);
         Cow::Owned(out)
     };
-    Ok(Tamed { text, depth: deepest, values })
+    Ok(StrictJson { text, depth: deepest, values })
 }
 
 /// Converts one string; `at` is the index after its opening quote. Returns the index after its closing quote.
@@ -214,8 +214,8 @@ pub(super) fn field<'a>(text: &'a str, key: &str) -> Option<&'a str> {
 
 /// Returns the texts between the commas of an array or object.
 fn within(text: &str, open: char, close: char) -> Option<Vec<&str>> {
-    let tamed = tame(text.as_bytes()).ok()?;
-    serde_json::from_str::<IgnoredAny>(&tamed.text).ok()?;
+    let strict = to_strict(text.as_bytes()).ok()?;
+    serde_json::from_str::<IgnoredAny>(&strict.text).ok()?;
     let inner = text.trim().strip_prefix(open)?.strip_suffix(close)?;
     if inner.trim().is_empty() {
         return Some(Vec::new());
@@ -282,17 +282,17 @@ mod tests {
             ),
             (r#"["NaN \\ud83d \" Infinity"]"#, r#"["NaN \\ud83d \" Infinity"]"#.to_owned()),
         ];
-        for (text, tamed) in cases {
-            assert_eq!(tame(text.as_bytes()).unwrap().text, tamed);
+        for (text, strict) in cases {
+            assert_eq!(to_strict(text.as_bytes()).unwrap().text, strict);
         }
     }
 
     #[test]
     fn depth_counts_brackets_outside_of_strings() {
         for (text, depth) in [("1", 0), ("[]", 1), (r#"{"a[[[": [{}]}"#, 3), ("]]][", 1), ("[\"\\\"[", 1)] {
-            assert_eq!(tame(text.as_bytes()).unwrap().depth, depth, "{text}");
+            assert_eq!(to_strict(text.as_bytes()).unwrap().depth, depth, "{text}");
         }
-        assert_eq!(tame("[".repeat(1 << 20).as_bytes()).unwrap().depth, 1 << 20);
+        assert_eq!(to_strict("[".repeat(1 << 20).as_bytes()).unwrap().depth, 1 << 20);
     }
 
     #[test]
@@ -332,14 +332,14 @@ mod tests {
 
         #[test]
         fn any_bytes_can_be_tamed(bytes: Vec<u8>) {
-            let _ = tame(&bytes);
+            let _ = to_strict(&bytes);
         }
 
         #[test]
         fn strict_json_stays_as_it_is(text in r#"(\[|\]|\{|\}|"|\\u[dD][89a-fA-F][0-9]{2}|\\|,|:|NaN|-|Infinity|1e|9|a){0,40}"#) {
-            let tamed = tame(text.as_bytes()).unwrap().text;
+            let strict = to_strict(text.as_bytes()).unwrap().text;
             if let Ok(value) = serde_json::from_str::<Value>(&text) {
-                prop_assert_eq!(serde_json::from_str::<Value>(&tamed).unwrap(), value);
+                prop_assert_eq!(serde_json::from_str::<Value>(&strict).unwrap(), value);
             }
         }
     }

@@ -4,7 +4,7 @@ use super::CeleryError;
 use super::client::Client;
 use super::keys::Keys;
 use super::lock::Locks;
-use super::message::{self, Envelope, Limits, Look, Message, Refusal};
+use super::message::{self, Envelope, Limits, Message, Peeked, Refusal};
 use super::publish::Outgoing;
 use super::restore::LONGEST_MARKED;
 use super::result::{Backend, TaskResult};
@@ -53,23 +53,23 @@ struct Shared {
     taken: AtomicU64,
     /// Held for reading while a claim is under way, and for writing while this process's lost claims are swept.
     claims: RwLock<()>,
-    doubt: Arc<Notify>,
+    outcome_unknown: Arc<Notify>,
     locks: Locks,
 }
 
 impl Leases {
     /// Creates an empty set of leases.
     pub fn new(client: Client, keys: Keys, instance: Instance) -> Self {
-        let doubt = Arc::new(Notify::new());
+        let outcome_unknown = Arc::new(Notify::new());
         Self(Arc::new(Shared {
-            locks: Locks::new(client.clone(), keys.clone(), instance.clone(), Arc::clone(&doubt)),
+            locks: Locks::new(client.clone(), keys.clone(), instance.clone(), Arc::clone(&outcome_unknown)),
             client,
             keys,
             instance,
             in_hand: Mutex::default(),
             taken: AtomicU64::new(0),
             claims: RwLock::default(),
-            doubt,
+            outcome_unknown,
         }))
     }
 
@@ -114,8 +114,8 @@ impl Leases {
 
     /// Notified when the answer to a claim was lost, so that this process may hold a message or a lock that is not in
     /// hand.
-    pub(super) fn doubt(&self) -> &Notify {
-        &self.0.doubt
+    pub(super) fn outcome_unknown(&self) -> &Notify {
+        &self.0.outcome_unknown
     }
 
     pub(super) fn take_in_hand(&self, tag: String, claim: Claim, raw: Option<Bytes>) -> Lease {
@@ -193,7 +193,7 @@ impl Claim {
 /// A message that this process holds until it is settled by [`ack`](Self::ack) or [`give_back`](Self::give_back).
 ///
 /// A lease that is dropped instead, say by a panic, is given back by the
-/// [`Keeper`](super::sweep::Keeper) within seconds.
+/// [`LeaseKeeper`](super::sweep::LeaseKeeper) within seconds.
 #[derive(Debug)]
 #[must_use = "a lease that is dropped is delivered again"]
 pub struct Lease {
@@ -221,7 +221,7 @@ impl Lease {
     }
 
     /// Forgets the text of the message, which stays in Redis.
-    pub fn shed(&mut self) {
+    pub fn drop_text(&mut self) {
         self.raw = None;
     }
 
@@ -233,7 +233,7 @@ impl Lease {
     pub async fn read_again(&mut self, queue: &str) -> Result<Option<Result<Message, Refusal>>, CeleryError> {
         let Some(raw) = self.stored().await? else { return Ok(None) };
         let limits = Limits::default();
-        let Look::Task(look) = Envelope::look(&raw, &limits) else { return Ok(None) };
+        let Peeked::Task(look) = Envelope::peek(&raw, &limits) else { return Ok(None) };
         let message = Message::parse(&raw, &look, queue, &limits);
         self.raw = Some(raw);
         Ok(Some(message))

@@ -17,7 +17,7 @@
 //! use celery_redis::keys::Keys;
 //! use celery_redis::lease::{Instance, Leases};
 //! use celery_redis::result::{Backend, State, TaskResult};
-//! use celery_redis::sweep::Keeper;
+//! use celery_redis::sweep::LeaseKeeper;
 //! use std::time::Duration;
 //! use tokio_util::sync::CancellationToken;
 //!
@@ -26,7 +26,7 @@
 //! let leases = Leases::new(client.clone(), Keys::default(), Instance::here("worker@lab"));
 //! let results = Backend::new(client.clone(), "", Duration::from_secs(86_400));
 //! let stop = CancellationToken::new();
-//! tokio::spawn(Keeper::new(leases.clone(), Duration::from_secs(3600)).run(stop.clone()));
+//! tokio::spawn(LeaseKeeper::new(leases.clone(), Duration::from_secs(3600)).run(stop.clone()));
 //!
 //! let consumer = Consumer::new(leases, &["reports".to_owned()])?;
 //! let ours = |look: &_| Verdict::take_if(look, |task| task == "celery.ping");
@@ -47,7 +47,7 @@ pub mod client;
 mod clock;
 pub mod consumer;
 pub mod control;
-mod deaths;
+mod delivery_deaths;
 pub mod error;
 pub mod events;
 mod instance;

@@ -1,8 +1,8 @@
 //! Locks of the whole fleet: each has at most one holder among all workers on one broker.
 //!
 //! All locks are in one hash, from the lock's name to its [`Holder`] as JSON. A holder is alive for as long
-//! as its worker's record is. The [`Keeper`](super::sweep::Keeper) of any other worker frees the locks
-//! of dead workers, after the same times as their messages, and a worker's own Keeper frees locks that are no longer
+//! as its worker's record is. The [`LeaseKeeper`](super::sweep::LeaseKeeper) of any other worker frees the locks
+//! of dead workers, after the same times as their messages, and a worker's own `LeaseKeeper` frees locks that are no longer
 //! in hand.
 
 use super::CeleryError;
@@ -25,7 +25,7 @@ static KEEP: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/k
 static UNLOCK: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/unlock.lua")));
 
 /// All locks of this process; cheap to clone. Returned by [`Leases::locks`](super::lease::Leases::locks),
-/// whose Keeper checks and frees them.
+/// whose `LeaseKeeper` checks and frees them.
 #[derive(Debug, Clone)]
 pub struct Locks(Arc<Shared>);
 
@@ -34,15 +34,15 @@ struct Shared {
     client: Client,
     keys: Keys,
     instance: Instance,
-    in_hand: Mutex<HashMap<Seat, CancellationToken>>,
+    in_hand: Mutex<HashMap<LockEntry, CancellationToken>>,
     /// Held for reading while a lock is being taken, and for writing while this process's lost locks are swept.
     takes: RwLock<()>,
-    doubt: Arc<Notify>,
+    outcome_unknown: Arc<Notify>,
 }
 
 /// A lock's name and the JSON of its holder, as stored in Redis.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Seat {
+struct LockEntry {
     name: String,
     holder: String,
 }
@@ -61,9 +61,9 @@ pub struct Holder {
 }
 
 impl Locks {
-    pub(super) fn new(client: Client, keys: Keys, instance: Instance, doubt: Arc<Notify>) -> Self {
+    pub(super) fn new(client: Client, keys: Keys, instance: Instance, outcome_unknown: Arc<Notify>) -> Self {
         let (in_hand, takes) = (Mutex::default(), RwLock::default());
-        Self(Arc::new(Shared { client, keys, instance, in_hand, takes, doubt }))
+        Self(Arc::new(Shared { client, keys, instance, in_hand, takes, outcome_unknown }))
     }
 
     /// Takes a lock for a task, or returns the current holder.
@@ -71,7 +71,7 @@ impl Locks {
     /// # Errors
     ///
     /// As [`Client::once`]. After a transient error it is unknown whether the lock was taken; if it was,
-    /// the Keeper frees it.
+    /// the `LeaseKeeper` frees it.
     pub async fn try_take(
         &self,
         name: &str,
@@ -86,14 +86,15 @@ impl Locks {
         call.arg(format!(r#"{{"instance": {id}, "node": {node}, "task": {task}"#));
         call.arg(serde_json::json!(instance.record()).to_string()).arg(RECORD_LIFE_MS);
         let reply: Result<(u64, Vec<u8>), _> = self.0.client.script("take lock", &call).await;
-        let (token, holder) = reply.inspect_err(|_| self.0.doubt.notify_one())?;
+        let (token, holder) = reply.inspect_err(|_| self.0.outcome_unknown.notify_one())?;
         if token == 0 {
             return Ok(Err(Holder::parse(&holder)));
         }
-        let seat = Seat { name: name.to_owned(), holder: String::from_utf8_lossy(&holder).into_owned() };
+        let entry =
+            LockEntry { name: name.to_owned(), holder: String::from_utf8_lossy(&holder).into_owned() };
         let lost = CancellationToken::new();
-        self.hand().insert(seat.clone(), lost.clone());
-        Ok(Ok(HeldLock { locks: self.clone(), seat, token, lost }))
+        self.hand().insert(entry.clone(), lost.clone());
+        Ok(Ok(HeldLock { locks: self.clone(), entry, token, lost }))
     }
 
     /// Returns the current holder of a lock.
@@ -112,97 +113,97 @@ impl Locks {
     ///
     /// A lock in hand that another worker has taken over is reported by [`HeldLock::lost`]; a lock of this process
     /// that is not in hand is freed.
-    pub(super) async fn look_after(&self) -> Result<Vec<Foreign>, CeleryError> {
+    pub(super) async fn look_after(&self) -> Result<Vec<ForeignLock>, CeleryError> {
         let mut get = redis::cmd("HGETALL");
         get.arg(self.0.keys.locks());
         let all: Vec<(Vec<u8>, Vec<u8>)> = self.0.client.command("read locks", &get).await?;
         let is_text = |(name, holder)| Some((String::from_utf8(name).ok()?, String::from_utf8(holder).ok()?));
         let all: Vec<_> =
-            all.into_iter().filter_map(is_text).map(|(name, holder)| Seat { name, holder }).collect();
-        let in_hand: Vec<_> = self.hand().iter().map(|(seat, lost)| (seat.clone(), lost.clone())).collect();
-        for (seat, lost) in in_hand {
-            if all.contains(&seat) || lost.is_cancelled() {
+            all.into_iter().filter_map(is_text).map(|(name, holder)| LockEntry { name, holder }).collect();
+        let in_hand: Vec<_> = self.hand().iter().map(|(entry, lost)| (entry.clone(), lost.clone())).collect();
+        for (entry, lost) in in_hand {
+            if all.contains(&entry) || lost.is_cancelled() {
                 continue;
             }
-            let ours = self.keep(&seat).await?;
-            if !self.hand().contains_key(&seat) {
-                self.0.doubt.notify_one(); // freed meanwhile, and `keep` may have written it again
+            let ours = self.keep(&entry).await?;
+            if !self.hand().contains_key(&entry) {
+                self.0.outcome_unknown.notify_one(); // freed meanwhile, and `keep` may have written it again
             } else if !ours {
-                warn!(name = seat.name, "a lock was lost to another worker");
+                warn!(name = entry.name, "a lock was lost to another worker");
                 lost.cancel();
             }
         }
         let (own, others): (Vec<_>, Vec<_>) = all
             .into_iter()
-            .map(|seat| (Holder::parse(seat.holder.as_bytes()).instance, seat))
+            .map(|entry| (Holder::parse(entry.holder.as_bytes()).instance, entry))
             .partition(|(worker, _)| worker == self.0.instance.id());
-        self.free_own(own.into_iter().map(|(_, seat)| seat).collect()).await?;
+        self.free_own(own.into_iter().map(|(_, entry)| entry).collect()).await?;
         // Without the id of a worker, no holder can be found dead.
         let named = others.into_iter().filter(|(worker, _)| !worker.is_empty());
-        Ok(named.map(|(worker, seat)| Foreign { worker, seat }).collect())
+        Ok(named.map(|(worker, entry)| ForeignLock { worker, entry }).collect())
     }
 
     /// Frees the locks that this process holds in Redis but not in hand. No lock is taken meanwhile, so that none is
     /// freed whose take is under way.
-    async fn free_own(&self, mut held: Vec<Seat>) -> Result<(), CeleryError> {
-        held.retain(|seat| !self.hand().contains_key(seat));
+    async fn free_own(&self, mut held: Vec<LockEntry>) -> Result<(), CeleryError> {
+        held.retain(|entry| !self.hand().contains_key(entry));
         if held.is_empty() {
             return Ok(()); // so that no take has to wait
         }
         let _nobody_takes = self.0.takes.write().await;
-        for seat in held {
-            if !self.hand().contains_key(&seat) {
-                self.free(self.0.instance.id(), &seat, "*").await?;
+        for entry in held {
+            if !self.hand().contains_key(&entry) {
+                self.free(self.0.instance.id(), &entry, "*").await?;
             }
         }
         Ok(())
     }
 
     /// Frees the lock of a dead worker. `record` is the worker's record; empty if the record has expired.
-    pub(super) async fn free_foreign(&self, lock: &Foreign, record: &str) -> Result<(), CeleryError> {
-        if self.free(&lock.worker, &lock.seat, record).await? {
-            let holder = Holder::parse(lock.seat.holder.as_bytes());
-            info!(name = ?lock.seat.name, %holder, "freed the lock of a worker that is gone");
+    pub(super) async fn free_foreign(&self, lock: &ForeignLock, record: &str) -> Result<(), CeleryError> {
+        if self.free(&lock.worker, &lock.entry, record).await? {
+            let holder = Holder::parse(lock.entry.holder.as_bytes());
+            info!(name = ?lock.entry.name, %holder, "freed the lock of a worker that is gone");
         }
         Ok(())
     }
 
-    async fn free(&self, worker: &str, seat: &Seat, record: &str) -> Result<bool, CeleryError> {
+    async fn free(&self, worker: &str, entry: &LockEntry, record: &str) -> Result<bool, CeleryError> {
         let mut call = UNLOCK.key(self.0.keys.locks());
-        call.key(self.0.keys.worker(worker)).arg(&seat.name).arg(&seat.holder).arg(record);
+        call.key(self.0.keys.worker(worker)).arg(&entry.name).arg(&entry.holder).arg(record);
         self.0.client.script("free lock", &call).await
     }
 
     /// Returns `true` if the lock is still this holder's. A lock that Redis has lost (a restart without its data, a
     /// failover) is written again, unless any lock was taken since.
-    async fn keep(&self, seat: &Seat) -> Result<bool, CeleryError> {
-        let token = Holder::parse(seat.holder.as_bytes()).token;
+    async fn keep(&self, entry: &LockEntry) -> Result<bool, CeleryError> {
+        let token = Holder::parse(entry.holder.as_bytes()).token;
         let mut call = KEEP.key(self.0.keys.locks());
-        call.key(self.0.keys.fence()).arg(&seat.name).arg(&seat.holder).arg(token);
+        call.key(self.0.keys.fence()).arg(&entry.name).arg(&entry.holder).arg(token);
         self.0.client.script("look at lock", &call).await
     }
 
-    fn hand(&self) -> MutexGuard<'_, HashMap<Seat, CancellationToken>> {
+    fn hand(&self) -> MutexGuard<'_, HashMap<LockEntry, CancellationToken>> {
         self.0.in_hand.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// A lock of another worker.
 #[derive(Debug)]
-pub(super) struct Foreign {
+pub(super) struct ForeignLock {
     /// The id of the worker's run.
     pub(super) worker: String,
-    seat: Seat,
+    entry: LockEntry,
 }
 
 /// A lock that this process holds until the lock is freed, or lost.
 ///
-/// A lock that is dropped instead, say by a panic, is freed by the Keeper at once.
+/// A lock that is dropped instead, say by a panic, is freed by the `LeaseKeeper` at once.
 #[derive(Debug)]
 #[must_use = "a lock that is dropped is freed"]
 pub struct HeldLock {
     locks: Locks,
-    seat: Seat,
+    entry: LockEntry,
     token: u64,
     lost: CancellationToken,
 }
@@ -215,7 +216,7 @@ impl HeldLock {
     }
 
     /// Fires when another worker has taken the lock over because this worker was cut off from Redis for too long. The
-    /// Keeper notices a loss in its next round after Redis can be reached again.
+    /// `LeaseKeeper` notices a loss in its next round after Redis can be reached again.
     pub fn lost(&self) -> CancellationToken {
         self.lost.clone()
     }
@@ -226,7 +227,7 @@ impl HeldLock {
     ///
     /// As [`Client::once`]; then it is unknown who holds the lock.
     pub async fn check(&self) -> Result<bool, CeleryError> {
-        let ours = !self.lost.is_cancelled() && self.locks.keep(&self.seat).await?;
+        let ours = !self.lost.is_cancelled() && self.locks.keep(&self.entry).await?;
         if !ours {
             self.lost.cancel();
         }
@@ -237,19 +238,19 @@ impl HeldLock {
     ///
     /// # Errors
     ///
-    /// As [`Client::once`]; then the Keeper frees the lock, if Redis still has it.
+    /// As [`Client::once`]; then the `LeaseKeeper` frees the lock, if Redis still has it.
     pub async fn free(self) -> Result<(), CeleryError> {
         let locks = &self.locks;
-        // Removed from hand first: a Keeper that looks now may free the lock as well, but does not report it as lost.
-        locks.hand().remove(&self.seat);
-        locks.free(locks.0.instance.id(), &self.seat, "*").await.map(drop)
+        // Removed from hand first: a `LeaseKeeper` that looks now may free the lock as well, but does not report it as lost.
+        locks.hand().remove(&self.entry);
+        locks.free(locks.0.instance.id(), &self.entry, "*").await.map(drop)
     }
 }
 
 impl Drop for HeldLock {
     fn drop(&mut self) {
-        if self.locks.hand().remove(&self.seat).is_some() {
-            self.locks.0.doubt.notify_one();
+        if self.locks.hand().remove(&self.entry).is_some() {
+            self.locks.0.outcome_unknown.notify_one();
         }
     }
 }

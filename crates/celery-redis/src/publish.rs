@@ -95,8 +95,8 @@ impl Outgoing {
 
     /// Builds `message` as it is sent again, see [`Message::retry`].
     pub(super) fn again(message: &Message, eta: Option<Timestamp>) -> Self {
-        let tamed = json::tame(&message.raw).map(|tamed| tamed.text).unwrap_or_default();
-        let mut rest = Object::parse(&tamed).unwrap_or_default();
+        let strict = json::to_strict(&message.raw).map(|strict| strict.text).unwrap_or_default();
+        let mut rest = Object::parse(&strict).unwrap_or_default();
         let mut again = Self::new(&message.task, &message.queue).with_id(&message.id);
         if rest.object("headers").get("task").is_some() {
             again.headers = rest.object("headers").into_owned();
@@ -123,12 +123,18 @@ impl Outgoing {
         }
         let text = |part: &Option<Box<RawValue>>| part.as_ref().map_or("null", |raw| raw.get()).to_owned();
         let [callbacks, errbacks, chord] = [&message.callbacks, &message.errbacks, &message.chord].map(text);
-        self = self.embed(&callbacks, &errbacks, "null", &chord);
+        self = self.set_signatures(&callbacks, &errbacks, "null", &chord);
         self.args(message.args.clone()).kwargs(message.kwargs.clone())
     }
 
     /// Sets callbacks, errbacks, chain and chord, as JSON texts.
-    pub(super) fn embed(mut self, callbacks: &str, errbacks: &str, chain: &str, chord: &str) -> Self {
+    pub(super) fn set_signatures(
+        mut self,
+        callbacks: &str,
+        errbacks: &str,
+        chain: &str,
+        chord: &str,
+    ) -> Self {
         self.embed = format!(
             r#"{{"callbacks": {callbacks}, "errbacks": {errbacks}, "chain": {chain}, "chord": {chord}}}"#
         );
@@ -163,12 +169,12 @@ impl Outgoing {
 
     /// Sets the arguments as JSON texts, which may contain values that Python writes beyond JSON.
     pub(super) fn texts(mut self, args: String, kwargs: String) -> Self {
-        let tamed = |text: &str| json::tame(text.as_bytes()).map(|tamed| tamed.text.into_owned());
+        let strict = |text: &str| json::to_strict(text.as_bytes()).map(|strict| strict.text.into_owned());
         // The parsed arguments are for display only; arguments that are nested too deeply to be parsed are not
         // displayed.
-        let read = tamed(&args).ok().and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
+        let read = strict(&args).ok().and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
         self = self.args(read);
-        let read = tamed(&kwargs).ok().and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
+        let read = strict(&kwargs).ok().and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
         self = self.kwargs(read);
         (self.args, self.kwargs) = (args, kwargs);
         self

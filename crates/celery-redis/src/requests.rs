@@ -32,7 +32,7 @@ pub struct Requests(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    held: BTreeMap<u64, Arc<Held>>,
+    held: BTreeMap<u64, Arc<TaskInHand>>,
     taken: u64,
     totals: BTreeMap<String, u64>,
 }
@@ -41,12 +41,12 @@ struct State {
 #[derive(Debug)]
 pub struct Request {
     all: Arc<Requests>,
-    held: Arc<Held>,
+    held: Arc<TaskInHand>,
 }
 
 /// A task in hand, as `inspect` and `revoke` see it.
 #[derive(Debug)]
-pub struct Held {
+pub struct TaskInHand {
     number: u64,
     /// The message of the task.
     pub message: Arc<Message>,
@@ -60,7 +60,7 @@ impl Requests {
     pub fn admit(self: &Arc<Self>, message: Arc<Message>) -> Request {
         let mut state = self.state();
         state.taken += 1;
-        let held = Arc::new(Held {
+        let held = Arc::new(TaskInHand {
             number: state.taken,
             message,
             phase: Mutex::new(Phase::Reserved),
@@ -72,7 +72,7 @@ impl Requests {
     }
 
     /// The tasks in hand, the first taken first.
-    pub fn list(&self) -> Vec<Arc<Held>> {
+    pub fn list(&self) -> Vec<Arc<TaskInHand>> {
         self.state().held.values().cloned().collect()
     }
 
@@ -91,7 +91,7 @@ impl Requests {
     }
 }
 
-impl Held {
+impl TaskInHand {
     /// The phase of the task.
     pub fn phase(&self) -> Phase {
         *self.phase.lock().unwrap_or_else(PoisonError::into_inner)
@@ -114,7 +114,7 @@ impl Held {
 
 impl Request {
     /// The entry that `inspect` and `revoke` see.
-    pub fn held(&self) -> &Arc<Held> {
+    pub fn held(&self) -> &Arc<TaskInHand> {
         &self.held
     }
 

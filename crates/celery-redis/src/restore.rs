@@ -7,7 +7,7 @@
 use super::CeleryError;
 use super::json::{self, Object};
 use super::lease::Leases;
-use super::message::{self, Envelope, Look};
+use super::message::{self, Envelope, Peeked};
 use super::route::Routes;
 use redis::{FromRedisValue, ParsingError, Script, Value, from_redis_value};
 use std::collections::HashSet;
@@ -204,15 +204,15 @@ impl Entry {
         let (exchange, routing_key, behind) = addressed(&self.text)?;
         let message = &self.text[..self.text.len() - behind];
         if self.size > self.text.len() {
-            let priority = match Envelope::look_at_tail(message) {
-                Look::Task(look) => look.priority,
-                Look::Foreign | Look::Unreadable(_) => 0,
+            let priority = match Envelope::peek_at_tail(message) {
+                Peeked::Task(look) => look.priority,
+                Peeked::Foreign | Peeked::Unreadable(_) => 0,
             };
             return Some(Parts { exchange, routing_key, priority, marked: None, behind });
         }
         let message = message.strip_prefix(b"[")?;
-        let tamed = json::tame(message).ok()?;
-        let outer = Object::parse(&tamed.text)?;
+        let strict = json::to_strict(message).ok()?;
+        let outer = Object::parse(&strict.text)?;
         let priority = outer.object("properties").read("priority").unwrap_or(0_i64).clamp(0, 9);
         let priority = u8::try_from(priority).unwrap_or_default();
         Some(Parts { exchange, routing_key, priority, marked: message::redelivered(message), behind })

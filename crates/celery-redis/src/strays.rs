@@ -6,7 +6,7 @@
 use super::CeleryError;
 use super::client::Client;
 use super::keys::Keys;
-use super::message::{Envelope, Limits, Look};
+use super::message::{Envelope, Limits, Peeked};
 use redis::Script;
 use std::{fmt, sync::LazyLock};
 
@@ -130,8 +130,8 @@ async fn length_if_ours(
         call.arg(end).arg(LONGEST);
         let entry: Option<Vec<u8>> = client.script("look into a list", &call).await?;
         let Some(entry) = entry else { continue };
-        let look = Envelope::look(&entry, &Limits::default());
-        if matches!(look, Look::Task(look) if ours(&look.task)) {
+        let look = Envelope::peek(&entry, &Limits::default());
+        if matches!(look, Peeked::Task(look) if ours(&look.task)) {
             return client.command("count messages", redis::cmd("LLEN").arg(list)).await.map(Some);
         }
     }

@@ -3,7 +3,7 @@
 use super::CeleryError;
 use super::client::{Backoff, Client};
 use super::lease::{Claim, Leases, RESTORED, Record};
-use super::lock::Foreign;
+use super::lock::ForeignLock;
 use super::message;
 use super::restore::{LONGEST_MARKED, Restorer};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -36,7 +36,7 @@ const LONGEST_RENEWAL: Duration = Duration::from_mins(1);
 /// was lost, or a lease was dropped) are requeued too. Messages of other consumers are requeued after the
 /// visibility timeout.
 #[derive(Debug)]
-pub struct Keeper {
+pub struct LeaseKeeper {
     leases: Leases,
     renewal: Duration,
     patience: Duration,
@@ -45,7 +45,7 @@ pub struct Keeper {
     restorer: Restorer,
 }
 
-impl Keeper {
+impl LeaseKeeper {
     /// Creates a keeper of `leases` on a broker whose other workers use this visibility timeout.
     pub fn new(leases: Leases, visibility_timeout: Duration) -> Self {
         let renewal = (visibility_timeout / 3).min(LONGEST_RENEWAL);
@@ -88,7 +88,7 @@ impl Keeper {
             };
             tokio::select! {
                 () = stop.cancelled() => break,
-                () = self.leases.doubt().notified() => {}
+                () = self.leases.outcome_unknown().notified() => {}
                 () = tokio::time::sleep(pause) => {}
             }
         }
@@ -169,7 +169,7 @@ impl Keeper {
         if let Some(own) = of_worker.remove(self.leases.instance().id()) {
             given_back += self.give_back_own(own).await?;
         }
-        let mut locked: BTreeMap<String, Vec<Foreign>> = BTreeMap::new();
+        let mut locked: BTreeMap<String, Vec<ForeignLock>> = BTreeMap::new();
         for lock in self.leases.locks().look_after().await? {
             locked.entry(lock.worker.clone()).or_default().push(lock);
         }

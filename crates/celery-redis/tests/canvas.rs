@@ -346,10 +346,10 @@ proptest! {
         let nowhere = Client::new(ConnectOptions::parse("redis://localhost:1/0").unwrap()).unwrap();
         let canvas = Canvas::new(nowhere.clone(), Keys::default(), Backend::new(nowhere, "", Duration::ZERO));
         let message = with_embed("1", &json!({"callbacks": callbacks, "chain": chain}));
-        let sent = canvas.rehearse(&message, &json!([1]));
+        let sent = canvas.plan_success(&message, &json!([1]));
         let ids: Vec<_> = sent.iter().map(|message| message.id().to_owned()).collect();
         prop_assert_eq!(ids.iter().collect::<HashSet<_>>().len(), ids.len());
-        let again = canvas.rehearse(&message, &json!([1]));
+        let again = canvas.plan_success(&message, &json!([1]));
         prop_assert_eq!(ids, again.iter().map(|message| message.id().to_owned()).collect::<Vec<_>>());
     }
 }

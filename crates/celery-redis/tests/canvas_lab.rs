@@ -8,7 +8,7 @@ use celery_redis::canvas::Canvas;
 use celery_redis::consumer::{Consumer, Verdict};
 use celery_redis::keys::Keys;
 use celery_redis::lease::{Instance, Leases};
-use celery_redis::message::{Envelope, Limits, Look, Message};
+use celery_redis::message::{Envelope, Limits, Message, Peeked};
 use celery_redis::result::{Backend, Exception, State, TaskResult};
 use redis::{AsyncCommands, aio::MultiplexedConnection};
 use serde_json::{Value, json};
@@ -178,7 +178,7 @@ fn run(message: &Message) -> TaskResult {
 }
 
 pub fn parse(raw: &str) -> Message {
-    let Look::Task(look) = Envelope::look(raw.as_bytes(), &Limits::default()) else { panic!("{raw}") };
+    let Peeked::Task(look) = Envelope::peek(raw.as_bytes(), &Limits::default()) else { panic!("{raw}") };
     let queue = look.routing_key.clone().unwrap();
     Message::parse(&Bytes::from(raw.to_owned()), &look, &queue, &Limits::default()).unwrap()
 }

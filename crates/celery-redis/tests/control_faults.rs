@@ -162,7 +162,7 @@ async fn two_nodes_tell_each_other_what_is_revoked() {
     let redis = Redis::start();
     let old = Office::open(&redis, "old@x").await;
     old.node.revoked.add("theirs");
-    old.node.clock.hear(5000);
+    old.node.clock.observe(5000);
     let (young, _events) = node(&redis, "young@x");
     young.revoked.add("ours");
     let mailbox = Mailbox::new(Arc::clone(&young), client(&redis), Keys::default());

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use celery_redis::control::Mailbox;
 use celery_redis::events::{Events, Publisher};
 use celery_redis::keys::Keys;
-use celery_redis::message::{Envelope, Limits, Look, Message};
+use celery_redis::message::{Envelope, Limits, Message, Peeked};
 use celery_redis::node::{About, Node};
 use celery_redis::tasks::Tasks;
 use redis::AsyncCommands;
@@ -142,6 +142,6 @@ pub fn sealed_text(body: &str) -> String {
 pub fn captured(name: &str) -> Arc<Message> {
     let raw = entries(&format!("messages/{name}")).remove(0);
     let limits = Limits::default();
-    let Look::Task(look) = Envelope::look(raw.as_bytes(), &limits) else { panic!("{name} is a task") };
+    let Peeked::Task(look) = Envelope::peek(raw.as_bytes(), &limits) else { panic!("{name} is a task") };
     Arc::new(Message::parse(&Bytes::from(raw), &look, "celery", &limits).unwrap())
 }

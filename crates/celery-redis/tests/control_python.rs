@@ -156,7 +156,7 @@ async fn mingles(python: &Python) {
     let redis = Redis::start();
     let office = Office::open(&redis, NODE).await;
     office.node.revoked.add("known-to-ours");
-    office.node.clock.hear(7000);
+    office.node.clock.observe(7000);
     let mut worker = python
         .command()
         .env("REDIS_URL", url(&redis))

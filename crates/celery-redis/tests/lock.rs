@@ -3,7 +3,7 @@
 use celery_redis::keys::Keys;
 use celery_redis::lease::{Instance, Leases, Record};
 use celery_redis::lock::{HeldLock, Holder, Locks};
-use celery_redis::sweep::Keeper;
+use celery_redis::sweep::LeaseKeeper;
 use redis::AsyncCommands;
 use std::process::{Child, Command};
 use std::time::Duration;
@@ -21,8 +21,8 @@ fn elsewhere() -> Record {
     Record { boot_id: Some("another-machine".to_owned()), ..Instance::here("far@lab").record().clone() }
 }
 
-fn keeper(leases: &Leases) -> Keeper {
-    Keeper::new(leases.clone(), HOUR).with_patience(Duration::ZERO)
+fn keeper(leases: &Leases) -> LeaseKeeper {
+    LeaseKeeper::new(leases.clone(), HOUR).with_patience(Duration::ZERO)
 }
 
 async fn take(locks: &Locks) -> Result<HeldLock, Holder> {
@@ -96,7 +96,7 @@ async fn the_lock_of_a_worker_elsewhere_is_freed_when_its_record_has_ended() {
     let life: u64 = lab.link().await.pttl(&record).await.unwrap();
     assert!((15_000..=20_000).contains(&life), "{life} ms");
     let _: usize = lab.link().await.del(&record).await.unwrap();
-    Keeper::new(lab.leases.clone(), HOUR).round().await.unwrap();
+    LeaseKeeper::new(lab.leases.clone(), HOUR).round().await.unwrap();
     assert!(take(lab.leases.locks()).await.is_err(), "all records end while Redis is down");
     keeper.round().await.unwrap();
     assert!(take(lab.leases.locks()).await.is_ok());

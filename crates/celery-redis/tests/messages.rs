@@ -1,20 +1,20 @@
 //! Messages against captures of Celery 5.3.6 and 5.7.0, and against anything that a broker may hold.
 
 use bytes::Bytes;
-use celery_redis::message::{Envelope, Limits, Look, Message, Refusal};
+use celery_redis::message::{Envelope, Limits, Message, Peeked, Refusal};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use std::time::Duration;
 use test_support::celery_lab::{capture, entries, message, with_body};
 use test_support::root;
 
-fn look(raw: &str) -> Look {
-    Envelope::look(raw.as_bytes(), &Limits::default())
+fn look(raw: &str) -> Peeked {
+    Envelope::peek(raw.as_bytes(), &Limits::default())
 }
 
 fn parse(raw: &str) -> Result<Message, Refusal> {
     match look(raw) {
-        Look::Task(look) => Message::parse(&Bytes::from(raw.to_owned()), &look, "q", &Limits::default()),
+        Peeked::Task(look) => Message::parse(&Bytes::from(raw.to_owned()), &look, "q", &Limits::default()),
         other => panic!("{other:?}: {raw}"),
     }
 }
@@ -234,26 +234,26 @@ fn what_is_no_message_is_unreadable_and_what_may_be_anybodys_is_foreign() {
         protocol_1("application/json", "not json"),
     ];
     for raw in unreadable {
-        assert!(matches!(look(&raw), Look::Unreadable(_)), "{raw:.80}");
+        assert!(matches!(look(&raw), Peeked::Unreadable(_)), "{raw:.80}");
     }
-    assert!(matches!(Envelope::look(b"\xff{}", &Limits::default()), Look::Unreadable(_)));
-    assert_eq!(look(&protocol_1("application/x-python-serialize", "gAJ9")), Look::Foreign);
+    assert!(matches!(Envelope::peek(b"\xff{}", &Limits::default()), Peeked::Unreadable(_)));
+    assert_eq!(look(&protocol_1("application/x-python-serialize", "gAJ9")), Peeked::Foreign);
 }
 
 #[test]
 fn the_end_of_a_long_message_tells_whose_it_is() {
     let raw = &entries("messages/apply_async-countdown-expires-priority.536")[0];
     let tail = format!("AAAA{}", &raw[raw.find("\", \"content-encoding\"").unwrap()..]);
-    let (Look::Task(of_tail), Look::Task(of_all)) = (Envelope::look_at_tail(tail.as_bytes()), look(raw))
+    let (Peeked::Task(of_tail), Peeked::Task(of_all)) = (Envelope::peek_at_tail(tail.as_bytes()), look(raw))
     else {
         panic!("{tail}")
     };
     assert_eq!(of_tail, of_all);
     let decoy = tail.replace("\"lang\": \"py\"", r#""lang": "\"headers\": {\"task\": \"decoy\"}""#);
-    let Look::Task(looked) = Envelope::look_at_tail(decoy.as_bytes()) else { panic!("{decoy}") };
+    let Peeked::Task(looked) = Envelope::peek_at_tail(decoy.as_bytes()) else { panic!("{decoy}") };
     assert_eq!(looked.task, "t.add");
-    assert_eq!(Envelope::look_at_tail(b"aaaa}"), Look::Foreign);
-    assert_eq!(Envelope::look_at_tail(b"aaaa"), Look::Unreadable("not a json object"));
+    assert_eq!(Envelope::peek_at_tail(b"aaaa}"), Peeked::Foreign);
+    assert_eq!(Envelope::peek_at_tail(b"aaaa"), Peeked::Unreadable("not a json object"));
 }
 
 #[test]
@@ -268,8 +268,8 @@ fn a_priority_goes_to_the_list_that_celery_used() {
 proptest! {
     #[test]
     fn any_bytes_can_be_looked_at(bytes: Vec<u8>) {
-        Envelope::look(&bytes, &Limits::default());
-        Envelope::look_at_tail(&bytes);
+        Envelope::peek(&bytes, &Limits::default());
+        Envelope::peek_at_tail(&bytes);
     }
 
     #[test]
@@ -279,9 +279,9 @@ proptest! {
         let at = at.min(raw.len());
         let end = (at + with.len() / 2).min(raw.len());
         raw.splice(at..end, with);
-        if let Look::Task(look) = Envelope::look(&raw, &Limits::default()) {
+        if let Peeked::Task(look) = Envelope::peek(&raw, &Limits::default()) {
             let _ = Message::parse(&Bytes::from(raw.clone()), &look, "q", &Limits::default());
         }
-        Envelope::look_at_tail(&raw);
+        Envelope::peek_at_tail(&raw);
     }
 }

@@ -4,7 +4,7 @@ use celery_redis::CeleryError;
 use celery_redis::consumer::{Consumer, Notice};
 use celery_redis::keys::Keys;
 use celery_redis::lease::{Instance, Leases, Record};
-use celery_redis::sweep::Keeper;
+use celery_redis::sweep::LeaseKeeper;
 use redis::AsyncCommands;
 use serde_json::Value;
 use std::process::{Child, Command};
@@ -61,7 +61,7 @@ async fn what_a_killed_process_held_comes_back_at_once_and_in_order() {
     let child = process();
     take_and_vanish(&other(&lab, record_of(&child)), 3).await;
 
-    let mut keeper = Keeper::new(lab.leases.clone(), HOUR).with_patience(Duration::ZERO);
+    let mut keeper = LeaseKeeper::new(lab.leases.clone(), HOUR).with_patience(Duration::ZERO);
     assert_eq!(keeper.round().await.unwrap(), 0, "it is alive");
     kill(child);
     assert_eq!(keeper.round().await.unwrap(), 3);
@@ -85,8 +85,8 @@ async fn what_a_worker_elsewhere_held_comes_back_when_its_record_has_ended() {
     let record = Keys::default().worker(far.instance().id());
     let life: u64 = link.pttl(&record).await.unwrap();
     assert!((15_000..=20_000).contains(&life), "{life} ms");
-    let mut patient = Keeper::new(lab.leases.clone(), HOUR);
-    let mut keeper = Keeper::new(lab.leases.clone(), HOUR).with_patience(Duration::ZERO);
+    let mut patient = LeaseKeeper::new(lab.leases.clone(), HOUR);
+    let mut keeper = LeaseKeeper::new(lab.leases.clone(), HOUR).with_patience(Duration::ZERO);
     assert_eq!(keeper.round().await.unwrap(), 0, "its record says that it is alive");
     let _: usize = link.del(&record).await.unwrap();
     assert_eq!(patient.round().await.unwrap(), 0, "all records end while Redis is down");
@@ -102,7 +102,7 @@ async fn a_claim_whose_answer_was_lost_comes_back_and_what_is_in_hand_stays() {
     // The same instance, but these leases are not in the hands of `lab.leases`.
     let unknown = Leases::new(lab.client.clone(), Keys::default(), lab.leases.instance().clone());
     take_and_vanish(&unknown, 1).await;
-    let mut keeper = Keeper::new(lab.leases.clone(), HOUR);
+    let mut keeper = LeaseKeeper::new(lab.leases.clone(), HOUR);
     assert_eq!(keeper.round().await.unwrap(), 1);
     assert_eq!(lab.unacked().await, ["tag-1"]);
     assert_eq!(content(&next(&lab.consumer()).await).id, "2");
@@ -118,7 +118,7 @@ async fn a_dropped_lease_comes_back() {
     drop(delivery);
     assert_eq!(lab.leases.in_hand(), [""; 0]);
     let stop = CancellationToken::new();
-    let keeper = tokio::spawn(Keeper::new(lab.leases.clone(), HOUR).run(stop.clone()));
+    let keeper = tokio::spawn(LeaseKeeper::new(lab.leases.clone(), HOUR).run(stop.clone()));
     let again = next(&lab.consumer()).await;
     assert!(content(&again).redelivered);
     again.lease.ack(&lab.stop).await.unwrap();
@@ -142,7 +142,7 @@ async fn what_python_put_back_and_took_is_left_to_it() {
         let _: usize =
             link.hset("unacked", tag, r#"[{"headers": {"redelivered": true}}, "", "q"]"#).await.unwrap();
     }
-    let mut keeper = Keeper::new(lab.leases.clone(), HOUR);
+    let mut keeper = LeaseKeeper::new(lab.leases.clone(), HOUR);
     assert_eq!(keeper.round().await.unwrap(), 0);
     let error = mine.lease.ack(&lab.stop).await.unwrap_err();
     assert!(matches!(error, CeleryError::LeaseLost { .. }), "{error:?}");
@@ -160,7 +160,7 @@ async fn a_lease_whose_message_is_gone_is_forgotten() {
     kill(child);
     let mut link = lab.link().await;
     let _: usize = link.hdel("unacked", "tag-1").await.unwrap();
-    assert_eq!(Keeper::new(lab.leases.clone(), HOUR).round().await.unwrap(), 0);
+    assert_eq!(LeaseKeeper::new(lab.leases.clone(), HOUR).round().await.unwrap(), 0);
     assert_eq!(lab.unacked().await, [""; 0]);
     assert_eq!(lab.list("q").await, [""; 0]);
 }
@@ -175,7 +175,7 @@ async fn what_is_in_hand_looks_freshly_taken_to_kombu() {
     for tag in ["tag-1", "of-others"] {
         let _: usize = link.zadd("unacked_index", tag, taken - 60.5).await.unwrap();
     }
-    Keeper::new(lab.leases.clone(), HOUR).round().await.unwrap();
+    LeaseKeeper::new(lab.leases.clone(), HOUR).round().await.unwrap();
     assert!(link.zscore::<_, _, f64>("unacked_index", "tag-1").await.unwrap() >= taken);
     let others: f64 = link.zscore("unacked_index", "of-others").await.unwrap();
     assert!((others - (taken - 60.5)).abs() < 1e-3, "only its own worker renews it");
@@ -189,7 +189,7 @@ async fn a_worker_resumes_by_itself_when_redis_returns() {
     let hear = Arc::clone(&heard);
     let consumer = lab.consumer().on_notice(move |notice| hear.lock().unwrap().push(notice));
     let stop = CancellationToken::new();
-    let keeper = tokio::spawn(Keeper::new(lab.leases.clone(), HOUR).run(stop.clone()));
+    let keeper = tokio::spawn(LeaseKeeper::new(lab.leases.clone(), HOUR).run(stop.clone()));
     lab.push(&[message("ours", "0")]).await;
     let mut in_hand = next(&consumer).await;
 
@@ -223,7 +223,7 @@ async fn under_load_a_restart_of_redis_loses_nothing() {
     let mut lab = Lab::new();
     lab.push(&(0..500).map(|n| message("ours", &format!("{n:03}"))).collect::<Vec<_>>()).await;
     let stop = CancellationToken::new();
-    let keeper = tokio::spawn(Keeper::new(lab.leases.clone(), HOUR).run(stop.clone()));
+    let keeper = tokio::spawn(LeaseKeeper::new(lab.leases.clone(), HOUR).run(stop.clone()));
     let done = Arc::new(Mutex::new(Vec::new()));
     let worker = tokio::spawn({
         let (consumer, done, stop) = (lab.consumer(), Arc::clone(&done), stop.clone());
@@ -316,7 +316,7 @@ async fn a_wrong_password_is_an_error_and_not_a_wait() {
 #[tokio::test]
 async fn a_record_tells_who_a_worker_is() {
     let lab = Lab::new();
-    Keeper::new(lab.leases.clone(), HOUR).round().await.unwrap();
+    LeaseKeeper::new(lab.leases.clone(), HOUR).round().await.unwrap();
     let key = Keys::default().worker(lab.leases.instance().id());
     let text: String = lab.link().await.get(key).await.unwrap();
     let record: Value = serde_json::from_str(&text).unwrap();
@@ -335,7 +335,7 @@ async fn after_a_time_of_refusals_the_others_are_not_taken_for_dead_at_once() {
         let mut set = redis::cmd("CONFIG");
         set.arg("SET").arg("maxmemory").arg(bytes).exec_async(&mut lab.link().await).await.unwrap();
     };
-    let mut keeper = Keeper::new(lab.leases.clone(), HOUR).with_patience(PATIENCE);
+    let mut keeper = LeaseKeeper::new(lab.leases.clone(), HOUR).with_patience(PATIENCE);
     assert_eq!(keeper.round().await.unwrap(), 0);
     let begun = std::time::Instant::now();
     until(async || begun.elapsed() > PATIENCE).await;

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use celery_redis::CeleryError;
 use celery_redis::keys::Keys;
-use celery_redis::message::{Envelope, Limits, Look, Message};
+use celery_redis::message::{Envelope, Limits, Message, Peeked};
 use celery_redis::publish::{Outgoing, publish};
 use celery_redis::result::{Backend, Exception, State, StoredResult, TaskResult};
 use futures_util::StreamExt;
@@ -15,7 +15,7 @@ use test_support::celery_lab::{Lab, capture, entries, message, next, until, with
 const DAY: Duration = Duration::from_hours(24);
 
 fn parse(raw: &str) -> Message {
-    let Look::Task(look) = Envelope::look(raw.as_bytes(), &Limits::default()) else { panic!("{raw}") };
+    let Peeked::Task(look) = Envelope::peek(raw.as_bytes(), &Limits::default()) else { panic!("{raw}") };
     let queue = look.routing_key.clone().unwrap();
     Message::parse(&Bytes::from(raw.to_owned()), &look, &queue, &Limits::default()).unwrap()
 }

@@ -6,7 +6,7 @@ use celery_redis::consumer::Consumer;
 use celery_redis::keys::Keys;
 use celery_redis::lease::{Instance, Leases};
 use celery_redis::publish::{Outgoing, publish};
-use celery_redis::sweep::Keeper;
+use celery_redis::sweep::LeaseKeeper;
 use redis::aio::MultiplexedConnection;
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::{Child, Command, Stdio};
@@ -107,7 +107,7 @@ async fn what_the_new_master_has_acknowledged_is_done_after_a_failover() {
     let mut lab = Watched::start().await;
     let (client, sender, stop) = (lab.client(), lab.client(), CancellationToken::new());
     let leases = Leases::new(client.clone(), Keys::default(), Instance::here("test@lab"));
-    let keeper = tokio::spawn(Keeper::new(leases.clone(), Duration::from_hours(1)).run(stop.clone()));
+    let keeper = tokio::spawn(LeaseKeeper::new(leases.clone(), Duration::from_hours(1)).run(stop.clone()));
     let done: Arc<Mutex<BTreeMap<String, usize>>> = Arc::default();
     let consumer = Consumer::new(leases, &["q".to_owned()]).unwrap();
     let worker = tokio::spawn({

@@ -2,7 +2,7 @@
 
 use celery_redis::keys::Keys;
 use celery_redis::lease::{Instance, Leases};
-use celery_redis::sweep::Keeper;
+use celery_redis::sweep::LeaseKeeper;
 use redis::{AsyncCommands, aio::MultiplexedConnection};
 use serde_json::{Value, json};
 use std::process::Stdio;
@@ -64,7 +64,7 @@ async fn what_is_overdue_goes_back_to_where_it_belongs_in_order_and_marked() {
     take_long_ago(&mut link, "5", &message("python.t", "direct"), ("direct", "key"), 7200.0).await;
     take_long_ago(&mut link, "6", &message("python.t", "topic"), ("topic", "lab.gel"), 7200.0).await;
 
-    assert_eq!(Keeper::new(lab.leases.clone(), HOUR).round().await.unwrap(), 5);
+    assert_eq!(LeaseKeeper::new(lab.leases.clone(), HOUR).round().await.unwrap(), 5);
     assert_eq!(tags(&mut link).await, ["3"]);
     assert_eq!(link.zcard::<_, u32>("unacked_index").await.unwrap(), 1);
     assert!(!link.exists::<_, bool>("unacked_mutex").await.unwrap());
@@ -103,7 +103,7 @@ async fn what_has_no_queue_to_go_to_stays_where_it_is() {
     take_long_ago(&mut link, "last", &whole, ("", "q"), 7400.0).await;
     let _: usize = link.hset("a-hash", "x", 1).await.unwrap();
     let _: usize = link.zadd("unacked_index", "without-message", 1).await.unwrap();
-    assert_eq!(Keeper::new(lab.leases.clone(), HOUR).round().await.unwrap(), 1);
+    assert_eq!(LeaseKeeper::new(lab.leases.clone(), HOUR).round().await.unwrap(), 1);
     assert_eq!(link.hlen::<_, u32>("unacked").await.unwrap(), 124);
     assert_eq!(link.zcard::<_, u32>("unacked_index").await.unwrap(), 124);
     assert_eq!(lab.list("q").await.len(), 1);
@@ -115,7 +115,7 @@ async fn a_long_message_goes_back_as_it_is() {
     let mut link = lab.link().await;
     let long = with_priority("1", 3).replace("[[], ", &format!("[[\\\"{}\\\"], ", "x".repeat(3 << 20)));
     take_long_ago(&mut link, "1", &long, ("", "q"), 7200.0).await;
-    assert_eq!(Keeper::new(lab.leases.clone(), HOUR).round().await.unwrap(), 1);
+    assert_eq!(LeaseKeeper::new(lab.leases.clone(), HOUR).round().await.unwrap(), 1);
     let list = lab.list(&format!("q{SEP}3")).await;
     assert!(list == [long], "{} entries", list.len());
 }
@@ -128,7 +128,7 @@ async fn what_a_live_worker_of_ours_holds_is_not_touched_however_old_it_looks() 
     let mut link = lab.link().await;
     let _: usize = link.zadd("unacked_index", "tag-1", 1.5).await.unwrap();
     let other = Leases::new(client(&lab.redis), Keys::default(), Instance::here("other@lab"));
-    assert_eq!(Keeper::new(other, HOUR).round().await.unwrap(), 0);
+    assert_eq!(LeaseKeeper::new(other, HOUR).round().await.unwrap(), 0);
     assert_eq!(lab.unacked().await, ["tag-1"]);
     delivery.lease.ack(&lab.stop).await.unwrap();
 }
@@ -139,10 +139,10 @@ async fn the_sweep_waits_for_whoever_has_the_mutex() {
     let mut link = lab.link().await;
     take_long_ago(&mut link, "1", &message("python.t", "1"), ("", "q"), 7200.0).await;
     let _: () = link.set("unacked_mutex", "somebody").await.unwrap();
-    assert_eq!(Keeper::new(lab.leases.clone(), HOUR).round().await.unwrap(), 0);
+    assert_eq!(LeaseKeeper::new(lab.leases.clone(), HOUR).round().await.unwrap(), 0);
     assert_eq!(link.get::<_, String>("unacked_mutex").await.unwrap(), "somebody");
     let _: () = link.del("unacked_mutex").await.unwrap();
-    assert_eq!(Keeper::new(lab.leases.clone(), HOUR).round().await.unwrap(), 1);
+    assert_eq!(LeaseKeeper::new(lab.leases.clone(), HOUR).round().await.unwrap(), 1);
 }
 
 #[tokio::test]
@@ -157,7 +157,7 @@ async fn what_a_killed_python_worker_left_in_the_captures_comes_back() {
         let _: usize = link.hset("unacked", tag, entry.as_str().unwrap()).await.unwrap();
         let _: usize = link.zadd("unacked_index", tag, 1.5).await.unwrap();
     }
-    assert_eq!(Keeper::new(lab.leases.clone(), HOUR).round().await.unwrap(), entries.len());
+    assert_eq!(LeaseKeeper::new(lab.leases.clone(), HOUR).round().await.unwrap(), entries.len());
     let back = lab.list("celery").await;
     for entry in entries.values() {
         let message = &serde_json::from_str::<Value>(entry.as_str().unwrap()).unwrap()[0];
@@ -239,7 +239,8 @@ async fn what_a_killed_python_worker_held_comes_back_where_no_python_worker_is_l
         worker.kill().await.unwrap();
 
         let stop = CancellationToken::new();
-        let keeper = tokio::spawn(Keeper::new(lab.leases.clone(), Duration::from_secs(1)).run(stop.clone()));
+        let keeper =
+            tokio::spawn(LeaseKeeper::new(lab.leases.clone(), Duration::from_secs(1)).run(stop.clone()));
         until(async || link.hlen::<_, u32>("unacked").await.unwrap() == 0).await;
         for n in 0..3 {
             let list = if n == 0 { "q".to_owned() } else { format!("q{SEP}{}", n * 3) };
@@ -284,7 +285,7 @@ async fn python_and_ours_that_sweep_at_once_bring_each_message_back_once() {
             sent += 100;
             while link.hlen::<_, u32>("unacked").await.unwrap() > 0 {
                 // A new one looks at once.
-                let mut keeper = Keeper::new(lab.leases.clone(), Duration::from_mins(1));
+                let mut keeper = LeaseKeeper::new(lab.leases.clone(), Duration::from_mins(1));
                 ours += keeper.round().await.unwrap();
             }
         }

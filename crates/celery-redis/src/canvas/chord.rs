@@ -43,14 +43,14 @@ impl Part {
 
 /// The reason why a chord's body cannot be sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Broken {
+pub(super) struct ChordError {
     /// The message of the `ChordError`.
     pub(super) message: String,
     /// The exception of the header task, in Celery's form.
     pub(super) cause: Option<Value>,
 }
 
-impl Broken {
+impl ChordError {
     pub(super) fn new(message: impl Into<String>) -> Self {
         Self { message: message.into(), cause: None }
     }
@@ -107,14 +107,14 @@ impl Claimed<'_> {
     pub(super) async fn results(
         &self,
         stop: &CancellationToken,
-    ) -> Result<Result<String, Broken>, CeleryError> {
+    ) -> Result<Result<String, ChordError>, CeleryError> {
         let (entries, structure) = &self.header;
         let Some(structure) = structure else { return Ok(listed(entries)) };
         let mut unpacker = Unpacker::new();
         let structure = unpacker.unpack(structure).unwrap_or_default();
         let tuple = serde_json::from_slice::<Value>(&structure).ok();
         let Some(tree) = tuple.and_then(|meta| Child::from_value(meta.get("result")?)) else {
-            return Ok(Err(Broken::new("Join error: the header's result cannot be read")));
+            return Ok(Err(ChordError::new("Join error: the header's result cannot be read")));
         };
         let ids = leaves(&tree);
         let mut get = redis::cmd("MGET");
@@ -146,33 +146,33 @@ impl Claimed<'_> {
 
 /// Returns the results of the entries as one JSON list. Each entry is `[1, id, state, result]`; the text of a result
 /// is copied unchanged.
-fn listed(entries: &[Vec<u8>]) -> Result<String, Broken> {
+fn listed(entries: &[Vec<u8>]) -> Result<String, ChordError> {
     let mut results = Vec::with_capacity(entries.len());
     let mut unpacker = Unpacker::new();
     for entry in entries {
         let entry = unpacker.unpack(entry).map_err(|why| unreadable(&why))?;
         let items = std::str::from_utf8(&entry).ok().and_then(json::items).unwrap_or_default();
         let [_, id, state, result] = items[..] else {
-            return Err(Broken::new("Join error: a result cannot be read"));
+            return Err(ChordError::new("Join error: a result cannot be read"));
         };
         if matches!(state, "\"FAILURE\"" | "\"REVOKED\"") {
             let id: String = serde_json::from_str(id).unwrap_or_default();
             let cause = exception(result);
             let message = format!("Dependency {id} raised {}", raised(&cause));
-            return Err(Broken { message, cause: Some(cause) });
+            return Err(ChordError { message, cause: Some(cause) });
         }
         results.push(result.to_owned());
     }
     Ok(format!("[{}]", results.join(", ")))
 }
 
-fn unreadable(why: &str) -> Broken {
-    Broken::new(format!("Join error: a result cannot be read: {why}"))
+fn unreadable(why: &str) -> ChordError {
+    ChordError::new(format!("Join error: a result cannot be read: {why}"))
 }
 
 fn exception(text: &str) -> Value {
-    let tamed = json::tame(text.as_bytes()).ok();
-    tamed.and_then(|tamed| serde_json::from_str(&tamed.text).ok()).unwrap_or_default()
+    let strict = json::to_strict(text.as_bytes()).ok();
+    strict.and_then(|strict| serde_json::from_str(&strict.text).ok()).unwrap_or_default()
 }
 
 /// Formats an exception as Python's `repr` does: `ValueError('boom', 42)`.
@@ -196,7 +196,7 @@ fn leaves(tree: &Child) -> Vec<&str> {
 }
 
 /// Returns the result in the stored JSON of one task, or the failure of the chord if that task did not succeed.
-fn stored(meta: Option<Vec<u8>>, unpacker: &mut Unpacker) -> Result<String, Broken> {
+fn stored(meta: Option<Vec<u8>>, unpacker: &mut Unpacker) -> Result<String, ChordError> {
     let meta = meta.unwrap_or_default();
     let text = unpacker.unpack(&meta).map_err(|why| unreadable(&why))?;
     let text = std::str::from_utf8(&text).unwrap_or_default();
@@ -205,10 +205,10 @@ fn stored(meta: Option<Vec<u8>>, unpacker: &mut Unpacker) -> Result<String, Brok
         Some("\"SUCCESS\"") => Ok(result.to_owned()),
         Some("\"FAILURE\"" | "\"REVOKED\"") => {
             let cause = exception(result);
-            Err(Broken { message: format!("Join error: {}", raised(&cause)), cause: Some(cause) })
+            Err(ChordError { message: format!("Join error: {}", raised(&cause)), cause: Some(cause) })
         }
         // A task stores its result before its part is counted, so a task without a stored result stores none at all.
-        _ => Err(Broken::new("Join error: TimeoutError('The operation timed out.')")),
+        _ => Err(ChordError::new("Join error: TimeoutError('The operation timed out.')")),
     }
 }
 

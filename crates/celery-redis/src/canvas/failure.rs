@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 
 /// A task that will never run.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Lost {
+pub(super) struct UnreachableTask {
     pub(super) id: String,
     pub(super) group: Option<String>,
 }
@@ -17,7 +17,7 @@ pub(super) struct Lost {
 ///
 /// Source: `_fail_chain` in `celery/backends/base.py` of 5.7. Unlike there, the members of a group fail as well:
 /// a client that waits for a group waits for its members.
-pub(super) fn lost(signatures: Vec<Signature>, exception: &str) -> (Vec<Lost>, Vec<Part>) {
+pub(super) fn lost(signatures: Vec<Signature>, exception: &str) -> (Vec<UnreachableTask>, Vec<Part>) {
     let (mut lost, mut parts, mut todo) = (Vec::new(), Vec::new(), VecDeque::from(signatures));
     while let Some(signature) = todo.pop_front() {
         match signature.kind() {
@@ -43,7 +43,7 @@ pub(super) fn lost(signatures: Vec<Signature>, exception: &str) -> (Vec<Lost>, V
             });
         }
         if options.get("ignore_result") != Some("true") {
-            lost.push(Lost { id, group });
+            lost.push(UnreachableTask { id, group });
         }
     }
     (lost, parts)

@@ -21,9 +21,9 @@ use super::keys::Keys;
 use super::message::Message;
 use super::publish::{Outgoing, publish_once};
 use super::result::{Backend, Child, Exception, State, TaskResult};
-use chord::{Broken, Part};
-use failure::Lost;
-use plan::{Lineage, Plan, Routes};
+use chord::{ChordError, Part};
+use failure::UnreachableTask;
+use plan::{Lineage, PublishPlan, Routes};
 use serde_json::Value;
 use signature::Seed;
 use std::collections::VecDeque;
@@ -44,7 +44,7 @@ pub struct Canvas {
 
 /// The messages that follow a success.
 struct Success<'a> {
-    plan: Plan<'a>,
+    plan: PublishPlan<'a>,
     children: Vec<Child>,
     /// True if the next step of the chain cannot be sent.
     broken: bool,
@@ -99,7 +99,7 @@ impl Canvas {
     }
 
     /// Returns the messages that [`succeed`](Self::succeed) would send, without sending them. Safe on any message.
-    pub fn rehearse(&self, message: &Message, result: &Value) -> Vec<Outgoing> {
+    pub fn plan_success(&self, message: &Message, result: &Value) -> Vec<Outgoing> {
         self.success(message, result).map(|success| success.plan.messages).unwrap_or_default()
     }
 
@@ -204,7 +204,7 @@ impl Canvas {
                 let mut plan = self.plan(message);
                 let sent = plan.add(part.body.clone(), &[results], &Object::default(), &seed);
                 self.send(plan, &seed, stop).await?;
-                sent.is_none().then(|| Broken::new("Callback error: the body cannot be sent"))
+                sent.is_none().then(|| ChordError::new("Callback error: the body cannot be sent"))
             }
             Err(broken) => Some(broken),
         };
@@ -222,7 +222,7 @@ impl Canvas {
         &self,
         message: &Message,
         mut body: Signature,
-        broken: Broken,
+        broken: ChordError,
         seed: &Seed,
         stop: &CancellationToken,
     ) -> Result<Vec<Part>, CeleryError> {
@@ -249,7 +249,7 @@ impl Canvas {
         stop: &CancellationToken,
     ) -> Result<Vec<Part>, CeleryError> {
         let (lost, parts) = failure::lost(signatures, &failure.result.to_string());
-        for Lost { id, group } in lost {
+        for UnreachableTask { id, group } in lost {
             let mut result = TaskResult::new(&id, State::Failure, failure.result.clone());
             result.traceback.clone_from(&failure.traceback);
             result.group_id = group;
@@ -275,13 +275,18 @@ impl Canvas {
         self.send(plan, seed, stop).await
     }
 
-    fn plan<'a>(&'a self, message: &'a Message) -> Plan<'a> {
+    fn plan<'a>(&'a self, message: &'a Message) -> PublishPlan<'a> {
         let routes = Routes { default_queue: &self.default_queue, own: self.own, queue: &message.queue };
-        Plan::new(routes, Lineage { root: message.root_id.clone(), parent: message.id.clone() })
+        PublishPlan::new(routes, Lineage { root: message.root_id.clone(), parent: message.id.clone() })
     }
 
     /// Sends the plan's messages, once for each `seed`.
-    async fn send(&self, plan: Plan<'_>, seed: &Seed, stop: &CancellationToken) -> Result<(), CeleryError> {
+    async fn send(
+        &self,
+        plan: PublishPlan<'_>,
+        seed: &Seed,
+        stop: &CancellationToken,
+    ) -> Result<(), CeleryError> {
         for chord in &plan.chords {
             chord::start(&self.backend, chord, seed, stop).await?;
         }

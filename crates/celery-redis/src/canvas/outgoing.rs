@@ -54,7 +54,7 @@ pub(super) fn outgoing(signature: &Signature, id: &str, queue: &str, lineage: &L
     for (header, text) in options.object("headers").iter() {
         message.set_header(header, text);
     }
-    message.embed(
+    message.set_signatures(
         &list(options, "link"),
         &list(options, "link_error"),
         options.some("chain").unwrap_or("null"),

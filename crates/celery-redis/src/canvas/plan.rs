@@ -7,7 +7,7 @@ use super::super::json::{Object, quoted};
 use super::super::publish::Outgoing;
 use super::super::result::Child;
 use super::outgoing::outgoing;
-use super::signature::{Kind, Nested, Place, Seed, Signature, flat};
+use super::signature::{ChordPosition, Kind, Nested, Seed, Signature, flat};
 use serde_json::json;
 use tracing::warn;
 
@@ -62,7 +62,7 @@ pub(super) enum Refused {
 
 /// The messages and chords to send, each in order.
 #[derive(Debug)]
-pub(super) struct Plan<'a> {
+pub(super) struct PublishPlan<'a> {
     routes: Routes<'a>,
     lineage: Lineage,
     pub(super) messages: Vec<Outgoing>,
@@ -70,7 +70,7 @@ pub(super) struct Plan<'a> {
     bytes: usize,
 }
 
-impl<'a> Plan<'a> {
+impl<'a> PublishPlan<'a> {
     /// Creates an empty plan for a sending task with this lineage.
     pub(super) fn new(routes: Routes<'a>, lineage: Lineage) -> Self {
         Self { routes, lineage, messages: Vec::new(), chords: Vec::new(), bytes: 0 }
@@ -158,7 +158,7 @@ impl<'a> Plan<'a> {
         let mut results = Vec::new();
         for (index, mut member) in flat(group.members(), Nested::InOrder).into_iter().enumerate() {
             let seed = seed.at(index);
-            let place = Place { group: Some(&id), index: Some(index), chord: None };
+            let place = ChordPosition { group: Some(&id), index: Some(index), chord: None };
             results.push(member.freeze(&seed, &place));
             let mut options = options.clone();
             if let (None, Some(chord)) = (options.some("chord"), member.options.some("chord")) {
@@ -184,8 +184,11 @@ impl<'a> Plan<'a> {
         let mut options = overridden(&chain.options, options);
         let group: Option<String> = options.read("group_id");
         let chord = options.some("chord").map(ToOwned::to_owned);
-        let place =
-            Place { group: group.as_deref(), chord: chord.as_deref(), index: options.read("group_index") };
+        let place = ChordPosition {
+            group: group.as_deref(),
+            chord: chord.as_deref(),
+            index: options.read("group_index"),
+        };
         let (last_id, errbacks) = (options.read::<String>("task_id"), options.list("link_error"));
         let mut steps = steps(chain, last_id.as_deref(), &errbacks, &place, seed)?;
         if let Some(last) = steps.first_mut() {
@@ -225,7 +228,7 @@ impl<'a> Plan<'a> {
             of_body.remove(key);
         }
         body.options.update(&of_body);
-        body.freeze(&seed.then("body"), &Place::default());
+        body.freeze(&seed.then("body"), &ChordPosition::default());
 
         for key in ["chain", "group_id", "group_index"] {
             options.remove(key);
@@ -234,11 +237,10 @@ impl<'a> Plan<'a> {
         if members.is_empty() {
             return self.apply(body, &["[]".to_owned()], &Object::default(), seed);
         }
-        let place = Place { group: Some(&id), index: None, chord: None };
-        let frozen = members
-            .iter_mut()
-            .enumerate()
-            .map(|(index, member)| member.freeze(&seed.at(index), &Place { index: Some(index), ..place }));
+        let place = ChordPosition { group: Some(&id), index: None, chord: None };
+        let frozen = members.iter_mut().enumerate().map(|(index, member)| {
+            member.freeze(&seed.at(index), &ChordPosition { index: Some(index), ..place })
+        });
         let results: Vec<Child> = frozen.collect();
         self.chords.push(ChordStart {
             size: members.iter().map(Signature::size).sum(),
@@ -285,7 +287,7 @@ fn steps(
     chain: &Signature,
     last_id: Option<&str>,
     errbacks: &[&str],
-    place: &Place<'_>,
+    place: &ChordPosition<'_>,
     seed: &Seed,
 ) -> Result<Vec<Signature>, Refused> {
     let (mut todo, mut steps, mut count) = (chain.members(), Vec::new(), 0);
@@ -315,14 +317,14 @@ fn steps(
         {
             step = Signature::chord(&step, &body);
             // The chord needs no place: its body was the chain's next step, and already has the place, id and links.
-            step.freeze(&seed, &Place::default());
+            step.freeze(&seed, &ChordPosition::default());
         } else if steps.is_empty() {
             if let (Some(id), None) = (last_id, step.task_id()) {
                 step.options.set("task_id", quoted(id));
             }
             step.freeze(&seed, place);
         } else {
-            step.freeze(&seed, &Place::default());
+            step.freeze(&seed, &ChordPosition::default());
         }
         link_end(&mut step, "link_error", errbacks);
         steps.push(step);

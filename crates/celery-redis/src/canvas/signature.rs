@@ -41,7 +41,7 @@ pub struct Signature {
 impl Signature {
     /// Parses a signature; `None` if the text is not one. Safe on any text.
     pub fn parse(text: &str) -> Option<Self> {
-        if json::tame(text.as_bytes()).ok()?.depth > DEEPEST {
+        if json::to_strict(text.as_bytes()).ok()?.depth > DEEPEST {
             return None;
         }
         let object = Object::parse(text)?.into_owned();
@@ -206,7 +206,7 @@ impl Signature {
 
     /// Gives ids, derived from `seed`, to all tasks without one, and puts the last task into `place`. Returns the
     /// result tuple that the signature will have.
-    pub(super) fn freeze(&mut self, seed: &Seed, place: &Place<'_>) -> Child {
+    pub(super) fn freeze(&mut self, seed: &Seed, place: &ChordPosition<'_>) -> Child {
         match self.kind {
             Kind::Task => {
                 place.mark(&mut self.options);
@@ -215,7 +215,7 @@ impl Signature {
             Kind::Group => {
                 let mut members = flat(self.members(), Nested::Backwards);
                 let frozen = members.iter_mut().enumerate().map(|(index, member)| {
-                    member.freeze(&seed.at(index), &Place { index: Some(index), ..*place })
+                    member.freeze(&seed.at(index), &ChordPosition { index: Some(index), ..*place })
                 });
                 let results = frozen.collect();
                 self.set_members(&members);
@@ -297,14 +297,14 @@ pub(super) fn flat(members: Vec<Signature>, nested: Nested) -> Vec<Signature> {
 
 /// The group that the last task of a signature belongs to, and that task's part in a chord's header.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Place<'a> {
+pub(super) struct ChordPosition<'a> {
     pub(super) group: Option<&'a str>,
     pub(super) index: Option<usize>,
     /// JSON text of the chord's body.
     pub(super) chord: Option<&'a str>,
 }
 
-impl Place<'_> {
+impl ChordPosition<'_> {
     fn mark(&self, options: &mut Object<'static>) {
         if let (Some(group), None) = (self.group, options.some("group_id")) {
             options.set("group_id", quoted(group));

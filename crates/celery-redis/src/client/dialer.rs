@@ -9,14 +9,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Makes new connections, each to the server that is the master at that time.
 pub(super) struct Dialer {
-    way: Way,
+    target: DialTarget,
     resp3: bool,
     config: AsyncConnectionConfig,
     /// The settings of connections to sentinels, without push messages.
     plain: AsyncConnectionConfig,
 }
 
-enum Way {
+enum DialTarget {
     Listed(Vec<redis::Client>),
     Watched {
         sentinels: Vec<Node>,
@@ -29,17 +29,17 @@ enum Way {
 impl Dialer {
     /// Reads the certificate files, if there are any.
     pub(super) fn new(options: &ConnectOptions, resp3: bool) -> Result<Self, CeleryError> {
-        let way = match &options.servers {
+        let target = match &options.servers {
             Servers::Listed(nodes) => {
-                Way::Listed(nodes.iter().map(|node| node.open(resp3)).collect::<Result<_, _>>()?)
+                DialTarget::Listed(nodes.iter().map(|node| node.open(resp3)).collect::<Result<_, _>>()?)
             }
             Servers::Watched { sentinels, master } => {
                 sentinels[0].open(resp3)?; // so that a missing certificate file is reported at once
                 let (sentinels, master) = (sentinels.clone(), master.clone());
-                Way::Watched { sentinels, master, first: AtomicUsize::new(0) }
+                DialTarget::Watched { sentinels, master, first: AtomicUsize::new(0) }
             }
         };
-        Ok(Self { way, resp3, config: options.config(), plain: options.config() })
+        Ok(Self { target, resp3, config: options.config(), plain: options.config() })
     }
 
     /// Sends the push messages of the server, and the end of each connection, to `sender`.
@@ -49,9 +49,9 @@ impl Dialer {
     }
 
     pub(super) async fn connect(&self) -> RedisResult<MultiplexedConnection> {
-        match &self.way {
-            Way::Listed(clients) if clients.len() == 1 => self.to(&clients[0]).await,
-            Way::Listed(clients) => {
+        match &self.target {
+            DialTarget::Listed(clients) if clients.len() == 1 => self.to(&clients[0]).await,
+            DialTarget::Listed(clients) => {
                 let mut failures = Failures::default();
                 for client in clients {
                     match self.to_master(client).await {
@@ -61,7 +61,9 @@ impl Dialer {
                 }
                 Err(failures.worst())
             }
-            Way::Watched { sentinels, master, first } => self.ask_around(sentinels, master, first).await,
+            DialTarget::Watched { sentinels, master, first } => {
+                self.ask_around(sentinels, master, first).await
+            }
         }
     }
 

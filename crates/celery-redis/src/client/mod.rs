@@ -58,14 +58,14 @@ struct Connection {
 }
 
 /// A subscription of a connection: the command that starts the push messages, and the function that gets them.
-pub(super) struct Setup {
+pub(super) struct PushSubscription {
     /// Called with each push message of the server, and at the end of the connection. Must not block.
     pub(super) on_push: Arc<dyn Fn(PushInfo) + Send + Sync>,
     /// The command that is sent first on every new connection.
     pub(super) command: Cmd,
 }
 
-/// A [`Setup`] with the RESP3 dialer that push messages need.
+/// A [`PushSubscription`] with the RESP3 dialer that push messages need.
 struct PreparedSetup {
     dialer: Dialer,
     command: Cmd,
@@ -104,12 +104,12 @@ impl Client {
     }
 
     /// Creates a second client with the same options, which receives the push messages of `setup`.
-    pub(super) fn with_pushes(&self, setup: Setup) -> Result<Self, CeleryError> {
+    pub(super) fn with_pushes(&self, setup: PushSubscription) -> Result<Self, CeleryError> {
         Self::build(self.0.options.clone(), Some(setup))
     }
 
-    fn build(options: ConnectOptions, setup: Option<Setup>) -> Result<Self, CeleryError> {
-        let prepare = |Setup { on_push, command }: Setup| {
+    fn build(options: ConnectOptions, setup: Option<PushSubscription>) -> Result<Self, CeleryError> {
+        let prepare = |PushSubscription { on_push, command }: PushSubscription| {
             let push = move |push| {
                 on_push(push);
                 Ok::<_, redis::aio::SendError>(())

@@ -254,6 +254,7 @@ impl fmt::Debug for Node {
             .field("user", &self.user)
             .field("password", &password)
             .field("db", &self.db)
+            .field("library", &self.library)
             .finish()
     }
 }

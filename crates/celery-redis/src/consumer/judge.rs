@@ -1,6 +1,6 @@
 //! Entries of a queue, and the verdict on each.
 
-use super::super::message::{Envelope, Limits, Look};
+use super::super::message::{Envelope, Limits, Peeked};
 use bytes::Bytes;
 
 /// The verdict on a message.
@@ -30,7 +30,7 @@ impl Verdict {
 
 /// An entry of a list, as `peek.lua` returns it.
 #[derive(Debug)]
-pub(super) struct Entry {
+pub(super) struct QueueEntry {
     pub(super) digest: String,
     pub(super) bytes: usize,
     /// The bytes of the entry; of an entry that is too long only the last bytes.
@@ -39,7 +39,7 @@ pub(super) struct Entry {
 
 /// The verdict on an entry, with the envelope of a message that is to be taken.
 #[derive(Debug)]
-pub(super) enum Judged {
+pub(super) enum JudgedEntry {
     Take(Envelope),
     Ahead(Envelope),
     Foreign,
@@ -48,31 +48,35 @@ pub(super) enum Judged {
     Unreadable(&'static str),
 }
 
-impl Entry {
+impl QueueEntry {
     /// True if `shown` is the whole entry.
     pub(super) fn is_whole(&self) -> bool {
         self.shown.len() == self.bytes
     }
 
-    pub(super) fn judge(&self, limits: &Limits, judge: &(impl Fn(&Envelope) -> Verdict + Sync)) -> Judged {
+    pub(super) fn judge(
+        &self,
+        limits: &Limits,
+        judge: &(impl Fn(&Envelope) -> Verdict + Sync),
+    ) -> JudgedEntry {
         let look = if self.is_whole() {
-            Envelope::look(&self.shown, limits)
+            Envelope::peek(&self.shown, limits)
         } else {
-            Envelope::look_at_tail(&self.shown)
+            Envelope::peek_at_tail(&self.shown)
         };
         let envelope = match look {
-            Look::Task(envelope) => envelope,
-            Look::Foreign => return Judged::Foreign,
-            Look::Unreadable(why) => return Judged::Unreadable(why),
+            Peeked::Task(envelope) => envelope,
+            Peeked::Foreign => return JudgedEntry::Foreign,
+            Peeked::Unreadable(why) => return JudgedEntry::Unreadable(why),
         };
         match judge(&envelope) {
-            Verdict::Foreign => Judged::Foreign,
+            Verdict::Foreign => JudgedEntry::Foreign,
             // A message without an id cannot be run, nor can a FAILURE be stored for it.
-            _ if envelope.id.is_none() => Judged::Unreadable("no task id"),
-            Verdict::Later => Judged::Later,
-            Verdict::Full => Judged::Full,
-            Verdict::Take => Judged::Take(envelope),
-            Verdict::Ahead => Judged::Ahead(envelope),
+            _ if envelope.id.is_none() => JudgedEntry::Unreadable("no task id"),
+            Verdict::Later => JudgedEntry::Later,
+            Verdict::Full => JudgedEntry::Full,
+            Verdict::Take => JudgedEntry::Take(envelope),
+            Verdict::Ahead => JudgedEntry::Ahead(envelope),
         }
     }
 }

@@ -12,8 +12,8 @@ use super::CeleryError;
 use super::client::Backoff;
 use super::lease::{Lease, Leases};
 use super::message::{Envelope, Limits, Message, Refusal};
-use judge::{Entry, Judged};
-use seen::{Seen, Stays};
+use judge::{JudgedEntry, QueueEntry};
+use seen::{Seen, SkipReason};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::{fmt, time::Duration};
 use take::Peek;
@@ -88,7 +88,7 @@ pub struct Consumer {
     limits: Limits,
     wake: Wake,
     safety_poll: Duration,
-    hear: Box<dyn Fn(Notice) + Send + Sync>,
+    notify: Box<dyn Fn(Notice) + Send + Sync>,
     looked: Box<dyn Fn() + Send + Sync>,
     again: AtomicBool,
     state: Mutex<State>,
@@ -123,7 +123,7 @@ impl Consumer {
             lists,
             limits: Limits::default(),
             safety_poll: SAFETY_POLL,
-            hear: Box::new(|_| ()),
+            notify: Box::new(|_| ()),
             looked: Box::new(|| ()),
             again: AtomicBool::new(false),
             state: Mutex::new(State { seen, polling: false, lost: false }),
@@ -132,8 +132,8 @@ impl Consumer {
 
     /// Sets the function that is called with each notice; the function must not block.
     #[must_use]
-    pub fn on_notice(mut self, hear: impl Fn(Notice) + Send + Sync + 'static) -> Self {
-        self.hear = Box::new(hear);
+    pub fn on_notice(mut self, notify: impl Fn(Notice) + Send + Sync + 'static) -> Self {
+        self.notify = Box::new(notify);
         self
     }
 
@@ -176,7 +176,7 @@ impl Consumer {
     /// fires. `judge` gets each message, and the messages that are about to be taken together with it.
     ///
     /// Survives any loss of Redis. `stop` ends only the waiting, never a claim under way, so fire the token rather
-    /// than drop the future: the messages of a dropped claim are requeued by the [`Keeper`](super::sweep::Keeper).
+    /// than drop the future: the messages of a dropped claim are requeued by the [`LeaseKeeper`](super::sweep::LeaseKeeper).
     /// Calls run one at a time: others wait their turn.
     ///
     /// # Errors
@@ -220,7 +220,7 @@ impl Consumer {
     /// free.
     pub fn reconsider(&self) {
         self.again.store(true, Ordering::Release);
-        self.wake.shout();
+        self.wake.notify_all();
     }
 
     /// The number of messages for other programs in each queue, as of the last look that took no message. Entries
@@ -296,7 +296,7 @@ impl Consumer {
         &self,
         list: usize,
         (seen, mut full): (&mut Seen, bool),
-        entries: &[Entry],
+        entries: &[QueueEntry],
         most: usize,
         judge: &(impl Fn(&Envelope, &[&Envelope]) -> Verdict + Sync),
     ) -> Result<Vec<Delivery>, CeleryError> {
@@ -309,19 +309,19 @@ impl Consumer {
                 entry.judge(&self.limits, &|look: &Envelope| judge(look, &together))
             };
             match judged {
-                Judged::Take(look) if !full => chosen.push(Chosen { place, entry, look }),
-                Judged::Ahead(look) => chosen.push(Chosen { place, entry, look }),
-                Judged::Take(_) | Judged::Full => {
+                JudgedEntry::Take(look) if !full => chosen.push(Chosen { place, entry, look }),
+                JudgedEntry::Ahead(look) => chosen.push(Chosen { place, entry, look }),
+                JudgedEntry::Take(_) | JudgedEntry::Full => {
                     full = true;
-                    seen.push(&entry.digest, Stays::Full);
+                    seen.push(&entry.digest, SkipReason::Full);
                 }
-                Judged::Foreign => seen.push(&entry.digest, Stays::Foreign),
-                Judged::Later => seen.push(&entry.digest, Stays::Later),
-                Judged::Unreadable(why) => {
+                JudgedEntry::Foreign => seen.push(&entry.digest, SkipReason::Foreign),
+                JudgedEntry::Later => seen.push(&entry.digest, SkipReason::Later),
+                JudgedEntry::Unreadable(why) => {
                     if !self.set_aside(list, place, entry).await? {
                         break; // the list has changed meanwhile
                     }
-                    (self.hear)(Notice::Unreadable { queue: queue.clone(), why, bytes: entry.bytes });
+                    (self.notify)(Notice::Unreadable { queue: queue.clone(), why, bytes: entry.bytes });
                 }
             }
             if chosen.len() == most {
@@ -332,7 +332,7 @@ impl Consumer {
         if leases.iter().any(Option::is_none) {
             // Another worker took the message first, so messages that were deferred because of it are judged again.
             self.again.store(true, Ordering::Release);
-            self.wake.shout();
+            self.wake.notify_all();
         }
         let taken = leases.into_iter().zip(chosen).filter_map(|(lease, chosen)| Some((lease?, chosen)));
         let deliver = |(lease, Chosen { entry, look, .. })| {
@@ -348,19 +348,19 @@ impl Consumer {
 
     fn note_link(&self, state: &mut State) {
         if std::mem::take(&mut state.lost) {
-            (self.hear)(Notice::Back);
+            (self.notify)(Notice::Back);
         }
         let refusal = self.wake.link.refusal();
         let polled = std::mem::replace(&mut state.polling, refusal.is_some());
         if let Some(why) = refusal.filter(|_| !polled) {
-            (self.hear)(Notice::Polling { why });
+            (self.notify)(Notice::Polling { why });
         }
     }
 
     fn note_loss(&self, state: &mut State, error: &CeleryError) {
         if !std::mem::replace(&mut state.lost, true) {
             let cause = std::error::Error::source(error).map(ToString::to_string);
-            (self.hear)(Notice::Lost { why: cause.unwrap_or_else(|| error.to_string()) });
+            (self.notify)(Notice::Lost { why: cause.unwrap_or_else(|| error.to_string()) });
         }
     }
 }
@@ -369,7 +369,7 @@ impl Consumer {
 struct Chosen<'a> {
     /// The index of the entry, counted from the right end of its list.
     place: usize,
-    entry: &'a Entry,
+    entry: &'a QueueEntry,
     look: Envelope,
 }
 

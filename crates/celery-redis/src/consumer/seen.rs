@@ -10,14 +10,14 @@ use std::collections::VecDeque;
 /// was inserted between these two.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
-    entries: VecDeque<Entry>,
+    entries: VecDeque<SkippedEntry>,
     later: usize,
     full: usize,
 }
 
 /// The reason why an entry keeps its place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Stays {
+pub(super) enum SkipReason {
     /// The task belongs to another program.
     Foreign,
     /// The task is this worker's and waits for a condition of its own.
@@ -27,9 +27,9 @@ pub(super) enum Stays {
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Entry {
+struct SkippedEntry {
     digest: u128,
-    why: Stays,
+    why: SkipReason,
 }
 
 impl Seen {
@@ -54,9 +54,9 @@ impl Seen {
     }
 
     /// Adds the next entry to the left.
-    pub(super) fn push(&mut self, digest: &str, why: Stays) {
+    pub(super) fn push(&mut self, digest: &str, why: SkipReason) {
         let digest = u128::from_str_radix(digest, 16).unwrap_or_default();
-        self.entries.push_back(Entry { digest, why });
+        self.entries.push_back(SkippedEntry { digest, why });
         self.count(why, 1);
     }
 
@@ -65,11 +65,11 @@ impl Seen {
         *self = Self::default();
     }
 
-    fn count(&mut self, why: Stays, change: isize) {
+    fn count(&mut self, why: SkipReason, change: isize) {
         let count = match why {
-            Stays::Foreign => return,
-            Stays::Later => &mut self.later,
-            Stays::Full => &mut self.full,
+            SkipReason::Foreign => return,
+            SkipReason::Later => &mut self.later,
+            SkipReason::Full => &mut self.full,
         };
         *count = count.saturating_add_signed(change);
     }
@@ -104,7 +104,7 @@ mod tests {
     fn what_is_taken_from_the_right_end_is_dropped_and_a_stranger_there_drops_all() {
         let digest = |n: u8| format!("{n:032x}");
         let mut seen = Seen::default();
-        let why = [Stays::Foreign, Stays::Full, Stays::Foreign, Stays::Later];
+        let why = [SkipReason::Foreign, SkipReason::Full, SkipReason::Foreign, SkipReason::Later];
         (1..=4).zip(why).for_each(|(n, why)| seen.push(&digest(n), why));
         assert_eq!((seen.len(), seen.foreign(), seen.waiting(), seen.is_full()), (4, 2, 2, true));
         assert_eq!(seen.ends(), [digest(1), digest(4)]);
@@ -112,7 +112,7 @@ mod tests {
         assert_eq!((seen.len(), seen.foreign(), seen.waiting(), seen.is_full()), (2, 1, 1, false));
         seen.shift(&digest(3));
         assert_eq!(seen.len(), 0, "the right end is in place, so it is the left end that moved");
-        seen.push(&digest(1), Stays::Later);
+        seen.push(&digest(1), SkipReason::Later);
         seen.shift(&digest(9));
         assert_eq!((seen.len(), seen.waiting()), (0, 0));
     }

@@ -4,7 +4,7 @@ use super::super::CeleryError;
 use super::super::json::quoted;
 use super::super::lease::{Claim, Lease};
 use super::super::sweep::RECORD_LIFE_MS;
-use super::judge::Entry;
+use super::judge::QueueEntry;
 use super::seen::Seen;
 use super::{Chosen, Consumer, LOOKAHEAD, UNREADABLE_KEPT};
 use bytes::Bytes;
@@ -32,7 +32,7 @@ pub(super) enum Peek {
     /// The judged entries of a list are no longer in their places; the digest of the list's oldest entry is `oldest`.
     Moved { list: usize, oldest: String },
     /// The first list with new entries, and these entries, oldest first.
-    Entries { list: usize, entries: Vec<Entry> },
+    Entries { list: usize, entries: Vec<QueueEntry> },
 }
 
 impl Consumer {
@@ -87,7 +87,7 @@ impl Consumer {
             self.wake.link.script("take messages", &call).await.inspect_err(|_| {
                 // The claim may have succeeded although its answer was lost: then this process holds messages without
                 // a lease in hand.
-                leases.doubt().notify_one();
+                leases.outcome_unknown().notify_one();
             })?;
         let lease = |(tag, (claim, raw)): (Option<_>, _)| tag.map(|tag| leases.take_in_hand(tag, claim, raw));
         Ok(tags.into_iter().zip(claims).map(lease).collect())
@@ -98,7 +98,7 @@ impl Consumer {
         &self,
         list: usize,
         place: usize,
-        entry: &Entry,
+        entry: &QueueEntry,
     ) -> Result<bool, CeleryError> {
         let (queue, key) = &self.lists[list];
         let mut call = SET_ASIDE.key(key);
@@ -115,7 +115,7 @@ impl Peek {
     fn read(reply: Option<(usize, String, Option<Vec<Value>>)>) -> RedisResult<Self> {
         let entry = |value| {
             let (digest, bytes, shown): (_, _, Vec<u8>) = from_redis_value(value)?;
-            Ok(Entry { digest, bytes, shown: Bytes::from(shown) })
+            Ok(QueueEntry { digest, bytes, shown: Bytes::from(shown) })
         };
         Ok(match reply {
             None => Self::Nothing,

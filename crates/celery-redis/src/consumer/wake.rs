@@ -1,7 +1,7 @@
 //! Announces new messages to a consumer without polling, by the client-side caching of Redis.
 
 use super::super::CeleryError;
-use super::super::client::{Client, Setup};
+use super::super::client::{Client, PushSubscription};
 use redis::{PushInfo, PushKind, Value};
 use std::sync::Arc;
 use tokio::sync::Notify;
@@ -31,16 +31,16 @@ impl Wake {
                 notify.notify_one();
             }
         };
-        let link = client.with_pushes(Setup { on_push: Arc::new(on_push), command: track })?;
+        let link = client.with_pushes(PushSubscription { on_push: Arc::new(on_push), command: track })?;
         Ok(Self { link, changed })
     }
 
-    /// Waits until a list has changed since the last call, or [`shout`](Self::shout) was called.
+    /// Waits until a list has changed since the last call, or [`notify_all`](Self::notify_all) was called.
     pub(super) async fn heard(&self) {
         self.changed.notified().await;
     }
 
-    pub(super) fn shout(&self) {
+    pub(super) fn notify_all(&self) {
         self.changed.notify_one();
     }
 }

@@ -2,7 +2,7 @@
 
 use super::super::events::epoch;
 use super::super::publish::iso;
-use super::super::requests::{Held, Phase};
+use super::super::requests::{Phase, TaskInHand};
 use super::super::result::Exception;
 use super::arguments::{Arguments, ok, strings};
 use super::panel::{Outcome, Panel};
@@ -28,7 +28,7 @@ impl Panel {
             "report" => ok(self.report()),
             "query_task" => return Some(self.query(arguments)),
             "clock" => json!({"clock": self.node.clock.now()}),
-            "hello" => return Some(mingle::greet(&self.node, arguments)),
+            "hello" => return Some(mingle::answer_hello(&self.node, arguments)),
             "stats" => self.stats(),
             "memsample" => json!(usage::memory()),
             "memdump" => {
@@ -65,7 +65,7 @@ impl Panel {
     }
 
     /// Formats a task as `Request.info` in `celery/worker/request.py` does.
-    fn shown(&self, held: &Held, safe: bool) -> Value {
+    fn shown(&self, held: &TaskInHand, safe: bool) -> Value {
         let message = &held.message;
         let (args, kwargs) = if safe {
             (json!(message.argsrepr), json!(message.kwargsrepr))

@@ -9,7 +9,7 @@ use super::Mailbox;
 use super::arguments::{Arguments, truthy};
 use super::panel::Outcome;
 use super::reply::EXCHANGE;
-use super::request::Letter;
+use super::request::ControlBody;
 use redis::FromRedisValue;
 use serde_json::{Value, json};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -36,8 +36,8 @@ impl Mailbox {
     }
 
     async fn exchange(&self) -> Result<usize, CeleryError> {
-        let Some(ear) = &self.ear else { return Ok(0) };
-        ear.link.ping().await?;
+        let Some(subscription) = &self.subscription else { return Ok(0) };
+        subscription.link.ping().await?;
         let oid = Uuid::new_v4().to_string();
         let binding = self.keys.binding(EXCHANGE);
         let (list, member) = (self.keys.replies(&oid), self.keys.reply_member(&oid));
@@ -72,18 +72,19 @@ impl Mailbox {
             .once("say hello", |mut link| async move { pipe.query_async(&mut link).await })
             .await?;
         // The subscription of this worker counts as a receiver too.
-        let own = if self.ear.as_ref().is_some_and(|ear| ear.link.refusal().is_none()) {
-            channels.len()
-        } else {
-            0
-        };
+        let own =
+            if self.subscription.as_ref().is_some_and(|subscription| subscription.link.refusal().is_none()) {
+                channels.len()
+            } else {
+                0
+            };
         let others = heard.iter().sum::<usize>().saturating_sub(own);
         let mut nodes = 0;
         while nodes < others && Instant::now() < deadline {
             let Some(raw) = self.next_reply(list, deadline).await? else { break };
             nodes += 1;
-            if let Some(reply) = Letter::open(&raw) {
-                self.learn(&reply);
+            if let Some(reply) = ControlBody::open(&raw) {
+                self.merge_reply(&reply);
             }
         }
         Ok(nodes)
@@ -114,31 +115,32 @@ impl Mailbox {
     /// Waits for a reply on the connection of the subscription, which no other part of the worker uses before
     /// requests are answered.
     async fn next_reply(&self, list: &str, deadline: Instant) -> Result<Option<Vec<u8>>, CeleryError> {
-        let Some(ear) = &self.ear else { return Ok(None) };
+        let Some(subscription) = &self.subscription else { return Ok(None) };
         // `BRPOP` with a timeout of 0 would wait for ever.
         let left = deadline.duration_since(Instant::now()).as_secs_f64().max(0.01);
         let mut wait = redis::cmd("BRPOP");
         wait.arg(list).arg(left);
-        let got: Option<(String, redis::Value)> = ear.link.command("wait for a hello", &wait).await?;
+        let got: Option<(String, redis::Value)> =
+            subscription.link.command("wait for a hello", &wait).await?;
         Ok(got.and_then(|(_, raw)| Vec::from_redis_value(raw).ok()))
     }
 
-    fn learn(&self, reply: &Letter) {
-        self.node.clock.hear(reply.clock);
+    fn merge_reply(&self, reply: &ControlBody) {
+        self.node.clock.observe(reply.clock);
         // The reply of this worker to itself is null, and is skipped.
         let Some((node, value)) = reply.body.iter().find(|(_, value)| value.is_object()) else { return };
         if **node == self.node.name {
             warn_of_namesake(&self.node);
         }
         if let Some(clock) = value.get("clock").and_then(Value::as_u64) {
-            self.node.clock.hear(clock);
+            self.node.clock.observe(clock);
         }
         revoke(&self.node, value.get("revoked"));
     }
 }
 
 /// Answers the `hello` of another worker; the `hello` of this worker gets a null.
-pub(super) fn greet(node: &Node, arguments: Arguments) -> Outcome {
+pub(super) fn answer_hello(node: &Node, arguments: Arguments) -> Outcome {
     let [from] = arguments.require(["from_node"])?;
     if from.as_str() == Some(&node.name) {
         let run = arguments.get("run");

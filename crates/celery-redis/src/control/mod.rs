@@ -15,7 +15,7 @@ mod stats;
 mod usage;
 
 use super::CeleryError;
-use super::client::{Client, Setup};
+use super::client::{Client, PushSubscription};
 use super::keys::Keys;
 use super::node::Node;
 use futures_util::future;
@@ -48,13 +48,13 @@ pub struct Mailbox {
     node: Arc<Node>,
     client: Client,
     keys: Keys,
-    ear: Option<Ear>,
+    subscription: Option<ControlSubscription>,
     inbox: mpsc::Receiver<Waiting>,
 }
 
 /// A connection that is subscribed to the channels of control requests.
 #[derive(Debug)]
-struct Ear {
+struct ControlSubscription {
     link: Client,
     lost: Arc<Notify>,
     /// True if there are several channels: kombu sends each request on all of them.
@@ -75,14 +75,14 @@ impl Mailbox {
     /// one that is published while no worker is subscribed is lost, as with Python's workers.
     pub fn new(node: Arc<Node>, client: Client, keys: Keys) -> Self {
         let (queue, inbox) = mpsc::channel(WAITING);
-        let ear = match Ear::new(&client, &keys.control_channels(&client), queue) {
-            Ok(ear) => Some(ear),
+        let subscription = match ControlSubscription::new(&client, &keys.control_channels(&client), queue) {
+            Ok(subscription) => Some(subscription),
             Err(error) => {
                 tracing::warn!(%error, "remote control is off");
                 None
             }
         };
-        Self { node, client, keys, ear, inbox }
+        Self { node, client, keys, subscription, inbox }
     }
 
     /// Answers requests until `stop` fires, whether Redis is available now or only later.
@@ -90,19 +90,21 @@ impl Mailbox {
     /// Up to 256 requests wait in order, of 12 MiB together. Further requests are dropped, and so are requests that
     /// cannot be parsed and replies to clients that have stopped waiting.
     pub async fn run(self, stop: CancellationToken) {
-        let Self { node, client, keys, ear, mut inbox } = self;
+        let Self { node, client, keys, subscription, mut inbox } = self;
         let panel = Panel::new(Arc::clone(&node), &client);
         let replies = Replies::new(client, keys);
         let listening = async {
-            match &ear {
-                Some(ear) => ear.listen(&stop).await,
+            match &subscription {
+                Some(subscription) => subscription.listen(&stop).await,
                 None => stop.cancelled().await,
             }
         };
         let mut recent = Recent::default();
         let answering = async {
             while let Some(waiting) = inbox.recv().await {
-                if ear.as_ref().is_some_and(|ear| ear.many) && !recent.is_new(&waiting.raw) {
+                if subscription.as_ref().is_some_and(|subscription| subscription.many)
+                    && !recent.is_new(&waiting.raw)
+                {
                     continue;
                 }
                 answer(&waiting.raw, &node, &panel, &replies).await;
@@ -118,7 +120,7 @@ async fn answer(raw: &[u8], node: &Node, panel: &Panel, replies: &Replies) {
         tracing::debug!(bytes = raw.len(), "a control request cannot be read");
         return;
     };
-    node.clock.hear(request.clock());
+    node.clock.observe(request.clock());
     if !request.is_for(&node.name) {
         return;
     }
@@ -128,7 +130,7 @@ async fn answer(raw: &[u8], node: &Node, panel: &Panel, replies: &Replies) {
     }
 }
 
-impl Ear {
+impl ControlSubscription {
     fn new(client: &Client, channels: &[String], queue: mpsc::Sender<Waiting>) -> Result<Self, CeleryError> {
         let lost = Arc::new(Notify::new());
         // `SUBSCRIBE`, not Python's `PSUBSCRIBE`: as a pattern, a key prefix that contains `[` would be misread.
@@ -141,7 +143,7 @@ impl Ear {
             PushKind::Message => enqueue(push, &room, &queue),
             _ => {}
         };
-        let link = client.with_pushes(Setup { on_push: Arc::new(on_push), command })?;
+        let link = client.with_pushes(PushSubscription { on_push: Arc::new(on_push), command })?;
         Ok(Self { link, lost, many: channels.len() > 1 })
     }
 

@@ -14,13 +14,13 @@ const LIMITS: Limits = Limits { message_bytes: LONGEST, depth: 64, body_bytes: 4
 
 /// A request or a reply without its envelope.
 #[derive(Debug)]
-pub(super) struct Letter {
+pub(super) struct ControlBody {
     /// The sender's logical clock; 0 if the message has none.
     pub(super) clock: u64,
     pub(super) body: Map<String, Value>,
 }
 
-impl Letter {
+impl ControlBody {
     pub(super) fn open(raw: &[u8]) -> Option<Self> {
         if raw.len() > LIMITS.message_bytes {
             return None;
@@ -59,7 +59,7 @@ impl Request {
     ///
     /// Never panics, whatever the bytes are: at most 6 MiB, nested at most 64 deep.
     pub fn parse(raw: &[u8]) -> Option<Self> {
-        let Letter { clock, mut body } = Letter::open(raw)?;
+        let ControlBody { clock, mut body } = ControlBody::open(raw)?;
         let reply_to = match body.remove("reply_to").filter(truthy) {
             Some(reply_to) => Some(Address::parse(&reply_to, body.remove("ticket").unwrap_or_default())?),
             None => None,
@@ -140,8 +140,8 @@ fn text_of(value: Option<Value>) -> Option<String> {
 
 /// Returns the bytes as strict JSON whose depth is bounded, so that a recursive parser is safe.
 fn shallow(bytes: &[u8]) -> Option<String> {
-    let tamed = json::tame(bytes).ok()?;
-    (tamed.depth <= LIMITS.depth && tamed.values <= LIMITS.values).then(|| tamed.text.into_owned())
+    let strict = json::to_strict(bytes).ok()?;
+    (strict.depth <= LIMITS.depth && strict.values <= LIMITS.values).then(|| strict.text.into_owned())
 }
 
 #[cfg(test)]

@@ -36,9 +36,9 @@ pub struct Envelope {
     pub eta: Option<Timestamp>,
 }
 
-/// The outcome of a look at an entry of a queue.
+/// The outcome of a peek at an entry of a queue.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Look {
+pub enum Peeked {
     /// A task message. The task's name tells which program the message is for.
     Task(Envelope),
     /// A message that may be for another program: in protocol 1 with a content type other than JSON, the task's name
@@ -51,28 +51,30 @@ pub enum Look {
 impl Envelope {
     /// Reads the envelope of a whole entry. Never panics, whatever the bytes are. Reads neither the arguments nor,
     /// except in protocol 1, the body.
-    pub fn look(raw: &[u8], limits: &Limits) -> Look {
-        let Ok(tamed) = json::tame(raw) else { return Look::Unreadable("not utf-8") };
-        let Some(outer) = Object::parse(&tamed.text) else { return Look::Unreadable("not a json object") };
+    pub fn peek(raw: &[u8], limits: &Limits) -> Peeked {
+        let Ok(strict) = json::to_strict(raw) else { return Peeked::Unreadable("not utf-8") };
+        let Some(outer) = Object::parse(&strict.text) else { return Peeked::Unreadable("not a json object") };
         let (headers, properties) = (outer.object("headers"), outer.object("properties"));
         let content_type: String = outer.read("content-type").unwrap_or_default();
         if headers.get("task").is_some() {
             let Some(task) = headers.read("task") else {
-                return Look::Unreadable("task name is not a string");
+                return Peeked::Unreadable("task name is not a string");
             };
-            return Look::Task(Self::new(task, &headers, &headers, &properties, content_type));
+            return Peeked::Task(Self::new(task, &headers, &headers, &properties, content_type));
         }
         if content_type != JSON && !content_type.is_empty() {
-            return Look::Foreign;
+            return Peeked::Foreign;
         }
         let Ok(body) = body::plain(&outer, limits) else {
-            return Look::Unreadable("no task name, body cannot be read");
+            return Peeked::Unreadable("no task name, body cannot be read");
         };
-        let Ok(tamed) = json::tame(&body) else { return Look::Unreadable("no task name, body is not utf-8") };
-        let payload = Object::parse(&tamed.text).unwrap_or_default();
+        let Ok(strict) = json::to_strict(&body) else {
+            return Peeked::Unreadable("no task name, body is not utf-8");
+        };
+        let payload = Object::parse(&strict.text).unwrap_or_default();
         match payload.read("task") {
-            Some(task) => Look::Task(Self::new(task, &payload, &headers, &properties, content_type)),
-            None => Look::Unreadable("no task name"),
+            Some(task) => Peeked::Task(Self::new(task, &payload, &headers, &properties, content_type)),
+            None => Peeked::Unreadable("no task name"),
         }
     }
 
@@ -80,11 +82,11 @@ impl Envelope {
     ///
     /// Kombu writes headers and properties after the body, so they can be found from the end. An entry without a
     /// readable task name may be for any program, so it counts as foreign.
-    pub fn look_at_tail(tail: &[u8]) -> Look {
+    pub fn peek_at_tail(tail: &[u8]) -> Peeked {
         let tail =
             (0..4.min(tail.len())).find_map(|cut| std::str::from_utf8(&tail[cut..]).ok()).unwrap_or_default();
         if !tail.trim_end().ends_with('}') {
-            return Look::Unreadable("not a json object");
+            return Peeked::Unreadable("not a json object");
         }
         // The quotes would be escaped inside a string, so these keys stand between values.
         let mut starts: VecDeque<_> = [r#""content-encoding""#, r#""content-type""#, r#""headers""#]
@@ -95,15 +97,15 @@ impl Envelope {
         starts.make_contiguous().sort_unstable();
         for start in starts {
             let rest = format!("{{{}", &tail[start..]);
-            let Ok(tamed) = json::tame(rest.as_bytes()) else { continue };
-            let Some(outer) = Object::parse(&tamed.text) else { continue };
+            let Ok(strict) = json::to_strict(rest.as_bytes()) else { continue };
+            let Some(outer) = Object::parse(&strict.text) else { continue };
             let (headers, properties) = (outer.object("headers"), outer.object("properties"));
             if let Some(task) = headers.read("task") {
                 let content_type = outer.read("content-type").unwrap_or_default();
-                return Look::Task(Self::new(task, &headers, &headers, &properties, content_type));
+                return Peeked::Task(Self::new(task, &headers, &headers, &properties, content_type));
             }
         }
-        Look::Foreign
+        Peeked::Foreign
     }
 
     /// Builds an envelope. `of_task` holds id and retries: the headers, or the payload of protocol 1.

@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 use std::time::Duration;
 
 pub(super) use body::{decompress, plain as plain_body};
-pub use envelope::{Envelope, Look, redelivered};
+pub use envelope::{Envelope, Peeked, redelivered};
 
 /// The size limits of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,8 +120,8 @@ impl Message {
     /// Returns the delivery tag, which differs between messages of the same task id. A message that is put back keeps
     /// its delivery tag.
     pub(super) fn delivery_tag(&self) -> Option<String> {
-        let tamed = json::tame(&self.raw).ok()?;
-        Object::parse(&tamed.text)?.object("properties").read("delivery_tag")
+        let strict = json::to_strict(&self.raw).ok()?;
+        Object::parse(&strict.text)?.object("properties").read("delivery_tag")
     }
 
     /// Returns the parts of this message by which `inspect` shows a waiting task and `revoke` finds one, at most a few

@@ -11,7 +11,7 @@ use serde_json::{Map, Value, value::RawValue};
 use std::time::Duration;
 
 impl Message {
-    /// Parses a whole entry of `queue` whose envelope was read by [`Envelope::look`] and has an id.
+    /// Parses a whole entry of `queue` whose envelope was read by [`Envelope::peek`] and has an id.
     ///
     /// # Errors
     ///
@@ -53,7 +53,7 @@ fn read(raw: &Bytes, look: &Envelope, queue: &str, limits: &Limits) -> Result<Me
     if raw.len() > limits.message_bytes {
         return Err(too_long(raw.len(), limits));
     }
-    let outer = tamed(raw, limits, "message")?;
+    let outer = strict(raw, limits, "message")?;
     let outer = Object::parse(&outer).ok_or_else(|| decode_error("message is not a json object"))?;
     accept(&look.content_type, outer.read("content-encoding"))?;
     let body = body::sent(&outer)?;
@@ -61,7 +61,7 @@ fn read(raw: &Bytes, look: &Envelope, queue: &str, limits: &Limits) -> Result<Me
         Some(method) => body::decompress(&body, method, limits.body_bytes)?,
         None => body.clone(),
     };
-    let payload = tamed(&plain, limits, "body")?;
+    let payload = strict(&plain, limits, "body")?;
     let headers = outer.object("headers");
     let parts = match headers.get("task") {
         Some(_) => protocol_2(headers, &payload)?,
@@ -87,16 +87,17 @@ fn accept(content_type: &str, encoding: Option<String>) -> Result<(), Exception>
 }
 
 /// Returns strict JSON of bounded depth, so that a recursive parser is safe.
-fn tamed(bytes: &[u8], limits: &Limits, what: &str) -> Result<String, Exception> {
-    let tamed = json::tame(bytes).map_err(|source| decode_error(format!("{what} is not utf-8: {source}")))?;
-    if tamed.depth > limits.depth {
-        let (depth, limit) = (tamed.depth, limits.depth);
+fn strict(bytes: &[u8], limits: &Limits, what: &str) -> Result<String, Exception> {
+    let strict =
+        json::to_strict(bytes).map_err(|source| decode_error(format!("{what} is not utf-8: {source}")))?;
+    if strict.depth > limits.depth {
+        let (depth, limit) = (strict.depth, limits.depth);
         return Err(decode_error(format!("{what} is nested {depth} deep, more than {limit}")));
     }
-    if tamed.values > limits.values {
+    if strict.values > limits.values {
         return Err(decode_error(format!("{what} holds more than {} values", limits.values)));
     }
-    Ok(tamed.text.into_owned())
+    Ok(strict.text.into_owned())
 }
 
 fn protocol_2<'a>(headers: Object<'a>, payload: &'a str) -> Result<Parts<'a>, Exception> {
