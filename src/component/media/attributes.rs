@@ -9,11 +9,7 @@ use rustix::{
     fs::{Gid, Mode, Stat, Timespec, Timestamps, UTIME_NOW, Uid, fchmod, fchown, fstat, futimens},
     io::Errno,
 };
-use std::{
-    fs::{File, Metadata},
-    ops::Range,
-    os::unix::fs::MetadataExt,
-};
+use std::{fs::File, ops::Range};
 
 /// Mode, owner, time of modification and extended attributes of an entry.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -49,16 +45,6 @@ impl Attributes {
         let mut extended = entry.extended()?;
         extended.retain(|name, _| is_kept(name));
         Ok(Self { mode: entry.mode()?, owner, modified, extended })
-    }
-
-    /// The attributes of an entry that is packed, but for the extended ones.
-    pub(super) fn packed(metadata: &Metadata) -> Self {
-        Self {
-            mode: metadata.mode() & 0o7777,
-            owner: Some((metadata.uid(), metadata.gid())),
-            modified: Some((metadata.mtime(), metadata.mtime_nsec())),
-            extended: ExtendedAttributes::new(),
-        }
     }
 
     /// Counts a file or folder that has these.

@@ -2,12 +2,12 @@
 
 use rustix::{
     buffer::spare_capacity,
-    fs::{AtFlags, CWD, FileType, Mode, OFlags, RawDir, openat, readlinkat, statat},
+    fs::{AtFlags, CWD, FileType, Mode, OFlags, RawDir, Stat, fstat, openat, readlinkat, statat},
     io::Errno,
 };
 use std::{
     ffi::{CStr, CString},
-    fs::{File, Metadata},
+    fs::File,
     io,
     os::fd::AsFd,
     path::Path,
@@ -145,14 +145,14 @@ pub(super) fn open_file(folder: &File, name: impl rustix::path::Arg) -> Result<F
 }
 
 /// Reads a symbolic link, itself and not what it points at.
-pub(super) fn read_link(folder: &File, name: &CStr) -> Result<(Metadata, CString), Errno> {
+pub(super) fn read_link(folder: &File, name: &CStr) -> Result<(Stat, CString), Errno> {
     let link: File = openat(folder, name, OFlags::PATH | SAFELY, Mode::empty())?.into();
     // Target and metadata are of one handle, so of one link. On anything else it fails with ENOENT.
-    let metadata = link.metadata().map_err(|err| errno(&err))?;
-    if !metadata.is_symlink() {
+    let stat = fstat(&link)?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::Symlink {
         return Err(Errno::LOOP);
     }
-    Ok((metadata, readlinkat(&link, c"", Vec::new())?))
+    Ok((stat, readlinkat(&link, c"", Vec::new())?))
 }
 
 /// The kind and size of whatever has that name now.
@@ -173,9 +173,4 @@ pub(super) fn read_at(file: &File, offset: u64, into: &mut Vec<u8>, most: u64) -
     let count = rustix::io::retry_on_intr(|| rustix::io::pread(file, &mut into[before..], offset));
     into.truncate(before + *count.as_ref().unwrap_or(&0));
     Ok(count?)
-}
-
-/// The number in an error of a system call.
-fn errno(err: &io::Error) -> Errno {
-    Errno::from_io_error(err).unwrap_or(Errno::IO)
 }

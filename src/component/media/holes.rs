@@ -2,13 +2,10 @@
 
 use crate::component::tar::Segment;
 use rustix::{
-    fs::{SeekFrom, seek},
+    fs::{SeekFrom, Stat, seek},
     io::Errno,
 };
-use std::{
-    fs::{File, Metadata},
-    os::unix::fs::MetadataExt,
-};
+use std::fs::File;
 
 /// The most parts of a file that are stored by themselves, which bounds memory: what has more holes is read in full.
 const MOST: usize = 1 << 16;
@@ -20,10 +17,10 @@ const BLOCK: u64 = 512;
 /// # Errors
 ///
 /// When the file can no longer be read.
-pub(super) fn segments(file: &File, metadata: &Metadata) -> Result<Option<Vec<Segment>>, Errno> {
-    let size = metadata.len();
+pub(super) fn segments(file: &File, stat: &Stat) -> Result<Option<Vec<Segment>>, Errno> {
+    let [size, blocks] = [stat.st_size, stat.st_blocks].map(|number| u64::try_from(number).unwrap_or(0));
     // Asked of every file this would cost time; what has all its blocks has no hole.
-    if metadata.blocks().saturating_mul(512) >= size {
+    if blocks.saturating_mul(512) >= size {
         return Ok(None);
     }
     let found = find(file, size);

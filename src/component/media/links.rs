@@ -1,17 +1,15 @@
 //! Files with several names: the first name of each is packed with the content, the others as links to it.
 
-use std::{
-    collections::{HashMap, hash_map::Entry},
-    fs::Metadata,
-    os::unix::fs::MetadataExt,
-};
+use crate::component::media::look::Look;
+use rustix::fs::Stat;
+use std::collections::{HashMap, hash_map::Entry};
 
 /// Maximum number of files of which further names are still to come: about 35 MB of memory. A table of twice as many
 /// entries would be twice as long.
 const MOST: usize = (1 << 18) / 8 * 7;
 
-/// A file by its number, and by size and time, since a number may be given anew.
-type Identity = (u64, u64, u64, i64, i64);
+/// A file by its device and inode number, and by size and time, since a number may be given anew.
+type Identity = (u64, u64, u64, (i64, i64));
 
 /// The files of which further names are still to come.
 #[derive(Debug)]
@@ -34,10 +32,11 @@ impl Links {
 
     /// Returns the first name of a file with several names; `None` where `name` is the first, and the content is to be
     /// packed.
-    pub(super) fn first_name(&mut self, metadata: &Metadata, name: &[u8]) -> Option<Vec<u8>> {
-        let identity =
-            (metadata.dev(), metadata.ino(), metadata.len(), metadata.mtime(), metadata.mtime_nsec());
-        self.first_name_of(identity, metadata.nlink(), name)
+    pub(super) fn first_name(&mut self, stat: &Stat, name: &[u8]) -> Option<Vec<u8>> {
+        let look = Look::of(stat);
+        let identity = (stat.st_dev, stat.st_ino, look.bytes(), look.modified());
+        #[allow(clippy::useless_conversion, reason = "it has 32 bits on some processors")]
+        self.first_name_of(identity, stat.st_nlink.into(), name)
     }
 
     fn first_name_of(&mut self, identity: Identity, names: u64, name: &[u8]) -> Option<Vec<u8>> {
@@ -74,7 +73,7 @@ impl Links {
 #[test]
 fn further_names_lead_to_the_first_and_beyond_the_limit_are_files_of_their_own() {
     let mut links = Links::at_most(2);
-    let file = |n: u64| (1, n, 0, 0, 0);
+    let file = |n: u64| (1, n, 0, (0, 0));
     for (n, names, name, first) in [
         (1, 3, "a", None),
         (1, 3, "b", Some("a")),

@@ -1,11 +1,7 @@
 //! A look at a file, which tells whether it has changed: by what restic and git go by.
 
 use rustix::fs::Stat;
-use std::{
-    fs::Metadata,
-    os::unix::fs::MetadataExt,
-    time::{Duration, SystemTime},
-};
+use std::time::{Duration, SystemTime};
 
 /// A look at a regular file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,15 +14,6 @@ pub(super) struct Look {
 }
 
 impl Look {
-    pub(super) fn at(metadata: &Metadata) -> Self {
-        Self {
-            bytes: metadata.len(),
-            modified: (metadata.mtime(), metadata.mtime_nsec()),
-            changed: (metadata.ctime(), metadata.ctime_nsec()),
-            inode: metadata.ino(),
-        }
-    }
-
     pub(super) fn of(stat: &Stat) -> Self {
         let nanos = |nanos| i64::try_from(nanos).unwrap_or(0);
         Self {
@@ -39,6 +26,11 @@ impl Look {
 
     pub(super) const fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// The time of modification, in seconds and nanoseconds.
+    pub(super) const fn modified(&self) -> (i64, i64) {
+        self.modified
     }
 
     /// Tests whether it changed so lately that a further change may leave the same time: clocks of files go in

@@ -26,15 +26,10 @@ use crate::domain::{
 };
 use async_tar::EntryType;
 use rustix::{
-    fs::{AtFlags, FileType, statat},
+    fs::{AtFlags, FileType, Stat, fstat, statat},
     io::Errno,
 };
-use std::{
-    ffi::CStr,
-    fs::{File, Metadata},
-    io,
-    os::unix::fs::MetadataExt,
-};
+use std::{ffi::CStr, fs::File, io};
 use tokio::sync::mpsc;
 
 /// Reads everything under `root` into `chunks`, blocking.
@@ -114,8 +109,8 @@ struct Packing {
     counts: FileCounts,
     attributes: AttributeCounts,
     metadata: MetadataCounts,
-    /// The metadata and the extended attributes of the root.
-    root: Option<(Metadata, ExtendedAttributes)>,
+    /// Mode, owner and time of the root, and its extended attributes.
+    root: Option<(Stat, ExtendedAttributes)>,
     links: Links,
     unreadable: Unreadable,
     increment: Increment,
@@ -124,10 +119,10 @@ struct Packing {
 impl Packing {
     /// Packs the root and everything below it, each folder before its entries.
     fn walk(&mut self, root: Folder) -> Result<(), Stop> {
-        let metadata = root.handle.metadata().map_err(|err| self.broken(err))?;
+        let stat = fstat(&root.handle).map_err(|err| self.broken(err.into()))?;
         self.path.extend_from_slice(b"./");
-        self.folder_entry(&root, &metadata)?;
-        self.root = Some((metadata, At::Open(&root.handle).read().extended));
+        self.folder_entry(&root, &stat)?;
+        self.root = Some((stat, At::Open(&root.handle).read().extended));
 
         // Folders on the way down, each with the length of its path.
         let mut open = vec![(root, 0)];
@@ -201,9 +196,9 @@ impl Packing {
 
     fn folder(&mut self, parent: &File, name: &CStr) -> Result<Folder, Skip> {
         let folder = Folder::open(parent, name).map_err(|err| self.skip(err))?;
-        let metadata = folder.handle.metadata().map_err(|err| self.broken(err))?;
+        let stat = fstat(&folder.handle).map_err(|err| self.broken(err.into()))?;
         self.path.push(b'/');
-        let written = self.folder_entry(&folder, &metadata);
+        let written = self.folder_entry(&folder, &stat);
         self.path.pop();
         written?;
         self.counts.directories += 1;
@@ -212,19 +207,19 @@ impl Packing {
 
     /// In an archive that does not hold everything, a folder comes with the list of its names, by which GNU
     /// tar removes from an older state what is gone.
-    fn folder_entry(&mut self, folder: &Folder, metadata: &Metadata) -> Result<(), Abandoned> {
+    fn folder_entry(&mut self, folder: &Folder, stat: &Stat) -> Result<(), Abandoned> {
         self.extended(At::Open(&folder.handle));
-        Attributes::packed(metadata).count(&mut self.metadata);
+        Attributes::seen(stat).count(&mut self.metadata);
         if !self.increment.is_partial() {
-            return self.tar.entry(EntryType::Directory, &self.path, b"", metadata, 0);
+            return self.tar.entry(EntryType::Directory, &self.path, b"", stat, 0);
         }
         let size = folder.names().map(|(_, name)| name.len() + 1).sum::<usize>() + 1;
         let code = |kind| if kind == FileType::Directory { b'D' } else { b'Y' };
         if self.tar.dumpdir(size, folder.names().map(|(kind, name)| (code(kind), name))) {
-            return self.tar.entry(EntryType::Directory, &self.path, b"", metadata, 0);
+            return self.tar.entry(EntryType::Directory, &self.path, b"", stat, 0);
         }
         // Of a folder of so many names the list is its content, which GNU tar alone reads.
-        self.tar.entry(EntryType::new(DUMPDIR), &self.path, b"", metadata, size as u64)?;
+        self.tar.entry(EntryType::new(DUMPDIR), &self.path, b"", stat, size as u64)?;
         for (kind, name) in folder.names() {
             let room = self.tar.room()?;
             room.push(code(kind));
@@ -235,11 +230,11 @@ impl Packing {
     }
 
     fn symlink(&mut self, parent: &File, name: &CStr) -> Result<(), Skip> {
-        let (metadata, target) = read_link(parent, name).map_err(|err| self.skip(err))?;
+        let (stat, target) = read_link(parent, name).map_err(|err| self.skip(err))?;
         self.extended(At::In(parent, name.to_bytes()));
-        self.tar.entry(EntryType::Symlink, &self.path, target.to_bytes(), &metadata, 0)?;
+        self.tar.entry(EntryType::Symlink, &self.path, target.to_bytes(), &stat, 0)?;
         self.counts.symlinks += 1;
-        self.metadata.count((metadata.uid(), metadata.gid()), None);
+        self.metadata.count((stat.st_uid, stat.st_gid), None);
         Ok(())
     }
 
@@ -274,38 +269,38 @@ impl Packing {
 
     fn file(&mut self, parent: &File, name: &CStr) -> Result<(), Skip> {
         let file = open_file(parent, name).map_err(|err| self.skip(err))?;
-        let metadata = file.metadata().map_err(|err| self.broken(err))?;
-        if !metadata.is_file() {
+        let stat = fstat(&file).map_err(|err| self.broken(err.into()))?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
             return Err(Skip::Replaced);
         }
         // Once the backup has failed, the walk goes on for the names of the other culprits alone.
         if self.unreadable.count > 0 {
             return Ok(());
         }
-        let (look, attributes) = (Look::at(&metadata), Attributes::packed(&metadata));
-        if metadata.nlink() > 1 && (self.hard_link(&metadata)? || self.refer(look, &attributes)?) {
+        let (look, attributes) = (Look::of(&stat), Attributes::seen(&stat));
+        if stat.st_nlink > 1 && (self.hard_link(&stat)? || self.refer(look, &attributes)?) {
             return Ok(());
         }
         let kinds = self.extended(At::Open(&file));
         let compressed = is_compressed(name.to_bytes());
-        let segments = holes::segments(&file, &metadata).map_err(|err| self.broken(err.into()))?;
+        let segments = holes::segments(&file, &stat).map_err(|err| self.broken(err.into()))?;
         let (missing, holes) = match &segments {
-            Some(segments) => self.sparse(&file, &metadata, segments, compressed)?,
-            None => (self.dense(&file, &metadata, compressed)?, 0),
+            Some(segments) => self.sparse(&file, &stat, segments, compressed)?,
+            None => (self.dense(&file, &stat, compressed)?, 0),
         };
         self.counts.files += 1;
-        self.counts.bytes += metadata.len();
+        self.counts.bytes += look.bytes();
         attributes.count(&mut self.metadata);
-        self.facts.source_bytes += metadata.len() - missing;
+        self.facts.source_bytes += look.bytes() - missing;
 
-        let after = file.metadata().map_err(|err| self.broken(err))?;
+        let after = Look::of(&fstat(&file).map_err(|err| self.broken(err.into()))?);
         if missing > 0 {
             self.warn("shrank while it was read, filled up with zeros");
-        } else if after.len() > metadata.len() {
+        } else if after.bytes() > look.bytes() {
             self.warn("grew while it was read, packed up to its first length");
-        } else if (after.mtime(), after.mtime_nsec()) != (metadata.mtime(), metadata.mtime_nsec()) {
+        } else if after.modified() != look.modified() {
             self.warn("changed while it was read");
-        } else if Look::at(&after) == look {
+        } else if after == look {
             self.increment.stored(&self.path, look, Extras { kinds, holes });
         }
         Ok(())
@@ -327,9 +322,9 @@ impl Packing {
     }
 
     /// Packs a further name of a file as a link to its first one; false when this is the first.
-    fn hard_link(&mut self, metadata: &Metadata) -> Result<bool, Stop> {
-        let Some(first) = self.links.first_name(metadata, &self.path) else { return Ok(false) };
-        self.tar.entry(EntryType::Link, &self.path, &first, metadata, 0)?;
+    fn hard_link(&mut self, stat: &Stat) -> Result<bool, Stop> {
+        let Some(first) = self.links.first_name(stat, &self.path) else { return Ok(false) };
+        self.tar.entry(EntryType::Link, &self.path, &first, stat, 0)?;
         self.counts.hard_links += 1;
         Ok(true)
     }

@@ -8,7 +8,8 @@ use crate::component::tar::sparse::{self, Segment};
 use crate::stream::Content;
 use async_tar::{EntryType, Header};
 use bytes::Bytes;
-use std::{fs::Metadata, io::Write, os::unix::fs::MetadataExt};
+use rustix::fs::Stat;
+use std::io::Write;
 use tokio::sync::mpsc;
 
 /// A part of the stream, and whether compressing it is worth the time.
@@ -96,10 +97,10 @@ impl TarWriter {
         kind: EntryType,
         path: &[u8],
         target: &[u8],
-        metadata: &Metadata,
+        stat: &Stat,
         size: u64,
     ) -> Result<(), Abandoned> {
-        self.head(Header::new_gnu(), kind, path, target, metadata, size)
+        self.head(Header::new_gnu(), kind, path, target, stat, size)
     }
 
     fn head(
@@ -108,13 +109,13 @@ impl TarWriter {
         kind: EntryType,
         path: &[u8],
         target: &[u8],
-        metadata: &Metadata,
+        stat: &Stat,
         size: u64,
     ) -> Result<(), Abandoned> {
         self.put_references()?;
         self.ends_in_references = false;
         self.room()?;
-        time_record(&mut self.records, metadata.mtime(), metadata.mtime_nsec());
+        time_record(&mut self.records, stat.st_mtime, i64::try_from(stat.st_mtime_nsec).unwrap_or(0));
         if !self.records.is_empty() {
             let mut records = std::mem::take(&mut self.records);
             self.extension(EntryType::XHeader, b"././@PaxHeader", &records)?;
@@ -128,11 +129,11 @@ impl TarWriter {
         if !put(&mut fields.name, path) {
             self.extension(EntryType::GNULongName, b"././@LongLink", &[path, b"\0"].concat())?;
         }
-        number(&mut fields.mode, (metadata.mode() & 0o7777).into());
-        number(&mut fields.uid, metadata.uid().into());
-        number(&mut fields.gid, metadata.gid().into());
+        number(&mut fields.mode, (stat.st_mode & 0o7777).into());
+        number(&mut fields.uid, stat.st_uid.into());
+        number(&mut fields.gid, stat.st_gid.into());
         // Times before 1970 stand in the PAX record alone.
-        number(&mut fields.mtime, metadata.mtime().try_into().unwrap_or(0));
+        number(&mut fields.mtime, stat.st_mtime.try_into().unwrap_or(0));
         number(&mut fields.size, size);
         self.append(header, kind);
         Ok(())
@@ -143,7 +144,7 @@ impl TarWriter {
     pub fn sparse(
         &mut self,
         path: &[u8],
-        metadata: &Metadata,
+        stat: &Stat,
         size: u64,
         segments: &[Segment],
     ) -> Result<(), Abandoned> {
@@ -152,7 +153,7 @@ impl TarWriter {
         let stored = map.len() as u64 + segments.iter().map(|segment| segment.bytes).sum::<u64>();
         // GNU tar looks for the records of this form behind headers of POSIX alone.
         let header = Header::new_ustar();
-        self.head(header, EntryType::Regular, &sparse::stand_in(path), b"", metadata, stored)?;
+        self.head(header, EntryType::Regular, &sparse::stand_in(path), b"", stat, stored)?;
         self.bytes(&map)
     }
 
@@ -369,8 +370,8 @@ mod tests {
     fn headers_are_sealed_as_async_tar_seals_them() {
         let (chunks, mut queue) = mpsc::channel(1);
         let mut tar = TarWriter::new(chunks);
-        let metadata = std::fs::metadata("/").unwrap();
-        tar.entry(EntryType::Symlink, b"\xFFname", b"target", &metadata, 0).unwrap();
+        let stat = rustix::fs::stat("/").unwrap();
+        tar.entry(EntryType::Symlink, b"\xFFname", b"target", &stat, 0).unwrap();
         tar.finish().unwrap();
         let bytes = queue.try_recv().unwrap().bytes;
         let header = Header::from_byte_slice(&bytes[bytes.len() - 1536..bytes.len() - 1024]);
@@ -383,8 +384,8 @@ mod tests {
     fn sizes_that_octal_digits_cannot_hold_are_kept() {
         let (chunks, mut queue) = mpsc::channel(1);
         let mut tar = TarWriter::new(chunks);
-        let metadata = std::fs::metadata("/").unwrap();
-        tar.entry(EntryType::Regular, b"big", b"", &metadata, 9 << 30).unwrap();
+        let stat = rustix::fs::stat("/").unwrap();
+        tar.entry(EntryType::Regular, b"big", b"", &stat, 9 << 30).unwrap();
         tar.send(Vec::new()).unwrap();
         let bytes = queue.try_recv().unwrap().bytes;
         let header = Header::from_byte_slice(bytes.last_chunk::<512>().unwrap());

@@ -2,17 +2,20 @@
 
 use super::{Packing, Stop};
 use crate::component::media::folder::{read, read_at};
+use crate::component::media::look::Look;
 use crate::component::tar::Segment;
 use async_tar::EntryType;
-use std::fs::{File, Metadata};
+use rustix::fs::Stat;
+use std::fs::File;
 
 impl Packing {
     /// Packs a file from its beginning to its end; returns how many bytes of it were not there.
-    pub(super) fn dense(&mut self, file: &File, metadata: &Metadata, compressed: bool) -> Result<u64, Stop> {
-        self.tar.entry(EntryType::Regular, &self.path, b"", metadata, metadata.len())?;
-        let missing = self.contents(file, metadata.len(), compressed)?;
+    pub(super) fn dense(&mut self, file: &File, stat: &Stat, compressed: bool) -> Result<u64, Stop> {
+        let size = Look::of(stat).bytes();
+        self.tar.entry(EntryType::Regular, &self.path, b"", stat, size)?;
+        let missing = self.contents(file, size, compressed)?;
         self.tar.zeros(missing)?;
-        self.tar.pad(metadata.len())?;
+        self.tar.pad(size)?;
         Ok(missing)
     }
 
@@ -21,12 +24,12 @@ impl Packing {
     pub(super) fn sparse(
         &mut self,
         file: &File,
-        metadata: &Metadata,
+        stat: &Stat,
         segments: &[Segment],
         compressed: bool,
     ) -> Result<(u64, u64), Stop> {
-        let size = metadata.len();
-        self.tar.sparse(&self.path, metadata, size, segments)?;
+        let size = Look::of(stat).bytes();
+        self.tar.sparse(&self.path, stat, size, segments)?;
         let (mut missing, mut stored) = (0, 0);
         for Segment { offset, bytes } in segments {
             let mut done = 0;
