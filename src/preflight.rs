@@ -8,8 +8,8 @@ mod watch;
 pub use watch::watch;
 
 use crate::app;
+use crate::base::access::{AccessProblem, Need, check_folder};
 use crate::base::chain;
-use crate::base::place::{Need, Trouble, look};
 use crate::celery::CeleryError;
 use crate::celery::client::{Client, ConnectOptions};
 use crate::component::weaviate::Way;
@@ -143,8 +143,8 @@ async fn source<T: Into<Found>>(
             let Found(words) = found.into();
             (Ok(words), String::new())
         }
-        Ok(Err(err)) => match Trouble::within(&err) {
-            Some(trouble) => (Err(format!("{}: {}", name.setting(), trouble.found)), trouble.fix.clone()),
+        Ok(Err(err)) => match AccessProblem::within(&err) {
+            Some(problem) => (Err(format!("{}: {}", name.setting(), problem.found)), problem.fix.clone()),
             None => (Err(chain(&err)), remedy(config, name, &err)),
         },
         Err(late) => (Err(late), start(name)),
@@ -213,7 +213,7 @@ fn weaviate_folder(config: &Config) -> Option<Check> {
     let weaviate = config.weaviate.as_ref().filter(|_| config.wants(ComponentName::Weaviate))?;
     let folder = weaviate.dir.as_ref().filter(|_| weaviate.way == Way::Filesystem)?;
     let name = "weaviate folder";
-    Some(match look(folder, Need::Write) {
+    Some(match check_folder(folder, Need::Write) {
         Ok(()) => Check::new(name, Ok(format!("{} can be written", folder.display())), ""),
         Err(trouble) => {
             Check::new(name, Err(format!("BACKUP_WEAVIATE_DIR: {}", trouble.found)), &trouble.fix)

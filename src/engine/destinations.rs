@@ -1,6 +1,6 @@
 //! Looks at the destinations: the gauges that come from the catalogue, and which destination cannot be used.
 
-use crate::base::{chain, place::Trouble};
+use crate::base::{access::AccessProblem, chain};
 use crate::catalog::{self, CatalogError, Entry, Listing};
 use crate::domain::clock_doubt::ClockDoubt;
 use crate::domain::component::ComponentName;
@@ -32,7 +32,7 @@ impl Unusable {
 
     /// The reason in one line, without any secret.
     fn reason(&self) -> String {
-        Trouble::within(self).map_or_else(|| chain(&self.source), ToString::to_string)
+        AccessProblem::within(self).map_or_else(|| chain(&self.source), ToString::to_string)
     }
 }
 

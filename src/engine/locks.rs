@@ -4,9 +4,9 @@
 
 mod file;
 
+use crate::base::access::explained;
 use crate::base::clock::Clock;
 use crate::base::durable::blocking;
-use crate::base::place::explained;
 use crate::domain::component::ComponentName;
 use crate::domain::progress::Meter;
 use crate::engine::error::EngineError;

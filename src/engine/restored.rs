@@ -1,9 +1,6 @@
 //! The records of restores and undos, for a delivery of their task that may come after a crash.
 
-use crate::base::{
-    durable::{self, blocking},
-    place::sync_folder,
-};
+use crate::base::durable::{self, blocking, sync_folder};
 use crate::domain::component::ComponentName;
 use crate::domain::id::BackupId;
 use crate::domain::report::RestoreReport;

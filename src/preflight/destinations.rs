@@ -1,8 +1,8 @@
 //! The checks of the destinations: room, rights, and keys to open the archives.
 
 use crate::app;
+use crate::base::access::AccessProblem;
 use crate::base::chain;
-use crate::base::place::Trouble;
 use crate::base::units::ByteSize;
 use crate::catalog::{Catalog, folders};
 use crate::config::Config;
@@ -74,8 +74,8 @@ pub(super) fn name(destination: &str) -> &'static str {
 }
 
 fn closed_folder(config: &Config, err: &(dyn Error + 'static)) -> Check {
-    if let Some(trouble) = Trouble::within(err) {
-        return Check::new(LOCAL, Err(format!("BACKUP_ROOT: {}", trouble.found)), &trouble.fix);
+    if let Some(problem) = AccessProblem::within(err) {
+        return Check::new(LOCAL, Err(format!("BACKUP_ROOT: {}", problem.found)), &problem.fix);
     }
     let denied = "let the user of this process write to BACKUP_ROOT, or choose another one";
     let fix = if matches!(of_store(err), Some(StoreError::NoSpace { .. })) { FULL } else { denied };

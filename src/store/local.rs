@@ -10,7 +10,7 @@ mod partial;
 mod read;
 mod upload;
 
-use crate::base::place::{self, Need, explained};
+use crate::base::access::{self, Need, explained};
 use crate::store::{Body, ObjectKey, ObjectMeta, Store, StoreError, Trial, Upload};
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -319,7 +319,7 @@ impl Store for LocalStore {
         self.probe().await?;
         for folder in folders {
             let path = self.root.join(folder.as_str());
-            let look = move |_: &Self| match place::look(&path, Need::Write) {
+            let look = move |_: &Self| match access::check_folder(&path, Need::Write) {
                 Err(trouble) if path.exists() => {
                     Err(io::Error::new(io::ErrorKind::PermissionDenied, trouble))
                 }

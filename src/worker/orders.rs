@@ -6,9 +6,9 @@
 //! accepted however old it is, because a crash may cause one; from then on it is refused. On another machine, without
 //! these notes, only the age of a signature counts.
 
+use crate::base::access::explained;
 use crate::base::chain;
 use crate::base::durable::{self, blocking};
-use crate::base::place::explained;
 use crate::celery::message::Message;
 use crate::celery::publish::Outgoing;
 use crate::domain::signature::{self, Order, Signature, SignatureError};

@@ -4,7 +4,7 @@
 //! us. It holds `tree`, and beside it nothing but our own files. Its name says whether the tree is a copy
 //! under way (`rna-restore`) or what a restore set aside (`rna-before`), and since when.
 
-use crate::base::{lock::Locked, place::sync_folder};
+use crate::base::{durable::sync_folder, lock::FileLock};
 use crate::component::ComponentError;
 use crate::component::media::{
     attributes::{Attributes, allowed},
@@ -189,7 +189,7 @@ pub(super) struct Area {
     pub(super) label: Label,
     pub(super) name: CString,
     /// The lock, which is held while a run works in it; `None` in one that was only looked at.
-    pub(super) mark: Option<Locked>,
+    pub(super) mark: Option<FileLock>,
 }
 
 impl Area {
@@ -338,10 +338,10 @@ fn named(site: &Site, label: Label) -> CString {
 }
 
 /// Marks a new area as ours, and makes room in it.
-fn furnish(folder: &File) -> Result<Locked, Errno> {
+fn furnish(folder: &File) -> Result<FileLock, Errno> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
     let mark: File = openat(folder, MARK, flags, Mode::RUSR | Mode::WUSR)?.into();
-    let mark = Locked::try_lock(mark)?;
+    let mark = FileLock::try_lock(mark)?;
     sign(mark.file());
     // Parents may hand down a bit of theirs.
     allowed(fchmod(folder, Mode::RWXU))?;

@@ -1,6 +1,6 @@
 //! The areas of a media folder: found, and locked by whoever works with them.
 
-use crate::base::lock::Locked;
+use crate::base::lock::FileLock;
 use crate::component::ComponentError;
 use crate::component::media::{
     area::{Area, MARK, Site},
@@ -142,7 +142,7 @@ impl Area {
         };
         let mark = match opened {
             Err(Errno::NOENT) => return Ok(false),
-            opened => Locked::try_lock(File::from(opened?))?,
+            opened => FileLock::try_lock(File::from(opened?))?,
         };
         sign(mark.file());
         self.mark = Some(mark);

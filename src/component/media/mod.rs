@@ -63,7 +63,7 @@ mod trouble;
 mod unpack;
 mod unreadable;
 
-use crate::base::place;
+use crate::base::access;
 use crate::component::tar::{self, Entry, Reference, Visit};
 use crate::component::{Basis, Component, ComponentError, Done, Feed, Kept, Plan, Staged, Target, Walk};
 use crate::domain::{
@@ -137,7 +137,7 @@ impl Media {
         let root = self.config.root.clone();
         let opened = task::spawn_blocking(move || Folder::root(&root)).await.map_err(tar::crashed)?;
         let root = self.config.root.display();
-        opened.map_err(|err| match place::look(&self.config.root, place::Need::Read) {
+        opened.map_err(|err| match access::check_folder(&self.config.root, access::Need::Read) {
             Err(trouble) => unusable(trouble),
             // Whatever it was, it is not a matter of rights.
             Ok(()) => ComponentError::Read { what: format!("open MEDIA_ROOT {root}"), source: err.into() },
@@ -207,8 +207,8 @@ impl Media {
 }
 
 /// The media folder cannot be used: somebody has to change something.
-fn unusable(trouble: place::Trouble) -> ComponentError {
-    ComponentError::Unusable { what: "find MEDIA_ROOT".to_owned(), source: Some(trouble.into()) }
+fn unusable(problem: access::AccessProblem) -> ComponentError {
+    ComponentError::Unusable { what: "find MEDIA_ROOT".to_owned(), source: Some(problem.into()) }
 }
 
 /// The archives that an incremental one refers to.
@@ -255,7 +255,7 @@ impl Component for Media {
     async fn reach(&self) -> Result<(), ComponentError> {
         // Not by its contents: a folder of a million files is not listed every minute.
         let root = self.config.root.clone();
-        let found = task::spawn_blocking(move || place::look(&root, place::Need::Read));
+        let found = task::spawn_blocking(move || access::check_folder(&root, access::Need::Read));
         found.await.map_err(tar::crashed)?.map_err(unusable)
     }
 
@@ -279,7 +279,7 @@ impl Component for Media {
         let (Some(Increments { state, .. }), id) = (self.config.increments.clone(), id.clone()) else {
             return Ok(());
         };
-        let keep = move || snapshot::keep(&state, &id).map_err(|err| place::explained(&state, err));
+        let keep = move || snapshot::keep(&state, &id).map_err(|err| access::explained(&state, err));
         let kept = task::spawn_blocking(keep).await.map_err(tar::crashed)?;
         kept.map_err(|source| ComponentError::Read { what: "keep what the backup saw".to_owned(), source })
     }

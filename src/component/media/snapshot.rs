@@ -213,7 +213,7 @@ pub(super) fn keep(folder: &Path, backup: &BackupId) -> io::Result<()> {
         file => read_head(&mut BufReader::new(zstd::Decoder::new(file?)?))?,
     };
     if head.backup == *backup {
-        durable::place(&File::open(&next)?, &next, &folder.join(LAST))
+        durable::rename(&File::open(&next)?, &next, &folder.join(LAST))
     } else {
         Ok(())
     }

@@ -4,7 +4,7 @@
 //! entries change sides one by one. Both are a list of changes that is durable before the first, each of
 //! which can be repeated: a swap that died in the middle is finished from its journal.
 
-use crate::base::place::sync_folder;
+use crate::base::durable::sync_folder;
 use crate::component::ComponentError;
 use crate::component::media::{
     area::{Area, SPARE, TREE, is_area, rename_new},

@@ -1,6 +1,6 @@
 //! The errors of a restore, sorted by what the caller can do about them.
 
-use crate::base::place;
+use crate::base::access;
 use crate::component::ComponentError;
 use rustix::io::Errno;
 use std::{ffi::OsStr, io, os::unix::ffi::OsStrExt, path::Path};
@@ -8,7 +8,7 @@ use std::{ffi::OsStr, io, os::unix::ffi::OsStrExt, path::Path};
 /// Sorts the error of a system call on what `what` names. A missing right is told with the user of this process.
 pub(super) fn trouble(what: impl Into<String>, err: Errno) -> ComponentError {
     let what = match err {
-        Errno::ACCESS | Errno::PERM | Errno::ROFS => format!("{} ({})", what.into(), place::process()),
+        Errno::ACCESS | Errno::PERM | Errno::ROFS => format!("{} ({})", what.into(), access::process()),
         _ => what.into(),
     };
     sort(what, err, err.into())
@@ -16,7 +16,7 @@ pub(super) fn trouble(what: impl Into<String>, err: Errno) -> ComponentError {
 
 /// Sorts the error of a system call on `path`. A missing right is told with owner, mode and the command that helps.
 pub(super) fn trouble_at(what: impl Into<String>, path: &Path, err: Errno) -> ComponentError {
-    sort(what.into(), err, place::explained(path, err.into()))
+    sort(what.into(), err, access::explained(path, err.into()))
 }
 
 fn sort(what: String, err: Errno, cause: io::Error) -> ComponentError {

@@ -134,7 +134,7 @@ impl Journal {
     /// Those of the file system.
     pub(super) async fn finish(&self, name: &str, file: File) -> io::Result<()> {
         let (partial, path) = (self.path(&format!("{name}.partial")), self.path(name));
-        blocking(move || durable::place(&file, &partial, &path)).await
+        blocking(move || durable::rename(&file, &partial, &path)).await
     }
 
     /// Removes what the notes do not name: of copies that were not finished, or whose run died before it noted them.
@@ -210,7 +210,7 @@ fn adopt(folder: &Path, above: &Path) -> io::Result<()> {
         }
     }
     // Last, so that a death before it changes nothing.
-    durable::place(&File::open(&journal)?, &journal, &folder.join(Journal::FILE))
+    durable::rename(&File::open(&journal)?, &journal, &folder.join(Journal::FILE))
 }
 
 fn unread(file: &Path, source: io::Error) -> ComponentError {

@@ -3,7 +3,7 @@
 
 use crate::base::chain;
 use crate::base::durable::{self, blocking};
-use crate::base::lock::Locked;
+use crate::base::lock::FileLock;
 use crate::store::s3::{S3Store, fault::Fault};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -29,7 +29,7 @@ struct Words {
 pub(super) struct Note {
     path: PathBuf,
     words: Words,
-    _lock: Locked,
+    _lock: FileLock,
 }
 
 impl Note {
@@ -91,9 +91,9 @@ fn write(folder: &Path, name: &str, words: Words) -> io::Result<Note> {
     DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
     let (partial, path) = (folder.join(format!("{name}.new")), folder.join(name));
     let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&partial)?;
-    let lock = Locked::try_lock(file.try_clone()?)?;
+    let lock = FileLock::try_lock(file.try_clone()?)?;
     file.write_all(&serde_json::to_vec(&words)?)?;
-    durable::place(&file, &partial, &path)?;
+    durable::rename(&file, &partial, &path)?;
     Ok(Note { path, words, _lock: lock })
 }
 
@@ -109,7 +109,7 @@ fn dead(folder: &Path, place: &str) -> Vec<Note> {
 fn read_dead(path: PathBuf) -> Option<Note> {
     /// Longer than a key and an id of an upload.
     const LONGEST: u64 = 64 << 10;
-    let lock = Locked::try_lock(File::open(&path).ok()?).ok()?;
+    let lock = FileLock::try_lock(File::open(&path).ok()?).ok()?;
     let mut text = Vec::new();
     lock.file().take(LONGEST).read_to_end(&mut text).ok()?;
     let Ok(words) = serde_json::from_slice(&text) else {

@@ -2,14 +2,13 @@
 
 use rustix::{
     fs::{Access, AtFlags, CWD, accessat},
-    io::Errno,
     process::{getegid, geteuid},
 };
 use std::{
     error::Error,
     fs::{self, Metadata},
     io::{self, ErrorKind},
-    os::{fd::AsFd, unix::fs::MetadataExt},
+    os::unix::fs::MetadataExt,
     path::Path,
 };
 
@@ -25,14 +24,14 @@ pub enum Need {
 /// The reason why a file or folder cannot be used, for people: paths, ids and modes, and never what is in a file.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{found}: {fix}")]
-pub struct Trouble {
+pub struct AccessProblem {
     /// The path, the reason, and the ids and the mode that prove the reason.
     pub found: String,
     /// The command or the change that mends the fault.
     pub fix: String,
 }
 
-impl Trouble {
+impl AccessProblem {
     /// Explains the error of a system call on `path`; `None` when neither rights nor a mount option are the reason.
     pub fn explain(path: &Path, err: &io::Error) -> Option<Self> {
         match err.kind() {
@@ -54,23 +53,23 @@ impl Trouble {
 /// The error of a system call on `path`, with the reason in words where rights or a mount option are the reason. Its
 /// kind stays. An error that has words already keeps them.
 pub fn explained(path: &Path, err: io::Error) -> io::Error {
-    match Trouble::explain(path, &err).filter(|_| err.raw_os_error().is_some()) {
-        Some(trouble) => io::Error::new(err.kind(), trouble),
+    match AccessProblem::explain(path, &err).filter(|_| err.raw_os_error().is_some()) {
+        Some(problem) => io::Error::new(err.kind(), problem),
         None => err,
     }
 }
 
-/// Looks whether this process can use a folder, without changing anything.
+/// Tests whether this process can use a folder, without changing anything.
 ///
 /// # Errors
 ///
 /// The reason why it cannot.
-pub fn look(folder: &Path, need: Need) -> Result<(), Trouble> {
+pub fn check_folder(folder: &Path, need: Need) -> Result<(), AccessProblem> {
     let path = folder.display();
     let is_folder = match fs::metadata(folder) {
         Ok(metadata) => metadata.is_dir(),
         Err(err) if err.kind() == ErrorKind::NotFound => {
-            return Err(Trouble {
+            return Err(AccessProblem {
                 found: format!("{path} does not exist; {}", process()),
                 fix: "create or mount the folder, or correct the setting".to_owned(),
             });
@@ -79,7 +78,7 @@ pub fn look(folder: &Path, need: Need) -> Result<(), Trouble> {
     };
     if !is_folder {
         let fix = "move the file away, or correct the setting".to_owned();
-        return Err(Trouble { found: format!("{path} is not a folder"), fix });
+        return Err(AccessProblem { found: format!("{path} is not a folder"), fix });
     }
     let rights = match need {
         Need::Read => Access::READ_OK | Access::EXEC_OK,
@@ -88,28 +87,15 @@ pub fn look(folder: &Path, need: Need) -> Result<(), Trouble> {
     accessat(CWD, folder, rights, AtFlags::EACCESS).map_err(|errno| cannot_open(folder, &errno.into()))
 }
 
-/// Makes the names in a folder durable, where its file system can do that: shared folders and some FUSE file systems
-/// refuse to sync a folder, and keep its names by their own rules.
-///
-/// # Errors
-///
-/// The error of the disk, when names could not be written.
-pub fn sync_folder(folder: impl AsFd) -> Result<(), Errno> {
-    match rustix::fs::fsync(folder) {
-        Err(Errno::INVAL | Errno::BADF | Errno::NOSYS | Errno::NOTSUP) => Ok(()),
-        done => done,
-    }
-}
-
 /// The reason why a file with a secret cannot be read.
-pub fn unreadable(file: &Path, err: &io::Error) -> Trouble {
+pub fn unreadable(file: &Path, err: &io::Error) -> AccessProblem {
     let path = file.display();
     match err.kind() {
-        ErrorKind::NotFound => Trouble {
+        ErrorKind::NotFound => AccessProblem {
             found: format!("{path} does not exist; {}", process()),
             fix: "mount the file there, or correct the setting".to_owned(),
         },
-        ErrorKind::IsADirectory => Trouble {
+        ErrorKind::IsADirectory => AccessProblem {
             found: format!("{path} is a folder; {}", process()),
             fix: "mount a file there: Docker makes a folder where the file of the host is missing".to_owned(),
         },
@@ -125,8 +111,8 @@ pub fn is_in_container() -> bool {
         || ["docker", "kubepods", "containerd", "libpod"].iter().any(|name| groups().contains(name))
 }
 
-fn cannot_open(path: &Path, err: &io::Error) -> Trouble {
-    Trouble::explain(path, err).unwrap_or_else(|| Trouble {
+fn cannot_open(path: &Path, err: &io::Error) -> AccessProblem {
+    AccessProblem::explain(path, err).unwrap_or_else(|| AccessProblem {
         found: format!("{}: {err}; {}", path.display(), process()),
         fix: "see to the file system, or correct the setting".to_owned(),
     })
@@ -137,21 +123,21 @@ pub fn process() -> String {
     format!("this process is {}:{}", geteuid().as_raw(), getegid().as_raw())
 }
 
-fn read_only(path: &Path) -> Trouble {
-    Trouble {
+fn read_only(path: &Path) -> AccessProblem {
+    AccessProblem {
         found: format!("{} is mounted read-only; {}", path.display(), process()),
         fix: "mount it for writing (in compose: without `:ro` or `read_only`)".to_owned(),
     }
 }
 
-fn denied(path: &Path) -> Trouble {
+fn denied(path: &Path) -> AccessProblem {
     let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
-    let Some((culprit, metadata)) = culprit(path) else {
+    let Some((blocking, metadata)) = blocking_path(path) else {
         let found = format!("{}: permission denied; {}", path.display(), process());
-        return Trouble { found, fix: "let this user read and write there".to_owned() };
+        return AccessProblem { found, fix: "let this user read and write there".to_owned() };
     };
     let (owner, group, mode) = (metadata.uid(), metadata.gid(), metadata.mode() & 0o7777);
-    let (place, shown) = (culprit.display(), path.display());
+    let (place, shown) = (blocking.display(), path.display());
     let found = format!(
         "{shown}: permission denied: {place} belongs to {owner}:{group} with mode {mode:03o}; {}",
         process()
@@ -170,12 +156,12 @@ fn denied(path: &Path) -> Trouble {
         // Nobody is sent to run anything as root. Other owners keep what is theirs, such as the app's media.
         if owner == 0 { given } else { format!("{run}, or {given}") }
     };
-    Trouble { found, fix }
+    AccessProblem { found, fix }
 }
 
 /// The file or folder whose rights are the reason: the path itself, or the nearest folder above it that can be
 /// looked at. A file that gives all rights can only be kept by the folder that it is in.
-fn culprit(path: &Path) -> Option<(&Path, Metadata)> {
+fn blocking_path(path: &Path) -> Option<(&Path, Metadata)> {
     let mut there = path.ancestors().filter_map(|part| Some((part, fs::metadata(part).ok()?)));
     let (nearest, metadata) = there.next()?;
     let rights = Access::READ_OK | Access::WRITE_OK;
@@ -210,7 +196,7 @@ mod tests {
         assert!(words.starts_with(&format!("{}: permission denied: {facts}", path.display())), "{words}");
         assert!(words.ends_with(&format!(": chmod -R u+rwX {}", dir.path().display())), "{words}");
 
-        assert_eq!(Trouble::within(&Outer(err)).unwrap().to_string(), words);
+        assert_eq!(AccessProblem::within(&Outer(err)).unwrap().to_string(), words);
         let again = explained(&path, explained(&path, io::Error::from_raw_os_error(30)));
         assert!(again.to_string().contains("is mounted read-only"), "{again}");
     }
@@ -222,7 +208,7 @@ mod tests {
         assert_eq!(full.raw_os_error(), Some(28));
         let link = explained(path, io::Error::new(ErrorKind::PermissionDenied, "x is a symbolic link"));
         assert_eq!(link.to_string(), "x is a symbolic link");
-        assert!(Trouble::within(&link).is_none());
+        assert!(AccessProblem::within(&link).is_none());
     }
 
     #[test]
@@ -230,8 +216,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (missing, file) = (dir.path().join("media"), dir.path().join("file"));
         fs::write(&file, "").unwrap();
-        assert_eq!(look(dir.path(), Need::Write), Ok(()));
-        let found = |path| look(path, Need::Read).unwrap_err().found;
+        assert_eq!(check_folder(dir.path(), Need::Write), Ok(()));
+        let found = |path| check_folder(path, Need::Read).unwrap_err().found;
         assert!(
             found(&missing).starts_with(&format!("{} does not exist; this process is ", missing.display()))
         );

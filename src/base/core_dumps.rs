@@ -1,4 +1,4 @@
-//! No core dumps: the memory of this process and of its children holds passwords and what is backed up.
+//! Core dumps are forbidden: the memory of this process and of its children holds passwords and what is backed up.
 
 use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit};
 use std::io;
