@@ -8,7 +8,7 @@ use rna_backup::domain::{
     component::ComponentName::{Media, Postgres, Weaviate},
     listing::BackupState,
     manifest::{Manifest, VerifyLevel},
-    retention::Proof,
+    retention::VerificationStatus,
 };
 use rna_backup::store::{S3Store, Store};
 use std::{
@@ -97,13 +97,13 @@ async fn an_archive_that_is_gone_or_cut_is_seen() {
     fs::write(lab.path("media/media_backup_20261122_020000.tar.zst"), "short").unwrap();
     let entries = lab.catalog.list(None).await.unwrap().entries;
     let seen: Vec<_> =
-        entries.iter().map(|entry| (entry.state(), entry.candidate("local").unwrap().proof)).collect();
+        entries.iter().map(|entry| (entry.state(), entry.candidate("local").unwrap().verification)).collect();
     assert_eq!(
         seen,
         [
-            (BackupState::Missing, Proof::Missing),
-            (BackupState::Failed, Proof::Failed),
-            (BackupState::Ok, Proof::Verified)
+            (BackupState::Missing, VerificationStatus::Missing),
+            (BackupState::Failed, VerificationStatus::Failed),
+            (BackupState::Ok, VerificationStatus::Verified)
         ]
     );
     let good = "media_backup_20261122_010000";

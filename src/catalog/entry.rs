@@ -8,7 +8,7 @@ use crate::domain::{
     id::BackupId,
     listing::{BackupState, ListedBackup, ListedCopy},
     manifest::{Manifest, VerifyLevel},
-    retention::{Candidate, Proof},
+    retention::{Candidate, VerificationStatus},
 };
 use crate::store::ObjectKey;
 use jiff::{SignedDuration, Timestamp};
@@ -141,14 +141,14 @@ impl Entry {
     pub fn candidate(&self, destination: &str) -> Option<Candidate> {
         let manifest = self.manifest()?;
         let copy = self.copies.iter().find(|copy| copy.destination == destination)?;
-        let proof = match copy.state {
-            BackupState::Missing => Proof::Missing,
-            BackupState::Failed => Proof::Failed,
-            BackupState::Ok if manifest.is_verified() => Proof::Verified,
-            BackupState::Ok => Proof::Unknown,
+        let verification = match copy.state {
+            BackupState::Missing => VerificationStatus::Missing,
+            BackupState::Failed => VerificationStatus::Failed,
+            BackupState::Ok if manifest.is_verified() => VerificationStatus::Verified,
+            BackupState::Ok => VerificationStatus::Unknown,
         };
         let (id, created) = (self.backup_id.clone(), self.created_at);
-        Some(Candidate { id, created, proof, pinned: manifest.pinned })
+        Some(Candidate { id, created, verification, pinned: manifest.pinned })
     }
 
     /// The owner of the backup, when it is not ours to delete.

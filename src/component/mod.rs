@@ -12,10 +12,10 @@ pub mod weaviate;
 
 use crate::domain::{
     component::ComponentName,
-    deed::Deed,
     facts::{Counts, Facts},
     id::BackupId,
     progress::Meter,
+    task_note::TaskNote,
 };
 use crate::stream::{Output, unpack::Unpacked};
 use async_trait::async_trait;
@@ -279,8 +279,8 @@ pub trait Component: Send + Sync + fmt::Debug {
     /// # Errors
     ///
     /// As for [`undo`](Self::undo).
-    async fn undo_by(&self, deed: Option<Deed>, meter: &Meter) -> Result<Kept, ComponentError> {
-        let _ = deed;
+    async fn undo_by(&self, note: Option<TaskNote>, meter: &Meter) -> Result<Kept, ComponentError> {
+        let _ = note;
         self.undo(meter).await
     }
 
@@ -299,7 +299,7 @@ pub trait Component: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     ///
-    /// Then the proof stays for [`COMES_BACK`](crate::domain::deed::COMES_BACK).
+    /// Then the proof stays for [`REDELIVERY_WINDOW`](crate::domain::task_note::REDELIVERY_WINDOW).
     async fn settle(&self, task: &str) -> Result<(), ComponentError> {
         let _ = task;
         Ok(())

@@ -5,9 +5,9 @@
 //! touched, and whatever goes wrong leaves it as it was.
 
 use super::{ComponentError, Feed};
-use crate::domain::deed::Deed;
 use crate::domain::facts::Counts;
 use crate::domain::progress::Meter;
+use crate::domain::task_note::TaskNote;
 use async_trait::async_trait;
 use jiff::Timestamp;
 use std::{fmt, path::PathBuf};
@@ -115,14 +115,14 @@ pub struct Kept {
     pub at: Timestamp,
     /// The tasks whose swaps have set it aside, one after the other, as noted with the data; `None` where nothing is
     /// noted: an earlier version of this program did it, or the component has no place for notes.
-    pub deeds: Option<Vec<Deed>>,
+    pub task_notes: Option<Vec<TaskNote>>,
 }
 
 /// The work of a task that has swapped, by what is noted with the data.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Done {
     /// The note.
-    pub deed: Deed,
+    pub note: TaskNote,
     /// The place of the data that it set aside, or that later swaps have put there; `None` if it set nothing aside.
     pub kept: Option<String>,
 }
@@ -151,8 +151,8 @@ pub trait Staged: Send + Sync + fmt::Debug {
     }
 
     /// Has the swap noted, with the data, as the work of a task.
-    fn sign(&mut self, deed: Deed) {
-        let _ = deed;
+    fn sign(&mut self, note: TaskNote) {
+        let _ = note;
     }
 
     /// Puts the copy in the place of the live data. `Ok` means that the copy is there, whole; the result names the

@@ -8,7 +8,7 @@ use crate::domain::facts::Facts;
 use crate::domain::listing::BackupState;
 use crate::domain::manifest::{Manifest, StoredObject};
 use crate::domain::progress::Meter;
-use crate::domain::report::PassedOver;
+use crate::domain::report::SkippedBackup;
 use crate::engine::ways::read_all;
 use crate::engine::{Engine, EngineError};
 use crate::store::{Body, Store, StoreError};
@@ -268,7 +268,7 @@ impl Engine {
         &self,
         component: ComponentName,
         reference: &str,
-    ) -> Result<(Vec<Archive>, Vec<PassedOver>), EngineError> {
+    ) -> Result<(Vec<Archive>, Vec<SkippedBackup>), EngineError> {
         let Choice { entry, passed_over } = self.catalog.choose(component, reference).await?;
         Ok((self.archives_of(component, entry).await?, passed_over))
     }

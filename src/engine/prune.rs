@@ -4,8 +4,8 @@ use crate::base::chain;
 use crate::catalog::{Damaged, Entry, Going, Gone, Listing};
 use crate::domain::component::ComponentName;
 use crate::domain::id::BackupId;
-use crate::domain::report::{Kept, PruneReport};
-use crate::domain::retention::{Candidate, Why, needed};
+use crate::domain::report::{KeptBackup, PruneReport};
+use crate::domain::retention::{Candidate, KeepReason, needed};
 use crate::engine::destinations::{clock_doubt, newest_is_suspect};
 use crate::engine::{Engine, EngineError, Held, Run};
 use crate::observe::labels::{Operation, Refusal, RunResult};
@@ -209,11 +209,11 @@ impl Engine {
         let (mut kept, mut held_back, mut waits) = (BTreeSet::new(), false, false);
         for (destination, mut plan) in plans {
             plan.spare(&needed);
-            held_back |= suspect && plan.hold_back(Why::HeldBack);
-            waits |= clock_doubt.is_some() && plan.hold_back(Why::ClockInDoubt);
+            held_back |= suspect && plan.hold_back(KeepReason::HeldBack);
+            waits |= clock_doubt.is_some() && plan.hold_back(KeepReason::ClockInDoubt);
             for (backup_id, why) in plan.keep {
                 if kept.insert(backup_id.clone()) {
-                    report.kept.push(Kept { backup_id, why: why.to_string() });
+                    report.kept.push(KeptBackup { backup_id, why: why.to_string() });
                 }
             }
             for id in plan.delete {
@@ -221,7 +221,7 @@ impl Engine {
             }
         }
         if held_back && for_real {
-            tracing::warn!(component = %name, "retention deletes nothing: {}", Why::HeldBack);
+            tracing::warn!(component = %name, "retention deletes nothing: {}", KeepReason::HeldBack);
             self.metrics.refused(Refusal::Anomaly);
         }
         if let Some(doubt) = clock_doubt.filter(|_| waits && for_real) {

@@ -7,9 +7,9 @@
 use crate::base::chain;
 use crate::component::{Component, ComponentError, Done, Kept, Staged};
 use crate::domain::component::ComponentName;
-use crate::domain::deed::Deed;
 use crate::domain::id::BackupId;
 use crate::domain::report::{RestoreReport, UndoReport};
+use crate::domain::task_note::TaskNote;
 use crate::engine::restored::{Record, Undone};
 use crate::engine::watched::watched;
 use crate::engine::{Engine, EngineError, Held, RestoreRequest, Run};
@@ -31,9 +31,9 @@ impl Engine {
             return Ok(report);
         }
         let done = done_by(component, task).await?;
-        let (reference, kept) = match done.filter(|done| done.deed.backup.is_some()) {
-            Some(Done { deed, kept }) => {
-                let id = deed.backup.map(|id| id.to_string());
+        let (reference, kept) = match done.filter(|done| done.note.backup.is_some()) {
+            Some(Done { note, kept }) => {
+                let id = note.backup.map(|id| id.to_string());
                 (id.unwrap_or_else(|| request.reference.clone()), kept)
             }
             None => match record {
@@ -85,8 +85,8 @@ impl Engine {
         run.meter.begin("swap", 0);
         let record = self.about_to_swap(component, backup, run).await?;
         if let Some(task) = &run.task_id {
-            let deed = Deed::restore(task, backup.clone(), self.clock.now());
-            staged.sign(deed.on_broker(run.visibility_timeout));
+            let note = TaskNote::restore(task, backup.clone(), self.clock.now());
+            staged.sign(note.on_broker(run.visibility_timeout));
         }
         let kept = watched(component.name(), run, held, staged.swap()).await?;
         Ok((kept.map(|kept| kept.place), record))
@@ -132,12 +132,13 @@ impl Engine {
         let (name, source) = (component.name(), component.source());
         let Some(task) = run.task_id.as_deref() else { return Ok(None) };
         let nothing = || "nothing".to_owned();
-        if let Some(Done { deed: Deed { undone: Some(at), .. }, kept }) = done_by(component, task).await? {
+        if let Some(Done { note: TaskNote { undone: Some(at), .. }, kept }) = done_by(component, task).await?
+        {
             return Ok(Some(UndoReport::new(name, source, at, kept.unwrap_or_else(nothing))));
         }
         let Some(before) = self.locks.undone_by(name, task).await else { return Ok(None) };
         // Where nothing is kept, a backup may have removed what the undo was to bring back.
-        let done = kept.filter(|kept| kept.deeds.is_none() && kept.place != before.kept_before);
+        let done = kept.filter(|kept| kept.task_notes.is_none() && kept.place != before.kept_before);
         Ok(done.map(|kept| UndoReport::new(name, source, before.replaced_at, kept.place.clone())))
     }
 
@@ -147,14 +148,14 @@ impl Engine {
         name: ComponentName,
         kept: &Kept,
         run: &Run,
-    ) -> Result<Option<Deed>, EngineError> {
+    ) -> Result<Option<TaskNote>, EngineError> {
         self.locks.forget_unfinished(name, Some(&kept.place)).await?;
         let Some(task_id) = run.task_id.clone() else { return Ok(None) };
-        let deed = Deed::undo(&task_id, kept.at, self.clock.now()).from_place(&kept.place);
-        let deed = deed.on_broker(run.visibility_timeout);
+        let note = TaskNote::undo(&task_id, kept.at, self.clock.now()).from_place(&kept.place);
+        let note = note.on_broker(run.visibility_timeout);
         let (kept_before, replaced_at) = (kept.place.clone(), kept.at);
         self.locks.note_undone(name, &Undone { task_id, kept_before, replaced_at }).await?;
-        Ok(Some(deed))
+        Ok(Some(note))
     }
 
     /// Notes that the result of a task is stored: nobody will ask for the proof of its work again.
@@ -170,7 +171,7 @@ impl Engine {
     pub(super) async fn forget(&self, component: &Arc<dyn Component>) -> Result<(), EngineError> {
         let name = component.name();
         if let Some(record) = self.locks.restored(name).await.filter(|record| record.report.is_none()) {
-            let done = done_by(component, &record.task_id).await?.filter(|done| done.deed.backup.is_some());
+            let done = done_by(component, &record.task_id).await?.filter(|done| done.note.backup.is_some());
             let place = match done {
                 // A restore into nothing has set nothing aside.
                 Some(done) => Some(done.kept.unwrap_or_default()),
@@ -196,7 +197,7 @@ async fn set_aside_since(
     if record.done.is_some() {
         return Ok(record.done.clone());
     }
-    let is_its = |kept: &Kept| kept.deeds.is_none() && Some(&kept.place) != record.kept_before.as_ref();
+    let is_its = |kept: &Kept| kept.task_notes.is_none() && Some(&kept.place) != record.kept_before.as_ref();
     Ok(kept(component).await?.filter(is_its).map(|kept| kept.place))
 }
 

@@ -4,7 +4,7 @@ use crate::base::chain;
 use crate::component::{Component, ComponentError, Plan, Staged, Target, Walk};
 use crate::domain::component::ComponentName;
 use crate::domain::facts::Facts;
-use crate::domain::report::{PassedOver, RestorePlan, RestoreReport, UndoReport};
+use crate::domain::report::{RestorePlan, RestoreReport, SkippedBackup, UndoReport};
 use crate::engine::archive::{Archive, rest_of, unusable};
 use crate::engine::watched::watched;
 use crate::engine::way_on::{complete, may_lose_rights, with_way_on};
@@ -87,7 +87,7 @@ impl Engine {
     ) -> Result<RestoreReport, EngineError> {
         let (name, began) = (request.component, self.clock.now());
         let (archives, passed_over) = self.archives_to_restore(name, &request.reference).await?;
-        let passed_over: Vec<_> = passed_over.iter().map(PassedOver::to_string).collect();
+        let passed_over: Vec<_> = passed_over.iter().map(SkippedBackup::to_string).collect();
         for passed_over in &passed_over {
             tracing::warn!("{passed_over}");
         }
@@ -186,8 +186,8 @@ impl Engine {
                 return Err(EngineError::Unfit { what });
             };
             held.confirm().await?;
-            let deed = self.about_to_undo(name, &kept, run).await?;
-            let replaced = watched(name, run, &held, component.undo_by(deed, &run.meter)).await;
+            let note = self.about_to_undo(name, &kept, run).await?;
+            let replaced = watched(name, run, &held, component.undo_by(note, &run.meter)).await;
             if matches!(&replaced, Err(EngineError::Component { source: ComponentError::Taken { .. }, .. }))
                 && let Some(report) = self.undone_before(component, None, run).await?
             {

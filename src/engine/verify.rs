@@ -5,7 +5,7 @@ use crate::catalog::{self, Away, CatalogError, Damaged, Entry};
 use crate::component::{Component, Walk};
 use crate::domain::component::ComponentName;
 use crate::domain::manifest::{Manifest, VerifyLevel};
-use crate::domain::report::{PassedOver, Verification, VerifyReport};
+use crate::domain::report::{SkippedBackup, Verification, VerifyReport};
 use crate::engine::last::Drill;
 use crate::engine::look::{look, nothing_yet};
 use crate::engine::restore::tidy;
@@ -35,7 +35,7 @@ struct Chosen {
     /// The newest first.
     entries: Vec<Entry>,
     /// The backups that `latest` does not mean.
-    passed_over: Vec<PassedOver>,
+    passed_over: Vec<SkippedBackup>,
     /// The findings, known already, about backups whose manifest cannot be read.
     damaged: Vec<Verification>,
     /// A destination that cannot be read.

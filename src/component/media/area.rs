@@ -8,7 +8,6 @@ use crate::base::{durable::sync_folder, lock::FileLock};
 use crate::component::ComponentError;
 use crate::component::media::{
     attributes::{Attributes, allowed},
-    deeds::NOTE,
     extended::clear_inherited,
     find::sign,
     folder::Folder,
@@ -17,6 +16,7 @@ use crate::component::media::{
     layers::{is_layered, may_leave},
     mounts::is_mount_point,
     remove::{remove, remove_locked},
+    task_notes::NOTE,
     trouble::{shown, trouble_at, unusable},
     unpack::open_folder,
 };

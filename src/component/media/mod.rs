@@ -34,7 +34,6 @@ mod area;
 mod attributes;
 mod compare;
 mod count;
-mod deeds;
 mod estimate;
 mod extended;
 mod find;
@@ -59,6 +58,7 @@ mod restore;
 mod snapshot;
 mod steps;
 mod swap;
+mod task_notes;
 mod trouble;
 mod unpack;
 mod unreadable;
@@ -68,10 +68,10 @@ use crate::component::tar::{self, Entry, Reference, Visit};
 use crate::component::{Basis, Component, ComponentError, Done, Feed, Kept, Plan, Staged, Target, Walk};
 use crate::domain::{
     component::ComponentName,
-    deed::Deed,
     facts::{Counts, Facts},
     id::BackupId,
     progress::Meter,
+    task_note::TaskNote,
 };
 use crate::stream::{Content, Output, unpack::Unpacked};
 use async_trait::async_trait;
@@ -345,9 +345,9 @@ impl Component for Media {
         self.undo_by(None, meter).await
     }
 
-    async fn undo_by(&self, deed: Option<Deed>, _: &Meter) -> Result<Kept, ComponentError> {
+    async fn undo_by(&self, note: Option<TaskNote>, _: &Meter) -> Result<Kept, ComponentError> {
         let root = self.config.root.clone();
-        restore::blocking(move || restore::undo(&root, deed)).await
+        restore::blocking(move || restore::undo(&root, note)).await
     }
 
     async fn forget(&self) -> Result<(), ComponentError> {

@@ -20,9 +20,9 @@ use crate::component::{
     tar::{self, AttributeKind, Poured, pour},
 };
 use crate::domain::{
-    deed::Deed,
     facts::{Counts, Facts, FileCounts},
     progress::Meter,
+    task_note::TaskNote,
 };
 use async_trait::async_trait;
 use rustix::{
@@ -84,7 +84,7 @@ fn unpack(
     let filled = attributes
         .and_then(|attributes| fill(&area, attributes, walk, Limits { promised, holds }, poured, meter));
     match filled {
-        Ok(contents) => Ok(Copy { area, target, contents, deed: None }),
+        Ok(contents) => Ok(Copy { area, target, contents, note: None }),
         Err(err) => {
             area.remove_after(&err);
             Err(err)
@@ -218,7 +218,7 @@ struct Copy {
     target: Target,
     contents: Contents,
     /// The task that orders the swap.
-    deed: Option<Deed>,
+    note: Option<TaskNote>,
 }
 
 #[async_trait]
@@ -244,8 +244,8 @@ impl Staged for Copy {
         pour(feed, move |poured| poured.walk(&meter, &mut comparing).map(|_| comparing.differences())).await
     }
 
-    fn sign(&mut self, deed: Deed) {
-        self.deed = Some(deed);
+    fn sign(&mut self, note: TaskNote) {
+        self.note = Some(note);
     }
 
     async fn swap(self: Box<Self>) -> Result<Option<Kept>, ComponentError> {
@@ -253,7 +253,7 @@ impl Staged for Copy {
             return Err(unusable("a copy for a drill cannot take the place of the media".to_owned()));
         }
         blocking(move || match self.target {
-            Target::Live => exchange(self.area, false, self.deed),
+            Target::Live => exchange(self.area, false, self.note),
             _ => exchange(self.area, true, None),
         })
         .await
@@ -265,9 +265,9 @@ impl Staged for Copy {
 }
 
 /// Swaps; what was live is kept, unless it was an empty folder that somebody had made for the copy.
-fn exchange(mut area: Area, was_empty: bool, deed: Option<Deed>) -> Result<Option<Kept>, ComponentError> {
+fn exchange(mut area: Area, was_empty: bool, note: Option<TaskNote>) -> Result<Option<Kept>, ComponentError> {
     let may_move = if was_empty { Ok(()) } else { nothing_mounted_at(&area.site, &Target::Live) };
-    let noted = may_move.and_then(|()| area.begin(deed));
+    let noted = may_move.and_then(|()| area.begin(note));
     let swapped = noted.and_then(|()| swap::swap(&mut area));
     let kept = match swapped {
         Ok(kept) => kept && !(was_empty && unlinkat(&area.folder, TREE, AtFlags::REMOVEDIR).is_ok()),
@@ -295,7 +295,7 @@ fn exchange(mut area: Area, was_empty: bool, deed: Option<Deed>) -> Result<Optio
 
 fn kept_in(area: &Area) -> Kept {
     let place = area.path().join("tree").display().to_string();
-    Kept { place, at: area.label.at, deeds: area.deeds() }
+    Kept { place, at: area.label.at, task_notes: area.task_notes() }
 }
 
 /// Finishes what died in the middle and removes copies of dead runs, blocking.
@@ -352,19 +352,19 @@ fn has_tree(area: &Area) -> bool {
 }
 
 /// Exchanges once more, blocking.
-pub(super) fn undo(root: &Path, deed: Option<Deed>) -> Result<Kept, ComponentError> {
+pub(super) fn undo(root: &Path, note: Option<TaskNote>) -> Result<Kept, ComponentError> {
     let none = || unusable(format!("undo the restore of {}: nothing is kept of before", root.display()));
     let area = last(Area::all(root)?).ok_or_else(none)?;
     let kept_at = area.label.at;
     // Another machine may have done the same task since it was asked what is kept.
-    if deed.as_ref().is_some_and(|deed| !deed.leads_to(&kept_in(&area).place)) {
+    if note.as_ref().is_some_and(|note| !note.leads_to(&kept_in(&area).place)) {
         let what =
             format!("undo the restore of {}: another run has changed meanwhile what is kept", root.display());
         return Err(ComponentError::Taken { what });
     }
-    let exchanged = exchange(area, false, deed)?;
+    let exchanged = exchange(area, false, note)?;
     // Nothing was live, so nothing is kept now.
-    Ok(exchanged.unwrap_or_else(|| Kept { place: "nothing".to_owned(), at: kept_at, deeds: None }))
+    Ok(exchanged.unwrap_or_else(|| Kept { place: "nothing".to_owned(), at: kept_at, task_notes: None }))
 }
 
 /// Removes what is kept, but for what proves that a task has swapped which may be delivered again, and what was set aside
@@ -387,8 +387,8 @@ pub(super) fn forget(root: &Path) -> Result<(), ComponentError> {
 /// The work of a task, if it has swapped, blocking.
 pub(super) fn done_by(root: &Path, task: &str) -> Result<Option<Done>, ComponentError> {
     let find = |area: Area| {
-        let deed = area.deeds()?.into_iter().rfind(|deed| deed.is_of(task))?;
-        Some(Done { deed, kept: has_tree(&area).then(|| kept_in(&area).place) })
+        let note = area.task_notes()?.into_iter().rfind(|note| note.is_of(task))?;
+        Some(Done { note, kept: has_tree(&area).then(|| kept_in(&area).place) })
     };
     Ok(Area::seen(root)?.into_iter().rev().find_map(find))
 }

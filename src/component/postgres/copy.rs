@@ -23,10 +23,10 @@ use crate::component::{
     scratch::{self, Scratch},
 };
 use crate::domain::{
-    deed::Deed,
     facts::{Counts, Facts, TableRows},
     progress::Meter,
     rights::Rights,
+    task_note::TaskNote,
 };
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -69,7 +69,7 @@ impl Copy {
                     target: goal.name,
                     incoming: name,
                     kept: None,
-                    deed: None,
+                    note: None,
                 };
                 Ok(Self { exchange, hold, drill: goal.drill, counts, wrong, without })
             }
@@ -177,7 +177,7 @@ async fn create(
         at,
         comment: None,
         allow: true,
-        deeds: None,
+        task_notes: None,
     };
     let marked = async {
         goal.admin.client.batch_execute(&comment_on(&name, Some(&mark.text()))).await.map_err(failed)?;
@@ -332,8 +332,8 @@ impl Staged for Copy {
         Ok(self.wrong.clone())
     }
 
-    fn sign(&mut self, deed: Deed) {
-        self.exchange.deed = Some(deed);
+    fn sign(&mut self, note: TaskNote) {
+        self.exchange.note = Some(note);
     }
 
     async fn swap(self: Box<Self>) -> Result<Option<Kept>, ComponentError> {

@@ -6,7 +6,7 @@ use crate::component::postgres::{
     mark::{FRESH, Mark, Role, ident, literal},
     names::decode_shared,
 };
-use crate::domain::deed::Deed;
+use crate::domain::task_note::TaskNote;
 use serde_json::Value;
 
 /// A database as the server describes it.
@@ -21,7 +21,7 @@ pub struct Database {
     /// Whether connections are allowed, when nobody swaps.
     pub allows: bool,
     /// The tasks that have made it what it is, as far as it bears a mark of ours that says so.
-    pub deeds: Vec<Deed>,
+    pub task_notes: Vec<TaskNote>,
     /// Size, bytes.
     pub bytes: u64,
     oid: u32,
@@ -61,9 +61,9 @@ impl Database {
         let encoding: String = row.get(2);
         let comment = row.get::<_, Option<Vec<u8>>>(4).map(|raw| decode_shared(raw, &encoding));
         let mark = comment.as_deref().and_then(|text| Mark::parse(name, text));
-        let (comment, allows, deeds) = match mark {
-            Some(mark) if mark.role == Role::Closed => (mark.comment, mark.allow, mark.deeds),
-            Some(mark) if mark.role == Role::Restored => (mark.comment, row.get(5), mark.deeds),
+        let (comment, allows, task_notes) = match mark {
+            Some(mark) if mark.role == Role::Closed => (mark.comment, mark.allow, mark.task_notes),
+            Some(mark) if mark.role == Role::Restored => (mark.comment, row.get(5), mark.task_notes),
             _ => (comment, row.get(5), None),
         };
         Ok(Some(Self {
@@ -74,7 +74,7 @@ impl Database {
             tablespace: row.get(3),
             comment,
             allows,
-            deeds: deeds.unwrap_or_default(),
+            task_notes: task_notes.unwrap_or_default(),
             row: serde_json::from_str(row.get(6)).expect("the server writes JSON"),
             has_grants: row.get(7),
             bytes: row.get::<_, i64>(8).unsigned_abs(),

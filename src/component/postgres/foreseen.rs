@@ -3,7 +3,7 @@
 
 use crate::component::ComponentError;
 use crate::component::postgres::connect::sort;
-use crate::domain::derived::{Derived, Foreseen};
+use crate::domain::derived::{Derived, PredictedDifference};
 use deadpool_postgres::{
     Transaction,
     tokio_postgres::{Error, error::SqlState},
@@ -130,15 +130,15 @@ fn is_violation_of(err: &Error, name: Option<&str>) -> bool {
 /// # Errors
 ///
 /// As sorted.
-pub async fn find(transaction: &mut Transaction<'_>) -> Result<Vec<Foreseen>, ComponentError> {
+pub async fn find(transaction: &mut Transaction<'_>) -> Result<Vec<PredictedDifference>, ComponentError> {
     /// The time that all rows may take, which is time of the backup.
     const BUDGET: Duration = Duration::from_secs(2);
     const AS_IN_A_RESTORE: &str =
         "SET LOCAL search_path = ''; SET LOCAL statement_timeout = '1s'; SET LOCAL lock_timeout = '50ms'";
     let failed = |err| sort("look what a restore could not make".into(), err);
-    let foreseen = |name, warning| Foreseen { name, warning };
+    let difference = |name, warning| PredictedDifference { name, warning };
     let unreadable = transaction.query(UNREADABLE, &[]).await.map_err(failed)?;
-    let mut found: Vec<_> = unreadable.iter().map(|row| foreseen(row.get(0), row.get(1))).collect();
+    let mut found: Vec<_> = unreadable.iter().map(|row| difference(row.get(0), row.get(1))).collect();
     let mut checks = transaction.query(CHECKS, &[]).await.map_err(failed)?;
     checks.extend(transaction.query(DOMAINS, &[]).await.map_err(failed)?);
     let begun = Instant::now();
@@ -152,9 +152,9 @@ pub async fn find(transaction: &mut Transaction<'_>) -> Result<Vec<Foreseen>, Co
         attempt.rollback().await.map_err(failed)?;
         match violating {
             Ok(rows) if rows.is_empty() => {}
-            Ok(_) => found.push(foreseen(check.get(0), check.get(2))),
+            Ok(_) => found.push(difference(check.get(0), check.get(2))),
             Err(err) if is_violation_of(&err, check.get(3)) => {
-                found.push(foreseen(check.get(0), check.get(2)));
+                found.push(difference(check.get(0), check.get(2)));
             }
             // Too slow, found by the trials of expressions, or a check that is restored after the rows.
             Err(err) if err.as_db_error().is_some() => {}

@@ -1,7 +1,7 @@
 //! Which databases are ours: those with a comment that says so, in their own name.
 
-use crate::domain::deed::Deed;
 pub use crate::domain::rights::ident;
+use crate::domain::task_note::TaskNote;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -57,8 +57,8 @@ pub struct Mark {
     /// Whether connections were allowed before.
     pub allow: bool,
     /// The tasks whose swaps have made it what it is; `None` where an earlier version of this program did.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub deeds: Option<Vec<Deed>>,
+    #[serde(rename = "deeds", default, skip_serializing_if = "Option::is_none")]
+    pub task_notes: Option<Vec<TaskNote>>,
 }
 
 impl Mark {
@@ -71,7 +71,7 @@ impl Mark {
     /// Tests whether a task may be delivered again of which the database is the proof that it has swapped.
     pub fn is_needed(&self) -> bool {
         let now = Timestamp::now();
-        self.deeds.iter().flatten().any(|deed| deed.may_come_back(now))
+        self.task_notes.iter().flatten().any(|note| note.may_be_redelivered(now))
     }
 
     /// The comment.
@@ -135,10 +135,10 @@ mod tests {
             at: Timestamp::UNIX_EPOCH,
             comment: Some("it's".into()),
             allow: true,
-            deeds: Some(vec![Deed::undo("t", Timestamp::UNIX_EPOCH, Timestamp::UNIX_EPOCH)]),
+            task_notes: Some(vec![TaskNote::undo("t", Timestamp::UNIX_EPOCH, Timestamp::UNIX_EPOCH)]),
         };
         let earlier = mark.text().replace(",\"deeds\":", ",\"unknown\":");
-        assert_eq!(Mark::parse("a'b\\", &earlier), Some(Mark { deeds: None, ..mark.clone() }));
+        assert_eq!(Mark::parse("a'b\\", &earlier), Some(Mark { task_notes: None, ..mark.clone() }));
         assert_eq!(Mark::parse("a'b\\", &mark.text()), Some(mark.clone()));
         assert_eq!(Mark::parse("renamed", &mark.text()), None);
         assert_eq!(Mark::parse("lab", "rna-backup: of the lab"), None);

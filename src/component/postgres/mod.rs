@@ -52,10 +52,10 @@ use crate::component::process::Program;
 use crate::component::{Component, ComponentError, Done, Feed, Kept, Plan, Staged, Target, Walk};
 use crate::domain::{
     component::ComponentName,
-    deed::Deed,
     derived::Derived,
     facts::{Counts, Facts},
     progress::Meter,
+    task_note::TaskNote,
 };
 use crate::stream::Output;
 use async_trait::async_trait;
@@ -333,8 +333,8 @@ impl Component for Postgres {
         self.undo_by(None, meter).await
     }
 
-    async fn undo_by(&self, deed: Option<Deed>, _: &Meter) -> Result<Kept, ComponentError> {
-        undo::undo(&self.config, deed).await
+    async fn undo_by(&self, note: Option<TaskNote>, _: &Meter) -> Result<Kept, ComponentError> {
+        undo::undo(&self.config, note).await
     }
 
     async fn forget(&self) -> Result<(), ComponentError> {

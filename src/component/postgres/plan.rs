@@ -10,7 +10,7 @@ use crate::component::postgres::{
 };
 use crate::component::{ComponentError, Plan, scratch};
 use crate::domain::{
-    derived::{Derived, Unqualified, VIEW},
+    derived::{Derived, UnqualifiedObject, VIEW},
     facts::Facts,
     rights::Rights,
 };
@@ -71,7 +71,7 @@ impl Goal {
             versions: self.versions(facts),
             warnings,
             advice: unqualified()
-                .map(Unqualified::warning)
+                .map(UnqualifiedObject::warning)
                 .chain(lost)
                 .chain(owners)
                 .chain(lost_properties)

@@ -13,7 +13,7 @@ use crate::component::postgres::{
     mark::{Mark, Role, comment_on, ident},
 };
 use crate::component::{ComponentError, Kept};
-use crate::domain::deed::{self, Deed};
+use crate::domain::task_note::{self, TaskNote};
 use deadpool_postgres::tokio_postgres::{Error, error::SqlState};
 use jiff::Timestamp;
 use std::time::{Duration, Instant};
@@ -30,7 +30,7 @@ pub struct Exchange {
     /// The comment that it had; `None`: it is a copy, and gets that of the live one.
     pub kept: Option<Mark>,
     /// The task that orders it; `None`: somebody by hand.
-    pub deed: Option<Deed>,
+    pub note: Option<TaskNote>,
 }
 
 impl Exchange {
@@ -75,7 +75,7 @@ impl Exchange {
             at,
             comment: live.comment.clone(),
             allow: live.allows,
-            deeds: Some(self.deeds(&live.deeds)),
+            task_notes: Some(self.task_notes(&live.task_notes)),
         };
         let begun = Instant::now();
         let swapped = self.close_and_rename(&admin, &live, &mark, hold).await;
@@ -88,18 +88,18 @@ impl Exchange {
         }
         let downtime_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         tracing::info!(database = self.target, kept = name, downtime_ms, "databases are swapped");
-        Ok(Some(Kept { place: name, at, deeds: mark.deeds }))
+        Ok(Some(Kept { place: name, at, task_notes: mark.task_notes }))
     }
 
     /// The tasks that have made the data what they are, the last of which is that of this swap.
-    fn deeds(&self, live: &[Deed]) -> Vec<Deed> {
-        let kept = self.kept.as_ref().and_then(|mark| mark.deeds.as_deref()).unwrap_or_default();
-        deed::with([live, kept].concat(), self.deed.clone())
+    fn task_notes(&self, live: &[TaskNote]) -> Vec<TaskNote> {
+        let kept = self.kept.as_ref().and_then(|mark| mark.task_notes.as_deref()).unwrap_or_default();
+        task_note::append([live, kept].concat(), self.note.clone())
     }
 
     async fn just_rename(&self, admin: &Admin, hold: &Hold) -> Result<Option<Kept>, ComponentError> {
         let comment = self.kept.as_ref().and_then(|mark| mark.comment.clone());
-        let mark = restored(&self.config, &self.target, comment, self.deeds(&[]));
+        let mark = restored(&self.config, &self.target, comment, self.task_notes(&[]));
         let (incoming, target) = (ident(&self.incoming), ident(&self.target));
         let rename = [
             hold.guard(),
@@ -118,8 +118,8 @@ impl Exchange {
         kept: &Mark,
         hold: &Hold,
     ) -> Result<(), ComponentError> {
-        let (name, deeds) = (self.target.clone(), Some(live.deeds.clone()));
-        let closed = Mark { role: Role::Closed, name, deeds, ..kept.clone() };
+        let (name, task_notes) = (self.target.clone(), Some(live.task_notes.clone()));
+        let closed = Mark { role: Role::Closed, name, task_notes, ..kept.clone() };
         let (target, incoming) = (ident(&self.target), ident(&self.incoming));
         let close = [
             hold.guard(),
@@ -232,11 +232,11 @@ fn restored(
     config: &PostgresConfig,
     name: &str,
     comment: Option<String>,
-    deeds: Vec<Deed>,
+    task_notes: Vec<TaskNote>,
 ) -> Option<String> {
     let (by, of, name) = (config.database.clone(), name.to_owned(), name.to_owned());
-    let (role, at, deeds) = (Role::Restored, Timestamp::now(), Some(deeds));
-    let mark = Mark { role, name, by, of, at, comment, allow: true, deeds };
+    let (role, at, task_notes) = (Role::Restored, Timestamp::now(), Some(task_notes));
+    let mark = Mark { role, name, by, of, at, comment, allow: true, task_notes };
     if mark.is_needed() { Some(mark.text()) } else { mark.comment }
 }
 
@@ -247,9 +247,9 @@ fn restored(
 /// As sorted.
 pub async fn open(admin: &Admin, closed: &Mark) -> Result<(), ComponentError> {
     let name = ident(&closed.name);
-    let deeds = closed.deeds.clone().unwrap_or_default();
+    let task_notes = closed.task_notes.clone().unwrap_or_default();
     let mark = Mark { role: Role::Restored, ..closed.clone() };
-    let comment = if deeds.is_empty() { closed.comment.clone() } else { Some(mark.text()) };
+    let comment = if task_notes.is_empty() { closed.comment.clone() } else { Some(mark.text()) };
     let statements = [
         comment_on(&closed.name, comment.as_deref()),
         format!("ALTER DATABASE {name} ALLOW_CONNECTIONS {}", closed.allow),

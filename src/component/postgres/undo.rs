@@ -8,7 +8,7 @@ use crate::component::postgres::{
     swap::{self, Exchange},
 };
 use crate::component::{ComponentError, Done, Kept};
-use crate::domain::deed::{self, Deed};
+use crate::domain::task_note::{self, TaskNote};
 use jiff::Timestamp;
 
 async fn newest(admin: &Admin, by: &str) -> Result<Option<Mark>, ComponentError> {
@@ -24,7 +24,7 @@ fn is_noted(mark: &Mark) -> bool {
 pub async fn kept(config: &PostgresConfig) -> Result<Option<Kept>, ComponentError> {
     let admin = Admin::beside(config, &config.database).await?;
     let newest = newest(&admin, &config.database).await?;
-    Ok(newest.map(|mark| Kept { place: mark.name, at: mark.at, deeds: mark.deeds }))
+    Ok(newest.map(|mark| Kept { place: mark.name, at: mark.at, task_notes: mark.task_notes }))
 }
 
 /// As [`crate::component::Component::done_by`].
@@ -32,8 +32,8 @@ pub async fn done_by(config: &PostgresConfig, task: &str) -> Result<Option<Done>
     let admin = Admin::beside(config, &config.database).await?;
     let marks = admin.marked(&config.database).await?;
     Ok(marks.into_iter().rev().filter(is_noted).find_map(|mark| {
-        let deed = mark.deeds.iter().flatten().rfind(|deed| deed.is_of(task))?.clone();
-        Some(Done { deed, kept: (mark.role == Role::Kept).then_some(mark.name) })
+        let note = mark.task_notes.iter().flatten().rfind(|note| note.is_of(task))?.clone();
+        Some(Done { note, kept: (mark.role == Role::Kept).then_some(mark.name) })
     }))
 }
 
@@ -42,7 +42,7 @@ pub async fn settle(config: &PostgresConfig, task: &str) -> Result<(), Component
     let hold = Hold::take(config, &config.database).await?;
     let admin = Admin::beside(config, &config.database).await?;
     for mut mark in admin.marked(&config.database).await?.into_iter().filter(is_noted) {
-        if mark.deeds.as_mut().is_some_and(|deeds| deed::settle(deeds, task)) {
+        if mark.task_notes.as_mut().is_some_and(|task_notes| task_note::mark_stored(task_notes, task)) {
             note(&admin, &mark, &hold).await?;
         }
     }
@@ -60,7 +60,7 @@ async fn note(admin: &Admin, mark: &Mark, hold: &Hold) -> Result<(), ComponentEr
 
 /// As [`crate::component::Component::undo_by`]. Where nothing was live any more, what it tells is the name
 /// that the old one has again.
-pub async fn undo(config: &PostgresConfig, deed: Option<Deed>) -> Result<Kept, ComponentError> {
+pub async fn undo(config: &PostgresConfig, note: Option<TaskNote>) -> Result<Kept, ComponentError> {
     let hold = Hold::take(config, &config.database).await?;
     let admin = Admin::beside(config, &config.database).await?;
     let Some(mark) = newest(&admin, &config.database).await? else {
@@ -69,7 +69,7 @@ pub async fn undo(config: &PostgresConfig, deed: Option<Deed>) -> Result<Kept, C
         return Err(ComponentError::Unusable { what, source: None });
     };
     // Another machine may have done the same task since it was asked what is kept.
-    if deed.as_ref().is_some_and(|deed| !deed.leads_to(&mark.name)) {
+    if note.as_ref().is_some_and(|note| !note.leads_to(&mark.name)) {
         hold.free().await;
         let what = format!(
             "undo the restore of {}: another run has changed meanwhile what is kept",
@@ -78,20 +78,20 @@ pub async fn undo(config: &PostgresConfig, deed: Option<Deed>) -> Result<Kept, C
         return Err(ComponentError::Taken { what });
     }
     drop(admin);
-    put_back(config, mark, deed, hold).await
+    put_back(config, mark, note, hold).await
 }
 
 async fn put_back(
     config: &PostgresConfig,
     mark: Mark,
-    deed: Option<Deed>,
+    note: Option<TaskNote>,
     hold: Hold,
 ) -> Result<Kept, ComponentError> {
     let (target, incoming) = (mark.of.clone(), mark.name.clone());
     let (config, kept) = (config.clone(), Some(mark));
-    let exchange = Exchange { config, target: target.clone(), incoming, kept, deed };
+    let exchange = Exchange { config, target: target.clone(), incoming, kept, note };
     let kept = exchange.carry_out(hold).await?;
-    Ok(kept.unwrap_or_else(|| Kept { place: target, at: Timestamp::now(), deeds: None }))
+    Ok(kept.unwrap_or_else(|| Kept { place: target, at: Timestamp::now(), task_notes: None }))
 }
 
 /// As [`crate::component::Component::forget`]. What was set aside after a database that stays does so too: an undo leads to

@@ -68,7 +68,7 @@ impl Weaviate {
                 .collect(),
             copies: copies_on_server(&journal.notes),
             beat: 0,
-            deeds: own.iter().flat_map(Mark::needed_deeds).collect(),
+            task_notes: own.iter().flat_map(Mark::needed_notes).collect(),
         };
         server.make_mark(&mark).await?;
         // The new mark says all that they said.
@@ -110,7 +110,7 @@ impl Weaviate {
                 replaced.entry(class).or_insert(mark.number);
             }
             let is_seen = !replaced.is_empty() && others.iter().any(|other| other.number < mark.number);
-            let is_proof = !mark.needed_deeds().is_empty();
+            let is_proof = !mark.needed_notes().is_empty();
             if is_seen || is_proof || !replacing.is_empty() || !journal.notes.snapshots().is_empty() {
                 let beat = mark.beat + 1;
                 if replacing != mark.replacing || copies != mark.copies || replaced != mark.replaced {

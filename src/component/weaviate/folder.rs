@@ -272,15 +272,15 @@ impl Folder {
     }
 }
 
-/// The error for a deed that the operating system refuses in the folder, with the cure.
-fn closed(deed: &str, at: &Path, cure: Option<String>, cause: impl Into<Cause>) -> ComponentError {
+/// The error for an action that the operating system refuses in the folder, with the cure.
+fn closed(action: &str, at: &Path, cure: Option<String>, cause: impl Into<Cause>) -> ComponentError {
     let is = fs::symlink_metadata(at).map_or_else(
         |_| "of unknown owner".to_owned(),
         |it| format!("owner {}:{}, mode {:04o}", it.uid(), it.gid(), it.mode() & 0o7777),
     );
     let (user, cure) = (user(), cure.unwrap_or_default());
     let what = format!(
-        "{deed} {} ({is}) while rna-backup runs as {user}: {cure}run both as one user, by `user: \"{user}\"` in \
+        "{action} {} ({is}) while rna-backup runs as {user}: {cure}run both as one user, by `user: \"{user}\"` in \
          Weaviate's compose service or by BACKUP_USER of rna-backup",
         at.display()
     );

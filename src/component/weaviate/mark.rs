@@ -13,7 +13,7 @@ use crate::component::ComponentError;
 use crate::component::weaviate::client::Fault;
 use crate::component::weaviate::replace::names;
 use crate::component::weaviate::server::Server;
-use crate::domain::deed::Deed;
+use crate::domain::task_note::TaskNote;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -52,8 +52,8 @@ pub(super) struct Mark {
     #[serde(default)]
     pub(super) beat: u64,
     /// The tasks whose work is done, for whoever gets such a task again.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(super) deeds: Vec<Deed>,
+    #[serde(rename = "deeds", default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) task_notes: Vec<TaskNote>,
 }
 
 impl Mark {
@@ -181,7 +181,7 @@ pub(super) fn example(number: u64, journal: &str) -> Mark {
         replaced: BTreeMap::new(),
         copies: BTreeSet::new(),
         beat: 0,
-        deeds: Vec::new(),
+        task_notes: Vec::new(),
     }
 }
 

@@ -24,7 +24,6 @@ mod copies;
 mod count;
 mod counting;
 mod decode;
-mod deeds;
 mod export;
 mod files;
 mod folder;
@@ -58,6 +57,7 @@ mod snapshot;
 mod source;
 mod steps;
 mod sweep;
+mod task_notes;
 mod tree;
 mod trial;
 mod undo;
@@ -70,9 +70,9 @@ use crate::component::media::{Media, MediaConfig};
 use crate::component::{Component, ComponentError, Done, Feed, Kept, Plan, Shelf, Staged, Target, Walk};
 use crate::domain::{
     component::ComponentName,
-    deed::Deed,
     facts::{Counts, Facts},
     progress::Meter,
+    task_note::TaskNote,
 };
 use crate::stream::Output;
 use async_trait::async_trait;
@@ -152,7 +152,7 @@ impl Weaviate {
 fn kept_as(journal: &Journal, kept: &notes::Kept) -> Kept {
     let copies: BTreeSet<&Snapshot> = kept.before.values().flatten().collect();
     let places: Vec<_> = copies.into_iter().map(|copy| copies::place_of(journal, copy)).collect();
-    Kept { place: places.join(", "), at: kept.at(), deeds: None }
+    Kept { place: places.join(", "), at: kept.at(), task_notes: None }
 }
 
 /// The reason why no drill can be held, and what to do.
@@ -347,8 +347,8 @@ impl Component for Weaviate {
         self.undone(None, meter).await
     }
 
-    async fn undo_by(&self, deed: Option<Deed>, meter: &Meter) -> Result<Kept, ComponentError> {
-        self.undone(deed, meter).await
+    async fn undo_by(&self, note: Option<TaskNote>, meter: &Meter) -> Result<Kept, ComponentError> {
+        self.undone(note, meter).await
     }
 
     async fn done_by(&self, task: &str) -> Result<Option<Done>, ComponentError> {
@@ -356,7 +356,7 @@ impl Component for Weaviate {
     }
 
     async fn settle(&self, task: &str) -> Result<(), ComponentError> {
-        self.settle_deed(task).await
+        self.mark_note_stored(task).await
     }
 
     async fn forget(&self) -> Result<(), ComponentError> {

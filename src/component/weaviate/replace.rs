@@ -19,7 +19,7 @@ use crate::component::weaviate::notes::{Kept, Notes, State, Step};
 use crate::component::weaviate::refusals::{can_be_put_back, of_what_cannot_be_kept};
 use crate::component::weaviate::server::{Access, Server};
 use crate::component::weaviate::source::{Bring, Place, make_room, prove, prove_by_reading, sources, way_of};
-use crate::domain::{deed::Deed, progress::Meter};
+use crate::domain::{progress::Meter, task_note::TaskNote};
 use std::collections::BTreeSet;
 
 /// The order behind a replacement.
@@ -58,7 +58,7 @@ impl Weaviate {
         journal: &mut Journal,
         bring: &Bring<'_>,
         purpose: Purpose,
-        deed: Option<Deed>,
+        note: Option<TaskNote>,
         meter: &Meter,
     ) -> Result<Option<Kept>, ComponentError> {
         let names = bring.keys().cloned().collect();
@@ -68,7 +68,7 @@ impl Weaviate {
             self.name_what_stays_due(server, &dead, &names, meter).await?;
             self.replace_claimed(server, journal, bring, purpose, &claim).await
         };
-        let replaced = claim.guarded(Box::pin(claim.signed(deed, replaced))).await;
+        let replaced = claim.guarded(Box::pin(claim.signed(note, replaced))).await;
         self.tend_mark_or_warn(server, journal).await;
         replaced
     }

@@ -22,7 +22,7 @@ use crate::component::weaviate::source::{Place, Source, prove};
 use crate::component::weaviate::steps::Questions;
 use crate::component::weaviate::{Weaviate, kept_as};
 use crate::component::{Component, ComponentError, Feed};
-use crate::domain::{deed::Deed, facts::Counts, progress::Meter};
+use crate::domain::{facts::Counts, progress::Meter, task_note::TaskNote};
 use async_trait::async_trait;
 use std::collections::BTreeSet;
 use uuid::Uuid;
@@ -76,7 +76,7 @@ impl Weaviate {
         let (weaviate, meter) = (self.clone(), meter.clone());
         let access = *target == Target::LiveWithAccess;
         let mut copy =
-            Copy { weaviate, server, source, bring, counts, drill: false, access, deed: None, meter };
+            Copy { weaviate, server, source, bring, counts, drill: false, access, note: None, meter };
         if access && let Err(err) = copy.holds_access().await {
             copy.clean(&mut journal).await?;
             return Err(err);
@@ -198,7 +198,7 @@ pub(super) struct Copy {
     /// True if users, roles and aliases come as well.
     access: bool,
     /// The task that orders the restore; `None`: somebody by hand.
-    deed: Option<Deed>,
+    note: Option<TaskNote>,
     /// Of the run: the longest part is still to come.
     meter: Meter,
 }
@@ -266,12 +266,12 @@ impl Staged for Copy {
         &self.counts
     }
 
-    fn sign(&mut self, deed: Deed) {
-        self.deed = Some(deed);
+    fn sign(&mut self, note: TaskNote) {
+        self.note = Some(note);
     }
 
     async fn swap(self: Box<Self>) -> Result<Option<Kept>, ComponentError> {
-        let Self { weaviate, server, source, bring, access, deed, meter, .. } = &*self;
+        let Self { weaviate, server, source, bring, access, note, meter, .. } = &*self;
         if self.drill {
             let what = "a copy for a drill cannot take the place of the classes".to_owned();
             return Err(ComponentError::Unusable { what, source: None });
@@ -279,7 +279,7 @@ impl Staged for Copy {
         let mut journal = Journal::open(&weaviate.config.state).await?;
         let bring = bring.iter().map(|class| (class.clone(), Some(source))).collect();
         let purpose = if *access { Purpose::RestoreWithAccess } else { Purpose::Restore };
-        let replaced = weaviate.replace(server, &mut journal, &bring, purpose, deed.clone(), meter).await;
+        let replaced = weaviate.replace(server, &mut journal, &bring, purpose, note.clone(), meter).await;
         if let Err(err) = self.clean(&mut journal).await {
             tracing::warn!(error = %chain(&err), "the files of the restored backup are left until the next start");
         }

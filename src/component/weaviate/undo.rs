@@ -8,7 +8,7 @@ use crate::component::weaviate::replace::Purpose;
 use crate::component::weaviate::source::Bring;
 use crate::component::weaviate::{Weaviate, kept_as};
 use crate::component::{ComponentError, Kept};
-use crate::domain::{deed::Deed, progress::Meter};
+use crate::domain::{progress::Meter, task_note::TaskNote};
 use jiff::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,7 +18,7 @@ impl Weaviate {
     /// # Errors
     ///
     /// As [`replace`](Self::replace).
-    pub(super) async fn undone(&self, deed: Option<Deed>, meter: &Meter) -> Result<Kept, ComponentError> {
+    pub(super) async fn undone(&self, note: Option<TaskNote>, meter: &Meter) -> Result<Kept, ComponentError> {
         let mut journal = Journal::open(&self.config.state).await?;
         let Some(kept) = journal.notes.kept.clone() else {
             let elsewhere =
@@ -46,11 +46,11 @@ impl Weaviate {
                 ));
             }
         }
-        let replaced = self.replace(&server, &mut journal, &bring, Purpose::Undo, deed, meter).await?;
+        let replaced = self.replace(&server, &mut journal, &bring, Purpose::Undo, note, meter).await?;
         let none = || Kept {
             place: "nothing: none of its classes was there".to_owned(),
             at: Timestamp::now(),
-            deeds: None,
+            task_notes: None,
         };
         Ok(replaced.map_or_else(none, |kept| kept_as(&journal, &kept)))
     }

@@ -7,7 +7,7 @@ use crate::component::weaviate::journal::Journal;
 use crate::component::weaviate::mark::Mark;
 use crate::component::weaviate::{Weaviate, kept_as};
 use crate::component::{ComponentError, Done};
-use crate::domain::deed::{self, Deed};
+use crate::domain::task_note::{self, TaskNote};
 use jiff::Timestamp;
 
 impl Weaviate {
@@ -18,8 +18,8 @@ impl Weaviate {
     /// When the marks cannot be read.
     pub(super) async fn replaced_by(&self, task: &str) -> Result<Option<Done>, ComponentError> {
         let marks = self.meet().await?.marks().await?;
-        let of_task = |mark: &Mark| mark.deeds.iter().find(|deed| deed.is_of(task)).cloned();
-        let Some((mark, deed)) = marks.iter().rev().find_map(|mark| Some((mark, of_task(mark)?))) else {
+        let of_task = |mark: &Mark| mark.task_notes.iter().find(|note| note.is_of(task)).cloned();
+        let Some((mark, note)) = marks.iter().rev().find_map(|mark| Some((mark, of_task(mark)?))) else {
             return Ok(None);
         };
         let journal = Journal::open(&self.config.state).await?;
@@ -28,7 +28,7 @@ impl Weaviate {
         } else {
             Some(format!("on {}", mark.owner()))
         };
-        Ok(Some(Done { deed, kept }))
+        Ok(Some(Done { note, kept }))
     }
 
     /// Notes that the result of a task is stored, in the mark of whatever machine has done its work.
@@ -36,10 +36,10 @@ impl Weaviate {
     /// # Errors
     ///
     /// When a mark cannot be read or written.
-    pub(super) async fn settle_deed(&self, task: &str) -> Result<(), ComponentError> {
+    pub(super) async fn mark_note_stored(&self, task: &str) -> Result<(), ComponentError> {
         let server = self.meet().await?;
         for mut mark in server.marks().await? {
-            if deed::settle(&mut mark.deeds, task) {
+            if task_note::mark_stored(&mut mark.task_notes, task) {
                 mark.beat += 1;
                 server.change_mark(&mark).await?;
             }
@@ -51,9 +51,9 @@ impl Weaviate {
 
 impl Mark {
     /// The notes on tasks that may be delivered again.
-    pub(super) fn needed_deeds(&self) -> Vec<Deed> {
+    pub(super) fn needed_notes(&self) -> Vec<TaskNote> {
         let now = Timestamp::now();
-        self.deeds.iter().filter(|deed| deed.may_come_back(now)).cloned().collect()
+        self.task_notes.iter().filter(|note| note.may_be_redelivered(now)).cloned().collect()
     }
 }
 
@@ -62,13 +62,16 @@ impl Claim {
     /// is a warning, since the classes are whole.
     pub(super) async fn signed<T>(
         &self,
-        deed: Option<Deed>,
+        note: Option<TaskNote>,
         work: impl Future<Output = Result<T, ComponentError>>,
     ) -> Result<T, ComponentError> {
         let done = work.await?;
-        if let Some(deed) = deed
-            && let Err(err) =
-                self.change(|mark| mark.deeds = deed::with(std::mem::take(&mut mark.deeds), Some(deed))).await
+        if let Some(note) = note
+            && let Err(err) = self
+                .change(|mark| {
+                    mark.task_notes = task_note::append(std::mem::take(&mut mark.task_notes), Some(note))
+                })
+                .await
         {
             tracing::warn!(error = %chain(&err), "other machines are not told that this task has done its work");
         }

@@ -9,7 +9,7 @@ use std::{fmt::Write, time::Duration};
 
 /// The time for which a task whose result nobody has stored may be delivered again, where the visibility timeout of its
 /// broker is the usual hour or less: a message comes back after that timeout.
-pub const COMES_BACK: Duration = Duration::from_hours(24);
+pub const REDELIVERY_WINDOW: Duration = Duration::from_hours(24);
 
 /// The visibility timeout of most brokers.
 const USUAL: Duration = Duration::from_hours(1);
@@ -22,7 +22,7 @@ const LONGEST: usize = 200;
 
 /// A task that restored a backup, or undid a restore.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Deed {
+pub struct TaskNote {
     task: String,
     /// The time of the swap.
     pub at: Timestamp,
@@ -35,7 +35,7 @@ pub struct Deed {
     /// The place of that data; told to the swap, which looks whether the data is still there, and not noted.
     #[serde(skip)]
     place: Option<String>,
-    /// The seconds for which the task may be delivered again, where these are more than [`COMES_BACK`].
+    /// The seconds for which the task may be delivered again, where these are more than [`REDELIVERY_WINDOW`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     seconds: Option<u64>,
     /// True once the task's result is stored: from then on nobody needs the note.
@@ -43,7 +43,7 @@ pub struct Deed {
     pub settled: bool,
 }
 
-impl Deed {
+impl TaskNote {
     /// A restore of a backup.
     pub fn restore(task: &str, backup: BackupId, at: Timestamp) -> Self {
         Self { backup: Some(backup), ..Self::of(task, at) }
@@ -62,7 +62,7 @@ impl Deed {
     #[must_use]
     pub fn on_broker(mut self, visibility_timeout: Duration) -> Self {
         let longer = visibility_timeout.saturating_sub(USUAL);
-        self.seconds = (!longer.is_zero()).then(|| COMES_BACK.saturating_add(longer).as_secs());
+        self.seconds = (!longer.is_zero()).then(|| REDELIVERY_WINDOW.saturating_add(longer).as_secs());
         self
     }
 
@@ -86,23 +86,23 @@ impl Deed {
 
     /// Tests whether the task may be delivered again, so that its note is still needed. Clocks of two machines may
     /// differ, in either direction.
-    pub fn may_come_back(&self, now: Timestamp) -> bool {
-        let comes_back = self.seconds.map_or(COMES_BACK, Duration::from_secs);
-        !self.settled && now.duration_since(self.at).unsigned_abs() < comes_back
+    pub fn may_be_redelivered(&self, now: Timestamp) -> bool {
+        let window = self.seconds.map_or(REDELIVERY_WINDOW, Duration::from_secs);
+        !self.settled && now.duration_since(self.at).unsigned_abs() < window
     }
 }
 
 /// The notes after one more swap: those that there were, and that of the swap, unless it was done by hand.
-pub fn with(mut deeds: Vec<Deed>, deed: Option<Deed>) -> Vec<Deed> {
-    deeds.extend(deed);
-    deeds.drain(..deeds.len().saturating_sub(MOST));
-    deeds
+pub fn append(mut notes: Vec<TaskNote>, note: Option<TaskNote>) -> Vec<TaskNote> {
+    notes.extend(note);
+    notes.drain(..notes.len().saturating_sub(MOST));
+    notes
 }
 
 /// Notes that the result of a task is stored. Returns whether that is news.
-pub fn settle(deeds: &mut [Deed], task: &str) -> bool {
-    let open = deeds.iter_mut().filter(|deed| !deed.settled && deed.is_of(task));
-    open.map(|deed| deed.settled = true).count() > 0
+pub fn mark_stored(notes: &mut [TaskNote], task: &str) -> bool {
+    let open = notes.iter_mut().filter(|note| !note.settled && note.is_of(task));
+    open.map(|note| note.settled = true).count() > 0
 }
 
 /// The id of a task as it is noted: senders choose ids, and a long one would fill a comment.
@@ -120,25 +120,26 @@ fn key(task: &str) -> String {
 fn a_note_is_needed_until_its_result_is_stored_or_a_day_is_over() {
     let now: Timestamp = "2026-11-22T02:00:00Z".parse().unwrap();
     let hours = |hours| now + jiff::SignedDuration::from_hours(hours);
-    let mut deeds = with(Vec::new(), Some(Deed::undo("t", now, now)));
-    assert!(deeds[0].may_come_back(hours(23)) && deeds[0].may_come_back(hours(-23)));
-    assert!(!deeds[0].may_come_back(hours(24)) && !deeds[0].may_come_back(hours(-24)));
-    let late = Deed::undo("t", now, now).on_broker(Duration::from_hours(49));
-    let late: Deed = serde_json::from_value(serde_json::to_value(late).unwrap()).unwrap();
+    let mut notes = append(Vec::new(), Some(TaskNote::undo("t", now, now)));
+    assert!(notes[0].may_be_redelivered(hours(23)) && notes[0].may_be_redelivered(hours(-23)));
+    assert!(!notes[0].may_be_redelivered(hours(24)) && !notes[0].may_be_redelivered(hours(-24)));
+    let late = TaskNote::undo("t", now, now).on_broker(Duration::from_hours(49));
+    let late: TaskNote = serde_json::from_value(serde_json::to_value(late).unwrap()).unwrap();
     assert!(
-        late.may_come_back(hours(71)) && !late.may_come_back(hours(72)),
+        late.may_be_redelivered(hours(71)) && !late.may_be_redelivered(hours(72)),
         "24 hours and 48 more than usual"
     );
-    assert!(!settle(&mut deeds, "u") && settle(&mut deeds, "t") && !settle(&mut deeds, "t"));
-    assert!(!deeds[0].may_come_back(now));
+    assert!(!mark_stored(&mut notes, "u") && mark_stored(&mut notes, "t") && !mark_stored(&mut notes, "t"));
+    assert!(!notes[0].may_be_redelivered(now));
 }
 
 #[test]
 fn notes_are_few_and_short_whatever_a_sender_calls_a_task() {
     let at = Timestamp::UNIX_EPOCH;
     let long = "x".repeat(1 << 20);
-    let deed = Deed::undo(&long, at, at);
-    assert!(deed.is_of(&long) && !deed.is_of(&long[1..]) && deed.task.len() < LONGEST);
-    let all = (0..100).fold(Vec::new(), |deeds, n| with(deeds, Some(Deed::undo(&n.to_string(), at, at))));
+    let note = TaskNote::undo(&long, at, at);
+    assert!(note.is_of(&long) && !note.is_of(&long[1..]) && note.task.len() < LONGEST);
+    let all =
+        (0..100).fold(Vec::new(), |notes, n| append(notes, Some(TaskNote::undo(&n.to_string(), at, at))));
     assert!(all.len() == MOST && all[MOST - 1].is_of("99"));
 }

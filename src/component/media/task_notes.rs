@@ -3,7 +3,7 @@
 use crate::base::durable;
 use crate::component::ComponentError;
 use crate::component::media::{area::Area, label::Role, trouble::trouble_at};
-use crate::domain::deed::{self, Deed};
+use crate::domain::task_note::{self, TaskNote};
 use jiff::Timestamp;
 use rustix::{
     fs::{Mode, OFlags, openat},
@@ -26,7 +26,8 @@ const LARGEST: u64 = 1 << 20;
 /// The note. The last swap counts once it is done, which the area's name tells: every swap gives it another one.
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Note {
-    deeds: Vec<Deed>,
+    #[serde(rename = "deeds")]
+    task_notes: Vec<TaskNote>,
     /// The last swap that began.
     begun: Option<Begun>,
 }
@@ -35,21 +36,22 @@ struct Note {
 struct Begun {
     /// The label of the area before that swap.
     from: String,
-    deed: Deed,
+    #[serde(rename = "deed")]
+    note: TaskNote,
 }
 
 impl Area {
     /// The tasks whose swaps have set aside what is in it; `None` where an earlier version of this program did.
-    pub(super) fn deeds(&self) -> Option<Vec<Deed>> {
-        let Note { deeds, begun } = self.note()?;
+    pub(super) fn task_notes(&self) -> Option<Vec<TaskNote>> {
+        let Note { task_notes, begun } = self.note()?;
         let done = begun.filter(|begun| self.label.role == Role::Before && begun.from != self.label.name());
-        Some(deed::with(deeds, done.map(|begun| begun.deed)))
+        Some(task_note::append(task_notes, done.map(|begun| begun.note)))
     }
 
     /// Tests whether a task may be delivered again of which this area is the proof that it has swapped.
     pub(super) fn is_needed(&self) -> bool {
         let now = Timestamp::now();
-        self.deeds().is_some_and(|deeds| deeds.iter().any(|deed| deed.may_come_back(now)))
+        self.task_notes().is_some_and(|task_notes| task_notes.iter().any(|note| note.may_be_redelivered(now)))
     }
 
     /// Tests whether the swap that has begun is a task's.
@@ -62,9 +64,9 @@ impl Area {
     /// # Errors
     ///
     /// Then it must not begin.
-    pub(super) fn begin(&self, deed: Option<Deed>) -> Result<(), ComponentError> {
-        let begun = deed.map(|deed| Begun { from: self.label.name(), deed });
-        self.write(&Note { deeds: self.deeds().unwrap_or_default(), begun })
+    pub(super) fn begin(&self, note: Option<TaskNote>) -> Result<(), ComponentError> {
+        let begun = note.map(|note| Begun { from: self.label.name(), note });
+        self.write(&Note { task_notes: self.task_notes().unwrap_or_default(), begun })
     }
 
     /// Notes that the result of a task is stored.
@@ -73,11 +75,11 @@ impl Area {
     ///
     /// When the note cannot be written.
     pub(super) fn settle(&self, task: &str) -> Result<(), ComponentError> {
-        let Some(mut deeds) = self.deeds() else { return Ok(()) };
-        if !deed::settle(&mut deeds, task) {
+        let Some(mut task_notes) = self.task_notes() else { return Ok(()) };
+        if !task_note::mark_stored(&mut task_notes, task) {
             return Ok(());
         }
-        self.write(&Note { deeds, begun: None })
+        self.write(&Note { task_notes, begun: None })
     }
 
     fn note(&self) -> Option<Note> {
