@@ -225,7 +225,7 @@ impl Program {
         let give = async {
             tokio::select! {
                 biased;
-                poured = pour(feed, writer, meter) => poured.map(|()| true),
+                copied = copy_to_stdin(feed, writer, meter) => copied.map(|()| true),
                 // With a reading end of our own there is no broken pipe: the end of the child is.
                 ended = child.wait() => ended.map(|_| false).map_err(self.broken()),
             }
@@ -317,7 +317,11 @@ async fn drain(mut stdout: ChildStdout, out: &mut dyn Output, meter: &Meter) -> 
 
 /// Gives the child everything, the last bytes one by one: so it can take no more of them than
 /// it wants, and what it did not want stays in the pipe to be seen.
-async fn pour(feed: Feed<'_>, mut writer: pipe::Sender, meter: &Meter) -> Result<(), ComponentError> {
+async fn copy_to_stdin(
+    feed: Feed<'_>,
+    mut writer: pipe::Sender,
+    meter: &Meter,
+) -> Result<(), ComponentError> {
     let broken = |source| ComponentError::Read { what: "feed a program".into(), source };
     let mut held = BytesMut::new();
     loop {

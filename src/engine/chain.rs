@@ -12,7 +12,7 @@ use crate::engine::ways::read_all;
 use crate::engine::{Engine, EngineError};
 use crate::store::Body;
 use crate::stream::crypt::Recipients;
-use crate::stream::unpack::{Fingerprint, Unpacked};
+use crate::stream::unpack::{HashingReader, Unpacked};
 use jiff::Timestamp;
 use std::sync::Arc;
 
@@ -25,8 +25,8 @@ const MOST_WINDOWS: u64 = 32 << 20;
 /// An archive that is being read, with those that it builds on.
 pub(super) struct Opened<'a> {
     archive: &'a Archive,
-    pub(super) own: Fingerprint<Body>,
-    bases: Vec<Fingerprint<Body>>,
+    pub(super) own: HashingReader<Body>,
+    bases: Vec<HashingReader<Body>>,
 }
 
 impl Archive {
@@ -35,7 +35,7 @@ impl Archive {
     /// # Errors
     ///
     /// When one of the archives that it builds on cannot be opened.
-    pub(super) async fn opened(&self, own: Fingerprint<Body>) -> Result<Opened<'_>, EngineError> {
+    pub(super) async fn opened(&self, own: HashingReader<Body>) -> Result<Opened<'_>, EngineError> {
         let mut bases = Vec::new();
         for base in &self.bases {
             bases.push(base.reader_beside(self.readers()).await?);
@@ -97,7 +97,7 @@ impl Opened<'_> {
     /// # Errors
     ///
     /// When one of them cannot be read.
-    pub(super) async fn problems_of_bases(self) -> Result<(Fingerprint<Body>, Vec<String>), EngineError> {
+    pub(super) async fn problems_of_bases(self) -> Result<(HashingReader<Body>, Vec<String>), EngineError> {
         let mut problems = Vec::new();
         for (base, mut reader) in self.archive.bases.iter().zip(self.bases) {
             read_all(&mut reader, &Meter::default()).await?;

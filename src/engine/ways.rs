@@ -6,7 +6,7 @@ use crate::domain::progress::Meter;
 use crate::engine::EngineError;
 use crate::engine::archive::CHUNK;
 use crate::store::{ObjectKey, Store, StoreError, Upload};
-use crate::stream::unpack::Fingerprint;
+use crate::stream::unpack::HashingReader;
 use bytes::Bytes;
 use futures_util::future::join_all;
 use std::{sync::Arc, time::Duration};
@@ -190,7 +190,7 @@ impl Wanted<'_> {
             read_all(&mut InspectReader::new(body, hashing), meter).await?;
             (bytes, hash.digest128() == xxh3)
         } else {
-            let mut stored = Fingerprint::new(body);
+            let mut stored = HashingReader::new(body);
             read_all(&mut stored, meter).await?;
             let (bytes, sha256) = stored.finish();
             (bytes, sha256 == self.sha256)

@@ -135,7 +135,7 @@ impl Media {
     /// Opens and lists the root.
     async fn open(&self) -> Result<Folder, ComponentError> {
         let root = self.config.root.clone();
-        let opened = task::spawn_blocking(move || Folder::root(&root)).await.map_err(tar::crashed)?;
+        let opened = task::spawn_blocking(move || Folder::root(&root)).await.map_err(tar::join_error)?;
         let root = self.config.root.display();
         opened.map_err(|err| match access::check_folder(&self.config.root, access::Need::Read) {
             Err(trouble) => unusable(trouble),
@@ -202,7 +202,7 @@ impl Media {
                 }
             }
         }
-        (&mut packing).await.map_err(tar::crashed)?
+        (&mut packing).await.map_err(tar::join_error)?
     }
 }
 
@@ -248,7 +248,7 @@ impl Component for Media {
 
     async fn check(&self) -> Result<String, ComponentError> {
         let (entries, places) = (self.open().await?.len(), self.places());
-        let way = task::spawn_blocking(move || steps::way(&places)).await.map_err(tar::crashed)?;
+        let way = task::spawn_blocking(move || steps::way(&places)).await.map_err(tar::join_error)?;
         Ok(format!("{} is readable, {entries} entries at its top; {way}", self.config.root.display()))
     }
 
@@ -256,7 +256,7 @@ impl Component for Media {
         // Not by its contents: a folder of a million files is not listed every minute.
         let root = self.config.root.clone();
         let found = task::spawn_blocking(move || access::check_folder(&root, access::Need::Read));
-        found.await.map_err(tar::crashed)?.map_err(unusable)
+        found.await.map_err(tar::join_error)?.map_err(unusable)
     }
 
     async fn backup(&self, out: &mut dyn Output, meter: &Meter) -> Result<Facts, ComponentError> {
@@ -272,7 +272,7 @@ impl Component for Media {
         let Some(allowed) = self.config.increments.clone() else { return self.backup(out, meter).await };
         let (root, basis) = (self.config.root.clone(), basis.clone());
         let increment = task::spawn_blocking(move || Increment::begin(&allowed, &root, &basis));
-        self.pack(increment.await.map_err(tar::crashed)?, out, meter).await
+        self.pack(increment.await.map_err(tar::join_error)?, out, meter).await
     }
 
     async fn counts_now(&self, id: &BackupId) -> Result<(), ComponentError> {
@@ -280,7 +280,7 @@ impl Component for Media {
             return Ok(());
         };
         let keep = move || snapshot::keep(&state, &id).map_err(|err| access::explained(&state, err));
-        let kept = task::spawn_blocking(keep).await.map_err(tar::crashed)?;
+        let kept = task::spawn_blocking(keep).await.map_err(tar::join_error)?;
         kept.map_err(|source| ComponentError::Read { what: "keep what the backup saw".to_owned(), source })
     }
 

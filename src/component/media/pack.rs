@@ -17,7 +17,7 @@ use crate::component::media::snapshot::Extras;
 use crate::component::media::trouble::shown;
 use crate::component::media::unreadable::Unreadable;
 use crate::component::tar::{
-    Abandoned, AttributeKinds, Chunk, DUMPDIR, ExtendedAttributes, Reference, TarWriter,
+    AttributeKinds, Chunk, ConsumerGone, DUMPDIR, ExtendedAttributes, Reference, TarWriter,
 };
 use crate::domain::{
     facts::{AttributeCounts, Counts, Facts, FileCounts},
@@ -62,7 +62,7 @@ pub(super) fn pack(
     };
     match packing.walk(root) {
         Ok(()) => packing.finish(),
-        Err(Stop::Abandoned) => Err(ComponentError::Output(io::ErrorKind::BrokenPipe.into())),
+        Err(Stop::ConsumerGone) => Err(ComponentError::Output(io::ErrorKind::BrokenPipe.into())),
         Err(Stop::Read { what, source }) => Err(ComponentError::Read { what, source }),
     }
 }
@@ -70,13 +70,13 @@ pub(super) fn pack(
 /// Why the walk ends early.
 #[derive(Debug)]
 enum Stop {
-    Abandoned,
+    ConsumerGone,
     Read { what: String, source: io::Error },
 }
 
-impl From<Abandoned> for Stop {
-    fn from(_: Abandoned) -> Self {
-        Self::Abandoned
+impl From<ConsumerGone> for Stop {
+    fn from(_: ConsumerGone) -> Self {
+        Self::ConsumerGone
     }
 }
 
@@ -99,9 +99,9 @@ impl From<Stop> for Skip {
     }
 }
 
-impl From<Abandoned> for Skip {
-    fn from(_: Abandoned) -> Self {
-        Self::Stop(Stop::Abandoned)
+impl From<ConsumerGone> for Skip {
+    fn from(_: ConsumerGone) -> Self {
+        Self::Stop(Stop::ConsumerGone)
     }
 }
 
@@ -158,7 +158,7 @@ impl Packing {
     /// Packs one entry; a folder is returned to be walked.
     fn entry(&mut self, parent: &File, name: &CStr, listed: FileType) -> Result<Option<Folder>, Stop> {
         if self.tar.is_abandoned() {
-            return Err(Stop::Abandoned);
+            return Err(Stop::ConsumerGone);
         }
         // An entry that was exchanged for another kind since the listing is looked at once more.
         for kind in [listed, FileType::Unknown] {
@@ -212,7 +212,7 @@ impl Packing {
 
     /// In an archive that does not hold everything, a folder comes with the list of its names, by which GNU
     /// tar removes from an older state what is gone.
-    fn folder_entry(&mut self, folder: &Folder, metadata: &Metadata) -> Result<(), Abandoned> {
+    fn folder_entry(&mut self, folder: &Folder, metadata: &Metadata) -> Result<(), ConsumerGone> {
         self.extended(At::Open(&folder.handle));
         Attributes::packed(metadata).count(&mut self.metadata);
         if !self.increment.is_partial() {
@@ -357,7 +357,7 @@ impl Packing {
         };
         ended
             .and_then(|()| self.tar.finish())
-            .map_err(|Abandoned| ComponentError::Output(io::ErrorKind::BrokenPipe.into()))?;
+            .map_err(|ConsumerGone| ComponentError::Output(io::ErrorKind::BrokenPipe.into()))?;
         Ok(self.facts)
     }
 

@@ -17,7 +17,7 @@ use crate::component::media::{
 use crate::component::{
     ComponentError, Feed,
     stage::{Done, Kept, Staged, Target, Walk},
-    tar::{self, AttributeKind, Poured, pour},
+    tar::{self, AttributeKind, BlockingFeed, run_blocking},
 };
 use crate::domain::{
     facts::{Counts, Facts, FileCounts},
@@ -36,7 +36,7 @@ use tokio::task;
 pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, ComponentError> + Send + 'static,
 ) -> Result<T, ComponentError> {
-    task::spawn_blocking(work).await.map_err(tar::crashed)?
+    task::spawn_blocking(work).await.map_err(tar::join_error)?
 }
 
 /// Unpacks a stream of an archive beside a folder.
@@ -48,7 +48,8 @@ pub(super) async fn stage(
     meter: &Meter,
 ) -> Result<Box<dyn Staged>, ComponentError> {
     let (promised, needed, meter) = (promise(facts), facts.and_then(needed), meter.clone());
-    let copy = pour(feed, move |poured| unpack(&places, target, promised, needed, poured, &meter)).await?;
+    let copy =
+        run_blocking(feed, move |feed| unpack(&places, target, promised, needed, feed, &meter)).await?;
     Ok(Box::new(copy))
 }
 
@@ -57,7 +58,7 @@ fn unpack(
     target: Target,
     promised: Option<FileCounts>,
     needed: Option<u64>,
-    poured: Poured,
+    feed: BlockingFeed,
     meter: &Meter,
 ) -> Result<Copy, ComponentError> {
     if let Target::Folder(folder) = &target {
@@ -82,7 +83,7 @@ fn unpack(
         attributes_of(&area.site)
     };
     let filled = attributes
-        .and_then(|attributes| fill(&area, attributes, walk, Limits { promised, holds }, poured, meter));
+        .and_then(|attributes| fill(&area, attributes, walk, Limits { promised, holds }, feed, meter));
     match filled {
         Ok(contents) => Ok(Copy { area, target, contents, note: None }),
         Err(err) => {
@@ -112,7 +113,7 @@ fn fill(
     attributes: Attributes,
     walk: Walk,
     limits: Limits,
-    poured: Poured,
+    feed: BlockingFeed,
     meter: &Meter,
 ) -> Result<Contents, ComponentError> {
     let Limits { promised, holds } = limits;
@@ -121,7 +122,7 @@ fn fill(
     let tree = open_folder(&area.folder, TREE).map_err(failed)?;
 
     let mut unpacking = Unpacking::new(tree, attributes, limits);
-    let seen = poured.walk(meter, &mut unpacking)?;
+    let seen = feed.walk(meter, &mut unpacking)?;
     unpacking.finish()?;
 
     let (mut attributes, mut wrapper) = (unpacking.root_attributes(), None);
@@ -241,7 +242,8 @@ impl Staged for Copy {
         let Contents { wrapper, lacking, holds, .. } = &self.contents;
         let mut comparing = Comparing::new(tree, wrapper.clone(), lacking.withheld(), *holds);
         let meter = meter.clone();
-        pour(feed, move |poured| poured.walk(&meter, &mut comparing).map(|_| comparing.differences())).await
+        run_blocking(feed, move |feed| feed.walk(&meter, &mut comparing).map(|_| comparing.differences()))
+            .await
     }
 
     fn sign(&mut self, note: TaskNote) {

@@ -30,14 +30,14 @@ pub(super) struct Sparse {
 
 /// The PAX records of a sparse file.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Told<'a> {
+pub(super) struct SparseRecords<'a> {
     pub(super) name: Option<&'a [u8]>,
     version: (Option<u64>, Option<u64>),
     size: Option<u64>,
     map: Vec<u64>,
 }
 
-impl<'a> Told<'a> {
+impl<'a> SparseRecords<'a> {
     /// Takes over a record whose key begins with `GNU.sparse.`; `None` when its value is none.
     pub(super) fn take(&mut self, key: &[u8], value: &'a [u8]) -> Option<()> {
         match key {

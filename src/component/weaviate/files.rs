@@ -41,7 +41,7 @@ impl Files {
                 let folder = folder.of(id);
                 task::spawn_blocking(move || read_folder(&folder))
                     .await
-                    .map_err(crate::component::tar::crashed)?
+                    .map_err(crate::component::tar::join_error)?
             }
             Self::Bucket(shelf) => {
                 let mut tree = Tree::default();
@@ -195,7 +195,7 @@ impl Files {
         let Self::Folder(folder) = self else { return Ok(()) };
         let folder = folder.of(id);
         let sync = move || syncfs(fs::File::open(folder)?).map_err(io::Error::from);
-        task::spawn_blocking(sync).await.map_err(crate::component::tar::crashed)?.map_err(|source| {
+        task::spawn_blocking(sync).await.map_err(crate::component::tar::join_error)?.map_err(|source| {
             ComponentError::Unavailable {
                 what: format!("write backup {id} to disk"),
                 source: Some(source.into()),

@@ -12,20 +12,20 @@ use tokio_util::io::StreamReader;
 /// A piece for the blocking side: bytes, the end as no bytes, or an error.
 type Piece = io::Result<Bytes>;
 
-/// The receiving end, on the thread that may block.
-pub struct Poured(mpsc::Receiver<Piece>);
+/// The bytes of a stream, received on a thread that may block.
+pub struct BlockingFeed(mpsc::Receiver<Piece>);
 
 /// Runs blocking work on a stream. One thread does it all: each step through the runtime would cost more
 /// than making or reading a small file. It ends with an error when nobody waits for it any more.
-pub async fn pour<T: Send + 'static>(
+pub async fn run_blocking<T: Send + 'static>(
     feed: Feed<'_>,
-    work: impl FnOnce(Poured) -> Result<T, ComponentError> + Send + 'static,
+    work: impl FnOnce(BlockingFeed) -> Result<T, ComponentError> + Send + 'static,
 ) -> Result<T, ComponentError> {
     /// Of 256 KiB at most: enough that decompressing and writing overlap.
     const QUEUE: usize = 8;
     const PIECE: usize = 256 * 1024;
     let (pieces, queue) = mpsc::channel(QUEUE);
-    let working = task::spawn_blocking(move || work(Poured(queue)));
+    let working = task::spawn_blocking(move || work(BlockingFeed(queue)));
     loop {
         let mut piece = BytesMut::with_capacity(PIECE);
         let read = feed.read_buf(&mut piece).await;
@@ -34,10 +34,10 @@ pub async fn pour<T: Send + 'static>(
             break;
         }
     }
-    working.await.map_err(crashed)?
+    working.await.map_err(join_error)?
 }
 
-impl Poured {
+impl BlockingFeed {
     /// Shows every entry to a visitor, to the end of the stream, and counts them; blocking.
     pub fn walk(self, meter: &Meter, visitor: &mut impl Visit) -> Result<Counts, ComponentError> {
         let Self(mut queue) = self;
@@ -52,6 +52,6 @@ impl Poured {
 }
 
 /// A thread panicked, or the runtime is shutting down.
-pub fn crashed(err: task::JoinError) -> ComponentError {
+pub fn join_error(err: task::JoinError) -> ComponentError {
     ComponentError::Read { what: "work on files".to_owned(), source: err.into() }
 }
