@@ -156,12 +156,12 @@ impl App {
 
     /// Waits until the tables in the app's database are up to date, and what uploads have left that were given
     /// up is removed; for some seconds at most. For the end of the program.
-    pub async fn settle(&self) {
+    pub async fn wait_for_background(&self) {
         if let Some(mirror) = &self.engine.mirror {
-            mirror.settle().await;
+            mirror.close().await;
         }
         if let Some(bucket) = &self.bucket {
-            bucket.settle().await;
+            bucket.wait_for_cleanup().await;
         }
     }
 }

@@ -46,7 +46,7 @@ pub(super) async fn run(mut config: Config, args: &WorkerArgs) -> Result<Exit, F
         };
         if is_prepared {
             Box::pin(worker.run(health.clone(), async || signals.next().await)).await;
-            app.settle().await;
+            app.wait_for_background().await;
         } else {
             tracing::info!(
                 "stopped before any task was taken; the next start goes on with what this one left"

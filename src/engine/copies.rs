@@ -200,7 +200,7 @@ impl Engine {
                 continue;
             }
             tracing::info!(archive = line, "removing what a run that ended early may have left");
-            match store.give_up(&key).and_then(|()| store.delete(&key)).await {
+            match store.abort_uploads(&key).and_then(|()| store.delete(&key)).await {
                 Ok(()) => {}
                 // The archive is listed among the orphans, and keeps nobody from work.
                 Err(err) if err.is_refusal() => tracing::warn!(error = chain(&err), "it stays"),

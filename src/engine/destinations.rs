@@ -7,7 +7,7 @@ use crate::domain::component::ComponentName;
 use crate::domain::listing::BackupState;
 use crate::domain::manifest::Manifest;
 use crate::engine::Engine;
-use crate::store::{Store, StoreError, Trial};
+use crate::store::{AccessCheck, Store, StoreError};
 use jiff::Timestamp;
 use std::{io, sync::Arc, time::Duration};
 
@@ -42,7 +42,7 @@ impl Engine {
     pub async fn look_at_destinations(&self) -> Vec<Unusable> {
         let mut unusable = Vec::new();
         for store in self.catalog.stores() {
-            match self.try_out(store, Trial::Answer).await {
+            match self.check_access(store, AccessCheck::Answer).await {
                 Err(source) => unusable.push(Unusable::new(store, source)),
                 Ok(()) if self.metrics.is_destination_well(store.destination()) => {}
                 Ok(()) => {
@@ -78,8 +78,8 @@ impl Engine {
             }
             self.count_copies(destination, &listing.entries);
             let is_well = self.metrics.is_destination_well(destination);
-            let trial = if writing && !is_well { Trial::Write } else { Trial::Rights };
-            if let Err(source) = self.try_out(store, trial).await {
+            let depth = if writing && !is_well { AccessCheck::Write } else { AccessCheck::Rights };
+            if let Err(source) = self.check_access(store, depth).await {
                 unusable.push(Unusable::new(store, source));
             }
         }
@@ -107,16 +107,20 @@ impl Engine {
         let (stores, common) = (self.catalog.stores(), Arc::new(err));
         let mut unusable = Vec::new();
         for store in stores {
-            let own = if stores.len() > 1 { self.try_out(store, Trial::Answer).await.err() } else { None };
+            let own = if stores.len() > 1 {
+                self.check_access(store, AccessCheck::Answer).await.err()
+            } else {
+                None
+            };
             let shared = || Unusable { destination: store.destination(), source: Arc::clone(&common) };
             unusable.push(own.map_or_else(shared, |source| Unusable::new(store, source)));
         }
         unusable
     }
 
-    async fn try_out(&self, store: &Arc<dyn Store>, trial: Trial) -> Result<(), StoreError> {
+    async fn check_access(&self, store: &Arc<dyn Store>, depth: AccessCheck) -> Result<(), StoreError> {
         let folders = catalog::folders();
-        let tried = tokio::time::timeout(PATIENCE, store.try_out(&folders, trial)).await;
+        let tried = tokio::time::timeout(PATIENCE, store.check_access(&folders, depth)).await;
         tried.unwrap_or_else(|_| {
             let why = io::Error::other(format!("no answer within {} s", PATIENCE.as_secs()));
             let key = folders.into_iter().next().expect("there are folders");

@@ -11,7 +11,7 @@ use crate::domain::manifest::Manifest;
 use crate::preflight::{Check, advice, in_time};
 use crate::store::local::LocalStore;
 use crate::store::s3::{Probe, S3Config, S3Store};
-use crate::store::{Store, StoreError, Trial};
+use crate::store::{AccessCheck, Store, StoreError};
 use crate::stream::crypt::Encryption;
 use std::{error::Error, sync::Arc};
 
@@ -33,7 +33,7 @@ pub(super) async fn local(config: &Config, bucket: bool) -> Check {
         Err(err) => return closed_folder(config, &err),
     };
     let found = async {
-        store.try_out(&folders(), Trial::Write).await?;
+        store.check_access(&folders(), AccessCheck::Write).await?;
         store.free_bytes().await
     };
     let room = match found.await {

@@ -14,14 +14,14 @@ mod config;
 mod connect;
 mod fault;
 mod list;
-mod noted;
 mod part;
 mod probe;
 mod read;
 mod sweep;
 mod upload;
+mod upload_notes;
 
-use crate::store::{Body, ObjectKey, ObjectMeta, Store, StoreError, Trial, Upload};
+use crate::store::{AccessCheck, Body, ObjectKey, ObjectMeta, Store, StoreError, Upload};
 use async_trait::async_trait;
 use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use bucket::Bucket;
@@ -94,7 +94,7 @@ impl S3Store {
 
     /// Waits until the remains of uploads are removed, for as long as a server may do nothing at most. For the end of
     /// the program, which would end the background work as well.
-    pub async fn settle(&self) {
+    pub async fn wait_for_cleanup(&self) {
         self.inner.tasks.close();
         let _ = tokio::time::timeout(self.bucket().config.patience, self.inner.tasks.wait()).await;
         self.inner.tasks.reopen();
@@ -225,7 +225,7 @@ impl Store for S3Store {
         self.list_folder(prefix).await
     }
 
-    async fn give_up(&self, key: &ObjectKey) -> Result<(), StoreError> {
+    async fn abort_uploads(&self, key: &ObjectKey) -> Result<(), StoreError> {
         let given_up = match self.abort_noted().await {
             Err(fault) => Err(fault),
             // A store that does not list uploads has those alone that are noted here.
@@ -252,11 +252,11 @@ impl Store for S3Store {
         left
     }
 
-    async fn try_out(&self, _folders: &[ObjectKey], trial: Trial) -> Result<(), StoreError> {
-        match trial {
-            Trial::Answer => self.try_reading().await,
-            Trial::Rights => Ok(()), // a bucket has no folders
-            Trial::Write => self.try_writing().await,
+    async fn check_access(&self, _folders: &[ObjectKey], depth: AccessCheck) -> Result<(), StoreError> {
+        match depth {
+            AccessCheck::Answer => self.check_reading().await,
+            AccessCheck::Rights => Ok(()), // a bucket has no folders
+            AccessCheck::Write => self.check_writing().await,
         }
     }
 

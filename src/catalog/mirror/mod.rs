@@ -161,7 +161,7 @@ impl Mirror {
     }
 
     /// Waits until the queued changes are written, for a few seconds. For the end of the program.
-    pub async fn settle(&self) {
+    pub async fn close(&self) {
         self.shared.closing.cancel();
         let keeper = lock(&self.keeper).take();
         let Some(mut keeper) = keeper else { return };

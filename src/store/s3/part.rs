@@ -116,16 +116,16 @@ fn hex(bytes: &[u8]) -> String {
     })
 }
 
-/// The last moment at which a request moved. Clones are the same one.
+/// The time of the last progress of a request. Clones share the time.
 #[derive(Debug, Clone)]
-pub(super) struct Pulse(Arc<Mutex<Instant>>);
+pub(super) struct ActivityTimer(Arc<Mutex<Instant>>);
 
-impl Pulse {
+impl ActivityTimer {
     pub(super) fn new() -> Self {
         Self(Arc::new(Mutex::new(Instant::now())))
     }
 
-    pub(super) fn beat(&self) {
+    pub(super) fn touch(&self) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
 
@@ -142,7 +142,7 @@ pub(super) struct PartBody {
     /// The rest of the chunk before `next`.
     rest: Bytes,
     left: u64,
-    pulse: Pulse,
+    activity: ActivityTimer,
 }
 
 impl Part {
@@ -164,9 +164,9 @@ impl Part {
         tokio::task::spawn_blocking(hash).await.ok()
     }
 
-    pub(super) fn body(&self, pulse: &Pulse) -> PartBody {
+    pub(super) fn body(&self, activity: &ActivityTimer) -> PartBody {
         let chunks = self.chunks.clone();
-        PartBody { chunks, next: 0, rest: Bytes::new(), left: self.bytes, pulse: pulse.clone() }
+        PartBody { chunks, next: 0, rest: Bytes::new(), left: self.bytes, activity: activity.clone() }
     }
 }
 
@@ -178,7 +178,7 @@ impl Body for PartBody {
         mut self: Pin<&mut Self>,
         _: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        self.pulse.beat();
+        self.activity.touch();
         while self.rest.is_empty() {
             let Some(chunk) = self.chunks.get(self.next).cloned() else { return Poll::Ready(None) };
             self.next += 1;
@@ -239,7 +239,7 @@ mod tests {
         assert_eq!(part.sha256().await, Some(hex(&Sha256::digest(&whole))));
         assert!(part.chunks.len() <= 5, "small chunks are gathered into one");
         for _ in 0..2 {
-            let mut body = part.body(&Pulse::new());
+            let mut body = part.body(&ActivityTimer::new());
             let mut sent = Vec::new();
             let mut context = Context::from_waker(std::task::Waker::noop());
             while let Poll::Ready(Some(Ok(frame))) = Pin::new(&mut body).poll_frame(&mut context) {

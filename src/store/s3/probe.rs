@@ -54,7 +54,7 @@ impl S3Store {
     }
 
     /// Lists one key at most: the cheapest question whose answer names what is wrong with bucket or keys.
-    pub(super) async fn try_reading(&self) -> Result<(), StoreError> {
+    pub(super) async fn check_reading(&self) -> Result<(), StoreError> {
         let bucket = self.bucket();
         let key = marker();
         let listed = list::list_one(bucket, &folder_of(bucket, &key)).await;
@@ -63,7 +63,7 @@ impl S3Store {
 
     /// Puts a marker and deletes it. A marker that may not be deleted stays, and the next one takes its place: keys
     /// without that right are no fault.
-    pub(super) async fn try_writing(&self) -> Result<(), StoreError> {
+    pub(super) async fn check_writing(&self) -> Result<(), StoreError> {
         let bucket = self.bucket();
         let key = marker();
         let put = self.put_object(&key, &Part::of(Bytes::from_static(CONTENT), bucket.hashes()), None).await;

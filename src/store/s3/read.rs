@@ -36,7 +36,7 @@ async fn start(store: &S3Store, key: &ObjectKey, range: Range<u64>, most: u64) -
         store.describe(key).await?;
         return Ok(Box::new(io::Cursor::new([])));
     }
-    let mut tries = store.bucket().tries("get");
+    let mut attempts = store.bucket().attempts("get");
     loop {
         let (store, key, Range { start: at, end }) = (store.clone(), key.clone(), range.clone());
         let mut reading = Reading { store, key, at, end, most, etag: None };
@@ -45,7 +45,7 @@ async fn start(store: &S3Store, key: &ObjectKey, range: Range<u64>, most: u64) -
             // The object was replaced between two attempts, before a byte of it was used: the next attempt reads the
             // new one. Some servers compare the range with the length before they compare the `ETag`.
             Err(fault) if fault.kind == Kind::Condition || fault.kind == Kind::Range => {
-                tries.again(Fault::passing(fault.to_string())).await?;
+                attempts.again(Fault::passing(fault.to_string())).await?;
             }
             Err(fault) => return Err(fault),
         }
@@ -118,22 +118,22 @@ impl Reading {
     async fn fetch(&mut self) -> Result<Vec<Bytes>, Fault> {
         let mut end = self.end.min(self.at.saturating_add(self.most));
         let store = self.store.clone();
-        let (mut chunks, mut tries) = (Vec::new(), store.bucket().tries("get"));
+        let (mut chunks, mut attempts) = (Vec::new(), store.bucket().attempts("get"));
         loop {
             let before = self.at;
-            let got = self.fetch_some(end, tries.patience(), &mut chunks).await;
-            self.store.bucket().count("get", &got, tries.is_retry());
+            let got = self.fetch_some(end, attempts.patience(), &mut chunks).await;
+            self.store.bucket().count("get", &got, attempts.is_retry());
             match got {
                 Ok(()) if self.at >= end.min(self.end) => return Ok(chunks),
                 // Less than was asked for, which a server may do.
-                Ok(()) if self.at > before => tries.reset(),
+                Ok(()) if self.at > before => attempts.reset(),
                 Ok(()) => return Err(short(self.at, self.end)),
                 Err(fault) if fault.kind == Kind::Denied && self.is_beyond(end).await => end = self.end,
                 Err(fault) => {
                     if self.at > before {
-                        tries.reset();
+                        attempts.reset();
                     }
-                    tries.again(fault).await?;
+                    attempts.again(fault).await?;
                 }
             }
         }
