@@ -275,7 +275,7 @@ async fn files_of_the_old_tasks_are_listed_and_never_deleted() {
         let entry = lab.catalog.find(None, reference).await.unwrap();
         assert_eq!(entry.backup_id, by_path.backup_id);
         assert_eq!(entry.copies[0].location, lab.path(file).display().to_string());
-        assert!(matches!(entry.origin, Origin::Incumbent) && entry.candidate("local").is_none());
+        assert!(matches!(entry.origin, Origin::Legacy) && entry.candidate("local").is_none());
         assert_eq!(entry.listed().verified, VerifyLevel::None);
         let err = lab.catalog.delete_copies(&entry, vec!["local"]).await.unwrap_err();
         assert!(matches!(err, CatalogError::Protected { .. }), "{err:?}");

@@ -193,10 +193,10 @@ type Known = Result<Arc<Document>, Fault>;
 
 /// Manifests that were read, as long as length, time and version of their objects stay the same.
 #[derive(Debug, Default)]
-pub(super) struct Cache(Mutex<HashMap<Place, Cached>>);
+pub(super) struct Cache(Mutex<HashMap<CacheKey, Cached>>);
 
 /// Destination and key.
-type Place = (&'static str, ObjectKey);
+type CacheKey = (&'static str, ObjectKey);
 
 #[derive(Debug)]
 struct Cached {
@@ -231,7 +231,7 @@ impl Cache {
         });
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Place, Cached>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<CacheKey, Cached>> {
         // The map is right even after a panic elsewhere: each change is one call.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -81,7 +81,7 @@ pub(super) fn choose(
 /// `latest` looks at. One that was made with a clock ahead is no newest, and a file of the app's old tasks only
 /// where there is nothing else. Returns those of a clock ahead.
 pub fn newest(entries: &mut Vec<Entry>, now: Timestamp) -> Vec<SkippedBackup> {
-    entries.sort_by_key(|entry| (entry.is_ahead(now), matches!(entry.origin, Origin::Incumbent)));
+    entries.sort_by_key(|entry| (entry.is_ahead(now), matches!(entry.origin, Origin::Legacy)));
     let others = entries.split_off(entries.len().min(1));
     let ahead = others.iter().filter(|entry| entry.is_ahead(now)).take(MOST_TOLD);
     ahead.map(|entry| entry.passed_over(Purpose::Show, now)).collect()
@@ -110,7 +110,7 @@ impl Entry {
                 now.strftime("%H:%M:%S")
             ),
             (_, Origin::Newer(_)) => "a newer rna-backup made it".to_owned(),
-            (_, Origin::Incumbent) => "it has no manifest to compare it with".to_owned(),
+            (_, Origin::Legacy) => "it has no manifest to compare it with".to_owned(),
             _ if flag.is_some() => flag.unwrap_or_default(),
             _ => "nobody has verified it".to_owned(),
         }

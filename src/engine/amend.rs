@@ -78,16 +78,16 @@ impl Engine {
     }
 
     /// Writes the manifest of a backup that exists already, unless the component, and with it the backup,
-    /// is another's by now; not in a destination that is `away`.
+    /// is another's by now; not in a destination that is `unreachable`.
     pub(super) async fn rewrite(
         &self,
         manifest: &Manifest,
-        away: Option<&str>,
+        unreachable: Option<&str>,
         held: &Held,
     ) -> Result<(), EngineError> {
         // Others may have pinned the backup, or deleted it: neither must be undone.
         held.confirm().await?;
-        Ok(self.catalog.amend(manifest, away).await?)
+        Ok(self.catalog.update(manifest, unreachable).await?)
     }
 }
 
@@ -95,7 +95,7 @@ fn writable(entry: &Entry) -> Result<&Manifest, EngineError> {
     let why = match &entry.origin {
         Origin::Manifest(manifest) => return Ok(manifest),
         Origin::Newer(_) => "was made by a newer rna-backup: use that one",
-        Origin::Incumbent => {
+        Origin::Legacy => {
             "was made by the app's old tasks and has no manifest to write that into; retention never touches it"
         }
     };

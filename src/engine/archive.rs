@@ -363,7 +363,7 @@ impl Engine {
                 )));
             }
             Origin::Manifest(manifest) => manifest.compression.clone(),
-            Origin::Incumbent => Compression::of_file(copy.key.file_name()).to_string(),
+            Origin::Legacy => Compression::of_file(copy.key.file_name()).to_string(),
         };
         let compression = packed.parse().map_err(|_| {
             unfit(format!("{} is packed by {packed}, which is not known here", entry.backup_id))

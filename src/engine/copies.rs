@@ -141,7 +141,7 @@ impl Engine {
             manifest = entry.manifest().cloned().unwrap_or(manifest);
         }
         manifest.objects.push(object);
-        self.catalog.amend(&manifest, None).await?;
+        self.catalog.update(&manifest, None).await?;
         Ok(manifest)
     }
 
@@ -177,7 +177,7 @@ impl Engine {
         left: &str,
     ) -> Result<Vec<String>, EngineError> {
         let listing = self.catalog.list(Some(component)).await?;
-        if !listing.away.is_empty() {
+        if !listing.unreachable.is_empty() {
             tracing::warn!("what a dead run left stays until every destination can be read");
             return Ok(left.lines().map(str::to_owned).collect());
         }

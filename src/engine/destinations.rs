@@ -84,10 +84,11 @@ impl Engine {
             }
         }
         self.show(&listing).await;
-        let away = std::mem::take(&mut listing.away).into_iter();
-        unusable.extend(
-            away.map(|away| Unusable { destination: away.destination, source: away.into_error().into() }),
-        );
+        let unreachable = std::mem::take(&mut listing.unreachable).into_iter();
+        unusable.extend(unreachable.map(|unreachable| Unusable {
+            destination: unreachable.destination,
+            source: unreachable.into_error().into(),
+        }));
         self.note_all(&unusable, writing);
         if let Some(mirror) = &self.mirror {
             mirror.show(listing);
@@ -159,7 +160,7 @@ impl Engine {
             let newest = of_this().filter_map(Entry::manifest).find(|manifest| manifest.is_verified());
             match newest {
                 Some(manifest) => self.metrics.newest(manifest),
-                None if listing.away.is_empty() => self.metrics.none_left(name),
+                None if listing.unreachable.is_empty() => self.metrics.none_left(name),
                 None => {}
             }
             self.recall(name, newest).await;

@@ -34,7 +34,7 @@ pub enum FleetTake {
     /// Another run has the component; its name is for people.
     Busy(String),
     /// Nobody answers: it is not known whether the component is free.
-    Away,
+    Unreachable,
 }
 
 /// A component that is ours in the whole fleet. Dropping it frees the component, soon and reliably: also
@@ -67,7 +67,7 @@ pub enum Standing {
 pub enum FleetError {
     /// Nobody answers.
     #[error("the fleet's locks do not answer")]
-    Away,
+    Unreachable,
     /// The fleet's locks are refused.
     #[error(transparent)]
     Refused(Box<dyn std::error::Error + Send + Sync>),

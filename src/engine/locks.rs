@@ -270,7 +270,7 @@ impl Locks {
         Ok(match taken.map_err(|source| EngineError::Fleet { component, source })? {
             FleetTake::Taken(hold) => Ok(Some(hold)),
             FleetTake::Busy(who) => Err(Blocked::InFleet(who)),
-            FleetTake::Away => Err(Blocked::Away),
+            FleetTake::Unreachable => Err(Blocked::Unreachable),
         })
     }
 
@@ -322,7 +322,7 @@ enum Blocked {
     /// Another worker has it.
     InFleet(String),
     /// Nobody can tell whether it is free.
-    Away,
+    Unreachable,
 }
 
 impl Blocked {
@@ -335,14 +335,14 @@ impl Blocked {
         match self {
             Self::Here(owner) => Some(owner.as_ref().map_or("another run".to_owned(), Owner::to_string)),
             Self::InFleet(who) => Some(who.clone()),
-            Self::Away => None,
+            Self::Unreachable => None,
         }
     }
 
     fn into_error(self, component: ComponentName) -> EngineError {
         match self.who() {
             Some(owner) => EngineError::Busy { component, owner },
-            None => EngineError::Fleet { component, source: FleetError::Away },
+            None => EngineError::Fleet { component, source: FleetError::Unreachable },
         }
     }
 

@@ -31,10 +31,10 @@ pub(super) fn nothing_yet(backup_id: BackupId, level: VerifyLevel) -> Verificati
 fn nothing_to_compare(entry: &Entry, level: VerifyLevel) -> Option<&'static str> {
     match entry.origin {
         Origin::Newer(_) => Some("was made by a newer rna-backup: verify it with that one"),
-        Origin::Incumbent if level < VerifyLevel::Decode => {
+        Origin::Legacy if level < VerifyLevel::Decode => {
             Some("has no manifest, and so no hash to compare with: decode it")
         }
-        Origin::Incumbent | Origin::Manifest(_) => None,
+        Origin::Legacy | Origin::Manifest(_) => None,
     }
 }
 
@@ -75,7 +75,7 @@ pub(super) async fn look(
         found.problems.push(why.to_owned());
         return Ok((found, None));
     }
-    if matches!(entry.origin, Origin::Incumbent) {
+    if matches!(entry.origin, Origin::Legacy) {
         found.warnings.push(OF_OLD_TASKS.to_owned());
     }
     if let Some(flag) = entry.manifest().and_then(Manifest::flag) {

@@ -1,7 +1,7 @@
 //! Retention carried out: the plan is pure, this deletes what it says, manifest first.
 
 use crate::base::chain;
-use crate::catalog::{Damaged, Entry, Going, Gone, Listing};
+use crate::catalog::{Damaged, Entry, Listing, PendingRemoval, RemovalOutcome};
 use crate::domain::component::ComponentName;
 use crate::domain::id::BackupId;
 use crate::domain::report::{KeptBackup, PruneReport};
@@ -120,8 +120,10 @@ impl Engine {
             return Ok(());
         };
         let entries: HashMap<_, _> = listing.entries.iter().map(|entry| (&entry.backup_id, entry)).collect();
-        let going: Vec<_> =
-            going.iter().map(|(id, from)| Going { entry: entries[id], from: from.clone() }).collect();
+        let going: Vec<_> = going
+            .iter()
+            .map(|(id, from)| PendingRemoval { entry: entries[id], from: from.clone() })
+            .collect();
         let problems = report.problems.len();
         for batch in going.chunks(BATCH) {
             if let Err(err) = self.delete(batch, held, report).await {
@@ -154,7 +156,7 @@ impl Engine {
     /// Removes the files that the component's own server keeps of deleted backups, where all living ones are known.
     async fn sweep(&self, name: ComponentName, listing: &Listing) -> Result<(), EngineError> {
         let Ok(component) = self.component(name) else { return Ok(()) };
-        if !listing.away.is_empty() || !listing.damaged.is_empty() || !listing.orphans.is_empty() {
+        if !listing.unreachable.is_empty() || !listing.damaged.is_empty() || !listing.orphans.is_empty() {
             return Ok(());
         }
         let manifests = listing.entries.iter().filter_map(Entry::manifest);
@@ -192,8 +194,10 @@ impl Engine {
         let mut plans = Vec::new();
         for store in self.catalog.stores() {
             let destination = store.destination();
-            if let Some(away) = listing.away.iter().find(|away| away.destination == destination) {
-                report.problems.push(chain(away));
+            if let Some(unreachable) =
+                listing.unreachable.iter().find(|unreachable| unreachable.destination == destination)
+            {
+                report.problems.push(chain(unreachable));
                 continue;
             }
             let entries = listing.entries.iter();
@@ -234,7 +238,7 @@ impl Engine {
     /// All manifests of a batch first, then the archives; a crash in between is finished by the next run.
     async fn delete(
         &self,
-        batch: &[Going<'_>],
+        batch: &[PendingRemoval<'_>],
         held: &mut Held,
         report: &mut PruneReport,
     ) -> Result<(), EngineError> {
@@ -253,7 +257,7 @@ impl Engine {
     }
 
     /// Records the removal of one backup in the report, in the log and in the metrics.
-    fn tell(&self, id: &BackupId, gone: &Gone, report: &mut PruneReport) {
+    fn tell(&self, id: &BackupId, gone: &RemovalOutcome, report: &mut PruneReport) {
         if !gone.from.is_empty() {
             tracing::info!(backup_id = %id, from = gone.from.join(", "), "retention deleted a backup");
             for destination in &gone.from {
@@ -286,7 +290,7 @@ impl Engine {
 }
 
 /// The archives of a batch that are to go, as they are written down in the lock file.
-fn archives_of(batch: &[Going<'_>]) -> Vec<String> {
+fn archives_of(batch: &[PendingRemoval<'_>]) -> Vec<String> {
     let copies = batch.iter().flat_map(|going| {
         going.entry.copies.iter().filter(|copy| going.from.contains(&copy.destination.as_str()))
     });

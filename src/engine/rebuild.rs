@@ -2,7 +2,7 @@
 //! made from the archives that have none.
 
 use crate::base::chain;
-use crate::catalog::{Entry, Origin, StoredCopy, Survey, manifest_key};
+use crate::catalog::{DestinationSummary, Entry, Origin, StoredCopy, manifest_key};
 use crate::component::Component;
 use crate::domain::component::ComponentName;
 use crate::domain::facts::Facts;
@@ -86,7 +86,7 @@ impl Engine {
     /// Writes manifests into the destinations that lack them.
     async fn level(
         &self,
-        surveys: &[Survey],
+        surveys: &[DestinationSummary],
         held: Option<&Held>,
         run: &Run,
         report: &mut RebuildReport,
@@ -267,7 +267,7 @@ impl Engine {
     }
 }
 
-impl Survey {
+impl DestinationSummary {
     /// True if an archive that the manifest names lies in this destination.
     fn holds(&self, manifest: &Manifest) -> bool {
         self.copy_of(manifest).is_some_and(|object| self.bytes_of(&object.key).is_some())
@@ -285,7 +285,7 @@ impl Survey {
 /// Compares a manifest's entry for a destination with the objects there. A whole copy there that the manifest does not
 /// know is added.
 async fn look_for(
-    survey: &Survey,
+    survey: &DestinationSummary,
     manifest: &mut Manifest,
     run: &Run,
     report: &mut RebuildReport,

@@ -23,7 +23,7 @@ impl Held {
         match self.standing().await {
             Standing::Ours => Ok(()),
             Standing::Lost => Err(EngineError::LockLost { component }),
-            Standing::Unknown => Err(EngineError::Fleet { component, source: FleetError::Away }),
+            Standing::Unknown => Err(EngineError::Fleet { component, source: FleetError::Unreachable }),
         }
     }
 

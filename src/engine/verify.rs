@@ -1,7 +1,7 @@
 //! Verification: what lies in the destinations is read again, and compared with what is known of it.
 
 use crate::base::chain;
-use crate::catalog::{self, Away, CatalogError, Damaged, Entry};
+use crate::catalog::{self, CatalogError, Damaged, Entry, UnreachableStore};
 use crate::component::{Component, Walk};
 use crate::domain::component::ComponentName;
 use crate::domain::manifest::{Manifest, VerifyLevel};
@@ -39,7 +39,7 @@ struct Chosen {
     /// The findings, known already, about backups whose manifest cannot be read.
     damaged: Vec<Verification>,
     /// A destination that cannot be read.
-    away: Option<Away>,
+    unreachable: Option<UnreachableStore>,
 }
 
 /// The word for every backup.
@@ -137,7 +137,7 @@ impl Engine {
         held: &Held,
     ) -> Result<Vec<Verification>, EngineError> {
         let chosen = self.chosen(reader.name(), request).await?;
-        let Chosen { entries, mut passed_over, damaged: mut results, away } = chosen;
+        let Chosen { entries, mut passed_over, damaged: mut results, unreachable } = chosen;
         let mut met: BTreeSet<_> = entries.iter().map(|entry| entry.backup_id.clone()).collect();
         // The oldest first: what others build on may have been mended.
         let mut entries: VecDeque<_> =
@@ -164,8 +164,8 @@ impl Engine {
             if let Some(manifest) =
                 entry.manifest().filter(|_| unread.is_none() || !found.destinations.is_empty())
             {
-                let away = unread.as_ref().map(|(destination, _)| destination.as_str());
-                self.note(manifest, &found, away, held).await?;
+                let unreachable = unread.as_ref().map(|(destination, _)| destination.as_str());
+                self.note(manifest, &found, unreachable, held).await?;
             }
             // A copy that cannot be read need not be damaged, and does not keep others from being looked at.
             match unread {
@@ -178,8 +178,8 @@ impl Engine {
             results.push(found);
         }
         // Backups in that destination alone were not looked at, so the report must not say that all are whole.
-        if let Some(away) = away.filter(|_| results.iter().all(|found| found.ok)) {
-            return Err(away.into_error().into());
+        if let Some(unreachable) = unreachable.filter(|_| results.iter().all(|found| found.ok)) {
+            return Err(unreachable.into_error().into());
         }
         results.sort_by(|one, other| other.backup_id.cmp(&one.backup_id));
         if request.level == VerifyLevel::Drill {
@@ -209,10 +209,10 @@ impl Engine {
         }
         let found = self.catalog.list(Some(component)).await?;
         let (mut entries, mut damaged, mut passed_over) = (found.entries, found.damaged, Vec::new());
-        let mut away = found.away.into_iter().next();
-        if let Some(away) = away.take_if(|_| is_latest || entries.is_empty()) {
+        let mut unreachable = found.unreachable.into_iter().next();
+        if let Some(unreachable) = unreachable.take_if(|_| is_latest || entries.is_empty()) {
             // The newest may lie there alone.
-            return Err(away.into_error().into());
+            return Err(unreachable.into_error().into());
         }
         if is_latest {
             passed_over = catalog::newest(&mut entries, self.clock.now());
@@ -231,7 +231,7 @@ impl Engine {
             problems: vec![format!("its manifest cannot be read: {}", chain(damaged))],
             ..nothing_yet(damaged.backup_id.clone(), request.level)
         };
-        Ok(Chosen { entries, passed_over, damaged: damaged.iter().map(lost).collect(), away })
+        Ok(Chosen { entries, passed_over, damaged: damaged.iter().map(lost).collect(), unreachable })
     }
 
     /// Notes the findings in the manifest.
@@ -239,7 +239,7 @@ impl Engine {
         &self,
         manifest: &Manifest,
         found: &Verification,
-        away: Option<&str>,
+        unreachable: Option<&str>,
         held: &Held,
     ) -> Result<(), EngineError> {
         let (component, now) = (found.component, self.clock.now());
@@ -253,7 +253,7 @@ impl Engine {
         }
         // The findings of hours of reading must survive a broker that is away at this moment.
         held.confirmed(&*self.clock).await?;
-        match self.rewrite(&noted, away, held).await {
+        match self.rewrite(&noted, unreachable, held).await {
             // A machine on which that destination is configured can note the findings.
             Err(err @ EngineError::Catalog(CatalogError::UnknownDestination { .. })) => {
                 tracing::warn!(error = chain(&err), "what was found cannot be noted");

@@ -33,7 +33,7 @@ impl Fleet for Brokered {
         match self.locks.try_take(component.as_str(), task_id).await {
             Ok(Ok(lock)) => Ok(FleetTake::Taken(Box::new(Hold(lock)))),
             Ok(Err(holder)) => Ok(FleetTake::Busy(holder.to_string())),
-            Err(err) if err.is_transient() => Ok(FleetTake::Away),
+            Err(err) if err.is_transient() => Ok(FleetTake::Unreachable),
             Err(err) => Err(FleetError::Refused(err.into())),
         }
     }

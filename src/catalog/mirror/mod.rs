@@ -23,7 +23,7 @@ use std::{
 };
 use tokio::{sync::Notify, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
-use write::Keepsake;
+use write::PreservedRows;
 
 pub use rows::RunRow;
 pub use tables::{MARK, TABLES};
@@ -217,22 +217,22 @@ impl Shared {
 
 /// Writes the changes that arrive, until the end of the program.
 async fn keep(shared: Arc<Shared>) {
-    let mut keepsake = Keepsake::default();
-    let mut trouble = Trouble::default();
+    let mut preserved = PreservedRows::default();
+    let mut fault = CurrentFault::default();
     let mut backoff = Backoff::new(PAUSES.0, PAUSES.1);
     loop {
         let closing = shared.closing.is_cancelled();
         let todo = shared.take();
         let mut pause = (!todo.live.is_empty()).then_some(HEARTBEAT);
         if todo.is_due() {
-            let attempt = tokio::time::timeout(ATTEMPT, shared.write(&todo, &mut keepsake)).await;
+            let attempt = tokio::time::timeout(ATTEMPT, shared.write(&todo, &mut preserved)).await;
             match attempt.unwrap_or(Err(MirrorError::Late)) {
                 Ok(()) => {
-                    trouble.is_over();
+                    fault.clear();
                     backoff.reset();
                 }
                 Err(err) => {
-                    trouble.add(&err);
+                    fault.add(&err);
                     shared.put_back(todo);
                     pause = Some(backoff.step());
                 }
@@ -259,12 +259,12 @@ impl Todo {
 
 /// The present fault, logged once.
 #[derive(Default)]
-struct Trouble {
+struct CurrentFault {
     since: Option<Instant>,
     told: Option<String>,
 }
 
-impl Trouble {
+impl CurrentFault {
     fn add(&mut self, err: &MirrorError) {
         let words = chain(err);
         let since = self.since.get_or_insert_with(Instant::now);
@@ -284,7 +284,7 @@ impl Trouble {
         self.told = Some(words);
     }
 
-    fn is_over(&mut self) {
+    fn clear(&mut self) {
         if self.told.is_some() {
             tracing::info!("the tables for Django Admin are up to date again");
         }

@@ -15,7 +15,7 @@ const PIECE: usize = 1 << 20;
 /// The rows that a restore of the very database that has the tables would take with it: rows of backups come from the
 /// manifests again, rows of runs are nowhere else.
 #[derive(Default)]
-pub(super) struct Keepsake {
+pub(super) struct PreservedRows {
     /// Rows of the table when the restore began, as JSON.
     rows: Option<String>,
     /// The rows that were written since then.
@@ -48,16 +48,16 @@ fn upsert(table: &str, columns: &[&str], also: &str) -> String {
 impl Shared {
     /// Brings the tables up to date. After an error they are as they were, unless the commit was the last
     /// thing that happened; written twice is as written once.
-    pub(super) async fn write(&self, todo: &Todo, keepsake: &mut Keepsake) -> Result<(), MirrorError> {
+    pub(super) async fn write(&self, todo: &Todo, preserved: &mut PreservedRows) -> Result<(), MirrorError> {
         let mut client = self.pool.get().await?;
         let builder = client.build_transaction();
         let transaction =
             builder.isolation_level(IsolationLevel::ReadCommitted).read_only(false).start().await?;
-        tables::take_turn(&transaction).await?;
+        tables::lock_tables(&transaction).await?;
         let makes = self.makes.load(Ordering::Relaxed);
         let Some(utf8) = tables::prepare(&transaction, makes).await? else { return Ok(()) };
-        record(&transaction, todo, keepsake, utf8).await?;
-        let kept = match &keepsake.rows {
+        record(&transaction, todo, preserved, utf8).await?;
+        let kept = match &preserved.rows {
             None if todo.overwriting => Some(remember(&transaction).await?),
             _ => None,
         };
@@ -66,11 +66,11 @@ impl Shared {
         }
         transaction.commit().await?;
         if kept.is_some() {
-            keepsake.rows = kept;
+            preserved.rows = kept;
         } else if todo.overwriting {
-            keepsake.since.extend_from_slice(&todo.runs);
+            preserved.since.extend_from_slice(&todo.runs);
         } else {
-            *keepsake = Keepsake::default();
+            *preserved = PreservedRows::default();
         }
         Ok(())
     }
@@ -79,7 +79,7 @@ impl Shared {
 async fn record(
     transaction: &Transaction<'_>,
     todo: &Todo,
-    keepsake: &Keepsake,
+    preserved: &PreservedRows,
     utf8: bool,
 ) -> Result<(), MirrorError> {
     const ALIVE: &str =
@@ -89,11 +89,11 @@ async fn record(
     const TRIM: &str = "DELETE FROM public.rna_backup_run WHERE started_at < now() - interval '90 days' \
         OR started_at < (SELECT started_at FROM public.rna_backup_run ORDER BY started_at DESC OFFSET 9999 LIMIT 1)";
     if !todo.overwriting
-        && let Some(kept) = &keepsake.rows
+        && let Some(kept) = &preserved.rows
     {
         transaction.execute(PUT_BACK.as_str(), &[kept]).await?;
     }
-    let since = keepsake.since.iter().filter(|_| !todo.overwriting);
+    let since = preserved.since.iter().filter(|_| !todo.overwriting);
     // The newest of one run: two in one statement would be refused.
     let newest: HashMap<_, _> = since.chain(&todo.runs).map(|run| (&run.run_id, run)).collect();
     let mut piece = Piece::new(&RECORD);
@@ -138,7 +138,7 @@ async fn show(transaction: &Transaction<'_>, listing: &Listing, utf8: bool) -> R
         found.remove(damaged.backup_id.as_str());
     }
     let gone: Vec<String> = found.into_keys().collect();
-    if listing.away.is_empty() && !gone.is_empty() {
+    if listing.unreachable.is_empty() && !gone.is_empty() {
         transaction.execute(DELETE, &[&gone]).await?;
     }
     Ok(())

@@ -30,18 +30,22 @@ pub(in crate::catalog) fn sort(
     let entries = old.into_iter().map(|(key, (backup_id, bytes))| Entry {
         created_at: backup_id.created(),
         backup_id,
-        origin: Origin::Incumbent,
+        origin: Origin::Legacy,
         copies: vec![copy(store, key, bytes)],
     });
     (entries.collect(), orphans)
 }
 
 /// A file of any name, taken for an archive of that component because somebody says so.
-pub(in crate::catalog) fn stranger(component: ComponentName, store: &dyn Store, meta: ObjectMeta) -> Entry {
+pub(in crate::catalog) fn foreign_file(
+    component: ComponentName,
+    store: &dyn Store,
+    meta: ObjectMeta,
+) -> Entry {
     Entry {
         backup_id: BackupId::new(component, meta.modified, 1),
         created_at: meta.modified,
-        origin: Origin::Incumbent,
+        origin: Origin::Legacy,
         copies: vec![copy(store, meta.key, meta.bytes)],
     }
 }

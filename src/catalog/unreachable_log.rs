@@ -9,15 +9,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// A moment: long enough for the questions of one run, too short for anybody to wait for its end.
-const MOMENT: Duration = Duration::from_secs(15);
+/// The time for which a destination that has not answered is not asked again: long enough for the questions of one run,
+/// too short for anybody to wait for its end.
+const RETRY_AFTER: Duration = Duration::from_secs(15);
 
-/// Since when which destination is silent.
+/// The destinations that do not answer, each with the time of its last silence.
 #[derive(Debug, Default)]
-pub(super) struct Silence(Mutex<HashMap<&'static str, Instant>>);
+pub(super) struct UnreachableLog(Mutex<HashMap<&'static str, Instant>>);
 
-impl Silence {
-    /// Notes how a destination answered.
+impl UnreachableLog {
+    /// Notes the answer of a destination: `None` for success.
     pub(super) fn note(&self, destination: &'static str, err: Option<&CatalogError>) {
         let mut silent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match err {
@@ -31,7 +32,7 @@ impl Silence {
     /// The error of a destination that was silent a moment ago.
     pub(super) fn of(&self, destination: &'static str) -> Option<CatalogError> {
         let silent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let since = silent.get(destination).filter(|since| since.elapsed() < MOMENT)?;
+        let since = silent.get(destination).filter(|since| since.elapsed() < RETRY_AFTER)?;
         let ago = since.elapsed().as_secs();
         let source = io::Error::other(format!("it did not answer {ago} s ago, and was not asked again"));
         let key = destination.parse().ok()?;
