@@ -9,7 +9,7 @@ use crate::domain::listing::BackupState;
 use crate::domain::manifest::{Manifest, StoredObject};
 use crate::domain::progress::Meter;
 use crate::domain::report::SkippedBackup;
-use crate::engine::ways::read_all;
+use crate::engine::uploads::read_all;
 use crate::engine::{Engine, EngineError};
 use crate::store::{Body, Store, StoreError};
 use crate::stream::crypt::{Identities, OpenError, Recipients, decrypt};
@@ -321,7 +321,7 @@ impl Engine {
     /// # Errors
     ///
     /// The error of the last copy.
-    pub(super) async fn sound(
+    pub(super) async fn first_intact(
         &self,
         archives: Vec<Archive>,
         meter: &Meter,

@@ -8,7 +8,7 @@ use crate::domain::listing::BackupState;
 use crate::domain::progress::Meter;
 use crate::engine::archive::{Archive, rest_of, unusable};
 use crate::engine::copies::LOCAL;
-use crate::engine::ways::read_all;
+use crate::engine::uploads::read_all;
 use crate::engine::{Engine, EngineError};
 use crate::store::Body;
 use crate::stream::crypt::Recipients;
@@ -132,7 +132,7 @@ impl Engine {
     /// # Errors
     ///
     /// As for [`find_bases`](Self::find_bases).
-    pub(super) async fn find_sound_bases(
+    pub(super) async fn find_intact_bases(
         &self,
         archive: &mut Archive,
         meter: &Meter,
@@ -140,8 +140,8 @@ impl Engine {
         bounded(&archive.entry)?;
         let mut warnings = Vec::new();
         for id in archive.entry.builds_on().to_vec() {
-            let sound = self.sound(self.bases(archive, &id).await?, meter).await;
-            let (base, warned) = sound.map_err(|err| unfounded(archive, &id, err))?;
+            let sound = self.first_intact(self.bases(archive, &id).await?, meter).await;
+            let (base, warned) = sound.map_err(|err| base_damaged(archive, &id, err))?;
             archive.bases.push(base);
             warnings.extend(warned);
         }
@@ -150,7 +150,7 @@ impl Engine {
 
     async fn bases(&self, archive: &Archive, id: &BackupId) -> Result<Vec<Archive>, EngineError> {
         let found = self.archives(archive.entry.component(), id.as_str()).await;
-        found.map_err(|err| unfounded(archive, id, err))
+        found.map_err(|err| base_damaged(archive, id, err))
     }
 
     /// Returns the backups that a new one may build on: all that are whole in every destination in which it is to
@@ -186,7 +186,7 @@ fn bounded(entry: &Entry) -> Result<(), EngineError> {
 }
 
 /// The error of a backup without one that it builds on: damaged, unless the other may only be out of reach for now.
-fn unfounded(archive: &Archive, base: &BackupId, err: EngineError) -> EngineError {
+fn base_damaged(archive: &Archive, base: &BackupId, err: EngineError) -> EngineError {
     if err.is_transient() || matches!(err, EngineError::Locked { .. }) {
         return err;
     }

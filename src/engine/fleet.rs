@@ -45,7 +45,7 @@ pub trait FleetHold: Debug + Send + Sync {
     fn lost(&self) -> CancellationToken;
 
     /// Returns whether the component is still ours.
-    async fn standing(&self) -> Standing;
+    async fn lock_state(&self) -> LockState;
 
     /// Frees the component at once, if somebody answers; otherwise, or without this call, it is freed soon.
     async fn free(self: Box<Self>);
@@ -53,7 +53,7 @@ pub trait FleetHold: Debug + Send + Sync {
 
 /// The ownership of a component.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
+pub enum LockState {
     /// Still ours.
     Ours,
     /// Another worker's by now.

@@ -10,7 +10,7 @@ use crate::base::durable::blocking;
 use crate::domain::component::ComponentName;
 use crate::domain::progress::Meter;
 use crate::engine::error::EngineError;
-use crate::engine::fleet::{Fleet, FleetError, FleetHold, FleetTake, Standing};
+use crate::engine::fleet::{Fleet, FleetError, FleetHold, FleetTake, LockState};
 use file::{LockFile, holder_in, release, shares, write};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
@@ -66,7 +66,7 @@ pub struct Owner {
 /// A lock in hand; dropping it frees the component.
 #[derive(Debug)]
 #[must_use = "the component is free again as soon as this is dropped"]
-pub struct Held {
+pub struct ComponentLock {
     file: Arc<LockFile>,
     pub(super) component: ComponentName,
     owner: Owner,
@@ -76,17 +76,17 @@ pub struct Held {
     fleet: Option<Box<dyn FleetHold>>,
 }
 
-impl Held {
+impl ComponentLock {
     /// Fires when the component has passed to another worker of the fleet; never without one.
     pub fn lost(&self) -> CancellationToken {
         self.fleet.as_ref().map_or_else(CancellationToken::new, |hold| hold.lost())
     }
 
     /// Returns whether the component is still this run's.
-    pub async fn standing(&self) -> Standing {
+    pub async fn lock_state(&self) -> LockState {
         match &self.fleet {
-            Some(hold) => hold.standing().await,
-            None => Standing::Ours,
+            Some(hold) => hold.lock_state().await,
+            None => LockState::Ours,
         }
     }
 
@@ -97,12 +97,12 @@ impl Held {
             hold.free().await;
         }
         let (file, settled) = (Arc::clone(&self.file), self.owner.loose.is_none());
-        let give_up = move || {
-            file.give_up(settled);
+        let unlock = move || {
+            file.unlock(settled);
             Ok(())
         };
         // Should that fail, the drop of this value tries it again.
-        let _ = blocking(give_up).await;
+        let _ = blocking(unlock).await;
     }
 
     /// The archives that earlier holders left without a manifest: they died, or a destination was away.
@@ -135,10 +135,10 @@ impl Held {
     }
 }
 
-impl Drop for Held {
+impl Drop for ComponentLock {
     fn drop(&mut self) {
         // The noted archives stay for the next holder: this run failed before it could settle them.
-        self.file.give_up(self.owner.loose.is_none());
+        self.file.unlock(self.owner.loose.is_none());
     }
 }
 
@@ -170,7 +170,7 @@ impl Locks {
         owner: &Owner,
         wait: Option<&Meter>,
         clock: &dyn Clock,
-    ) -> Result<Held, EngineError> {
+    ) -> Result<ComponentLock, EngineError> {
         let (mut shown, mut by_fleet) = (String::new(), false);
         let mut recovery = RECOVERY;
         loop {
@@ -238,7 +238,7 @@ impl Locks {
         component: ComponentName,
         owner: &Owner,
         fleet_first: bool,
-    ) -> Result<Result<Held, Blocked>, EngineError> {
+    ) -> Result<Result<ComponentLock, Blocked>, EngineError> {
         let task = owner.task_id.as_deref();
         let early = if fleet_first { self.try_fleet(component, task).await? } else { Ok(None) };
         let early = match early {
@@ -284,7 +284,11 @@ impl Locks {
         }
     }
 
-    fn try_take(&self, component: ComponentName, owner: &Owner) -> io::Result<Result<Held, Option<Owner>>> {
+    fn try_take(
+        &self,
+        component: ComponentName,
+        owner: &Owner,
+    ) -> io::Result<Result<ComponentLock, Option<Owner>>> {
         self.make_dir()?;
         for name in ComponentName::ALL {
             self.make_room(name);
@@ -305,7 +309,7 @@ impl Locks {
                 };
                 let (owner, left) = sign(&mut file).inspect_err(|_| release(&file))?;
                 let file = Arc::new(LockFile::new(file));
-                Ok(Ok(Held { file, component, owner, left, fleet: None }))
+                Ok(Ok(ComponentLock { file, component, owner, left, fleet: None }))
             }
             // A look at who holds the lock shares it for an instant: then nobody holds it, whatever the file says.
             Err(rustix::io::Errno::WOULDBLOCK) if shares(&file) => Ok(Err(None)),

@@ -3,39 +3,39 @@
 //! The engine introduces components to stores: it knows both, they know nothing of each other,
 //! and it knows nothing of Celery.
 
-mod amend;
 mod archive;
 mod backup;
 mod chain;
 mod copies;
 mod destinations;
 mod drill;
-mod due;
 mod error;
 mod fleet;
+mod inspect;
 mod last;
 mod listing;
+mod lock_state;
 mod locks;
-mod look;
-mod lost;
+mod manifest_update;
 mod pipeline;
 mod prune;
 mod rebuild;
 mod record;
+mod recovery;
 mod redelivery;
 mod restore;
-mod restored;
+mod restore_records;
+mod retry_hint;
 mod shelf;
-mod standing;
+mod uploads;
 mod verify;
 mod watched;
-mod way_on;
-mod ways;
+mod worker_lost;
 
 pub use destinations::Unusable;
 pub use error::EngineError;
-pub use fleet::{Fleet, FleetError, FleetHold, FleetTake, Standing};
-pub use locks::{Held, Locks, Owner};
+pub use fleet::{Fleet, FleetError, FleetHold, FleetTake, LockState};
+pub use locks::{ComponentLock, Locks, Owner};
 pub use prune::PruneRequest;
 pub use restore::RestoreRequest;
 pub use shelf::StoreShelf;
@@ -120,7 +120,7 @@ impl Engine {
     }
 
     /// Waits for the turn to [`take`](Self::take) a component, unless the run is cancelled.
-    async fn take_turn(&self, component: ComponentName, run: &Run) -> Result<Held, EngineError> {
+    async fn lock(&self, component: ComponentName, run: &Run) -> Result<ComponentLock, EngineError> {
         run.meter.begin("waiting for its turn", 0);
         tokio::select! {
             held = self.take(component, run) => held,
@@ -129,7 +129,7 @@ impl Engine {
     }
 
     /// Takes a component for one run, and removes the archives without a manifest that a dead run left.
-    async fn take(&self, component: ComponentName, run: &Run) -> Result<Held, EngineError> {
+    async fn take(&self, component: ComponentName, run: &Run) -> Result<ComponentLock, EngineError> {
         let wait = run.wait.then_some(&run.meter);
         let mut held = self.locks.take(component, &self.owner(run), wait, &*self.clock).await?;
         if let Some(left) = held.left_behind() {

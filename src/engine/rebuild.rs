@@ -12,8 +12,8 @@ use crate::domain::manifest::{Manifest, StoredObject, Verified, VerifyLevel};
 use crate::domain::progress::Meter;
 use crate::domain::rebuild::{CopyProblem, FoundCopies, RebuildReport, WrittenManifest};
 use crate::engine::archive::{rest_of, unusable};
-use crate::engine::ways::{Wanted, read_all};
-use crate::engine::{Engine, EngineError, Held, Run};
+use crate::engine::uploads::{ArchiveHashes, read_all};
+use crate::engine::{ComponentLock, Engine, EngineError, Run};
 use crate::stream::pack::Compression;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -41,8 +41,8 @@ impl Engine {
         report: &mut RebuildReport,
     ) -> Result<(), EngineError> {
         report.dry_run = dry_run;
-        let held = if dry_run { None } else { Some(self.take_turn(component, run).await?) };
-        let lost = held.as_ref().map(Held::lost).unwrap_or_default();
+        let held = if dry_run { None } else { Some(self.lock(component, run).await?) };
+        let lost = held.as_ref().map(ComponentLock::lost).unwrap_or_default();
         let outcome = tokio::select! {
             outcome = self.rebuild_held(component, held.as_ref(), run, report) => outcome,
             () = lost.cancelled() => Err(EngineError::LockLost { component }),
@@ -58,7 +58,7 @@ impl Engine {
     async fn rebuild_held(
         &self,
         component: ComponentName,
-        held: Option<&Held>,
+        held: Option<&ComponentLock>,
         run: &Run,
         report: &mut RebuildReport,
     ) -> Result<(), EngineError> {
@@ -87,7 +87,7 @@ impl Engine {
     async fn level(
         &self,
         surveys: &[DestinationSummary],
-        held: Option<&Held>,
+        held: Option<&ComponentLock>,
         run: &Run,
         report: &mut RebuildReport,
     ) -> Result<(), EngineError> {
@@ -212,8 +212,8 @@ impl Engine {
         let unfit = || EngineError::Unfit { what: format!("{} is not configured", copy.destination) };
         let store = self.catalog.store(&copy.destination).ok_or_else(unfit)?;
         run.meter.begin("read", copy.bytes);
-        let wanted = Wanted { bytes: known.bytes, sha256: &known.sha256, xxh3: None };
-        if wanted.problem_of(store.open(&copy.key, None).await?, &run.meter).await?.is_some() {
+        let hashes = ArchiveHashes { bytes: known.bytes, sha256: &known.sha256, xxh3: None };
+        if hashes.problem_of(store.open(&copy.key, None).await?, &run.meter).await?.is_some() {
             let problem = format!("it is not the same as the whole one in {}", known.destination);
             return Err(EngineError::Damaged { problems: vec![problem] });
         }
@@ -297,7 +297,7 @@ async fn look_for(
     let Ok(key) = object.key.parse() else { return Ok(()) };
     let (backup_id, location) = (manifest.backup_id.clone(), store.location(&key));
     let problem_of = |why: String| CopyProblem { backup_id, location, why };
-    let wanted = Wanted { bytes: object.bytes, sha256: &object.sha256, xxh3: None };
+    let hashes = ArchiveHashes { bytes: object.bytes, sha256: &object.sha256, xxh3: None };
     match survey.objects.get(&key) {
         None if is_named => report.missing.push(problem_of("the archive is not there".to_owned())),
         None => {}
@@ -309,7 +309,7 @@ async fn look_for(
         Some(_) if is_named => report.damaged.push(problem_of(object.problems.join("; "))),
         Some(bytes) => {
             run.meter.begin("read", *bytes);
-            match wanted.problem_of(store.open(&key, None).await?, &run.meter).await? {
+            match hashes.problem_of(store.open(&key, None).await?, &run.meter).await? {
                 Some(problem) => report.damaged.push(problem_of(problem)),
                 None => manifest.objects.push(StoredObject {
                     destination: store.destination().to_owned(),

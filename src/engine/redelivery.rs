@@ -10,9 +10,9 @@ use crate::domain::component::ComponentName;
 use crate::domain::id::BackupId;
 use crate::domain::report::{RestoreReport, UndoReport};
 use crate::domain::task_note::TaskNote;
-use crate::engine::restored::{Record, Undone};
+use crate::engine::restore_records::{LastUndo, Record};
 use crate::engine::watched::watched;
-use crate::engine::{Engine, EngineError, Held, RestoreRequest, Run};
+use crate::engine::{ComponentLock, Engine, EngineError, RestoreRequest, Run};
 use std::sync::Arc;
 
 impl Engine {
@@ -80,7 +80,7 @@ impl Engine {
         mut staged: Box<dyn Staged>,
         backup: &BackupId,
         run: &Run,
-        held: &Held,
+        held: &ComponentLock,
     ) -> Result<(Option<String>, Option<Record>), EngineError> {
         run.meter.begin("swap", 0);
         let record = self.about_to_swap(component, backup, run).await?;
@@ -154,7 +154,7 @@ impl Engine {
         let note = TaskNote::undo(&task_id, kept.at, self.clock.now()).from_place(&kept.place);
         let note = note.on_broker(run.visibility_timeout);
         let (kept_before, replaced_at) = (kept.place.clone(), kept.at);
-        self.locks.note_undone(name, &Undone { task_id, kept_before, replaced_at }).await?;
+        self.locks.note_undone(name, &LastUndo { task_id, kept_before, replaced_at }).await?;
         Ok(Some(note))
     }
 

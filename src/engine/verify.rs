@@ -6,10 +6,10 @@ use crate::component::{Component, Walk};
 use crate::domain::component::ComponentName;
 use crate::domain::manifest::{Manifest, VerifyLevel};
 use crate::domain::report::{SkippedBackup, Verification, VerifyReport};
+use crate::engine::inspect::{inspect, nothing_yet};
 use crate::engine::last::Drill;
-use crate::engine::look::{look, nothing_yet};
-use crate::engine::restore::tidy;
-use crate::engine::{Engine, EngineError, Held, Run};
+use crate::engine::restore::discard_cancelled_copy;
+use crate::engine::{ComponentLock, Engine, EngineError, Run};
 use crate::observe::labels::{Operation, Reason, RunResult};
 use serde_json::json;
 use std::{
@@ -31,7 +31,7 @@ pub struct VerifyRequest {
 
 /// The backups that an order means.
 #[derive(Default)]
-struct Chosen {
+struct SelectedBackups {
     /// The newest first.
     entries: Vec<Entry>,
     /// The backups that `latest` does not mean.
@@ -90,7 +90,7 @@ impl Engine {
                 self.metrics.failed(component, Reason::Verify);
                 RunResult::Failure
             }
-            outcome => self.judged(component, outcome.as_ref().err()),
+            outcome => self.run_result(component, outcome.as_ref().err()),
         };
         let took = self.clock.now().duration_since(began).unsigned_abs();
         underway.end(result, took);
@@ -115,7 +115,7 @@ impl Engine {
         // Archives can be read while their source is down; a drill needs it.
         let drill = request.level == VerifyLevel::Drill;
         let held =
-            if drill { self.take_whole(reader, run).await? } else { self.take_turn(component, run).await? };
+            if drill { self.lock_and_recover(reader, run).await? } else { self.lock(component, run).await? };
         let lost = held.lost();
         let outcome = tokio::select! {
             outcome = self.verify_held(reader, request, run, &held) => outcome,
@@ -123,7 +123,7 @@ impl Engine {
             () = run.cancel.cancelled() => Err(EngineError::Cancelled),
         };
         if drill && matches!(outcome, Err(EngineError::Cancelled)) {
-            tidy(reader).await;
+            discard_cancelled_copy(reader).await;
         }
         held.free().await;
         outcome
@@ -134,16 +134,16 @@ impl Engine {
         reader: &Arc<dyn Component>,
         request: &VerifyRequest,
         run: &Run,
-        held: &Held,
+        held: &ComponentLock,
     ) -> Result<Vec<Verification>, EngineError> {
-        let chosen = self.chosen(reader.name(), request).await?;
-        let Chosen { entries, mut passed_over, damaged: mut results, unreachable } = chosen;
+        let selected = self.select(reader.name(), request).await?;
+        let SelectedBackups { entries, mut passed_over, damaged: mut results, unreachable } = selected;
         let mut met: BTreeSet<_> = entries.iter().map(|entry| entry.backup_id.clone()).collect();
         // The oldest first: what others build on may have been mended.
         let mut entries: VecDeque<_> =
             entries.into_iter().rev().map(|entry| (entry, request.level)).collect();
         while let Some((entry, level)) = entries.pop_front() {
-            let (mut found, unread) = look(self, reader, &entry, level, run).await?;
+            let (mut found, unread) = inspect(self, reader, &entry, level, run).await?;
             found.warnings.extend(run.meter.take_warnings());
             found.warnings.extend(passed_over.drain(..).map(|passed_over| passed_over.to_string()));
             if found.level == VerifyLevel::Drill {
@@ -199,13 +199,17 @@ impl Engine {
 
     /// The backups that are meant. The latest is the newest there is, in whatever state: to prove an older one in
     /// its place would hide what is wrong.
-    async fn chosen(&self, component: ComponentName, request: &VerifyRequest) -> Result<Chosen, EngineError> {
+    async fn select(
+        &self,
+        component: ComponentName,
+        request: &VerifyRequest,
+    ) -> Result<SelectedBackups, EngineError> {
         let backup = request.backup.as_str();
         // The name of a component is another word for its latest backup.
         let is_latest = backup == LATEST || backup == component.as_str();
         if backup != EVERY && !is_latest {
             let entries = vec![self.catalog.find(Some(component), backup).await?];
-            return Ok(Chosen { entries, ..Chosen::default() });
+            return Ok(SelectedBackups { entries, ..SelectedBackups::default() });
         }
         let found = self.catalog.list(Some(component)).await?;
         let (mut entries, mut damaged, mut passed_over) = (found.entries, found.damaged, Vec::new());
@@ -231,7 +235,7 @@ impl Engine {
             problems: vec![format!("its manifest cannot be read: {}", chain(damaged))],
             ..nothing_yet(damaged.backup_id.clone(), request.level)
         };
-        Ok(Chosen { entries, passed_over, damaged: damaged.iter().map(lost).collect(), unreachable })
+        Ok(SelectedBackups { entries, passed_over, damaged: damaged.iter().map(lost).collect(), unreachable })
     }
 
     /// Notes the findings in the manifest.
@@ -240,7 +244,7 @@ impl Engine {
         manifest: &Manifest,
         found: &Verification,
         unreachable: Option<&str>,
-        held: &Held,
+        held: &ComponentLock,
     ) -> Result<(), EngineError> {
         let (component, now) = (found.component, self.clock.now());
         let mut noted = manifest.clone();

@@ -2,7 +2,7 @@
 
 use crate::celery::lock::{HeldLock, Locks};
 use crate::domain::component::ComponentName;
-use crate::engine::{Fleet, FleetError, FleetHold, FleetTake, Standing};
+use crate::engine::{Fleet, FleetError, FleetHold, FleetTake, LockState};
 use async_trait::async_trait;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -53,11 +53,11 @@ impl FleetHold for Hold {
         self.0.lost()
     }
 
-    async fn standing(&self) -> Standing {
+    async fn lock_state(&self) -> LockState {
         match self.0.check().await {
-            Ok(true) => Standing::Ours,
-            Ok(false) => Standing::Lost,
-            Err(_) => Standing::Unknown,
+            Ok(true) => LockState::Ours,
+            Ok(false) => LockState::Lost,
+            Err(_) => LockState::Unknown,
         }
     }
 

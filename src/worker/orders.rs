@@ -61,7 +61,7 @@ impl Orders {
     pub(super) async fn carried_out(&self, message: &Message) {
         let Ok(Some(signature)) = self.signature(message) else { return };
         // An order without a note was never accepted, because its kind need not be signed.
-        if let Err(err) = self.notes.amend(signature, SPENT).await {
+        if let Err(err) = self.notes.update(signature, SPENT).await {
             tracing::error!(error = %chain(&err), "cannot note that a signed order was carried out");
         }
     }
@@ -93,7 +93,7 @@ impl Orders {
     }
 }
 
-/// The folder of the notes, one file a signature. Everything but [`amend`](Self::amend) waits for the disk.
+/// The folder of the notes, one file a signature. Everything but [`update`](Self::update) waits for the disk.
 #[derive(Debug, Clone)]
 struct Notes {
     dir: PathBuf,
@@ -110,12 +110,12 @@ impl Notes {
     }
 
     /// Writes other words into a note, if there is one.
-    async fn amend(&self, signature: Signature, words: &'static str) -> io::Result<()> {
+    async fn update(&self, signature: Signature, words: &'static str) -> io::Result<()> {
         let notes = self.clone();
-        let amend = move || {
+        let update = move || {
             if notes.path(&signature).exists() { notes.write(&signature, words) } else { Ok(()) }
         };
-        blocking(amend).await
+        blocking(update).await
     }
 
     /// Accepts a signature, and notes it if it is accepted for the first time.

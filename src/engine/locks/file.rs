@@ -31,7 +31,7 @@ impl LockFile {
     }
 
     /// Unlocks the file; removes the holder's words first if they are `settled`.
-    pub(super) fn give_up(&self, settled: bool) {
+    pub(super) fn unlock(&self, settled: bool) {
         if let Some(file) = self.file().take() {
             if settled {
                 let _ = write(&file, None);

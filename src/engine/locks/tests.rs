@@ -8,7 +8,7 @@ fn owner(task_id: &str) -> Owner {
     Owner { pid: 1, host: "lab".into(), task_id: Some(task_id.into()), recovers: false, loose: None }
 }
 
-async fn take(locks: &Locks, task_id: &str, wait: bool) -> Result<Held, EngineError> {
+async fn take(locks: &Locks, task_id: &str, wait: bool) -> Result<ComponentLock, EngineError> {
     let meter = Meter::default();
     locks.take(ComponentName::Media, &owner(task_id), wait.then_some(&meter), &SystemClock).await
 }
@@ -51,7 +51,7 @@ impl Clock for Ends {
 }
 
 /// The clock by which a lock that is held becomes free.
-fn freeing(held: Held) -> Ends {
+fn freeing(held: ComponentLock) -> Ends {
     let held = Mutex::new(Some(held));
     Ends(Box::new(move || drop(held.lock().unwrap().take())))
 }

@@ -16,7 +16,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 /// The length and hashes that every copy of an archive must have.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Wanted<'a> {
+pub(super) struct ArchiveHashes<'a> {
     pub(super) bytes: u64,
     pub(super) sha256: &'a str,
     /// XXH3 of what was written a moment ago: looked at instead of SHA-256, at a tenth of its time. Against somebody
@@ -25,17 +25,18 @@ pub(super) struct Wanted<'a> {
 }
 
 /// An archive on its way to one destination.
-pub(super) struct Way {
+pub(super) struct ArchiveUpload {
     pub(super) store: Arc<dyn Store>,
     key: ObjectKey,
-    upload: Result<Box<dyn Upload>, StoreError>,
+    /// The upload, or the error that has ended it.
+    state: Result<Box<dyn Upload>, StoreError>,
 }
 
 /// An archive on its way to all destinations, the nearest first.
 #[derive(Default)]
-pub(super) struct Ways(pub(super) Vec<Way>);
+pub(super) struct ArchiveUploads(pub(super) Vec<ArchiveUpload>);
 
-impl Ways {
+impl ArchiveUploads {
     /// Begins an upload in every destination.
     ///
     /// # Errors
@@ -47,8 +48,8 @@ impl Ways {
         expected: Option<u64>,
     ) -> Result<Self, StoreError> {
         let begin = stores.iter().map(async |store| {
-            let upload = store.begin(key, expected).await;
-            Way { store: Arc::clone(store), key: key.clone(), upload }
+            let state = store.begin(key, expected).await;
+            ArchiveUpload { store: Arc::clone(store), key: key.clone(), state }
         });
         Self(join_all(begin).await).unless_all_failed()
     }
@@ -59,7 +60,7 @@ impl Ways {
     ///
     /// The error of the nearest, when all have failed.
     pub(super) async fn write(&mut self, chunk: Bytes) -> Result<(), StoreError> {
-        join_all(self.0.iter_mut().map(|way| way.write(chunk.clone()))).await;
+        join_all(self.0.iter_mut().map(|upload| upload.write(chunk.clone()))).await;
         self.any_left()
     }
 
@@ -69,54 +70,54 @@ impl Ways {
     ///
     /// As [`write`](Self::write).
     pub(super) async fn end(&mut self) -> Result<(), StoreError> {
-        join_all(self.0.iter_mut().map(Way::end)).await;
+        join_all(self.0.iter_mut().map(ArchiveUpload::end)).await;
         self.any_left()
     }
 
     fn any_left(&mut self) -> Result<(), StoreError> {
-        if self.0.iter().any(|way| way.upload.is_ok()) {
+        if self.0.iter().any(|upload| upload.state.is_ok()) {
             return Ok(());
         }
         std::mem::take(self).unless_all_failed().map(drop)
     }
 
     fn unless_all_failed(mut self) -> Result<Self, StoreError> {
-        if self.0.iter().any(|way| way.upload.is_ok()) {
+        if self.0.iter().any(|upload| upload.state.is_ok()) {
             return Ok(self);
         }
-        Err(self.0.swap_remove(0).upload.err().expect("all have failed"))
+        Err(self.0.swap_remove(0).state.err().expect("all have failed"))
     }
 
     /// Removes every trace.
     pub(super) async fn abort(self) {
-        for way in self.0 {
-            if let Ok(upload) = way.upload {
+        for upload in self.0 {
+            if let Ok(upload) = upload.state {
                 upload.abort().await;
             }
         }
     }
 }
 
-impl Way {
+impl ArchiveUpload {
     async fn write(&mut self, chunk: Bytes) {
-        if let Ok(upload) = &mut self.upload {
+        if let Ok(upload) = &mut self.state {
             let written = upload.write(chunk).await;
             self.note(written).await;
         }
     }
 
     async fn end(&mut self) {
-        if let Ok(upload) = &mut self.upload {
+        if let Ok(upload) = &mut self.state {
             let ended = upload.end().await;
             self.note(ended).await;
         }
     }
 
-    /// Gives the way up after an error.
+    /// Aborts the upload after an error.
     async fn note(&mut self, done: Result<(), StoreError>) {
         let Err(err) = done else { return };
         tracing::warn!(destination = self.store.destination(), error = chain(&err), "a copy has failed");
-        if let Ok(upload) = std::mem::replace(&mut self.upload, Err(err)) {
+        if let Ok(upload) = std::mem::replace(&mut self.state, Err(err)) {
             upload.abort().await;
         }
     }
@@ -127,17 +128,17 @@ impl Way {
     ///
     /// The error of this destination, now or before. After [`StoreError::Unavailable`] the archive may be there, whole or
     /// not.
-    pub(super) async fn settle(
+    pub(super) async fn commit(
         self,
         component: ComponentName,
-        wanted: Wanted<'_>,
+        hashes: ArchiveHashes<'_>,
         prove: bool,
         meter: &Meter,
     ) -> Result<(), EngineError> {
-        let mut upload = self.upload?;
+        let mut upload = self.state?;
         if prove {
-            meter.begin("verify", wanted.bytes);
-            if let Err(err) = compare(upload.as_mut(), component, wanted, meter).await {
+            meter.begin("verify", hashes.bytes);
+            if let Err(err) = compare(upload.as_mut(), component, hashes, meter).await {
                 upload.abort().await;
                 return Err(err);
             }
@@ -145,7 +146,7 @@ impl Way {
         let committed = upload.commit().await;
         // An unavailable store has not told whether the archive is there.
         let unknown = matches!(committed, Err(StoreError::Unavailable { .. }));
-        if unknown && is_there(&self.store, &self.key, wanted, meter).await {
+        if unknown && is_there(&self.store, &self.key, hashes, meter).await {
             return Ok(());
         }
         Ok(committed?)
@@ -153,13 +154,13 @@ impl Way {
 }
 
 /// The longest wait for a store that has just not answered.
-const LOOK: Duration = Duration::from_secs(30);
+const CHECK_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Tests whether the archive is there, whole. Another object stays: a manifest may name it.
-async fn is_there(store: &Arc<dyn Store>, key: &ObjectKey, wanted: Wanted<'_>, meter: &Meter) -> bool {
-    let Ok(Ok(_)) = tokio::time::timeout(LOOK, store.head(key)).await else { return false };
+async fn is_there(store: &Arc<dyn Store>, key: &ObjectKey, hashes: ArchiveHashes<'_>, meter: &Meter) -> bool {
+    let Ok(Ok(_)) = tokio::time::timeout(CHECK_TIMEOUT, store.head(key)).await else { return false };
     match store.open(key, None).await {
-        Ok(body) => matches!(wanted.problem_of(body, meter).await, Ok(None)),
+        Ok(body) => matches!(hashes.problem_of(body, meter).await, Ok(None)),
         Err(_) => false,
     }
 }
@@ -167,14 +168,14 @@ async fn is_there(store: &Arc<dyn Store>, key: &ObjectKey, wanted: Wanted<'_>, m
 async fn compare(
     upload: &mut dyn Upload,
     component: ComponentName,
-    wanted: Wanted<'_>,
+    hashes: ArchiveHashes<'_>,
     meter: &Meter,
 ) -> Result<(), EngineError> {
-    let problem = wanted.problem_of(upload.read_back().await?, meter).await?;
+    let problem = hashes.problem_of(upload.read_back().await?, meter).await?;
     problem.map_or(Ok(()), |problem| Err(EngineError::Verify { component, problems: vec![problem] }))
 }
 
-impl Wanted<'_> {
+impl ArchiveHashes<'_> {
     /// Returns the fault of the bytes of `body`, which are read to their end.
     pub(super) async fn problem_of(
         self,

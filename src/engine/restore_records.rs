@@ -40,7 +40,7 @@ impl Record {
 
 /// The last undo of a component that was ordered by a task.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Undone {
+pub(super) struct LastUndo {
     pub(super) task_id: String,
     /// The old data that the undo was to make live again: other data kept afterwards means that the undo was done.
     pub(super) kept_before: String,
@@ -63,8 +63,8 @@ impl Locks {
     }
 
     /// The record of the last undo, if it was of this task.
-    pub(super) async fn undone_by(&self, component: ComponentName, task: &str) -> Option<Undone> {
-        read(self.record(component, UNDONE)).await.filter(|record: &Undone| record.task_id == task)
+    pub(super) async fn undone_by(&self, component: ComponentName, task: &str) -> Option<LastUndo> {
+        read(self.record(component, UNDONE)).await.filter(|record: &LastUndo| record.task_id == task)
     }
 
     /// Writes a record down, durably: old or new, whole.
@@ -88,7 +88,7 @@ impl Locks {
     pub(super) async fn note_undone(
         &self,
         component: ComponentName,
-        record: &Undone,
+        record: &LastUndo,
     ) -> Result<(), EngineError> {
         self.note(component, UNDONE, record).await
     }
@@ -121,7 +121,7 @@ impl Locks {
             record.report.is_none() && record.done.is_none() && record.kept_before.as_deref() == kept
         });
         let to_undo =
-            read(undone.clone()).await.is_some_and(|record: Undone| Some(&*record.kept_before) == kept);
+            read(undone.clone()).await.is_some_and(|record: LastUndo| Some(&*record.kept_before) == kept);
         let dir = self.dir().to_owned();
         let forget = move || {
             for (path, _) in [(restored, to_restore), (undone, to_undo)].iter().filter(|(_, is)| *is) {
@@ -153,7 +153,7 @@ async fn a_swap_that_is_still_to_come_is_forgotten_and_one_that_is_done_is_not()
     locks.forget_unfinished(media, Some("y")).await.unwrap();
     assert_eq!(locks.restored_by(media, "a").await, Some(record));
     let at = Timestamp::UNIX_EPOCH;
-    let undone = Undone { task_id: "b".to_owned(), kept_before: "x".to_owned(), replaced_at: at };
+    let undone = LastUndo { task_id: "b".to_owned(), kept_before: "x".to_owned(), replaced_at: at };
     locks.note_undone(media, &undone).await.unwrap();
     locks.forget_unfinished(media, Some("y")).await.unwrap();
     assert_eq!(locks.undone_by(media, "b").await, Some(undone));

@@ -8,7 +8,7 @@ use crate::domain::listing::BackupState;
 use crate::domain::manifest::{Manifest, VerifyLevel};
 use crate::domain::progress::Meter;
 use crate::domain::report::{CheckedCopy, Verification};
-use crate::engine::ways::read_all;
+use crate::engine::uploads::read_all;
 use crate::engine::{Engine, EngineError, Run};
 use crate::store::StoreError;
 use std::sync::Arc;
@@ -58,7 +58,7 @@ fn stays_marked(entry: &Entry, checked: &CheckedCopy, level: VerifyLevel) -> Opt
 
 /// Looks at every copy of a backup that can be read. Also tells of one that cannot, and then it is not said that
 /// the backup is whole.
-pub(super) async fn look(
+pub(super) async fn inspect(
     engine: &Engine,
     reader: &Arc<dyn Component>,
     entry: &Entry,

@@ -5,13 +5,13 @@
 //! `docs/decisions/0015-a-backup-needs-no-broker-to-be-kept.md`.
 
 use crate::base::clock::Clock;
-use crate::engine::{EngineError, FleetError, Held, Standing};
+use crate::engine::{ComponentLock, EngineError, FleetError, LockState};
 use std::time::Duration;
 
 /// Pause between two questions to the broker while it does not answer.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
-impl Held {
+impl ComponentLock {
     /// Permits the run to delete or overwrite.
     ///
     /// # Errors
@@ -20,10 +20,10 @@ impl Held {
     /// does not answer.
     pub(super) async fn confirm(&self) -> Result<(), EngineError> {
         let component = self.component;
-        match self.standing().await {
-            Standing::Ours => Ok(()),
-            Standing::Lost => Err(EngineError::LockLost { component }),
-            Standing::Unknown => Err(EngineError::Fleet { component, source: FleetError::Unreachable }),
+        match self.lock_state().await {
+            LockState::Ours => Ok(()),
+            LockState::Lost => Err(EngineError::LockLost { component }),
+            LockState::Unknown => Err(EngineError::Fleet { component, source: FleetError::Unreachable }),
         }
     }
 

@@ -3,7 +3,7 @@
 use crate::catalog::{Entry, Origin};
 use crate::domain::component::ComponentName;
 use crate::domain::manifest::Manifest;
-use crate::engine::{Engine, EngineError, Held, Run};
+use crate::engine::{ComponentLock, Engine, EngineError, Run};
 
 impl Engine {
     /// Pins or unpins the backup that `reference` names: retention leaves a pinned one alone. A pin of a backup that
@@ -27,7 +27,7 @@ impl Engine {
                 manifest.accept(now);
             }
         };
-        self.amend(reference, component, run, pin).await
+        self.update_manifest(reference, component, run, pin).await
     }
 
     /// Accepts a backup that is much smaller than the one before. A backup that is not much smaller is left as it is.
@@ -42,11 +42,11 @@ impl Engine {
         run: &Run,
     ) -> Result<Entry, EngineError> {
         let now = self.clock.now();
-        self.amend(reference, component, run, |manifest| manifest.accept(now)).await
+        self.update_manifest(reference, component, run, |manifest| manifest.accept(now)).await
     }
 
     /// Changes a manifest while nobody else works on its component.
-    pub(super) async fn amend(
+    pub(super) async fn update_manifest(
         &self,
         reference: &str,
         component: Option<ComponentName>,
@@ -55,17 +55,17 @@ impl Engine {
     ) -> Result<Entry, EngineError> {
         let found = self.find(reference, component).await?;
         writable(&found)?;
-        let held = self.take_turn(found.component(), run).await?;
-        let outcome = self.amend_held(&found, &held, change).await;
+        let held = self.lock(found.component(), run).await?;
+        let outcome = self.update_held(&found, &held, change).await;
         held.free().await;
         self.refresh_metrics().await;
         outcome
     }
 
-    async fn amend_held(
+    async fn update_held(
         &self,
         found: &Entry,
-        held: &Held,
+        held: &ComponentLock,
         change: impl FnOnce(&mut Manifest) + Send,
     ) -> Result<Entry, EngineError> {
         let component = found.component();
@@ -83,7 +83,7 @@ impl Engine {
         &self,
         manifest: &Manifest,
         unreachable: Option<&str>,
-        held: &Held,
+        held: &ComponentLock,
     ) -> Result<(), EngineError> {
         // Others may have pinned the backup, or deleted it: neither must be undone.
         held.confirm().await?;

@@ -29,7 +29,7 @@ pub(super) async fn complete(
     if !plan.refuses.is_empty() {
         let names = [request.without.clone(), plan.refuses.clone()].concat();
         let loses_rights = request.without_rights || plan.lost_rights.is_some();
-        let line = way_on(request, &archive.entry.backup_id, &names, loses_rights);
+        let line = retry_command(request, &archive.entry.backup_id, &names, loses_rights);
         plan.advice.push(format!("The server refuses {}; without them: `{line}`", plan.refuses.join(", ")));
     }
     let is_told = may_lose_rights(request, plan).is_ok();
@@ -57,12 +57,12 @@ pub(super) fn may_lose_rights(request: &RestoreRequest, plan: &Plan) -> Result<(
 }
 
 /// Adds the line by which a restore goes on without the objects that the server refuses.
-pub(super) fn with_way_on(err: EngineError, request: &RestoreRequest, id: &BackupId) -> EngineError {
+pub(super) fn with_retry_hint(err: EngineError, request: &RestoreRequest, id: &BackupId) -> EngineError {
     let EngineError::Component { source: ComponentError::Refused { what, names }, .. } = err else {
         return err;
     };
     let names = [request.without.clone(), names].concat();
-    let (line, names) = (way_on(request, id, &names, request.without_rights), json!(names));
+    let (line, names) = (retry_command(request, id, &names, request.without_rights), json!(names));
     let rights = if request.without_rights { " and without_rights=True" } else { "" };
     let what = format!(
         "restore {id}: {what}. Nothing was touched. Without these objects: `{line}`, or without={names}{rights} in the \
@@ -72,7 +72,7 @@ pub(super) fn with_way_on(err: EngineError, request: &RestoreRequest, id: &Backu
 }
 
 /// The command line of a restore without some objects.
-fn way_on(request: &RestoreRequest, id: &BackupId, names: &[String], loses_rights: bool) -> String {
+fn retry_command(request: &RestoreRequest, id: &BackupId, names: &[String], loses_rights: bool) -> String {
     let quoted = |text: &str| format!("'{}'", text.replace('\'', r"'\''"));
     let database = match &request.target {
         Target::Database(name) => format!(" --database {}", quoted(name)),

@@ -15,19 +15,19 @@ impl Engine {
     /// that cannot be done now is done by the next run on that component.
     pub async fn recover(&self) {
         for component in &self.components {
-            self.put_right(component).await;
+            self.recover_one(component).await;
         }
     }
 
     /// Puts right, as soon as somebody can, the remains of failed or dead restores, until the future is dropped.
-    pub async fn keep_putting_right(&self) {
+    pub async fn keep_recovering(&self) {
         loop {
             self.clock.sleep(LOOK_EVERY).await;
             for component in &self.components {
                 if matches!(component.due().await, Ok(None)) {
                     self.metrics.restore_due(component.name(), false);
                 } else {
-                    self.put_right(component).await;
+                    self.recover_one(component).await;
                 }
             }
         }
@@ -48,7 +48,7 @@ impl Engine {
         due
     }
 
-    async fn put_right(&self, component: &Arc<dyn Component>) {
+    async fn recover_one(&self, component: &Arc<dyn Component>) {
         let looking = Run { recovers: true, ..Run::default() };
         let held = match self.take(component.name(), &looking).await {
             Ok(held) => held,
