@@ -64,7 +64,7 @@ pub async fn run(config: &Config) -> Vec<Check> {
     let is_up = answers.ok;
     checks.push(answers);
     if is_up {
-        checks.extend(queues::look(&config.worker).await);
+        checks.extend(queues::check_queues(&config.worker).await);
     }
     if backend != broker {
         checks.push(redis("result backend", backend, "CELERY_RESULT_BACKEND", true).await);
@@ -132,7 +132,7 @@ async fn redis(name: &str, options: &ConnectOptions, setting: &str, is_thorough:
 }
 
 /// The source of a component, its server or folder, by what `found` brings: of a thorough look, or of a light one.
-async fn source<T: Into<Found>>(
+async fn source<T: Into<SourceSummary>>(
     config: &Config,
     component: &dyn Component,
     found: impl Future<Output = Result<T, ComponentError>>,
@@ -140,7 +140,7 @@ async fn source<T: Into<Found>>(
     let name = component.name();
     let (found, fix) = match in_time(found).await {
         Ok(Ok(found)) => {
-            let Found(words) = found.into();
+            let SourceSummary(words) = found.into();
             (Ok(words), String::new())
         }
         Ok(Err(err)) => match AccessProblem::within(&err) {
@@ -153,22 +153,22 @@ async fn source<T: Into<Found>>(
 }
 
 /// The result of a look at a source, in one line; a light look has no details to report.
-struct Found(String);
+struct SourceSummary(String);
 
-impl From<String> for Found {
+impl From<String> for SourceSummary {
     fn from(words: String) -> Self {
         Self(words)
     }
 }
 
-impl From<()> for Found {
+impl From<()> for SourceSummary {
     fn from((): ()) -> Self {
         Self("it answers".to_owned())
     }
 }
 
 /// Returns the setting that holds the address of a source, and the kind of the source.
-const fn whereabouts(name: ComponentName) -> (&'static str, &'static str) {
+const fn address_setting(name: ComponentName) -> (&'static str, &'static str) {
     match name {
         ComponentName::Postgres => ("DATABASE_URL (or POSTGRES_HOST, POSTGRES_PORT)", "PostgreSQL"),
         ComponentName::Weaviate => ("WEAVIATE_URL", "Weaviate"),
@@ -177,13 +177,13 @@ const fn whereabouts(name: ComponentName) -> (&'static str, &'static str) {
 }
 
 fn start(name: ComponentName) -> String {
-    let (setting, kind) = whereabouts(name);
+    let (setting, kind) = address_setting(name);
     format!("start {kind}, or correct {setting}")
 }
 
 /// Returns the remedy for a source that cannot be read.
 fn remedy(config: &Config, name: ComponentName, err: &ComponentError) -> String {
-    let (setting, _) = whereabouts(name);
+    let (setting, _) = address_setting(name);
     match err {
         ComponentError::Denied { .. } if name == ComponentName::Weaviate => advice::with_dollar(
             "correct WEAVIATE_API_KEY, or leave it empty where the server knows no keys",

@@ -26,7 +26,7 @@ const AT_ONCE: isize = 10;
 const ROUNDS: usize = 1000;
 
 /// Looks at the queues, reading only.
-pub(super) async fn look(options: &Options) -> Vec<Check> {
+pub(super) async fn check_queues(options: &Options) -> Vec<Check> {
     let look = async {
         let broker = Broker { client: Client::new(options.broker.clone())?, keys: options.keys() };
         let (ours, others) = (broker.ours(options).await?, broker.others(options).await);

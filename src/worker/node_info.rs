@@ -5,7 +5,7 @@ use crate::worker::Options;
 use serde_json::{Value, json};
 
 /// Returns the worker's settings under Celery's names. Addresses are without user and password.
-pub(super) fn about(options: &Options) -> About {
+pub(super) fn node_info(options: &Options) -> About {
     let conf = json!({
         "accept_content": ["json"],
         "broker_transport_options": {

@@ -31,10 +31,10 @@ const ASK_AGAIN: Duration = Duration::from_millis(200);
 
 /// The memory of the outlines of all messages that wait for their eta.
 #[derive(Debug, Default)]
-pub(super) struct Parked(AtomicUsize);
+pub(super) struct EtaMemory(AtomicUsize);
 
 /// The end of a wait for an eta.
-pub(super) enum Unparked {
+pub(super) enum WaitEnd {
     /// The time of the task has come, or the task was revoked.
     Due {
         /// The message as it came, with its lease.
@@ -49,14 +49,14 @@ pub(super) enum Unparked {
 }
 
 /// A message that waits for its eta. Everything that is held of it is in here and in its [`Request`].
-pub(super) struct Wait {
+pub(super) struct EtaWait {
     lease: Lease,
     request: Request,
     weight: usize,
     scheduled: Option<TaskTrackerToken>,
 }
 
-impl Parked {
+impl EtaMemory {
     /// Returns `true` if no further message may wait here, beside those waiting and those `about_to_wait`.
     pub(super) fn is_full(&self, waiting: usize, about_to_wait: usize) -> bool {
         waiting + about_to_wait >= MOST || self.0.load(Ordering::Acquire) >= MOST_BYTES
@@ -64,12 +64,12 @@ impl Parked {
 }
 
 /// Returns the time until the eta; `None` if it has come.
-pub(super) fn left(eta: Option<Timestamp>) -> Option<Duration> {
+pub(super) fn time_left(eta: Option<Timestamp>) -> Option<Duration> {
     let left = eta?.duration_since(Timestamp::now());
     left.is_positive().then(|| left.unsigned_abs())
 }
 
-impl Wait {
+impl EtaWait {
     /// Lets go of the contents of a message.
     pub(super) fn begin(shared: &Shared, message: &Message, mut lease: Lease) -> Box<Self> {
         lease.shed();
@@ -78,16 +78,16 @@ impl Wait {
         let weight = outline.weight();
         let request = shared.node.requests.admit(outline);
         request.waits(Phase::Scheduled);
-        shared.parked.0.fetch_add(weight, Ordering::AcqRel);
+        shared.eta_memory.0.fetch_add(weight, Ordering::AcqRel);
         shared.node.changed.notify_one(); // other messages may take its slot
         Box::new(Self { lease, request, weight, scheduled: Some(shared.scheduled.token()) })
     }
 
     /// Waits for the eta, and reads the message again.
-    pub(super) async fn until_due(mut self: Box<Self>, shared: &Shared) -> Unparked {
+    pub(super) async fn until_due(mut self: Box<Self>, shared: &Shared) -> WaitEnd {
         let message = Arc::clone(&self.request.held().message);
         let mut interrupted = false;
-        while let Some(left) = left(message.eta) {
+        while let Some(left) = time_left(message.eta) {
             tokio::select! {
                 biased;
                 () = self.request.stop().cancelled() => break,
@@ -100,21 +100,21 @@ impl Wait {
         }
         if interrupted {
             self.end(shared);
-            return Unparked::Interrupted(self.lease);
+            return WaitEnd::Interrupted(self.lease);
         }
         self.request.waits(Phase::Reserved);
         let content = Box::pin(read_again(shared, &message.queue, &mut self.lease)).await;
         self.end(shared);
-        let Some(content) = content else { return Unparked::Lost };
+        let Some(content) = content else { return WaitEnd::Lost };
         let revoked = self.request.revocation().is_some();
         let delivery = Delivery { lease: self.lease, queue: message.queue.clone(), content: *content };
-        Unparked::Due { delivery: Box::new(delivery), revoked }
+        WaitEnd::Due { delivery: Box::new(delivery), revoked }
     }
 
     /// Makes room for other messages.
     fn end(&mut self, shared: &Shared) {
-        let was_full = shared.parked.is_full(shared.scheduled.len(), 0);
-        shared.parked.0.fetch_sub(self.weight, Ordering::AcqRel);
+        let was_full = shared.eta_memory.is_full(shared.scheduled.len(), 0);
+        shared.eta_memory.0.fetch_sub(self.weight, Ordering::AcqRel);
         self.scheduled = None;
         if was_full {
             shared.node.changed.notify_one();

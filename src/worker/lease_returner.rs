@@ -7,9 +7,9 @@ use tokio_util::sync::CancellationToken;
 
 /// The leases that a worker gives back at its end, so that their messages keep their order.
 #[derive(Debug, Default)]
-pub(super) struct Returns(Mutex<Vec<Lease>>);
+pub(super) struct LeaseReturner(Mutex<Vec<Lease>>);
 
-impl Returns {
+impl LeaseReturner {
     /// Adds a lease.
     pub(super) fn add(&self, lease: Lease) {
         self.state().push(lease);
