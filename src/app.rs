@@ -8,10 +8,10 @@ use crate::celery::CeleryError;
 use crate::component::media::Media;
 use crate::component::postgres::{self, Excluded, Postgres, PostgresConfig};
 use crate::component::weaviate::Weaviate;
-use crate::component::{Component, Shelf};
+use crate::component::{BucketFolder, Component};
 use crate::config::Config;
 use crate::domain::component::ComponentName;
-use crate::engine::{Engine, Locks, StoreShelf};
+use crate::engine::{Engine, Locks, StoreFolder};
 use crate::observe::metrics::Metrics;
 use crate::store::Store;
 use crate::store::local::{LocalStore, RootError};
@@ -77,9 +77,9 @@ impl App {
         // What lies in the folder is seen also where nothing new goes there.
         let destinations = stores.iter().skip(usize::from(!config.destinations.local)).cloned().collect();
         let clock = Arc::new(SystemClock);
-        let shelf = bucket.clone().and_then(|bucket| shelf_in(bucket, &config));
+        let bucket_folder = bucket.clone().and_then(|bucket| bucket_folder_in(bucket, &config));
         let engine = Engine {
-            components: components(&config, shelf),
+            components: components(&config, bucket_folder),
             left_out: config.left_out(),
             catalog: Catalog::new(stores),
             mirror: mirror(&config),
@@ -176,15 +176,15 @@ async fn bucket(config: &Config, metrics: &Metrics) -> Result<Option<Arc<S3Store
 }
 
 /// Where Weaviate may write to by itself, if there is a bucket that can be used.
-pub async fn shelf(config: &Config) -> Option<Arc<dyn Shelf>> {
+pub async fn bucket_folder(config: &Config) -> Option<Arc<dyn BucketFolder>> {
     let bucket = S3Store::open(config.destinations.bucket.clone()?, None).await.ok()?;
-    shelf_in(Arc::new(bucket), config)
+    bucket_folder_in(Arc::new(bucket), config)
 }
 
-fn shelf_in(bucket: Arc<S3Store>, config: &Config) -> Option<Arc<dyn Shelf>> {
+fn bucket_folder_in(bucket: Arc<S3Store>, config: &Config) -> Option<Arc<dyn BucketFolder>> {
     let at = config.destinations.bucket.as_ref()?;
     let place = (at.bucket.clone(), at.prefix.as_ref().map(ToString::to_string));
-    Some(Arc::new(StoreShelf::new(bucket, ComponentName::Weaviate, place)))
+    Some(Arc::new(StoreFolder::new(bucket, ComponentName::Weaviate, place)))
 }
 
 /// The tables in the app's database, when there is one; whether it may be backed up or not.
@@ -214,13 +214,13 @@ fn mirrored() -> Vec<Excluded> {
 }
 
 /// The components that are configured and that `BACKUP_COMPONENTS` names: a fourth one is a row here.
-pub fn components(config: &Config, shelf: Option<Arc<dyn Shelf>>) -> Vec<Arc<dyn Component>> {
+pub fn components(config: &Config, bucket_folder: Option<Arc<dyn BucketFolder>>) -> Vec<Arc<dyn Component>> {
     let mut found: Vec<Arc<dyn Component>> = Vec::new();
     if let Some(postgres) = config.postgres.clone().filter(|_| config.wants(ComponentName::Postgres)) {
         found.push(Arc::new(Postgres::new(postgres, mirrored())));
     }
     if let Some(weaviate) = config.weaviate.clone().filter(|_| config.wants(ComponentName::Weaviate)) {
-        found.push(Arc::new(Weaviate::new(weaviate, shelf)));
+        found.push(Arc::new(Weaviate::new(weaviate, bucket_folder)));
     }
     if let Some(media) = config.media.clone().filter(|_| config.wants(ComponentName::Media)) {
         found.push(Arc::new(Media::new(media)));

@@ -69,7 +69,7 @@ pub async fn run(config: &Config) -> Vec<Check> {
     if backend != broker {
         checks.push(redis("result backend", backend, "CELERY_RESULT_BACKEND", true).await);
     }
-    let components = app::components(config, app::shelf(config).await);
+    let components = app::components(config, app::bucket_folder(config).await);
     for component in &components {
         checks.push(source(config, component.as_ref(), component.check()).await);
     }

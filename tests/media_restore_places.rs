@@ -89,7 +89,7 @@ async fn media_that_come_from_an_image_are_exchanged_entry_by_entry_and_back() {
     same(&look(&root), &old);
     media.undo(&Meter::default()).await.unwrap();
     same(&look(&root), &new);
-    media.forget().await.unwrap();
+    media.delete_undo_data().await.unwrap();
     assert_eq!(areas(&root), [""; 0].map(PathBuf::from));
 }
 
@@ -338,7 +338,7 @@ fn in_a_folder_of_somebody_else_the_media_are_exchanged_and_the_folder_stays_his
             assert!(path.join("new").exists() && !path.join("old").exists());
             media.undo(&Meter::default()).await.unwrap();
             assert!(path.join("old").exists() && !path.join("new").exists());
-            media.forget().await.unwrap();
+            media.delete_undo_data().await.unwrap();
             assert_eq!(areas(&path), [""; 0].map(PathBuf::from));
             let metadata = fs::metadata(&path).unwrap();
             assert_eq!((metadata.uid(), metadata.mode() & 0o7777), (1234, 0o777));
@@ -385,7 +385,7 @@ async fn what_cannot_be_changed_is_set_aside_brought_back_and_removed_in_the_end
         assert_eq!(fs::read(&file).unwrap(), b"immutable");
         assert!(fs::write(&file, "changed").is_err());
         media.undo(&Meter::default()).await.unwrap();
-        media.forget().await.unwrap();
+        media.delete_undo_data().await.unwrap();
         assert_eq!(areas(&root), [""; 0].map(PathBuf::from));
         assert!(chattr("+i", &file) && chattr("+a", &folder));
     }

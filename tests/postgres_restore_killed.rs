@@ -104,12 +104,12 @@ impl Scene {
         self.recover().await;
         let (is_new, app) = (self.is_new(), component(&self.config));
         assert!(is_new || !told, "told of a restore that is not there");
-        assert_eq!(app.kept().await.unwrap().is_some(), is_new);
+        assert_eq!(app.undo_point().await.unwrap().is_some(), is_new);
         assert_eq!(databases(&self.server, "app").len(), 1 + usize::from(is_new));
         if is_new {
             app.undo(&Meter::default()).await.unwrap();
             assert!(self.server.psql("app", FINGERPRINT) == self.old, "not what was there");
-            app.forget().await.unwrap();
+            app.delete_undo_data().await.unwrap();
         }
         assert_eq!(databases(&self.server, "app"), ["app"]);
         is_new

@@ -75,7 +75,7 @@ async fn round_trip(server: &WeaviateServer, weaviate: &Weaviate) -> Facts {
     assert_eq!(found.remove("Later"), Some(spoiled["Later"].clone()), "what the backup does not have stays");
     assert!(found == before);
 
-    assert_eq!(weaviate.kept().await.unwrap().unwrap().place, kept);
+    assert_eq!(weaviate.undo_point().await.unwrap().unwrap().place, kept);
     weaviate.undo(&Meter::default()).await.unwrap();
     assert!(server.contents().await == spoiled);
     weaviate.undo(&Meter::default()).await.unwrap();
@@ -83,8 +83,8 @@ async fn round_trip(server: &WeaviateServer, weaviate: &Weaviate) -> Facts {
     found.remove("Later");
     assert!(found == before);
 
-    weaviate.forget().await.unwrap();
-    assert!(weaviate.kept().await.unwrap().is_none());
+    weaviate.delete_undo_data().await.unwrap();
+    assert!(weaviate.undo_point().await.unwrap().is_none());
     assert_eq!(left(server), [""; 0]);
     assert_eq!(weaviate.recover().await.unwrap(), [""; 0]);
     let files: Vec<_> = fs::read_dir(server.state()).unwrap().map(|file| file.unwrap().file_name()).collect();
@@ -206,11 +206,11 @@ async fn into_an_empty_server_nothing_is_set_aside() {
 async fn a_drill_restores_on_a_second_server_and_leaves_nothing_there() {
     each(MODULES, async |modules| {
         let server = filled(Start::version(NEWEST).modules(modules)).await;
-        assert!(weaviate(server.config()).no_drill().unwrap().contains("BACKUP_WEAVIATE_DRILL_URL"));
+        assert!(weaviate(server.config()).drill_unsupported().unwrap().contains("BACKUP_WEAVIATE_DRILL_URL"));
         let second = Start::version(NEWEST).modules(modules).folder_of(&server).server().await;
         let drill = Some(second.url().parse().unwrap());
         let weaviate = weaviate(WeaviateConfig { drill, ..server.config() });
-        assert_eq!(weaviate.no_drill(), None);
+        assert_eq!(weaviate.drill_unsupported(), None);
         let (archive, facts) = backup(&weaviate).await.unwrap();
         let before = server.contents().await;
 

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use reqwest::Method;
 use rna_backup::base::chain;
 use rna_backup::component::weaviate::{Way, Weaviate, WeaviateConfig};
-use rna_backup::component::{Component, ComponentError, Shelf, Target};
+use rna_backup::component::{BucketFolder, Component, ComponentError, Target};
 use rna_backup::domain::progress::Meter;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
@@ -38,14 +38,15 @@ async fn fresh_objects_are_backed_up_and_brought_back_by_a_server_without_graphq
     for (version, way) in [ways.concat(), vec![(NEWEST, Way::S3)]].concat() {
         // A class without tenants, one that refers to it, and one with tenants: nothing of them is on disk yet.
         let start = Start::version(version).set("DISABLE_GRAPHQL", "true");
-        let (server, shelf) = if way == Way::S3 {
-            let (server, shelf) = filled_in_bucket(start).await;
-            (server, Some(shelf as Arc<dyn Shelf>))
+        let (server, bucket_folder) = if way == Way::S3 {
+            let (server, bucket_folder) = filled_in_bucket(start).await;
+            (server, Some(bucket_folder as Arc<dyn BucketFolder>))
         } else {
             (filled(start).await, None)
         };
         let before = server.contents().await;
-        let weaviate = Weaviate::new(WeaviateConfig { way, second: SECOND, ..server.config() }, shelf);
+        let weaviate =
+            Weaviate::new(WeaviateConfig { way, second: SECOND, ..server.config() }, bucket_folder);
         let (archive, facts) = backup(&weaviate).await.unwrap();
         let wanted = [("Document", 300), ("Protocol", 30), ("Sample", 60)];
         let wanted = wanted.map(|(class, count)| (class.to_owned(), count)).into();
@@ -269,7 +270,7 @@ async fn a_class_of_a_namespace_is_an_error_and_never_left_out_and_a_module_that
 struct Unseen;
 
 #[async_trait]
-impl Shelf for Unseen {
+impl BucketFolder for Unseen {
     fn bucket(&self) -> &'static str {
         "lab"
     }

@@ -10,12 +10,12 @@ use crate::support::weaviate_server::{MIDDLE, NEWEST, OLDEST, Start, WeaviateSer
 use crate::support::weaviate_start::versions;
 use crate::weaviate::{SECOND, backup, decode, each, restore};
 use crate::weaviate_faults::{LONG_SECOND, all_have_ended, deletes_a_class, these_have_ended};
-use crate::weaviate_jobs::{in_bucket, shelf};
+use crate::weaviate_jobs::{bucket_folder, in_bucket};
 use rna_backup::base::chain;
 use rna_backup::component::weaviate::{Way, Weaviate, WeaviateConfig};
-use rna_backup::component::{Component, ComponentError, Shelf, Target};
+use rna_backup::component::{BucketFolder, Component, ComponentError, Target};
 use rna_backup::domain::progress::Meter;
-use rna_backup::engine::StoreShelf;
+use rna_backup::engine::StoreFolder;
 use serde_json::Value;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -72,7 +72,7 @@ struct Lab {
     server: WeaviateServer,
     way: Way,
     /// The server's folder in its bucket, if backups go there.
-    shelf: Option<Arc<StoreShelf>>,
+    bucket_folder: Option<Arc<StoreFolder>>,
     archive: Vec<u8>,
     /// The backup in the bucket, to which the archive is an index.
     in_bucket: Option<String>,
@@ -82,16 +82,16 @@ struct Lab {
 
 impl Lab {
     async fn new(version: &str, way: Way) -> Self {
-        let (server, shelf) = if way == Way::S3 {
+        let (server, bucket_folder) = if way == Way::S3 {
             let (server, bucket) = in_bucket(version).await;
-            (server, Some(Arc::new(shelf(&bucket).await)))
+            (server, Some(Arc::new(bucket_folder(&bucket).await)))
         } else {
             let server = Start::version(version).server().await;
             server.fill().await;
             (server, None)
         };
         let backed_up = server.contents().await;
-        let mut lab = Self { server, way, shelf, archive: Vec::new(), in_bucket: None, backed_up };
+        let mut lab = Self { server, way, bucket_folder, archive: Vec::new(), in_bucket: None, backed_up };
         let (archive, facts) = backup(&lab.direct()).await.unwrap();
         (lab.archive, lab.in_bucket) = (archive, facts.server_backup);
         lab
@@ -101,7 +101,10 @@ impl Lab {
     fn through(&self, url: &str, second: Duration) -> Weaviate {
         let config =
             WeaviateConfig { server: url.parse().unwrap(), way: self.way, second, ..self.server.config() };
-        Weaviate::new(config, self.shelf.clone().map(|shelf| shelf as Arc<dyn Shelf>))
+        Weaviate::new(
+            config,
+            self.bucket_folder.clone().map(|bucket_folder| bucket_folder as Arc<dyn BucketFolder>),
+        )
     }
 
     fn direct(&self) -> Weaviate {
@@ -109,8 +112,8 @@ impl Lab {
     }
 
     async fn all_have_ended(&self) {
-        let Some(shelf) = &self.shelf else { return all_have_ended(&self.server).await };
-        let files = shelf.files("").await.unwrap();
+        let Some(bucket_folder) = &self.bucket_folder else { return all_have_ended(&self.server).await };
+        let files = bucket_folder.files("").await.unwrap();
         let ids: BTreeSet<_> = files.iter().filter_map(|(path, _)| Some(path.split_once('/')?.0)).collect();
         let ids = ids.into_iter().map(str::to_owned);
         these_have_ended(&self.server, "s3", ids).await;
@@ -118,10 +121,10 @@ impl Lab {
 
     /// Removes from the bucket what earlier deaths have left there.
     async fn clear_bucket(&self) {
-        let (Some(shelf), Some(own)) = (&self.shelf, &self.in_bucket) else { return };
-        for (path, _) in shelf.files("").await.unwrap() {
+        let (Some(bucket_folder), Some(own)) = (&self.bucket_folder, &self.in_bucket) else { return };
+        for (path, _) in bucket_folder.files("").await.unwrap() {
             if path.split_once('/').is_none_or(|(id, _)| id != own) {
-                shelf.remove(&path).await.unwrap();
+                bucket_folder.remove(&path).await.unwrap();
             }
         }
     }

@@ -12,7 +12,7 @@ use crate::weaviate_undo::ends_with;
 use reqwest::Method;
 use rna_backup::base::chain;
 use rna_backup::component::weaviate::{Way, Weaviate, WeaviateConfig};
-use rna_backup::component::{Component as _, Shelf, Target};
+use rna_backup::component::{BucketFolder, Component as _, Target};
 use rna_backup::domain::progress::Meter;
 use rna_backup::domain::{command::Backup, component::ComponentName};
 use rna_backup::engine::{Engine, EngineError, RestoreRequest, Run};
@@ -55,12 +55,12 @@ pub async fn marks(server: &WeaviateServer) -> Vec<String> {
 pub async fn dies(
     server: &WeaviateServer,
     way: Way,
-    shelf: Option<Arc<dyn Shelf>>,
+    bucket_folder: Option<Arc<dyn BucketFolder>>,
     archive: &[u8],
     class: &'static str,
 ) {
     let (line, died) = ends_with(server, class).await;
-    let dying = Weaviate::new(config(server, &line.url(), "a", way), shelf);
+    let dying = Weaviate::new(config(server, &line.url(), "a", way), bucket_folder);
     tokio::select! {
         ended = restore(&dying, archive, &Target::Live) => panic!("it ended: {ended:?}"),
         () = died.notified() => {}
@@ -106,7 +106,7 @@ async fn a_machine_that_comes_back_leaves_alone_what_another_has_restored_meanwh
         a.undo(&Meter::default()).await.unwrap();
         for weaviate in [&a, &a, &b, &a] {
             weaviate.recover().await.unwrap();
-            weaviate.forget().await.unwrap();
+            weaviate.delete_undo_data().await.unwrap();
         }
         assert!(server.contents().await == wanted, "{what}");
         assert_eq!(marks(&server).await, [""; 0], "{what}: nothing needs them");

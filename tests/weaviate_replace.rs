@@ -10,9 +10,9 @@ use crate::weaviate_faults::{BOTH, deletes_a_class, filled, spoiled};
 use crate::weaviate_jobs::filled_in_bucket;
 use rna_backup::base::chain;
 use rna_backup::component::weaviate::{Way, Weaviate, WeaviateConfig};
-use rna_backup::component::{Component, Shelf, Target};
+use rna_backup::component::{BucketFolder, Component, Target};
 use rna_backup::domain::progress::Meter;
-use rna_backup::engine::StoreShelf;
+use rna_backup::engine::StoreFolder;
 use serde_json::{Value, json};
 use std::{collections::BTreeMap, fs, io::Write as _, path::Path, sync::Arc};
 use tokio::sync::Notify;
@@ -22,13 +22,18 @@ type Contents = BTreeMap<String, Value>;
 
 /// The component, with its requests through this address.
 fn through(server: &WeaviateServer, url: &str, way: Way) -> Weaviate {
-    with_shelf(server, url, way, None)
+    with_bucket_folder(server, url, way, None)
 }
 
 /// The same with a way into the bucket of the server.
-fn with_shelf(server: &WeaviateServer, url: &str, way: Way, shelf: Option<Arc<StoreShelf>>) -> Weaviate {
-    let shelf = shelf.map(|shelf| shelf as Arc<dyn Shelf>);
-    Weaviate::new(WeaviateConfig { server: url.parse().unwrap(), way, ..server.config() }, shelf)
+fn with_bucket_folder(
+    server: &WeaviateServer,
+    url: &str,
+    way: Way,
+    bucket_folder: Option<Arc<StoreFolder>>,
+) -> Weaviate {
+    let bucket_folder = bucket_folder.map(|bucket_folder| bucket_folder as Arc<dyn BucketFolder>);
+    Weaviate::new(WeaviateConfig { server: url.parse().unwrap(), way, ..server.config() }, bucket_folder)
 }
 
 /// Each class is as in the backup or as before the restore, whole; the names of those as in the backup.
@@ -77,7 +82,7 @@ async fn what_an_app_adds_after_a_class_came_back_is_not_taken_away_by_the_next_
         weaviate.recover().await.unwrap();
         let found = server.objects("Document", None).await;
         assert!(found == before, "{version} {way:?}: the app's objects are there");
-        let kept = weaviate.kept().await.unwrap().expect("what was there before is kept");
+        let kept = weaviate.undo_point().await.unwrap().expect("what was there before is kept");
         assert!(kept.place.contains("rna-"), "{}", kept.place);
     })
     .await;
@@ -242,13 +247,14 @@ async fn what_is_written_after_the_copy_and_before_the_deletion_comes_back_by_un
     for (version, way) in
         [(OLDEST, Way::Filesystem), (NEWEST, Way::Filesystem), (NEWEST, Way::Export), (NEWEST, Way::S3)]
     {
-        let (server, shelf) = if way == Way::S3 {
-            let (server, shelf) = filled_in_bucket(Start::version(version)).await;
-            (server, Some(shelf))
+        let (server, bucket_folder) = if way == Way::S3 {
+            let (server, bucket_folder) = filled_in_bucket(Start::version(version)).await;
+            (server, Some(bucket_folder))
         } else {
             (filled(Start::version(version)).await, None)
         };
-        let (archive, _) = backup(&with_shelf(&server, &server.url(), way, shelf.clone())).await.unwrap();
+        let (archive, _) =
+            backup(&with_bucket_folder(&server, &server.url(), way, bucket_folder.clone())).await.unwrap();
         server.spoil().await;
         let late = json!({"class": "Sample", "tenant": "wet", "id": id(8, 1), "vector": vector(1),
             "properties": {"name": "written late", "weight": 1.0}});
@@ -265,7 +271,7 @@ async fn what_is_written_after_the_copy_and_before_the_deletion_comes_back_by_un
         })
         .await;
         let meter = Meter::default();
-        let component = with_shelf(&server, &line.url(), way, shelf.clone());
+        let component = with_bucket_folder(&server, &line.url(), way, bucket_folder.clone());
         let staged = component.stage(&mut &*archive, &Target::Live, None, &meter).await.unwrap();
         staged.swap().await.unwrap();
         let said = meter.take_warnings().join(" ");
@@ -276,7 +282,7 @@ async fn what_is_written_after_the_copy_and_before_the_deletion_comes_back_by_un
         );
         assert!(!said.contains("class Document had"), "{version} {way:?}: {said}");
         assert_eq!(server.objects("Sample", Some("wet")).await.len(), 30, "{version} {way:?}");
-        with_shelf(&server, &server.url(), way, shelf).undo(&Meter::default()).await.unwrap();
+        with_bucket_folder(&server, &server.url(), way, bucket_folder).undo(&Meter::default()).await.unwrap();
         let back = server.objects("Sample", Some("wet")).await;
         let is_late = |object: &Value| object["properties"]["name"] == "written late";
         assert!(back.len() == 31 && back.iter().any(is_late), "{version} {way:?}: {}", back.len());

@@ -33,10 +33,10 @@ pub async fn nothing_is_lost(server: &WeaviateServer, before: &Contents, backed_
     let weaviate = weaviate(server.config());
     assert_eq!(weaviate.recover().await.unwrap(), [""; 0]);
     // What stood in the place of a class that was put back stays until a newer backup is proven.
-    if weaviate.kept().await.unwrap().is_none() {
+    if weaviate.undo_point().await.unwrap().is_none() {
         // One backup is outlived by what stood where a class was put back.
         for _ in 0..2 {
-            weaviate.forget().await.unwrap();
+            weaviate.delete_undo_data().await.unwrap();
         }
         assert_eq!(left(server), [""; 0]);
     }

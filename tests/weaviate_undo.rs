@@ -80,8 +80,8 @@ async fn an_undo_that_dies_in_the_middle_is_gone_on_with_by_the_next_undo() {
         assert!(server.contents().await == before, "{version}: it is as before the restore");
         direct.undo(&Meter::default()).await.unwrap();
         assert!(server.contents().await == restored, "{version}: what was restored comes back as a whole");
-        direct.forget().await.unwrap();
-        assert!(direct.kept().await.unwrap().is_none());
+        direct.delete_undo_data().await.unwrap();
+        assert!(direct.undo_point().await.unwrap().is_none());
     })
     .await;
 }

@@ -8,11 +8,11 @@ use crate::support::weaviate_contents::{id, vector};
 use crate::support::weaviate_server::{NEWEST, OLDEST, Start, WeaviateServer};
 use crate::weaviate::{SECOND, backup, decode, each, restore, weaviate};
 use crate::weaviate_faults::{deletes_a_class, filled};
-use crate::weaviate_jobs::{in_bucket, shelf};
+use crate::weaviate_jobs::{bucket_folder, in_bucket};
 use jiff::{SignedDuration, Timestamp};
 use reqwest::Client;
 use rna_backup::component::weaviate::{Way, Weaviate, WeaviateConfig};
-use rna_backup::component::{Component as _, Shelf, Target};
+use rna_backup::component::{BucketFolder, Component as _, Target};
 use rna_backup::domain::progress::Meter;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -84,15 +84,15 @@ async fn a_backup_of_other_objects_than_were_counted_comes_back_and_no_class_is_
         } else {
             (filled(Start::version(version)).await, None)
         };
-        let shelf: Option<Arc<dyn Shelf>> = match &bucket {
-            Some(config) => Some(Arc::new(shelf(config).await)),
+        let bucket_folder: Option<Arc<dyn BucketFolder>> = match &bucket {
+            Some(config) => Some(Arc::new(bucket_folder(config).await)),
             None => None,
         };
         let over = async |rule| {
             let line = BadLine::before(&server.address(), rule).await;
             let config =
                 WeaviateConfig { server: line.url().parse().unwrap(), second: SECOND, ..server.config() };
-            (line, Weaviate::new(config, shelf.clone()))
+            (line, Weaviate::new(config, bucket_folder.clone()))
         };
         let rule = changing(&server, bucket.as_ref().map(Bucket::of));
         let (line, component) = over(Box::new(rule) as Box<dyn FnMut(&Asked) -> Line + Send>).await;

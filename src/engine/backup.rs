@@ -136,7 +136,7 @@ impl Engine {
             tracing::warn!(
                 "what a restore may have set aside is kept until the backup is accepted and another made"
             );
-        } else if let Err(err) = self.forget(component).await {
+        } else if let Err(err) = self.delete_undo_data(component).await {
             tracing::warn!(error = %chain(&err), "cannot remove what an earlier restore set aside");
         }
         self.prune_after(manifest.component, held).await
@@ -153,7 +153,7 @@ impl Engine {
         let created_at = self.clock.now();
         let backup_id = before.next_id(order.component, created_at);
         let key = archive_key(&backup_id, &self.extension());
-        let basis = self.basis(&backup_id, created_at, &before);
+        let base = self.incremental_base(&backup_id, created_at, &before);
         tracing::info!(%backup_id, "backup begins");
         let manifests = before.entries.iter().filter_map(Entry::manifest);
         let expected = manifests.map(Manifest::size_bytes).max();
@@ -165,7 +165,7 @@ impl Engine {
         let packing = (self.compression, self.encryption.recipients.as_ref());
         let lost = held.lost();
         let filled = tokio::select! {
-            filled = pipeline::fill(component, &basis, packing, &mut uploads, &run.meter) => filled,
+            filled = pipeline::fill(component, &base, packing, &mut uploads, &run.meter) => filled,
             () = lost.cancelled() => Err(EngineError::LockLost { component: order.component }),
         };
         let filled = match filled.and_then(|filled| filled.agree(order.component).map(|()| filled)) {
@@ -181,7 +181,7 @@ impl Engine {
         let mut manifest = self.describe(order, run, &archive);
         manifest.anomaly = baseline.and_then(|before| Anomaly::between(before.manifest()?, &manifest.facts));
         let failed = self.commit(uploads, &archive, &mut manifest, run, held).await?;
-        if let Err(err) = component.counts_now(&archive.backup_id).await {
+        if let Err(err) = component.backup_committed(&archive.backup_id).await {
             tracing::warn!(error = %chain(&err), "the next backup builds on none of this one");
         }
         if let Some(anomaly) = &manifest.anomaly {

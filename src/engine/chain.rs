@@ -2,7 +2,7 @@
 
 use crate::base::chain;
 use crate::catalog::{Entry, Listing};
-use crate::component::{Basis, Component};
+use crate::component::{Component, IncrementalBase};
 use crate::domain::id::BackupId;
 use crate::domain::listing::BackupState;
 use crate::domain::progress::Meter;
@@ -140,8 +140,8 @@ impl Engine {
         bounded(&archive.entry)?;
         let mut warnings = Vec::new();
         for id in archive.entry.builds_on().to_vec() {
-            let sound = self.first_intact(self.bases(archive, &id).await?, meter).await;
-            let (base, warned) = sound.map_err(|err| base_damaged(archive, &id, err))?;
+            let intact = self.first_intact(self.bases(archive, &id).await?, meter).await;
+            let (base, warned) = intact.map_err(|err| base_damaged(archive, &id, err))?;
             archive.bases.push(base);
             warnings.extend(warned);
         }
@@ -155,7 +155,12 @@ impl Engine {
 
     /// Returns the backups that a new one may build on: all that are whole in every destination in which it is to
     /// stay.
-    pub(super) fn basis(&self, id: &BackupId, at: Timestamp, listing: &Listing) -> Basis {
+    pub(super) fn incremental_base(
+        &self,
+        id: &BackupId,
+        at: Timestamp,
+        listing: &Listing,
+    ) -> IncrementalBase {
         let is_staying = |destination: &&str| {
             !(self.cleanup_local && self.destinations.len() > 1 && *destination == LOCAL)
         };
@@ -165,12 +170,14 @@ impl Engine {
             let mut copies = entry.copies.iter();
             copies.any(|copy| copy.destination == place && copy.state == BackupState::Ok)
         };
-        let is_sound =
+        let is_complete =
             |entry: &&Entry| entry.is_verified() && places.iter().all(|place| is_there(entry, place));
-        let sound = listing.entries.iter().filter(is_sound).map(|entry| entry.backup_id.clone()).collect();
-        let terms = self.encryption.recipients.as_ref().map_or_else(String::new, Recipients::names);
+        let complete_backups =
+            listing.entries.iter().filter(is_complete).map(|entry| entry.backup_id.clone()).collect();
+        let recipients = self.encryption.recipients.as_ref().map_or_else(String::new, Recipients::names);
         let most = (MOST_WINDOWS / self.compression.window()).min(MOST_ARCHIVES);
-        Basis { id: id.clone(), at, sound, terms, most: usize::try_from(most).expect("is at most 16") }
+        let max_chain = usize::try_from(most).expect("is at most 16");
+        IncrementalBase { id: id.clone(), at, complete_backups, recipients, max_chain }
     }
 }
 

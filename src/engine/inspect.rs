@@ -65,7 +65,7 @@ pub(super) async fn inspect(
     level: VerifyLevel,
     run: &Run,
 ) -> Result<(Verification, Option<(String, EngineError)>), EngineError> {
-    let (level, why) = match reader.no_drill() {
+    let (level, why) = match reader.drill_unsupported() {
         Some(why) if level == VerifyLevel::Drill => (VerifyLevel::Decode, Some(why)),
         _ => (level, None),
     };

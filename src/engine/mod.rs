@@ -5,6 +5,7 @@
 
 mod archive;
 mod backup;
+mod bucket_folder;
 mod chain;
 mod copies;
 mod destinations;
@@ -26,19 +27,18 @@ mod redelivery;
 mod restore;
 mod restore_records;
 mod retry_hint;
-mod shelf;
 mod uploads;
 mod verify;
 mod watched;
 mod worker_lost;
 
+pub use bucket_folder::StoreFolder;
 pub use destinations::Unusable;
 pub use error::EngineError;
 pub use fleet::{Fleet, FleetError, FleetHold, FleetTake, LockState};
 pub use locks::{ComponentLock, Locks, Owner};
 pub use prune::PruneRequest;
 pub use restore::RestoreRequest;
-pub use shelf::StoreShelf;
 pub use verify::VerifyRequest;
 
 use crate::base::clock::Clock;

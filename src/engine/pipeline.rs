@@ -1,7 +1,7 @@
 //! The way of the bytes: component → packer → store, and beside it the proof of what was packed.
 
 use crate::base::chain;
-use crate::component::{Basis, Component, ComponentError};
+use crate::component::{Component, ComponentError, IncrementalBase};
 use crate::domain::component::ComponentName;
 use crate::domain::facts::{Counts, Facts};
 use crate::domain::progress::Meter;
@@ -39,7 +39,7 @@ pub(super) struct Filled {
 /// worthless.
 pub(super) async fn fill(
     component: &Arc<dyn Component>,
-    basis: &Basis,
+    base: &IncrementalBase,
     (compression, recipients): (Compression, Option<&Recipients>),
     uploads: &mut ArchiveUploads,
     meter: &Meter,
@@ -51,7 +51,7 @@ pub(super) async fn fill(
     let produce = async move {
         let mut packer = Packer::start(compression, recipients, to_store);
         let facts =
-            component.increment(basis, &mut packer, meter).await.map_err(|err| component_error(name, err))?;
+            component.increment(base, &mut packer, meter).await.map_err(|err| component_error(name, err))?;
         let packed =
             packer.finish().await.map_err(|source| EngineError::Stream { what: "compress", source })?;
         Ok((facts, packed))

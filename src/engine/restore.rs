@@ -1,7 +1,7 @@
 //! Restore: prove the archive, stage it beside the live data, compare, swap. And undo.
 
 use crate::base::chain;
-use crate::component::{Component, ComponentError, Plan, Staged, Target, Walk};
+use crate::component::{Component, ComponentError, Plan, RestoreMode, Staged, Target};
 use crate::domain::component::ComponentName;
 use crate::domain::facts::Facts;
 use crate::domain::report::{RestorePlan, RestoreReport, SkippedBackup, UndoReport};
@@ -43,7 +43,7 @@ impl Engine {
         self.find_bases(&mut archive).await?;
         let mut plan = plan(component, &request.target, &archive).await?;
         complete(&mut plan, component, request, &archive).await?;
-        let described = described(request, &archive, plan, component.left_out(Walk::DryRun));
+        let described = described(request, &archive, plan, component.skipped_steps(RestoreMode::DryRun));
         Ok(RestorePlan { passed_over, ..described })
     }
 
@@ -174,13 +174,13 @@ impl Engine {
         let held = self.lock_and_recover(component, run).await?;
         let outcome = async {
             let failed = |source| EngineError::Component { component: name, source };
-            let kept = component.kept().await.map_err(failed)?;
+            let kept = component.undo_point().await.map_err(failed)?;
             if let Some(report) = self.undone_before(component, kept.as_ref(), run).await? {
                 tracing::info!("this task has done its undo already");
                 return Ok(report);
             }
             let Some(kept) = kept else {
-                let elsewhere = component.kept_elsewhere().await.map_err(failed)?;
+                let elsewhere = component.undo_hint().await.map_err(failed)?;
                 let elsewhere = elsewhere.map_or_else(String::new, |elsewhere| format!("; {elsewhere}"));
                 let what = format!("nothing to undo: no restore of {name} has set anything aside{elsewhere}");
                 return Err(EngineError::Unfit { what });

@@ -2,7 +2,7 @@
 
 use crate::base::chain;
 use crate::catalog::{self, CatalogError, Damaged, Entry, UnreachableStore};
-use crate::component::{Component, Walk};
+use crate::component::{Component, RestoreMode};
 use crate::domain::component::ComponentName;
 use crate::domain::manifest::{Manifest, VerifyLevel};
 use crate::domain::report::{SkippedBackup, Verification, VerifyReport};
@@ -147,7 +147,8 @@ impl Engine {
             found.warnings.extend(run.meter.take_warnings());
             found.warnings.extend(passed_over.drain(..).map(|passed_over| passed_over.to_string()));
             if found.level == VerifyLevel::Drill {
-                found.not_tried = reader.left_out(Walk::Drill).into_iter().map(str::to_owned).collect();
+                found.not_tried =
+                    reader.skipped_steps(RestoreMode::Drill).into_iter().map(str::to_owned).collect();
             }
             let is_damaged = !found.problems.is_empty();
             if found.ok {

@@ -65,7 +65,10 @@ mod unreadable;
 
 use crate::base::access;
 use crate::component::tar::{self, Entry, Reference, Visit};
-use crate::component::{Basis, Component, ComponentError, Done, Feed, Kept, Plan, Staged, Target, Walk};
+use crate::component::{
+    CompletedSwap, Component, ComponentError, Feed, IncrementalBase, Plan, RestoreMode, Staged, Target,
+    UndoPoint,
+};
 use crate::domain::{
     component::ComponentName,
     facts::{Counts, Facts},
@@ -252,7 +255,7 @@ impl Component for Media {
         Ok(format!("{} is readable, {entries} entries at its top; {way}", self.config.root.display()))
     }
 
-    async fn reach(&self) -> Result<(), ComponentError> {
+    async fn ping(&self) -> Result<(), ComponentError> {
         // Not by its contents: a folder of a million files is not listed every minute.
         let root = self.config.root.clone();
         let found = task::spawn_blocking(move || access::check_folder(&root, access::Need::Read));
@@ -265,17 +268,17 @@ impl Component for Media {
 
     async fn increment(
         &self,
-        basis: &Basis,
+        base: &IncrementalBase,
         out: &mut dyn Output,
         meter: &Meter,
     ) -> Result<Facts, ComponentError> {
         let Some(allowed) = self.config.increments.clone() else { return self.backup(out, meter).await };
-        let (root, basis) = (self.config.root.clone(), basis.clone());
-        let increment = task::spawn_blocking(move || Increment::begin(&allowed, &root, &basis));
+        let (root, base) = (self.config.root.clone(), base.clone());
+        let increment = task::spawn_blocking(move || Increment::begin(&allowed, &root, &base));
         self.pack(increment.await.map_err(tar::join_error)?, out, meter).await
     }
 
-    async fn counts_now(&self, id: &BackupId) -> Result<(), ComponentError> {
+    async fn backup_committed(&self, id: &BackupId) -> Result<(), ComponentError> {
         let (Some(Increments { state, .. }), id) = (self.config.increments.clone(), id.clone()) else {
             return Ok(());
         };
@@ -307,8 +310,8 @@ impl Component for Media {
         restore::blocking(move || plan::plan(&places, &target, facts.as_ref())).await
     }
 
-    fn left_out(&self, walk: Walk) -> Vec<&'static str> {
-        STEPS.left_out(walk)
+    fn skipped_steps(&self, mode: RestoreMode) -> Vec<&'static str> {
+        STEPS.skipped_steps(mode)
     }
 
     async fn stage(
@@ -326,33 +329,33 @@ impl Component for Media {
         restore::blocking(move || restore::recover(&root, drills.as_deref())).await
     }
 
-    async fn kept(&self) -> Result<Option<Kept>, ComponentError> {
+    async fn undo_point(&self) -> Result<Option<UndoPoint>, ComponentError> {
         let root = self.config.root.clone();
-        restore::blocking(move || restore::kept(&root)).await
+        restore::blocking(move || restore::undo_point(&root)).await
     }
 
-    async fn done_by(&self, task: &str) -> Result<Option<Done>, ComponentError> {
+    async fn completed_by(&self, task: &str) -> Result<Option<CompletedSwap>, ComponentError> {
         let (root, task) = (self.config.root.clone(), task.to_owned());
-        restore::blocking(move || restore::done_by(&root, &task)).await
+        restore::blocking(move || restore::completed_by(&root, &task)).await
     }
 
-    async fn settle(&self, task: &str) -> Result<(), ComponentError> {
+    async fn result_stored(&self, task: &str) -> Result<(), ComponentError> {
         let (root, task) = (self.config.root.clone(), task.to_owned());
-        restore::blocking(move || restore::settle(&root, &task)).await
+        restore::blocking(move || restore::result_stored(&root, &task)).await
     }
 
-    async fn undo(&self, meter: &Meter) -> Result<Kept, ComponentError> {
+    async fn undo(&self, meter: &Meter) -> Result<UndoPoint, ComponentError> {
         self.undo_by(None, meter).await
     }
 
-    async fn undo_by(&self, note: Option<TaskNote>, _: &Meter) -> Result<Kept, ComponentError> {
+    async fn undo_by(&self, note: Option<TaskNote>, _: &Meter) -> Result<UndoPoint, ComponentError> {
         let root = self.config.root.clone();
         restore::blocking(move || restore::undo(&root, note)).await
     }
 
-    async fn forget(&self) -> Result<(), ComponentError> {
+    async fn delete_undo_data(&self) -> Result<(), ComponentError> {
         let root = self.config.root.clone();
-        restore::blocking(move || restore::forget(&root)).await
+        restore::blocking(move || restore::delete_undo_data(&root)).await
     }
 }
 

@@ -10,7 +10,7 @@ use crate::component::media::{
 use crate::component::tar::AttributeKind;
 use crate::component::{
     ComponentError,
-    stage::{Plan, Target, Walk},
+    stage::{Plan, RestoreMode, Target},
 };
 use crate::domain::facts::{AttributeCounts, Facts, FileCounts};
 use rustix::{
@@ -20,7 +20,7 @@ use rustix::{
 
 /// The plan of a restore, blocking. An area is made to try the file system, and removed.
 pub(super) fn plan(places: &Place, target: &Target, facts: Option<&Facts>) -> Result<Plan, ComponentError> {
-    let walk = if *target == Target::Scratch { Walk::Drill } else { Walk::DryRun };
+    let mode = if *target == Target::Scratch { RestoreMode::Drill } else { RestoreMode::DryRun };
     // Before there is an area: a run of another process that finds one in use does not begin.
     let live = match target {
         Target::Scratch => Ok(None),
@@ -28,7 +28,7 @@ pub(super) fn plan(places: &Place, target: &Target, facts: Option<&Facts>) -> Re
             site_of(&places.root, target).and_then(|site| site.live()?.map(|live| count(&live)).transpose())
         }
     };
-    let prepared = prepare(walk, places, target, promise(facts))?;
+    let prepared = prepare(mode, places, target, promise(facts))?;
     let described = live.map(|live| describe(&prepared, live, target, facts));
     let removed = prepared.area.remove();
     described.and_then(|plan| removed.map(|()| plan))

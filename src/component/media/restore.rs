@@ -16,7 +16,7 @@ use crate::component::media::{
 };
 use crate::component::{
     ComponentError, Feed,
-    stage::{Done, Kept, Staged, Target, Walk},
+    stage::{CompletedSwap, RestoreMode, Staged, Target, UndoPoint},
     tar::{self, AttributeKind, BlockingFeed, run_blocking},
 };
 use crate::domain::{
@@ -65,9 +65,9 @@ fn unpack(
         // Nobody looks there but who restores to it once more.
         tidy(folder)?;
     }
-    let walk = if target == Target::Scratch { Walk::Drill } else { Walk::Restore };
-    let Prepared { area, holds, free } = prepare(walk, places, &target, promised)?;
-    if let (Walk::Restore, Err(err)) = (walk, area.is_alone(live_of(places, &target))) {
+    let mode = if target == Target::Scratch { RestoreMode::Drill } else { RestoreMode::Restore };
+    let Prepared { area, holds, free } = prepare(mode, places, &target, promised)?;
+    if let (RestoreMode::Restore, Err(err)) = (mode, area.is_alone(live_of(places, &target))) {
         area.remove_after(&err);
         return Err(err);
     }
@@ -83,7 +83,7 @@ fn unpack(
         attributes_of(&area.site)
     };
     let filled = attributes
-        .and_then(|attributes| fill(&area, attributes, walk, Limits { promised, holds }, feed, meter));
+        .and_then(|attributes| fill(&area, attributes, mode, Limits { promised, holds }, feed, meter));
     match filled {
         Ok(contents) => Ok(Copy { area, target, contents, note: None }),
         Err(err) => {
@@ -111,7 +111,7 @@ fn attributes_of(site: &Site) -> Result<Attributes, ComponentError> {
 fn fill(
     area: &Area,
     attributes: Attributes,
-    walk: Walk,
+    mode: RestoreMode,
     limits: Limits,
     feed: BlockingFeed,
     meter: &Meter,
@@ -144,14 +144,14 @@ fn fill(
     let sparse = seen.attributes.map_or(0, |attributes| attributes.sparse);
     lacking.note_holes(sparse.saturating_sub(found.attributes.sparse));
     lacking.warn(holds, meter);
-    if walk == Walk::Drill {
+    if mode == RestoreMode::Drill {
         // Of a restore the plan says so.
         let place = area.site.path.display();
         for loss in holds.losses(promised) {
             meter.warn(format!("{place}: {loss}"));
         }
     }
-    if STEPS.takes(walk, Step::Sync) {
+    if STEPS.takes(mode, Step::Sync) {
         // One call for all files, where one each would cost a millisecond for every small one. Linux
         // reports in it what could not be written since the folder was opened.
         syncfs(&area.folder).map_err(|err| trouble("write the copy to disk", err))?;
@@ -246,11 +246,11 @@ impl Staged for Copy {
             .await
     }
 
-    fn sign(&mut self, note: TaskNote) {
+    fn set_task_note(&mut self, note: TaskNote) {
         self.note = Some(note);
     }
 
-    async fn swap(self: Box<Self>) -> Result<Option<Kept>, ComponentError> {
+    async fn swap(self: Box<Self>) -> Result<Option<UndoPoint>, ComponentError> {
         if self.target == Target::Scratch {
             return Err(unusable("a copy for a drill cannot take the place of the media".to_owned()));
         }
@@ -267,7 +267,11 @@ impl Staged for Copy {
 }
 
 /// Swaps; what was live is kept, unless it was an empty folder that somebody had made for the copy.
-fn exchange(mut area: Area, was_empty: bool, note: Option<TaskNote>) -> Result<Option<Kept>, ComponentError> {
+fn exchange(
+    mut area: Area,
+    was_empty: bool,
+    note: Option<TaskNote>,
+) -> Result<Option<UndoPoint>, ComponentError> {
     let may_move = if was_empty { Ok(()) } else { nothing_mounted_at(&area.site, &Target::Live) };
     let noted = may_move.and_then(|()| area.begin(note));
     let swapped = noted.and_then(|()| swap::swap(&mut area));
@@ -295,9 +299,9 @@ fn exchange(mut area: Area, was_empty: bool, note: Option<TaskNote>) -> Result<O
     Ok(None)
 }
 
-fn kept_in(area: &Area) -> Kept {
+fn kept_in(area: &Area) -> UndoPoint {
     let place = area.path().join("tree").display().to_string();
-    Kept { place, at: area.label.at, task_notes: area.task_notes() }
+    UndoPoint { place, at: area.label.at, task_notes: area.task_notes() }
 }
 
 /// Finishes what died in the middle and removes copies of dead runs, blocking.
@@ -340,7 +344,7 @@ fn tidy(folder: &Path) -> Result<(), ComponentError> {
 }
 
 /// The tree that the last restore set aside, blocking.
-pub(super) fn kept(root: &Path) -> Result<Option<Kept>, ComponentError> {
+pub(super) fn undo_point(root: &Path) -> Result<Option<UndoPoint>, ComponentError> {
     Ok(last(Area::seen(root)?).as_ref().map(kept_in))
 }
 
@@ -354,7 +358,7 @@ fn has_tree(area: &Area) -> bool {
 }
 
 /// Exchanges once more, blocking.
-pub(super) fn undo(root: &Path, note: Option<TaskNote>) -> Result<Kept, ComponentError> {
+pub(super) fn undo(root: &Path, note: Option<TaskNote>) -> Result<UndoPoint, ComponentError> {
     let none = || unusable(format!("undo the restore of {}: nothing is kept of before", root.display()));
     let area = last(Area::all(root)?).ok_or_else(none)?;
     let kept_at = area.label.at;
@@ -366,12 +370,12 @@ pub(super) fn undo(root: &Path, note: Option<TaskNote>) -> Result<Kept, Componen
     }
     let exchanged = exchange(area, false, note)?;
     // Nothing was live, so nothing is kept now.
-    Ok(exchanged.unwrap_or_else(|| Kept { place: "nothing".to_owned(), at: kept_at, task_notes: None }))
+    Ok(exchanged.unwrap_or_else(|| UndoPoint { place: "nothing".to_owned(), at: kept_at, task_notes: None }))
 }
 
 /// Removes what is kept, but for what proves that a task has swapped which may be delivered again, and what was set aside
 /// after it: an undo leads to the newest that is there. Blocking.
-pub(super) fn forget(root: &Path) -> Result<(), ComponentError> {
+pub(super) fn delete_undo_data(root: &Path) -> Result<(), ComponentError> {
     for area in Area::all(root)?.into_iter().filter(|area| area.label.role == Role::Before) {
         if area.is_needed() {
             let path = area.path();
@@ -387,15 +391,15 @@ pub(super) fn forget(root: &Path) -> Result<(), ComponentError> {
 }
 
 /// The work of a task, if it has swapped, blocking.
-pub(super) fn done_by(root: &Path, task: &str) -> Result<Option<Done>, ComponentError> {
+pub(super) fn completed_by(root: &Path, task: &str) -> Result<Option<CompletedSwap>, ComponentError> {
     let find = |area: Area| {
         let note = area.task_notes()?.into_iter().rfind(|note| note.is_of(task))?;
-        Some(Done { note, kept: has_tree(&area).then(|| kept_in(&area).place) })
+        Some(CompletedSwap { note, kept: has_tree(&area).then(|| kept_in(&area).place) })
     };
     Ok(Area::seen(root)?.into_iter().rev().find_map(find))
 }
 
 /// Notes that the result of a task is stored, blocking.
-pub(super) fn settle(root: &Path, task: &str) -> Result<(), ComponentError> {
-    Area::all(root)?.iter().try_for_each(|area| area.settle(task))
+pub(super) fn result_stored(root: &Path, task: &str) -> Result<(), ComponentError> {
+    Area::all(root)?.iter().try_for_each(|area| area.result_stored(task))
 }

@@ -32,7 +32,8 @@ pub(super) struct Head {
     /// The media folder.
     pub(super) root: PathBuf,
     /// The protection of its archives.
-    pub(super) terms: String,
+    #[serde(rename = "terms")]
+    pub(super) recipients: String,
     /// When the full backup began that it goes back to.
     pub(super) full_at: Timestamp,
     /// The backups whose archives records name by their place here; the last is this one.
@@ -236,7 +237,7 @@ mod tests {
             format: Head::FORMAT,
             backup: backup.clone(),
             root: "/media".into(),
-            terms: String::new(),
+            recipients: String::new(),
             full_at: backup.created(),
             archives: vec!["media_backup_20261101_040000".parse().unwrap(), backup.clone()],
         }

@@ -1,4 +1,4 @@
-//! The steps of a restore of media, as one list: `check`, dry run, drill and restore walk it, and dry run and drill name
+//! The steps of a restore of media, as one list: `check`, dry run, drill and restore go through it, and dry run and drill name
 //! the steps that they do not take. The steps that make, count and exchange the copy stand in `restore` and `swap`.
 
 use crate::component::media::{
@@ -11,7 +11,7 @@ use crate::component::media::{
 };
 use crate::component::{
     ComponentError,
-    stage::{Steps, Target, Walk},
+    stage::{RestoreMode, Steps, Target},
 };
 use crate::domain::facts::FileCounts;
 use rustix::{
@@ -46,7 +46,7 @@ pub(super) enum Step {
     Exchange,
 }
 
-use Walk::{Check, Drill, DryRun, Restore};
+use RestoreMode::{Check, Drill, DryRun, Restore};
 
 /// The steps of a restore of media. A drill proves the backup and leaves the live folder alone, so it does not ask
 /// whether that folder may be replaced.
@@ -77,7 +77,7 @@ pub(super) struct Place {
     pub(super) drills: Option<PathBuf>,
 }
 
-/// The place that a walk has prepared for a copy.
+/// The place that the first steps have prepared for a copy.
 #[derive(Debug)]
 pub(super) struct Prepared {
     pub(super) area: Area,
@@ -87,30 +87,30 @@ pub(super) struct Prepared {
     pub(super) free: Option<u64>,
 }
 
-/// Takes the steps of a walk that come before the unpacking, in their order. `promised` are the counts of the manifest.
+/// Takes the steps of a mode that come before the unpacking, in their order. `promised` are the counts of the manifest.
 ///
 /// # Errors
 ///
-/// The reason why a restore would fail, and what to do about it. Then nothing of the walk is left.
+/// The reason why a restore would fail, and what to do about it. Then nothing of the steps is left.
 pub(super) fn prepare(
-    walk: Walk,
+    mode: RestoreMode,
     place: &Place,
     target: &Target,
     promised: Option<FileCounts>,
 ) -> Result<Prepared, ComponentError> {
     let mut under_way = UnderWay::Begins;
-    for step in STEPS.of(walk) {
+    for step in STEPS.of(mode) {
         under_way = under_way.take(step, place, target, promised)?;
     }
     match under_way {
         UnderWay::Made(prepared) => Ok(prepared),
         UnderWay::Begins | UnderWay::Found(_) => {
-            Err(unusable(format!("prepare a restore: no step of {walk:?} makes a folder for it")))
+            Err(unusable(format!("prepare a restore: no step of {mode:?} makes a folder for it")))
         }
     }
 }
 
-/// A walk under way: each step goes by those before it.
+/// The results of the steps so far: each step goes by those before it.
 enum UnderWay {
     Begins,
     Found(Site),
@@ -202,7 +202,7 @@ impl Prepared {
 
 /// The way in which the media would be restored, in words for whoever looks before the bad day.
 pub(super) fn way(place: &Place) -> String {
-    let prepared = match prepare(Walk::Check, place, &Target::Live, None) {
+    let prepared = match prepare(RestoreMode::Check, place, &Target::Live, None) {
         Ok(prepared) => prepared,
         Err(err) => return format!("a restore would not begin: {}", crate::base::chain(&err)),
     };
@@ -341,12 +341,12 @@ pub(super) fn room_in(folder: &File) -> Result<Option<u64>, Errno> {
 #[test]
 fn a_restore_takes_every_step_and_whoever_takes_fewer_names_the_rest() {
     assert_eq!(STEPS.of(Restore).count(), STEPS.0.len());
-    assert_eq!(STEPS.left_out(Restore), [""; 0]);
-    for walk in [Check, DryRun, Drill] {
-        assert_eq!(STEPS.of(walk).count() + STEPS.left_out(walk).len(), STEPS.0.len(), "{walk:?}");
+    assert_eq!(STEPS.skipped_steps(Restore), [""; 0]);
+    for mode in [Check, DryRun, Drill] {
+        assert_eq!(STEPS.of(mode).count() + STEPS.skipped_steps(mode).len(), STEPS.0.len(), "{mode:?}");
         // Each step goes by what these bring.
-        let first: Vec<_> = STEPS.of(walk).filter(|step| [Step::Target, Step::Area].contains(step)).collect();
-        assert_eq!(first, [Step::Target, Step::Area], "{walk:?}");
+        let first: Vec<_> = STEPS.of(mode).filter(|step| [Step::Target, Step::Area].contains(step)).collect();
+        assert_eq!(first, [Step::Target, Step::Area], "{mode:?}");
     }
     let makes = [Step::Unpack, Step::Count, Step::Sync, Step::Exchange];
     assert!(STEPS.of(DryRun).chain(STEPS.of(Check)).all(|step| !makes.contains(&step)));

@@ -74,7 +74,7 @@ impl Area {
     /// # Errors
     ///
     /// When the note cannot be written.
-    pub(super) fn settle(&self, task: &str) -> Result<(), ComponentError> {
+    pub(super) fn result_stored(&self, task: &str) -> Result<(), ComponentError> {
         let Some(mut task_notes) = self.task_notes() else { return Ok(()) };
         if !task_note::mark_stored(&mut task_notes, task) {
             return Ok(());

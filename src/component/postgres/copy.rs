@@ -19,7 +19,7 @@ use crate::component::postgres::{
     views,
 };
 use crate::component::{
-    ComponentError, Feed, Kept, Staged,
+    ComponentError, Feed, Staged, UndoPoint,
     scratch::{self, Scratch},
 };
 use crate::domain::{
@@ -332,11 +332,11 @@ impl Staged for Copy {
         Ok(self.wrong.clone())
     }
 
-    fn sign(&mut self, note: TaskNote) {
+    fn set_task_note(&mut self, note: TaskNote) {
         self.exchange.note = Some(note);
     }
 
-    async fn swap(self: Box<Self>) -> Result<Option<Kept>, ComponentError> {
+    async fn swap(self: Box<Self>) -> Result<Option<UndoPoint>, ComponentError> {
         if self.drill {
             let what = "a drill's copy does not become the live database".into();
             return Err(ComponentError::Unusable { what, source: None });

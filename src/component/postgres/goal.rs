@@ -14,7 +14,7 @@ use crate::component::postgres::{
     snapshot::Server,
     tablespaces,
 };
-use crate::component::{ComponentError, Target, Walk};
+use crate::component::{ComponentError, RestoreMode, Target};
 use crate::domain::{facts::Facts, properties::Properties, rights::Rights};
 use std::path::{Path, PathBuf};
 
@@ -57,7 +57,7 @@ fn unusable(what: String) -> ComponentError {
 }
 
 impl Goal {
-    /// Looks up everything, and asks what such a walk over the [steps](super::steps) of a restore asks.
+    /// Looks up everything, and asks what this mode asks in the [steps](super::steps) of a restore.
     ///
     /// # Errors
     ///
@@ -66,7 +66,7 @@ impl Goal {
         config: &PostgresConfig,
         target: &Target,
         facts: Option<&Facts>,
-        walk: Walk,
+        mode: RestoreMode,
     ) -> Result<Self, ComponentError> {
         let name = name_of(config, target)?;
         let admin = Admin::beside(config, name).await?;
@@ -115,7 +115,7 @@ impl Goal {
             client,
             admin,
         };
-        goal.ask_all(config, walk).await?;
+        goal.ask_all(config, mode).await?;
         Ok(goal)
     }
 
@@ -169,7 +169,7 @@ impl Goal {
 
     /// How the configured database would be restored, in words for whoever looks before the bad day.
     pub async fn way(config: &PostgresConfig) -> String {
-        let found = Self::find(config, &Target::Live, None, Walk::Check).await;
+        let found = Self::find(config, &Target::Live, None, RestoreMode::Check).await;
         let cure = found.as_ref().ok().and_then(|goal| goal.language.cure());
         let cure = cure.map_or_else(String::new, |cure| format!("; WARNING: {cure}"));
         let way = match found {

@@ -18,7 +18,7 @@ use crate::component::postgres::{
     toc::{Contents, Entry, ListFile},
     views, waits,
 };
-use crate::component::{ComponentError, Feed, Kept, Staged, scratch::Scratch};
+use crate::component::{ComponentError, Feed, Staged, UndoPoint, scratch::Scratch};
 use crate::domain::{
     facts::{Counts, TableRows},
     progress::Meter,
@@ -316,7 +316,7 @@ impl Staged for InPlace {
         expected
     }
 
-    async fn swap(self: Box<Self>) -> Result<Option<Kept>, ComponentError> {
+    async fn swap(self: Box<Self>) -> Result<Option<UndoPoint>, ComponentError> {
         let done = self.replace().await;
         self.hold.free().await;
         done.map(|()| None)

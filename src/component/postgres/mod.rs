@@ -49,7 +49,9 @@ mod views;
 mod waits;
 
 use crate::component::process::Program;
-use crate::component::{Component, ComponentError, Done, Feed, Kept, Plan, Staged, Target, Walk};
+use crate::component::{
+    CompletedSwap, Component, ComponentError, Feed, Plan, RestoreMode, Staged, Target, UndoPoint,
+};
 use crate::domain::{
     component::ComponentName,
     derived::Derived,
@@ -246,7 +248,7 @@ impl Component for Postgres {
         ))
     }
 
-    async fn reach(&self) -> Result<(), ComponentError> {
+    async fn ping(&self) -> Result<(), ComponentError> {
         // Taken out of the pool, so that it is closed: nobody's connection is kept between two looks.
         self.connect().await.map(|connection| drop(Object::take(connection)))
     }
@@ -260,8 +262,8 @@ impl Component for Postgres {
     }
 
     async fn plan(&self, target: &Target, facts: Option<&Facts>) -> Result<Plan, ComponentError> {
-        let walk = if *target == Target::Scratch { Walk::Drill } else { Walk::DryRun };
-        Goal::find(&self.config, target, facts, walk).await?.plan(&self.config, facts).await
+        let mode = if *target == Target::Scratch { RestoreMode::Drill } else { RestoreMode::DryRun };
+        Goal::find(&self.config, target, facts, mode).await?.plan(&self.config, facts).await
     }
 
     async fn preview(
@@ -271,12 +273,12 @@ impl Component for Postgres {
         without: &[String],
         facts: Option<&Facts>,
     ) -> Result<(), ComponentError> {
-        let goal = Goal::find(&self.config, target, facts, Walk::DryRun).await?;
+        let goal = Goal::find(&self.config, target, facts, RestoreMode::DryRun).await?;
         InPlace::preview(&goal, &self.config, without, feed).await
     }
 
-    fn left_out(&self, walk: Walk) -> Vec<&'static str> {
-        steps::STEPS.left_out(walk)
+    fn skipped_steps(&self, mode: RestoreMode) -> Vec<&'static str> {
+        steps::STEPS.skipped_steps(mode)
     }
 
     async fn stage(
@@ -297,10 +299,10 @@ impl Component for Postgres {
         facts: Option<&Facts>,
         meter: &Meter,
     ) -> Result<Box<dyn Staged>, ComponentError> {
-        let walk = if *target == Target::Scratch { Walk::Drill } else { Walk::Restore };
+        let mode = if *target == Target::Scratch { RestoreMode::Drill } else { RestoreMode::Restore };
         let live = if let Target::Database(name) = target { name } else { &self.config.database };
         let hold = Hold::take(&self.config, live).await?;
-        let goal = Goal::find(&self.config, target, facts, walk).await?;
+        let goal = Goal::find(&self.config, target, facts, mode).await?;
         let mut order =
             Order { without: without.to_vec(), exclude: self.exclude.clone(), facts: facts.cloned() };
         if goal.drill {
@@ -317,28 +319,28 @@ impl Component for Postgres {
         undo::recover(&self.config).await
     }
 
-    async fn kept(&self) -> Result<Option<Kept>, ComponentError> {
-        undo::kept(&self.config).await
+    async fn undo_point(&self) -> Result<Option<UndoPoint>, ComponentError> {
+        undo::undo_point(&self.config).await
     }
 
-    async fn done_by(&self, task: &str) -> Result<Option<Done>, ComponentError> {
-        undo::done_by(&self.config, task).await
+    async fn completed_by(&self, task: &str) -> Result<Option<CompletedSwap>, ComponentError> {
+        undo::completed_by(&self.config, task).await
     }
 
-    async fn settle(&self, task: &str) -> Result<(), ComponentError> {
-        undo::settle(&self.config, task).await
+    async fn result_stored(&self, task: &str) -> Result<(), ComponentError> {
+        undo::result_stored(&self.config, task).await
     }
 
-    async fn undo(&self, meter: &Meter) -> Result<Kept, ComponentError> {
+    async fn undo(&self, meter: &Meter) -> Result<UndoPoint, ComponentError> {
         self.undo_by(None, meter).await
     }
 
-    async fn undo_by(&self, note: Option<TaskNote>, _: &Meter) -> Result<Kept, ComponentError> {
+    async fn undo_by(&self, note: Option<TaskNote>, _: &Meter) -> Result<UndoPoint, ComponentError> {
         undo::undo(&self.config, note).await
     }
 
-    async fn forget(&self) -> Result<(), ComponentError> {
-        undo::forget(&self.config).await
+    async fn delete_undo_data(&self) -> Result<(), ComponentError> {
+        undo::delete_undo_data(&self.config).await
     }
 }
 

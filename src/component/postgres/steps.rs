@@ -9,7 +9,7 @@ use crate::component::postgres::{
     goal::Goal,
     sessions,
 };
-use crate::component::stage::{Steps, Walk};
+use crate::component::stage::{RestoreMode, Steps};
 
 /// A step of a restore.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,7 +27,7 @@ pub enum Step {
     Swap,
 }
 
-use Walk::{Check, Drill, DryRun, Restore};
+use RestoreMode::{Check, Drill, DryRun, Restore};
 
 /// The steps of a restore of PostgreSQL.
 pub const STEPS: Steps<Step> = Steps(&[
@@ -77,13 +77,13 @@ impl Goal {
         }
     }
 
-    /// Asks all that a walk asks, in the order of the steps.
+    /// Asks all that a mode asks, in the order of the steps.
     ///
     /// # Errors
     ///
     /// The reason why a restore would fail, and what to do about it.
-    pub async fn ask_all(&self, config: &PostgresConfig, walk: Walk) -> Result<(), ComponentError> {
-        for step in STEPS.of(walk) {
+    pub async fn ask_all(&self, config: &PostgresConfig, mode: RestoreMode) -> Result<(), ComponentError> {
+        for step in STEPS.of(mode) {
             self.ask(config, step).await?;
         }
         Ok(())
@@ -108,8 +108,8 @@ async fn takes_options(config: &PostgresConfig, admin: &Admin, options: &str) ->
 #[test]
 fn whoever_takes_fewer_steps_than_a_restore_names_the_rest() {
     assert_eq!(STEPS.of(Restore).count(), STEPS.0.len());
-    for walk in [Check, DryRun, Drill, Restore] {
-        assert_eq!(STEPS.of(walk).count() + STEPS.left_out(walk).len(), STEPS.0.len(), "{walk:?}");
+    for mode in [Check, DryRun, Drill, Restore] {
+        assert_eq!(STEPS.of(mode).count() + STEPS.skipped_steps(mode).len(), STEPS.0.len(), "{mode:?}");
     }
     let changes = [Step::Load, Step::Swap];
     assert!(STEPS.of(Check).chain(STEPS.of(DryRun)).all(|step| !changes.contains(&step)));

@@ -12,7 +12,7 @@ use crate::component::postgres::{
     hold::{self, Hold},
     mark::{Mark, Role, comment_on, ident},
 };
-use crate::component::{ComponentError, Kept};
+use crate::component::{ComponentError, UndoPoint};
 use crate::domain::task_note::{self, TaskNote};
 use deadpool_postgres::tokio_postgres::{Error, error::SqlState};
 use jiff::Timestamp;
@@ -41,7 +41,7 @@ impl Exchange {
     /// [`ComponentError::Unavailable`] when sessions do not end in time, [`ComponentError::Unusable`] when a
     /// right is missing: then everything is as it was. When the server or the network failed in the middle, the live
     /// database is the old or the new one, and may refuse connections until `recover`.
-    pub async fn carry_out(self, mut hold: Hold) -> Result<Option<Kept>, ComponentError> {
+    pub async fn carry_out(self, mut hold: Hold) -> Result<Option<UndoPoint>, ComponentError> {
         let crashed = |err: tokio::task::JoinError| ComponentError::Unavailable {
             what: "swap databases".into(),
             source: Some(err.into()),
@@ -54,7 +54,7 @@ impl Exchange {
         tokio::spawn(work).await.map_err(crashed)?
     }
 
-    async fn run(&self, hold: &mut Hold) -> Result<Option<Kept>, ComponentError> {
+    async fn run(&self, hold: &mut Hold) -> Result<Option<UndoPoint>, ComponentError> {
         hold.confirm().await?;
         let admin = Admin::beside(&self.config, &self.target).await?;
         admin.announce(&self.config.database).await?;
@@ -82,13 +82,13 @@ impl Exchange {
         if let Err(err) = swapped {
             drop(admin);
             // The connection may have broken at the commit: then it can have gone either way.
-            if !self.settle(&mark, hold).await {
+            if !self.confirm(&mark, hold).await {
                 return Err(err);
             }
         }
         let downtime_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         tracing::info!(database = self.target, kept = name, downtime_ms, "databases are swapped");
-        Ok(Some(Kept { place: name, at, task_notes: mark.task_notes }))
+        Ok(Some(UndoPoint { place: name, at, task_notes: mark.task_notes }))
     }
 
     /// The tasks that have made the data what they are, the last of which is that of this swap.
@@ -97,7 +97,7 @@ impl Exchange {
         task_note::append([live, kept].concat(), self.note.clone())
     }
 
-    async fn just_rename(&self, admin: &Admin, hold: &Hold) -> Result<Option<Kept>, ComponentError> {
+    async fn just_rename(&self, admin: &Admin, hold: &Hold) -> Result<Option<UndoPoint>, ComponentError> {
         let comment = self.kept.as_ref().and_then(|mark| mark.comment.clone());
         let mark = restored(&self.config, &self.target, comment, self.task_notes(&[]));
         let (incoming, target) = (ident(&self.incoming), ident(&self.target));
@@ -169,7 +169,7 @@ impl Exchange {
 
     /// After a failure: whether the swap happened all the same. If not, connections are allowed again, if need be as soon
     /// as the server takes sessions again: until then the app is shut out.
-    async fn settle(&self, mark: &Mark, hold: &mut Hold) -> bool {
+    async fn confirm(&self, mark: &Mark, hold: &mut Hold) -> bool {
         /// The longest time for which a server that restarts is away.
         const RESTART: Duration = Duration::from_mins(2);
         const AGAIN: Duration = Duration::from_millis(200);

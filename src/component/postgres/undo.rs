@@ -7,7 +7,7 @@ use crate::component::postgres::{
     mark::{Mark, Role, comment_on},
     swap::{self, Exchange},
 };
-use crate::component::{ComponentError, Done, Kept};
+use crate::component::{CompletedSwap, ComponentError, UndoPoint};
 use crate::domain::task_note::{self, TaskNote};
 use jiff::Timestamp;
 
@@ -20,25 +20,28 @@ fn is_noted(mark: &Mark) -> bool {
     matches!(mark.role, Role::Kept | Role::Restored)
 }
 
-/// As [`crate::component::Component::kept`].
-pub async fn kept(config: &PostgresConfig) -> Result<Option<Kept>, ComponentError> {
+/// As [`crate::component::Component::undo_point`].
+pub async fn undo_point(config: &PostgresConfig) -> Result<Option<UndoPoint>, ComponentError> {
     let admin = Admin::beside(config, &config.database).await?;
     let newest = newest(&admin, &config.database).await?;
-    Ok(newest.map(|mark| Kept { place: mark.name, at: mark.at, task_notes: mark.task_notes }))
+    Ok(newest.map(|mark| UndoPoint { place: mark.name, at: mark.at, task_notes: mark.task_notes }))
 }
 
-/// As [`crate::component::Component::done_by`].
-pub async fn done_by(config: &PostgresConfig, task: &str) -> Result<Option<Done>, ComponentError> {
+/// As [`crate::component::Component::completed_by`].
+pub async fn completed_by(
+    config: &PostgresConfig,
+    task: &str,
+) -> Result<Option<CompletedSwap>, ComponentError> {
     let admin = Admin::beside(config, &config.database).await?;
     let marks = admin.marked(&config.database).await?;
     Ok(marks.into_iter().rev().filter(is_noted).find_map(|mark| {
         let note = mark.task_notes.iter().flatten().rfind(|note| note.is_of(task))?.clone();
-        Some(Done { note, kept: (mark.role == Role::Kept).then_some(mark.name) })
+        Some(CompletedSwap { note, kept: (mark.role == Role::Kept).then_some(mark.name) })
     }))
 }
 
-/// As [`crate::component::Component::settle`].
-pub async fn settle(config: &PostgresConfig, task: &str) -> Result<(), ComponentError> {
+/// As [`crate::component::Component::result_stored`].
+pub async fn result_stored(config: &PostgresConfig, task: &str) -> Result<(), ComponentError> {
     let hold = Hold::take(config, &config.database).await?;
     let admin = Admin::beside(config, &config.database).await?;
     for mut mark in admin.marked(&config.database).await?.into_iter().filter(is_noted) {
@@ -60,7 +63,7 @@ async fn note(admin: &Admin, mark: &Mark, hold: &Hold) -> Result<(), ComponentEr
 
 /// As [`crate::component::Component::undo_by`]. Where nothing was live any more, what it tells is the name
 /// that the old one has again.
-pub async fn undo(config: &PostgresConfig, note: Option<TaskNote>) -> Result<Kept, ComponentError> {
+pub async fn undo(config: &PostgresConfig, note: Option<TaskNote>) -> Result<UndoPoint, ComponentError> {
     let hold = Hold::take(config, &config.database).await?;
     let admin = Admin::beside(config, &config.database).await?;
     let Some(mark) = newest(&admin, &config.database).await? else {
@@ -86,17 +89,17 @@ async fn put_back(
     mark: Mark,
     note: Option<TaskNote>,
     hold: Hold,
-) -> Result<Kept, ComponentError> {
+) -> Result<UndoPoint, ComponentError> {
     let (target, incoming) = (mark.of.clone(), mark.name.clone());
     let (config, kept) = (config.clone(), Some(mark));
     let exchange = Exchange { config, target: target.clone(), incoming, kept, note };
     let kept = exchange.carry_out(hold).await?;
-    Ok(kept.unwrap_or_else(|| Kept { place: target, at: Timestamp::now(), task_notes: None }))
+    Ok(kept.unwrap_or_else(|| UndoPoint { place: target, at: Timestamp::now(), task_notes: None }))
 }
 
-/// As [`crate::component::Component::forget`]. What was set aside after a database that stays does so too: an undo leads to
+/// As [`crate::component::Component::delete_undo_data`]. What was set aside after a database that stays does so too: an undo leads to
 /// the newest.
-pub async fn forget(config: &PostgresConfig) -> Result<(), ComponentError> {
+pub async fn delete_undo_data(config: &PostgresConfig) -> Result<(), ComponentError> {
     let hold = Hold::take(config, &config.database).await?;
     let admin = Admin::beside(config, &config.database).await?;
     let mut stays = false;

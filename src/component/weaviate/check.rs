@@ -1,7 +1,7 @@
 //! The check of a server before a backup or a restore is wanted.
 
 use crate::base::chain;
-use crate::component::stage::{Target, Walk};
+use crate::component::stage::{RestoreMode, Target};
 use crate::component::weaviate::Weaviate;
 use crate::component::weaviate::class::{self, Class, Classes};
 use crate::component::weaviate::count::Bracket;
@@ -108,6 +108,6 @@ impl Weaviate {
             live: &live,
             index: None,
         };
-        questions.ask_all(Walk::Check).await
+        questions.ask_all(RestoreMode::Check).await
     }
 }

@@ -6,7 +6,7 @@ use crate::component::weaviate::folder::Folder;
 use crate::component::weaviate::index::{FileInBucket, Index, corrupt};
 use crate::component::weaviate::job::PREFIX;
 use crate::component::weaviate::tree::{DESCRIPTOR, Described, RESTORED, Tree};
-use crate::component::{ComponentError, Shelf};
+use crate::component::{BucketFolder, ComponentError};
 use rustix::fs::syncfs;
 use sha2::{Digest, Sha256};
 use std::{
@@ -26,7 +26,7 @@ pub(super) enum Files {
     /// In this folder.
     Folder(Folder),
     /// In the bucket.
-    Bucket(Arc<dyn Shelf>),
+    Bucket(Arc<dyn BucketFolder>),
 }
 
 impl Files {
@@ -43,15 +43,15 @@ impl Files {
                     .await
                     .map_err(crate::component::tar::join_error)?
             }
-            Self::Bucket(shelf) => {
+            Self::Bucket(bucket_folder) => {
                 let mut tree = Tree::default();
-                for (path, bytes) in shelf.files(id).await? {
+                for (path, bytes) in bucket_folder.files(id).await? {
                     if !Tree::is_descriptor(&path) || bytes > Tree::LONGEST_TEXT {
                         tree.add(&path, bytes);
                         continue;
                     }
                     let mut text = Vec::new();
-                    let file = shelf.open(&format!("{id}/{path}")).await?;
+                    let file = bucket_folder.open(&format!("{id}/{path}")).await?;
                     file.take(Tree::LONGEST_TEXT).read_to_end(&mut text).await.map_err(unread)?;
                     tree.say(&path, text);
                 }
@@ -72,10 +72,10 @@ impl Files {
         }
         match self {
             Self::Folder(folder) => folder.remove(id).await,
-            Self::Bucket(shelf) => {
-                shelf.remove(&format!("{id}/{DESCRIPTOR}")).await?;
-                for (path, _) in shelf.files(id).await? {
-                    shelf.remove(&format!("{id}/{path}")).await?;
+            Self::Bucket(bucket_folder) => {
+                bucket_folder.remove(&format!("{id}/{DESCRIPTOR}")).await?;
+                for (path, _) in bucket_folder.files(id).await? {
+                    bucket_folder.remove(&format!("{id}/{path}")).await?;
                 }
                 Ok(())
             }
@@ -111,7 +111,7 @@ impl Files {
                 Self::Folder(folder) => {
                     Box::new(tokio::fs::File::open(folder.of(id).join(path)).await.map_err(unread)?)
                 }
-                Self::Bucket(shelf) => shelf.open(&format!("{id}/{path}")).await?,
+                Self::Bucket(bucket_folder) => bucket_folder.open(&format!("{id}/{path}")).await?,
             };
             let mut chunk = described.is_chunk(path).then(Chunk::default);
             let (bytes, sha256) = read_file(file, path, chunk.as_mut()).await?;
@@ -213,7 +213,7 @@ impl Files {
                 Err(err) if err.kind() == io::ErrorKind::PermissionDenied => Ok(()),
                 Err(err) => Err(unread(err)),
             },
-            Self::Bucket(shelf) => shelf.remove(&format!("{id}/{RESTORED}")).await,
+            Self::Bucket(bucket_folder) => bucket_folder.remove(&format!("{id}/{RESTORED}")).await,
         }
     }
 }

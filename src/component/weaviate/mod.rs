@@ -67,7 +67,10 @@ mod ways;
 
 use crate::base::chain;
 use crate::component::media::{Media, MediaConfig};
-use crate::component::{Component, ComponentError, Done, Feed, Kept, Plan, Shelf, Staged, Target, Walk};
+use crate::component::{
+    BucketFolder, CompletedSwap, Component, ComponentError, Feed, Plan, RestoreMode, Staged, Target,
+    UndoPoint,
+};
 use crate::domain::{
     component::ComponentName,
     facts::{Counts, Facts},
@@ -92,13 +95,13 @@ pub use config::{Address, InvalidAddress, Tls, Way, WeaviateConfig};
 #[derive(Debug, Clone)]
 pub struct Weaviate {
     config: WeaviateConfig,
-    shelf: Option<Arc<dyn Shelf>>,
+    bucket_folder: Option<Arc<dyn BucketFolder>>,
 }
 
 impl Weaviate {
-    /// Nothing is asked of the server before a backup or a check. `shelf` is where it may write to itself.
-    pub fn new(config: WeaviateConfig, shelf: Option<Arc<dyn Shelf>>) -> Self {
-        Self { config, shelf }
+    /// Nothing is asked of the server before a backup or a check. `bucket_folder` is where it may write to itself.
+    pub fn new(config: WeaviateConfig, bucket_folder: Option<Arc<dyn BucketFolder>>) -> Self {
+        Self { config, bucket_folder }
     }
 
     async fn meet(&self) -> Result<Server, ComponentError> {
@@ -149,10 +152,10 @@ impl Weaviate {
 }
 
 /// The copies that a restore has set aside, for people.
-fn kept_as(journal: &Journal, kept: &notes::Kept) -> Kept {
+fn kept_as(journal: &Journal, kept: &notes::Kept) -> UndoPoint {
     let copies: BTreeSet<&Snapshot> = kept.before.values().flatten().collect();
     let places: Vec<_> = copies.into_iter().map(|copy| copies::place_of(journal, copy)).collect();
-    Kept { place: places.join(", "), at: kept.at(), task_notes: None }
+    UndoPoint { place: places.join(", "), at: kept.at(), task_notes: None }
 }
 
 /// The reason why no drill can be held, and what to do.
@@ -173,7 +176,7 @@ impl Component for Weaviate {
         self.checked().await
     }
 
-    async fn reach(&self) -> Result<(), ComponentError> {
+    async fn ping(&self) -> Result<(), ComponentError> {
         self.found().await.map(drop)
     }
 
@@ -237,12 +240,12 @@ impl Component for Weaviate {
         let index = Index::take(feed).await?;
         let counts = decode::decode(&index, feed, meter).await?;
         if index.way == Made::S3 {
-            let shelf = self.shelf.as_ref().ok_or_else(|| ComponentError::Unusable {
+            let bucket_folder = self.bucket_folder.as_ref().ok_or_else(|| ComponentError::Unusable {
                 what: "read the files that Weaviate keeps in its bucket: set AWS_BACKUP_BUCKET to it"
                     .to_owned(),
                 source: None,
             })?;
-            let files = Files::Bucket(Arc::clone(shelf));
+            let files = Files::Bucket(Arc::clone(bucket_folder));
             files.compare(&index).await?;
             let tree = files.tree(&index.id).await?;
             let described = copies::described(&tree, &index.id)?;
@@ -259,7 +262,7 @@ impl Component for Weaviate {
         Ok(facts)
     }
 
-    fn no_drill(&self) -> Option<&'static str> {
+    fn drill_unsupported(&self) -> Option<&'static str> {
         self.config.drill.is_none().then_some(NO_DRILL)
     }
 
@@ -267,8 +270,8 @@ impl Component for Weaviate {
         self.planned(target, facts).await
     }
 
-    fn left_out(&self, walk: Walk) -> Vec<&'static str> {
-        steps::STEPS.left_out(walk)
+    fn skipped_steps(&self, mode: RestoreMode) -> Vec<&'static str> {
+        steps::STEPS.skipped_steps(mode)
     }
 
     async fn stage(
@@ -334,32 +337,32 @@ impl Component for Weaviate {
         Ok((!due.is_empty()).then(|| due.join("; ")))
     }
 
-    async fn kept(&self) -> Result<Option<Kept>, ComponentError> {
+    async fn undo_point(&self) -> Result<Option<UndoPoint>, ComponentError> {
         let journal = Journal::open(&self.config.state).await?;
         Ok(journal.notes.kept.as_ref().map(|kept| kept_as(&journal, kept)))
     }
 
-    async fn kept_elsewhere(&self) -> Result<Option<String>, ComponentError> {
+    async fn undo_hint(&self) -> Result<Option<String>, ComponentError> {
         self.kept_of_others().await
     }
 
-    async fn undo(&self, meter: &Meter) -> Result<Kept, ComponentError> {
+    async fn undo(&self, meter: &Meter) -> Result<UndoPoint, ComponentError> {
         self.undone(None, meter).await
     }
 
-    async fn undo_by(&self, note: Option<TaskNote>, meter: &Meter) -> Result<Kept, ComponentError> {
+    async fn undo_by(&self, note: Option<TaskNote>, meter: &Meter) -> Result<UndoPoint, ComponentError> {
         self.undone(note, meter).await
     }
 
-    async fn done_by(&self, task: &str) -> Result<Option<Done>, ComponentError> {
+    async fn completed_by(&self, task: &str) -> Result<Option<CompletedSwap>, ComponentError> {
         self.replaced_by(task).await
     }
 
-    async fn settle(&self, task: &str) -> Result<(), ComponentError> {
+    async fn result_stored(&self, task: &str) -> Result<(), ComponentError> {
         self.mark_note_stored(task).await
     }
 
-    async fn forget(&self) -> Result<(), ComponentError> {
+    async fn delete_undo_data(&self) -> Result<(), ComponentError> {
         let mut journal = Journal::open(&self.config.state).await?;
         if journal.notes.kept.is_none() && journal.notes.found.is_empty() {
             return Ok(());

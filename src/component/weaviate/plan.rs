@@ -2,7 +2,7 @@
 
 use crate::component::ComponentError;
 use crate::component::scratch::free_bytes;
-use crate::component::stage::{Plan, Target, Walk};
+use crate::component::stage::{Plan, RestoreMode, Target};
 use crate::component::weaviate::Weaviate;
 use crate::component::weaviate::class::Classes;
 use crate::component::weaviate::export::not_kept;
@@ -29,7 +29,7 @@ impl Weaviate {
         let wanted = all.as_ref().map(|all| chosen(target, all)).transpose()?;
         // Classes are asked for by name, so that one which the key may not see is not taken for one that is not there.
         let going = server.classes(wanted.as_ref()).await?;
-        let walk = if *target == Target::Scratch { Walk::Drill } else { Walk::DryRun };
+        let mode = if *target == Target::Scratch { RestoreMode::Drill } else { RestoreMode::DryRun };
         let questions = Questions {
             weaviate: self,
             target,
@@ -39,7 +39,7 @@ impl Weaviate {
             live: &going,
             index: None,
         };
-        let not_tried = questions.ask_all_of(walk, &counts.unwrap_or_default()).await?;
+        let not_tried = questions.ask_all_of(mode, &counts.unwrap_or_default()).await?;
         let due =
             Journal::open(&self.config.state).await?.notes.still_due().filter(|_| *target != Target::Scratch);
         let (needs_bytes, free_bytes) = self.room(needs.way, facts, &going);

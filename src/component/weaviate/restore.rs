@@ -3,7 +3,7 @@
 use crate::base::chain;
 use crate::component::media::{Media, MediaConfig};
 use crate::component::scratch::Scratch;
-use crate::component::stage::{Kept, Staged, Target, Walk};
+use crate::component::stage::{RestoreMode, Staged, Target, UndoPoint};
 use crate::component::weaviate::claim::marks_of_the_dead;
 use crate::component::weaviate::class::Classes;
 use crate::component::weaviate::copies::described;
@@ -55,7 +55,7 @@ impl Weaviate {
         let bring = chosen(target, &all)?;
         let live = server.classes(Some(&bring)).await?;
         let needs = Needs::of_archive(&index, target)?;
-        let walk = if *target == Target::Scratch { Walk::Drill } else { Walk::Restore };
+        let mode = if *target == Target::Scratch { RestoreMode::Drill } else { RestoreMode::Restore };
         let (weaviate, live, asked) = (self, &live, Some(&index));
         let questions = Questions {
             weaviate,
@@ -66,9 +66,9 @@ impl Weaviate {
             live,
             index: asked,
         };
-        questions.ask_all(walk).await?;
+        questions.ask_all(mode).await?;
         let mut journal = Journal::open(&self.config.state).await?;
-        if walk == Walk::Restore {
+        if mode == RestoreMode::Restore {
             // Another machine may be restoring from the very folder that this backup is unpacked to.
             marks_of_the_dead(&server, &journal.id().await?).await?;
         }
@@ -81,7 +81,7 @@ impl Weaviate {
             copy.clean(&mut journal).await?;
             return Err(err);
         }
-        if walk == Walk::Drill {
+        if mode == RestoreMode::Drill {
             copy.drill = true;
             copy.try_out(&mut journal).await?;
         }
@@ -266,11 +266,11 @@ impl Staged for Copy {
         &self.counts
     }
 
-    fn sign(&mut self, note: TaskNote) {
+    fn set_task_note(&mut self, note: TaskNote) {
         self.note = Some(note);
     }
 
-    async fn swap(self: Box<Self>) -> Result<Option<Kept>, ComponentError> {
+    async fn swap(self: Box<Self>) -> Result<Option<UndoPoint>, ComponentError> {
         let Self { weaviate, server, source, bring, access, note, meter, .. } = &*self;
         if self.drill {
             let what = "a copy for a drill cannot take the place of the classes".to_owned();

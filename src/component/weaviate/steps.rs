@@ -2,7 +2,7 @@
 //! run and drill name the steps that they do not take. The steps that do something stand in `restore` and `replace`.
 
 use crate::component::ComponentError;
-use crate::component::stage::{Steps, Target, Walk};
+use crate::component::stage::{RestoreMode, Steps, Target};
 use crate::component::weaviate::Weaviate;
 use crate::component::weaviate::class::Classes;
 use crate::component::weaviate::files::Files;
@@ -37,7 +37,7 @@ pub(super) enum Step {
     Replacement,
 }
 
-use Walk::{Check, Drill, DryRun, Restore};
+use RestoreMode::{Check, Drill, DryRun, Restore};
 
 /// The steps of a restore into Weaviate.
 pub(super) const STEPS: Steps<Step> = Steps(&[
@@ -138,7 +138,7 @@ impl Questions<'_> {
     /// what exists may be gone at that moment.
     async fn ask_about_rights(
         &self,
-        walk: Walk,
+        mode: RestoreMode,
         counts: &BTreeMap<String, u64>,
     ) -> Result<bool, ComponentError> {
         let Self { server, needs, bring, live, index, .. } = *self;
@@ -150,7 +150,7 @@ impl Questions<'_> {
             let classes = Replaced { live, coming: index.map(|index| &index.classes), counts };
             return rights.suffice(needs.way, &names, classes).map(|()| true);
         }
-        if needs.way != Some(Made::Export) || walk == Check {
+        if needs.way != Some(Made::Export) || mode == Check {
             return Ok(false);
         }
         for (name, class) in live {
@@ -159,27 +159,27 @@ impl Questions<'_> {
         Ok(!live.is_empty())
     }
 
-    /// Asks all that a walk asks, in the order of the steps, and returns the steps that could not be taken here, in words.
+    /// Asks all that a mode asks, in the order of the steps, and returns the steps that could not be taken here, in words.
     ///
     /// # Errors
     ///
     /// As [`ask`](Self::ask), of the first step.
-    pub(super) async fn ask_all(&self, walk: Walk) -> Result<Vec<&'static str>, ComponentError> {
+    pub(super) async fn ask_all(&self, mode: RestoreMode) -> Result<Vec<&'static str>, ComponentError> {
         let coming = self.index.map_or(self.live, |index| &index.classes);
-        self.ask_all_of(walk, &counted(coming).classes).await
+        self.ask_all_of(mode, &counted(coming).classes).await
     }
 
     /// Asks the same about a backup with so many objects of each class, where no index tells that.
     pub(super) async fn ask_all_of(
         &self,
-        walk: Walk,
+        mode: RestoreMode,
         counts: &BTreeMap<String, u64>,
     ) -> Result<Vec<&'static str>, ComponentError> {
         let mut not_tried = Vec::new();
-        for step in STEPS.of(walk) {
+        for step in STEPS.of(mode) {
             if step != Step::Rights {
                 self.ask(step).await?;
-            } else if !self.ask_about_rights(walk, counts).await? {
+            } else if !self.ask_about_rights(mode, counts).await? {
                 not_tried.push(STEPS.words(step));
             }
         }
@@ -190,10 +190,10 @@ impl Questions<'_> {
 #[test]
 fn a_restore_takes_every_step_but_that_of_a_drill_alone_and_whoever_takes_fewer_names_the_rest() {
     assert_eq!(STEPS.of(Restore).count(), STEPS.0.len() - 1);
-    assert_eq!(STEPS.left_out(Restore), [""; 0]);
-    for walk in [Check, DryRun, Drill] {
-        let taken = STEPS.of(walk).filter(|step| *step != Step::NothingThere).count();
-        assert_eq!(taken + STEPS.left_out(walk).len(), STEPS.of(Restore).count(), "{walk:?}");
+    assert_eq!(STEPS.skipped_steps(Restore), [""; 0]);
+    for mode in [Check, DryRun, Drill] {
+        let taken = STEPS.of(mode).filter(|step| *step != Step::NothingThere).count();
+        assert_eq!(taken + STEPS.skipped_steps(mode).len(), STEPS.of(Restore).count(), "{mode:?}");
     }
     let changes = [Step::Trial, Step::SafetyCopy, Step::TrialOfCopy, Step::Replacement];
     assert!(

@@ -6,7 +6,7 @@ use crate::component::weaviate::claim::Claim;
 use crate::component::weaviate::journal::Journal;
 use crate::component::weaviate::mark::Mark;
 use crate::component::weaviate::{Weaviate, kept_as};
-use crate::component::{ComponentError, Done};
+use crate::component::{CompletedSwap, ComponentError};
 use crate::domain::task_note::{self, TaskNote};
 use jiff::Timestamp;
 
@@ -16,7 +16,7 @@ impl Weaviate {
     /// # Errors
     ///
     /// When the marks cannot be read.
-    pub(super) async fn replaced_by(&self, task: &str) -> Result<Option<Done>, ComponentError> {
+    pub(super) async fn replaced_by(&self, task: &str) -> Result<Option<CompletedSwap>, ComponentError> {
         let marks = self.meet().await?.marks().await?;
         let of_task = |mark: &Mark| mark.task_notes.iter().find(|note| note.is_of(task)).cloned();
         let Some((mark, note)) = marks.iter().rev().find_map(|mark| Some((mark, of_task(mark)?))) else {
@@ -28,7 +28,7 @@ impl Weaviate {
         } else {
             Some(format!("on {}", mark.owner()))
         };
-        Ok(Some(Done { note, kept }))
+        Ok(Some(CompletedSwap { note, kept }))
     }
 
     /// Notes that the result of a task is stored, in the mark of whatever machine has done its work.

@@ -7,7 +7,7 @@ use crate::component::weaviate::notes::Snapshot;
 use crate::component::weaviate::replace::Purpose;
 use crate::component::weaviate::source::Bring;
 use crate::component::weaviate::{Weaviate, kept_as};
-use crate::component::{ComponentError, Kept};
+use crate::component::{ComponentError, UndoPoint};
 use crate::domain::{progress::Meter, task_note::TaskNote};
 use jiff::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,7 +18,11 @@ impl Weaviate {
     /// # Errors
     ///
     /// As [`replace`](Self::replace).
-    pub(super) async fn undone(&self, note: Option<TaskNote>, meter: &Meter) -> Result<Kept, ComponentError> {
+    pub(super) async fn undone(
+        &self,
+        note: Option<TaskNote>,
+        meter: &Meter,
+    ) -> Result<UndoPoint, ComponentError> {
         let mut journal = Journal::open(&self.config.state).await?;
         let Some(kept) = journal.notes.kept.clone() else {
             let elsewhere =
@@ -47,7 +51,7 @@ impl Weaviate {
             }
         }
         let replaced = self.replace(&server, &mut journal, &bring, Purpose::Undo, note, meter).await?;
-        let none = || Kept {
+        let none = || UndoPoint {
             place: "nothing: none of its classes was there".to_owned(),
             at: Timestamp::now(),
             task_notes: None,

@@ -62,11 +62,11 @@ impl Weaviate {
             let (module, enable) = (module(made), enable(made));
             return Err(unusable(format!("back up by Weaviate's module {module}: {enable}")));
         };
-        if made == Made::S3 { self.shelf_of(module) } else { self.folder_of(module) }
+        if made == Made::S3 { self.bucket_of(module) } else { self.folder_of(module) }
     }
 
-    fn shelf_of(&self, module: &Value) -> Result<Files, ComponentError> {
-        let Some(shelf) = &self.shelf else {
+    fn bucket_of(&self, module: &Value) -> Result<Files, ComponentError> {
+        let Some(bucket_folder) = &self.bucket_folder else {
             return Err(unusable(
                 "back up by Weaviate's module backup-s3: set AWS_BACKUP_BUCKET to its bucket, to read what it writes"
                     .to_owned(),
@@ -74,9 +74,9 @@ impl Weaviate {
         };
         let text = |name: &str| module[name].as_str().unwrap_or_default().trim_matches('/').to_owned();
         let (bucket, prefix) = (text("bucketName"), text("rootName"));
-        let (wanted, below) = (shelf.bucket(), shelf.prefix());
+        let (wanted, below) = (bucket_folder.bucket(), bucket_folder.prefix());
         if (bucket.as_str(), prefix.as_str()) == (wanted, below.as_str()) {
-            return Ok(Files::Bucket(Arc::clone(shelf)));
+            return Ok(Files::Bucket(Arc::clone(bucket_folder)));
         }
         Err(unusable(format!(
             "back up by Weaviate's module backup-s3: it writes to s3://{bucket}/{prefix}, and should to \

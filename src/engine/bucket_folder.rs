@@ -1,7 +1,7 @@
 //! A folder of a store that a component's own server fills.
 
 use crate::base::chain;
-use crate::component::{ComponentError, Shelf};
+use crate::component::{BucketFolder, ComponentError};
 use crate::domain::component::ComponentName;
 use crate::store::{ObjectKey, Store, StoreError};
 use async_trait::async_trait;
@@ -10,15 +10,15 @@ use tokio::io::AsyncRead;
 
 /// The folder of a component in the bucket.
 #[derive(Debug)]
-pub struct StoreShelf {
+pub struct StoreFolder {
     store: Arc<dyn Store>,
     folder: ComponentName,
     bucket: String,
     prefix: Option<String>,
 }
 
-impl StoreShelf {
-    /// The shelf of `folder` in `store`; `at` is the name of the bucket, and the prefix of its keys if there is one.
+impl StoreFolder {
+    /// The folder `folder` in `store`; `at` is the name of the bucket, and the prefix of its keys if there is one.
     pub fn new(store: Arc<dyn Store>, folder: ComponentName, at: (String, Option<String>)) -> Self {
         Self { store, folder, bucket: at.0, prefix: at.1 }
     }
@@ -41,7 +41,7 @@ fn failed(what: String, err: StoreError) -> ComponentError {
 }
 
 #[async_trait]
-impl Shelf for StoreShelf {
+impl BucketFolder for StoreFolder {
     fn bucket(&self) -> &str {
         &self.bucket
     }

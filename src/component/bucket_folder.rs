@@ -7,21 +7,21 @@ use tokio::io::AsyncRead;
 
 /// A place that a server writes and that we can read: components know no stores.
 #[async_trait]
-pub trait Shelf: Send + Sync + fmt::Debug {
+pub trait BucketFolder: Send + Sync + fmt::Debug {
     /// Name of the bucket.
     fn bucket(&self) -> &str;
 
-    /// The prefix of all keys on the shelf, without a slash at the end.
+    /// The prefix of all keys in the folder, without a slash at the end.
     fn prefix(&self) -> String;
 
-    /// Every file in a folder of the shelf: its path below the folder, and its bytes.
+    /// Every file in a folder below this one: its path below that folder, and its bytes.
     ///
     /// # Errors
     ///
     /// When the bucket cannot be listed.
     async fn files(&self, folder: &str) -> Result<Vec<(String, u64)>, ComponentError>;
 
-    /// Opens a file, by its path below the shelf.
+    /// Opens a file, by its path below this folder.
     ///
     /// # Errors
     ///
