@@ -7,7 +7,7 @@ use rna_backup::domain::{
     command::Command,
     component::ComponentName,
     definitions::{Definitions, KindOfDefinitions},
-    derived::{Derived, OwnRows, PredictedDifference, UnqualifiedObject, VIEW},
+    derived::{Derived, ExtensionRows, PredictedDifference, UnqualifiedObject, VIEW},
     facts::{FileCounts, TableRows},
     manifest::Manifest,
     progress::Progress,
@@ -89,7 +89,7 @@ fn a_real_manifest_is_valid_whatever_is_in_it() {
             warning: "It cannot be filled.".into(),
         }],
         on_extensions: vec!["CREATE INDEX".into()],
-        own_rows: vec![OwnRows {
+        own_rows: vec![ExtensionRows {
             table: "public.units".into(),
             extension: "lookup".into(),
             version: "1.0".into(),

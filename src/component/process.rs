@@ -54,7 +54,7 @@ pub struct Program {
 
 /// The use of one line of a program's standard error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Heard {
+pub enum LineAction {
     /// The line stays in the text that errors show.
     Keep,
     /// The line is no part of that text.
@@ -67,7 +67,7 @@ pub enum Heard {
 struct Listener(Box<Listen>);
 
 /// Hears a line and which process of the program has written it, and returns the line as it may be kept.
-type Listen = dyn FnMut(Option<Pid>, &str) -> (Heard, String) + Send + Sync;
+type Listen = dyn FnMut(Option<Pid>, &str) -> (LineAction, String) + Send + Sync;
 
 impl std::fmt::Debug for Listener {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -129,7 +129,7 @@ impl Program {
     #[must_use]
     pub fn listened_to(
         mut self,
-        listener: impl FnMut(Option<Pid>, &str) -> (Heard, String) + Send + Sync + 'static,
+        listener: impl FnMut(Option<Pid>, &str) -> (LineAction, String) + Send + Sync + 'static,
     ) -> Self {
         self.listener = Some(Listener(Box::new(listener)));
         self

@@ -32,7 +32,7 @@ pub struct Derived {
     pub on_extensions: Vec<String>,
     /// Rows of tables of extensions that are not in the archive.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub own_rows: Vec<OwnRows>,
+    pub own_rows: Vec<ExtensionRows>,
     /// The user mappings whose options the role of the backup may not read, each as the statement that changes it. The
     /// first of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -41,7 +41,7 @@ pub struct Derived {
 
 /// The rows of a table of an extension that are the extension's own: `CREATE EXTENSION` writes them, and no archive has them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct OwnRows {
+pub struct ExtensionRows {
     /// The table with its schema, quoted.
     pub table: String,
     /// The name of the extension.
@@ -56,7 +56,7 @@ pub struct OwnRows {
     pub changed: u64,
 }
 
-impl OwnRows {
+impl ExtensionRows {
     /// The loss and its cure, as a whole sentence; `None` where the rows are in `found`, or where the table is not and nobody
     /// has changed the rows. Rows of another version of the extension are others by themselves.
     fn lost(&self, found: &[Self]) -> Option<String> {

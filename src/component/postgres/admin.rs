@@ -35,7 +35,7 @@ pub struct Admin {
     /// The connection.
     pub client: ClientWrapper,
     /// The database that it sits in.
-    pub seat: String,
+    pub session_database: String,
     /// The role that logged in.
     pub user: String,
     /// True if the role that logged in is a superuser.
@@ -93,10 +93,11 @@ impl Admin {
     /// Of the first that was tried, when none lets us in.
     pub async fn beside(config: &PostgresConfig, target: &str) -> Result<Self, ComponentError> {
         let mut first = None;
-        let usual = ["postgres", "template1"].into_iter().filter(|seat| *seat != target);
-        for seat in usual.chain([target]) {
-            match alone(config, seat).await {
-                Ok(client) => return Self::begin(client, seat.to_owned()).await,
+        let usual =
+            ["postgres", "template1"].into_iter().filter(|session_database| *session_database != target);
+        for session_database in usual.chain([target]) {
+            match alone(config, session_database).await {
+                Ok(client) => return Self::begin(client, session_database.to_owned()).await,
                 Err(err) if err.is_transient() => return Err(err),
                 Err(err) => first = first.or(Some(err)),
             }
@@ -104,7 +105,7 @@ impl Admin {
         Err(first.expect("at least two were tried"))
     }
 
-    async fn begin(client: ClientWrapper, seat: String) -> Result<Self, ComponentError> {
+    async fn begin(client: ClientWrapper, session_database: String) -> Result<Self, ComponentError> {
         const ASK: &str = "
             SELECT current_user::text, rolsuper, rolcreatedb, current_setting('server_version_num')::int4
               FROM pg_roles WHERE rolname = current_user";
@@ -112,7 +113,14 @@ impl Admin {
         client.batch_execute(SESSION).await.map_err(failed)?;
         let row = client.query_one(ASK, &[]).await.map_err(failed)?;
         let major = (row.get::<_, i32>(3) / 10_000).unsigned_abs();
-        Ok(Self { seat, user: row.get(0), superuser: row.get(1), create: row.get(2), major, client })
+        Ok(Self {
+            session_database,
+            user: row.get(0),
+            superuser: row.get(1),
+            create: row.get(2),
+            major,
+            client,
+        })
     }
 
     /// The reason why the role may not make a database for `owner` beside the live one and rename both, with the
@@ -122,12 +130,12 @@ impl Admin {
     ///
     /// As sorted.
     pub async fn no_swap(&self, target: &str, owner: &str) -> Result<Option<String>, ComponentError> {
-        if self.seat == target {
+        if self.session_database == target {
             return Ok(Some("it may connect to neither postgres nor template1".to_owned()));
         }
         let create = !(self.superuser || self.create);
         let create = create.then(|| format!("ALTER ROLE {} CREATEDB", mark::ident(&self.user)));
-        let wanted: Vec<_> = create.into_iter().chain(self.lacks(owner).await?).collect();
+        let wanted: Vec<_> = create.into_iter().chain(self.missing_grant(owner).await?).collect();
         Ok((!wanted.is_empty()).then(|| wanted.join("; ")))
     }
 
@@ -327,7 +335,7 @@ impl Admin {
     /// # Errors
     ///
     /// As sorted, where the server might say something else the next time.
-    pub async fn rehearse(
+    pub async fn dry_run(
         &mut self,
         statements: &[String],
         of: &str,

@@ -128,7 +128,11 @@ impl Database {
     /// # Errors
     ///
     /// As sorted.
-    pub async fn dress(&self, admin: &Admin, copy: &str) -> Result<Vec<String>, ComponentError> {
+    pub async fn property_statements(
+        &self,
+        admin: &Admin,
+        copy: &str,
+    ) -> Result<Vec<String>, ComponentError> {
         let copy = ident(copy);
         let limit = self.row.get("datconnlimit").and_then(Value::as_i64).unwrap_or(-1).max(-1);
         let mut sql = vec![format!("ALTER DATABASE {copy} CONNECTION LIMIT {limit}")];

@@ -1,7 +1,7 @@
 //! Definitions of the objects of a database, read from its catalogs in a time that does not grow with the rows.
 
 use crate::component::ComponentError;
-use crate::component::postgres::{connect::sort, since::of_version};
+use crate::component::postgres::{connect::sort, version_filter::of_version};
 use crate::domain::definitions::Definitions;
 use crate::stream::hex;
 use deadpool_postgres::GenericClient;

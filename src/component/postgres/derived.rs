@@ -2,7 +2,7 @@
 //! and what users have put on tables of extensions.
 
 use crate::component::ComponentError;
-use crate::component::postgres::{connect::sort, own_rows, since::of_version};
+use crate::component::postgres::{connect::sort, extension_rows, version_filter::of_version};
 use crate::domain::derived::{Derived, UnqualifiedObject};
 use deadpool_postgres::{Transaction, tokio_postgres::Row};
 use std::time::{Duration, Instant};
@@ -158,7 +158,7 @@ pub async fn read(
     }
     let [empty_views, on_extensions, hidden_mappings, tablespaces, money, mut left_out] =
         lists.try_into().expect("each query has a list");
-    let (own_rows, unknown) = own_rows::read(transaction).await?;
+    let (own_rows, unknown) = extension_rows::read(transaction).await?;
     left_out.extend(unknown);
     Ok(Derived {
         search_path: search_path.to_owned(),

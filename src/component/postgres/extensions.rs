@@ -99,7 +99,7 @@ pub async fn impossible(
 /// # Errors
 ///
 /// As sorted.
-pub async fn foreseen(
+pub async fn creation_warnings(
     admin: &Admin,
     owned: &[OwnedExtension],
     creator: &str,

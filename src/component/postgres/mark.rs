@@ -5,7 +5,7 @@ use crate::domain::task_note::TaskNote;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-/// What such a comment begins with; JSON follows.
+/// The beginning of such a comment; JSON follows.
 const PREFIX: &str = "rna-backup: ";
 
 /// The limit of connections of a database that was created and not marked yet: both cannot be one
@@ -15,7 +15,7 @@ pub const FRESH: i32 = 1_726_621;
 /// The longest name of a database: `NAMEDATALEN` less one, bytes.
 pub const LONGEST_NAME: usize = 63;
 
-/// What a database is to us.
+/// The role of a database of ours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
@@ -30,7 +30,7 @@ pub enum Role {
 }
 
 impl Role {
-    /// What stands in the names of such databases.
+    /// The middle part of the names of such databases.
     const fn infix(self) -> &'static str {
         match self {
             Self::Kept => "_before_",
@@ -42,19 +42,19 @@ impl Role {
 /// The comment on a database of ours.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mark {
-    /// What it is.
+    /// The role of the database.
     pub role: Role,
-    /// Its own name: somebody who renames it makes it his.
+    /// The name of the database itself: a database that somebody renames is no longer ours.
     pub name: String,
-    /// The database of the configuration that did it: others on the server are none of our business.
+    /// The database of the configuration that marked it: marks of other configurations are left alone.
     pub by: String,
-    /// The live database that it replaces, was, or is.
+    /// The live database that this one replaces, was, or is.
     pub of: String,
-    /// Since when.
+    /// The time of the change.
     pub at: Timestamp,
     /// The comment that was there before.
     pub comment: Option<String>,
-    /// Whether connections were allowed before.
+    /// True if connections were allowed before.
     pub allow: bool,
     /// The tasks whose swaps have made it what it is; `None` where an earlier version of this program did.
     #[serde(rename = "deeds", default, skip_serializing_if = "Option::is_none")]
@@ -88,7 +88,7 @@ pub fn name_beside(database: &str, role: Role, at: Timestamp, attempt: u32) -> S
     format!("{}{ending}", &database[..database.floor_char_boundary(LONGEST_NAME - ending.len())])
 }
 
-/// Whether `name` may be that of a copy beside `database`.
+/// Tests whether `name` may be that of a copy beside `database`.
 pub fn is_copy_name(database: &str, name: &str) -> bool {
     let Some((stem, time)) = name.rsplit_once(Role::Copy.infix()) else { return false };
     let figures = time.chars().filter(char::is_ascii_digit).count();

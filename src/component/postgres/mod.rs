@@ -1,8 +1,8 @@
 //! The app's PostgreSQL database: dumped by `pg_dump`, proven by `pg_restore`.
 
 mod admin;
+mod advisory_lock;
 mod blockers;
-mod bound;
 mod clients;
 mod comparison;
 mod config;
@@ -13,30 +13,30 @@ mod decode;
 mod definitions;
 mod dependencies;
 mod derived;
-mod drops;
+mod dropped_objects;
 mod entries;
+mod extension_rows;
 mod extensions;
-mod foreseen;
-mod goal;
-mod hold;
 mod in_place;
 pub mod kinds;
 mod language;
 mod libpq;
 mod load;
+mod lock_waits;
 mod mark;
 mod membership;
 mod names;
-mod own_rows;
 mod plan;
+mod predicted_differences;
 mod properties;
 mod reader;
 mod refusal;
+mod restore_target;
 mod rights;
 mod rows;
-mod said;
+mod server_messages;
 mod sessions;
-mod since;
+mod single_database_extensions;
 mod snapshot;
 mod steps;
 mod subscriptions;
@@ -45,8 +45,8 @@ mod tablespaces;
 mod tls;
 mod toc;
 mod undo;
+mod version_filter;
 mod views;
-mod waits;
 
 use crate::component::process::Program;
 use crate::component::{
@@ -60,14 +60,14 @@ use crate::domain::{
     task_note::TaskNote,
 };
 use crate::stream::Output;
+use advisory_lock::AdvisoryLock;
 use async_trait::async_trait;
 use clients::Client;
 use copy::Copy;
 use deadpool_postgres::{ClientWrapper, Object, Pool};
-use goal::Goal;
-use hold::Hold;
 use in_place::InPlace;
 use language::Language;
+use restore_target::RestoreTarget;
 use snapshot::{Server, Snapshot};
 use std::{ffi::OsString, fmt, os::unix::ffi::OsStringExt, time::Duration};
 use tokio::sync::OnceCell;
@@ -129,7 +129,7 @@ impl Postgres {
         let found = clients::search(set).await?;
         let unusable = |what| ComponentError::Unusable { what, source: None };
         let client = clients::choose(server.major, &found, set).map_err(unusable)?.clone();
-        match reader::lacks(connection, &server).await? {
+        match reader::missing_privilege(connection, &server).await? {
             Some(what) => Err(unusable(what)),
             None => Ok((server, client)),
         }
@@ -173,7 +173,7 @@ impl Postgres {
         let (dumped, (tables, migrations, (rights, properties), definitions, derived)) =
             match tokio::try_join!(dump, looked_up) {
                 Ok(done) => done,
-                Err(err) => return Err(blame(err, snapshot, &language).await),
+                Err(err) => return Err(classify_failure(err, snapshot, &language).await),
             };
         // Only a snapshot that still stands at the end was the same one all the time.
         snapshot.close().await?;
@@ -244,7 +244,7 @@ impl Component for Postgres {
             server.database_bytes / 1_000_000,
             client.version,
             client.dir.display(),
-            Goal::way(&self.config).await
+            RestoreTarget::describe_restore(&self.config).await
         ))
     }
 
@@ -254,7 +254,7 @@ impl Component for Postgres {
     }
 
     async fn backup(&self, out: &mut dyn Output, meter: &Meter) -> Result<Facts, ComponentError> {
-        Box::pin(waits::during(&self.config, meter, Box::pin(self.dump_whole(out, meter)))).await
+        Box::pin(lock_waits::show_during(&self.config, meter, Box::pin(self.dump_whole(out, meter)))).await
     }
 
     async fn decode(&self, feed: Feed<'_>, meter: &Meter) -> Result<Counts, ComponentError> {
@@ -263,7 +263,7 @@ impl Component for Postgres {
 
     async fn plan(&self, target: &Target, facts: Option<&Facts>) -> Result<Plan, ComponentError> {
         let mode = if *target == Target::Scratch { RestoreMode::Drill } else { RestoreMode::DryRun };
-        Goal::find(&self.config, target, facts, mode).await?.plan(&self.config, facts).await
+        RestoreTarget::find(&self.config, target, facts, mode).await?.plan(&self.config, facts).await
     }
 
     async fn preview(
@@ -273,8 +273,8 @@ impl Component for Postgres {
         without: &[String],
         facts: Option<&Facts>,
     ) -> Result<(), ComponentError> {
-        let goal = Goal::find(&self.config, target, facts, RestoreMode::DryRun).await?;
-        InPlace::preview(&goal, &self.config, without, feed).await
+        let target = RestoreTarget::find(&self.config, target, facts, RestoreMode::DryRun).await?;
+        InPlace::preview(&target, &self.config, without, feed).await
     }
 
     fn skipped_steps(&self, mode: RestoreMode) -> Vec<&'static str> {
@@ -301,18 +301,24 @@ impl Component for Postgres {
     ) -> Result<Box<dyn Staged>, ComponentError> {
         let mode = if *target == Target::Scratch { RestoreMode::Drill } else { RestoreMode::Restore };
         let live = if let Target::Database(name) = target { name } else { &self.config.database };
-        let hold = Hold::take(&self.config, live).await?;
-        let goal = Goal::find(&self.config, target, facts, mode).await?;
+        let lock = AdvisoryLock::take(&self.config, live).await?;
+        let target = RestoreTarget::find(&self.config, target, facts, mode).await?;
         let mut order =
             Order { without: without.to_vec(), exclude: self.exclude.clone(), facts: facts.cloned() };
-        if goal.drill {
-            order.without.extend(goal.bound(&self.config).await?.into_iter().flat_map(|bound| bound.names));
+        if target.drill {
+            order.without.extend(
+                target
+                    .single_database_extension(&self.config)
+                    .await?
+                    .into_iter()
+                    .flat_map(|bound| bound.names),
+            );
         }
-        goal.extensions_can_be_created(facts, &order.without).await?;
-        if goal.swaps {
-            return Ok(Box::new(Copy::make(goal, hold, &self.config, &order, feed, meter).await?));
+        target.extensions_can_be_created(facts, &order.without).await?;
+        if target.swaps {
+            return Ok(Box::new(Copy::make(target, lock, &self.config, &order, feed, meter).await?));
         }
-        Ok(Box::new(InPlace::prepare(goal, hold, &self.config, order, feed, meter).await?))
+        Ok(Box::new(InPlace::prepare(target, lock, &self.config, order, feed, meter).await?))
     }
 
     async fn recover(&self) -> Result<Vec<String>, ComponentError> {
@@ -345,12 +351,19 @@ impl Component for Postgres {
 }
 
 /// Makes a failure of `pg_dump` a passing one when the server went away, whatever its language.
-async fn blame(err: ComponentError, snapshot: Snapshot<'_>, language: &Language) -> ComponentError {
+async fn classify_failure(
+    err: ComponentError,
+    snapshot: Snapshot<'_>,
+    language: &Language,
+) -> ComponentError {
     /// How long a server that is still there may take to end a transaction.
     const ANSWER: Duration = Duration::from_secs(5);
     match err {
-        ComponentError::Failed { stderr, .. } if said::is_of_a_long_row(&stderr) => {
-            ComponentError::Unusable { what: format!("{stderr}: {}", said::LONG_ROW), source: None }
+        ComponentError::Failed { stderr, .. } if server_messages::is_of_a_long_row(&stderr) => {
+            ComponentError::Unusable {
+                what: format!("{stderr}: {}", server_messages::LONG_ROW),
+                source: None,
+            }
         }
         ComponentError::Failed { program, status, stderr, transient: false } => {
             let gone = !matches!(tokio::time::timeout(ANSWER, snapshot.close()).await, Ok(Ok(())));

@@ -4,9 +4,9 @@
 use crate::component::ComponentError;
 use crate::component::postgres::{
     admin::fault,
-    goal::Goal,
     mark::{FRESH, Mark},
     names::decode_name,
+    restore_target::RestoreTarget,
 };
 use crate::domain::{facts::Facts, properties::Properties};
 use crate::stream::hex;
@@ -75,7 +75,7 @@ pub struct Compared {
     pub warning: Option<String>,
 }
 
-impl Goal {
+impl RestoreTarget {
     /// Compares the properties of a copy with those of the live database, which the copy is to have, and with those of the
     /// backup. `found` are those of the copy, whose comment is still our mark.
     ///

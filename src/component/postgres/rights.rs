@@ -147,16 +147,16 @@ fn set(words: Vec<String>) -> BTreeSet<String> {
 
 /// Owners and privileges of the objects after a restore.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Way {
+pub enum OwnershipMode {
     /// As the archive has them, but for privileges on objects of extensions and of the server, which superusers alone give.
     /// The objects are made by the role that logs in, or by this role, which owns them all.
     AsTheyWere(Option<String>),
-    /// Everything belongs to the owner of the database, with the privileges of a new object, and why.
+    /// Everything belongs to the owner of the database, with the privileges of a new object. With the reason.
     OfTheOwner(String),
 }
 
-impl Way {
-    /// The way of a restore by the role of the session into a database of that owner. `rights` is `None` where the manifest
+impl OwnershipMode {
+    /// The mode of a restore by the role of the session into a database of that owner. `rights` is `None` where the manifest
     /// notes none. Roles are looked up in a session `known_in` which names have the bytes that the archive has.
     ///
     /// # Errors
@@ -188,7 +188,7 @@ impl Way {
         }
         let owners: Vec<_> = rights.roles.iter().filter(|role| role.owns).collect();
         for role in &owners {
-            let Some(grant) = admin.lacks(&role.name).await? else { continue };
+            let Some(grant) = admin.missing_grant(&role.name).await? else { continue };
             let (user, name) = (ident(&admin.user), ident(&role.name));
             let cure = if role.is_superuser() {
                 format!("give what belongs to the superuser {name} another owner, or restore as a superuser")

@@ -3,7 +3,7 @@
 use crate::base::chain;
 use crate::component::ComponentError;
 use crate::component::postgres::{
-    connect::sort, definitions, derived, foreseen, names::decode_name, properties, rights,
+    connect::sort, definitions, derived, names::decode_name, predicted_differences, properties, rights,
 };
 use crate::domain::{
     definitions::Definitions, derived::Derived, facts::TableRows, properties::Properties, rights::Rights,
@@ -286,9 +286,9 @@ impl<'a> Snapshot<'a> {
     /// As sorted.
     pub async fn derived_and_tried(&mut self, server: &Server) -> Result<Derived, ComponentError> {
         let unqualified = derived::find_unqualified(&mut self.transaction).await?;
-        let refused = foreseen::find(&mut self.transaction).await?;
+        let refused = predicted_differences::find(&mut self.transaction).await?;
         let mut derived = Derived { unqualified, refused, ..self.derived(server).await? };
-        derived.left_out.extend(foreseen::find_columns(&self.transaction).await?);
+        derived.left_out.extend(predicted_differences::find_columns(&self.transaction).await?);
         Ok(derived)
     }
 

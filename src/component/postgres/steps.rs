@@ -6,7 +6,7 @@ use crate::component::ComponentError;
 use crate::component::postgres::{
     admin::{self, Admin},
     config::PostgresConfig,
-    goal::Goal,
+    restore_target::RestoreTarget,
     sessions,
 };
 use crate::component::stage::{RestoreMode, Steps};
@@ -60,7 +60,7 @@ pub const STEPS: Steps<Step> = Steps(&[
     (Step::Swap, "end all sessions of the live database, and rename or replace it", &[Restore]),
 ]);
 
-impl Goal {
+impl RestoreTarget {
     /// Asks what a step asks before anything is touched. Steps that do something ask nothing, and a step whose answer is
     /// needed by others has asked when the goal was found.
     async fn ask(&self, config: &PostgresConfig, step: Step) -> Result<(), ComponentError> {
@@ -92,7 +92,7 @@ impl Goal {
 
 /// Begins a session as `pg_restore` will, whose settings a connection pooler may not pass on.
 async fn takes_options(config: &PostgresConfig, admin: &Admin, options: &str) -> Result<(), ComponentError> {
-    match admin::alone_with(config, &admin.seat, Some(options)).await {
+    match admin::alone_with(config, &admin.session_database, Some(options)).await {
         Err(err) if chain(&err).contains("unsupported startup parameter") => Err(ComponentError::Unusable {
             what: format!(
                 "{config} is a connection pooler (PgBouncer), which pg_restore cannot work through ({}): name the \

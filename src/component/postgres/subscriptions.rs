@@ -1,4 +1,4 @@
-//! Subscriptions and replication slots, which hang on a database by its identity: a database with another name keeps them, and
+//! Subscriptions and replication slots, which belong to a database by its identity: a database with another name keeps them, and
 //! is not removed while they are there.
 
 use crate::component::ComponentError;
@@ -27,7 +27,8 @@ impl Admin {
         Err(ComponentError::Unusable { what, source: None })
     }
 
-    /// Everything that hangs on a database by its identity and so stays with what a restore sets aside, in words.
+    /// The subscriptions and slots that belong to a database by its identity and so stay with what a restore sets aside, in
+    /// words.
     ///
     /// # Errors
     ///

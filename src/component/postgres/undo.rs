@@ -2,10 +2,10 @@
 
 use crate::component::postgres::{
     admin::{Admin, fault},
+    advisory_lock::AdvisoryLock,
     config::PostgresConfig,
-    hold::Hold,
     mark::{Mark, Role, comment_on},
-    swap::{self, Exchange},
+    swap::{self, DatabaseSwap},
 };
 use crate::component::{CompletedSwap, ComponentError, UndoPoint};
 use crate::domain::task_note::{self, TaskNote};
@@ -42,38 +42,38 @@ pub async fn completed_by(
 
 /// As [`crate::component::Component::result_stored`].
 pub async fn result_stored(config: &PostgresConfig, task: &str) -> Result<(), ComponentError> {
-    let hold = Hold::take(config, &config.database).await?;
+    let lock = AdvisoryLock::take(config, &config.database).await?;
     let admin = Admin::beside(config, &config.database).await?;
     for mut mark in admin.marked(&config.database).await?.into_iter().filter(is_noted) {
         if mark.task_notes.as_mut().is_some_and(|task_notes| task_note::mark_stored(task_notes, task)) {
-            note(&admin, &mark, &hold).await?;
+            note(&admin, &mark, &lock).await?;
         }
     }
-    hold.free().await;
+    lock.free().await;
     Ok(())
 }
 
 /// Writes a mark again. A live database gets its own comment back once its mark is needed no more.
-async fn note(admin: &Admin, mark: &Mark, hold: &Hold) -> Result<(), ComponentError> {
+async fn note(admin: &Admin, mark: &Mark, lock: &AdvisoryLock) -> Result<(), ComponentError> {
     let is_over = mark.role == Role::Restored && !mark.is_needed();
     let text = if is_over { mark.comment.clone() } else { Some(mark.text()) };
-    let noted = admin.at_once(&[hold.guard(), comment_on(&mark.name, text.as_deref())]).await;
+    let noted = admin.at_once(&[lock.guard(), comment_on(&mark.name, text.as_deref())]).await;
     noted.map_err(|err| fault(format!("comment on database {}", mark.name), err))
 }
 
 /// As [`crate::component::Component::undo_by`]. Where nothing was live any more, what it tells is the name
 /// that the old one has again.
 pub async fn undo(config: &PostgresConfig, note: Option<TaskNote>) -> Result<UndoPoint, ComponentError> {
-    let hold = Hold::take(config, &config.database).await?;
+    let lock = AdvisoryLock::take(config, &config.database).await?;
     let admin = Admin::beside(config, &config.database).await?;
     let Some(mark) = newest(&admin, &config.database).await? else {
-        hold.free().await;
+        lock.free().await;
         let what = format!("there is nothing to undo: no database is kept for {}", config.database);
         return Err(ComponentError::Unusable { what, source: None });
     };
     // Another machine may have done the same task since it was asked what is kept.
     if note.as_ref().is_some_and(|note| !note.leads_to(&mark.name)) {
-        hold.free().await;
+        lock.free().await;
         let what = format!(
             "undo the restore of {}: another run has changed meanwhile what is kept",
             config.database
@@ -81,30 +81,30 @@ pub async fn undo(config: &PostgresConfig, note: Option<TaskNote>) -> Result<Und
         return Err(ComponentError::Taken { what });
     }
     drop(admin);
-    put_back(config, mark, note, hold).await
+    put_back(config, mark, note, lock).await
 }
 
 async fn put_back(
     config: &PostgresConfig,
     mark: Mark,
     note: Option<TaskNote>,
-    hold: Hold,
+    lock: AdvisoryLock,
 ) -> Result<UndoPoint, ComponentError> {
     let (target, incoming) = (mark.of.clone(), mark.name.clone());
     let (config, kept) = (config.clone(), Some(mark));
-    let exchange = Exchange { config, target: target.clone(), incoming, kept, note };
-    let kept = exchange.carry_out(hold).await?;
+    let swap = DatabaseSwap { config, target: target.clone(), incoming, kept, note };
+    let kept = swap.carry_out(lock).await?;
     Ok(kept.unwrap_or_else(|| UndoPoint { place: target, at: Timestamp::now(), task_notes: None }))
 }
 
 /// As [`crate::component::Component::delete_undo_data`]. What was set aside after a database that stays does so too: an undo leads to
 /// the newest.
 pub async fn delete_undo_data(config: &PostgresConfig) -> Result<(), ComponentError> {
-    let hold = Hold::take(config, &config.database).await?;
+    let lock = AdvisoryLock::take(config, &config.database).await?;
     let admin = Admin::beside(config, &config.database).await?;
     let mut stays = false;
     for mark in admin.marked(&config.database).await?.into_iter().filter(is_noted) {
-        hold.confirm().await?;
+        lock.confirm().await?;
         let is_kept = mark.role == Role::Kept;
         if is_kept && (stays || mark.is_needed()) {
             stays = true;
@@ -117,29 +117,29 @@ pub async fn delete_undo_data(config: &PostgresConfig) -> Result<(), ComponentEr
             admin.drop_database(&mark.name).await?;
             tracing::info!(database = mark.name, "the database that a restore had set aside is dropped");
         } else if !mark.is_needed() {
-            note(&admin, &mark, &hold).await?;
+            note(&admin, &mark, &lock).await?;
         }
     }
-    hold.free().await;
+    lock.free().await;
     Ok(())
 }
 
 /// As [`crate::component::Component::recover`].
 pub async fn recover(config: &PostgresConfig) -> Result<Vec<String>, ComponentError> {
     // The holder of the lock is the only run at work: copies and closed databases that are there are of dead runs.
-    let hold = Hold::take(config, &config.database).await?;
+    let lock = AdvisoryLock::take(config, &config.database).await?;
     let admin = Admin::beside(config, &config.database).await?;
     admin.end_announced(&config.database).await?;
     let mut done = Vec::new();
     let marks = admin.marked(&config.database).await?;
     for mark in marks.iter().filter(|mark| mark.role == Role::Closed) {
-        hold.confirm().await?;
+        lock.confirm().await?;
         swap::open(&admin, mark).await?;
         done.push(format!("database {} takes connections again: a swap had died", mark.name));
     }
     let dead = marks.iter().filter(|mark| mark.role == Role::Copy).map(|mark| mark.name.clone());
     for name in dead.chain(admin.unmarked(&config.database).await?) {
-        hold.confirm().await?;
+        lock.confirm().await?;
         admin.drop_database(&name).await?;
         done.push(format!("database {name} is dropped: the restore that made it had died"));
     }
@@ -150,9 +150,9 @@ pub async fn recover(config: &PostgresConfig) -> Result<Vec<String>, ComponentEr
     {
         drop(admin);
         done.push(format!("database {} was missing: {} has its name again", mark.of, mark.name));
-        put_back(config, mark, None, hold).await?;
+        put_back(config, mark, None, lock).await?;
     } else {
-        hold.free().await;
+        lock.free().await;
     }
     Ok(done)
 }

@@ -51,7 +51,7 @@ const TEXT_SEARCH: [(&str, &str); 4] = [
 
 /// An object that a restore takes away.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Dropped {
+pub struct DroppedObject {
     /// The catalog that holds the object.
     pub catalog: &'static str,
     /// The kind in the words of `pg_identify_object`, where a catalog holds several that one statement does not take.
@@ -64,7 +64,7 @@ pub struct Dropped {
     pub cascades: bool,
 }
 
-impl Dropped {
+impl DroppedObject {
     /// The object of a statement; none of a statement that takes no object away.
     fn read(statement: &str) -> Option<Self> {
         let of = |catalog, name: String| {
@@ -177,9 +177,9 @@ fn split<'a>(text: &'a str, at: &str) -> Option<(&'a str, &'a str)> {
 
 /// The objects that a restore takes away, in that order.
 #[derive(Debug, Default)]
-pub struct Drops {
+pub struct DroppedObjects {
     /// All but large objects.
-    pub objects: Vec<Dropped>,
+    pub objects: Vec<DroppedObject>,
     /// Large objects, of which there may be millions.
     pub large: Vec<u32>,
 }
@@ -189,7 +189,7 @@ pub struct Drops {
 struct Script {
     /// The text that is not read yet, from the beginning of a statement on.
     open: Vec<u8>,
-    drops: Drops,
+    drops: DroppedObjects,
     is_over: bool,
 }
 
@@ -206,7 +206,7 @@ impl Script {
             if let Some(oid) = text.strip_prefix("SELECT pg_catalog.lo_unlink('") {
                 self.drops.large.extend(oid.trim_end_matches("')").parse::<u32>());
             } else {
-                self.drops.objects.extend(Dropped::read(text));
+                self.drops.objects.extend(DroppedObject::read(text));
             }
         }
         self.open.drain(..from);
@@ -236,7 +236,11 @@ fn statement(text: &[u8]) -> Option<usize> {
 /// # Errors
 ///
 /// [`ComponentError::Failed`] when it is no archive; that of the feed, sorted.
-pub async fn read(client: &Client, feed: Feed<'_>, list: Option<&ListFile>) -> Result<Drops, ComponentError> {
+pub async fn read(
+    client: &Client,
+    feed: Feed<'_>,
+    list: Option<&ListFile>,
+) -> Result<DroppedObjects, ComponentError> {
     let mut script = Script::default();
     let program = Program::new("pg_restore", &client.dir.join("pg_restore"))
         .env("LC_ALL", "C")

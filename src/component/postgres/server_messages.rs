@@ -5,12 +5,12 @@ use std::borrow::Cow;
 
 /// The lines that follow one another on a program's standard error.
 #[derive(Debug, Default)]
-pub struct Said {
+pub struct StderrFilter {
     /// True while the lines belong to a value or a statement that is left out.
     is_left_out: bool,
 }
 
-impl Said {
+impl StderrFilter {
     /// The next line as it may be shown; `None` where nothing of the line may be.
     pub fn line(&mut self, line: &str) -> Option<String> {
         let is_labelled =
@@ -114,7 +114,7 @@ Command was: ALTER USER MAPPING FOR rna SERVER other OPTIONS (password 'S3CRET',
 pg_restore: error: COPY failed for table \"t\": ERROR:  invalid input syntax for type money: \"1.234,56\"
 DÉTAIL:  La ligne en échec contient (Alice Secret).
 HINT:  No function matches the given name and argument types.";
-    let mut lines = Said::default();
+    let mut lines = StderrFilter::default();
     let shown: Vec<_> = said.lines().filter_map(|line| lines.line(line)).collect();
     assert_eq!(
         shown,
@@ -133,7 +133,7 @@ HINT:  No function matches the given name and argument types.";
     );
     let german = "COPY patients, Zeile 1: »Alice Secret\tHIV positive«";
     assert_eq!(without_rows(german), "COPY patients, Zeile 1: …");
-    let mut short = Said::default();
+    let mut short = StderrFilter::default();
     let lines = ["DETAIL:  Failing row contains (1,", "x)."];
     let shown: Vec<_> = lines.iter().filter_map(|line| short.line(line)).collect();
     assert_eq!(shown, ["DETAIL:  Failing row contains …"]);

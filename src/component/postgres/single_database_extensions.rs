@@ -6,20 +6,20 @@ use crate::component::postgres::{
     config::PostgresConfig,
 };
 
-/// Such an extension.
+/// An extension that the server allows in one database alone.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Bound {
+pub struct SingleDatabaseExtension {
     /// The one database that can have it.
     database: String,
-    /// Its own name, and those of its tables and sequences whose contents are dumped.
+    /// The name of the extension, and those of its tables and sequences whose contents are dumped.
     pub names: Vec<String>,
 }
 
-/// The error of a server that wants it elsewhere.
+/// The server's error for such an extension in another database.
 pub const REFUSED: &str = "can only create extension in database";
 
-impl Bound {
-    /// What that means for a restore, in words.
+impl SingleDatabaseExtension {
+    /// A sentence about the consequence for a restore.
     pub fn words(&self) -> String {
         format!(
             "pg_cron can only be in database {} (cron.database_name), so that it is left out of a restore, as of a drill: \
@@ -29,12 +29,15 @@ impl Bound {
     }
 }
 
-/// Looks whether the database has one.
+/// Finds such an extension in the database.
 ///
 /// # Errors
 ///
 /// As sorted.
-pub async fn find(config: &PostgresConfig, database: &str) -> Result<Option<Bound>, ComponentError> {
+pub async fn find(
+    config: &PostgresConfig,
+    database: &str,
+) -> Result<Option<SingleDatabaseExtension>, ComponentError> {
     const ASK: &str = "
         SELECT e.extname || '', format('%s.%s', n.nspname, c.relname) FROM pg_catalog.pg_extension e
           LEFT JOIN pg_catalog.pg_class c ON c.oid = ANY (e.extconfig) LEFT JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
@@ -46,5 +49,5 @@ pub async fn find(config: &PostgresConfig, database: &str) -> Result<Option<Boun
     let Some(first) = rows.first() else { return Ok(None) };
     names.push(first.get(0));
     names.sort();
-    Ok(Some(Bound { database: database.to_owned(), names }))
+    Ok(Some(SingleDatabaseExtension { database: database.to_owned(), names }))
 }

@@ -1,16 +1,16 @@
-//! What a restore is to become, and by which way: looked up before anything is touched.
+//! The target of a restore, and the means of the restore: looked up before anything is touched.
 
 use crate::base::chain;
 use crate::component::postgres::{
     admin::{self, Admin, fault},
-    bound,
     clients::{self, Client},
     config::PostgresConfig,
     database::{self, Database},
     language::Language,
     load,
     mark::{LONGEST_NAME, ident},
-    rights::Way,
+    rights::OwnershipMode,
+    single_database_extensions,
     snapshot::Server,
     tablespaces,
 };
@@ -18,24 +18,24 @@ use crate::component::{ComponentError, RestoreMode, Target};
 use crate::domain::{facts::Facts, properties::Properties, rights::Rights};
 use std::path::{Path, PathBuf};
 
-/// A database to be replaced, and what there is to do it with.
-pub struct Goal {
-    /// Its name.
+/// The database that a restore replaces, with the client program, the sessions and the rights that the restore has.
+pub struct RestoreTarget {
+    /// The name of the database.
     pub name: String,
-    /// Itself, if it is there.
+    /// The database as it is, if there is one.
     pub live: Option<Database>,
-    /// Whose owner, encoding and locale the new one gets: the live one, or the one of the configuration.
+    /// The database that the new one takes owner, encoding and locale from: the live one, or the one of the configuration.
     pub like: Option<Database>,
     /// The owner of the database after the restore.
     pub owner: String,
-    /// Whether the copy is only to be looked at.
+    /// True if the copy is compared and thrown away.
     pub drill: bool,
-    /// Whether a copy can be made beside it; if not, only what is in it can be replaced.
+    /// True if a copy can be made beside the database; if not, the contents are replaced in place.
     pub swaps: bool,
-    /// The statements that would let the role make one.
+    /// The statements that would let the role make a copy.
     pub wants: String,
     /// Owners and privileges of the objects after the restore.
-    pub rights: Way,
+    pub rights: OwnershipMode,
     /// The setting under which event triggers do not fire in a session.
     pub quiet: Option<&'static str>,
     /// The settings of a session of `pg_restore`.
@@ -48,7 +48,7 @@ pub struct Goal {
     pub server: Server,
     /// The `pg_restore` to use.
     pub client: Client,
-    /// A session beside it.
+    /// A session in another database of the server.
     pub admin: Admin,
 }
 
@@ -56,8 +56,8 @@ fn unusable(what: String) -> ComponentError {
     ComponentError::Unusable { what, source: None }
 }
 
-impl Goal {
-    /// Looks up everything, and asks what this mode asks in the [steps](super::steps) of a restore.
+impl RestoreTarget {
+    /// Looks up the target, and takes the [steps](super::steps) of this mode that change nothing.
     ///
     /// # Errors
     ///
@@ -89,7 +89,7 @@ impl Goal {
         let found = clients::search(set).await?;
         let client = load::choose(server.major, facts, &found).cloned();
         let client = client.ok_or_else(|| unusable(no_client(set, &found, facts)))?;
-        let rights = way(config, &admin, live.as_ref(), rights, &owner).await?;
+        let rights = ownership_mode(config, &admin, live.as_ref(), rights, &owner).await?;
         let derived = facts.and_then(|facts| facts.derived.as_ref());
         let lc_monetary = derived.and_then(|derived| derived.lc_monetary.as_deref());
         // Where contents are replaced in place, settings of the database itself are in force.
@@ -98,7 +98,7 @@ impl Goal {
         let options = load::options(&language, quiet, server.major, lc_monetary);
         let lost_tablespaces = tablespaces::lost(&admin, &rights, derived).await?;
         let (name, wants) = (name.clone(), wants.unwrap_or_default());
-        let goal = Self {
+        let target = Self {
             name,
             live,
             like,
@@ -115,8 +115,8 @@ impl Goal {
             client,
             admin,
         };
-        goal.ask_all(config, mode).await?;
-        Ok(goal)
+        target.ask_all(config, mode).await?;
+        Ok(target)
     }
 
     /// Refuses a restore that must make a database and may not.
@@ -131,7 +131,7 @@ impl Goal {
         }
         if !self.drill && self.live.is_some() {
             // Objects that are made in place by a role that may not act as the owner would belong to that role.
-            let Some(grant) = self.admin.lacks(owner).await? else { return Ok(()) };
+            let Some(grant) = self.admin.missing_grant(owner).await? else { return Ok(()) };
             return Err(unusable(format!(
                 "role {user} may not act as {owner}, to whom belongs what is restored into {name}: {grant}"
             )));
@@ -153,11 +153,11 @@ impl Goal {
         &mut self,
         copy: &str,
     ) -> Result<(Vec<(String, String)>, Properties), ComponentError> {
-        let dress = match &self.live {
-            Some(live) => live.dress(&self.admin, copy).await?,
+        let statements = match &self.live {
+            Some(live) => live.property_statements(&self.admin, copy).await?,
             None => Vec::new(),
         };
-        let (refused, found) = self.admin.rehearse(&dress, copy).await?;
+        let (refused, found) = self.admin.dry_run(&statements, copy).await?;
         let warned = |(statement, said): (String, String)| {
             let later = database::without_secret(&statement.replace(&ident(copy), &ident(&self.name)));
             let words =
@@ -167,22 +167,22 @@ impl Goal {
         Ok((refused.into_iter().map(warned).collect(), found))
     }
 
-    /// How the configured database would be restored, in words for whoever looks before the bad day.
-    pub async fn way(config: &PostgresConfig) -> String {
+    /// A sentence about the way in which the configured database would be restored, for `check`.
+    pub async fn describe_restore(config: &PostgresConfig) -> String {
         let found = Self::find(config, &Target::Live, None, RestoreMode::Check).await;
-        let cure = found.as_ref().ok().and_then(|goal| goal.language.cure());
+        let cure = found.as_ref().ok().and_then(|target| target.language.cure());
         let cure = cure.map_or_else(String::new, |cure| format!("; WARNING: {cure}"));
         let way = match found {
-            Ok(goal) if goal.swaps => {
-                let bound = bound::find(config, &config.database).await.ok().flatten();
+            Ok(target) if target.swaps => {
+                let bound = single_database_extensions::find(config, &config.database).await.ok().flatten();
                 let bound = bound.map_or_else(String::new, |bound| format!("; {}", bound.words()));
                 format!("a restore is made beside it and swapped in{bound}")
             }
-            Ok(goal) => format!(
+            Ok(target) => format!(
                 "a restore would replace its contents in place, without undo, since role {} may not make a \
                  database for its owner ({})",
-                ident(&goal.admin.user),
-                goal.wants
+                ident(&target.admin.user),
+                target.wants
             ),
             Err(err) => format!("a restore would not begin: {}", chain(&err)),
         };
@@ -209,18 +209,18 @@ impl Goal {
 
 /// Owners and privileges after the restore. Names of roles are looked up in the live database where those of others have
 /// other bytes.
-async fn way(
+async fn ownership_mode(
     config: &PostgresConfig,
     admin: &Admin,
     live: Option<&Database>,
     rights: Option<&Rights>,
     owner: &str,
-) -> Result<Way, ComponentError> {
+) -> Result<OwnershipMode, ComponentError> {
     let beside = match live.filter(|live| live.allows && !live.is_utf8()) {
         Some(live) => Some(admin::alone(config, &live.name).await?),
         None => None,
     };
-    Way::find(admin, beside.as_ref().unwrap_or(&admin.client), rights, owner).await
+    OwnershipMode::find(admin, beside.as_ref().unwrap_or(&admin.client), rights, owner).await
 }
 
 /// The owner of a new database where none is there to be like: the one of the backup, if the role may act as that role.
@@ -232,10 +232,10 @@ async fn noted_owner(admin: &Admin, rights: Option<&Rights>) -> Result<String, C
     if !found.map_err(|err| fault("look up roles", err))?.get::<_, bool>(0) {
         return user();
     }
-    if admin.lacks(noted).await?.is_some() { user() } else { Ok(noted.clone()) }
+    if admin.missing_grant(noted).await?.is_some() { user() } else { Ok(noted.clone()) }
 }
 
-/// Where the archive waits for the transaction that restores it in place.
+/// The folder of the archive that waits for the transaction of a restore in place.
 pub fn in_place_folder(config: &PostgresConfig) -> PathBuf {
     config.scratch.clone().unwrap_or_else(std::env::temp_dir)
 }

@@ -3,7 +3,7 @@
 
 use crate::component::ComponentError;
 use crate::component::postgres::connect::sort;
-use crate::domain::derived::{Derived, OwnRows};
+use crate::domain::derived::{Derived, ExtensionRows};
 use deadpool_postgres::Transaction;
 use std::time::{Duration, Instant};
 
@@ -31,7 +31,9 @@ const AS_TEXT: &str = "
 /// # Errors
 ///
 /// As sorted.
-pub async fn read(transaction: &mut Transaction<'_>) -> Result<(Vec<OwnRows>, Vec<String>), ComponentError> {
+pub async fn read(
+    transaction: &mut Transaction<'_>,
+) -> Result<(Vec<ExtensionRows>, Vec<String>), ComponentError> {
     /// The time that all tables may take, which is time of the backup.
     const BUDGET: Duration = Duration::from_secs(2);
     let failed = |err| sort("look at the rows of extensions".into(), err);
@@ -59,7 +61,7 @@ pub async fn read(transaction: &mut Transaction<'_>) -> Result<(Vec<OwnRows>, Ve
             Ok(row) => {
                 let (rows, hash, changed): (i64, String, i64) = (row.get(0), row.get(1), row.get(2));
                 let (rows, changed) = (rows.unsigned_abs(), changed.unsigned_abs());
-                found.push(OwnRows { table, extension, version, rows, hash, changed });
+                found.push(ExtensionRows { table, extension, version, rows, hash, changed });
             }
             Err(err) => {
                 let Some(said) = err.as_db_error() else { return Err(failed(err)) };

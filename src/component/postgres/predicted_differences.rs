@@ -1,4 +1,4 @@
-//! Objects of which the night of the backup can tell that a restore will not make them as they were, beside those of the
+//! Objects that a restore will not make as they were, found during the backup, beside those of the
 //! [empty `search_path`](super::derived::find_unqualified).
 
 use crate::component::ComponentError;

@@ -1,4 +1,4 @@
-//! Queries of which single lines are for newer servers: such a line ends with `-- since 14`.
+//! Lines of a query that are for newer servers only: such a line ends with `-- since 14`.
 
 /// The lines of a query that a server of this version understands: those behind a newer `-- since` are left out.
 pub fn of_version(query: &str, major: u32) -> String {

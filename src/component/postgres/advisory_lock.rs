@@ -26,22 +26,22 @@ const AGAIN: Duration = Duration::from_millis(20);
 
 /// The lock of a database, held by a transaction of a session of its own: so it also holds through a connection pooler,
 /// and ends with the session. Dropping it frees the database.
-pub struct Hold {
+pub struct AdvisoryLock {
     admin: Admin,
     database: String,
     pid: i32,
 }
 
-impl fmt::Debug for Hold {
+impl fmt::Debug for AdvisoryLock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Hold")
+        f.debug_struct("AdvisoryLock")
             .field("database", &self.database)
             .field("pid", &self.pid)
             .finish_non_exhaustive()
     }
 }
 
-impl Hold {
+impl AdvisoryLock {
     /// Takes the lock of the database of the configuration, for work on the database `target`, in which its session does
     /// not sit.
     ///
@@ -81,7 +81,7 @@ impl Hold {
         }
     }
 
-    /// Looks that the lock still holds.
+    /// Tests whether the lock still holds.
     ///
     /// # Errors
     ///

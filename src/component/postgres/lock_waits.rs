@@ -6,7 +6,7 @@ use crate::domain::progress::Meter;
 use deadpool_postgres::ClientWrapper;
 use std::time::Duration;
 
-/// Between two looks, and before the first: most work is done by then.
+/// The pause before each look at the locks: most work is done before the first one.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// The locks that our sessions in this database wait for, and their holders. Roles of little right are not told since when.
@@ -24,13 +24,13 @@ const WAITS: &str = "
      ORDER BY 1 LIMIT 3";
 
 /// Does `work`, and shows on `meter` what its sessions in the database wait for.
-pub async fn during<T>(config: &PostgresConfig, meter: &Meter, work: impl Future<Output = T>) -> T {
+pub async fn show_during<T>(config: &PostgresConfig, meter: &Meter, work: impl Future<Output = T>) -> T {
     let look = async {
         let mut session = None;
         loop {
             tokio::time::sleep(LOOK).await;
-            // Who cannot look says nothing: the work itself tells what is wrong.
-            meter.waits_for(waits(config, &mut session).await.unwrap_or_default());
+            // An error is left out here: the work itself fails with its cause.
+            meter.waits_for(lock_waits(config, &mut session).await.unwrap_or_default());
         }
     };
     let done = tokio::select! {
@@ -41,7 +41,7 @@ pub async fn during<T>(config: &PostgresConfig, meter: &Meter, work: impl Future
     done
 }
 
-async fn waits(
+async fn lock_waits(
     config: &PostgresConfig,
     session: &mut Option<ClientWrapper>,
 ) -> Result<String, ComponentError> {
