@@ -4,7 +4,7 @@ use crate::base::chain;
 use crate::component::IncrementalBase;
 use crate::component::media::{
     Increments,
-    look::Look,
+    file_stat::FileStat,
     snapshot::{Extras, Head, Snapshot, Writing},
 };
 use crate::domain::id::BackupId;
@@ -77,7 +77,7 @@ impl Increment {
 
     /// The archive that holds a file as it is now, and what else it holds of the file. Paths come in the order of the
     /// walk.
-    pub(super) fn holder(&mut self, path: &[u8], look: Look) -> Option<(BackupId, Extras)> {
+    pub(super) fn holder(&mut self, path: &[u8], file_stat: FileStat) -> Option<(BackupId, Extras)> {
         let (seen, extras, place) = match self.last.as_mut()?.find(path) {
             Ok(found) => found?,
             Err(err) => {
@@ -86,26 +86,26 @@ impl Increment {
                 return None;
             }
         };
-        if seen != look {
+        if seen != file_stat {
             return None;
         }
         let archive = self.archives.get_mut(place as usize)?;
         archive.is_needed = true;
         let (id, place) = (archive.id.clone(), archive.place);
-        self.write(path, look, extras, Some(place));
+        self.write(path, file_stat, extras, Some(place));
         Some((id, extras))
     }
 
     /// Notes a file that the new archive holds.
-    pub(super) fn stored(&mut self, path: &[u8], look: Look, extras: Extras) {
+    pub(super) fn stored(&mut self, path: &[u8], file_stat: FileStat, extras: Extras) {
         // A file that could change once more without showing it is stored again next time.
-        if !look.is_fresh() {
-            self.write(path, look, extras, None);
+        if !file_stat.is_fresh() {
+            self.write(path, file_stat, extras, None);
         }
     }
 
-    fn write(&mut self, path: &[u8], look: Look, extras: Extras, archive: Option<u32>) {
-        let written = self.next.as_mut().map_or(Ok(()), |next| next.note(path, look, extras, archive));
+    fn write(&mut self, path: &[u8], file_stat: FileStat, extras: Extras, archive: Option<u32>) {
+        let written = self.next.as_mut().map_or(Ok(()), |next| next.note(path, file_stat, extras, archive));
         if let Err(err) = written {
             unwritten(&err);
             self.next = None;

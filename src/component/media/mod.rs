@@ -30,25 +30,25 @@
 //!   changes nothing and says so.
 //! - On a mount point the time of the root itself may be lost when a restore is killed.
 
-mod area;
 mod attributes;
 mod compare;
 mod count;
+mod errors;
 mod estimate;
 mod extended;
+mod file_stat;
 mod find;
 mod folder;
-mod holds;
+mod fs_capabilities;
 mod holes;
 mod increment;
 mod journal;
 mod kind;
 pub mod kinds;
 mod label;
-mod lacking;
 mod layers;
 mod links;
-mod look;
+mod missing_attributes;
 mod mounts;
 mod pack;
 mod path;
@@ -56,10 +56,10 @@ mod plan;
 mod remove;
 mod restore;
 mod snapshot;
+mod staging_area;
 mod steps;
 mod swap;
 mod task_notes;
-mod trouble;
 mod unpack;
 mod unreadable;
 
@@ -89,7 +89,7 @@ use std::{
     },
     time::Duration,
 };
-use steps::{Place, STEPS};
+use steps::{RestorePaths, STEPS};
 use tokio::{sync::mpsc, task};
 
 /// The media folder, and the folders beside the backups.
@@ -131,8 +131,8 @@ impl Media {
         Self { config }
     }
 
-    fn places(&self) -> Place {
-        Place { root: self.config.root.clone(), drills: self.config.drills.clone() }
+    fn paths(&self) -> RestorePaths {
+        RestorePaths { root: self.config.root.clone(), drills: self.config.drills.clone() }
     }
 
     /// Opens and lists the root.
@@ -141,7 +141,7 @@ impl Media {
         let opened = task::spawn_blocking(move || Folder::root(&root)).await.map_err(tar::join_error)?;
         let root = self.config.root.display();
         opened.map_err(|err| match access::check_folder(&self.config.root, access::Need::Read) {
-            Err(trouble) => unusable(trouble),
+            Err(system_error) => unusable(system_error),
             // Whatever it was, it is not a matter of rights.
             Ok(()) => ComponentError::Read { what: format!("open MEDIA_ROOT {root}"), source: err.into() },
         })
@@ -176,8 +176,8 @@ impl Media {
             // does it all. It ends when the queue does.
             task::spawn_blocking(move || {
                 let mut facts = pack::pack(root, increment, chunks, meter)?;
-                if let Some(hindrance) = mounts::hindrance(&path) {
-                    facts.warn(hindrance);
+                if let Some(warning) = mounts::mount_warning(&path) {
+                    facts.warn(warning);
                 }
                 Ok(facts)
             })
@@ -250,9 +250,10 @@ impl Component for Media {
     }
 
     async fn check(&self) -> Result<String, ComponentError> {
-        let (entries, places) = (self.open().await?.len(), self.places());
-        let way = task::spawn_blocking(move || steps::way(&places)).await.map_err(tar::join_error)?;
-        Ok(format!("{} is readable, {entries} entries at its top; {way}", self.config.root.display()))
+        let (entries, paths) = (self.open().await?.len(), self.paths());
+        let restore =
+            task::spawn_blocking(move || steps::describe_restore(&paths)).await.map_err(tar::join_error)?;
+        Ok(format!("{} is readable, {entries} entries at its top; {restore}", self.config.root.display()))
     }
 
     async fn ping(&self) -> Result<(), ComponentError> {
@@ -306,8 +307,8 @@ impl Component for Media {
     }
 
     async fn plan(&self, target: &Target, facts: Option<&Facts>) -> Result<Plan, ComponentError> {
-        let (places, target, facts) = (self.places(), target.clone(), facts.cloned());
-        restore::blocking(move || plan::plan(&places, &target, facts.as_ref())).await
+        let (paths, target, facts) = (self.paths(), target.clone(), facts.cloned());
+        restore::blocking(move || plan::plan(&paths, &target, facts.as_ref())).await
     }
 
     fn skipped_steps(&self, mode: RestoreMode) -> Vec<&'static str> {
@@ -321,11 +322,11 @@ impl Component for Media {
         facts: Option<&Facts>,
         meter: &Meter,
     ) -> Result<Box<dyn Staged>, ComponentError> {
-        restore::stage(feed, self.places(), target.clone(), facts, meter).await
+        restore::stage(feed, self.paths(), target.clone(), facts, meter).await
     }
 
     async fn recover(&self) -> Result<Vec<String>, ComponentError> {
-        let Place { root, drills } = self.places();
+        let RestorePaths { root, drills } = self.paths();
         restore::blocking(move || restore::recover(&root, drills.as_deref())).await
     }
 

@@ -3,18 +3,18 @@
 mod content;
 
 use crate::component::ComponentError;
-use crate::component::media::area::is_area;
 use crate::component::media::attributes::Attributes;
+use crate::component::media::errors::shown;
 use crate::component::media::extended::At;
-use crate::component::media::folder::{Folder, look, open_file, read_link};
+use crate::component::media::file_stat::FileStat;
+use crate::component::media::folder::{Folder, open_file, read_link, stat_entry};
 use crate::component::media::holes;
 use crate::component::media::increment::Increment;
 use crate::component::media::kind::is_compressed;
 use crate::component::media::links::Links;
-use crate::component::media::look::Look;
 use crate::component::media::path::DEEPEST;
 use crate::component::media::snapshot::Extras;
-use crate::component::media::trouble::shown;
+use crate::component::media::staging_area::is_area;
 use crate::component::media::unreadable::Unreadable;
 use crate::component::tar::{
     AttributeKinds, Chunk, ConsumerGone, DUMPDIR, ExtendedAttributes, Reference, TarWriter,
@@ -188,7 +188,7 @@ impl Packing {
             }
             FileType::Directory => self.folder(parent, name).map(Some),
             FileType::Symlink => self.symlink(parent, name).map(|()| None),
-            FileType::Unknown => match look(parent, name).map_err(|err| self.skip(err))? {
+            FileType::Unknown => match stat_entry(parent, name).map_err(|err| self.skip(err))? {
                 (FileType::Unknown, _) => Err(Skip::Replaced),
                 (kind, _) => self.entry_of(parent, name, kind),
             },
@@ -254,16 +254,16 @@ impl Packing {
         if !is_alone {
             return Ok(false);
         }
-        Ok(self.refer(Look::of(&stat), &Attributes::seen(&stat))?)
+        Ok(self.refer(FileStat::of(&stat), &Attributes::seen(&stat))?)
     }
 
     /// Refers to the archive that holds the file under way, if one does.
-    fn refer(&mut self, look: Look, attributes: &Attributes) -> Result<bool, Stop> {
-        let Some((archive, extras)) = self.increment.holder(&self.path, look) else { return Ok(false) };
+    fn refer(&mut self, file_stat: FileStat, attributes: &Attributes) -> Result<bool, Stop> {
+        let Some((archive, extras)) = self.increment.holder(&self.path, file_stat) else { return Ok(false) };
         extras.kinds.count(&mut self.attributes);
         self.attributes.count_holes(extras.holes);
         attributes.count(&mut self.metadata);
-        let bytes = look.bytes();
+        let bytes = file_stat.bytes();
         self.tar.reference(&Reference { path: (&*self.path).into(), bytes, archive })?;
         self.counts.files += 1;
         self.counts.bytes += bytes;
@@ -282,8 +282,8 @@ impl Packing {
         if self.unreadable.count > 0 {
             return Ok(());
         }
-        let (look, attributes) = (Look::at(&metadata), Attributes::packed(&metadata));
-        if metadata.nlink() > 1 && (self.hard_link(&metadata)? || self.refer(look, &attributes)?) {
+        let (file_stat, attributes) = (FileStat::at(&metadata), Attributes::packed(&metadata));
+        if metadata.nlink() > 1 && (self.hard_link(&metadata)? || self.refer(file_stat, &attributes)?) {
             return Ok(());
         }
         let kinds = self.extended(At::Open(&file));
@@ -305,8 +305,8 @@ impl Packing {
             self.warn("grew while it was read, packed up to its first length");
         } else if (after.mtime(), after.mtime_nsec()) != (metadata.mtime(), metadata.mtime_nsec()) {
             self.warn("changed while it was read");
-        } else if Look::at(&after) == look {
-            self.increment.stored(&self.path, look, Extras { kinds, holes });
+        } else if FileStat::at(&after) == file_stat {
+            self.increment.stored(&self.path, file_stat, Extras { kinds, holes });
         }
         Ok(())
     }

@@ -1,17 +1,17 @@
 //! Staging an archive in a copy, and the end of the copy: it is swapped in, or discarded.
 
 use crate::component::media::{
-    area::{Area, SPARE, Site, TREE, rename_new},
     attributes::Attributes,
     compare::Comparing,
     count::Counted,
-    holds::Holds,
+    errors::{system_error, unusable},
+    fs_capabilities::FsCapabilities,
     label::Role,
-    lacking::Lacking,
+    missing_attributes::MissingAttributes,
     plan::{needed, promise},
-    steps::{Place, Prepared, STEPS, Step, nothing_mounted_at, prepare},
+    staging_area::{SPARE, StagingArea, StagingRoot, TREE, rename_new},
+    steps::{Prepared, RestorePaths, STEPS, Step, nothing_mounted_at, prepare},
     swap,
-    trouble::{trouble, unusable},
     unpack::{Limits, Unpacking, open_folder},
 };
 use crate::component::{
@@ -42,19 +42,18 @@ pub(super) async fn blocking<T: Send + 'static>(
 /// Unpacks a stream of an archive beside a folder.
 pub(super) async fn stage(
     feed: Feed<'_>,
-    places: Place,
+    paths: RestorePaths,
     target: Target,
     facts: Option<&Facts>,
     meter: &Meter,
 ) -> Result<Box<dyn Staged>, ComponentError> {
     let (promised, needed, meter) = (promise(facts), facts.and_then(needed), meter.clone());
-    let copy =
-        run_blocking(feed, move |feed| unpack(&places, target, promised, needed, feed, &meter)).await?;
+    let copy = run_blocking(feed, move |feed| unpack(&paths, target, promised, needed, feed, &meter)).await?;
     Ok(Box::new(copy))
 }
 
 fn unpack(
-    places: &Place,
+    paths: &RestorePaths,
     target: Target,
     promised: Option<FileCounts>,
     needed: Option<u64>,
@@ -63,27 +62,27 @@ fn unpack(
 ) -> Result<Copy, ComponentError> {
     if let Target::Folder(folder) = &target {
         // Nobody looks there but who restores to it once more.
-        tidy(folder)?;
+        remove_set_aside(folder)?;
     }
     let mode = if target == Target::Scratch { RestoreMode::Drill } else { RestoreMode::Restore };
-    let Prepared { area, holds, free } = prepare(mode, places, &target, promised)?;
-    if let (RestoreMode::Restore, Err(err)) = (mode, area.is_alone(live_of(places, &target))) {
+    let Prepared { area, capabilities, free } = prepare(mode, paths, &target, promised)?;
+    if let (RestoreMode::Restore, Err(err)) = (mode, area.is_alone(live_of(paths, &target))) {
         area.remove_after(&err);
         return Err(err);
     }
-    if places.drills.as_ref().is_some_and(|drills| *drills == area.site.path) {
-        let (root, drills) = (places.root.display(), area.site.path.display());
+    if paths.drills.as_ref().is_some_and(|drills| *drills == area.staging.path) {
+        let (root, drills) = (paths.root.display(), area.staging.path.display());
         meter.warn(format!(
             "Nothing can be written beside {root}, so the copy was made in {drills}: a restore would not begin."
         ));
     }
     let attributes = if needed.zip(free).is_some_and(|(needed, free)| needed > free) {
-        Err(trouble(format!("unpack media in {}", area.site.path.display()), Errno::NOSPC))
+        Err(system_error(format!("unpack media in {}", area.staging.path.display()), Errno::NOSPC))
     } else {
-        attributes_of(&area.site)
+        attributes_of(&area.staging)
     };
     let filled = attributes
-        .and_then(|attributes| fill(&area, attributes, mode, Limits { promised, holds }, feed, meter));
+        .and_then(|attributes| fill(&area, attributes, mode, Limits { promised, capabilities }, feed, meter));
     match filled {
         Ok(contents) => Ok(Copy { area, target, contents, note: None }),
         Err(err) => {
@@ -94,14 +93,14 @@ fn unpack(
 }
 
 /// The folder that a restore replaces.
-fn live_of<'a>(places: &'a Place, target: &'a Target) -> &'a Path {
-    if let Target::Folder(folder) = target { folder } else { &places.root }
+fn live_of<'a>(paths: &'a RestorePaths, target: &'a Target) -> &'a Path {
+    if let Target::Folder(folder) = target { folder } else { &paths.root }
 }
 
 /// The attributes of the folder that the copy is to replace: those of the copy unless the archive knows others.
-fn attributes_of(site: &Site) -> Result<Attributes, ComponentError> {
-    let attributes = match site.live()? {
-        Some(live) => Attributes::of(&live).map_err(|err| trouble("look at the media folder", err))?,
+fn attributes_of(staging: &StagingRoot) -> Result<Attributes, ComponentError> {
+    let attributes = match staging.live()? {
+        Some(live) => Attributes::of(&live).map_err(|err| system_error("look at the media folder", err))?,
         None => Attributes { mode: 0o755, ..Attributes::default() },
     };
     Ok(Attributes { modified: None, ..attributes })
@@ -109,15 +108,15 @@ fn attributes_of(site: &Site) -> Result<Attributes, ComponentError> {
 
 /// Unpacks into a new area, counts what is there, and makes it durable.
 fn fill(
-    area: &Area,
+    area: &StagingArea,
     attributes: Attributes,
     mode: RestoreMode,
     limits: Limits,
     feed: BlockingFeed,
     meter: &Meter,
 ) -> Result<Contents, ComponentError> {
-    let Limits { promised, holds } = limits;
-    let failed = |err| trouble("make a folder for the copy", err);
+    let Limits { promised, capabilities } = limits;
+    let failed = |err| system_error("make a folder for the copy", err);
     mkdirat(&area.folder, TREE, Mode::RWXU).map_err(failed)?;
     let tree = open_folder(&area.folder, TREE).map_err(failed)?;
 
@@ -127,7 +126,7 @@ fn fill(
 
     let (mut attributes, mut wrapper) = (unpacking.root_attributes(), None);
     if !unpacking.rooted && promised.is_none() {
-        let taken = take_out(area).map_err(|err| trouble("take the media out of their folder", err))?;
+        let taken = take_out(area).map_err(|err| system_error("take the media out of their folder", err))?;
         if let Some((name, its)) = taken {
             (attributes, wrapper) = (its, Some(name.into_bytes()));
         }
@@ -136,28 +135,28 @@ fn fill(
     let has_extended = seen.attributes.is_some_and(|attributes| attributes.has_extended());
     // The root last: its mode may keep even its owner from looking into it.
     let mut found = Counted::below(&tree, has_extended)?;
-    let mut lacking = unpacking.lacking;
-    lacking.note(attributes.give(&tree, holds).map_err(failed)?);
+    let mut missing = unpacking.missing;
+    missing.note(attributes.give(&tree, capabilities).map_err(failed)?);
     if unpacking.rooted {
-        found.root(&tree).map_err(|err| trouble("count what is in the copy", err))?;
+        found.root(&tree).map_err(|err| system_error("count what is in the copy", err))?;
     }
     let sparse = seen.attributes.map_or(0, |attributes| attributes.sparse);
-    lacking.note_holes(sparse.saturating_sub(found.attributes.sparse));
-    lacking.warn(holds, meter);
+    missing.note_holes(sparse.saturating_sub(found.attributes.sparse));
+    missing.warn(capabilities, meter);
     if mode == RestoreMode::Drill {
         // Of a restore the plan says so.
-        let place = area.site.path.display();
-        for loss in holds.losses(promised) {
+        let place = area.staging.path.display();
+        for loss in capabilities.losses(promised) {
             meter.warn(format!("{place}: {loss}"));
         }
     }
     if STEPS.takes(mode, Step::Sync) {
         // One call for all files, where one each would cost a millisecond for every small one. Linux
         // reports in it what could not be written since the folder was opened.
-        syncfs(&area.folder).map_err(|err| trouble("write the copy to disk", err))?;
+        syncfs(&area.folder).map_err(|err| system_error("write the copy to disk", err))?;
     }
-    let counts = counts_of(found, lacking.expected(seen.clone(), holds));
-    Ok(Contents { seen, counts, wrapper, lacking, holds })
+    let counts = counts_of(found, missing.expected(seen.clone(), capabilities));
+    Ok(Contents { seen, counts, wrapper, missing, capabilities })
 }
 
 /// The counts of a copy. File systems may give an entry attributes of their own, and compress what is no hole: what is
@@ -177,7 +176,7 @@ fn counts_of(found: Counted, expected: Counts) -> Counts {
 
 /// The app's old archives hold the media folder itself, under whatever name it had, and no root: what is
 /// in that one folder are the media. Returns the name and the attributes of that folder.
-fn take_out(area: &Area) -> Result<Option<(CString, Attributes)>, Errno> {
+fn take_out(area: &StagingArea) -> Result<Option<(CString, Attributes)>, Errno> {
     let tree = area.tree()?.ok_or(Errno::NOENT)?;
     let mut listing = super::folder::Folder::reopen(&tree)?;
     let is_alone = listing.len() == 1;
@@ -207,15 +206,15 @@ struct Contents {
     /// The folder that the archive holds the media in, where it has no root.
     wrapper: Option<Vec<u8>>,
     /// The attributes that some entries could not be given.
-    lacking: Lacking,
+    missing: MissingAttributes,
     /// The attributes that the file system of the copy holds.
-    holds: Holds,
+    capabilities: FsCapabilities,
 }
 
 /// A whole copy in an area of its own.
 #[derive(Debug)]
 struct Copy {
-    area: Area,
+    area: StagingArea,
     target: Target,
     contents: Contents,
     /// The task that orders the swap.
@@ -229,18 +228,18 @@ impl Staged for Copy {
     }
 
     fn expected(&self, promised: &Counts) -> Counts {
-        let Contents { seen, lacking, holds, .. } = &self.contents;
+        let Contents { seen, missing, capabilities, .. } = &self.contents;
         // Manifests of older programs promise less than the archive holds.
         let attributes = promised.attributes.or(seen.attributes);
         let metadata = promised.metadata.clone().or_else(|| seen.metadata.clone());
-        lacking.expected(Counts { attributes, metadata, ..promised.clone() }, *holds)
+        missing.expected(Counts { attributes, metadata, ..promised.clone() }, *capabilities)
     }
 
     async fn differences(&self, feed: Feed<'_>, meter: &Meter) -> Result<Vec<String>, ComponentError> {
         let tree = self.area.tree().and_then(|tree| tree.ok_or(Errno::NOENT));
-        let tree = tree.map_err(|err| trouble("open the copy", err))?;
-        let Contents { wrapper, lacking, holds, .. } = &self.contents;
-        let mut comparing = Comparing::new(tree, wrapper.clone(), lacking.withheld(), *holds);
+        let tree = tree.map_err(|err| system_error("open the copy", err))?;
+        let Contents { wrapper, missing, capabilities, .. } = &self.contents;
+        let mut comparing = Comparing::new(tree, wrapper.clone(), missing.unset(), *capabilities);
         let meter = meter.clone();
         run_blocking(feed, move |feed| feed.walk(&meter, &mut comparing).map(|_| comparing.differences()))
             .await
@@ -268,11 +267,11 @@ impl Staged for Copy {
 
 /// Swaps; what was live is kept, unless it was an empty folder that somebody had made for the copy.
 fn exchange(
-    mut area: Area,
+    mut area: StagingArea,
     was_empty: bool,
     note: Option<TaskNote>,
 ) -> Result<Option<UndoPoint>, ComponentError> {
-    let may_move = if was_empty { Ok(()) } else { nothing_mounted_at(&area.site, &Target::Live) };
+    let may_move = if was_empty { Ok(()) } else { nothing_mounted_at(&area.staging, &Target::Live) };
     let noted = may_move.and_then(|()| area.begin(note));
     let swapped = noted.and_then(|()| swap::swap(&mut area));
     let kept = match swapped {
@@ -299,7 +298,7 @@ fn exchange(
     Ok(None)
 }
 
-fn kept_in(area: &Area) -> UndoPoint {
+fn kept_in(area: &StagingArea) -> UndoPoint {
     let place = area.path().join("tree").display().to_string();
     UndoPoint { place, at: area.label.at, task_notes: area.task_notes() }
 }
@@ -307,9 +306,9 @@ fn kept_in(area: &Area) -> UndoPoint {
 /// Finishes what died in the middle and removes copies of dead runs, blocking.
 pub(super) fn recover(root: &Path, drills: Option<&Path>) -> Result<Vec<String>, ComponentError> {
     let mut done = Vec::new();
-    let mut sites = Site::all(root)?;
-    sites.extend(drills.filter(|drills| drills.is_dir()).map(Site::inside).transpose()?);
-    for mut area in Area::all_of(&sites)? {
+    let mut staging_roots = StagingRoot::all(root)?;
+    staging_roots.extend(drills.filter(|drills| drills.is_dir()).map(StagingRoot::inside).transpose()?);
+    for mut area in StagingArea::all_of(&staging_roots)? {
         match swap::resume(&mut area)? {
             Some((what, true)) => {
                 done.push(format!(
@@ -330,12 +329,12 @@ pub(super) fn recover(root: &Path, drills: Option<&Path>) -> Result<Vec<String>,
     Ok(done)
 }
 
-/// Does that for another folder, where nothing is kept but what somebody put there during a restore.
-fn tidy(folder: &Path) -> Result<(), ComponentError> {
+/// Recovers the areas of another folder, and removes those that set nothing aside.
+fn remove_set_aside(folder: &Path) -> Result<(), ComponentError> {
     for line in recover(folder, None)? {
         tracing::warn!("{line}");
     }
-    for area in Area::all(folder)? {
+    for area in StagingArea::all(folder)? {
         if unlinkat(&area.folder, TREE, AtFlags::REMOVEDIR).is_ok() {
             area.remove()?;
         }
@@ -345,22 +344,22 @@ fn tidy(folder: &Path) -> Result<(), ComponentError> {
 
 /// The tree that the last restore set aside, blocking.
 pub(super) fn undo_point(root: &Path) -> Result<Option<UndoPoint>, ComponentError> {
-    Ok(last(Area::seen(root)?).as_ref().map(kept_in))
+    Ok(last(StagingArea::seen(root)?).as_ref().map(kept_in))
 }
 
-fn last(areas: Vec<Area>) -> Option<Area> {
+fn last(areas: Vec<StagingArea>) -> Option<StagingArea> {
     areas.into_iter().rfind(|area| area.label.role == Role::Before && has_tree(area))
 }
 
 /// Tests whether there is a tree in an area; one that cannot be opened is one.
-fn has_tree(area: &Area) -> bool {
+fn has_tree(area: &StagingArea) -> bool {
     !matches!(area.tree(), Ok(None))
 }
 
-/// Exchanges once more, blocking.
+/// Exchanges the live data with the last undo point, blocking.
 pub(super) fn undo(root: &Path, note: Option<TaskNote>) -> Result<UndoPoint, ComponentError> {
     let none = || unusable(format!("undo the restore of {}: nothing is kept of before", root.display()));
-    let area = last(Area::all(root)?).ok_or_else(none)?;
+    let area = last(StagingArea::all(root)?).ok_or_else(none)?;
     let kept_at = area.label.at;
     // Another machine may have done the same task since it was asked what is kept.
     if note.as_ref().is_some_and(|note| !note.leads_to(&kept_in(&area).place)) {
@@ -376,7 +375,7 @@ pub(super) fn undo(root: &Path, note: Option<TaskNote>) -> Result<UndoPoint, Com
 /// Removes what is kept, but for what proves that a task has swapped which may be delivered again, and what was set aside
 /// after it: an undo leads to the newest that is there. Blocking.
 pub(super) fn delete_undo_data(root: &Path) -> Result<(), ComponentError> {
-    for area in Area::all(root)?.into_iter().filter(|area| area.label.role == Role::Before) {
+    for area in StagingArea::all(root)?.into_iter().filter(|area| area.label.role == Role::Before) {
         if area.is_needed() {
             let path = area.path();
             tracing::info!(
@@ -390,16 +389,16 @@ pub(super) fn delete_undo_data(root: &Path) -> Result<(), ComponentError> {
     Ok(())
 }
 
-/// The work of a task, if it has swapped, blocking.
+/// The swap of a task, if it has done one, blocking.
 pub(super) fn completed_by(root: &Path, task: &str) -> Result<Option<CompletedSwap>, ComponentError> {
-    let find = |area: Area| {
+    let find = |area: StagingArea| {
         let note = area.task_notes()?.into_iter().rfind(|note| note.is_of(task))?;
         Some(CompletedSwap { note, kept: has_tree(&area).then(|| kept_in(&area).place) })
     };
-    Ok(Area::seen(root)?.into_iter().rev().find_map(find))
+    Ok(StagingArea::seen(root)?.into_iter().rev().find_map(find))
 }
 
 /// Notes that the result of a task is stored, blocking.
 pub(super) fn result_stored(root: &Path, task: &str) -> Result<(), ComponentError> {
-    Area::all(root)?.iter().try_for_each(|area| area.result_stored(task))
+    StagingArea::all(root)?.iter().try_for_each(|area| area.result_stored(task))
 }

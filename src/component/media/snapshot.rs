@@ -5,7 +5,7 @@
 //! backup is a full one then. Names of files stand in it, also where backups are encrypted.
 
 use crate::base::durable;
-use crate::component::media::look::Look;
+use crate::component::media::file_stat::FileStat;
 use crate::component::tar::AttributeKinds;
 use crate::domain::id::BackupId;
 use jiff::Timestamp;
@@ -57,7 +57,7 @@ pub(super) struct Extras {
 #[derive(Debug, PartialEq, Eq)]
 struct Record {
     path: Vec<u8>,
-    look: Look,
+    file_stat: FileStat,
     extras: Extras,
     /// Its place among the archives.
     archive: u32,
@@ -81,8 +81,8 @@ impl Record {
         let ([archive @ .., kinds], numbers) = rest.split_first_chunk::<5>().expect("it is longer");
         let (numbers, _) = numbers.as_chunks::<8>();
         let [holes, numbers @ ..]: [u64; 7] = std::array::from_fn(|at| u64::from_le_bytes(numbers[at]));
-        let (look, archive) = (Look::from_numbers(numbers), u32::from_le_bytes(*archive));
-        Ok(Some(Self { path, look, extras: Extras { kinds: AttributeKinds(*kinds), holes }, archive }))
+        let (file_stat, archive) = (FileStat::from_numbers(numbers), u32::from_le_bytes(*archive));
+        Ok(Some(Self { path, file_stat, extras: Extras { kinds: AttributeKinds(*kinds), holes }, archive }))
     }
 
     fn write(&self, to: &mut impl Write) -> io::Result<()> {
@@ -92,7 +92,7 @@ impl Record {
         to.write_all(&self.archive.to_le_bytes())?;
         to.write_all(&[self.extras.kinds.0])?;
         to.write_all(&self.extras.holes.to_le_bytes())?;
-        self.look.numbers().iter().try_for_each(|number| to.write_all(&number.to_le_bytes()))
+        self.file_stat.numbers().iter().try_for_each(|number| to.write_all(&number.to_le_bytes()))
     }
 }
 
@@ -128,10 +128,11 @@ impl Snapshot {
     }
 
     /// The look at a file, the attributes stored of it, and the archive that holds it; paths come in the order of the walk.
-    pub(super) fn find(&mut self, path: &[u8]) -> io::Result<Option<(Look, Extras, u32)>> {
+    pub(super) fn find(&mut self, path: &[u8]) -> io::Result<Option<(FileStat, Extras, u32)>> {
         while let Some(record) = self.next.take() {
             if !in_order(&record.path).lt(in_order(path)) {
-                let found = (record.path == path).then_some((record.look, record.extras, record.archive));
+                let found =
+                    (record.path == path).then_some((record.file_stat, record.extras, record.archive));
                 self.next = Some(record);
                 return Ok(found);
             }
@@ -190,12 +191,12 @@ impl Writing {
     pub(super) fn note(
         &mut self,
         path: &[u8],
-        look: Look,
+        file_stat: FileStat,
         extras: Extras,
         archive: Option<u32>,
     ) -> io::Result<()> {
         let archive = archive.unwrap_or(self.own);
-        Record { path: path.to_vec(), look, extras, archive }.write(&mut self.to)
+        Record { path: path.to_vec(), file_stat, extras, archive }.write(&mut self.to)
     }
 
     /// Ends it. What is not written to its end is not left.
@@ -224,8 +225,8 @@ pub(super) fn keep(folder: &Path, backup: &BackupId) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    fn look(number: u64) -> Look {
-        Look::from_numbers([number; 6])
+    fn file_stat(number: u64) -> FileStat {
+        FileStat::from_numbers([number; 6])
     }
 
     fn extras(number: u64) -> Extras {
@@ -253,7 +254,7 @@ mod tests {
         let paths: [&[u8]; 5] = [b"a", b"b/c", b"b/\xFF", b"b-", b"b."];
         for (number, path) in paths.iter().enumerate() {
             let (seen, number) = (number as u64, number);
-            writing.note(path, look(seen), extras(seen), Some(0).filter(|_| number > 2)).unwrap();
+            writing.note(path, file_stat(seen), extras(seen), Some(0).filter(|_| number > 2)).unwrap();
         }
         writing.finish().unwrap();
         assert!(Snapshot::open(folder.path()).unwrap().is_none(), "the backup does not exist yet");
@@ -264,12 +265,12 @@ mod tests {
         let mut snapshot = Snapshot::open(folder.path()).unwrap().unwrap();
         assert_eq!(snapshot.head, head(&backup));
         assert_eq!(snapshot.used, [true, true]);
-        assert_eq!(snapshot.find(b"a").unwrap(), Some((look(0), extras(0), 1)));
+        assert_eq!(snapshot.find(b"a").unwrap(), Some((file_stat(0), extras(0), 1)));
         assert_eq!(snapshot.find(b"a/new").unwrap(), None);
         for _ in 0..2 {
-            assert_eq!(snapshot.find(b"b/\xFF").unwrap(), Some((look(2), extras(2), 1)));
+            assert_eq!(snapshot.find(b"b/\xFF").unwrap(), Some((file_stat(2), extras(2), 1)));
         }
-        assert_eq!(snapshot.find(b"b.").unwrap(), Some((look(4), extras(4), 0)));
+        assert_eq!(snapshot.find(b"b.").unwrap(), Some((file_stat(4), extras(4), 0)));
         assert_eq!(snapshot.find(b"z").unwrap(), None);
     }
 
@@ -279,7 +280,7 @@ mod tests {
         let backup: BackupId = "media_backup_20261122_040000".parse().unwrap();
         let mut writing = Writing::begin(folder.path(), &head(&backup)).unwrap();
         (0..1000_u64)
-            .try_for_each(|n| writing.note(format!("{n:04}").as_bytes(), look(n), extras(n), None))
+            .try_for_each(|n| writing.note(format!("{n:04}").as_bytes(), file_stat(n), extras(n), None))
             .unwrap();
         writing.finish().unwrap();
         keep(folder.path(), &backup).unwrap();

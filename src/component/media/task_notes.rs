@@ -2,7 +2,7 @@
 
 use crate::base::durable;
 use crate::component::ComponentError;
-use crate::component::media::{area::Area, label::Role, trouble::trouble_at};
+use crate::component::media::{errors::path_error, label::Role, staging_area::StagingArea};
 use crate::domain::task_note::{self, TaskNote};
 use jiff::Timestamp;
 use rustix::{
@@ -40,7 +40,7 @@ struct Begun {
     note: TaskNote,
 }
 
-impl Area {
+impl StagingArea {
     /// The tasks whose swaps have set aside what is in it; `None` where an earlier version of this program did.
     pub(super) fn task_notes(&self) -> Option<Vec<TaskNote>> {
         let Note { task_notes, begun } = self.note()?;
@@ -94,7 +94,7 @@ impl Area {
         let bytes = serde_json::to_vec(note).expect("texts and times are JSON");
         durable::write_in(&self.folder, OsStr::from_bytes(NOTE.to_bytes()), &bytes).map_err(|err| {
             let (path, errno) = (self.path(), Errno::from_io_error(&err).unwrap_or(Errno::IO));
-            trouble_at(format!("note the task in {}", path.display()), &path, errno)
+            path_error(format!("note the task in {}", path.display()), &path, errno)
         })
     }
 }

@@ -2,8 +2,8 @@
 //! owner, or take them and forget them.
 
 use crate::component::media::{
-    area::{Area, SPARE, TREE},
     attributes::{Attributes, allowed},
+    staging_area::{SPARE, StagingArea, TREE},
     unpack::open_folder,
 };
 use crate::domain::facts::FileCounts;
@@ -16,7 +16,7 @@ use std::{ffi::CStr, fs::File};
 
 /// The attributes and kinds of files that a file system holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Holds {
+pub(super) struct FsCapabilities {
     /// Owners; only a process that may give files away has tried.
     pub(super) owners: bool,
     pub(super) modes: bool,
@@ -27,16 +27,16 @@ pub(super) struct Holds {
     pub(super) exchanges: bool,
 }
 
-impl Default for Holds {
+impl Default for FsCapabilities {
     /// A file system that holds everything.
     fn default() -> Self {
         Self { owners: true, modes: true, times: true, symlinks: true, hard_links: true, exchanges: true }
     }
 }
 
-impl Holds {
-    /// Tries everything in an area, and removes what that needed.
-    pub(super) fn of(area: &Area) -> Result<Self, Errno> {
+impl FsCapabilities {
+    /// Tries each capability in an area, and removes the files of the trial.
+    pub(super) fn of(area: &StagingArea) -> Result<Self, Errno> {
         const NAMES: [&CStr; 3] = [c"file", c"link", c"name"];
         let [file_name, link, name] = NAMES;
         let spare = open_folder(&area.folder, SPARE)?;
@@ -82,7 +82,7 @@ impl Holds {
 
     /// Exchanges two empty folders of an area, as the swap exchanges the copy and what is live; `false`: the file system
     /// knows of no exchange, and the swap renames twice.
-    fn try_exchange(area: &Area, spare: &File) -> Result<bool, Errno> {
+    fn try_exchange(area: &StagingArea, spare: &File) -> Result<bool, Errno> {
         let [copy, live] = [&area.folder, spare];
         mkdirat(copy, TREE, Mode::RWXU)?;
         let tried = mkdirat(live, TREE, Mode::RWXU).and_then(|()| {

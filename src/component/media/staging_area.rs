@@ -8,6 +8,7 @@ use crate::base::{durable::sync_folder, lock::FileLock};
 use crate::component::ComponentError;
 use crate::component::media::{
     attributes::{Attributes, allowed},
+    errors::{path_error, shown, unusable},
     extended::clear_inherited,
     find::sign,
     folder::Folder,
@@ -17,7 +18,6 @@ use crate::component::media::{
     mounts::is_mount_point,
     remove::{remove, remove_locked},
     task_notes::NOTE,
-    trouble::{shown, trouble_at, unusable},
     unpack::open_folder,
 };
 use rustix::{
@@ -47,34 +47,35 @@ pub(super) fn is_area(root: &File, name: &CStr) -> bool {
         && open_folder(root, name).is_ok_and(|area| statat(&area, MARK, AtFlags::SYMLINK_NOFOLLOW).is_ok())
 }
 
-/// The place of the areas of a media folder.
+/// The folder in which the areas of a media folder lie: its parent, or the media folder itself.
 #[derive(Debug)]
-pub(super) struct Site {
-    /// The folder that they lie in.
+pub(super) struct StagingRoot {
+    /// The folder itself.
     pub(super) folder: File,
     pub(super) path: PathBuf,
-    /// The name of the media folder in it; `None` when it is the media folder itself.
+    /// The name of the media folder in this folder; `None` when this folder is the media folder itself.
     pub(super) live: Option<CString>,
 }
 
-impl Site {
-    /// Beside the media folder where that seems possible, else in it. It need not exist.
+impl StagingRoot {
+    /// The parent of the media folder where areas seem possible there, else the media folder. The media folder need not
+    /// exist.
     pub(super) fn of(root: &Path) -> Result<Self, ComponentError> {
         let root = resolve(root)?;
         match Self::beside(&root)? {
-            Some(site) if site.can_exchange(&root) => Ok(site),
+            Some(staging) if staging.can_exchange(&root) => Ok(staging),
             _ => Self::inside(&root),
         }
     }
 
-    /// Every site where an earlier run may have worked.
+    /// Every folder in which an earlier run may have left areas.
     pub(super) fn all(root: &Path) -> Result<Vec<Self>, ComponentError> {
         let root = resolve(root)?;
-        let mut sites = Vec::from_iter(Self::beside(&root)?);
+        let mut staging_roots = Vec::from_iter(Self::beside(&root)?);
         if root.is_dir() {
-            sites.push(Self::inside(&root)?);
+            staging_roots.push(Self::inside(&root)?);
         }
-        Ok(sites)
+        Ok(staging_roots)
     }
 
     fn beside(root: &Path) -> Result<Option<Self>, ComponentError> {
@@ -83,12 +84,12 @@ impl Site {
         match open(parent) {
             Ok(folder) => Ok(Some(Self { folder, path: parent.to_owned(), live })),
             Err(Errno::ACCESS) => Ok(None),
-            Err(err) => Err(trouble_at(format!("open {}", parent.display()), parent, err)),
+            Err(err) => Err(path_error(format!("open {}", parent.display()), parent, err)),
         }
     }
 
     pub(super) fn inside(root: &Path) -> Result<Self, ComponentError> {
-        let folder = open(root).map_err(|err| trouble_at(format!("open {}", root.display()), root, err))?;
+        let folder = open(root).map_err(|err| path_error(format!("open {}", root.display()), root, err))?;
         Ok(Self { folder, path: root.to_owned(), live: None })
     }
 
@@ -112,7 +113,7 @@ impl Site {
             }
             Err(err) => {
                 let path = self.live_path();
-                Err(trouble_at(format!("open {}", path.display()), &path, err))
+                Err(path_error(format!("open {}", path.display()), &path, err))
             }
         }
     }
@@ -148,11 +149,11 @@ impl Site {
 }
 
 fn unremoved(path: &Path, err: Errno) -> ComponentError {
-    trouble_at(format!("remove {}", path.display()), path, err)
+    path_error(format!("remove {}", path.display()), path, err)
 }
 
-fn unmade(site: &Site, err: Errno) -> ComponentError {
-    trouble_at(format!("make a folder in {}", site.path.display()), &site.path, err)
+fn unmade(staging: &StagingRoot, err: Errno) -> ComponentError {
+    path_error(format!("make a folder in {}", staging.path.display()), &staging.path, err)
 }
 
 fn open(path: &Path) -> Result<File, Errno> {
@@ -165,7 +166,7 @@ fn resolve(root: &Path) -> Result<PathBuf, ComponentError> {
         Some(Errno::NOENT | Errno::NOTDIR) | None => {
             unusable(format!("find the folder of {}: create or mount it", root.display()))
         }
-        Some(err) => trouble_at(format!("find {}", root.display()), root, err),
+        Some(err) => path_error(format!("find {}", root.display()), root, err),
     };
     match (fs::canonicalize(root), root.parent(), root.file_name()) {
         (Ok(path), ..) => Ok(path),
@@ -181,26 +182,26 @@ fn resolve(root: &Path) -> Result<PathBuf, ComponentError> {
     }
 }
 
-/// One hidden folder of ours.
+/// One hidden folder of ours, with the copy of a restore, or with the data that a restore has set aside.
 #[derive(Debug)]
-pub(super) struct Area {
-    pub(super) site: Site,
+pub(super) struct StagingArea {
+    pub(super) staging: StagingRoot,
     pub(super) folder: File,
     pub(super) label: Label,
     pub(super) name: CString,
-    /// The lock, which is held while a run works in it; `None` in one that was only looked at.
+    /// The lock of the area, held while a run works in the area; `None` for an area that was only looked at.
     pub(super) mark: Option<FileLock>,
 }
 
-impl Area {
-    /// Makes a new one whose tree is to change places with what is live: beside the media folder or, where
-    /// that cannot be renamed, in it.
-    pub(super) fn to_swap(site: Site) -> Result<Self, ComponentError> {
-        let place = site.live_path();
-        let mut area = Self::create(site)?;
-        if area.site.live.is_some() && area.fixed()?.is_some() {
+impl StagingArea {
+    /// Makes an area whose tree is to change places with the live data: beside the media folder or, where the media
+    /// folder cannot be renamed, in it.
+    pub(super) fn to_swap(staging: StagingRoot) -> Result<Self, ComponentError> {
+        let place = staging.live_path();
+        let mut area = Self::create(staging)?;
+        if area.staging.live.is_some() && area.fixed()?.is_some() {
             area.remove()?;
-            area = Self::create(Site::inside(&place)?)?;
+            area = Self::create(StagingRoot::inside(&place)?)?;
         }
         let Some(name) = area.fixed()? else { return Ok(area) };
         area.remove()?;
@@ -210,56 +211,56 @@ impl Area {
 
     /// The name of something live that cannot change places with what is in the area.
     fn fixed(&self) -> Result<Option<Vec<u8>>, ComponentError> {
-        if !is_layered(&self.site.folder) {
+        if !is_layered(&self.staging.folder) {
             return Ok(None);
         }
         let find = || {
             let spare = open_folder(&self.folder, SPARE)?;
-            let mut listing = Folder::reopen(&self.site.folder)?;
+            let mut listing = Folder::reopen(&self.staging.folder)?;
             while let Some((handle, name, _)) = listing.next() {
                 let is_live =
-                    self.site.live.as_deref().map_or_else(|| !is_area(handle, name), |live| live == name);
+                    self.staging.live.as_deref().map_or_else(|| !is_area(handle, name), |live| live == name);
                 if is_live && !may_leave(handle, name, &spare)? {
                     return Ok(Some(name.to_bytes().to_vec()));
                 }
             }
             Ok(None)
         };
-        let path = &self.site.path;
-        find().map_err(|err| trouble_at(format!("look at what is in {}", path.display()), path, err))
+        let path = &self.staging.path;
+        find().map_err(|err| path_error(format!("look at what is in {}", path.display()), path, err))
     }
 
-    /// Makes a new one, for us alone.
-    pub(super) fn create(site: Site) -> Result<Self, ComponentError> {
+    /// Makes an area that no other user may read.
+    pub(super) fn create(staging: StagingRoot) -> Result<Self, ComponentError> {
         let mut label = Label::now(Role::Restore);
         let made = loop {
-            let name = named(&site, label);
-            match site.keeping_time(|| mkdirat(&site.folder, &name, Mode::RWXU)) {
+            let name = named(&staging, label);
+            match staging.keeping_time(|| mkdirat(&staging.folder, &name, Mode::RWXU)) {
                 Ok(()) => break name,
                 Err(Errno::EXIST) => label.number += 1,
-                Err(err) => return Err(unmade(&site, err)),
+                Err(err) => return Err(unmade(&staging, err)),
             }
         };
-        let furnished = open_folder(&site.folder, &made).and_then(|folder| {
-            let furnished = clear_inherited(&folder).and_then(|()| furnish(&folder));
-            if furnished.is_err() {
+        let initialised = open_folder(&staging.folder, &made).and_then(|folder| {
+            let initialised = clear_inherited(&folder).and_then(|()| initialise(&folder));
+            if initialised.is_err() {
                 // Either may not be there yet.
                 let _ = unlinkat(&folder, SPARE, AtFlags::REMOVEDIR);
                 let _ = unlinkat(&folder, MARK, AtFlags::empty());
             }
-            Ok((furnished?, folder))
+            Ok((initialised?, folder))
         });
-        match furnished {
-            Ok((mark, folder)) => Ok(Self { site, folder, label, name: made, mark: Some(mark) }),
+        match initialised {
+            Ok((mark, folder)) => Ok(Self { staging, folder, label, name: made, mark: Some(mark) }),
             Err(err) => {
-                let _ = site.keeping_time(|| unlinkat(&site.folder, &made, AtFlags::REMOVEDIR));
-                Err(unmade(&site, err))
+                let _ = staging.keeping_time(|| unlinkat(&staging.folder, &made, AtFlags::REMOVEDIR));
+                Err(unmade(&staging, err))
             }
         }
     }
 
     pub(super) fn path(&self) -> PathBuf {
-        self.site.path.join(OsStr::from_bytes(self.name.to_bytes()))
+        self.staging.path.join(OsStr::from_bytes(self.name.to_bytes()))
     }
 
     /// Tests whether a swap began and did not end.
@@ -267,7 +268,7 @@ impl Area {
         statat(&self.folder, JOURNAL, AtFlags::SYMLINK_NOFOLLOW).is_ok()
     }
 
-    /// The tree in it; `None` if there is none.
+    /// The tree in the area; `None` if there is none.
     pub(super) fn tree(&self) -> Result<Option<File>, Errno> {
         match open_folder(&self.folder, TREE) {
             Ok(tree) => Ok(Some(tree)),
@@ -276,21 +277,21 @@ impl Area {
         }
     }
 
-    /// Makes it one of that role from now on, and the last of all, even if the clock was set back.
+    /// Gives the area another role, and the newest name of all areas, even if the clock was set back.
     pub(super) fn relabel(&mut self, role: Role) -> Result<(), Errno> {
         let mut label = Label::now(role);
-        let mut listing = Folder::reopen(&self.site.folder)?;
+        let mut listing = Folder::reopen(&self.staging.folder)?;
         while let Some((_, name, _)) = listing.next() {
-            if let Some(other) = self.site.label(name).filter(|other| other.second() >= label.second()) {
+            if let Some(other) = self.staging.label(name).filter(|other| other.second() >= label.second()) {
                 label = Label { at: other.at, number: other.number + 1, role };
             }
         }
         loop {
-            let (name, folder) = (named(&self.site, label), &self.site.folder);
-            match self.site.keeping_time(|| rename_new(folder, &self.name, folder, &name)) {
+            let (name, folder) = (named(&self.staging, label), &self.staging.folder);
+            match self.staging.keeping_time(|| rename_new(folder, &self.name, folder, &name)) {
                 Ok(()) => {
                     (self.label, self.name) = (label, name);
-                    return sync_folder(&self.site.folder);
+                    return sync_folder(&self.staging.folder);
                 }
                 Err(Errno::EXIST) => label.number += 1,
                 Err(err) => return Err(err),
@@ -305,27 +306,27 @@ impl Area {
         }
     }
 
-    /// Removes it and all that is in it, the mark last: until then it is known as ours. What is half
-    /// removed must not be taken for something to go back to, so it is no longer that first.
+    /// Removes the area with its contents, the mark last: until then the area is known as ours. An area with old data is
+    /// relabelled first, since one that is half removed must not be taken for an undo point.
     pub(super) fn remove(mut self) -> Result<(), ComponentError> {
         if self.label.role == Role::Before {
             let relabelled = self.relabel(Role::Restore);
             relabelled.map_err(|err| unremoved(&self.path(), err))?;
         }
         let path = self.path();
-        let removed = self.site.keeping_time(|| {
+        let removed = self.staging.keeping_time(|| {
             for name in [TREE, SPARE, JOURNAL, NOTE, MARK] {
                 remove(&self.folder, name)?;
             }
             // Halves of files of ours.
-            remove_locked(&self.site.folder, &self.name, &mut self.mark)
+            remove_locked(&self.staging.folder, &self.name, &mut self.mark)
         });
         removed.map_err(|err| unremoved(&path, err))
     }
 }
 
-impl Site {
-    /// The same once more.
+impl StagingRoot {
+    /// Opens the same folder a second time.
     pub(super) fn again(&self) -> Result<Self, Errno> {
         let folder =
             self.folder.try_clone().map_err(|err| Errno::from_io_error(&err).unwrap_or(Errno::IO))?;
@@ -333,12 +334,12 @@ impl Site {
     }
 }
 
-fn named(site: &Site, label: Label) -> CString {
-    CString::new([&site.prefix()[..], label.name().as_bytes()].concat()).expect("neither part holds a NUL")
+fn named(staging: &StagingRoot, label: Label) -> CString {
+    CString::new([&staging.prefix()[..], label.name().as_bytes()].concat()).expect("neither part holds a NUL")
 }
 
-/// Marks a new area as ours, and makes room in it.
-fn furnish(folder: &File) -> Result<FileLock, Errno> {
+/// Marks a new area as ours, and makes the spare folder in it.
+fn initialise(folder: &File) -> Result<FileLock, Errno> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
     let mark: File = openat(folder, MARK, flags, Mode::RUSR | Mode::WUSR)?.into();
     let mark = FileLock::try_lock(mark)?;
@@ -349,7 +350,7 @@ fn furnish(folder: &File) -> Result<FileLock, Errno> {
     Ok(mark)
 }
 
-/// Renames to a name that nothing has.
+/// Renames a file to a name that nothing has.
 pub(super) fn rename_new(from: &File, name: &CStr, to: &File, new: &CStr) -> Result<(), Errno> {
     match renameat_with(from, name, to, new, RenameFlags::NOREPLACE) {
         // Not every file system knows how; nobody but us makes such names.

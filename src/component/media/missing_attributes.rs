@@ -1,6 +1,8 @@
 //! The numbers of entries that came back without something, and the counts that a copy without it must have.
 
-use crate::component::media::{attributes::Withheld, extended::Refused, holds::Holds};
+use crate::component::media::{
+    attributes::UnsetAttributes, extended::Refused, fs_capabilities::FsCapabilities,
+};
 use crate::component::tar::AttributeKind;
 use crate::domain::{
     facts::{AttributeCounts, Counts},
@@ -11,10 +13,10 @@ use rustix::process::geteuid;
 
 /// The numbers of entries that came back without an attribute.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Lacking {
+pub(super) struct MissingAttributes {
     /// Entries without their owner.
     owner: u64,
-    /// A setuid, setgid or sticky bit.
+    /// Entries without a setuid, setgid or sticky bit.
     bits: u64,
     /// Entries without their time of modification, which the file system cannot hold.
     times: u64,
@@ -27,17 +29,17 @@ pub(super) struct Lacking {
     changed: ChangedMetadata,
 }
 
-impl Lacking {
-    pub(super) fn note(&mut self, withheld: Withheld) {
-        let Refused { unsupported, denied } = withheld.extended;
-        self.owner += u64::from(withheld.owner);
-        self.bits += u64::from(withheld.bits);
-        self.times += u64::from(withheld.time);
+impl MissingAttributes {
+    pub(super) fn note(&mut self, unset: UnsetAttributes) {
+        let Refused { unsupported, denied } = unset.extended;
+        self.owner += u64::from(unset.owner);
+        self.bits += u64::from(unset.bits);
+        self.times += u64::from(unset.time);
         unsupported.count(&mut self.unsupported);
         denied.count(&mut self.denied);
         self.refused.unsupported.0 |= unsupported.0;
         self.refused.denied.0 |= denied.0;
-        if let Some([told, kept]) = withheld.kept {
+        if let Some([told, kept]) = unset.kept {
             self.changed.add(told, kept);
         }
     }
@@ -47,26 +49,26 @@ impl Lacking {
         self.unsupported.sparse = files;
     }
 
-    /// Everything that some entry could not be given.
-    pub(super) fn withheld(&self) -> Withheld {
+    /// The kinds of attributes that some entry could not be given.
+    pub(super) fn unset(&self) -> UnsetAttributes {
         let (owner, bits, time) = (self.owner > 0, self.bits > 0, self.times > 0);
-        Withheld { owner, bits, time, extended: self.refused, kept: None }
+        UnsetAttributes { owner, bits, time, extended: self.refused, kept: None }
     }
 
     /// Warns of all that could not be brought back, with numbers.
-    pub(super) fn warn(&self, holds: Holds, meter: &Meter) {
+    pub(super) fn warn(&self, capabilities: FsCapabilities, meter: &Meter) {
         let user = format!("user {}, who runs this", geteuid().as_raw());
         // Of a file system that gives nothing to others, all entries are told of.
-        if self.owner > 0 && holds.owners {
+        if self.owner > 0 && capabilities.owners {
             let owner = self.owner;
             meter
                 .warn(format!("{owner} files, folders and links belong to {user}, and not to their owners."));
         }
-        if self.bits > 0 && holds.modes {
+        if self.bits > 0 && capabilities.modes {
             let bits = self.bits;
             meter.warn(format!("{bits} files and folders came back without a setuid, setgid or sticky bit."));
         }
-        if self.times > 0 && holds.times {
+        if self.times > 0 && capabilities.times {
             let times = self.times;
             meter.warn(format!(
                 "{times} files and folders have another time: the file system cannot hold theirs."
@@ -84,12 +86,12 @@ impl Lacking {
     }
 
     /// The counts of a copy of what is promised, without what could not be brought back.
-    pub(super) fn expected(&self, promised: Counts, holds: Holds) -> Counts {
+    pub(super) fn expected(&self, promised: Counts, capabilities: FsCapabilities) -> Counts {
         let attributes = promised.attributes.map(|mut counts| {
-            for lacking in [self.unsupported, self.denied] {
+            for missing in [self.unsupported, self.denied] {
                 for kind in AttributeKind::ALL {
                     let count = kind.count_in(&mut counts);
-                    *count = count.saturating_sub(*kind.count_in(&mut { lacking }));
+                    *count = count.saturating_sub(*kind.count_in(&mut { missing }));
                 }
             }
             counts
@@ -97,9 +99,9 @@ impl Lacking {
         let metadata = promised.metadata.map(|counts| {
             let MetadataCounts { owners, modes, times } = counts.with(&self.changed);
             MetadataCounts {
-                owners: owners.filter(|_| holds.owners && self.owner == 0),
-                modes: modes.filter(|_| holds.modes),
-                times: times.filter(|_| holds.times),
+                owners: owners.filter(|_| capabilities.owners && self.owner == 0),
+                modes: modes.filter(|_| capabilities.modes),
+                times: times.filter(|_| capabilities.times),
             }
         });
         Counts { attributes, metadata, ..promised }

@@ -5,8 +5,8 @@ use crate::component::ComponentError;
 use rustix::io::Errno;
 use std::{ffi::OsStr, io, os::unix::ffi::OsStrExt, path::Path};
 
-/// Sorts the error of a system call on what `what` names. A missing right is told with the user of this process.
-pub(super) fn trouble(what: impl Into<String>, err: Errno) -> ComponentError {
+/// Sorts the error of a system call on the object that `what` names. A missing right is told with the user of this process.
+pub(super) fn system_error(what: impl Into<String>, err: Errno) -> ComponentError {
     let what = match err {
         Errno::ACCESS | Errno::PERM | Errno::ROFS => format!("{} ({})", what.into(), access::process()),
         _ => what.into(),
@@ -15,7 +15,7 @@ pub(super) fn trouble(what: impl Into<String>, err: Errno) -> ComponentError {
 }
 
 /// Sorts the error of a system call on `path`. A missing right is told with owner, mode and the command that helps.
-pub(super) fn trouble_at(what: impl Into<String>, path: &Path, err: Errno) -> ComponentError {
+pub(super) fn path_error(what: impl Into<String>, path: &Path, err: Errno) -> ComponentError {
     sort(what.into(), err, access::explained(path, err.into()))
 }
 
@@ -32,12 +32,12 @@ fn sort(what: String, err: Errno, cause: io::Error) -> ComponentError {
     }
 }
 
-/// An archive that would do harm, or cannot be what it says.
-pub(super) fn hostile(why: String) -> ComponentError {
+/// The error of an archive that would do harm, or that contradicts itself.
+pub(super) fn malicious_archive(why: String) -> ComponentError {
     ComponentError::Corrupt { what: "unpack media archive".to_owned(), source: Some(why.into()) }
 }
 
-/// Something that somebody has to change.
+/// The error of something that a person has to change.
 pub(super) fn unusable(what: String) -> ComponentError {
     ComponentError::Unusable { what, source: None }
 }

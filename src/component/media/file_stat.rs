@@ -1,4 +1,4 @@
-//! A look at a file, which tells whether it has changed: by what restic and git go by.
+//! The `stat` of a file that tells whether the file has changed: the same fields that restic and git compare.
 
 use rustix::fs::Stat;
 use std::{
@@ -7,17 +7,17 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-/// A look at a regular file.
+/// Size, times and inode of a regular file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Look {
+pub(super) struct FileStat {
     bytes: u64,
     modified: (i64, i64),
-    /// When the file or what is known of it last changed: nobody can set that.
+    /// The time of the last change of the file or its metadata (`ctime`), which no program can set.
     changed: (i64, i64),
     inode: u64,
 }
 
-impl Look {
+impl FileStat {
     pub(super) fn at(metadata: &Metadata) -> Self {
         Self {
             bytes: metadata.len(),
