@@ -12,7 +12,7 @@ use crate::base::access::{AccessProblem, Need, check_folder};
 use crate::base::chain;
 use crate::celery::CeleryError;
 use crate::celery::client::{Client, ConnectOptions};
-use crate::component::weaviate::Way;
+use crate::component::weaviate::BackendSetting;
 use crate::component::{Component, ComponentError};
 use crate::config::Config;
 use crate::domain::component::ComponentName;
@@ -211,7 +211,7 @@ fn remedy(config: &Config, name: ComponentName, err: &ComponentError) -> String 
 /// The folder that Weaviate writes to, where it is to be used for certain.
 fn weaviate_folder(config: &Config) -> Option<Check> {
     let weaviate = config.weaviate.as_ref().filter(|_| config.wants(ComponentName::Weaviate))?;
-    let folder = weaviate.dir.as_ref().filter(|_| weaviate.way == Way::Filesystem)?;
+    let folder = weaviate.dir.as_ref().filter(|_| weaviate.backend == BackendSetting::Filesystem)?;
     let name = "weaviate folder";
     Some(match check_folder(folder, Need::Write) {
         Ok(()) => Check::new(name, Ok(format!("{} can be written", folder.display())), ""),

@@ -9,7 +9,7 @@ use crate::weaviate_faults::{BOTH, filled, over};
 use futures_util::future::join_all;
 use reqwest::Method;
 use rna_backup::base::chain;
-use rna_backup::component::weaviate::{Way, Weaviate, WeaviateConfig};
+use rna_backup::component::weaviate::{BackendSetting, Weaviate, WeaviateConfig};
 use rna_backup::component::{Component, ComponentError, Target};
 use rna_backup::domain::facts::{Counts, Facts};
 use rna_backup::domain::progress::Meter;
@@ -124,7 +124,7 @@ fn tells_to_enable_the_module(text: &str) -> bool {
 #[tokio::test]
 async fn whoever_means_an_export_is_not_warned_of_it() {
     let server = filled(Start::version(NEWEST)).await;
-    let weaviate = weaviate(WeaviateConfig { way: Way::Export, ..server.config() });
+    let weaviate = weaviate(WeaviateConfig { backend: BackendSetting::Export, ..server.config() });
     let (_, facts) = backup(&weaviate).await.unwrap();
     assert_eq!(facts.backend.as_deref(), Some("export"));
     assert!(!facts.warnings.join("\n").contains("ENABLE_MODULES"), "{:?}", facts.warnings);
@@ -134,10 +134,10 @@ async fn whoever_means_an_export_is_not_warned_of_it() {
 #[tokio::test]
 async fn a_way_that_is_closed_says_how_to_open_it() {
     let server = Start::version(OLDEST).modules("").server().await;
-    let with = |way| weaviate(WeaviateConfig { way, ..server.config() });
-    let said = async |way| chain(&backup(&with(way)).await.unwrap_err());
-    assert!(tells_to_enable_the_module(&said(Way::Filesystem).await));
-    let s3 = said(Way::S3).await;
+    let with = |backend| weaviate(WeaviateConfig { backend, ..server.config() });
+    let said = async |backend| chain(&backup(&with(backend)).await.unwrap_err());
+    assert!(tells_to_enable_the_module(&said(BackendSetting::Filesystem).await));
+    let s3 = said(BackendSetting::S3).await;
     assert!(s3.contains("ENABLE_MODULES") && s3.contains("backup-s3"), "{s3}");
     let server = filled(Start::version(OLDEST)).await;
     let unseen = weaviate(WeaviateConfig { dir: None, ..server.config() });

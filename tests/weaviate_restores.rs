@@ -10,7 +10,7 @@ use crate::weaviate_faults::{
 };
 use reqwest::Method;
 use rna_backup::base::chain;
-use rna_backup::component::weaviate::{Way, Weaviate, WeaviateConfig};
+use rna_backup::component::weaviate::{BackendSetting, Weaviate, WeaviateConfig};
 use rna_backup::component::{Component, ComponentError, Target};
 use rna_backup::domain::{facts::Facts, progress::Meter};
 use serde_json::{Value, json};
@@ -307,7 +307,7 @@ async fn what_would_be_lost_or_could_not_be_made_is_refused_with_nothing_touched
     // An export needs no module of backups, but those of its classes.
     let server = Start::version(OLDEST).modules("text2vec-openai").server().await;
     server.make(json!({"class": "Figure", "vectorizer": "text2vec-openai", "properties": []})).await;
-    let export = WeaviateConfig { way: Way::Export, ..server.config() };
+    let export = WeaviateConfig { backend: BackendSetting::Export, ..server.config() };
     let made = backup(&weaviate(export)).await.unwrap();
     let words = " needs the module text2vec-openai: add that to ENABLE_MODULES of Weaviate";
     refused(&bare, &made, words).await;

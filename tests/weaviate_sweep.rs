@@ -6,7 +6,7 @@ use crate::weaviate_faults::these_have_ended;
 use crate::weaviate_jobs::{bucket_folder, in_bucket};
 use crate::weaviate_machines::{config, dies, marks};
 use reqwest::Method;
-use rna_backup::component::weaviate::{Way, Weaviate, WeaviateConfig};
+use rna_backup::component::weaviate::{BackendSetting, Weaviate, WeaviateConfig};
 use rna_backup::component::{BucketFolder, Component as _, Target};
 use rna_backup::domain::progress::Meter;
 use serde_json::json;
@@ -25,11 +25,14 @@ async fn retention_on_another_machine_leaves_the_copies_that_a_restore_or_an_und
         let (server, bucket) = in_bucket(version).await;
         let bucket_folder: Arc<dyn BucketFolder> = Arc::new(bucket_folder(&bucket).await);
         let at = |name: &str| {
-            Weaviate::new(config(&server, &server.url(), name, Way::S3), Some(bucket_folder.clone()))
+            Weaviate::new(
+                config(&server, &server.url(), name, BackendSetting::S3),
+                Some(bucket_folder.clone()),
+            )
         };
         // So short that nothing in the bucket counts as under way.
         let sweeper = |name: &str| {
-            let config = config(&server, &server.url(), name, Way::S3);
+            let config = config(&server, &server.url(), name, BackendSetting::S3);
             Weaviate::new(WeaviateConfig { timeout: Duration::ZERO, ..config }, Some(bucket_folder.clone()))
         };
         let swept = async |name: &str| sweeper(name).sweep(&[]).await.unwrap();
@@ -39,7 +42,7 @@ async fn retention_on_another_machine_leaves_the_copies_that_a_restore_or_an_und
         assert_eq!(swept("b").await, [""; 0], "{version}: the manifest is on the other machine");
         server.spoil().await;
         let spoiled = server.contents().await;
-        dies(&server, Way::S3, Some(bucket_folder.clone()), &archive, "Protocol").await;
+        dies(&server, BackendSetting::S3, Some(bucket_folder.clone()), &archive, "Protocol").await;
         let before = in_bucket_folder(&*bucket_folder).await;
         assert_eq!(before.len(), 2, "{version}: the backup, and the copy that the journal needs");
         assert_eq!(swept("b").await, [""; 0], "{version}");

@@ -1,6 +1,6 @@
 //! A class: its definition, its tenants, how many objects it has. Pure.
 
-use crate::component::weaviate::count::{Bracket, Verdict};
+use crate::component::weaviate::count::{CountRange, Verdict};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,7 +17,7 @@ pub(super) struct Class {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) tenants: Vec<Tenant>,
     /// The number of its objects when its backup began and when that was done.
-    pub(super) objects: Bracket,
+    pub(super) objects: CountRange,
 }
 
 /// One tenant.
@@ -173,11 +173,11 @@ mod tests {
 
     #[test]
     fn an_empty_class_is_less_than_what_was_estimated_and_what_expires_is_not_missed() {
-        let estimate = Bracket { before: Count::Estimate(0), after: Count::Estimate(5) };
-        let seen = Bracket { before: Count::Estimate(4), ..estimate };
+        let estimate = CountRange { before: Count::Estimate(0), after: Count::Estimate(5) };
+        let seen = CountRange { before: Count::Estimate(4), ..estimate };
         for (objects, found, verdict) in [
-            (Bracket::captured(5), 4, Verdict::Fewer),
-            (Bracket::captured(5), 6, Verdict::More),
+            (CountRange::captured(5), 4, Verdict::Fewer),
+            (CountRange::captured(5), 6, Verdict::More),
             (seen, 0, Verdict::Fewer),
             (seen, 1, Verdict::Unproven),
             (estimate, 0, Verdict::Unproven),

@@ -1,4 +1,4 @@
-//! The address of the vector database, the ways to get in, and the way by which it is backed up.
+//! The configuration of the vector database: its address, its credentials, and the backend of its backups.
 
 use secrecy::SecretString;
 use std::{fmt, path::PathBuf, str::FromStr, time::Duration};
@@ -13,8 +13,8 @@ pub struct WeaviateConfig {
     pub api_key: Option<SecretString>,
     /// The certificates that prove who we are and who the server is.
     pub tls: Tls,
-    /// The way that is wished for.
-    pub way: Way,
+    /// The backend of backups, by `BACKUP_WEAVIATE_BACKEND`.
+    pub backend: BackendSetting,
     /// The folder where this process sees the server's `BACKUP_FILESYSTEM_PATH`.
     pub dir: Option<PathBuf>,
     /// The longest time for one backup or restore on the server.
@@ -96,9 +96,9 @@ pub struct Tls {
     pub client: Option<(PathBuf, PathBuf)>,
 }
 
-/// The way by which backups are made.
+/// The setting of the backend of backups.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Way {
+pub enum BackendSetting {
     /// By the backup module that the server has enabled, else object by object.
     #[default]
     Auto,
@@ -110,7 +110,7 @@ pub enum Way {
     Export,
 }
 
-impl FromStr for Way {
+impl FromStr for BackendSetting {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {

@@ -5,8 +5,8 @@
 
 use crate::component::ComponentError;
 use crate::component::weaviate::class::{self, Class, Classes};
-use crate::component::weaviate::index::{Index, Made, head, padding};
-use crate::component::weaviate::lines::{Pieces, encoder};
+use crate::component::weaviate::index::{BackupBackend, Index, head, padding};
+use crate::component::weaviate::ndjson::{Pieces, encoder};
 use crate::component::weaviate::pages::{Page, Pages};
 use crate::component::weaviate::server::Server;
 use crate::domain::{facts::Facts, progress::Meter};
@@ -27,7 +27,7 @@ pub(super) const NOT_KEPT: &str = "an export brings objects back with new creati
 
 /// The warning of a plan to restore an export.
 pub(super) fn not_kept(facts: &Facts) -> Option<String> {
-    let is_export = facts.backend.as_deref() == Some(Made::Export.as_str());
+    let is_export = facts.backend.as_deref() == Some(BackupBackend::Export.as_str());
     is_export.then(|| format!("The backup is an export: {NOT_KEPT}."))
 }
 

@@ -43,7 +43,7 @@ pub(super) fn is_closed(err: &ComponentError) -> bool {
 
 /// The result of an attempt to free the name of a backup.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Freed {
+pub(super) enum FolderRelease {
     /// Nothing has that name.
     Free,
     /// A leftover that cannot be removed, and has been renamed.
@@ -183,15 +183,17 @@ impl Folder {
     }
 
     /// Frees the name of a backup: removes the files that have the name, or else renames them to `aside`.
-    pub(super) async fn free(&self, id: &str, aside: &str) -> Result<Freed, ComponentError> {
+    pub(super) async fn free(&self, id: &str, aside: &str) -> Result<FolderRelease, ComponentError> {
         let found = tokio::fs::symlink_metadata(self.of(id)).await;
         if found.is_err_and(|err| err.kind() == io::ErrorKind::NotFound) {
-            return Ok(Freed::Free);
+            return Ok(FolderRelease::Free);
         }
-        let Err(left) = self.remove(id).await else { return Ok(Freed::Free) };
-        let Ok(()) = tokio::fs::rename(self.of(id), self.of(aside)).await else { return Ok(Freed::Taken) };
+        let Err(left) = self.remove(id).await else { return Ok(FolderRelease::Free) };
+        let Ok(()) = tokio::fs::rename(self.of(id), self.of(aside)).await else {
+            return Ok(FolderRelease::Taken);
+        };
         tracing::warn!(error = %crate::base::chain(&left), aside, "an older copy of a backup is left in Weaviate's folder");
-        Ok(Freed::Renamed)
+        Ok(FolderRelease::Renamed)
     }
 
     /// The error of a restore when other files have the name of the backup and can be neither removed nor renamed.

@@ -8,7 +8,7 @@ use crate::component::weaviate::class::{self, Classes};
 use crate::component::weaviate::client::Fault;
 use crate::component::weaviate::index::Index;
 use crate::component::weaviate::parts::Parts;
-use crate::component::weaviate::refer::{Batch as Links, plain};
+use crate::component::weaviate::references::{Batch as Links, plain};
 use crate::component::weaviate::server::Server;
 use crate::domain::progress::Meter;
 use bytes::Bytes;

@@ -2,7 +2,7 @@
 
 use crate::component::ComponentError;
 use crate::component::weaviate::index::corrupt;
-use crate::component::weaviate::lines::{LONGEST_PART, append};
+use crate::component::weaviate::ndjson::{LONGEST_PART, append};
 use async_compression::tokio::bufread::ZstdDecoder;
 use async_tar::Header;
 use memchr::memchr;
@@ -88,7 +88,7 @@ fn unread(source: io::Error) -> ComponentError {
 mod tests {
     use super::*;
     use crate::component::weaviate::index::{END, entry};
-    use crate::component::weaviate::lines::pack;
+    use crate::component::weaviate::ndjson::pack;
 
     #[tokio::test]
     async fn parts_are_read_line_by_line_and_skipped_where_nobody_wants_them() {

@@ -6,9 +6,9 @@ use crate::component::stage::{RestoreMode, Steps, Target};
 use crate::component::weaviate::Weaviate;
 use crate::component::weaviate::class::Classes;
 use crate::component::weaviate::files::Files;
-use crate::component::weaviate::index::{Index, Made};
-use crate::component::weaviate::needs::Needs;
+use crate::component::weaviate::index::{BackupBackend, Index};
 use crate::component::weaviate::refusals;
+use crate::component::weaviate::requirements::Requirements;
 use crate::component::weaviate::restore::counted;
 use crate::component::weaviate::rights::Replaced;
 use crate::component::weaviate::server::Server;
@@ -69,13 +69,13 @@ pub(super) const STEPS: Steps<Step> = Steps(&[
     (Step::Replacement, "delete, restore and prove the live classes one by one", &[Restore]),
 ]);
 
-/// Everything that the questions before a restore need to know.
+/// The input of the checks before a restore.
 #[derive(Debug)]
-pub(super) struct Questions<'a> {
+pub(super) struct CheckContext<'a> {
     pub(super) weaviate: &'a Weaviate,
     pub(super) target: &'a Target,
     pub(super) server: &'a Server,
-    pub(super) needs: &'a Needs,
+    pub(super) requirements: &'a Requirements,
     /// The classes that are to come; `None` where nobody has noted them.
     pub(super) bring: Option<&'a BTreeSet<String>>,
     /// Those of these classes that are on the server.
@@ -85,32 +85,32 @@ pub(super) struct Questions<'a> {
     pub(super) index: Option<&'a Index>,
 }
 
-impl Questions<'_> {
+impl CheckContext<'_> {
     /// Asks what a step asks before anything is touched. Steps that do something ask nothing.
     ///
     /// # Errors
     ///
     /// The reason why a restore would fail, and what to do about it.
     async fn ask(&self, step: Step) -> Result<(), ComponentError> {
-        let Self { weaviate, target, server, needs, bring, live, index } = *self;
+        let Self { weaviate, target, server, requirements, bring, live, index } = *self;
         match step {
-            Step::Version => refusals::of_version(server, needs),
-            Step::Access if *target == Target::LiveWithAccess => refusals::of_access(server, needs),
-            Step::Folder => match needs.way.filter(|way| *way != Made::Export) {
-                Some(way) => match weaviate.files(server, way)? {
+            Step::Version => refusals::of_version(server, requirements),
+            Step::Access if *target == Target::LiveWithAccess => refusals::of_access(server, requirements),
+            Step::Folder => match requirements.backend.filter(|backend| *backend != BackupBackend::Export) {
+                Some(backend) => match weaviate.files(server, backend)? {
                     Files::Folder(folder) => folder.probe().await,
                     Files::Bucket(_) => Ok(()),
                 },
                 None => Ok(()),
             },
-            Step::Nodes => refusals::of_nodes(server, needs).await,
+            Step::Nodes => refusals::of_nodes(server, requirements).await,
             Step::Aliases => server.no_alias_bears(bring.into_iter().flatten()).await,
-            Step::Modules => refusals::of_modules(server, needs),
+            Step::Modules => refusals::of_modules(server, requirements),
             Step::SomethingComes => bring.map_or(Ok(()), refusals::of_an_empty_backup),
             Step::NothingThere => refusals::of_a_server_in_use(server, live),
-            Step::NothingLost => {
-                needs.way.map_or(Ok(()), |way| refusals::of_what_cannot_be_kept(server, live, way))
-            }
+            Step::NothingLost => requirements
+                .backend
+                .map_or(Ok(()), |backend| refusals::of_what_cannot_be_kept(server, live, backend)),
             Step::References => {
                 let classes = index.map_or(live, |index| &index.classes);
                 match bring {
@@ -141,16 +141,16 @@ impl Questions<'_> {
         mode: RestoreMode,
         counts: &BTreeMap<String, u64>,
     ) -> Result<bool, ComponentError> {
-        let Self { server, needs, bring, live, index, .. } = *self;
+        let Self { server, requirements, bring, live, index, .. } = *self;
         if !server.client.has_key() {
             return Ok(true); // without keys there are no roles
         }
         if let Some(rights) = server.rights().await? {
             let names = live.keys().chain(bring.into_iter().flatten()).map(String::as_str).collect();
             let classes = Replaced { live, coming: index.map(|index| &index.classes), counts };
-            return rights.suffice(needs.way, &names, classes).map(|()| true);
+            return rights.suffice(requirements.backend, &names, classes).map(|()| true);
         }
-        if needs.way != Some(Made::Export) || mode == Check {
+        if requirements.backend != Some(BackupBackend::Export) || mode == Check {
             return Ok(false);
         }
         for (name, class) in live {

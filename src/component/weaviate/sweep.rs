@@ -40,7 +40,7 @@ impl Weaviate {
         if ids.is_empty() {
             return Ok(Vec::new());
         }
-        let server = self.meet().await?;
+        let server = self.connect().await?;
         let marked: BTreeSet<_> = server.marks().await?.into_iter().flat_map(|mark| mark.copies).collect();
         let there = server.definitions().await.map_err(|fault| fault.of("read Weaviate's schema"))?;
         let there: BTreeSet<_> = there.into_keys().collect();

@@ -2,9 +2,9 @@
 //! task again knows that its work is done.
 
 use crate::base::chain;
-use crate::component::weaviate::claim::Claim;
+use crate::component::weaviate::claim::ReplacementClaim;
 use crate::component::weaviate::journal::Journal;
-use crate::component::weaviate::mark::Mark;
+use crate::component::weaviate::mark::ReplacementMark;
 use crate::component::weaviate::{Weaviate, kept_as};
 use crate::component::{CompletedSwap, ComponentError};
 use crate::domain::task_note::{self, TaskNote};
@@ -17,8 +17,8 @@ impl Weaviate {
     ///
     /// When the marks cannot be read.
     pub(super) async fn replaced_by(&self, task: &str) -> Result<Option<CompletedSwap>, ComponentError> {
-        let marks = self.meet().await?.marks().await?;
-        let of_task = |mark: &Mark| mark.task_notes.iter().find(|note| note.is_of(task)).cloned();
+        let marks = self.connect().await?.marks().await?;
+        let of_task = |mark: &ReplacementMark| mark.task_notes.iter().find(|note| note.is_of(task)).cloned();
         let Some((mark, note)) = marks.iter().rev().find_map(|mark| Some((mark, of_task(mark)?))) else {
             return Ok(None);
         };
@@ -37,7 +37,7 @@ impl Weaviate {
     ///
     /// When a mark cannot be read or written.
     pub(super) async fn mark_note_stored(&self, task: &str) -> Result<(), ComponentError> {
-        let server = self.meet().await?;
+        let server = self.connect().await?;
         for mut mark in server.marks().await? {
             if task_note::mark_stored(&mut mark.task_notes, task) {
                 mark.beat += 1;
@@ -49,7 +49,7 @@ impl Weaviate {
     }
 }
 
-impl Mark {
+impl ReplacementMark {
     /// The notes on tasks that may be delivered again.
     pub(super) fn needed_notes(&self) -> Vec<TaskNote> {
         let now = Timestamp::now();
@@ -57,7 +57,7 @@ impl Mark {
     }
 }
 
-impl Claim {
+impl ReplacementClaim {
     /// Does work that replaces classes, and notes in the mark that it is the work of a task. A note that cannot be written
     /// is a warning, since the classes are whole.
     pub(super) async fn signed<T>(

@@ -10,10 +10,10 @@ use crate::component::weaviate::index::corrupt;
 use crate::component::weaviate::journal::Journal;
 use crate::component::weaviate::pages;
 use crate::component::weaviate::parts::Parts;
-use crate::component::weaviate::refer::Batch as Links;
+use crate::component::weaviate::references::Batch as Links;
 use crate::component::weaviate::replace::remove_classes;
 use crate::component::weaviate::server::Server;
-use crate::component::weaviate::source::{Place, Source};
+use crate::component::weaviate::source::{Source, SourceLocation};
 use crate::domain::progress::Meter;
 use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
@@ -38,16 +38,16 @@ impl Source {
     ///
     /// When the server refuses a class or an object, or keeps an object otherwise than it was; no class that was
     /// there before is touched.
-    pub(super) async fn try_out(
+    pub(super) async fn run_trial(
         &self,
         server: &Server,
         journal: &mut Journal,
         only: &BTreeSet<String>,
     ) -> Result<(), ComponentError> {
         let there = server.definitions().await.map_err(|fault| fault.of("read Weaviate's schema"))?;
-        let mut trial = Trial { server, journal, there: there.keys().cloned().collect() };
+        let mut trial = TrialImport { server, journal, there: there.keys().cloned().collect() };
         let mut waiting = only.clone();
-        if matches!(self.place, Place::Server(_)) {
+        if matches!(self.location, SourceLocation::Server(_)) {
             waiting.retain(|name| class::expires(&self.index.classes[name].definition));
         } else {
             let mut parts = Parts::new(self.open().await?);
@@ -72,7 +72,7 @@ impl Source {
             let class = &self.index.classes[name];
             trial.class(name, class, &Sample::new(class)).await?;
         }
-        if !matches!(self.place, Place::Server(_)) {
+        if !matches!(self.location, SourceLocation::Server(_)) {
             for (name, definition) in there.iter().filter(|(name, _)| only.contains(*name)) {
                 server.may_make_again(name, definition).await?;
             }
@@ -136,15 +136,15 @@ impl Sample {
     }
 }
 
-/// The classes of one source on their trial.
-struct Trial<'a> {
+/// The trial import of the classes of a source, under other names.
+struct TrialImport<'a> {
     server: &'a Server,
     journal: &'a mut Journal,
     /// The classes that the server has: no server makes a class that refers to any other.
     there: BTreeSet<String>,
 }
 
-impl Trial<'_> {
+impl TrialImport<'_> {
     /// Tries one class, with so many tenants at once that a server which holds them already has files and memory for
     /// them.
     async fn class(&mut self, name: &str, class: &Class, sample: &Sample) -> Result<(), ComponentError> {

@@ -1,7 +1,7 @@
 //! The undo of a restore: the classes as they were before.
 
 use crate::component::weaviate::class;
-use crate::component::weaviate::index::Made;
+use crate::component::weaviate::index::BackupBackend;
 use crate::component::weaviate::journal::Journal;
 use crate::component::weaviate::notes::Snapshot;
 use crate::component::weaviate::replace::Purpose;
@@ -30,7 +30,7 @@ impl Weaviate {
             let what = format!("undo the restore of weaviate: nothing is kept of before{elsewhere}");
             return Err(ComponentError::Unusable { what, source: None });
         };
-        let server = self.meet().await?;
+        let server = self.connect().await?;
         self.name_later_restores(&server, &journal.notes, &kept, meter).await?;
         let mut sources = BTreeMap::new();
         for copy in kept.before.values().flatten() {
@@ -79,6 +79,6 @@ impl Weaviate {
 /// The classes to which those refer that are brought from exports: a server restores its own backups without them.
 fn referred_to(bring: &Bring<'_>) -> BTreeSet<String> {
     let exports = bring.iter().filter_map(|(class, source)| Some((class, (*source)?)));
-    let exports = exports.filter(|(_, source)| source.index.way == Made::Export);
+    let exports = exports.filter(|(_, source)| source.index.backend == BackupBackend::Export);
     exports.flat_map(|(class, source)| class::targets(&source.index.classes[class].definition)).collect()
 }

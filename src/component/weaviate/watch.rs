@@ -78,7 +78,7 @@ impl<'a> Watch<'a> {
                 Err(fault.of(format!("ask for the status of a {}", self.name())))
             }
             Err(fault) => {
-                self.is_doubtful |= matches!(fault, Fault::Away(_));
+                self.is_doubtful |= matches!(fault, Fault::Unavailable(_));
                 let since = *self.blind.get_or_insert_with(Instant::now);
                 if since.elapsed() > server.client.seconds(BLIND) {
                     return Err(fault.of(format!("follow a {}", self.name())));

@@ -2,11 +2,13 @@ use super::*;
 use serde_json::json;
 
 pub(in crate::component::weaviate) fn snapshot(id: &str) -> Snapshot {
-    Snapshot { made: Made::Export, id: id.to_owned(), at: Timestamp::UNIX_EPOCH, unnamed: [] }
+    Snapshot { backend: BackupBackend::Export, id: id.to_owned(), at: Timestamp::UNIX_EPOCH, unnamed: [] }
 }
 
-fn kept(copy: &str, classes: &[&str]) -> Kept {
-    Kept { before: classes.iter().map(|class| ((*class).to_owned(), Some(snapshot(copy)))).collect() }
+fn kept(copy: &str, classes: &[&str]) -> PreviousClasses {
+    PreviousClasses {
+        before: classes.iter().map(|class| ((*class).to_owned(), Some(snapshot(copy)))).collect(),
+    }
 }
 
 #[test]
@@ -27,7 +29,7 @@ fn undo_takes_back_what_was_proven_and_the_restore_before_it_is_forgotten_with_t
     notes.reached("C", State::Proven);
     notes.reached("B", State::Proven);
     let before = BTreeMap::from([("B".to_owned(), Some(safety)), ("C".to_owned(), None)]);
-    assert_eq!(notes.kept, Some(Kept { before }));
+    assert_eq!(notes.kept, Some(PreviousClasses { before }));
     assert_eq!(notes.replacing.as_ref().unwrap().earlier, Some(old));
     notes.settled();
     // One class was not replaced, so this may have been an undo that is still wanted.
@@ -54,8 +56,9 @@ fn an_undo_that_ends_in_the_middle_is_gone_on_with_and_its_end_can_be_undone_as_
     // As where B was put back hours later, and what stood there is kept.
     notes.keep("B", Some(snapshot("late")));
     notes.settled();
-    let names =
-        |kept: &Option<Kept>| kept.as_ref().map(|kept| kept.before.keys().cloned().collect::<String>());
+    let names = |kept: &Option<PreviousClasses>| {
+        kept.as_ref().map(|kept| kept.before.keys().cloned().collect::<String>())
+    };
     assert_eq!((names(&notes.kept), names(&notes.undone)), (Some("BC".into()), Some("A".into())));
     assert!(notes.kept.as_ref().unwrap().copies().all(|copy| copy.id == "before"));
     assert_eq!(notes.snapshots().len(), 3);

@@ -5,8 +5,8 @@ use crate::component::ComponentError;
 use crate::component::weaviate::Weaviate;
 use crate::component::weaviate::copies::place_of;
 use crate::component::weaviate::journal::Journal;
-use crate::component::weaviate::mark::Mark;
-use crate::component::weaviate::notes::{Kept, Notes};
+use crate::component::weaviate::mark::ReplacementMark;
+use crate::component::weaviate::notes::{Notes, PreviousClasses};
 use crate::component::weaviate::replace::names;
 use crate::component::weaviate::server::Server;
 use crate::domain::progress::Meter;
@@ -67,7 +67,7 @@ impl Weaviate {
     pub(super) async fn name_what_stays_due(
         &self,
         server: &Server,
-        dead: &[Mark],
+        dead: &[ReplacementMark],
         brought: &BTreeSet<String>,
         meter: &Meter,
     ) -> Result<(), ComponentError> {
@@ -100,10 +100,10 @@ impl Weaviate {
         &self,
         server: &Server,
         notes: &Notes,
-        kept: &Kept,
+        kept: &PreviousClasses,
         meter: &Meter,
     ) -> Result<(), ComponentError> {
-        let is_later = |mark: &&Mark| is_of_another(notes, mark) && mark.since > kept.at();
+        let is_later = |mark: &&ReplacementMark| is_of_another(notes, mark) && mark.since > kept.at();
         for mark in server.marks().await?.iter().filter(is_later) {
             let both = mark.replaced.keys().filter(|class| kept.before.contains_key(*class)).cloned();
             let both: BTreeSet<_> = both.collect();
@@ -150,12 +150,12 @@ impl Notes {
 }
 
 /// The sentence about classes that are no more put back.
-fn told(journal: &Journal, superseded: &BTreeSet<String>, marks: &[Mark]) -> String {
+fn told(journal: &Journal, superseded: &BTreeSet<String>, marks: &[ReplacementMark]) -> String {
     let replacing = journal.notes.replacing.clone().unwrap_or_default();
     let copies = replacing.classes.iter().filter(|(class, _)| superseded.contains(*class));
     let copies: BTreeSet<_> = copies.filter_map(|(_, step)| step.before.as_ref()).collect();
     let copies: Vec<_> = copies.into_iter().map(|copy| place_of(journal, copy)).collect();
-    let by: Vec<_> = newer(&journal.notes, marks).map(Mark::owner).collect();
+    let by: Vec<_> = newer(&journal.notes, marks).map(ReplacementMark::owner).collect();
     let why = if by.is_empty() {
         "its mark on the server is gone, so nobody can tell what came since".to_owned()
     } else {
@@ -178,27 +178,31 @@ fn told(journal: &Journal, superseded: &BTreeSet<String>, marks: &[Mark]) -> Str
 
 /// The marks of other machines that came after the replacement of some class that is due. An earlier version has noted no
 /// number, and the time alone tells. Where the mark of this machine is gone, every mark counts as later.
-fn newer<'a>(notes: &'a Notes, marks: &'a [Mark]) -> impl Iterator<Item = &'a Mark> {
+fn newer<'a>(notes: &'a Notes, marks: &'a [ReplacementMark]) -> impl Iterator<Item = &'a ReplacementMark> {
     let numbers = notes.due().into_iter().map(|class| number_of(notes, marks, &class));
-    let number = numbers.min().unwrap_or(Number::NeverNoted);
+    let number = numbers.min().unwrap_or(MarkNumber::NeverNoted);
     later_than(notes, marks, number)
 }
 
-fn later_than<'a>(notes: &'a Notes, marks: &'a [Mark], number: Number) -> impl Iterator<Item = &'a Mark> {
+fn later_than<'a>(
+    notes: &'a Notes,
+    marks: &'a [ReplacementMark],
+    number: MarkNumber,
+) -> impl Iterator<Item = &'a ReplacementMark> {
     let began = notes.replacing.as_ref().and_then(|replacing| replacing.began);
     marks.iter().filter(move |mark| {
         is_of_another(notes, mark)
             && match number {
-                Number::Known(number) => mark.number > number,
-                Number::Lost => true,
-                Number::NeverNoted => began.is_none_or(|began| mark.since > began),
+                MarkNumber::Known(number) => mark.number > number,
+                MarkNumber::Lost => true,
+                MarkNumber::NeverNoted => began.is_none_or(|began| mark.since > began),
             }
     })
 }
 
 /// The number of the mark under which the replacement of a class began; in the order in which more marks are later.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Number {
+enum MarkNumber {
     /// The mark is gone.
     Lost,
     Known(u64),
@@ -206,24 +210,24 @@ enum Number {
     NeverNoted,
 }
 
-fn number_of(notes: &Notes, marks: &[Mark], class: &str) -> Number {
+fn number_of(notes: &Notes, marks: &[ReplacementMark], class: &str) -> MarkNumber {
     let number = notes.replacing.as_ref().and_then(|replacing| replacing.number_of(class));
     let has_mark = marks.iter().any(|mark| !is_of_another(notes, mark));
     match number {
-        None => Number::NeverNoted,
-        Some(number) if has_mark => Number::Known(number),
-        Some(_) => Number::Lost,
+        None => MarkNumber::NeverNoted,
+        Some(number) if has_mark => MarkNumber::Known(number),
+        Some(_) => MarkNumber::Lost,
     }
 }
 
-fn is_of_another(notes: &Notes, mark: &Mark) -> bool {
+fn is_of_another(notes: &Notes, mark: &ReplacementMark) -> bool {
     notes.id.as_deref() != Some(&*mark.journal)
 }
 
 /// The classes that are due and no business of this machine any more: another one has replaced them since. Where the mark
 /// of this machine is gone, all that are there. A class that is missing and of which there is a copy stays due: to put it
 /// back overwrites nothing.
-fn superseded(notes: &Notes, marks: &[Mark], there: &BTreeSet<String>) -> BTreeSet<String> {
+fn superseded(notes: &Notes, marks: &[ReplacementMark], there: &BTreeSet<String>) -> BTreeSet<String> {
     let mut due = notes.due();
     let has_copy = |class: &String| {
         let step = notes.replacing.as_ref().and_then(|replacing| replacing.classes.get(class));
@@ -232,11 +236,11 @@ fn superseded(notes: &Notes, marks: &[Mark], there: &BTreeSet<String>) -> BTreeS
     due.retain(|class| there.contains(class) || !has_copy(class));
     due.retain(|class| {
         let number = number_of(notes, marks, class);
-        let is_later = |mark: &Mark| {
+        let is_later = |mark: &ReplacementMark| {
             let at = mark.replaced.get(class);
-            at.is_some_and(|at| !matches!(number, Number::Known(number) if *at <= number))
+            at.is_some_and(|at| !matches!(number, MarkNumber::Known(number) if *at <= number))
         };
-        later_than(notes, marks, number).any(is_later) || number == Number::Lost && there.contains(class)
+        later_than(notes, marks, number).any(is_later) || number == MarkNumber::Lost && there.contains(class)
     });
     due
 }
@@ -257,15 +261,18 @@ mod tests {
         Notes { id: Some("a".to_owned()), replacing: Some(replacing), ..Notes::default() }
     }
 
-    fn found(notes: &Notes, marks: &[Mark]) -> String {
+    fn found(notes: &Notes, marks: &[ReplacementMark]) -> String {
         names(&superseded(notes, marks, &["Q".to_owned()].into()))
     }
 
     #[test]
     fn a_class_that_another_machine_has_brought_later_is_no_more_put_back() {
         let [own, other] = [example(2, "a"), example(3, "b")];
-        let brought =
-            |at: u64, number| Mark { number, replaced: [("P".to_owned(), at)].into(), ..other.clone() };
+        let brought = |at: u64, number| ReplacementMark {
+            number,
+            replaced: [("P".to_owned(), at)].into(),
+            ..other.clone()
+        };
         let notes = died(Some(2));
         assert_eq!(found(&notes, &[own.clone(), brought(3, 3)]), "P");
         assert_eq!(
@@ -275,7 +282,11 @@ mod tests {
         );
         assert_eq!(found(&notes, &[brought(1, 1), own.clone()]), "");
         assert_eq!(found(&notes, std::slice::from_ref(&own)), "");
-        assert_eq!(found(&notes, &[Mark { journal: "a".to_owned(), ..brought(3, 3) }]), "", "its own");
+        assert_eq!(
+            found(&notes, &[ReplacementMark { journal: "a".to_owned(), ..brought(3, 3) }]),
+            "",
+            "its own"
+        );
     }
 
     #[test]
@@ -286,7 +297,7 @@ mod tests {
         notes.begin([("P".to_owned(), step)].into(), false);
         notes.numbered(4);
         let replaced = ["P", "Q"].map(|class| (class.to_owned(), 3)).into();
-        assert_eq!(found(&notes, &[Mark { replaced, ..other }, own]), "Q");
+        assert_eq!(found(&notes, &[ReplacementMark { replaced, ..other }, own]), "Q");
     }
 
     #[test]
@@ -295,7 +306,7 @@ mod tests {
         let copy = crate::component::weaviate::notes::tests::snapshot("rna-safe");
         notes.replacing.as_mut().unwrap().classes.get_mut("P").unwrap().before = Some(copy);
         let replaced = [("P".to_owned(), 3)].into();
-        let marks = [example(2, "a"), Mark { replaced, ..example(3, "b") }];
+        let marks = [example(2, "a"), ReplacementMark { replaced, ..example(3, "b") }];
         assert_eq!(found(&notes, &marks), "");
         assert_eq!(names(&superseded(&notes, &marks, &["P".to_owned()].into())), "P");
     }
@@ -303,16 +314,17 @@ mod tests {
     #[test]
     fn a_replacement_whose_mark_is_gone_leaves_alone_what_is_there() {
         assert_eq!(found(&died(Some(2)), &[]), "Q");
-        let other = Mark { replaced: [("P".to_owned(), 1)].into(), ..example(1, "b") };
+        let other = ReplacementMark { replaced: [("P".to_owned(), 1)].into(), ..example(1, "b") };
         assert_eq!(found(&died(Some(2)), &[other]), "P, Q");
     }
 
     #[test]
     fn a_journal_of_an_earlier_version_acts_where_no_mark_is_newer() {
         let later = Timestamp::from_second(9).unwrap();
-        let other = Mark { since: later, replaced: [("P".to_owned(), 1)].into(), ..example(1, "b") };
+        let other =
+            ReplacementMark { since: later, replaced: [("P".to_owned(), 1)].into(), ..example(1, "b") };
         assert_eq!(found(&died(None), &[]), "");
         assert_eq!(found(&died(None), std::slice::from_ref(&other)), "P");
-        assert_eq!(found(&died(None), &[Mark { since: Timestamp::UNIX_EPOCH, ..other }]), "");
+        assert_eq!(found(&died(None), &[ReplacementMark { since: Timestamp::UNIX_EPOCH, ..other }]), "");
     }
 }

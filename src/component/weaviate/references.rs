@@ -103,13 +103,13 @@ impl<'a> Batch<'a> {
         if self.links.is_empty() {
             return Ok(0);
         }
-        let (mut turns, mut is_doubtful) = (server.client.turns(), false);
+        let (mut retries, mut is_doubtful) = (server.client.retries(), false);
         loop {
             if is_doubtful {
                 self.store_anew(server).await?;
             }
             let refused = match server.add_references(&self.links).await {
-                Err(fault) if fault.passes() && turns.another(&fault).await => {
+                Err(fault) if fault.passes() && retries.wait(&fault).await => {
                     is_doubtful = true;
                     continue;
                 }
@@ -123,8 +123,8 @@ impl<'a> Batch<'a> {
                 return Ok(dangling.len());
             }
             let err = io::Error::other("a request that was given up has added references all the same");
-            if !turns.another(&err).await {
-                return Err(Fault::Away(err.into()).of(what()));
+            if !retries.wait(&err).await {
+                return Err(Fault::Unavailable(err.into()).of(what()));
             }
         }
     }
@@ -147,7 +147,8 @@ impl<'a> Batch<'a> {
     async fn are_there(&self, server: &Server, dangling: usize) -> Result<bool, Fault> {
         let mut found = dangling;
         for line in self.each_line() {
-            let object: Object<'_> = serde_json::from_slice(line).map_err(|err| Fault::Away(err.into()))?;
+            let object: Object<'_> =
+                serde_json::from_slice(line).map_err(|err| Fault::Unavailable(err.into()))?;
             let stored = server.object(self.class, &object.id, object.tenant.as_deref()).await?;
             let links = self.references.iter().filter_map(|name| stored["properties"][name].as_array());
             found += links.map(Vec::len).sum::<usize>();

@@ -1,15 +1,15 @@
-//! Backups that the server is about to be asked for, noted first: should this process die, the next run removes them.
+//! Backups that are noted before the server is asked for them: should this process die, the next run removes them.
 
 use crate::component::ComponentError;
 use crate::component::weaviate::files::Files;
-use crate::component::weaviate::index::Made;
+use crate::component::weaviate::index::BackupBackend;
 use crate::component::weaviate::journal::Journal;
-use crate::component::weaviate::notes::Loose;
+use crate::component::weaviate::notes::OrphanBackup;
 
 /// The backups of one order.
-pub(super) struct Noted<'a> {
+pub(super) struct AnnouncedBackups<'a> {
     pub(super) journal: &'a mut Journal,
-    pub(super) made: Made,
+    pub(super) backend: BackupBackend,
     pub(super) files: &'a Files,
     /// The names of the server's nodes, where this process makes the folders of a backup.
     pub(super) nodes: &'a [String],
@@ -17,7 +17,7 @@ pub(super) struct Noted<'a> {
     pub(super) ids: Vec<String>,
 }
 
-impl Noted<'_> {
+impl AnnouncedBackups<'_> {
     /// Notes a backup, and makes the folders for it.
     ///
     /// # Errors
@@ -25,7 +25,7 @@ impl Noted<'_> {
     /// When one of the two cannot be written: then the backup must not be ordered.
     pub(super) async fn add(&mut self, id: &str) -> Result<(), ComponentError> {
         self.ids.push(id.to_owned());
-        self.journal.note(|notes| notes.loose.push(Loose::new(self.made, id))).await?;
+        self.journal.note(|notes| notes.orphans.push(OrphanBackup::new(self.backend, id))).await?;
         match self.files {
             Files::Bucket(_) => Ok(()),
             Files::Folder(folder) => folder.prepare(id, self.nodes, self.classes).await,

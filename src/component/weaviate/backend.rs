@@ -1,44 +1,47 @@
-//! By which way a server is backed up: what it has enabled, and what we can see of it.
+//! The backend of a server's backups: chosen by the modules that the server has enabled and the files that we can see.
 
 use crate::base::chain;
 use crate::component::ComponentError;
 use crate::component::weaviate::Weaviate;
-use crate::component::weaviate::config::Way;
+use crate::component::weaviate::config::BackendSetting;
 use crate::component::weaviate::files::Files;
 use crate::component::weaviate::folder::{Folder, is_closed};
-use crate::component::weaviate::index::Made;
+use crate::component::weaviate::index::BackupBackend;
 use crate::component::weaviate::server::Server;
 use serde_json::Value;
 use std::{fs, sync::Arc};
 
 impl Weaviate {
-    /// The way of the next backup, and what is otherwise than one would wish.
+    /// The backend of the next backup, and a warning if that is not the best one.
     ///
     /// # Errors
     ///
-    /// [`ComponentError::Unusable`] when the way that was asked for is closed; the text says how to open it.
-    pub(super) async fn way(&self, server: &Server) -> Result<(Made, Option<String>), ComponentError> {
-        let (folder, bucket) = (self.open_folder(server).await, self.files(server, Made::S3));
-        let open = |made, files: Result<Files, ComponentError>| files.map(|_| (made, None));
-        match self.config.way {
-            Way::Filesystem => open(Made::Filesystem, folder),
-            Way::S3 => open(Made::S3, bucket),
-            Way::Export => Ok((Made::Export, None)),
-            Way::Auto if bucket.is_ok() => open(Made::S3, bucket),
-            Way::Auto if folder.is_ok() => open(Made::Filesystem, folder),
-            Way::Auto => {
-                let why = match (server.modules.contains_key(&module(Made::Filesystem)), folder) {
+    /// [`ComponentError::Unusable`] when the backend of the setting cannot be used; the text tells what to do.
+    pub(super) async fn choose_backend(
+        &self,
+        server: &Server,
+    ) -> Result<(BackupBackend, Option<String>), ComponentError> {
+        let (folder, bucket) = (self.open_folder(server).await, self.files(server, BackupBackend::S3));
+        let open = |backend, files: Result<Files, ComponentError>| files.map(|_| (backend, None));
+        match self.config.backend {
+            BackendSetting::Filesystem => open(BackupBackend::Filesystem, folder),
+            BackendSetting::S3 => open(BackupBackend::S3, bucket),
+            BackendSetting::Export => Ok((BackupBackend::Export, None)),
+            BackendSetting::Auto if bucket.is_ok() => open(BackupBackend::S3, bucket),
+            BackendSetting::Auto if folder.is_ok() => open(BackupBackend::Filesystem, folder),
+            BackendSetting::Auto => {
+                let why = match (server.modules.contains_key(&module(BackupBackend::Filesystem)), folder) {
                     (true, Err(err)) => chain(&err),
-                    _ => enable(Made::Filesystem),
+                    _ => enable(BackupBackend::Filesystem),
                 };
-                Ok((Made::Export, Some(exported_because(&why))))
+                Ok((BackupBackend::Export, Some(exported_because(&why))))
             }
         }
     }
 
     /// The folder that Weaviate writes to, where this process may make and remove folders.
     async fn open_folder(&self, server: &Server) -> Result<Files, ComponentError> {
-        let files = self.files(server, Made::Filesystem)?;
+        let files = self.files(server, BackupBackend::Filesystem)?;
         if let Files::Folder(folder) = &files {
             folder.probe().await?;
             folder.look_for_evidence().await?;
@@ -49,20 +52,20 @@ impl Weaviate {
     /// The warning of an export that replaces a failed backup by the server; `None` where only people can help. By
     /// `auto`, a folder that turns out to be closed is replaced by an export.
     pub(super) fn may_export(&self, err: &ComponentError) -> Option<String> {
-        (self.config.way == Way::Auto && is_closed(err)).then(|| exported_because(&chain(err)))
+        (self.config.backend == BackendSetting::Auto && is_closed(err)).then(|| exported_because(&chain(err)))
     }
 
-    /// The place of the files of backups that the server makes in that way.
+    /// The files of the backups that the server makes with that backend.
     ///
     /// # Errors
     ///
     /// [`ComponentError::Unusable`] when it does not, or we cannot see them; the text says what to do.
-    pub(super) fn files(&self, server: &Server, made: Made) -> Result<Files, ComponentError> {
-        let Some(module) = server.modules.get(&module(made)) else {
-            let (module, enable) = (module(made), enable(made));
+    pub(super) fn files(&self, server: &Server, backend: BackupBackend) -> Result<Files, ComponentError> {
+        let Some(module) = server.modules.get(&module(backend)) else {
+            let (module, enable) = (module(backend), enable(backend));
             return Err(unusable(format!("back up by Weaviate's module {module}: {enable}")));
         };
-        if made == Made::S3 { self.bucket_of(module) } else { self.folder_of(module) }
+        if backend == BackupBackend::S3 { self.bucket_of(module) } else { self.folder_of(module) }
     }
 
     fn bucket_of(&self, module: &Value) -> Result<Files, ComponentError> {
@@ -109,10 +112,10 @@ fn exported_because(why: &str) -> String {
 }
 
 /// The lines for Weaviate's environment, so that it can back itself up.
-fn enable(made: Made) -> String {
-    let module = module(made);
-    match made {
-        Made::S3 => format!(
+fn enable(backend: BackupBackend) -> String {
+    let module = module(backend);
+    match backend {
+        BackupBackend::S3 => format!(
             "add {module} to ENABLE_MODULES of Weaviate, and set its BACKUP_S3_BUCKET and BACKUP_S3_PATH to where \
              AWS_BACKUP_BUCKET is"
         ),
@@ -128,6 +131,6 @@ fn unusable(what: String) -> ComponentError {
     ComponentError::Unusable { what, source: None }
 }
 
-fn module(made: Made) -> String {
-    format!("backup-{}", made.as_str())
+fn module(backend: BackupBackend) -> String {
+    format!("backup-{}", backend.as_str())
 }

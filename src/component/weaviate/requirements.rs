@@ -1,9 +1,9 @@
-//! The needs of a backup: version, nodes and modules that a server must have to restore it.
+//! The requirements of a backup: version, nodes and modules that a server must have to restore it.
 
 use crate::component::ComponentError;
 use crate::component::stage::Target;
 use crate::component::weaviate::class::{self, Class, Classes};
-use crate::component::weaviate::index::{Index, Made, corrupt};
+use crate::component::weaviate::index::{BackupBackend, Index, corrupt};
 use crate::component::weaviate::version::Version;
 use crate::domain::facts::Facts;
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,12 +13,12 @@ pub(super) const NODES: &str = "weaviate nodes";
 /// The begin of the names in manifests of the modules that matter.
 pub(super) const MODULE: &str = "weaviate module ";
 
-/// Everything that a server must be or have.
+/// The properties that a server must have.
 #[derive(Debug, Default)]
-pub(super) struct Needs {
-    /// The way of the backup; `None` where nobody has noted it.
-    pub(super) way: Option<Made>,
-    /// The version that made the backup; `None` where nobody has noted it.
+pub(super) struct Requirements {
+    /// The backend of the backup; `None` where the manifest does not tell.
+    pub(super) backend: Option<BackupBackend>,
+    /// The version that made the backup; `None` where the manifest does not tell.
     pub(super) made_by: Option<Version>,
     /// The nodes that the backup is of.
     pub(super) nodes: BTreeSet<String>,
@@ -26,11 +26,11 @@ pub(super) struct Needs {
     pub(super) modules: BTreeMap<String, String>,
 }
 
-impl Needs {
-    /// The needs as far as a manifest tells them. It names the modules of all classes together, so those alone are
-    /// needs of a restore of them all.
+impl Requirements {
+    /// The requirements as far as a manifest tells them. A manifest names the modules of all classes together, so only a
+    /// restore of all classes requires them.
     pub(super) fn of_manifest(facts: &Facts, target: &Target) -> Result<Self, ComponentError> {
-        let way = [Made::Filesystem, Made::S3, Made::Export];
+        let backend = [BackupBackend::Filesystem, BackupBackend::S3, BackupBackend::Export];
         let of_classes = facts
             .versions
             .keys()
@@ -41,7 +41,7 @@ impl Needs {
             _ => of_classes.map(|name| (name.to_owned(), "one of the classes".to_owned())).collect(),
         };
         Ok(Self {
-            way: way.into_iter().find(|way| facts.backend.as_deref() == Some(way.as_str())),
+            backend: backend.into_iter().find(|backend| facts.backend.as_deref() == Some(backend.as_str())),
             made_by: facts.versions.get("weaviate").map(|text| text.parse()).transpose().map_err(corrupt)?,
             nodes: facts
                 .versions
@@ -52,23 +52,23 @@ impl Needs {
         })
     }
 
-    /// The needs of the classes that `target` names.
+    /// The requirements of the classes that `target` names.
     pub(super) fn of_archive(index: &Index, target: &Target) -> Result<Self, ComponentError> {
         let is_meant = |name: &String| match target {
             Target::Classes(wanted) => wanted.contains(name),
             _ => true,
         };
         Ok(Self {
-            way: Some(index.way),
+            backend: Some(index.backend),
             made_by: Some(index.server_version.parse().map_err(corrupt)?),
             nodes: index.nodes.clone(),
             modules: modules_of(index.classes.iter().filter(|(name, _)| is_meant(name))),
         })
     }
 
-    /// The needs of a backup that the server itself would make of its classes now, or that is made of it.
-    pub(super) fn of_live(way: Made, live: &Classes) -> Self {
-        Self { way: Some(way), modules: modules_of(live.iter()), ..Self::default() }
+    /// The requirements of a backup that is made of the server's classes now.
+    pub(super) fn of_live(backend: BackupBackend, live: &Classes) -> Self {
+        Self { backend: Some(backend), modules: modules_of(live.iter()), ..Self::default() }
     }
 }
 
@@ -80,7 +80,7 @@ fn modules_of<'a>(classes: impl Iterator<Item = (&'a String, &'a Class)>) -> BTr
     modules.collect()
 }
 
-/// Returns whether a module of Weaviate makes backups. Such a module is no need of a class.
+/// Returns whether a module of Weaviate makes backups. No class requires such a module.
 pub(super) fn is_for_backups(module: &str) -> bool {
     module.starts_with("backup-")
 }
