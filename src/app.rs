@@ -29,13 +29,13 @@ pub struct App {
     pub metrics: Metrics,
     /// The destination as what it is, for what only a folder needs.
     local: Arc<LocalStore>,
-    /// The same of the other one.
+    /// The bucket, for multipart clean-up; `None` without one.
     bucket: Option<Arc<S3Store>>,
-    /// As it was read.
+    /// The configuration that this app was built from.
     pub config: Config,
 }
 
-/// Why the parts do not fit together.
+/// The reason that the app cannot be built from its configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
     /// The backup folder cannot be used.
@@ -175,7 +175,7 @@ async fn bucket(config: &Config, metrics: &Metrics) -> Result<Option<Arc<S3Store
     Ok(Some(Arc::new(S3Store::open(config.clone(), Some(observer)).await?)))
 }
 
-/// Where Weaviate may write to by itself, if there is a bucket that can be used.
+/// The folder in the bucket that Weaviate may write to by itself; `None` without a bucket that can be used.
 pub async fn bucket_folder(config: &Config) -> Option<Arc<dyn BucketFolder>> {
     let bucket = S3Store::open(config.destinations.bucket.clone()?, None).await.ok()?;
     bucket_folder_in(Arc::new(bucket), config)
@@ -189,7 +189,7 @@ fn bucket_folder_in(bucket: Arc<S3Store>, config: &Config) -> Option<Arc<dyn Buc
 
 /// The tables in the app's database, when there is one; whether it may be backed up or not.
 fn mirror(config: &Config) -> Option<Mirror> {
-    /// Nobody waits for the tables, but the end of the program does.
+    /// The timeout of a connection for the tables. No run waits for the tables, but the end of the program does.
     const CONNECT: Duration = Duration::from_secs(3);
     let postgres = config.postgres.clone()?;
     let postgres = PostgresConfig { connect_timeout: postgres.connect_timeout.min(CONNECT), ..postgres };
@@ -228,7 +228,7 @@ pub fn components(config: &Config, bucket_folder: Option<Arc<dyn BucketFolder>>)
     found
 }
 
-/// What an operating system asks a program by: SIGTERM (an orchestrator), SIGINT (a terminal), SIGQUIT (at once).
+/// The signals by which a program is asked to end: SIGTERM (an orchestrator), SIGINT (a terminal), SIGQUIT (at once).
 #[derive(Debug)]
 pub struct Signals {
     term: Signal,

@@ -102,7 +102,7 @@ pub trait Component: Send + Sync + fmt::Debug {
         self.backup(out, meter).await
     }
 
-    /// Tells the component that a backup exists: the next incremental backup may build on it.
+    /// Notes that a backup is committed: the next incremental backup may build on it.
     ///
     /// # Errors
     ///

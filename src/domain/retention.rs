@@ -107,7 +107,7 @@ pub fn needed<'a>(
 pub enum KeepReason {
     /// Somebody pinned the backup.
     Pinned,
-    /// Nobody has proven the backup yet.
+    /// The backup is not verified yet.
     NotVerified,
     /// The archive is not where its manifest says.
     ArchiveMissing,

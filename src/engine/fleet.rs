@@ -33,7 +33,7 @@ pub enum FleetTake {
     Taken(Box<dyn FleetHold>),
     /// Another run has the component; its name is for people.
     Busy(String),
-    /// Nobody answers: it is not known whether the component is free.
+    /// The fleet's locks do not answer: it is not known whether the component is free.
     Unreachable,
 }
 
@@ -58,14 +58,14 @@ pub enum LockState {
     Ours,
     /// Another worker's by now.
     Lost,
-    /// Nobody answers.
+    /// The fleet's locks do not answer.
     Unknown,
 }
 
 /// The reason that the fleet's locks cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum FleetError {
-    /// Nobody answers.
+    /// The fleet's locks do not answer.
     #[error("the fleet's locks do not answer")]
     Unreachable,
     /// The fleet's locks are refused.

@@ -325,7 +325,7 @@ enum Blocked {
     Here(Option<Owner>),
     /// Another worker has it.
     InFleet(String),
-    /// Nobody can tell whether it is free.
+    /// The fleet's locks do not answer: it is not known whether the component is free.
     Unreachable,
 }
 

@@ -1,7 +1,6 @@
 //! The catalogue in the app's database, for Django Admin: two tables that follow the manifests and the runs.
 //!
-//! Nobody ever waits for them. What is to be shown is left in an inbox, of which only the newest counts, and
-//! a task of its own carries it to the database: in one transaction, with a connection that it does not
+//! No run waits for the tables. The newest state is left in an inbox, and a background task carries that to the database: in one transaction, with a connection that it does not
 //! keep, again and again with longer and longer pauses while the database is down.
 
 mod rows;

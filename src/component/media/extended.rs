@@ -163,7 +163,7 @@ fn whole(get: &dyn Fn(&mut [u8]) -> Result<usize, Errno>, then: &mut dyn FnMut(&
     Ok(())
 }
 
-/// Those of a list of names that belong to the tree.
+/// The names of a list that belong to the tree.
 fn kept(names: &[u8]) -> impl Iterator<Item = &[u8]> {
     names.split(|byte| *byte == 0).filter(|name| !name.is_empty() && is_kept(name))
 }

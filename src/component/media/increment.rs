@@ -27,7 +27,7 @@ pub(super) struct Increment {
 /// An archive that an earlier backup has made.
 struct Archive {
     id: BackupId,
-    /// Its place in the next snapshot.
+    /// The index of the archive in the next snapshot.
     place: u32,
     is_needed: bool,
 }

@@ -73,7 +73,7 @@ impl Compared {
 /// Something that a media tree holds.
 #[derive(Debug, Clone, Copy)]
 pub struct Kind {
-    /// Its name.
+    /// The name of the kind.
     pub name: &'static str,
     /// The form of the kind in an archive; empty if no archive has the kind.
     pub form: &'static str,

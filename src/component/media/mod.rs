@@ -150,7 +150,7 @@ impl Media {
     /// The number of bytes that there are to read, once the backup has run for a while: on a small folder the count would
     /// only take time from the backup. `None` when nobody could tell, or `stop` was set.
     async fn estimate(&self, stop: Arc<AtomicBool>) -> Option<u64> {
-        /// Nobody needs an estimate of what takes no longer.
+        /// The pause before an estimate, which a backup that is done by then does not need.
         const PATIENCE: Duration = Duration::from_secs(2);
         tokio::time::sleep(PATIENCE).await;
         let root = self.config.root.clone();

@@ -67,7 +67,7 @@ pub(super) fn pack(
     }
 }
 
-/// Why the walk ends early.
+/// The reason that the walk ends early.
 #[derive(Debug)]
 enum Stop {
     ConsumerGone,
@@ -80,14 +80,14 @@ impl From<ConsumerGone> for Stop {
     }
 }
 
-/// Why one entry is not packed.
+/// The reason that an entry is not packed.
 #[derive(Debug)]
 enum Skip {
-    /// It vanished since its folder was listed.
+    /// The entry vanished since its folder was listed.
     Vanished,
-    /// Something of another kind took its place.
+    /// Something of another kind took the entry's place.
     Replaced,
-    /// It may not be read.
+    /// The entry may not be read.
     Denied,
     /// The walk cannot go on.
     Stop(Stop),

@@ -46,7 +46,7 @@ pub(super) fn remove(parent: &File, name: &CStr) -> Result<(), Errno> {
     Ok(())
 }
 
-/// The same of a folder in which a file is open that locks it. NFS and FUSE keep an open file under another name, with
+/// Removes a folder in which a file is open that locks it. NFS and FUSE keep an open file under another name, with
 /// which no folder can go: there the file is closed first.
 pub(super) fn remove_locked(parent: &File, name: &CStr, lock: &mut Option<FileLock>) -> Result<(), Errno> {
     match remove(parent, name) {

@@ -34,7 +34,7 @@ pub(super) struct Head {
     /// The protection of its archives.
     #[serde(rename = "terms")]
     pub(super) recipients: String,
-    /// When the full backup began that it goes back to.
+    /// The time at which the full backup began that this one goes back to.
     pub(super) full_at: Timestamp,
     /// The backups whose archives records name by their place here; the last is this one.
     pub(super) archives: Vec<BackupId>,
@@ -59,7 +59,7 @@ struct Record {
     path: Vec<u8>,
     file_stat: FileStat,
     extras: Extras,
-    /// Its place among the archives.
+    /// The index of the archive that holds the file.
     archive: u32,
 }
 

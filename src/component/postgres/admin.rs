@@ -24,10 +24,10 @@ const SESSION: &str = "
 /// Key of the advisory locks by which our sessions are known; the database of the configuration is the other.
 const OURS: i32 = i32::from_be_bytes(*b"rna-");
 
-/// How long a session may take to end.
+/// The time in which a session must end.
 pub const PATIENCE: Duration = Duration::from_secs(15);
 
-/// Between two looks whether it has.
+/// The pause between two looks whether a session has ended.
 pub const LOOK: Duration = Duration::from_millis(2);
 
 /// A session beside the databases.
@@ -69,7 +69,7 @@ pub async fn alone_with(
     Ok(Object::take(connect::connect(&pool, &config).await?))
 }
 
-/// What an error means while databases are made and renamed. `what` was tried.
+/// Sorts an error of making or renaming a database. `what` was tried.
 pub fn fault(what: impl Into<String>, err: tokio_postgres::Error) -> ComponentError {
     let what = what.into();
     let message = err.as_db_error().map(|db| db.message().to_owned()).unwrap_or_default();
@@ -218,7 +218,7 @@ impl Admin {
         Ok(names.filter(|name| mark::is_copy_name(by, name)).collect())
     }
 
-    /// Whether there is a database of this name.
+    /// Tests whether there is a database of this name.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! What a database is beside its contents, and how to make another one like it.
+//! The properties of a database beside its contents, and the statements that make another database like it.
 
 use crate::component::ComponentError;
 use crate::component::postgres::{
@@ -12,15 +12,15 @@ use serde_json::Value;
 /// A database as the server describes it.
 #[derive(Debug, Clone)]
 pub struct Database {
-    /// Its name.
+    /// The name of the database.
     pub name: String,
-    /// Who owns it.
+    /// The owner of the database.
     pub owner: String,
-    /// The comment on it, without any mark of ours.
+    /// The comment on the database, without any mark of ours.
     pub comment: Option<String>,
-    /// Whether connections are allowed, when nobody swaps.
+    /// True if connections are allowed, apart from the instant of a swap.
     pub allows: bool,
-    /// The tasks that have made it what it is, as far as it bears a mark of ours that says so.
+    /// The tasks whose swaps have made the database what it is, as far as a mark of ours tells.
     pub task_notes: Vec<TaskNote>,
     /// Size, bytes.
     pub bytes: u64,

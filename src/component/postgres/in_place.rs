@@ -140,7 +140,7 @@ impl InPlace {
         blockers::refuse(&session(config, &target.name).await?, &role, dropped).await
     }
 
-    /// What is in the database now, of that what the archive has.
+    /// Counts the objects of the archive that are in the database now.
     async fn count(&self) -> Result<Counts, ComponentError> {
         let mut client = alone(&self.config, &self.config.database).await?;
         let server = Server::ask(&client).await?;
@@ -207,7 +207,7 @@ impl InPlace {
         Ok(())
     }
 
-    /// What was found, less rows beyond those of the backup where event triggers of the database note what a restore does:
+    /// The counts of the database, less rows beyond those of the backup where event triggers of the database note what a restore does:
     /// only a superuser can keep them from it.
     async fn without_events(&self, mut found: Counts) -> Result<Counts, ComponentError> {
         const ANY: &str = "SELECT EXISTS (SELECT FROM pg_event_trigger WHERE evtenabled <> 'D')";

@@ -1,4 +1,4 @@
-//! Which databases are ours: those with a comment that says so, in their own name.
+//! The mark of databases that are ours: a comment that says so, with the name of the database.
 
 pub use crate::domain::rights::ident;
 use crate::domain::task_note::TaskNote;

@@ -96,14 +96,14 @@ impl fmt::Debug for Postgres {
     }
 }
 
-/// What is restored.
+/// The order of a restore.
 #[derive(Debug)]
 struct Order {
     /// Names of objects that may be missing afterwards.
     without: Vec<String>,
     /// Tables whose rows are neither in backups nor in counts.
     exclude: Vec<Excluded>,
-    /// What the manifest says of the archive.
+    /// The facts of the manifest about the archive.
     facts: Option<Facts>,
 }
 
@@ -120,7 +120,7 @@ impl Postgres {
         connect::connect(pool, &self.config).await
     }
 
-    /// What a dump needs before it can begin: rights and a client that fits.
+    /// Checks the requirements of a dump: rights, and a client that fits.
     async fn prepare(&self, connection: &ClientWrapper) -> Result<(Server, Client), ComponentError> {
         let server = Server::ask(connection).await?;
         let needed = ("a backup", sessions::OF_BACKUP);
@@ -356,7 +356,7 @@ async fn classify_failure(
     snapshot: Snapshot<'_>,
     language: &Language,
 ) -> ComponentError {
-    /// How long a server that is still there may take to end a transaction.
+    /// The time in which a server that is still there ends a transaction.
     const ANSWER: Duration = Duration::from_secs(5);
     match err {
         ComponentError::Failed { stderr, .. } if server_messages::is_of_a_long_row(&stderr) => {
@@ -374,12 +374,12 @@ async fn classify_failure(
     }
 }
 
-/// How long `pg_dump` waits for a table, in milliseconds. The snapshot's session mostly holds them all already, so what it
-/// waits behind is an `ALTER TABLE` that waits for that session, and all the app's queries wait behind both: a
+/// The lock timeout of `pg_dump`, in milliseconds. The snapshot's session mostly holds all tables already, so `pg_dump`
+/// waits behind an `ALTER TABLE` that waits for that session, and all the app's queries wait behind both: a
 /// circle of which the server sees a half. Giving up ends it, and the backup is tried again.
 const LOCK_WAIT: &str = "--lock-wait-timeout=10000";
 
-/// What libpq and the server say (in English) of faults that pass.
+/// The words (in English) of libpq and the server for faults that pass.
 const PASSING: [&str; 12] = [
     "server closed the connection unexpectedly",
     "could not receive data from server",

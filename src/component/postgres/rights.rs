@@ -273,7 +273,7 @@ fn for_superusers(rights: &Rights, major: u32, owner: &str) -> Option<String> {
     None
 }
 
-/// Those of these roles that the server does not have.
+/// The roles of these that the server does not have.
 async fn missing<'a>(
     client: &ClientWrapper,
     roles: &'a [RoleInUse],

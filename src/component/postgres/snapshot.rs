@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 /// The oldest server with the functions that we ask (`pg_partition_root`).
 const OLDEST_SERVER: u32 = 12;
 
-/// What the server says about itself, outside of any snapshot.
+/// The properties of the server, read outside of any snapshot.
 #[derive(Debug, Clone)]
 pub struct Server {
     /// `15.18`.
@@ -57,11 +57,11 @@ pub struct Table {
 /// same name are data like any other.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Excluded {
-    /// Its schema, as it is, unquoted.
+    /// The table's schema, unquoted.
     pub schema: String,
-    /// Its name.
+    /// The table's name.
     pub table: String,
-    /// What the comment on it begins with.
+    /// The beginning of the comment on the table.
     pub comment: String,
 }
 
@@ -73,11 +73,11 @@ const SESSION: &str =
 /// A transaction that sees one state, and lends it to `pg_dump`.
 pub struct Snapshot<'a> {
     transaction: Transaction<'a>,
-    /// What `pg_dump --snapshot` takes.
+    /// The id of the snapshot, for `pg_dump --snapshot`.
     pub id: String,
     /// Every table whose rows are in the dump.
     pub tables: Vec<Table>,
-    /// Those that were to be left out, of those there are.
+    /// The tables that are left out by the settings, of those there are.
     pub excluded: Vec<Table>,
     /// True if it holds a lock on every table, so that none can be emptied or rewritten any more.
     pub is_locked: bool,
@@ -270,7 +270,7 @@ impl<'a> Snapshot<'a> {
         definitions::read(&self.transaction, server.major, promised).await
     }
 
-    /// What the database holds beside rows and rights.
+    /// Reads the contents of the database beside rows and rights.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! What restores leave behind: old databases to go back to, and the ruins of runs that died.
+//! Databases that restores leave behind: undo points, and the copies of runs that died.
 
 use crate::component::postgres::{
     admin::{Admin, fault},

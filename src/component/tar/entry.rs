@@ -82,7 +82,7 @@ impl<'a> Entry<'a> {
         self.records.sparse.as_deref().filter(|_| self.is_file())
     }
 
-    /// Its path, byte for byte.
+    /// The entry's path, byte for byte.
     pub fn path(&self) -> Cow<'_, [u8]> {
         let sparse = self.sparse_records().and_then(|told| told.name);
         let long = sparse.or(self.records.path).or(self.prefix.name.as_deref().map(until_nul));
@@ -101,7 +101,7 @@ impl<'a> Entry<'a> {
         Ok(self.header.mode().map_err(damaged)? & 0o7777)
     }
 
-    /// Its user and group.
+    /// The entry's user and group.
     pub fn owner(&self) -> Result<(u32, u32), ComponentError> {
         let id = |recorded: Option<u64>, header: std::io::Result<u64>| {
             let id = recorded.map_or(header, Ok).map_err(damaged)?;
@@ -110,7 +110,7 @@ impl<'a> Entry<'a> {
         Ok((id(self.records.uid, self.header.uid())?, id(self.records.gid, self.header.gid())?))
     }
 
-    /// Its extended attributes, ACLs among them. A hard link has none of its own, whatever stands before it.
+    /// The entry's extended attributes, ACLs among them. A hard link has none of its own, whatever stands before it.
     pub fn extended(&self) -> Result<ExtendedAttributes, ComponentError> {
         match &self.prefix.records {
             Some(records) if self.kind() != EntryType::Link => attribute::read(records),
@@ -118,7 +118,7 @@ impl<'a> Entry<'a> {
         }
     }
 
-    /// Its time, in seconds and nanoseconds.
+    /// The entry's time of modification, in seconds and nanoseconds.
     pub fn modified(&self) -> Result<(i64, i64), ComponentError> {
         match self.records.modified {
             Some(time) => Ok(time),

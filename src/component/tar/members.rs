@@ -137,7 +137,7 @@ impl<'a> Members<'a> {
         Entry::new(&self.header, &self.prefix, self.stored)
     }
 
-    /// Its blocks, up to its content.
+    /// The blocks of the entry, up to its content.
     pub fn raw(&self) -> &[u8] {
         &self.raw
     }

@@ -22,7 +22,7 @@ const BLOCK: u64 = 512;
 /// A sparse file as headers tell of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Sparse {
-    /// Its length, holes included.
+    /// The length of the file, holes included.
     pub(super) size: u64,
     /// `None`: the map is at the head of the content.
     pub(super) map: Option<Vec<Segment>>,

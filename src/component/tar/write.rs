@@ -292,7 +292,7 @@ fn number(field: &mut [u8], mut value: u64) {
 
 /// Adds the PAX record of a time that no header can hold: with a fraction, or before 1970.
 ///
-/// Its length counts itself (POSIX pax, "pax Extended Header").
+/// The length of a record counts itself (POSIX pax, "pax Extended Header").
 fn time_record(records: &mut Vec<u8>, seconds: i64, nanos: i64) {
     const SECOND: i64 = 1_000_000_000;
     if nanos == 0 && seconds >= 0 {

@@ -207,7 +207,7 @@ impl ReplacementClaim {
     ///
     /// # Errors
     ///
-    /// Those of the work, or that it was ended.
+    /// The error of the work, or the reason why the work was ended.
     pub(super) async fn guarded<T>(
         &self,
         work: impl Future<Output = Result<T, ComponentError>>,

@@ -13,7 +13,7 @@ pub(super) type Classes = BTreeMap<String, Class>;
 pub(super) struct Class {
     /// As `GET /v1/schema` has it.
     pub(super) definition: Value,
-    /// Those of a multi-tenant class.
+    /// The tenants of a multi-tenant class.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) tenants: Vec<Tenant>,
     /// The number of its objects when its backup began and when that was done.

@@ -106,7 +106,7 @@ impl Client {
         tokio::time::sleep(self.seconds(seconds)).await;
     }
 
-    /// The same client with another patience.
+    /// A copy of the client with other retries.
     pub(super) fn with(&self, profile: RetryProfile) -> Self {
         Self { profile, ..self.clone() }
     }

@@ -9,7 +9,7 @@ use url::Url;
 pub struct WeaviateConfig {
     /// The server's address.
     pub server: Address,
-    /// Its API key; none: no header is sent, since a server without keys refuses any.
+    /// The API key of the server; `None`: no header is sent, since a server without keys refuses any.
     pub api_key: Option<SecretString>,
     /// The certificates that prove who we are and who the server is.
     pub tls: Tls,
@@ -38,7 +38,7 @@ impl Address {
         format!("{}{path}", self.0.as_str().trim_end_matches('/'))
     }
 
-    /// The same server by TLS.
+    /// The address of the same server by TLS.
     #[must_use]
     pub fn with_tls(mut self) -> Self {
         // A scheme of the same kind is always accepted.

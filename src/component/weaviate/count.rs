@@ -108,7 +108,7 @@ impl CountRange {
         Self { before: Count::Exact(count), after: Count::Exact(count) }
     }
 
-    /// The same counts where they are not of the moment at which the class was captured.
+    /// The counts as estimates, for counts that are not of the moment at which the class was captured.
     pub(super) const fn estimated(self) -> Self {
         Self { before: Count::Estimate(self.before.number()), after: Count::Estimate(self.after.number()) }
     }

@@ -112,7 +112,7 @@ impl Folder {
 
     /// The command to run for backups that this process may not remove; `None` where there are none.
     pub(super) fn advice(&self, left: &[String]) -> Option<String> {
-        /// So many names are read; others take their place when they are gone.
+        /// The most names that are read; others take their place when they are gone.
         const MOST: usize = 5;
         if left.is_empty() {
             return None;

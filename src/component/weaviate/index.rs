@@ -156,7 +156,7 @@ impl Index {
 
     /// The folder of a class's objects in an export; its number tells the class.
     pub(super) fn folder(number: usize, class: &str) -> String {
-        /// So that the name fits into a header whatever the class is called.
+        /// The most bytes of the class's name, so that the whole name fits into a header.
         const LONGEST: usize = 60;
         format!("export/{number:04}-{}", &class[..class.len().min(LONGEST)])
     }

@@ -117,7 +117,7 @@ impl Journal {
     ///
     /// # Errors
     ///
-    /// Those of the file system.
+    /// The error of the file system.
     pub(super) async fn begin(&self, name: &str) -> io::Result<File> {
         let (folder, partial) = (self.folder.clone(), self.path(&format!("{name}.partial")));
         let begin = move || {
@@ -131,7 +131,7 @@ impl Journal {
     ///
     /// # Errors
     ///
-    /// Those of the file system.
+    /// The error of the file system.
     pub(super) async fn finish(&self, name: &str, file: File) -> io::Result<()> {
         let (partial, path) = (self.path(&format!("{name}.partial")), self.path(name));
         blocking(move || durable::rename(&file, &partial, &path)).await

@@ -34,9 +34,9 @@ struct Role {
 /// The classes of a restore, as far as they tell which rights it needs.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Replaced<'a> {
-    /// Those that are on the server.
+    /// The classes that are on the server.
     pub(super) live: &'a Classes,
-    /// Those of the backup; `None` while nothing but its manifest is read.
+    /// The classes of the backup; `None` while nothing but its manifest is read.
     pub(super) coming: Option<&'a Classes>,
     /// The number of objects of each class of the backup, where that is known.
     pub(super) counts: &'a BTreeMap<String, u64>,

@@ -42,7 +42,7 @@ impl Server {
         Ok(Self { client, version, modules })
     }
 
-    /// The same server for a time when classes are missing: it is asked for minutes, not for one.
+    /// A copy of the server for the time in which classes are missing: requests are retried for ten minutes, not for one.
     pub(super) fn while_classes_are_missing(&self) -> Self {
         Self { client: self.client.with(RetryProfile::ClassesAreMissing), ..self.clone() }
     }
@@ -191,7 +191,7 @@ impl Server {
         self.client.ask(Method::DELETE, &format!("/v1/backups/{backend}/{id}"), None).await.map(drop)
     }
 
-    /// The same as [`status`](Self::status), asked again while there is no answer.
+    /// The [`status`](Self::status) of a job, asked for again while there is no answer.
     pub(super) async fn status_again(&self, backend: &str, id: &str, of: Work) -> Result<Status, Fault> {
         let mut retries = self.client.retries();
         loop {

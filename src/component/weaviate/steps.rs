@@ -78,7 +78,7 @@ pub(super) struct CheckContext<'a> {
     pub(super) requirements: &'a Requirements,
     /// The classes that are to come; `None` where nobody has noted them.
     pub(super) bring: Option<&'a BTreeSet<String>>,
-    /// Those of these classes that are on the server.
+    /// The classes of these that are on the server.
     pub(super) live: &'a Classes,
     /// The index of the archive; `None` while nothing but its manifest is read, and for `check`, which asks about a
     /// backup of the live classes.

@@ -18,7 +18,7 @@ impl Weaviate {
     /// Removes the backups of ours in the bucket that neither a manifest, nor a journal of this machine, nor a mark of
     /// any machine names: those of this machine once they cannot be under way any more, those of earlier versions after
     /// [`STRANGE`] and only if the server has every class of theirs, so that none is the only copy of a deleted class.
-    /// Those of other machines are left to these.
+    /// The backups of other machines are left to these machines.
     ///
     /// # Errors
     ///

@@ -244,7 +244,7 @@ const RANDOM: usize = 8;
 
 /// The beginning of the names under which a class is tried.
 fn beginning(class: &str) -> String {
-    /// So that the server can remove the class's folder again.
+    /// The longest name, so that the server can remove the class's folder again.
     const LONGEST: usize = 200;
     const END: &str = "_rna_trial_";
     format!("{}{END}", &class[..class.len().min(LONGEST - END.len() - RANDOM)])

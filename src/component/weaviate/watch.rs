@@ -23,7 +23,7 @@ pub(super) struct Watch<'a> {
     job: &'a Job<'a>,
     work: Work,
     deadline: Instant,
-    /// Since when nothing can be seen.
+    /// The time since which the server has not answered.
     blind: Option<Instant>,
     /// True if the server may have lost the job: the server was away meanwhile, and not just some status of it, or
     /// nothing proves that the order came before a restart.

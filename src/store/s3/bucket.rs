@@ -46,7 +46,8 @@ pub(super) const ATTEMPTS: u32 = 5;
 /// patience of a minute the first word comes after 15 seconds, and the end before two minutes.
 const SILENCE: [(u32, u32); 3] = [(1, 4), (1, 2), (1, 1)];
 
-/// The same for a server that has said nothing to all attempts of a request half a minute ago or less: one attempt.
+/// The part of the patience for a server that has said nothing to all attempts of a request half a minute ago or less:
+/// one attempt.
 const SILENT: [(u32, u32); 1] = [(1, 12)];
 
 /// The longest wait between attempts.

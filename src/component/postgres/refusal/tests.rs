@@ -1,6 +1,6 @@
 use super::*;
 
-/// What `pg_restore --verbose` of 15 says, shortened.
+/// The output of `pg_restore --verbose` of 15, shortened.
 const SAID: &str = "pg_restore: connecting to database for restore
 pg_restore: creating MATERIALIZED VIEW \"public.words\"
 pg_restore: processing data for table \"public.gen\"
