@@ -18,7 +18,7 @@ mod unreachable_log;
 use crate::base::chain;
 use crate::domain::{component::ComponentName, id::BackupId, listing::BackupState};
 use crate::store::{ObjectKey, ObjectMeta, Store, StoreError};
-use document::{Cache, Document, Fault};
+use document::{Cache, Document, ManifestFault};
 use entry::{ObjectCheck, ObjectState, legacy};
 use futures_util::{StreamExt as _, stream};
 use jiff::Timestamp;
@@ -342,7 +342,7 @@ impl Catalog {
         store: &Arc<dyn Store>,
         id: &BackupId,
         meta: &ObjectMeta,
-    ) -> Result<Option<Arc<Document>>, Fault> {
+    ) -> Result<Option<Arc<Document>>, ManifestFault> {
         if let Some(cached) = self.cache.get(store.destination(), meta) {
             return cached.map(Some);
         }

@@ -26,8 +26,8 @@ use async_trait::async_trait;
 use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use bucket::Bucket;
 use bytes::Bytes;
-use fault::{Fault, Kind};
-use part::{Part, Plan};
+use fault::{Fault, FaultKind};
+use part::{Part, PartPlan};
 use std::{
     collections::{HashMap, HashSet},
     fmt,
@@ -114,9 +114,9 @@ impl S3Store {
 
     /// The division of an object of about `expected` bytes: no finer than needed for one of its folder that outgrew
     /// its parts.
-    fn plan(&self, key: &ObjectKey, expected: Option<u64>) -> Plan {
+    fn plan(&self, key: &ObjectKey, expected: Option<u64>) -> PartPlan {
         let outgrown = self.outgrown().get(folder(key)).copied();
-        Plan::new(expected.max(outgrown), self.bucket().config.max_parts)
+        PartPlan::new(expected.max(outgrown), self.bucket().config.max_parts)
     }
 
     /// `If-None-Match` of a request that must not replace anything.
@@ -126,7 +126,7 @@ impl S3Store {
 
     /// True if the fault is that of a server that does not know `If-None-Match`; the header is not sent again.
     fn is_unconditional(&self, fault: &Fault) -> bool {
-        fault.kind == Kind::Unknown && self.inner.conditional.swap(false, Ordering::Relaxed)
+        fault.kind == FaultKind::Unknown && self.inner.conditional.swap(false, Ordering::Relaxed)
     }
 
     async fn describe(&self, key: &ObjectKey) -> Result<HeadObjectOutput, Fault> {
@@ -139,7 +139,7 @@ impl S3Store {
         let bucket = self.bucket();
         let delete = bucket.client.delete_object().bucket(&bucket.config.bucket).key(bucket.full(key));
         match bucket.ask("delete", || delete.clone().send()).await {
-            Err(fault) if fault.kind != Kind::Missing => Err(fault),
+            Err(fault) if fault.kind != FaultKind::Missing => Err(fault),
             _ => Ok(()),
         }
     }
@@ -230,7 +230,7 @@ impl Store for S3Store {
             Err(fault) => Err(fault),
             // A store that does not list uploads has those alone that are noted here.
             Ok(_) => match self.abort_strays(key).await {
-                Err(fault) if fault.kind == Kind::Unknown => Ok(()),
+                Err(fault) if fault.kind == FaultKind::Unknown => Ok(()),
                 given_up => given_up,
             },
         };

@@ -36,13 +36,13 @@ const SPENT: &str = "carried out\n";
 #[derive(Debug)]
 pub(super) struct Orders {
     key: Option<SecretString>,
-    notes: Notes,
+    notes: OrderNotes,
 }
 
 impl Orders {
     /// Creates the orders that are signed with `key`, if there is one, and noted in `dir`.
     pub(super) fn new(key: Option<SecretString>, dir: PathBuf) -> Self {
-        Self { key, notes: Notes { dir } }
+        Self { key, notes: OrderNotes { dir } }
     }
 
     /// Accepts an order. Without a key, every order is accepted and none is noted.
@@ -95,11 +95,11 @@ impl Orders {
 
 /// The folder of the notes, one file a signature. Everything but [`update`](Self::update) waits for the disk.
 #[derive(Debug, Clone)]
-struct Notes {
+struct OrderNotes {
     dir: PathBuf,
 }
 
-impl Notes {
+impl OrderNotes {
     fn path(&self, signature: &Signature) -> PathBuf {
         self.dir.join(signature.name())
     }

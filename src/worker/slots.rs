@@ -10,9 +10,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// The slots for running tasks, and the components.
 #[derive(Clone)]
-pub(super) struct Slots(Arc<Shared>);
+pub(super) struct Slots(Arc<SlotState>);
 
-struct Shared {
+struct SlotState {
     all: Arc<Semaphore>,
     size: Mutex<usize>,
     /// The number of slots to remove as soon as their tasks end.
@@ -48,7 +48,7 @@ impl Slots {
     /// Creates `concurrency` slots. `freed` is called when a slot or a component becomes free.
     pub(super) fn new(concurrency: usize, freed: impl Fn() + Send + Sync + 'static) -> Self {
         let one = |name| (name, Arc::new(Semaphore::new(1)));
-        Self(Arc::new(Shared {
+        Self(Arc::new(SlotState {
             all: Arc::new(Semaphore::new(concurrency)),
             size: Mutex::new(concurrency),
             surplus: AtomicUsize::new(0),

@@ -48,11 +48,11 @@ const FAREWELL: Duration = Duration::from_secs(5);
 
 /// The tables in one database.
 pub struct Mirror {
-    shared: Arc<Shared>,
+    shared: Arc<MirrorState>,
     keeper: Mutex<Option<JoinHandle<()>>>,
 }
 
-struct Shared {
+struct MirrorState {
     pool: Pool,
     inbox: Mutex<Inbox>,
     arrived: Notify,
@@ -127,7 +127,10 @@ impl Mirror {
     /// The tables in the database of `pool`, where it has them. Connects when there is something to show.
     pub fn new(pool: Pool) -> Self {
         let (inbox, arrived, closing, makes) = <_>::default();
-        Self { shared: Arc::new(Shared { pool, inbox, arrived, closing, makes }), keeper: Mutex::default() }
+        Self {
+            shared: Arc::new(MirrorState { pool, inbox, arrived, closing, makes }),
+            keeper: Mutex::default(),
+        }
     }
 
     /// Makes missing tables from now on: for a worker, which lives beside the app. A command by hand leaves a database
@@ -186,7 +189,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Shared {
+impl MirrorState {
     fn inbox(&self) -> MutexGuard<'_, Inbox> {
         lock(&self.inbox)
     }
@@ -215,7 +218,7 @@ impl Shared {
 }
 
 /// Writes the changes that arrive, until the end of the program.
-async fn keep(shared: Arc<Shared>) {
+async fn keep(shared: Arc<MirrorState>) {
     let mut preserved = PreservedRows::default();
     let mut fault = CurrentFault::default();
     let mut backoff = Backoff::new(PAUSES.0, PAUSES.1);

@@ -2,7 +2,7 @@
 
 use crate::catalog::Listing;
 use crate::catalog::mirror::rows::{self, BACKUP_COLUMNS, RUN_COLUMNS};
-use crate::catalog::mirror::{MirrorError, RunRow, Shared, Todo, tables};
+use crate::catalog::mirror::{MirrorError, MirrorState, RunRow, Todo, tables};
 use deadpool_postgres::{Transaction, tokio_postgres::IsolationLevel};
 use std::{
     collections::HashMap,
@@ -45,7 +45,7 @@ fn upsert(table: &str, columns: &[&str], also: &str) -> String {
     )
 }
 
-impl Shared {
+impl MirrorState {
     /// Brings the tables up to date. After an error they are as they were, unless the commit was the last
     /// thing that happened; written twice is as written once.
     pub(super) async fn write(&self, todo: &Todo, preserved: &mut PreservedRows) -> Result<(), MirrorError> {
@@ -96,7 +96,7 @@ async fn record(
     let since = preserved.since.iter().filter(|_| !todo.overwriting);
     // The newest of one run: two in one statement would be refused.
     let newest: HashMap<_, _> = since.chain(&todo.runs).map(|run| (&run.run_id, run)).collect();
-    let mut piece = Piece::new(&RECORD);
+    let mut piece = RowBatch::new(&RECORD);
     for run in newest.into_values() {
         piece.add(transaction, &run.print(utf8)).await?;
     }
@@ -123,7 +123,7 @@ async fn show(transaction: &Transaction<'_>, listing: &Listing, utf8: bool) -> R
     const DELETE: &str = "DELETE FROM public.rna_backup_backup WHERE backup_id = ANY($1)";
     let found = transaction.query(FOUND, &[]).await?;
     let mut found: HashMap<String, String> = found.iter().map(|row| (row.get(0), row.get(1))).collect();
-    let mut piece = Piece::new(&SHOW);
+    let mut piece = RowBatch::new(&SHOW);
     for (turn, entry) in listing.entries.iter().enumerate() {
         let (row, digest) = rows::backup(entry, utf8);
         if found.remove(entry.backup_id.as_str()).as_ref() != Some(&digest) {
@@ -145,12 +145,12 @@ async fn show(transaction: &Transaction<'_>, listing: &Listing, utf8: bool) -> R
 }
 
 /// Rows on their way, as a JSON array.
-struct Piece<'a> {
+struct RowBatch<'a> {
     statement: &'a str,
     rows: String,
 }
 
-impl<'a> Piece<'a> {
+impl<'a> RowBatch<'a> {
     const fn new(statement: &'a str) -> Self {
         Self { statement, rows: String::new() }
     }

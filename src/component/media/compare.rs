@@ -7,7 +7,7 @@ use crate::component::ComponentError;
 use crate::component::media::{
     attributes::{Attributes, UnsetAttributes, is_held_everywhere},
     errors::{malicious_archive, shown, system_error},
-    extended::{At, Found, Refused, difference},
+    extended::{At, ReadAttributes, Refused, difference},
     folder::open_file,
     fs_capabilities::FsCapabilities,
     path::parts,
@@ -29,7 +29,7 @@ use std::{
 const MOST: usize = 20;
 
 /// An open folder on the way to where the last entry lies.
-struct Open {
+struct ComparedFolder {
     handle: File,
     name: Vec<u8>,
 }
@@ -64,7 +64,7 @@ impl From<ComponentError> for CompareError {
 /// Looks for the entries of an archive in a copy of it.
 pub(super) struct Comparing {
     /// The root of the copy and the folders down to the last entry.
-    way: Vec<Open>,
+    way: Vec<ComparedFolder>,
     /// The folder of the archive whose contents the copy holds, where it is not the root.
     wrapper: Option<Vec<u8>>,
     /// The attributes that some entries could not be given.
@@ -88,7 +88,7 @@ impl Comparing {
         unset: UnsetAttributes,
         capabilities: FsCapabilities,
     ) -> Self {
-        let root = Open { handle: root, name: Vec::new() };
+        let root = ComparedFolder { handle: root, name: Vec::new() };
         let (buffer, path, differences) = (Vec::new(), Vec::new(), Vec::new());
         Self { way: vec![root], wrapper, unset, capabilities, file: None, buffer, path, differences }
     }
@@ -223,7 +223,7 @@ impl Comparing {
         self.way.truncate(open + 1);
         for name in &parents[open..] {
             let handle = open_folder(self.here(), *name)?;
-            self.way.push(Open { handle, name: name.to_vec() });
+            self.way.push(ComparedFolder { handle, name: name.to_vec() });
         }
         Ok(())
     }
@@ -233,7 +233,7 @@ impl Comparing {
     }
 
     /// Opens a file for reading, even one whose mode does not let its owner read it, and reads its extended attributes.
-    fn open(&self, name: &[u8], stat: &Stat) -> Result<(File, Found), Errno> {
+    fn open(&self, name: &[u8], stat: &Stat) -> Result<(File, ReadAttributes), Errno> {
         let opened = |file: File| {
             let found = At::Open(&file).read();
             (file, found)

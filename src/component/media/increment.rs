@@ -21,11 +21,11 @@ pub(super) struct Increment {
     /// `None` when it cannot be written: the next backup is a full one then.
     next: Option<Writing>,
     /// The archives of the last snapshot.
-    archives: Vec<Archive>,
+    archives: Vec<EarlierArchive>,
 }
 
 /// An archive that an earlier backup has made.
-struct Archive {
+struct EarlierArchive {
     id: BackupId,
     /// The index of the archive in the next snapshot.
     place: u32,
@@ -54,7 +54,7 @@ impl Increment {
         let (mut archives, mut places) = (Vec::new(), Vec::new());
         for (id, used) in last.iter().flat_map(|last| last.head.archives.iter().zip(&last.used)) {
             let place = u32::try_from(places.len()).unwrap_or(u32::MAX);
-            archives.push(Archive { id: id.clone(), place, is_needed: false });
+            archives.push(EarlierArchive { id: id.clone(), place, is_needed: false });
             places.extend(used.then(|| id.clone()));
         }
         places.push(base.id.clone());

@@ -105,7 +105,7 @@ fn carry_out(area: &StagingArea, journal: &Journal, side: Side) -> Result<(), Er
     let live = &area.staging.folder;
     if area.staging.live.is_some() {
         for change in &journal.changes {
-            Step { live, name: &change.name, copies: &area.folder, copy: TREE, spare: &spare }
+            SwapStep { live, name: &change.name, copies: &area.folder, copy: TREE, spare: &spare }
                 .go(change, side)?;
         }
         sync_folder(live)?;
@@ -113,7 +113,7 @@ fn carry_out(area: &StagingArea, journal: &Journal, side: Side) -> Result<(), Er
     }
     let tree = area.tree()?.ok_or(Errno::NOENT)?;
     for change in &journal.changes {
-        Step { live, name: &change.name, copies: &tree, copy: &change.name, spare: &spare }
+        SwapStep { live, name: &change.name, copies: &tree, copy: &change.name, spare: &spare }
             .go(change, side)?;
     }
     let [new, old] = &journal.roots;
@@ -154,7 +154,7 @@ fn give_root(attributes: &Attributes, root: &File) -> Result<(), Errno> {
 }
 
 /// One name and the places where it may be.
-struct Step<'a> {
+struct SwapStep<'a> {
     live: &'a File,
     name: &'a CStr,
     copies: &'a File,
@@ -163,7 +163,7 @@ struct Step<'a> {
     spare: &'a File,
 }
 
-impl Step<'_> {
+impl SwapStep<'_> {
     /// Makes one side live and puts the other away. What somebody put there in the meantime is taken
     /// for what was live before, or, once the step is done, left alone.
     fn go(&self, change: &Change, side: Side) -> Result<(), Errno> {
@@ -273,7 +273,7 @@ mod tests {
             for (side, [live, tree]) in [(Side::New, forth), (Side::Old, back)] {
                 let dir = tempfile::tempdir().unwrap();
                 let (change, folders) = make(dir.path(), places);
-                let step = Step {
+                let step = SwapStep {
                     live: &folders[0],
                     name: c"x",
                     copies: &folders[1],
@@ -295,7 +295,7 @@ mod tests {
         let (change, folders) = make(dir.path(), ["upload", "old", ""]);
         let change = Change { new: Some(u64::MAX), ..change };
         let step =
-            Step { live: &folders[0], name: c"x", copies: &folders[1], copy: c"x", spare: &folders[2] };
+            SwapStep { live: &folders[0], name: c"x", copies: &folders[1], copy: c"x", spare: &folders[2] };
         step.go(&change, Side::New).unwrap();
         assert_eq!(states(dir.path()), [Some("upload".to_owned()), Some("old".to_owned()), None]);
         let change = Change { new: None, ..change };
@@ -314,8 +314,13 @@ mod tests {
             let dir = tempfile::tempdir().unwrap();
             let (change, folders) = make(dir.path(), places);
             let change = Change { old: Some(u64::MAX), ..change };
-            let step =
-                Step { live: &folders[0], name: c"x", copies: &folders[1], copy: c"x", spare: &folders[2] };
+            let step = SwapStep {
+                live: &folders[0],
+                name: c"x",
+                copies: &folders[1],
+                copy: c"x",
+                spare: &folders[2],
+            };
             for _ in 0..2 {
                 step.go(&change, Side::Old).unwrap();
                 let some = |content: &str| (!content.is_empty()).then(|| content.to_owned());

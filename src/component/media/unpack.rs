@@ -39,7 +39,7 @@ pub(super) struct Limits {
 }
 
 /// An open folder on the way to where the last entry was put.
-struct Open {
+struct OpenFolder {
     handle: File,
     name: Vec<u8>,
     /// Given to it when it is left.
@@ -50,7 +50,7 @@ struct Open {
 pub(super) struct Unpacking {
     limits: Limits,
     /// The root and the folders down to the last entry.
-    way: Vec<Open>,
+    way: Vec<OpenFolder>,
     /// The file whose content is coming.
     file: Option<(File, Attributes)>,
     /// The path of the entry under way, for errors.
@@ -69,7 +69,7 @@ impl Unpacking {
 
     /// Into `root`, which is empty and gets these `attributes`, unless the archive knows others.
     pub(super) fn new(root: File, attributes: Attributes, limits: Limits) -> Self {
-        let root = Open { handle: root, name: Vec::new(), attributes };
+        let root = OpenFolder { handle: root, name: Vec::new(), attributes };
         Self {
             limits,
             way: vec![root],
@@ -152,7 +152,7 @@ impl Unpacking {
             Ok(()) => {
                 let handle = open_folder(parent, name)?;
                 let attributes = Attributes { mode: 0o755, ..Attributes::default() };
-                self.way.push(Open { handle, name: name.to_vec(), attributes });
+                self.way.push(OpenFolder { handle, name: name.to_vec(), attributes });
             }
             Err(Errno::EXIST) => {
                 let handle = open_folder(parent, name)?;
@@ -161,7 +161,7 @@ impl Unpacking {
                 attributes.extended.retain(|name, _| Acl::is_in(name));
                 clear_inherited(&handle)?;
                 allowed(fchmod(&handle, Mode::RWXU))?;
-                self.way.push(Open { handle, name: name.to_vec(), attributes });
+                self.way.push(OpenFolder { handle, name: name.to_vec(), attributes });
             }
             Err(err) => return Err(err),
         }
@@ -194,7 +194,7 @@ impl Unpacking {
             let extended = give(At::Open(&handle), &now, true)?;
             self.missing.note(UnsetAttributes { extended, ..UnsetAttributes::default() });
         }
-        self.way.push(Open { handle, name: name.to_vec(), attributes });
+        self.way.push(OpenFolder { handle, name: name.to_vec(), attributes });
         Ok(())
     }
 
@@ -271,7 +271,7 @@ impl Unpacking {
         Ok(())
     }
 
-    fn here(&self) -> &Open {
+    fn here(&self) -> &OpenFolder {
         self.way.last().expect("the root is never left")
     }
 

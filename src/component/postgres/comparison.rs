@@ -57,7 +57,7 @@ pub fn wrong_rights(target: &RestoreTarget, facts: Option<&Facts>, found: &Right
 pub fn wrong_definitions(
     target: &RestoreTarget,
     facts: Option<&Facts>,
-    found: &definitions::Found,
+    found: &definitions::FoundDefinitions,
 ) -> Vec<String> {
     let promised = facts.and_then(|facts| facts.definitions.as_ref());
     let compared = promised.filter(|_| target.is_of_its_version(facts));

@@ -262,10 +262,10 @@ async fn prepare(
 }
 
 /// The contents of a copy.
-struct Found {
+struct CopyContents {
     counts: Counts,
     rights: Rights,
-    definitions: definitions::Found,
+    definitions: definitions::FoundDefinitions,
     missing: Vec<Refusal>,
     warnings: Vec<String>,
 }
@@ -277,7 +277,7 @@ async fn finish(
     inside: &PostgresConfig,
     order: &Order,
     mut refused: Vec<Refusal>,
-) -> Result<Found, ComponentError> {
+) -> Result<CopyContents, ComponentError> {
     let mut client = admin::alone_with(inside, &inside.database, target.quiet).await?;
     let _ = client.batch_execute("SET default_transaction_read_only = off").await;
     let server = Server::ask(&client).await?;
@@ -298,7 +298,7 @@ async fn finish(
     if let (Some(noted), Some(creator)) = (noted, target.rights.creator(&target.admin.user)) {
         warnings.extend(noted.other_owners(&rights, creator));
     }
-    Ok(Found {
+    Ok(CopyContents {
         counts: Counts { tables, ..Counts::default() },
         rights,
         definitions,

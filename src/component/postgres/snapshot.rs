@@ -266,7 +266,7 @@ impl<'a> Snapshot<'a> {
         &self,
         server: &Server,
         promised: Option<&Definitions>,
-    ) -> Result<definitions::Found, ComponentError> {
+    ) -> Result<definitions::FoundDefinitions, ComponentError> {
         definitions::read(&self.transaction, server.major, promised).await
     }
 

@@ -16,7 +16,7 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 
 /// A server that can be backed up now, with the backend of the next backup and the definitions of all classes.
-pub(super) struct Found {
+pub(super) struct BackupReadiness {
     server: Server,
     backend: BackupBackend,
     warning: Option<String>,
@@ -29,11 +29,11 @@ impl Weaviate {
     /// # Errors
     ///
     /// The error that a backup would fail with.
-    pub(super) async fn found(&self) -> Result<Found, ComponentError> {
+    pub(super) async fn found(&self) -> Result<BackupReadiness, ComponentError> {
         let server = self.connect().await?;
         let (backend, warning) = self.choose_backend(&server).await?;
         let definitions = server.whole_schema().await?;
-        Ok(Found { server, backend, warning, definitions })
+        Ok(BackupReadiness { server, backend, warning, definitions })
     }
 
     /// Looks whether a backup could be made and then restored. Returns one line about the findings, the reasons among them
@@ -43,7 +43,7 @@ impl Weaviate {
     ///
     /// As [`found`](Self::found).
     pub(super) async fn checked(&self) -> Result<String, ComponentError> {
-        let Found { server, backend, warning, definitions } = self.found().await?;
+        let BackupReadiness { server, backend, warning, definitions } = self.found().await?;
         let left = match self.files(&server, BackupBackend::Filesystem) {
             Ok(Files::Folder(folder)) => folder.left().await.ok().and_then(|left| folder.advice(&left)),
             _ => None,

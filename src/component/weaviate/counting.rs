@@ -114,7 +114,7 @@ impl Server {
     /// The id of some object of a class, or of one of its tenants.
     pub(super) async fn some_id(&self, class: &str, tenant: Option<&str>) -> Result<Option<String>, Fault> {
         let text = self.client.get_text(&path((class, tenant), None, 1), LONGEST_PART).await?;
-        let page: Page = serde_json::from_slice(&text).map_err(|err| Fault::Unavailable(err.into()))?;
+        let page: IdPage = serde_json::from_slice(&text).map_err(|err| Fault::Unavailable(err.into()))?;
         Ok(page.objects.unwrap_or_default().pop().map(|object| object.id))
     }
 
@@ -131,7 +131,7 @@ impl Server {
             let longest = if limit == 1 { LONGEST_PART } else { PAGE };
             let answer = self.client.ask_text(Method::GET, &path, None, longest).await;
             let page = answer.and_then(|text| {
-                let page: Page =
+                let page: IdPage =
                     serde_json::from_slice(&text).map_err(|err| Fault::Unavailable(err.into()))?;
                 Ok((page.objects.unwrap_or_default(), text.len()))
             });
@@ -155,7 +155,7 @@ impl Server {
 
 /// Objects of a list, of which nothing but the ids is kept.
 #[derive(Deserialize)]
-struct Page {
+struct IdPage {
     #[serde(default)]
     objects: Option<Vec<Id>>,
 }

@@ -61,7 +61,7 @@ pub(super) struct Job<'a> {
 }
 
 /// A backup that the server may be at work on.
-struct Order {
+struct OrderedBackup {
     id: String,
     /// True if the answer to the order was lost, so that nothing proves that the server is at work on the order.
     is_lost: bool,
@@ -94,7 +94,7 @@ impl Job<'_> {
         announced: &mut AnnouncedBackups<'_>,
     ) -> Result<String, ComponentError> {
         let deadline = Instant::now() + self.timeout;
-        let Order { mut id, is_lost } = self.order(&mut own, announced, deadline).await?;
+        let OrderedBackup { mut id, is_lost } = self.order(&mut own, announced, deadline).await?;
         let mut watch = Watch::new(self, Work::Backup, deadline, is_lost);
         loop {
             match watch.next(&id).await? {
@@ -123,7 +123,7 @@ impl Job<'_> {
         own: &mut OwnBackupIds,
         announced: &mut AnnouncedBackups<'_>,
         deadline: Instant,
-    ) -> Result<Order, ComponentError> {
+    ) -> Result<OrderedBackup, ComponentError> {
         const TIMES: usize = 3;
         const WHAT: &str = "begin a backup by Weaviate";
         let (since, mut lost) = (Instant::now(), 0);
@@ -133,10 +133,10 @@ impl Job<'_> {
         loop {
             let compression = self.server.version.compression(self.is_plain);
             match self.server.begin_backup(self.backend, &id, &self.classes, compression).await {
-                Ok(taken) => return self.all_of(&taken).map(|()| Order { id, is_lost: false }),
-                Err(fault) if fault.says("already exists") => return Ok(Order { id, is_lost: true }),
+                Ok(taken) => return self.all_of(&taken).map(|()| OrderedBackup { id, is_lost: false }),
+                Err(fault) if fault.says("already exists") => return Ok(OrderedBackup { id, is_lost: true }),
                 Err(fault) if let Some(id) = busy_with(&fault, &own.ordered) => {
-                    return Ok(Order { id: id.clone(), is_lost: false });
+                    return Ok(OrderedBackup { id: id.clone(), is_lost: false });
                 }
                 Err(fault) if let Some(dead) = busy_with(&fault, &own.dead) => {
                     if Instant::now() > deadline {
@@ -150,7 +150,7 @@ impl Job<'_> {
                 }
                 Err(fault @ Fault::Unavailable(_)) => {
                     if self.was_taken(&id).await? {
-                        return Ok(Order { id, is_lost: true });
+                        return Ok(OrderedBackup { id, is_lost: true });
                     }
                     lost += 1;
                     if lost == TIMES {

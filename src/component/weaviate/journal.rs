@@ -226,7 +226,7 @@ pub(super) fn unwritten(folder: &Path, source: io::Error) -> ComponentError {
 #[cfg(test)]
 use crate::component::weaviate::{
     index::BackupBackend,
-    notes::{OrphanBackup, PreviousClasses, Replacing, State, Step, tests::snapshot},
+    notes::{ClassProgress, OrphanBackup, PreviousClasses, Replacing, State, tests::snapshot},
 };
 
 #[tokio::test]
@@ -245,7 +245,7 @@ async fn notes_are_there_again_and_a_folder_is_made_only_when_there_is_something
     journal.remove("a").await.unwrap();
 
     let kept = PreviousClasses { before: [("A".to_owned(), Some(snapshot("rna-kept")))].into() };
-    let step = Step { state: State::Deleted, before: Some(snapshot("rna-safe")) };
+    let step = ClassProgress { state: State::Deleted, before: Some(snapshot("rna-safe")) };
     let replacing = Replacing { classes: [("A".to_owned(), step)].into(), ..Replacing::default() };
     journal.note(|notes| (notes.kept, notes.replacing) = (Some(kept), Some(replacing))).await.unwrap();
     let needed = ["rna-kept.json", "rna-kept.tar", "rna-safe.tar", "another.tar", "journal.json"];

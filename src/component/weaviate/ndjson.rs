@@ -41,7 +41,7 @@ impl<'a> Owner<'a> {
     }
 
     /// Looks whether a restore can tell whose an object is.
-    fn check(&self, object: &Object<'_>) -> Result<(), String> {
+    fn check(&self, object: &ExportedObject<'_>) -> Result<(), String> {
         let id = &object.id;
         if object.class != self.class {
             return Err(format!("object {id} is of class {}", object.class));
@@ -99,7 +99,7 @@ struct Counting<'a> {
 
 /// The fields that every object must have.
 #[derive(Deserialize)]
-struct Object<'a> {
+struct ExportedObject<'a> {
     #[serde(borrow)]
     id: Cow<'a, str>,
     #[serde(borrow)]

@@ -103,7 +103,7 @@ impl Notes {
 
     /// Notes that a replacement of these classes begins, which is an undo or not. Classes of an earlier one that are
     /// still due stay so, and come from the copies that were made before they were deleted.
-    pub(super) fn begin(&mut self, mut classes: BTreeMap<String, Step>, is_undo: bool) {
+    pub(super) fn begin(&mut self, mut classes: BTreeMap<String, ClassProgress>, is_undo: bool) {
         if !is_undo && let Some(undone) = self.undone.take() {
             self.found.extend(undone.copies().cloned());
         }
@@ -215,7 +215,7 @@ impl Notes {
     }
 }
 
-fn names_of(steps: Vec<(&String, &Step)>) -> String {
+fn names_of(steps: Vec<(&String, &ClassProgress)>) -> String {
     steps.into_iter().map(|(class, _)| class.as_str()).collect::<Vec<_>>().join(", ")
 }
 
@@ -247,7 +247,7 @@ impl OrphanBackup {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(from = "written::Replacing")]
 pub(super) struct Replacing {
-    pub(super) classes: BTreeMap<String, Step>,
+    pub(super) classes: BTreeMap<String, ClassProgress>,
     /// The time at which the replacement began.
     pub(super) began: Option<Timestamp>,
     /// The number of the replacement's mark on the server; `None` from versions without marks.
@@ -283,7 +283,7 @@ impl Replacing {
     }
 
     fn put_back(&self, was_there: bool) -> BTreeSet<String> {
-        let is_it = |step: &Step| step.state == State::PutBack && step.before.is_some() == was_there;
+        let is_it = |step: &ClassProgress| step.state == State::PutBack && step.before.is_some() == was_there;
         self.classes.iter().filter(|(_, step)| is_it(step)).map(|(class, _)| class.clone()).collect()
     }
 
@@ -296,7 +296,7 @@ impl Replacing {
 
 /// One class of a replacement.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(super) struct Step {
+pub(super) struct ClassProgress {
     pub(super) state: State,
     /// The class as it was before; `None` where there was none.
     pub(super) before: Option<Snapshot>,

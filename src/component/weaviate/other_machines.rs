@@ -249,12 +249,12 @@ fn superseded(notes: &Notes, marks: &[ReplacementMark], there: &BTreeSet<String>
 mod tests {
     use super::*;
     use crate::component::weaviate::mark::example;
-    use crate::component::weaviate::notes::{Replacing, State, Step};
+    use crate::component::weaviate::notes::{ClassProgress, Replacing, State};
     use jiff::Timestamp;
 
     /// The notes of journal `a`, whose replacement of two classes has died.
     fn died(number: Option<u64>) -> Notes {
-        let step = || Step { state: State::Deleted, before: None };
+        let step = || ClassProgress { state: State::Deleted, before: None };
         let classes = ["P", "Q"].map(|class| (class.to_owned(), step())).into();
         let began = Some(Timestamp::UNIX_EPOCH);
         let replacing = Replacing { classes, began, number, ..Replacing::default() };
@@ -293,7 +293,7 @@ mod tests {
     fn a_class_that_is_replaced_anew_has_the_number_of_that_and_one_left_due_its_own() {
         let [own, other] = [example(4, "a"), example(3, "b")];
         let mut notes = died(Some(2));
-        let step = Step { state: State::Untouched, before: None };
+        let step = ClassProgress { state: State::Untouched, before: None };
         notes.begin([("P".to_owned(), step)].into(), false);
         notes.numbered(4);
         let replaced = ["P", "Q"].map(|class| (class.to_owned(), 3)).into();

@@ -32,7 +32,7 @@ pub(super) const TOO_MANY: &str = "query maximum results exceeded";
 type Wrong = Box<dyn std::error::Error + Send + Sync>;
 
 #[derive(Deserialize)]
-struct Listed<'a> {
+struct ObjectList<'a> {
     #[serde(borrow, default)]
     objects: Option<Vec<&'a RawValue>>,
 }
@@ -56,7 +56,7 @@ pub(super) struct Page {
 impl Page {
     fn parse(text: Vec<u8>) -> Result<Self, Wrong> {
         let text = String::from_utf8(text)?;
-        let found = serde_json::from_str::<Listed>(&text)?.objects.unwrap_or_default();
+        let found = serde_json::from_str::<ObjectList>(&text)?.objects.unwrap_or_default();
         let ends = match (found.first(), found.last()) {
             (Some(first), Some(last)) => Some((id(first.get())?, id(last.get())?)),
             _ => None,

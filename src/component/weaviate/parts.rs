@@ -11,7 +11,7 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader, Take};
 
 /// An archive of an export. Memory holds a few blocks of it and the line that is read.
 #[derive(Debug)]
-pub(super) enum Parts<R> {
+pub(super) enum PartReader<R> {
     /// The archive is between two entries.
     Between(R),
     /// The lines of the part under way.
@@ -22,7 +22,7 @@ pub(super) enum Parts<R> {
 
 type Unpacked<R> = BufReader<Take<ZstdDecoder<BufReader<Take<R>>>>>;
 
-impl<R: AsyncRead + Unpin> Parts<R> {
+impl<R: AsyncRead + Unpin> PartReader<R> {
     pub(super) const fn new(archive: R) -> Self {
         Self::Between(archive)
     }
@@ -103,7 +103,7 @@ mod tests {
             END.to_vec(),
         ];
         let archive = archive.concat();
-        let (mut parts, mut line) = (Parts::new(&*archive), Vec::new());
+        let (mut parts, mut line) = (PartReader::new(&*archive), Vec::new());
         assert_eq!(parts.next().await.unwrap().unwrap(), "weaviate.json");
         assert_eq!(parts.next().await.unwrap().unwrap(), "a");
         while parts.line(&mut line).await.unwrap() {
@@ -117,6 +117,6 @@ mod tests {
         assert_eq!(parts.next().await.unwrap().unwrap(), "d");
         assert!(parts.line(&mut line).await.is_err());
         assert_eq!(parts.next().await.unwrap(), None);
-        assert!(Parts::new(&archive[..700]).next().await.is_ok());
+        assert!(PartReader::new(&archive[..700]).next().await.is_ok());
     }
 }

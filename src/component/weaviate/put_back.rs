@@ -11,7 +11,7 @@ use crate::component::weaviate::count::Count;
 use crate::component::weaviate::files::Files;
 use crate::component::weaviate::index::BackupBackend;
 use crate::component::weaviate::journal::Journal;
-use crate::component::weaviate::notes::{Notes, Snapshot, State, Step};
+use crate::component::weaviate::notes::{ClassProgress, Notes, Snapshot, State};
 use crate::component::weaviate::refusals::of_what_cannot_be_kept;
 use crate::component::weaviate::replace::{names, remove_classes};
 use crate::component::weaviate::server::{Access, Server, Status, Work};
@@ -85,7 +85,7 @@ impl Weaviate {
     ) -> (Result<(), ComponentError>, BTreeSet<String>) {
         let steps = journal.notes.replacing.clone().unwrap_or_default().classes;
         let (mut first, mut unnoted) = (Ok(()), BTreeSet::new());
-        for (class, Step { state, before }) in steps {
+        for (class, ClassProgress { state, before }) in steps {
             if !state.is_final()
                 && let Err(err) = claim.confirm().await
             {

@@ -2,7 +2,7 @@
 
 use crate::component::ComponentError;
 use crate::component::weaviate::client::Fault;
-use crate::component::weaviate::import::{Batch as Objects, all_taken};
+use crate::component::weaviate::import::{ObjectBatch, all_taken};
 use crate::component::weaviate::index::corrupt;
 use crate::component::weaviate::server::Server;
 use crate::domain::progress::Meter;
@@ -33,7 +33,7 @@ pub(super) fn plain(line: &[u8], references: &BTreeSet<String>) -> Result<Vec<u8
 
 /// The objects of some lines, with what they refer to.
 #[derive(Debug)]
-pub(super) struct Batch<'a> {
+pub(super) struct ReferenceBatch<'a> {
     class: &'a str,
     references: &'a BTreeSet<String>,
     lines: Vec<u8>,
@@ -41,7 +41,7 @@ pub(super) struct Batch<'a> {
 }
 
 #[derive(Deserialize)]
-struct Object<'a> {
+struct ReferencingObject<'a> {
     #[serde(borrow)]
     id: Cow<'a, str>,
     #[serde(borrow)]
@@ -56,14 +56,14 @@ struct Link<'a> {
     beacon: Cow<'a, str>,
 }
 
-impl<'a> Batch<'a> {
+impl<'a> ReferenceBatch<'a> {
     pub(super) fn new(class: &'a str, references: &'a BTreeSet<String>) -> Self {
         Self { class, references, lines: Vec::new(), links: Vec::new() }
     }
 
     /// Takes an object, if it refers to any.
     pub(super) fn take(&mut self, line: &[u8]) -> Result<(), ComponentError> {
-        let object: Object<'_> = serde_json::from_slice(line).map_err(corrupt)?;
+        let object: ReferencingObject<'_> = serde_json::from_slice(line).map_err(corrupt)?;
         let before = self.links.len();
         for (name, value) in
             object.properties.iter().flatten().filter(|(name, _)| self.references.contains(**name))
@@ -135,7 +135,7 @@ impl<'a> Batch<'a> {
 
     /// Stores the objects without references.
     async fn store_anew(&self, server: &Server) -> Result<(), ComponentError> {
-        let mut batch = Objects::new();
+        let mut batch = ObjectBatch::new();
         for line in self.each_line() {
             batch.next().extend_from_slice(line);
             batch.take(self.references)?;
@@ -147,7 +147,7 @@ impl<'a> Batch<'a> {
     async fn are_there(&self, server: &Server, dangling: usize) -> Result<bool, Fault> {
         let mut found = dangling;
         for line in self.each_line() {
-            let object: Object<'_> =
+            let object: ReferencingObject<'_> =
                 serde_json::from_slice(line).map_err(|err| Fault::Unavailable(err.into()))?;
             let stored = server.object(self.class, &object.id, object.tenant.as_deref()).await?;
             let links = self.references.iter().filter_map(|name| stored["properties"][name].as_array());
@@ -171,7 +171,7 @@ fn references_are_taken_out_and_added_later() {
         serde_json::from_slice::<Value>(&stored).unwrap(),
         json!({"class": "A", "id": "1", "tenant": "t", "properties": {"title": "x"}, "vectorWeights": null})
     );
-    let mut batch = Batch::new("A", &references);
+    let mut batch = ReferenceBatch::new("A", &references);
     batch.take(line).unwrap();
     batch.take(br#"{"class":"A","id":"2","properties":{"title":"y"}}"#).unwrap();
     batch.take(br#"{"class":"A","id":"3"}"#).unwrap();

@@ -15,7 +15,7 @@ use crate::component::weaviate::count::Verdict;
 use crate::component::weaviate::files::Files;
 use crate::component::weaviate::index::BackupBackend;
 use crate::component::weaviate::journal::Journal;
-use crate::component::weaviate::notes::{Notes, PreviousClasses, State, Step};
+use crate::component::weaviate::notes::{ClassProgress, Notes, PreviousClasses, State};
 use crate::component::weaviate::refusals::{can_be_put_back, of_what_cannot_be_kept};
 use crate::component::weaviate::server::{Access, Server};
 use crate::component::weaviate::source::{
@@ -152,7 +152,7 @@ impl Weaviate {
         let number = claim.number().await;
         let step = |class: &String| {
             let before = safety.clone().filter(|_| live.contains_key(class));
-            (class.clone(), Step { state: State::Untouched, before })
+            (class.clone(), ClassProgress { state: State::Untouched, before })
         };
         let is_due = !journal.notes.due().is_disjoint(&live.keys().cloned().collect());
         self.note_and_drop(server, journal, |notes| {

@@ -263,17 +263,17 @@ pub(super) enum Status {
 #[derive(Debug, Default, Deserialize)]
 struct Item {
     #[serde(default)]
-    result: Outcome,
+    result: ImportResult,
 }
 
 #[derive(Debug, Default, Deserialize)]
-struct Outcome {
+struct ImportResult {
     status: Option<String>,
     #[serde(default)]
     errors: Value,
 }
 
-impl Outcome {
+impl ImportResult {
     /// The reason why the item was refused; `None` if the server took the item.
     fn refusal(&self) -> Option<String> {
         let errors = self.errors["error"].as_array().filter(|errors| !errors.is_empty());

@@ -5,12 +5,12 @@ use crate::base::chain;
 use crate::component::ComponentError;
 use crate::component::weaviate::class::{self, Class};
 use crate::component::weaviate::client::Fault;
-use crate::component::weaviate::import::{self, Batch};
+use crate::component::weaviate::import::{self, ObjectBatch};
 use crate::component::weaviate::index::corrupt;
 use crate::component::weaviate::journal::Journal;
 use crate::component::weaviate::pages;
-use crate::component::weaviate::parts::Parts;
-use crate::component::weaviate::references::Batch as Links;
+use crate::component::weaviate::parts::PartReader;
+use crate::component::weaviate::references::ReferenceBatch;
 use crate::component::weaviate::replace::remove_classes;
 use crate::component::weaviate::server::Server;
 use crate::component::weaviate::source::{Source, SourceLocation};
@@ -50,7 +50,7 @@ impl Source {
         if matches!(self.location, SourceLocation::Server(_)) {
             waiting.retain(|name| class::expires(&self.index.classes[name].definition));
         } else {
-            let mut parts = Parts::new(self.open().await?);
+            let mut parts = PartReader::new(self.open().await?);
             let mut under_way: Option<(&String, Sample)> = None;
             while let Some(path) = parts.next().await? {
                 let Some(name) = self.index.class_of(&path) else { continue };
@@ -93,7 +93,7 @@ struct Sample {
 }
 
 #[derive(Deserialize)]
-struct Object<'a> {
+struct SampledObject<'a> {
     #[serde(borrow)]
     tenant: Option<Cow<'a, str>>,
 }
@@ -117,12 +117,12 @@ impl Sample {
     /// Takes what it may of one part of the export.
     async fn fill(
         &mut self,
-        parts: &mut Parts<impl tokio::io::AsyncRead + Unpin>,
+        parts: &mut PartReader<impl tokio::io::AsyncRead + Unpin>,
     ) -> Result<(), ComponentError> {
         let mut line = Vec::new();
         while self.left > 0 && parts.line(&mut line).await? {
             if self.bytes + line.len() <= BYTES {
-                let object: Object<'_> = serde_json::from_slice(&line).map_err(corrupt)?;
+                let object: SampledObject<'_> = serde_json::from_slice(&line).map_err(corrupt)?;
                 let lines = self.lines.entry(object.tenant.map(Cow::into_owned)).or_default();
                 if lines.len() < self.most {
                     self.bytes += line.len();
@@ -186,9 +186,9 @@ impl TrialImport<'_> {
         let (all, kept) = (class::references(&class.definition), class::references(&definition));
         let made = Class { definition, ..class.clone() };
         import::make_classes(self.server, &[(other.to_owned(), made)].into()).await?;
-        let mut links = Links::new(other, &kept);
+        let mut links = ReferenceBatch::new(other, &kept);
         for (_, lines) in sample.of(class) {
-            let mut batch = Batch::new();
+            let mut batch = ObjectBatch::new();
             for line in lines {
                 let line = of_class(line, other)?;
                 batch.next().extend_from_slice(&line);

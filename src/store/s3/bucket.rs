@@ -6,7 +6,7 @@ use crate::store::s3::{
     S3OpenError,
     config::S3Config,
     connect::http_client,
-    fault::{Fault, Kind},
+    fault::{Fault, FaultKind},
     part::{ActivityTimer, Part},
 };
 use crate::store::{ObjectKey, StoreError};
@@ -46,8 +46,7 @@ pub(super) const ATTEMPTS: u32 = 5;
 /// patience of a minute the first word comes after 15 seconds, and the end before two minutes.
 const SILENCE: [(u32, u32); 3] = [(1, 4), (1, 2), (1, 1)];
 
-/// The part of the patience for a server that has said nothing to all attempts of a request half a minute ago or less:
-/// one attempt.
+/// The one attempt at a server that has said nothing to all attempts of a request half a minute ago or less.
 const SILENT: [(u32, u32); 1] = [(1, 12)];
 
 /// The longest wait between attempts.
@@ -272,7 +271,7 @@ impl RequestAttempts<'_> {
         // The SDK corrects its clock by the answer.
         let skewed = fault.code == "RequestTimeTooSkewed" && self.made == 1;
         let is_over = self.made >= ATTEMPTS || self.silences.is_empty();
-        if is_over || !(fault.kind == Kind::Passing || skewed) {
+        if is_over || !(fault.kind == FaultKind::Passing || skewed) {
             if fault.is_silence {
                 *self.bucket.silence() = Some(Instant::now());
             }

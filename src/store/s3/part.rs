@@ -35,7 +35,7 @@ const FRAME: usize = 128 << 10;
 
 /// The division of an object into equal parts, because some stores (R2, Mega) take no others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Plan {
+pub(super) struct PartPlan {
     /// Bytes of every part but the last.
     pub(super) part_bytes: u64,
     /// Parts that may be on their way while the next is gathered.
@@ -44,7 +44,7 @@ pub(super) struct Plan {
     pub(super) max_parts: u32,
 }
 
-impl Plan {
+impl PartPlan {
     /// Divides an object of about `expected` bytes into at most `max_parts`, with a quarter of them to spare.
     pub(super) fn new(expected: Option<u64>, max_parts: u32) -> Self {
         let least = expected.map_or(UNKNOWN, |bytes| {
@@ -215,14 +215,14 @@ mod tests {
             (Some(1 << 40), 10_000, 132, 1),
         ];
         for (expected, max_parts, mib, in_flight) in cases {
-            let plan = Plan::new(expected, max_parts);
+            let plan = PartPlan::new(expected, max_parts);
             assert_eq!((plan.part_bytes / MIB, plan.in_flight), (mib, in_flight), "{expected:?} {max_parts}");
             let room = plan.part_bytes * u64::from(max_parts);
             assert!(room >= expected.unwrap_or(0) / 4 * 5, "{expected:?} {max_parts}");
             let held = plan.part_bytes * (plan.in_flight as u64 + 1);
             assert!(held <= MEMORY || plan.in_flight == 1, "{expected:?} {max_parts}");
         }
-        assert_eq!(Plan::new(Some(u64::MAX), 0).part_bytes, LONGEST);
+        assert_eq!(PartPlan::new(Some(u64::MAX), 0).part_bytes, LONGEST);
     }
 
     #[tokio::test]

@@ -4,9 +4,9 @@ use crate::store::s3::{
     S3Store,
     bucket::Bucket,
     config::Sse,
-    fault::{Fault, Kind},
+    fault::{Fault, FaultKind},
     folder,
-    part::{Gathered, Part, Plan},
+    part::{Gathered, Part, PartPlan},
     read,
     upload_notes::UploadNote,
 };
@@ -32,7 +32,7 @@ const COMPLETION: u32 = 5;
 pub(super) struct S3Upload {
     store: S3Store,
     key: ObjectKey,
-    plan: Plan,
+    plan: PartPlan,
     gathered: Gathered,
     written: u64,
     /// The last number of a part.
@@ -50,7 +50,7 @@ struct UnfinishedUpload {
     note: Option<UploadNote>,
     /// True if there may be another upload in parts, whose name was lost with an answer.
     strays: bool,
-    object: Object,
+    object: ObjectPresence,
     in_flight: JoinSet<Result<CompletedPart, Fault>>,
     /// The value of [`MARK`].
     mark: String,
@@ -58,16 +58,16 @@ struct UnfinishedUpload {
 
 /// The state of the object on the server.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-enum Object {
+enum ObjectPresence {
     #[default]
     Absent,
     /// The object was to be made; no answer came.
-    Perhaps,
+    Unknown,
     Whole,
 }
 
 impl S3Upload {
-    pub(super) fn new(store: S3Store, key: ObjectKey, plan: Plan) -> Self {
+    pub(super) fn new(store: S3Store, key: ObjectKey, plan: PartPlan) -> Self {
         let gathered = Gathered::new(store.bucket().hashes());
         let unfinished =
             UnfinishedUpload { mark: Uuid::new_v4().simple().to_string(), ..UnfinishedUpload::default() };
@@ -106,7 +106,7 @@ impl S3Upload {
 
     /// The object is longer than its parts can hold: the next one of its folder gets longer parts.
     fn part_size_exceeded(&self) -> Fault {
-        let Plan { part_bytes, max_parts, .. } = self.plan;
+        let PartPlan { part_bytes, max_parts, .. } = self.plan;
         let room = part_bytes.saturating_mul(u64::from(max_parts));
         self.store.outgrown().insert(folder(&self.key).to_owned(), room.saturating_mul(2));
         Fault::passing(format!(
@@ -146,7 +146,7 @@ impl S3Upload {
 
     /// Completes the object, once, and proves that the server holds it as it was sent.
     async fn finish(&mut self, op: &'static str) -> Result<(), StoreError> {
-        if self.unfinished.object == Object::Whole {
+        if self.unfinished.object == ObjectPresence::Whole {
             return Ok(());
         }
         if self.unfinished.multipart.is_some() {
@@ -157,10 +157,10 @@ impl S3Upload {
         let _turn = store.inner.turn.lock().await;
         match store.describe(&self.key).await {
             Ok(_) => return Err(StoreError::Exists { op, key: self.key.clone() }),
-            Err(fault) if fault.kind == Kind::Missing => {}
+            Err(fault) if fault.kind == FaultKind::Missing => {}
             Err(fault) => return Err(self.error(op, fault)),
         }
-        self.unfinished.object = Object::Perhaps;
+        self.unfinished.object = ObjectPresence::Unknown;
         let mut answer = self.make_whole(&last).await;
         if answer.as_ref().is_err_and(|fault| store.is_unconditional(fault)) {
             answer = self.make_whole(&last).await;
@@ -205,17 +205,17 @@ impl S3Upload {
             (Ok(found), _) => found,
             // The first fault says more. What it was that happened is not known.
             (Err(_), Err(fault)) => return Err(self.error(op, fault.clone())),
-            (Err(fault), Ok(())) if fault.kind == Kind::Missing => {
+            (Err(fault), Ok(())) if fault.kind == FaultKind::Missing => {
                 return Err(self.error(op, Fault::passing("the server took the object and does not have it")));
             }
             (Err(fault), Ok(())) => return Err(self.error(op, fault)),
         };
         // A store that keeps no metadata has at least confirmed the completion.
         if !is_marked(&found, &self.unfinished.mark).unwrap_or(answer.is_ok()) {
-            self.unfinished.object = Object::Absent;
+            self.unfinished.object = ObjectPresence::Absent;
             return Err(StoreError::Exists { op, key: self.key.clone() });
         }
-        self.unfinished.object = Object::Whole;
+        self.unfinished.object = ObjectPresence::Whole;
         if let Some(id) = self.unfinished.multipart.take() {
             self.store.living().remove(&id);
         }
@@ -280,7 +280,7 @@ impl Upload for S3Upload {
         let done = self.finish("commit").await;
         if done.is_ok() {
             // The object is there to stay: only uploads without a name can be left.
-            self.unfinished.object = Object::Absent;
+            self.unfinished.object = ObjectPresence::Absent;
             // Also remains of an earlier attempt are looked for, whose connection was down when it wanted to abort
             // them.
             self.unfinished.strays |= self.number > 0;
@@ -302,7 +302,7 @@ impl Drop for S3Upload {
 
 impl UnfinishedUpload {
     fn is_nothing(&self) -> bool {
-        self.multipart.is_none() && !self.strays && self.object == Object::Absent
+        self.multipart.is_none() && !self.strays && self.object == ObjectPresence::Absent
     }
 
     /// Best effort: what stays is removed by the next sweep, or is an object without a manifest.
@@ -310,11 +310,11 @@ impl UnfinishedUpload {
         // A part that arrives after the end of its upload might stay.
         self.in_flight.shutdown().await;
         let ours = match self.object {
-            Object::Absent => false,
-            Object::Perhaps => {
+            ObjectPresence::Absent => false,
+            ObjectPresence::Unknown => {
                 store.describe(&key).await.is_ok_and(|found| is_marked(&found, &self.mark) == Some(true))
             }
-            Object::Whole => true,
+            ObjectPresence::Whole => true,
         };
         if ours {
             let _ = store.remove(&key).await;

@@ -13,7 +13,7 @@ fn kept(copy: &str, classes: &[&str]) -> PreviousClasses {
 
 #[test]
 fn undo_takes_back_what_was_proven_and_the_restore_before_it_is_forgotten_with_the_first() {
-    let step = |before| Step { state: State::Untouched, before };
+    let step = |before| ClassProgress { state: State::Untouched, before };
     let old = kept("old", &["A"]);
     let safety = snapshot("new");
     let classes = [
@@ -42,7 +42,7 @@ fn an_undo_that_ends_in_the_middle_is_gone_on_with_and_its_end_can_be_undone_as_
     let untouched = |id: &str, classes: &[&str]| {
         let copy = snapshot(id);
         let step = |class: &&str| {
-            ((*class).to_owned(), Step { state: State::Untouched, before: Some(copy.clone()) })
+            ((*class).to_owned(), ClassProgress { state: State::Untouched, before: Some(copy.clone()) })
         };
         classes.iter().map(step).collect::<BTreeMap<_, _>>()
     };
@@ -72,7 +72,7 @@ fn an_undo_that_ends_in_the_middle_is_gone_on_with_and_its_end_can_be_undone_as_
 
 #[test]
 fn a_class_that_is_due_comes_from_the_copy_that_was_made_before_it_was_deleted() {
-    let step = |state, before| Step { state, before: Some(snapshot(before)) };
+    let step = |state, before| ClassProgress { state, before: Some(snapshot(before)) };
     let untouched = |class: &str| (class.to_owned(), step(State::Untouched, "second"));
     let due = ("A".to_owned(), step(State::Deleted, "first"));
     let replacing = Some(Replacing { classes: [due.clone()].into(), ..Replacing::default() });
@@ -103,7 +103,7 @@ fn notes_of_versions_that_replaced_all_classes_at_once_are_read() {
 fn twice_as_many_classes_take_twice_the_room() {
     let length = |classes: usize| {
         let step = |class| {
-            let step = Step { state: State::Untouched, before: Some(snapshot("rna-safe")) };
+            let step = ClassProgress { state: State::Untouched, before: Some(snapshot("rna-safe")) };
             (format!("Class{class:03}"), step)
         };
         let replacing = Replacing { classes: (0..classes).map(step).collect(), ..Replacing::default() };

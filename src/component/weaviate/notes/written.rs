@@ -1,6 +1,6 @@
 //! The notes as versions have written them.
 
-use crate::component::weaviate::notes::{self, Snapshot, State, Step};
+use crate::component::weaviate::notes::{self, ClassProgress, Snapshot, State};
 use jiff::Timestamp;
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 #[serde(untagged)]
 pub(super) enum Replacing {
     ClassByClass {
-        classes: BTreeMap<String, Step>,
+        classes: BTreeMap<String, ClassProgress>,
         began: Option<Timestamp>,
         #[serde(default)]
         number: Option<u64>,
@@ -36,7 +36,7 @@ impl From<Replacing> for notes::Replacing {
                 Self { classes, began, number, left, has_kept, is_undo, earlier }
             }
             Replacing::AllAtOnce { classes, safety, began } => {
-                let step = |before| Step { state: State::Deleted, before };
+                let step = |before| ClassProgress { state: State::Deleted, before };
                 let before = previous_copies(classes, safety.as_ref()).into_iter();
                 let classes = before.map(|(class, before)| (class, step(before))).collect();
                 Self { classes, began, ..Self::default() }
