@@ -215,8 +215,8 @@ fn weaviate_folder(config: &Config) -> Option<Check> {
     let name = "weaviate folder";
     Some(match check_folder(folder, Need::Write) {
         Ok(()) => Check::new(name, Ok(format!("{} can be written", folder.display())), ""),
-        Err(trouble) => {
-            Check::new(name, Err(format!("BACKUP_WEAVIATE_DIR: {}", trouble.found)), &trouble.fix)
+        Err(problem) => {
+            Check::new(name, Err(format!("BACKUP_WEAVIATE_DIR: {}", problem.found)), &problem.fix)
         }
     })
 }

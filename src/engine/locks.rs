@@ -130,7 +130,7 @@ impl ComponentLock {
         let noted: Vec<_> = self.left.as_deref().into_iter().chain(archive).collect();
         self.owner.loose = (!noted.is_empty()).then(|| noted.join("\n"));
         let (file, owner) = (Arc::clone(&self.file), self.owner.clone());
-        let written = blocking(move || file.sign(&owner)).await;
+        let written = blocking(move || file.write_owner(&owner)).await;
         written.map_err(|source| EngineError::Lock { component: self.component, source })
     }
 }
@@ -302,12 +302,12 @@ impl Locks {
             .open(self.path(component))?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {
-                let sign = |file: &mut File| {
+                let write_owner = |file: &mut File| {
                     let left = holder_in(file)?.and_then(|owner| owner.loose);
                     let owner = Owner { loose: left.clone(), ..owner.clone() };
                     write(file, Some(&owner)).map(|()| (owner, left))
                 };
-                let (owner, left) = sign(&mut file).inspect_err(|_| release(&file))?;
+                let (owner, left) = write_owner(&mut file).inspect_err(|_| release(&file))?;
                 let file = Arc::new(LockFile::new(file));
                 Ok(Ok(ComponentLock { file, component, owner, left, fleet: None }))
             }

@@ -136,8 +136,8 @@ pub(super) async fn s3(bucket: &S3Config) -> Check {
         Ok(store) => store,
         Err(err) => return Check::new(S3, Err(chain(&err)), "correct AWS_CA_BUNDLE"),
     };
-    let look = Box::pin(store.probe()); // the SDK's futures are large
-    match in_time(look).await {
+    let check = Box::pin(store.probe()); // the SDK's futures are large
+    match in_time(check).await {
         Ok(Ok(found)) => Check::new(S3, Ok(describe(bucket, found)), ""),
         Ok(Err(err)) => closed_bucket(bucket, &err),
         Err(late) => Check::new(S3, Err(format!("bucket {}: {late}", bucket.bucket)), REACH),

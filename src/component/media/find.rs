@@ -144,7 +144,7 @@ impl StagingArea {
             Err(Errno::NOENT) => return Ok(false),
             opened => FileLock::try_lock(File::from(opened?))?,
         };
-        sign(mark.file());
+        write_holder(mark.file());
         self.mark = Some(mark);
         let own = fstat(&self.folder)?;
         match statat(&self.staging.folder, &self.name, AtFlags::SYMLINK_NOFOLLOW) {
@@ -178,7 +178,7 @@ impl StagingArea {
 }
 
 /// Writes into a mark who has locked it, for the error of others. Without these words the lock holds all the same.
-pub(super) fn sign(mut mark: &File) {
+pub(super) fn write_holder(mut mark: &File) {
     let words = format!("process {} on {}", std::process::id(), uname().nodename().to_string_lossy());
     let _ = mark
         .set_len(0)

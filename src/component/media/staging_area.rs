@@ -10,7 +10,7 @@ use crate::component::media::{
     attributes::{Attributes, allowed},
     errors::{path_error, shown, unusable},
     extended::clear_inherited,
-    find::sign,
+    find::write_holder,
     folder::Folder,
     journal::JOURNAL,
     label::{Label, Role, is_name},
@@ -343,7 +343,7 @@ fn initialise(folder: &File) -> Result<FileLock, Errno> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
     let mark: File = openat(folder, MARK, flags, Mode::RUSR | Mode::WUSR)?.into();
     let mark = FileLock::try_lock(mark)?;
-    sign(mark.file());
+    write_holder(mark.file());
     // Parents may hand down a bit of theirs.
     allowed(fchmod(folder, Mode::RWXU))?;
     mkdirat(folder, SPARE, Mode::RWXU)?;

@@ -15,7 +15,7 @@ pub const KEEPALIVE: &str = "--dbname=keepalives_idle=60 keepalives_interval=15 
 /// # Errors
 ///
 /// [`ComponentError::Unusable`] when certificates are needed and cannot be had.
-pub fn reach(program: Program, config: &PostgresConfig) -> Result<Program, ComponentError> {
+pub fn with_connection(program: Program, config: &PostgresConfig) -> Result<Program, ComponentError> {
     let mut program = program
         .args(["--no-password", KEEPALIVE])
         .env("LC_ALL", "C")

@@ -145,7 +145,7 @@ impl Load<'_> {
 
     fn program(&self) -> Result<Program, ComponentError> {
         let program = Program::new("pg_restore", &self.client.dir.join("pg_restore"));
-        let program = libpq::reach(program, self.config)?
+        let program = libpq::with_connection(program, self.config)?
             // A subscription in a copy shares the slot of the live one, and no copy that has one can be dropped.
             .args(["--no-subscriptions"])
             .args((!self.in_tablespaces).then_some("--no-tablespaces"))

@@ -217,7 +217,7 @@ impl Postgres {
             .args([format!("--snapshot={}", snapshot.id), format!("--encoding={}", server.encoding)])
             .args(server.login.as_ref().map(|login| format!("--role={login}")))
             .args(exclude);
-        let program = libpq::reach(program, &self.config)?;
+        let program = libpq::with_connection(program, &self.config)?;
         Ok(language.option.into_iter().fold(program, |program, option| program.env("PGOPTIONS", option)))
     }
 }

@@ -42,7 +42,7 @@ impl DatabaseSwap {
     /// right is missing: then everything is as it was. When the server or the network failed in the middle, the live
     /// database is the old or the new one, and may refuse connections until `recover`.
     pub async fn carry_out(self, mut lock: AdvisoryLock) -> Result<Option<UndoPoint>, ComponentError> {
-        let crashed = |err: tokio::task::JoinError| ComponentError::Unavailable {
+        let panicked = |err: tokio::task::JoinError| ComponentError::Unavailable {
             what: "swap databases".into(),
             source: Some(err.into()),
         };
@@ -51,7 +51,7 @@ impl DatabaseSwap {
             lock.free().await;
             done
         };
-        tokio::spawn(work).await.map_err(crashed)?
+        tokio::spawn(work).await.map_err(panicked)?
     }
 
     async fn run(&self, lock: &mut AdvisoryLock) -> Result<Option<UndoPoint>, ComponentError> {

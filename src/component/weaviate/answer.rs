@@ -147,7 +147,7 @@ impl Answer {
     }
 
     /// The body of a good answer, or why there is none.
-    pub(super) fn judged(self, path: &str, has_key: bool) -> Result<Vec<u8>, Fault> {
+    pub(super) fn checked(self, path: &str, has_key: bool) -> Result<Vec<u8>, Fault> {
         let status = self.status;
         let said = || message(&self.body);
         match status.as_u16() {
@@ -254,13 +254,13 @@ mod tests {
 
     #[test]
     fn a_bucket_that_is_away_comes_back_and_one_that_refuses_does_not() {
-        let judged = |path, message| answer(422, message).judged(path, false).unwrap_err().passes();
+        let checked = |path, message| answer(422, message).checked(path, false).unwrap_err().passes();
         let away = r#"check if backup "a" exists at "s3://b": dial tcp 127.0.0.1:9: connection refused"#;
-        assert!(judged("/v1/backups/s3", away));
-        assert!(judged("/v1/backups/s3/a/restore", "find backup s3://b/a: context deadline exceeded"));
-        assert!(!judged("/v1/backups/filesystem", away));
-        assert!(!judged("/v1/backups/s3", "check if backup exists: Access Denied."));
-        assert!(!judged("/v1/backups/s3/a/restore", "find backup s3://b/a: unexpected end of JSON input"));
+        assert!(checked("/v1/backups/s3", away));
+        assert!(checked("/v1/backups/s3/a/restore", "find backup s3://b/a: context deadline exceeded"));
+        assert!(!checked("/v1/backups/filesystem", away));
+        assert!(!checked("/v1/backups/s3", "check if backup exists: Access Denied."));
+        assert!(!checked("/v1/backups/s3/a/restore", "find backup s3://b/a: unexpected end of JSON input"));
     }
 
     #[test]
@@ -272,7 +272,7 @@ mod tests {
             (401, no_keys, true, "remove WEAVIATE_API_KEY"),
             (403, "forbidden action", true, "give the user of WEAVIATE_API_KEY the right"),
         ] {
-            let fault = answer(status, message).judged("/v1/meta", has_key).unwrap_err();
+            let fault = answer(status, message).checked("/v1/meta", has_key).unwrap_err();
             let said = fault.of("ask").to_string();
             assert!(said.contains(words), "{said}");
         }

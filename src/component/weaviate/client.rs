@@ -193,7 +193,7 @@ impl Client {
                 return Err(Fault::Unavailable(ClassNotLoaded(class.to_owned()).into()));
             }
         }
-        let judged = answer.judged(path, self.has_key());
+        let judged = answer.checked(path, self.has_key());
         if matches!(judged, Err(Fault::Unavailable(_))) {
             self.was_away();
         }

@@ -370,7 +370,7 @@ impl Component for Weaviate {
             return Ok(());
         }
         let server = self.connect().await?;
-        self.note_and_drop(&server, &mut journal, Notes::forget).await?;
+        self.note_and_drop(&server, &mut journal, Notes::drop_old_copies).await?;
         self.tend_mark_or_warn(&server, &mut journal).await;
         Ok(())
     }

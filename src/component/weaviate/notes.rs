@@ -161,7 +161,7 @@ impl Notes {
     }
 
     /// Forgets the copies that no backup needs any more, after a backup was proven.
-    pub(super) fn forget(&mut self) {
+    pub(super) fn drop_old_copies(&mut self) {
         if !std::mem::take(&mut self.is_spared) {
             self.kept = None;
             self.undone = None;

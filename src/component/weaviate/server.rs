@@ -30,7 +30,7 @@ impl Server {
     pub(super) async fn connect(client: Client) -> Result<Self, ComponentError> {
         let what = || format!("ask Weaviate at {} who it is", client.address());
         let meta = client.probe("/v1/meta").await.map_err(|fault| {
-            let help = reach(&client, &fault).map_or_else(String::new, |help| format!(": {help}"));
+            let help = connection_help(&client, &fault).map_or_else(String::new, |help| format!(": {help}"));
             fault.of(what() + &help)
         })?;
         let version = meta["version"].as_str().and_then(|text| text.parse().ok());
@@ -219,7 +219,7 @@ impl Server {
 }
 
 /// Our setting that helps where nobody answers, or somebody who is no Weaviate.
-fn reach(client: &Client, fault: &Fault) -> Option<String> {
+fn connection_help(client: &Client, fault: &Fault) -> Option<String> {
     let said = chain(fault);
     Some(match fault {
         Fault::Denied { .. } => return None,

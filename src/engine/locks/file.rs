@@ -23,7 +23,7 @@ impl LockFile {
     }
 
     /// Writes the holder's words down, durably.
-    pub(super) fn sign(&self, owner: &Owner) -> io::Result<()> {
+    pub(super) fn write_owner(&self, owner: &Owner) -> io::Result<()> {
         match &*self.file() {
             Some(file) => write(file, Some(owner)).and_then(|()| file.sync_data()),
             None => Ok(()),
