@@ -60,6 +60,7 @@ mod staging_area;
 mod steps;
 mod swap;
 mod task_notes;
+mod undo;
 mod unpack;
 mod unreadable;
 
@@ -332,17 +333,17 @@ impl Component for Media {
 
     async fn undo_point(&self) -> Result<Option<UndoPoint>, ComponentError> {
         let root = self.config.root.clone();
-        restore::blocking(move || restore::undo_point(&root)).await
+        restore::blocking(move || undo::undo_point(&root)).await
     }
 
     async fn completed_by(&self, task: &str) -> Result<Option<CompletedSwap>, ComponentError> {
         let (root, task) = (self.config.root.clone(), task.to_owned());
-        restore::blocking(move || restore::completed_by(&root, &task)).await
+        restore::blocking(move || undo::completed_by(&root, &task)).await
     }
 
     async fn result_stored(&self, task: &str) -> Result<(), ComponentError> {
         let (root, task) = (self.config.root.clone(), task.to_owned());
-        restore::blocking(move || restore::result_stored(&root, &task)).await
+        restore::blocking(move || undo::result_stored(&root, &task)).await
     }
 
     async fn undo(&self, meter: &Meter) -> Result<UndoPoint, ComponentError> {
@@ -351,12 +352,12 @@ impl Component for Media {
 
     async fn undo_by(&self, note: Option<TaskNote>, _: &Meter) -> Result<UndoPoint, ComponentError> {
         let root = self.config.root.clone();
-        restore::blocking(move || restore::undo(&root, note)).await
+        restore::blocking(move || undo::undo(&root, note)).await
     }
 
     async fn delete_undo_data(&self) -> Result<(), ComponentError> {
         let root = self.config.root.clone();
-        restore::blocking(move || restore::delete_undo_data(&root)).await
+        restore::blocking(move || undo::delete_undo_data(&root)).await
     }
 }
 

@@ -1,7 +1,6 @@
 //! `pg_restore` into a database.
 
 use crate::component::postgres::{
-    PASSING,
     clients::Client,
     config::PostgresConfig,
     entries,
@@ -9,7 +8,7 @@ use crate::component::postgres::{
     libpq,
     refusal::{self, Refusal, Refusals},
     rights::OwnershipMode,
-    server_messages::StderrFilter,
+    server_messages::{PASSING, StderrFilter},
     single_database_extensions,
     toc::ListFile,
 };

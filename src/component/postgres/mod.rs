@@ -196,7 +196,7 @@ impl Postgres {
         derived.left_out.iter().for_each(|left_out| facts.warn(left_out.clone()));
         derived.lost(&Derived::default()).into_iter().for_each(|lost| facts.warn(lost));
         facts.derived = Some(derived);
-        warnings(&dumped.stderr).for_each(|warning| facts.warn(warning));
+        server_messages::warnings(&dumped.stderr).for_each(|warning| facts.warn(warning));
         Ok(facts)
     }
 
@@ -367,7 +367,7 @@ async fn classify_failure(
         }
         ComponentError::Failed { program, status, stderr, transient: false } => {
             let gone = !matches!(tokio::time::timeout(ANSWER, snapshot.close()).await, Ok(Ok(())));
-            let transient = gone || PASSING.iter().any(|words| stderr.contains(words));
+            let transient = gone || server_messages::PASSING.iter().any(|words| stderr.contains(words));
             language.sorted(program, status, stderr, transient)
         }
         other => other,
@@ -378,33 +378,3 @@ async fn classify_failure(
 /// waits behind an `ALTER TABLE` that waits for that session, and all the app's queries wait behind both: a
 /// circle of which the server sees a half. Giving up ends it, and the backup is tried again.
 const LOCK_WAIT: &str = "--lock-wait-timeout=10000";
-
-/// The words (in English) of libpq and the server for faults that pass.
-const PASSING: [&str; 12] = [
-    "server closed the connection unexpectedly",
-    "could not receive data from server",
-    "could not send data to server",
-    "Connection refused",
-    "timeout expired",
-    "the database system is",
-    "too many clients",
-    "too many connections for role",
-    "too many connections for database",
-    "remaining connection slots",
-    "terminating connection",
-    "canceling statement due to",
-];
-
-/// The warnings among what `pg_dump` said, each with the details that follow it.
-fn warnings(stderr: &str) -> impl Iterator<Item = String> {
-    let mut found: Vec<String> = Vec::new();
-    for line in stderr.lines() {
-        if let Some((_, warning)) = line.split_once("warning: ") {
-            found.push(format!("pg_dump: {warning}"));
-        } else if let Some(last) = found.last_mut() {
-            last.push(' ');
-            last.push_str(line.trim_start_matches("pg_dump: "));
-        }
-    }
-    found.into_iter()
-}

@@ -25,6 +25,36 @@ impl StderrFilter {
     }
 }
 
+/// The words (in English) of libpq and the server for faults that pass.
+pub const PASSING: [&str; 12] = [
+    "server closed the connection unexpectedly",
+    "could not receive data from server",
+    "could not send data to server",
+    "Connection refused",
+    "timeout expired",
+    "the database system is",
+    "too many clients",
+    "too many connections for role",
+    "too many connections for database",
+    "remaining connection slots",
+    "terminating connection",
+    "canceling statement due to",
+];
+
+/// The warnings in the output of `pg_dump`, each with the details that follow it.
+pub fn warnings(stderr: &str) -> impl Iterator<Item = String> {
+    let mut found: Vec<String> = Vec::new();
+    for line in stderr.lines() {
+        if let Some((_, warning)) = line.split_once("warning: ") {
+            found.push(format!("pg_dump: {warning}"));
+        } else if let Some(last) = found.last_mut() {
+            last.push(' ');
+            last.push_str(line.trim_start_matches("pg_dump: "));
+        }
+    }
+    found.into_iter()
+}
+
 /// The consequence and the cure of a row that no `pg_dump` can write.
 pub const LONG_ROW: &str = "a row of this table is longer than 1 GB as text, in which each byte of bytea takes two letters, and \
      pg_dump cannot write such a row: find it by octet_length(), and keep its value as a large object, as a file or in pieces";

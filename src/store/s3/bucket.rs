@@ -296,17 +296,17 @@ impl RequestAttempts<'_> {
 /// Returns the answer to the request, or `None` if the request's pulse stops for `patience`.
 async fn watched<T>(
     request: impl Future<Output = T>,
-    activity: &ActivityTimer,
+    timer: &ActivityTimer,
     patience: Duration,
 ) -> Option<T> {
     let mut request = pin!(request);
     loop {
-        let until = activity.last() + patience;
+        let until = timer.last() + patience;
         tokio::select! {
             biased;
             answer = &mut request => return Some(answer),
             () = tokio::time::sleep_until(until) => {
-                if activity.last() + patience <= Instant::now() {
+                if timer.last() + patience <= Instant::now() {
                     return None;
                 }
             }
