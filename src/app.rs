@@ -20,7 +20,7 @@ use crate::worker::{Ending, Worker};
 use std::{sync::Arc, time::Duration};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// The parts that every front door works with.
+/// The parts that worker and command line work with.
 #[derive(Debug)]
 pub struct App {
     /// Does the work.

@@ -59,7 +59,7 @@ pub trait Component: Send + Sync + fmt::Debug {
     /// The source of the data, for manifests and results: name of the database, path of the folder. Never a secret.
     fn source(&self) -> String;
 
-    /// Looks whether a backup could run, without reading the data: server reachable, client programs fit, folder
+    /// Tests whether a backup could run, without reading the data: server reachable, client programs fit, folder
     /// readable. Returns one line about the findings.
     ///
     /// # Errors
@@ -67,7 +67,7 @@ pub trait Component: Send + Sync + fmt::Debug {
     /// The error that a backup would fail with.
     async fn check(&self) -> Result<String, ComponentError>;
 
-    /// Looks whether the source is there and lets us in, so cheaply that it can be asked every minute.
+    /// Tests whether the source is there and lets us in, so cheaply that it can be asked every minute.
     ///
     /// # Errors
     ///
@@ -245,7 +245,7 @@ pub trait Component: Send + Sync + fmt::Debug {
         Ok(None)
     }
 
-    /// Returns the old data that the last restore set aside, if it is still there.
+    /// Returns the undo point: the data that the last restore set aside, if it is still there.
     ///
     /// # Errors
     ///

@@ -107,14 +107,14 @@ pub struct Plan {
     pub looks_into_archive: bool,
 }
 
-/// Old data that was set aside by a restore.
+/// The data that a restore or an undo has set aside, which an undo makes live again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UndoPoint {
     /// The place of the old data: the name of a database, the path of a folder.
     pub place: String,
     /// The time at which the data was replaced.
     pub at: Timestamp,
-    /// The tasks whose swaps have set it aside, one after the other, as noted with the data; `None` where nothing is
+    /// The tasks whose swaps have set the data aside, one after the other, as noted with the data; `None` where nothing is
     /// noted: an earlier version of this program did it, or the component has no place for notes.
     pub task_notes: Option<Vec<TaskNote>>,
 }
@@ -124,7 +124,7 @@ pub struct UndoPoint {
 pub struct CompletedSwap {
     /// The note.
     pub note: TaskNote,
-    /// The place of the data that it set aside, or that later swaps have put there; `None` if it set nothing aside.
+    /// The place of the data that the swap set aside, or that later swaps have put there; `None` if there was none.
     pub kept: Option<String>,
 }
 
@@ -151,7 +151,7 @@ pub trait Staged: Send + Sync + fmt::Debug {
         Ok(Vec::new())
     }
 
-    /// Has the swap noted, with the data, as the work of a task.
+    /// Sets the note of the task that the swap writes down with the data.
     fn set_task_note(&mut self, note: TaskNote) {
         let _ = note;
     }

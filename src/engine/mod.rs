@@ -1,4 +1,4 @@
-//! Floor 3: backup, verification and retention, the same for every front door.
+//! Floor 3: backup, verification and retention, the same for worker and command line.
 //!
 //! The engine introduces components to stores: it knows both, they know nothing of each other,
 //! and it knows nothing of Celery.

@@ -159,7 +159,7 @@ impl Engine {
         Ok(Some(note))
     }
 
-    /// Notes that the result of a task is stored: nobody will ask for the proof of its work again.
+    /// Notes that the result of a task is stored: the proof of its work is not needed any more.
     pub async fn result_stored(&self, component: ComponentName, task: &str) {
         let Ok(found) = self.component(component) else { return };
         if let Err(err) = found.result_stored(task).await {

@@ -92,7 +92,7 @@ impl S3Store {
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// Waits until the remains of uploads are removed, for as long as a server may do nothing at most. For the end of
+    /// Waits until unfinished uploads are removed, for as long as a server may do nothing at most. For the end of
     /// the program, which would end the background work as well.
     pub async fn wait_for_cleanup(&self) {
         self.inner.tasks.close();

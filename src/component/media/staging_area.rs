@@ -2,7 +2,7 @@
 //!
 //! An area lies beside the media folder, or in it, where that is a mount point or its parent is closed to
 //! us. It holds `tree`, and beside it nothing but our own files. Its name says whether the tree is a copy
-//! under way (`rna-restore`) or what a restore set aside (`rna-before`), and since when.
+//! under way (`rna-restore`) or what a restore set aside (`rna-before`), and the time.
 
 use crate::base::{durable::sync_folder, lock::FileLock};
 use crate::component::ComponentError;

@@ -41,14 +41,14 @@ struct Begun {
 }
 
 impl StagingArea {
-    /// The tasks whose swaps have set aside what is in it; `None` where an earlier version of this program did.
+    /// The tasks whose swaps have set the area's tree aside; `None` where an earlier version of this program did.
     pub(super) fn task_notes(&self) -> Option<Vec<TaskNote>> {
         let Note { task_notes, begun } = self.note()?;
         let done = begun.filter(|begun| self.label.role == Role::Before && begun.from != self.label.name());
         Some(task_note::append(task_notes, done.map(|begun| begun.note)))
     }
 
-    /// Tests whether a task may be delivered again of which this area is the proof that it has swapped.
+    /// Tests whether a task may be delivered again whose swap this area proves.
     pub(super) fn is_needed(&self) -> bool {
         let now = Timestamp::now();
         self.task_notes().is_some_and(|task_notes| task_notes.iter().any(|note| note.may_be_redelivered(now)))

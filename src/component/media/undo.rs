@@ -38,8 +38,8 @@ pub(super) fn undo(root: &Path, note: Option<TaskNote>) -> Result<UndoPoint, Com
     Ok(exchanged.unwrap_or_else(|| UndoPoint { place: "nothing".to_owned(), at: kept_at, task_notes: None }))
 }
 
-/// Removes what is kept, but for what proves that a task has swapped which may be delivered again, and what was set aside
-/// after it: an undo leads to the newest that is there. Blocking.
+/// Removes the areas of undo, but for those that prove the swap of a task which may be delivered again, and those that were
+/// set aside after it: an undo leads to the newest that is there. Blocking.
 pub(super) fn delete_undo_data(root: &Path) -> Result<(), ComponentError> {
     for area in StagingArea::all(root)?.into_iter().filter(|area| area.label.role == Role::Before) {
         if area.is_needed() {

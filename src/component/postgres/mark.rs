@@ -68,7 +68,7 @@ impl Mark {
         (mark.name == name).then_some(mark)
     }
 
-    /// Tests whether a task may be delivered again of which the database is the proof that it has swapped.
+    /// Tests whether a task may be delivered again whose swap this database proves.
     pub fn is_needed(&self) -> bool {
         let now = Timestamp::now();
         self.task_notes.iter().flatten().any(|note| note.may_be_redelivered(now))

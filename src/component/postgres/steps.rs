@@ -62,7 +62,7 @@ pub const STEPS: Steps<Step> = Steps(&[
 
 impl RestoreTarget {
     /// Asks what a step asks before anything is touched. Steps that do something ask nothing, and a step whose answer is
-    /// needed by others has asked when the goal was found.
+    /// needed by others has asked when the target was found.
     async fn ask(&self, config: &PostgresConfig, step: Step) -> Result<(), ComponentError> {
         let replaces = self.swaps && self.live.is_some();
         match step {

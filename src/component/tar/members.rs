@@ -279,8 +279,8 @@ fn cut() -> ComponentError {
     damaged("no end-of-archive blocks: it is cut short")
 }
 
-/// Sorts the error of the feed, which says `InvalidData` of a damaged archive; the rest is trouble in
-/// reading it.
+/// Sorts the error of the feed, which says `InvalidData` of a damaged archive; the rest are errors of
+/// reading.
 fn refused(source: io::Error) -> ComponentError {
     match source.kind() {
         io::ErrorKind::InvalidData => damaged(source),

@@ -58,7 +58,7 @@ impl Fault {
         matches!(self, Self::Unavailable(err) if err.is::<NotReady>())
     }
 
-    /// Returns whether the same request may be answered later: the server is away or in trouble.
+    /// Returns whether the same request may be answered later: the server does not answer or cannot serve it.
     pub(super) fn passes(&self) -> bool {
         match self {
             Self::Unavailable(_) => true,

@@ -249,8 +249,8 @@ impl Client {
         Ok(Answer { status, body: text })
     }
 
-    /// Asks for what has no effect, or the same each time, again and again for as long as this client's patience
-    /// lasts, while there is no answer or the server is in trouble.
+    /// Asks for what has no effect, or the same each time, again and again for as long as this client's retries
+    /// last, while there is no answer or the server cannot serve it.
     pub(super) async fn again(
         &self,
         method: Method,

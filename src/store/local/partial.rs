@@ -1,4 +1,4 @@
-//! Files in the making, and the remains of them from dead runs.
+//! Partial files: files that are being written, and those that dead runs have left.
 
 use crate::base::lock::FileLock;
 use crate::store::local::folder::Folder;

@@ -293,7 +293,7 @@ impl RequestAttempts<'_> {
     }
 }
 
-/// Returns the answer to the request, or `None` if the request's pulse stops for `patience`.
+/// Returns the answer to the request, or `None` if the request makes no progress for `patience`.
 async fn watched<T>(
     request: impl Future<Output = T>,
     timer: &ActivityTimer,

@@ -41,7 +41,7 @@ pub(super) struct S3Upload {
     unfinished: UnfinishedUpload,
 }
 
-/// The remains of an upload on the server, unless they are removed.
+/// The parts of an upload on the server that must be removed unless the upload is committed.
 #[derive(Debug, Default)]
 struct UnfinishedUpload {
     /// The upload in parts that is open.
@@ -230,7 +230,7 @@ impl S3Upload {
         Ok(())
     }
 
-    /// Begins to remove the remains, and goes on when nobody waits for it.
+    /// Begins to remove the unfinished upload, in the background.
     fn clean(&mut self) -> Option<tokio::task::JoinHandle<()>> {
         let unfinished = mem::take(&mut self.unfinished);
         let handle = Handle::try_current().ok().filter(|_| !unfinished.is_nothing())?;
@@ -238,7 +238,7 @@ impl S3Upload {
         Some(self.store.inner.tasks.spawn_on(unfinished.remove(store, key), &handle))
     }
 
-    /// Removes the remains. A dead server is waited for only so long: the removal goes on by itself.
+    /// Removes the unfinished upload. A dead server is waited for only so long: the removal goes on by itself.
     async fn clean_up(&mut self) {
         if let Some(cleaning) = self.clean() {
             let _ = tokio::time::timeout(self.store.bucket().config.patience, cleaning).await;
@@ -281,7 +281,7 @@ impl Upload for S3Upload {
         if done.is_ok() {
             // The object is there to stay: only uploads without a name can be left.
             self.unfinished.object = ObjectPresence::Absent;
-            // Also remains of an earlier attempt are looked for, whose connection was down when it wanted to abort
+            // Uploads of an earlier attempt are looked for as well, whose connection was down when it wanted to abort
             // them.
             self.unfinished.strays |= self.number > 0;
         }
