@@ -3,7 +3,7 @@
 
 use crate::media::{media, tar_of, whatever_happens};
 use crate::media_restore::{Tree, areas, look, old_tree, restore, same, stage};
-use crate::postgres::Kept;
+use crate::postgres::MemoryOutput;
 use crate::support::{disk::Tmpfs, lab::eventually, tree};
 use rna_backup::{
     component::{Component, ComponentError, Target},
@@ -357,7 +357,7 @@ async fn what_lies_too_deep_to_be_restored_is_no_backup() {
     }
     tar_of(dir.path(), || ()).await;
     fs::create_dir_all(folder.join("b")).unwrap();
-    let mut out = Kept::default();
+    let mut out = MemoryOutput::default();
     let err = media(dir.path()).backup(&mut out, &Meter::default()).await.unwrap_err();
     assert!(err.to_string().contains("a/a/a"), "{err}");
     assert!(err.source().unwrap().to_string().contains("512 folders"), "{err:?}");

@@ -1,6 +1,6 @@
 //! `component::weaviate` against real servers: backups of every way, restored and undone.
 
-use crate::postgres::Kept;
+use crate::postgres::MemoryOutput;
 use crate::support::lab::eventually;
 use crate::support::s3_proxy::Line;
 use crate::support::weaviate_contents::id;
@@ -27,7 +27,7 @@ pub fn weaviate(config: WeaviateConfig) -> Weaviate {
 }
 
 pub async fn backup(weaviate: &Weaviate) -> Result<(Vec<u8>, Facts), ComponentError> {
-    let mut out = Kept::default();
+    let mut out = MemoryOutput::default();
     let facts = weaviate.backup(&mut out, &Meter::default()).await?;
     Ok((out.0, facts))
 }

@@ -42,12 +42,12 @@ pub async fn nothing_is_lost(server: &WeaviateServer, before: &Contents, backed_
     }
 }
 
-/// Something done to a server's folder of data, or to the backup that it is about to restore.
-type Deed = fn(data: &Path, backup: &Path);
+/// A function that damages a server's folder of data, or the backup that it is about to restore.
+type Damage = fn(data: &Path, backup: &Path);
 
 #[tokio::test]
 async fn a_restore_that_fails_puts_back_what_was_there() {
-    let deeds: [(&str, Deed); 3] = [
+    let damages: [(&str, Damage); 3] = [
         ("the descriptor of the node vanishes", |_, backup| {
             fs::remove_file(backup.join("node1/backup.json")).unwrap();
         }),
@@ -64,14 +64,14 @@ async fn a_restore_that_fails_puts_back_what_was_there() {
         let (server, archive, backed_up) = spoiled(Start::version(version)).await;
         let before = server.contents().await;
         let folder = server.folder();
-        for (name, deed) in deeds {
+        for (name, damage) in damages {
             println!("{version}: {name}");
             let (folder, mut is_done) = (folder.clone(), false);
             let (_line, component) = over(&server, move |asked| {
                 if to("POST", RESTORE)(asked) && !is_done {
                     is_done = true;
                     let id = asked.target.split('/').rev().nth(1).unwrap();
-                    deed(&folder.with_file_name("data"), &folder.join(id));
+                    damage(&folder.with_file_name("data"), &folder.join(id));
                 }
                 Line::Good
             })
