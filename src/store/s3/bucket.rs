@@ -294,17 +294,13 @@ impl RequestAttempts<'_> {
 }
 
 /// Returns the answer to the request, or `None` if the request makes no progress for `patience`.
-async fn watched<T>(
-    request: impl Future<Output = T>,
-    timer: &ActivityTimer,
-    patience: Duration,
-) -> Option<T> {
-    let mut request = pin!(request);
+async fn watched<T>(work: impl Future<Output = T>, timer: &ActivityTimer, patience: Duration) -> Option<T> {
+    let mut work = pin!(work);
     loop {
         let until = timer.last() + patience;
         tokio::select! {
             biased;
-            answer = &mut request => return Some(answer),
+            answer = &mut work => return Some(answer),
             () = tokio::time::sleep_until(until) => {
                 if timer.last() + patience <= Instant::now() {
                     return None;
