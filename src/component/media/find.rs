@@ -81,7 +81,7 @@ impl StagingArea {
         }
     }
 
-    /// Looks that no other run works on the media folder that this area is for. Whoever has made an area, and then finds
+    /// Makes sure that no other run works on the media folder that this area is for. Whoever has made an area, and then finds
     /// no other one in use, is alone: others look for this one. Of two that were made at once the older has more patience,
     /// so that one of them stays.
     ///

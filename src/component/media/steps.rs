@@ -272,7 +272,7 @@ fn area_of(
     }
 }
 
-/// Looks that no other file system is mounted in a folder that is to change places.
+/// Makes sure that no other file system is mounted in a folder that is to change places.
 ///
 /// # Errors
 ///
@@ -289,7 +289,7 @@ pub(super) fn nothing_mounted_at(staging: &StagingRoot, target: &Target) -> Resu
     )))
 }
 
-/// Looks whether this process may move the media folder or, where its contents change places, each entry of it.
+/// Tests whether this process may move the media folder or, where its contents change places, each entry of it.
 fn all_may_move(area: &StagingArea) -> Result<(), ComponentError> {
     let staging = &area.staging;
     let look = |name: &CStr| {

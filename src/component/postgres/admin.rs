@@ -128,7 +128,7 @@ impl Admin {
     ///
     /// # Errors
     ///
-    /// As sorted.
+    /// The error of the server, sorted by the remedy.
     pub async fn no_swap(&self, target: &str, owner: &str) -> Result<Option<String>, ComponentError> {
         if self.session_database == target {
             return Ok(Some("it may connect to neither postgres nor template1".to_owned()));
@@ -143,7 +143,7 @@ impl Admin {
     ///
     /// # Errors
     ///
-    /// As sorted.
+    /// The error of the server, sorted by the remedy.
     pub async fn announce(&self, by: &str) -> Result<(), ComponentError> {
         let lock = "SELECT FROM pg_advisory_lock_shared($1, hashtext($2))";
         let locked = self.client.execute(lock, &[&OURS, &by]).await;
@@ -155,7 +155,7 @@ impl Admin {
     ///
     /// # Errors
     ///
-    /// As sorted; [`ComponentError::Unavailable`] when they do not end in time.
+    /// The error of the server; [`ComponentError::Unavailable`] when they do not end in time.
     pub async fn end_announced(&self, by: &str) -> Result<(), ComponentError> {
         let end = "SELECT pid, pg_terminate_backend(pid) FROM pg_locks
                     WHERE locktype = 'advisory' AND classid = $1::int::oid AND objid = hashtext($2)::oid
@@ -175,7 +175,7 @@ impl Admin {
     ///
     /// # Errors
     ///
-    /// As sorted.
+    /// The error of the server, sorted by the remedy.
     pub async fn free_name(&self, target: &str, role: Role, at: Timestamp) -> Result<String, ComponentError> {
         let mut attempt = 1;
         loop {
@@ -191,7 +191,7 @@ impl Admin {
     ///
     /// # Errors
     ///
-    /// As sorted.
+    /// The error of the server, sorted by the remedy.
     pub async fn marked(&self, by: &str) -> Result<Vec<Mark>, ComponentError> {
         // Names and comments of databases of others may be bytes of another encoding.
         let list = "SELECT textsend(d.datname::text), textsend(s.description)
@@ -209,7 +209,7 @@ impl Admin {
     ///
     /// # Errors
     ///
-    /// As sorted.
+    /// The error of the server, sorted by the remedy.
     pub async fn unmarked(&self, by: &str) -> Result<Vec<String>, ComponentError> {
         let list = "SELECT datname::text FROM pg_database
                      WHERE datconnlimit = $1 AND shobj_description(oid, 'pg_database') IS NULL";
@@ -222,7 +222,7 @@ impl Admin {
     ///
     /// # Errors
     ///
-    /// As sorted.
+    /// The error of the server, sorted by the remedy.
     pub async fn exists(&self, name: &str) -> Result<bool, ComponentError> {
         let ask = "SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)";
         let row = self.client.query_one(ask, &[&name]).await;
@@ -239,7 +239,7 @@ impl Admin {
     ///
     /// # Errors
     ///
-    /// As sorted.
+    /// The error of the server, sorted by the remedy.
     pub async fn drop_database(&self, name: &str) -> Result<(), ComponentError> {
         let quoted = mark::ident(name);
         let failed = |err| fault(format!("drop database {quoted}"), err);
@@ -278,7 +278,7 @@ impl Admin {
     ///
     /// # Errors
     ///
-    /// As sorted; [`ComponentError::Unusable`] when a client's session may not be ended.
+    /// The error of the server; [`ComponentError::Unusable`] when a client's session may not be ended.
     pub async fn close_sessions(&self, name: &str) -> Result<usize, ComponentError> {
         // Autovacuum may be ended by superusers alone; RENAME and DROP see to it themselves. Its sessions have no user, which
         // every role may see, unlike their type.
@@ -300,7 +300,7 @@ impl Admin {
     ///
     /// # Errors
     ///
-    /// [`ComponentError::Unusable`]; as sorted.
+    /// [`ComponentError::Unusable`]; else the error of the server.
     pub async fn nothing_is_prepared_in(&self, name: &str) -> Result<(), ComponentError> {
         let ask = "SELECT string_agg(quote_literal(gid), ', ' ORDER BY prepared) FROM pg_prepared_xacts WHERE database = $1";
         let found = self.client.query_one(ask, &[&name]).await;
@@ -334,7 +334,7 @@ impl Admin {
     ///
     /// # Errors
     ///
-    /// As sorted, where the server might say something else the next time.
+    /// The error of the server, where the server might say something else the next time.
     pub async fn dry_run(
         &mut self,
         statements: &[String],

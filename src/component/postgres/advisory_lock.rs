@@ -47,7 +47,7 @@ impl AdvisoryLock {
     ///
     /// # Errors
     ///
-    /// [`ComponentError::Taken`] when another run has it; as sorted.
+    /// [`ComponentError::Taken`] when another run has it; else the error of the server.
     pub async fn take(config: &PostgresConfig, target: &str) -> Result<Self, ComponentError> {
         const TRY: &str = "SELECT pg_try_advisory_xact_lock($1, hashtext($2)), pg_backend_pid()";
         // An advisory lock is one of the database that its session sits in, and another run may sit elsewhere.

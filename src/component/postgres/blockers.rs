@@ -58,7 +58,7 @@ const NAMED: usize = 100;
 ///
 /// # Errors
 ///
-/// [`ComponentError::Unusable`] with the statements that take them away; as sorted.
+/// [`ComponentError::Unusable`] with the statements that take them away; else the error of the server.
 pub async fn refuse(
     client: &ClientWrapper,
     role: &str,
@@ -133,7 +133,7 @@ async fn defaults(client: &ClientWrapper, role: &str) -> Result<Vec<String>, Com
 ///
 /// # Errors
 ///
-/// As sorted.
+/// The error of the server, sorted by the remedy.
 pub async fn inherited(client: &ClientWrapper) -> Result<Vec<String>, ComponentError> {
     let rows = client.query(INHERITED, &[]).await;
     Ok(rows.map_err(|err| fault("look at constraints", err))?.iter().map(|row| row.get(0)).collect())

@@ -48,7 +48,7 @@ impl Database {
     ///
     /// # Errors
     ///
-    /// As sorted.
+    /// The error of the server, sorted by the remedy.
     pub async fn find(admin: &Admin, name: &str) -> Result<Option<Self>, ComponentError> {
         const FIND: &str = "
             SELECT d.oid, textsend(pg_get_userbyid(d.datdba)::text), pg_encoding_to_char(d.encoding)::text, t.spcname::text,
@@ -127,7 +127,7 @@ impl Database {
     ///
     /// # Errors
     ///
-    /// As sorted.
+    /// The error of the server, sorted by the remedy.
     pub async fn property_statements(
         &self,
         admin: &Admin,

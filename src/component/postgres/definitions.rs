@@ -35,7 +35,7 @@ pub struct FoundDefinitions {
 ///
 /// # Errors
 ///
-/// As sorted.
+/// The error of the server, sorted by the remedy.
 pub async fn read(
     client: &impl GenericClient,
     major: u32,

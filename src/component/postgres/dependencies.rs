@@ -131,7 +131,7 @@ impl Dependencies {
     ///
     /// # Errors
     ///
-    /// As sorted.
+    /// The error of the server, sorted by the remedy.
     pub async fn read(client: &ClientWrapper, role: &str) -> Result<Self, ComponentError> {
         let failed = |err| fault("look what depends on what", err);
         let mut found = Self::default();

@@ -143,7 +143,7 @@ const TRIALS: &str = "
 ///
 /// # Errors
 ///
-/// As sorted.
+/// The error of the server, sorted by the remedy.
 pub async fn read(
     transaction: &mut Transaction<'_>,
     search_path: &str,
@@ -178,7 +178,7 @@ pub async fn read(
 ///
 /// # Errors
 ///
-/// As sorted.
+/// The error of the server, sorted by the remedy.
 pub async fn find_unqualified(
     transaction: &mut Transaction<'_>,
 ) -> Result<Vec<UnqualifiedObject>, ComponentError> {

@@ -30,7 +30,7 @@ const AS_TEXT: &str = "
 ///
 /// # Errors
 ///
-/// As sorted.
+/// The error of the server, sorted by the remedy.
 pub async fn read(
     transaction: &mut Transaction<'_>,
 ) -> Result<(Vec<ExtensionRows>, Vec<String>), ComponentError> {

@@ -97,7 +97,7 @@ impl InPlace {
         Ok((contents, list, dropped))
     }
 
-    /// Looks whether a restore `without` the objects of these names would run into others. The beginning of the archive
+    /// Tests whether a restore `without` the objects of these names would run into others. The beginning of the archive
     /// is enough, which has the definitions.
     ///
     /// # Errors
@@ -121,12 +121,12 @@ impl InPlace {
         Self::is_possible(target, config, &dropped).await
     }
 
-    /// Looks whether objects of the database, or default privileges, are in the way of what takes these away and makes them
+    /// Tests whether objects of the database, or default privileges, are in the way of what takes these away and makes them
     /// again.
     ///
     /// # Errors
     ///
-    /// [`ComponentError::Unusable`] names them; as sorted.
+    /// [`ComponentError::Unusable`] names them; else the error of the server.
     async fn is_possible(
         target: &RestoreTarget,
         config: &PostgresConfig,

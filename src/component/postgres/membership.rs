@@ -12,7 +12,7 @@ impl Admin {
     ///
     /// # Errors
     ///
-    /// As sorted.
+    /// The error of the server, sorted by the remedy.
     pub async fn missing_grant(&self, role: &str) -> Result<Option<String>, ComponentError> {
         const ASK: &str = "
             SELECT pg_has_role($1::text::name, 'USAGE'), pg_has_role($1::text::name, 'MEMBER'), rolinherit,

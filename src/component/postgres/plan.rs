@@ -20,7 +20,7 @@ impl RestoreTarget {
     ///
     /// # Errors
     ///
-    /// As sorted.
+    /// The error of the server, sorted by the remedy.
     pub async fn plan(
         &mut self,
         config: &PostgresConfig,
@@ -113,7 +113,7 @@ impl RestoreTarget {
     ///
     /// # Errors
     ///
-    /// As sorted.
+    /// The error of the server, sorted by the remedy.
     pub async fn single_database_extension(
         &self,
         config: &PostgresConfig,
@@ -141,7 +141,7 @@ impl RestoreTarget {
     ///
     /// # Errors
     ///
-    /// [`ComponentError::Unusable`] with the way out; as sorted.
+    /// [`ComponentError::Unusable`] with the way out; else the error of the server.
     pub async fn extensions_can_be_created(
         &self,
         facts: Option<&Facts>,

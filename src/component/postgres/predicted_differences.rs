@@ -112,7 +112,7 @@ const COLUMNS: &str = "
 ///
 /// # Errors
 ///
-/// As sorted.
+/// The error of the server, sorted by the remedy.
 pub async fn find_columns(transaction: &Transaction<'_>) -> Result<Vec<String>, ComponentError> {
     let rows = transaction.query(COLUMNS, &[]).await;
     let rows = rows.map_err(|err| sort("look at the columns of extensions' tables".into(), err))?;
@@ -129,7 +129,7 @@ fn is_violation_of(err: &Error, name: Option<&str>) -> bool {
 ///
 /// # Errors
 ///
-/// As sorted.
+/// The error of the server, sorted by the remedy.
 pub async fn find(transaction: &mut Transaction<'_>) -> Result<Vec<PredictedDifference>, ComponentError> {
     /// The time that all rows may take, which is time of the backup.
     const BUDGET: Duration = Duration::from_secs(2);

@@ -24,7 +24,7 @@ const LIMIT: &str = "connection limit";
 ///
 /// # Errors
 ///
-/// As sorted.
+/// The error of the server, sorted by the remedy.
 pub async fn read(client: &impl GenericClient, database: &str) -> Result<Properties, ComponentError> {
     let rows = client.query(PROPERTIES, &[&database]).await;
     let rows = rows.map_err(|err| fault("read the properties of the database", err))?;
@@ -81,7 +81,7 @@ impl RestoreTarget {
     ///
     /// # Errors
     ///
-    /// As sorted.
+    /// The error of the server, sorted by the remedy.
     pub async fn compare_properties(
         &self,
         mut found: Properties,

@@ -29,7 +29,7 @@ const INHERITED_BY_MEMBERSHIP: u32 = 16;
 ///
 /// # Errors
 ///
-/// As sorted.
+/// The error of the server, sorted by the remedy.
 pub async fn missing_privilege(
     client: &ClientWrapper,
     server: &Server,

@@ -61,7 +61,7 @@ impl RestoreTarget {
     ///
     /// # Errors
     ///
-    /// [`ComponentError::Unusable`] when the target is none, a right or a program is missing; as sorted otherwise.
+    /// [`ComponentError::Unusable`] when the target is none, a right or a program is missing; else the error of the server.
     pub async fn find(
         config: &PostgresConfig,
         target: &Target,
@@ -123,7 +123,7 @@ impl RestoreTarget {
     ///
     /// # Errors
     ///
-    /// [`ComponentError::Unusable`] with the right that is missing; as sorted.
+    /// [`ComponentError::Unusable`] with the right that is missing; else the error of the server.
     pub async fn may_be_made(&self) -> Result<(), ComponentError> {
         let (user, name, owner) = (&self.admin.user, &self.name, &self.owner);
         if self.swaps {
@@ -148,7 +148,7 @@ impl RestoreTarget {
     ///
     /// # Errors
     ///
-    /// As sorted.
+    /// The error of the server, sorted by the remedy.
     pub async fn try_properties(
         &mut self,
         copy: &str,

@@ -46,7 +46,7 @@ const ROLES: &str = "
 ///
 /// # Errors
 ///
-/// As sorted.
+/// The error of the server, sorted by the remedy.
 pub async fn read(client: &impl GenericClient) -> Result<Rights, ComponentError> {
     let failed = |err| fault("read owners and privileges", err);
     let mut rights = Rights::default();
@@ -161,7 +161,7 @@ impl OwnershipMode {
     ///
     /// # Errors
     ///
-    /// [`ComponentError::Unusable`] when a role is missing without which nothing can be restored; as sorted.
+    /// [`ComponentError::Unusable`] when a role is missing without which nothing can be restored; else the error of the server.
     pub async fn find(
         admin: &Admin,
         known_in: &ClientWrapper,

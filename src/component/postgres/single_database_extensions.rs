@@ -33,7 +33,7 @@ impl SingleDatabaseExtension {
 ///
 /// # Errors
 ///
-/// As sorted.
+/// The error of the server, sorted by the remedy.
 pub async fn find(
     config: &PostgresConfig,
     database: &str,

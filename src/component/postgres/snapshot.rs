@@ -88,7 +88,7 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// [`ComponentError::Unusable`] when it is older than PostgreSQL 12, else as sorted.
+    /// [`ComponentError::Unusable`] when it is older than PostgreSQL 12, else the error of the server.
     pub async fn ask(client: &ClientWrapper) -> Result<Self, ComponentError> {
         const ASK: &str = "
             SELECT current_setting('server_version'), current_setting('server_version_num')::int4,
@@ -130,7 +130,7 @@ impl<'a> Snapshot<'a> {
     ///
     /// # Errors
     ///
-    /// As sorted; a table that vanishes in the meantime is a passing fault.
+    /// The error of the server; a table that vanishes in the meantime is a passing fault.
     pub async fn open(
         client: &'a mut ClientWrapper,
         server: &Server,
@@ -175,7 +175,7 @@ impl<'a> Snapshot<'a> {
     ///
     /// # Errors
     ///
-    /// [`ComponentError::Unavailable`]; as sorted.
+    /// [`ComponentError::Unavailable`]; else the error of the server.
     pub async fn nothing_is_rewritten(&self, now: &ClientWrapper) -> Result<(), ComponentError> {
         const FILES: &str = "SELECT oid, relfilenode FROM pg_class WHERE relkind = 'r' AND relpersistence <> 't' AND oid >= 16384";
         let failed = |err| sort("look whether tables were rewritten".into(), err);
@@ -195,7 +195,7 @@ impl<'a> Snapshot<'a> {
     ///
     /// # Errors
     ///
-    /// As sorted, naming the table.
+    /// The error of the server, with the name of the table.
     pub async fn count(&self) -> Result<Vec<TableRows>, ComponentError> {
         let mut counts = BTreeMap::<_, u64>::new();
         for Table { quoted, condition, name, .. } in &self.tables {
@@ -219,7 +219,7 @@ impl<'a> Snapshot<'a> {
     ///
     /// # Errors
     ///
-    /// As sorted.
+    /// The error of the server, sorted by the remedy.
     pub async fn migrations(&self, server: &Server) -> Result<BTreeMap<String, String>, ComponentError> {
         let Some(table) = &server.migrations else { return Ok(BTreeMap::new()) };
         let newest =
@@ -233,7 +233,7 @@ impl<'a> Snapshot<'a> {
     ///
     /// # Errors
     ///
-    /// As sorted.
+    /// The error of the server, sorted by the remedy.
     pub async fn rights(&self) -> Result<Rights, ComponentError> {
         rights::read(&self.transaction).await
     }
@@ -242,7 +242,7 @@ impl<'a> Snapshot<'a> {
     ///
     /// # Errors
     ///
-    /// As sorted.
+    /// The error of the server, sorted by the remedy.
     pub async fn properties(&mut self, database: &str) -> Result<Result<Properties, String>, ComponentError> {
         let failed = |err| sort("look at the properties of the database".into(), err);
         let attempt = self.transaction.savepoint("properties").await.map_err(failed)?;
@@ -261,7 +261,7 @@ impl<'a> Snapshot<'a> {
     ///
     /// # Errors
     ///
-    /// As sorted.
+    /// The error of the server, sorted by the remedy.
     pub async fn definitions(
         &self,
         server: &Server,
@@ -274,7 +274,7 @@ impl<'a> Snapshot<'a> {
     ///
     /// # Errors
     ///
-    /// As sorted.
+    /// The error of the server, sorted by the remedy.
     pub async fn derived(&mut self, server: &Server) -> Result<Derived, ComponentError> {
         derived::read(&mut self.transaction, &server.search_path, server.major).await
     }
@@ -283,7 +283,7 @@ impl<'a> Snapshot<'a> {
     ///
     /// # Errors
     ///
-    /// As sorted.
+    /// The error of the server, sorted by the remedy.
     pub async fn derived_and_tried(&mut self, server: &Server) -> Result<Derived, ComponentError> {
         let unqualified = derived::find_unqualified(&mut self.transaction).await?;
         let refused = predicted_differences::find(&mut self.transaction).await?;
@@ -296,7 +296,7 @@ impl<'a> Snapshot<'a> {
     ///
     /// # Errors
     ///
-    /// As sorted: then it may have ended before, and what was read in it is not certain.
+    /// The error of the server: then the snapshot may have ended before, and what was read in it is not certain.
     pub async fn close(self) -> Result<(), ComponentError> {
         self.transaction.commit().await.map_err(|err| sort("end the snapshot".into(), err))
     }

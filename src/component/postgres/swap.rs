@@ -252,7 +252,7 @@ fn restored(
 ///
 /// # Errors
 ///
-/// As sorted.
+/// The error of the server, sorted by the remedy.
 pub async fn open(admin: &Admin, closed: &Mark) -> Result<(), ComponentError> {
     let name = ident(&closed.name);
     let task_notes = closed.task_notes.clone().unwrap_or_default();

@@ -14,7 +14,7 @@ use std::collections::BTreeSet;
 ///
 /// # Errors
 ///
-/// As sorted.
+/// The error of the server, sorted by the remedy.
 pub async fn lost(
     admin: &Admin,
     rights: &OwnershipMode,

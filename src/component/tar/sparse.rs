@@ -77,7 +77,7 @@ fn too_many() -> ComponentError {
     damaged("a sparse file has more than a million holes")
 }
 
-/// Looks that the parts of a file follow one another within its length, and that they are as much as there is.
+/// Makes sure that the parts of a file follow one another within its length, and that they are as much as there is.
 pub(super) fn check(map: &[Segment], size: u64, stored: u64) -> Result<(), ComponentError> {
     let (mut end, mut sum) = (0, 0_u64);
     for (at, Segment { offset, bytes }) in map.iter().enumerate() {

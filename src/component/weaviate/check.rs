@@ -24,7 +24,7 @@ pub(super) struct BackupReadiness {
 }
 
 impl Weaviate {
-    /// Looks whether a backup could be made.
+    /// Tests whether a backup could be made.
     ///
     /// # Errors
     ///
@@ -36,7 +36,7 @@ impl Weaviate {
         Ok(BackupReadiness { server, backend, warning, definitions })
     }
 
-    /// Looks whether a backup could be made and then restored. Returns one line about the findings, the reasons among them
+    /// Tests whether a backup could be made and then restored. Returns one line about the findings, the reasons among them
     /// for which a restore would not begin.
     ///
     /// # Errors

@@ -200,7 +200,7 @@ impl Client {
         judged
     }
 
-    /// Looks whether the server is ready, unless it was when it last answered.
+    /// Tests whether the server is ready, unless it was when it last answered.
     async fn look_ready(&self) -> Result<(), Fault> {
         if self.is_ready.load(Relaxed) {
             return Ok(());

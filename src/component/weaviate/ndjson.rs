@@ -40,7 +40,7 @@ impl<'a> Owner<'a> {
         Self { class: name, tenants: class::has_tenants(&class.definition).then(tenants) }
     }
 
-    /// Looks whether a restore can tell whose an object is.
+    /// Tests whether a restore can tell whose an object is.
     fn check(&self, object: &ExportedObject<'_>) -> Result<(), String> {
         let id = &object.id;
         if object.class != self.class {

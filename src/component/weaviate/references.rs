@@ -143,7 +143,7 @@ impl<'a> ReferenceBatch<'a> {
         batch.store(server, self.class, &Meter::default()).await
     }
 
-    /// Looks whether the objects have as many references as they should, less `dangling`.
+    /// Tests whether the objects have as many references as they should, less `dangling`.
     async fn are_there(&self, server: &Server, dangling: usize) -> Result<bool, Fault> {
         let mut found = dangling;
         for line in self.each_line() {

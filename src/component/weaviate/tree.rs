@@ -182,7 +182,7 @@ impl Tree {
         self.files.values().sum()
     }
 
-    /// Looks whether it is the whole backup `id`, as far as can be seen without reading the chunks.
+    /// Tests whether it is the whole backup `id`, as far as can be seen without reading the chunks.
     ///
     /// # Errors
     ///
