@@ -121,8 +121,14 @@ async fn waiting_for(run: &Run) -> String {
 }
 
 /// A run by hand on the second host, as it names itself in the lock of a folder.
-fn owner_on_host2() -> rna_backup::engine::Owner {
-    rna_backup::engine::Owner { pid: 1, host: "host2".into(), task_id: None, recovers: false, loose: None }
+fn owner_on_host2() -> rna_backup::engine::LockOwner {
+    rna_backup::engine::LockOwner {
+        pid: 1,
+        host: "host2".into(),
+        task_id: None,
+        recovers: false,
+        loose: None,
+    }
 }
 
 #[tokio::test]

@@ -111,16 +111,16 @@ impl Engine {
         let (manifest, failed) = self.make(component, order, listing, run, held).await?;
         self.metrics.backed_up(&manifest);
         let manifest = self.clean_up_local(manifest, held).await?;
-        let pruned = self.clear(component, &manifest, held).await;
+        let pruned = self.prune_superseded(component, &manifest, held).await;
         match failed {
             Some((destination, err)) => Err(self.incomplete(&manifest, destination, err)),
             None => Ok(self.report(&manifest, pruned)),
         }
     }
 
-    /// Deletes what a new backup makes superfluous: data that a restore set aside, and backups that retention no
-    /// longer keeps. Returns the latter. Nothing of it is a reason for the backup to fail.
-    async fn clear(
+    /// Deletes the undo data and the backups that a new backup supersedes. Returns the deleted backups. An error is a
+    /// warning, and no reason for the backup to fail.
+    async fn prune_superseded(
         &self,
         component: &Arc<dyn Component>,
         manifest: &Manifest,

@@ -48,7 +48,7 @@ pub struct Locks {
 
 /// The holder of a lock: written into the lock's file, for runs that wait.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Owner {
+pub struct LockOwner {
     /// Process id.
     pub pid: u32,
     /// Host name.
@@ -69,7 +69,7 @@ pub struct Owner {
 pub struct ComponentLock {
     file: Arc<LockFile>,
     pub(super) component: ComponentName,
-    owner: Owner,
+    owner: LockOwner,
     /// Archives without a manifest that are for a later holder, one a line.
     left: Option<String>,
     /// `None`: there is no fleet.
@@ -167,7 +167,7 @@ impl Locks {
     pub async fn take(
         &self,
         component: ComponentName,
-        owner: &Owner,
+        owner: &LockOwner,
         wait: Option<&Meter>,
         clock: &dyn Clock,
     ) -> Result<ComponentLock, EngineError> {
@@ -212,7 +212,7 @@ impl Locks {
     /// Returns the holder of the folder's lock; `None` if nobody has it. Waits for the disk. An error here comes again in
     /// `take`.
     #[expect(clippy::option_option, reason = "that somebody has it and who are not the same")]
-    fn holder_here(&self, component: ComponentName) -> Option<Option<Owner>> {
+    fn holder_here(&self, component: ComponentName) -> Option<Option<LockOwner>> {
         let mut file = File::open(self.path(component)).ok()?;
         if shares(&file) { None } else { holder_in(&mut file).ok() }
     }
@@ -236,7 +236,7 @@ impl Locks {
     async fn try_both(
         &self,
         component: ComponentName,
-        owner: &Owner,
+        owner: &LockOwner,
         fleet_first: bool,
     ) -> Result<Result<ComponentLock, Blocked>, EngineError> {
         let task = owner.task_id.as_deref();
@@ -287,8 +287,8 @@ impl Locks {
     fn try_take(
         &self,
         component: ComponentName,
-        owner: &Owner,
-    ) -> io::Result<Result<ComponentLock, Option<Owner>>> {
+        owner: &LockOwner,
+    ) -> io::Result<Result<ComponentLock, Option<LockOwner>>> {
         self.make_dir()?;
         for name in ComponentName::ALL {
             self.make_room(name);
@@ -304,7 +304,7 @@ impl Locks {
             Ok(()) => {
                 let write_owner = |file: &mut File| {
                     let left = holder_in(file)?.and_then(|owner| owner.loose);
-                    let owner = Owner { loose: left.clone(), ..owner.clone() };
+                    let owner = LockOwner { loose: left.clone(), ..owner.clone() };
                     write(file, Some(&owner)).map(|()| (owner, left))
                 };
                 let (owner, left) = write_owner(&mut file).inspect_err(|_| release(&file))?;
@@ -322,7 +322,7 @@ impl Locks {
 /// The reason that a component cannot be taken now.
 enum Blocked {
     /// A process that sees the same folder has it; unknown in the instant before that process has written its name.
-    Here(Option<Owner>),
+    Here(Option<LockOwner>),
     /// Another worker has it.
     InFleet(String),
     /// The fleet's locks do not answer: it is not known whether the component is free.
@@ -337,7 +337,7 @@ impl Blocked {
 
     fn who(&self) -> Option<String> {
         match self {
-            Self::Here(owner) => Some(owner.as_ref().map_or("another run".to_owned(), Owner::to_string)),
+            Self::Here(owner) => Some(owner.as_ref().map_or("another run".to_owned(), LockOwner::to_string)),
             Self::InFleet(who) => Some(who.clone()),
             Self::Unreachable => None,
         }
@@ -359,7 +359,7 @@ impl Blocked {
     }
 }
 
-impl std::fmt::Display for Owner {
+impl std::fmt::Display for LockOwner {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "process {} on {}", self.pid, self.host)?;
         self.task_id.as_ref().map_or(Ok(()), |id| write!(f, " (task {id})"))?;

@@ -36,7 +36,7 @@ pub use bucket_folder::StoreFolder;
 pub use destinations::Unusable;
 pub use error::EngineError;
 pub use fleet::{Fleet, FleetError, FleetHold, FleetTake, LockState};
-pub use locks::{ComponentLock, Locks, Owner};
+pub use locks::{ComponentLock, LockOwner, Locks};
 pub use prune::PruneRequest;
 pub use restore::RestoreRequest;
 pub use verify::VerifyRequest;
@@ -139,8 +139,8 @@ impl Engine {
         Ok(held)
     }
 
-    fn owner(&self, run: &Run) -> Owner {
-        Owner {
+    fn owner(&self, run: &Run) -> LockOwner {
+        LockOwner {
             pid: std::process::id(),
             host: self.host.clone(),
             task_id: run.task_id.clone(),

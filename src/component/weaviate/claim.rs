@@ -88,7 +88,7 @@ impl Weaviate {
     /// # Errors
     ///
     /// Then the next run does it.
-    pub(super) async fn tend_mark(
+    pub(super) async fn refresh_mark(
         &self,
         server: &Server,
         journal: &mut Journal,
@@ -216,7 +216,7 @@ impl ReplacementClaim {
             biased;
             () = self.lost.cancelled() => self.why.get().cloned().unwrap_or_default(),
             () = self.meter.stopped() => "the run was cancelled, or its lock has passed to another".to_owned(),
-            () = self.beats() => "its mark is beaten no more".to_owned(),
+            () = self.keep_beating() => "its mark is beaten no more".to_owned(),
             ended = work => return ended,
         };
         Err(ComponentError::Failed {
@@ -227,8 +227,8 @@ impl ReplacementClaim {
         })
     }
 
-    /// Shows others that this machine is at it, for ever.
-    async fn beats(&self) {
+    /// Raises the beat of the mark again and again, so that other machines see this one at work.
+    async fn keep_beating(&self) {
         loop {
             self.server.client.wait(BEAT).await;
             let beaten = async {

@@ -25,11 +25,11 @@ pub(super) struct Class {
 pub(super) struct Tenant {
     pub(super) name: String,
     /// `HOT`, `COLD`, `FROZEN`; later versions say `ACTIVE`, `INACTIVE`, `OFFLOADED`.
-    #[serde(rename = "activityStatus", default = "hot")]
+    #[serde(rename = "activityStatus", default = "active_status")]
     pub(super) status: String,
 }
 
-fn hot() -> String {
+fn active_status() -> String {
     "HOT".to_owned()
 }
 

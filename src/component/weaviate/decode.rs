@@ -3,7 +3,7 @@
 use crate::component::tar::{Entry, Visit, walk};
 use crate::component::weaviate::chunk::{Chunk, Contents};
 use crate::component::weaviate::index::{BackupBackend, Index, corrupt};
-use crate::component::weaviate::ndjson::{Lines, Owner};
+use crate::component::weaviate::ndjson::{Lines, ObjectOwner};
 use crate::component::weaviate::tree::Tree;
 use crate::component::{ComponentError, Feed};
 use crate::domain::{facts::Counts, progress::Meter};
@@ -70,7 +70,7 @@ impl<'a> Reading<'a> {
     fn close(&mut self) -> Result<(), ComponentError> {
         match std::mem::replace(&mut self.state, DecodeState::Nothing) {
             DecodeState::Nothing => {}
-            DecodeState::Text(path, text) => self.tree.say(&path, text),
+            DecodeState::Text(path, text) => self.tree.add_descriptor(&path, text),
             DecodeState::Chunk(path, chunk) => {
                 let contents = chunk.finish().map_err(|err| corrupt(format!("{path}: {err}")))?;
                 self.chunks.insert(path, contents);
@@ -124,7 +124,7 @@ impl Visit for Reading<'_> {
             let class = self.index.class_of(&path);
             let name = class.ok_or_else(|| corrupt(format!("{path:?} is of no class of its index")))?;
             let is_brought = self.only.is_none_or(|only| only.contains(name));
-            let owner = is_brought.then(|| Owner::new(name, &self.index.classes[name]));
+            let owner = is_brought.then(|| ObjectOwner::new(name, &self.index.classes[name]));
             self.state = DecodeState::Part(name, Box::new(Lines::new(owner).map_err(corrupt)?));
             return Ok(());
         }

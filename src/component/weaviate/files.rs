@@ -53,7 +53,7 @@ impl Files {
                     let mut text = Vec::new();
                     let file = bucket_folder.open(&format!("{id}/{path}")).await?;
                     file.take(Tree::LONGEST_TEXT).read_to_end(&mut text).await.map_err(unread)?;
-                    tree.say(&path, text);
+                    tree.add_descriptor(&path, text);
                 }
                 Ok(tree)
             }
@@ -205,7 +205,7 @@ impl Files {
 
     /// Forgets that a backup was restored before: the server shows the end of that until the next one begins.
     /// In a folder that this process may not change, the old status stays; the server overwrites it with the order.
-    pub(super) async fn forget_restore(&self, id: &str) -> Result<(), ComponentError> {
+    pub(super) async fn remove_restore_status(&self, id: &str) -> Result<(), ComponentError> {
         match self {
             Self::Folder(folder) => match tokio::fs::remove_file(folder.of(id).join(RESTORED)).await {
                 Ok(()) => Ok(()),
@@ -249,7 +249,7 @@ fn read_folder(root: &Path) -> Result<Tree, ComponentError> {
             let path = entry.path();
             let below = path.strip_prefix(root).unwrap_or(&path).to_string_lossy().into_owned();
             if kind.is_file() && Tree::is_descriptor(&below) && bytes <= Tree::LONGEST_TEXT {
-                tree.say(&below, fs::read(&path).map_err(unread)?);
+                tree.add_descriptor(&below, fs::read(&path).map_err(unread)?);
             } else {
                 tree.add(&below, bytes);
             }

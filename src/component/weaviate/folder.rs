@@ -8,7 +8,7 @@
 use crate::base::durable::blocking;
 use crate::component::ComponentError;
 use crate::component::tar::join_error;
-use crate::component::weaviate::access::{has_no_file, make, remove, share, stuck};
+use crate::component::weaviate::access::{has_no_file, make, remove, share, unremovable_folder};
 use crate::component::weaviate::files::is_ours;
 use crate::component::weaviate::tree::DESCRIPTOR;
 use rustix::process::{getegid, geteuid};
@@ -100,7 +100,10 @@ impl Folder {
             for entry in fs::read_dir(root)? {
                 let entry = entry?;
                 let Ok(name) = entry.file_name().into_string() else { continue };
-                if is_ours(&name) && entry.file_type()?.is_dir() && stuck(&entry.path()).is_some() {
+                if is_ours(&name)
+                    && entry.file_type()?.is_dir()
+                    && unremovable_folder(&entry.path()).is_some()
+                {
                     left.push(name);
                 }
             }
@@ -255,7 +258,7 @@ impl Folder {
     fn not_removed(&self, id: &str, err: io::Error) -> ComponentError {
         let what = "remove what Weaviate has left in BACKUP_WEAVIATE_DIR at";
         let folder = self.of(id);
-        closed(what, &stuck(&folder).unwrap_or(folder), Some(self.removal(id)), err)
+        closed(what, &unremovable_folder(&folder).unwrap_or(folder), Some(self.removal(id)), err)
     }
 
     /// The cure for a backup that this process may not remove.

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 
 impl Weaviate {
     /// Removes backups of the server that a dead run had ordered, once they have ended.
-    pub(super) async fn clear_loose(
+    pub(super) async fn remove_orphans(
         &self,
         server: &Server,
         journal: &mut Journal,

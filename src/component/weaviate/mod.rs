@@ -200,7 +200,7 @@ impl Component for Weaviate {
                 Err(err) => {
                     if is_closed(&err) {
                         journal.note(|notes| notes.closed = Some(chain(&err))).await?;
-                        if let Err(left) = self.clear_loose(&server, &mut journal).await {
+                        if let Err(left) = self.remove_orphans(&server, &mut journal).await {
                             tracing::warn!(error = %chain(&left), "what Weaviate has begun is left until the next run");
                         }
                     }
@@ -299,14 +299,14 @@ impl Component for Weaviate {
             if notes.has_mark
                 && let Ok(server) = self.connect().await
             {
-                self.tend_mark_or_warn(&server, &mut journal).await;
+                self.refresh_mark_or_warn(&server, &mut journal).await;
             }
             return Ok(Vec::new());
         }
         let mut done = Vec::new();
         let server = self.connect().await?;
         if journal.notes.replacing.is_some() {
-            done.extend(self.settle_what_is_not_superseded(&server, &mut journal).await?);
+            done.extend(self.finish_unless_superseded(&server, &mut journal).await?);
         }
         if !journal.notes.trials.is_empty() {
             let made: Vec<_> = journal.notes.trials.iter().cloned().collect();
@@ -322,9 +322,9 @@ impl Component for Weaviate {
         }
         // While classes are still to be put back, nothing goes that somebody may want to bring them from.
         if journal.notes.due().is_empty() {
-            done.extend(self.clear_loose(&server, &mut journal).await?);
+            done.extend(self.remove_orphans(&server, &mut journal).await?);
         }
-        self.tend_mark_or_warn(&server, &mut journal).await;
+        self.refresh_mark_or_warn(&server, &mut journal).await;
         Ok(done)
     }
 
@@ -371,7 +371,7 @@ impl Component for Weaviate {
         }
         let server = self.connect().await?;
         self.note_and_drop(&server, &mut journal, Notes::drop_old_copies).await?;
-        self.tend_mark_or_warn(&server, &mut journal).await;
+        self.refresh_mark_or_warn(&server, &mut journal).await;
         Ok(())
     }
 

@@ -28,13 +28,13 @@ pub(super) struct Lines<'a>(Writer<Counting<'a>, Decoder<'static>>);
 
 /// The class and tenants that the objects of a part may belong to.
 #[derive(Debug)]
-pub(super) struct Owner<'a> {
+pub(super) struct ObjectOwner<'a> {
     class: &'a str,
     /// `None` for a class without tenants.
     tenants: Option<BTreeSet<&'a str>>,
 }
 
-impl<'a> Owner<'a> {
+impl<'a> ObjectOwner<'a> {
     pub(super) fn new(name: &'a str, class: &'a Class) -> Self {
         let tenants = || class.tenants.iter().map(|tenant| tenant.name.as_str()).collect();
         Self { class: name, tenants: class::has_tenants(&class.definition).then(tenants) }
@@ -64,7 +64,7 @@ impl<'a> Owner<'a> {
 
 impl<'a> Lines<'a> {
     /// Without an owner the objects are counted only.
-    pub(super) fn new(owner: Option<Owner<'a>>) -> io::Result<Self> {
+    pub(super) fn new(owner: Option<ObjectOwner<'a>>) -> io::Result<Self> {
         Ok(Self(Writer::new(Counting { owner, ..Counting::default() }, Decoder::new()?)))
     }
 
@@ -85,13 +85,13 @@ impl<'a> Lines<'a> {
     pub(super) fn finish(mut self) -> io::Result<u64> {
         self.0.finish()?;
         let (Counting { objects, line, .. }, _) = self.0.into_inner();
-        if line.is_empty() { Ok(objects) } else { Err(odd("the last line is cut")) }
+        if line.is_empty() { Ok(objects) } else { Err(invalid("the last line is cut")) }
     }
 }
 
 #[derive(Debug, Default)]
 struct Counting<'a> {
-    owner: Option<Owner<'a>>,
+    owner: Option<ObjectOwner<'a>>,
     objects: u64,
     bytes: usize,
     line: Vec<u8>,
@@ -112,13 +112,13 @@ impl Write for Counting<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.bytes += bytes.len();
         if self.bytes > LONGEST_PART {
-            return Err(odd("a part too long to be true"));
+            return Err(invalid("a part too long to be true"));
         }
         let mut rest = bytes;
         while let Some(end) = memchr::memchr(b'\n', rest) {
             append(&mut self.line, &rest[..end], LONGEST_PART);
-            let object = serde_json::from_slice(&self.line).map_err(odd)?;
-            self.owner.as_ref().map_or(Ok(()), |owner| owner.check(&object)).map_err(odd)?;
+            let object = serde_json::from_slice(&self.line).map_err(invalid)?;
+            self.owner.as_ref().map_or(Ok(()), |owner| owner.check(&object)).map_err(invalid)?;
             self.objects += 1;
             self.line.clear();
             rest = &rest[end + 1..];
@@ -132,7 +132,7 @@ impl Write for Counting<'_> {
     }
 }
 
-fn odd(why: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
+fn invalid(why: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, why)
 }
 
@@ -189,7 +189,7 @@ pub(super) fn pack(lines: &[u8]) -> io::Result<Vec<u8>> {
 #[test]
 fn objects_are_counted_and_every_cut_and_flip_is_seen() {
     let count = |packed: &[u8]| {
-        let mut lines = Lines::new(Some(Owner { class: "A", tenants: None }))?;
+        let mut lines = Lines::new(Some(ObjectOwner { class: "A", tenants: None }))?;
         packed.chunks(5).try_for_each(|part| lines.take(part))?;
         lines.finish()
     };
@@ -213,7 +213,7 @@ fn objects_are_counted_and_every_cut_and_flip_is_seen() {
 
 #[test]
 fn an_object_of_a_class_with_tenants_names_one_of_them() {
-    let owner = || Owner { class: "A", tenants: Some(["wet", "dry"].into()) };
+    let owner = || ObjectOwner { class: "A", tenants: Some(["wet", "dry"].into()) };
     let said = |text: &str| {
         let mut lines = Lines::new(Some(owner())).unwrap();
         lines

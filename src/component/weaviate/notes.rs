@@ -170,7 +170,7 @@ impl Notes {
     }
 
     /// Ends the replacement if nothing is left to be done about any of its classes.
-    pub(super) fn settled(&mut self) {
+    pub(super) fn end_if_final(&mut self) {
         if self.due().is_empty()
             && let Some(ended) = self.replacing.take()
         {

@@ -20,7 +20,7 @@ impl Weaviate {
     /// # Errors
     ///
     /// When the marks cannot be read, which decides nothing, or the notes cannot be written.
-    pub(super) async fn settle_what_is_not_superseded(
+    pub(super) async fn finish_unless_superseded(
         &self,
         server: &Server,
         journal: &mut Journal,
@@ -50,13 +50,13 @@ impl Weaviate {
             let is_empty =
                 |notes: &Notes| notes.replacing.as_ref().is_some_and(|left| left.classes.is_empty());
             if is_empty(&journal.notes) {
-                self.note_and_drop(server, journal, Notes::settled).await?;
+                self.note_and_drop(server, journal, Notes::end_if_final).await?;
             } else {
-                done.push(self.put_right_and_tell(server, journal, None).await?);
+                done.push(self.finish_and_report(server, journal, None).await?);
             }
         } else {
             let (claim, _) = self.claim(server, journal, &due, &Meter::default()).await?;
-            let settled = Box::pin(self.put_right_and_tell(server, journal, Some(&claim)));
+            let settled = Box::pin(self.finish_and_report(server, journal, Some(&claim)));
             done.push(claim.guarded(settled).await?);
         }
         Ok(done)
@@ -118,9 +118,9 @@ impl Weaviate {
         Ok(())
     }
 
-    /// Tends the mark of this machine where nothing depends on that.
-    pub(super) async fn tend_mark_or_warn(&self, server: &Server, journal: &mut Journal) {
-        if let Err(err) = self.tend_mark(server, journal).await {
+    /// Brings the mark of this machine up to date; an error is only a warning.
+    pub(super) async fn refresh_mark_or_warn(&self, server: &Server, journal: &mut Journal) {
+        if let Err(err) = self.refresh_mark(server, journal).await {
             tracing::warn!(error = %chain(&err), "the mark of a replacement is brought up to date by the next run");
         }
     }

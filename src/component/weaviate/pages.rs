@@ -188,7 +188,7 @@ impl Pages {
                 None => (self.ask().await?, self.limit),
             };
             let Some((_, last)) = page.ends else { return Ok(None) };
-            self.learn(&page, limit);
+            self.adapt(&page, limit);
             if let Some(given) = self.given {
                 page.begin_behind(given).map_err(Fault::Unavailable)?;
             }
@@ -222,7 +222,7 @@ impl Pages {
     }
 
     /// Learns the lengths and distances of objects from a page for which `limit` objects were asked.
-    fn learn(&mut self, page: &Page, limit: usize) {
+    fn adapt(&mut self, page: &Page, limit: usize) {
         let (Some((first, last)), count) = (page.ends, page.objects.len()) else { return };
         self.limit = (PAGE / (page.text.len() / count).max(1)).clamp(1, self.most);
         if count >= FIRST {

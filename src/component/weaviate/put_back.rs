@@ -28,7 +28,7 @@ impl Weaviate {
     /// # Errors
     ///
     /// When the notes cannot be written. `claim` is `None` where no class is due.
-    pub(super) async fn put_right_and_tell(
+    pub(super) async fn finish_and_report(
         &self,
         server: &Server,
         journal: &mut Journal,
@@ -37,14 +37,14 @@ impl Weaviate {
         let put = match claim {
             Some(claim) => {
                 self.make_room_of_dead_runs(server, journal).await;
-                self.put_right(&server.while_classes_are_missing(), journal, claim).await.0
+                self.finish_due_classes(&server.while_classes_are_missing(), journal, claim).await.0
             }
             None => Ok(()),
         };
         let replacing = journal.notes.replacing.clone().unwrap_or_default();
         let proven = names(&replacing.in_state(|state| *state == State::Proven));
         let back = names(&replacing.returned());
-        self.note_and_drop(server, journal, Notes::settled).await?;
+        self.note_and_drop(server, journal, Notes::end_if_final).await?;
         let mut words = Vec::new();
         let is_undo = replacing.is_undo;
         let gone = names(&replacing.removed());
@@ -74,10 +74,10 @@ impl Weaviate {
         Ok(format!("{what} in Weaviate that failed or died was put right: {}", words.join("; ")))
     }
 
-    /// Puts right every class of the replacement that is neither what it was nor what it was to be. A class that
-    /// cannot be put right keeps no other from it. The result is the first error of a class, whose notes stay. Beside the
+    /// Finishes every class of the replacement that is due: a class that is whole is proven, any other is put back. A class
+    /// that cannot be finished keeps no other from it. The result is the first error of a class, whose notes stay. Beside the
     /// error stand the classes that are whole as they came, though that could not be noted.
-    pub(super) async fn put_right(
+    pub(super) async fn finish_due_classes(
         &self,
         server: &Server,
         journal: &mut Journal,
@@ -315,7 +315,7 @@ fn is_late(journal: &Journal) -> bool {
 /// beside the backup, and that note stays as it is where the server was killed or the folder is full. So the note is removed
 /// first: a server that is restoring tells so without it.
 async fn is_being_restored(server: &Server, files: &Files, id: &str) -> bool {
-    if let Err(err) = files.forget_restore(id).await {
+    if let Err(err) = files.remove_restore_status(id).await {
         tracing::warn!(id, error = %chain(&err), "the state of an earlier restore stays beside a backup");
     }
     let status = server.status_again(BackupBackend::Filesystem.as_str(), id, Work::Restore).await;

@@ -106,7 +106,7 @@ impl<'a> ReferenceBatch<'a> {
         let (mut retries, mut is_doubtful) = (server.client.retries(), false);
         loop {
             if is_doubtful {
-                self.store_anew(server).await?;
+                self.store_without_references(server).await?;
             }
             let refused = match server.add_references(&self.links).await {
                 Err(fault) if fault.passes() && retries.wait(&fault).await => {
@@ -134,7 +134,7 @@ impl<'a> ReferenceBatch<'a> {
     }
 
     /// Stores the objects without references.
-    async fn store_anew(&self, server: &Server) -> Result<(), ComponentError> {
+    async fn store_without_references(&self, server: &Server) -> Result<(), ComponentError> {
         let mut batch = ObjectBatch::new();
         for line in self.each_line() {
             batch.next().extend_from_slice(line);

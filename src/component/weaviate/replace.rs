@@ -71,7 +71,7 @@ impl Weaviate {
             self.replace_claimed(server, journal, bring, purpose, &claim).await
         };
         let replaced = claim.guarded(Box::pin(claim.signed(note, replaced))).await;
-        self.tend_mark_or_warn(server, journal).await;
+        self.refresh_mark_or_warn(server, journal).await;
         replaced
     }
 
@@ -106,7 +106,7 @@ impl Weaviate {
         };
         // The state of each class has been noted: that there is nothing left to do can be noted by the next run.
         let ended = async {
-            journal.note(Notes::settled).await?;
+            journal.note(Notes::end_if_final).await?;
             self.drop_copies(server, journal, &before).await
         };
         if let Err(left) = ended.await {
@@ -334,7 +334,7 @@ impl Weaviate {
     ) -> ComponentError {
         let why = chain(&err);
         tracing::warn!(class, error = why, "a restore into Weaviate has failed, putting back what was there");
-        let (put_back, unnoted) = self.put_right(server, journal, claim).await;
+        let (put_back, unnoted) = self.finish_due_classes(server, journal, claim).await;
         let replacing = journal.notes.replacing.clone().unwrap_or_default();
         let restored = names(&replacing.in_state(|state| *state == State::Proven));
         let mut words = vec![format!("class {class}: {why}")];

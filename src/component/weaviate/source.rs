@@ -70,7 +70,7 @@ impl Source {
             return Ok(());
         }
         if let SourceLocation::Server(files) = &self.location {
-            files.forget_restore(&self.index.id).await?;
+            files.remove_restore_status(&self.index.id).await?;
             let classes = only.iter().collect();
             let backend = self.index.backend.as_str();
             let timeout = weaviate.config.timeout;

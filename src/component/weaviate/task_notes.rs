@@ -45,7 +45,7 @@ impl Weaviate {
             }
         }
         let mut journal = Journal::open(&self.config.state).await?;
-        self.tend_mark(&server, &mut journal).await
+        self.refresh_mark(&server, &mut journal).await
     }
 }
 

@@ -31,7 +31,7 @@ fn undo_takes_back_what_was_proven_and_the_restore_before_it_is_forgotten_with_t
     let before = BTreeMap::from([("B".to_owned(), Some(safety)), ("C".to_owned(), None)]);
     assert_eq!(notes.kept, Some(PreviousClasses { before }));
     assert_eq!(notes.replacing.as_ref().unwrap().earlier, Some(old));
-    notes.settled();
+    notes.end_if_final();
     // One class was not replaced, so this may have been an undo that is still wanted.
     let copies: Vec<_> = notes.snapshots().into_iter().map(|copy| copy.id.as_str()).collect();
     assert_eq!((notes.replacing.as_ref(), copies), (None, vec!["new", "old"]));
@@ -50,12 +50,12 @@ fn an_undo_that_ends_in_the_middle_is_gone_on_with_and_its_end_can_be_undone_as_
     notes.begin(untouched("restored", &["A", "B", "C"]), true);
     notes.reached("A", State::Proven);
     notes.reached("B", State::Deleted);
-    notes.settled();
+    notes.end_if_final();
     assert!(notes.replacing.is_some(), "B is due");
     notes.reached("B", State::PutBack);
     // As where B was put back hours later, and what stood there is kept.
     notes.keep("B", Some(snapshot("late")));
-    notes.settled();
+    notes.end_if_final();
     let names = |kept: &Option<PreviousClasses>| {
         kept.as_ref().map(|kept| kept.before.keys().cloned().collect::<String>())
     };
@@ -65,7 +65,7 @@ fn an_undo_that_ends_in_the_middle_is_gone_on_with_and_its_end_can_be_undone_as_
     notes.begin(untouched("again", &["B", "C"]), true);
     notes.reached("B", State::Proven);
     notes.reached("C", State::Proven);
-    notes.settled();
+    notes.end_if_final();
     let copies: Vec<_> = notes.kept.as_ref().unwrap().copies().map(|copy| copy.id.as_str()).collect();
     assert_eq!((copies, notes.undone.clone()), (vec!["restored", "again", "again"], None));
 }
