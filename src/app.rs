@@ -8,10 +8,10 @@ use crate::celery::CeleryError;
 use crate::component::media::Media;
 use crate::component::postgres::{self, Excluded, Postgres, PostgresConfig};
 use crate::component::weaviate::Weaviate;
-use crate::component::{Component, Shelf};
+use crate::component::{BucketFolder, Component};
 use crate::config::Config;
 use crate::domain::component::ComponentName;
-use crate::engine::{Engine, Locks, StoreShelf};
+use crate::engine::{Engine, Locks, StoreFolder};
 use crate::observe::metrics::Metrics;
 use crate::store::Store;
 use crate::store::local::{LocalStore, RootError};
@@ -20,7 +20,7 @@ use crate::worker::{Ending, Worker};
 use std::{sync::Arc, time::Duration};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// The parts that every front door works with.
+/// The parts that worker and command line work with.
 #[derive(Debug)]
 pub struct App {
     /// Does the work.
@@ -29,13 +29,13 @@ pub struct App {
     pub metrics: Metrics,
     /// The destination as what it is, for what only a folder needs.
     local: Arc<LocalStore>,
-    /// The same of the other one.
+    /// The bucket, for multipart clean-up; `None` without one.
     bucket: Option<Arc<S3Store>>,
-    /// As it was read.
+    /// The configuration that this app was built from.
     pub config: Config,
 }
 
-/// Why the parts do not fit together.
+/// The reason that the app cannot be built from its configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
     /// The backup folder cannot be used.
@@ -77,9 +77,9 @@ impl App {
         // What lies in the folder is seen also where nothing new goes there.
         let destinations = stores.iter().skip(usize::from(!config.destinations.local)).cloned().collect();
         let clock = Arc::new(SystemClock);
-        let shelf = bucket.clone().and_then(|bucket| shelf_in(bucket, &config));
+        let bucket_folder = bucket.clone().and_then(|bucket| bucket_folder_in(bucket, &config));
         let engine = Engine {
-            components: components(&config, shelf),
+            components: components(&config, bucket_folder),
             left_out: config.left_out(),
             catalog: Catalog::new(stores),
             mirror: mirror(&config),
@@ -156,12 +156,12 @@ impl App {
 
     /// Waits until the tables in the app's database are up to date, and what uploads have left that were given
     /// up is removed; for some seconds at most. For the end of the program.
-    pub async fn settle(&self) {
+    pub async fn wait_for_background(&self) {
         if let Some(mirror) = &self.engine.mirror {
-            mirror.settle().await;
+            mirror.close().await;
         }
         if let Some(bucket) = &self.bucket {
-            bucket.settle().await;
+            bucket.wait_for_cleanup().await;
         }
     }
 }
@@ -175,21 +175,21 @@ async fn bucket(config: &Config, metrics: &Metrics) -> Result<Option<Arc<S3Store
     Ok(Some(Arc::new(S3Store::open(config.clone(), Some(observer)).await?)))
 }
 
-/// Where Weaviate may write to by itself, if there is a bucket that can be used.
-pub async fn shelf(config: &Config) -> Option<Arc<dyn Shelf>> {
+/// The folder in the bucket that Weaviate may write to by itself; `None` without a bucket that can be used.
+pub async fn bucket_folder(config: &Config) -> Option<Arc<dyn BucketFolder>> {
     let bucket = S3Store::open(config.destinations.bucket.clone()?, None).await.ok()?;
-    shelf_in(Arc::new(bucket), config)
+    bucket_folder_in(Arc::new(bucket), config)
 }
 
-fn shelf_in(bucket: Arc<S3Store>, config: &Config) -> Option<Arc<dyn Shelf>> {
+fn bucket_folder_in(bucket: Arc<S3Store>, config: &Config) -> Option<Arc<dyn BucketFolder>> {
     let at = config.destinations.bucket.as_ref()?;
     let place = (at.bucket.clone(), at.prefix.as_ref().map(ToString::to_string));
-    Some(Arc::new(StoreShelf::new(bucket, ComponentName::Weaviate, place)))
+    Some(Arc::new(StoreFolder::new(bucket, ComponentName::Weaviate, place)))
 }
 
 /// The tables in the app's database, when there is one; whether it may be backed up or not.
 fn mirror(config: &Config) -> Option<Mirror> {
-    /// Nobody waits for the tables, but the end of the program does.
+    /// The timeout of a connection for the tables. No run waits for the tables, but the end of the program does.
     const CONNECT: Duration = Duration::from_secs(3);
     let postgres = config.postgres.clone()?;
     let postgres = PostgresConfig { connect_timeout: postgres.connect_timeout.min(CONNECT), ..postgres };
@@ -214,13 +214,13 @@ fn mirrored() -> Vec<Excluded> {
 }
 
 /// The components that are configured and that `BACKUP_COMPONENTS` names: a fourth one is a row here.
-pub fn components(config: &Config, shelf: Option<Arc<dyn Shelf>>) -> Vec<Arc<dyn Component>> {
+pub fn components(config: &Config, bucket_folder: Option<Arc<dyn BucketFolder>>) -> Vec<Arc<dyn Component>> {
     let mut found: Vec<Arc<dyn Component>> = Vec::new();
     if let Some(postgres) = config.postgres.clone().filter(|_| config.wants(ComponentName::Postgres)) {
         found.push(Arc::new(Postgres::new(postgres, mirrored())));
     }
     if let Some(weaviate) = config.weaviate.clone().filter(|_| config.wants(ComponentName::Weaviate)) {
-        found.push(Arc::new(Weaviate::new(weaviate, shelf)));
+        found.push(Arc::new(Weaviate::new(weaviate, bucket_folder)));
     }
     if let Some(media) = config.media.clone().filter(|_| config.wants(ComponentName::Media)) {
         found.push(Arc::new(Media::new(media)));
@@ -228,7 +228,7 @@ pub fn components(config: &Config, shelf: Option<Arc<dyn Shelf>>) -> Vec<Arc<dyn
     found
 }
 
-/// What an operating system asks a program by: SIGTERM (an orchestrator), SIGINT (a terminal), SIGQUIT (at once).
+/// The signals by which a program is asked to end: SIGTERM (an orchestrator), SIGINT (a terminal), SIGQUIT (at once).
 #[derive(Debug)]
 pub struct Signals {
     term: Signal,

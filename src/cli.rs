@@ -270,7 +270,7 @@ async fn open(config: Config) -> Result<App, Failure> {
 /// Waits for the work of a command, and then for the background work of the app's parts.
 async fn settled<T>(app: &App, work: impl Future<Output = T>) -> T {
     let done = work.await;
-    app.settle().await;
+    app.wait_for_background().await;
     done
 }
 

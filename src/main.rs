@@ -2,7 +2,7 @@
 
 use clap::Parser;
 use rna_backup::{
-    base::{dumps, env::Env},
+    base::{core_dumps, env::Env},
     cli::{self, Cli, Exit},
     config::Config,
     observe::telemetry,
@@ -36,7 +36,7 @@ fn main() -> ExitCode {
         }
     };
     telemetry::init(config.log_format, config.log_filter.as_deref().unwrap_or(cli.log_filter()));
-    if let Err(err) = dumps::forbid() {
+    if let Err(err) = core_dumps::forbid() {
         tracing::warn!(error = %err, "cannot forbid core dumps, which hold secrets");
     }
     for warning in warnings {

@@ -8,11 +8,11 @@ mod watch;
 pub use watch::watch;
 
 use crate::app;
+use crate::base::access::{AccessProblem, Need, check_folder};
 use crate::base::chain;
-use crate::base::place::{Need, Trouble, look};
 use crate::celery::CeleryError;
 use crate::celery::client::{Client, ConnectOptions};
-use crate::component::weaviate::Way;
+use crate::component::weaviate::BackendSetting;
 use crate::component::{Component, ComponentError};
 use crate::config::Config;
 use crate::domain::component::ComponentName;
@@ -64,12 +64,12 @@ pub async fn run(config: &Config) -> Vec<Check> {
     let is_up = answers.ok;
     checks.push(answers);
     if is_up {
-        checks.extend(queues::look(&config.worker).await);
+        checks.extend(queues::check_queues(&config.worker).await);
     }
     if backend != broker {
         checks.push(redis("result backend", backend, "CELERY_RESULT_BACKEND", true).await);
     }
-    let components = app::components(config, app::shelf(config).await);
+    let components = app::components(config, app::bucket_folder(config).await);
     for component in &components {
         checks.push(source(config, component.as_ref(), component.check()).await);
     }
@@ -132,7 +132,7 @@ async fn redis(name: &str, options: &ConnectOptions, setting: &str, is_thorough:
 }
 
 /// The source of a component, its server or folder, by what `found` brings: of a thorough look, or of a light one.
-async fn source<T: Into<Found>>(
+async fn source<T: Into<SourceSummary>>(
     config: &Config,
     component: &dyn Component,
     found: impl Future<Output = Result<T, ComponentError>>,
@@ -140,11 +140,11 @@ async fn source<T: Into<Found>>(
     let name = component.name();
     let (found, fix) = match in_time(found).await {
         Ok(Ok(found)) => {
-            let Found(words) = found.into();
+            let SourceSummary(words) = found.into();
             (Ok(words), String::new())
         }
-        Ok(Err(err)) => match Trouble::within(&err) {
-            Some(trouble) => (Err(format!("{}: {}", name.setting(), trouble.found)), trouble.fix.clone()),
+        Ok(Err(err)) => match AccessProblem::within(&err) {
+            Some(problem) => (Err(format!("{}: {}", name.setting(), problem.found)), problem.fix.clone()),
             None => (Err(chain(&err)), remedy(config, name, &err)),
         },
         Err(late) => (Err(late), start(name)),
@@ -153,22 +153,22 @@ async fn source<T: Into<Found>>(
 }
 
 /// The result of a look at a source, in one line; a light look has no details to report.
-struct Found(String);
+struct SourceSummary(String);
 
-impl From<String> for Found {
+impl From<String> for SourceSummary {
     fn from(words: String) -> Self {
         Self(words)
     }
 }
 
-impl From<()> for Found {
+impl From<()> for SourceSummary {
     fn from((): ()) -> Self {
         Self("it answers".to_owned())
     }
 }
 
 /// Returns the setting that holds the address of a source, and the kind of the source.
-const fn whereabouts(name: ComponentName) -> (&'static str, &'static str) {
+const fn address_setting(name: ComponentName) -> (&'static str, &'static str) {
     match name {
         ComponentName::Postgres => ("DATABASE_URL (or POSTGRES_HOST, POSTGRES_PORT)", "PostgreSQL"),
         ComponentName::Weaviate => ("WEAVIATE_URL", "Weaviate"),
@@ -177,13 +177,13 @@ const fn whereabouts(name: ComponentName) -> (&'static str, &'static str) {
 }
 
 fn start(name: ComponentName) -> String {
-    let (setting, kind) = whereabouts(name);
+    let (setting, kind) = address_setting(name);
     format!("start {kind}, or correct {setting}")
 }
 
 /// Returns the remedy for a source that cannot be read.
 fn remedy(config: &Config, name: ComponentName, err: &ComponentError) -> String {
-    let (setting, _) = whereabouts(name);
+    let (setting, _) = address_setting(name);
     match err {
         ComponentError::Denied { .. } if name == ComponentName::Weaviate => advice::with_dollar(
             "correct WEAVIATE_API_KEY, or leave it empty where the server knows no keys",
@@ -211,12 +211,12 @@ fn remedy(config: &Config, name: ComponentName, err: &ComponentError) -> String 
 /// The folder that Weaviate writes to, where it is to be used for certain.
 fn weaviate_folder(config: &Config) -> Option<Check> {
     let weaviate = config.weaviate.as_ref().filter(|_| config.wants(ComponentName::Weaviate))?;
-    let folder = weaviate.dir.as_ref().filter(|_| weaviate.way == Way::Filesystem)?;
+    let folder = weaviate.dir.as_ref().filter(|_| weaviate.backend == BackendSetting::Filesystem)?;
     let name = "weaviate folder";
-    Some(match look(folder, Need::Write) {
+    Some(match check_folder(folder, Need::Write) {
         Ok(()) => Check::new(name, Ok(format!("{} can be written", folder.display())), ""),
-        Err(trouble) => {
-            Check::new(name, Err(format!("BACKUP_WEAVIATE_DIR: {}", trouble.found)), &trouble.fix)
+        Err(problem) => {
+            Check::new(name, Err(format!("BACKUP_WEAVIATE_DIR: {}", problem.found)), &problem.fix)
         }
     })
 }

@@ -9,7 +9,7 @@ use crate::support::{
 use jiff::{SignedDuration, Timestamp};
 use proptest::prelude::*;
 use rna_backup::domain::{
-    anomaly::{Anomaly, fallen},
+    anomaly::{Anomaly, size_drops},
     command::task,
     component::ComponentName,
     facts::{Counts, Facts, FileCounts, TableRows},
@@ -71,7 +71,7 @@ fn what_falls_by_more_than_half_is_named_and_nothing_else_is() {
         ("from nothing to nothing", Facts::default(), Facts::default(), none),
         ("the largest", facts(u64::MAX, &[u64::MAX; 3], 1, 1), facts(u64::MAX, &[u64::MAX; 3], 1, 1), none),
     ] {
-        assert_eq!(fallen(&before, &now), expected, "{what}");
+        assert_eq!(size_drops(&before, &now), expected, "{what}");
     }
 }
 
@@ -99,13 +99,13 @@ proptest! {
         let grown: Vec<u64> = sizes.iter().zip(&more).map(|(size, more)| size + more).collect();
         let mut rows = grown[1..3].to_vec();
         rows.push(more[0]);
-        prop_assert_eq!(fallen(&before, &facts(grown[0], &rows, grown[3], grown[4])), Vec::<String>::new());
+        prop_assert_eq!(size_drops(&before, &facts(grown[0], &rows, grown[3], grown[4])), Vec::<String>::new());
     }
 
     #[test]
     fn a_fall_below_half_always_is_one(before in 1..u64::MAX, part in 3..u64::MAX) {
         let now = before / part;
-        let found = fallen(&facts(before, &[], 1, 1), &facts(now, &[], 1, 1));
+        let found = size_drops(&facts(before, &[], 1, 1), &facts(now, &[], 1, 1));
         prop_assert_eq!(found.len(), 1);
     }
 }

@@ -8,7 +8,7 @@ use rna_backup::domain::{
     component::ComponentName::{Media, Postgres, Weaviate},
     listing::BackupState,
     manifest::{Manifest, VerifyLevel},
-    retention::Proof,
+    retention::VerificationStatus,
 };
 use rna_backup::store::{S3Store, Store};
 use std::{
@@ -97,13 +97,13 @@ async fn an_archive_that_is_gone_or_cut_is_seen() {
     fs::write(lab.path("media/media_backup_20261122_020000.tar.zst"), "short").unwrap();
     let entries = lab.catalog.list(None).await.unwrap().entries;
     let seen: Vec<_> =
-        entries.iter().map(|entry| (entry.state(), entry.candidate("local").unwrap().proof)).collect();
+        entries.iter().map(|entry| (entry.state(), entry.candidate("local").unwrap().verification)).collect();
     assert_eq!(
         seen,
         [
-            (BackupState::Missing, Proof::Missing),
-            (BackupState::Failed, Proof::Failed),
-            (BackupState::Ok, Proof::Verified)
+            (BackupState::Missing, VerificationStatus::Missing),
+            (BackupState::Failed, VerificationStatus::Failed),
+            (BackupState::Ok, VerificationStatus::Verified)
         ]
     );
     let good = "media_backup_20261122_010000";
@@ -275,7 +275,7 @@ async fn files_of_the_old_tasks_are_listed_and_never_deleted() {
         let entry = lab.catalog.find(None, reference).await.unwrap();
         assert_eq!(entry.backup_id, by_path.backup_id);
         assert_eq!(entry.copies[0].location, lab.path(file).display().to_string());
-        assert!(matches!(entry.origin, Origin::Incumbent) && entry.candidate("local").is_none());
+        assert!(matches!(entry.origin, Origin::Legacy) && entry.candidate("local").is_none());
         assert_eq!(entry.listed().verified, VerifyLevel::None);
         let err = lab.catalog.delete_copies(&entry, vec!["local"]).await.unwrap_err();
         assert!(matches!(err, CatalogError::Protected { .. }), "{err:?}");

@@ -294,7 +294,7 @@ async fn of_ten_thousand_backups_only_those_are_written_that_have_changed() {
     let count =
         async || database.rows("SELECT jsonb_build_array(count(*)) FROM rna_backup_backup") == [10_000];
     assert!(eventually(count).await);
-    mirror.settle().await;
+    mirror.close().await;
     assert_eq!(database.sql("SELECT label FROM rna_backup_backup WHERE label LIKE '?%'"), "???");
 
     database.sql("CREATE TABLE before AS SELECT xmin::text AS was, backup_id FROM rna_backup_backup");
@@ -304,7 +304,7 @@ async fn of_ten_thousand_backups_only_those_are_written_that_have_changed() {
     let mirror = Mirror::new(pool());
     mirror.make_tables();
     mirror.show(Listing { entries: all.clone(), ..Listing::default() });
-    mirror.settle().await;
+    mirror.close().await;
     let changed = "SELECT b.backup_id, pinned FROM rna_backup_backup b JOIN before USING (backup_id) WHERE b.xmin::text <> was";
     assert_eq!(database.sql(changed), format!("{}|t", all[8].backup_id));
     let left = "SELECT backup_id FROM before EXCEPT SELECT backup_id FROM rna_backup_backup";
@@ -331,7 +331,7 @@ async fn old_runs_go() {
             result: Some(json!("r".repeat(300_000))),
             worker: "lab".into(),
         });
-        mirror.settle().await;
+        mirror.close().await;
     };
     show(24 * 91).await;
     assert_eq!(database.rows(RUNS).len(), 0, "of more than 90 days ago");

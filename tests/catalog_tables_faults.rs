@@ -102,7 +102,7 @@ async fn what_a_destination_has_that_is_away_stays_in_the_table() {
         let mirror = Mirror::new(postgres::pool(&server.config(&database.1)).unwrap());
         mirror.make_tables();
         mirror.show(listing);
-        mirror.settle().await;
+        mirror.close().await;
     };
     show(Listing { entries: entries(1), ..lab.catalog.list(None).await.unwrap() }).await;
     let there = || database.sql("SELECT string_agg(backup_id, ' ') FROM rna_backup_backup");

@@ -7,7 +7,7 @@ use crate::support::{
 use rna_backup::{
     base::clock::SystemClock,
     domain::component::ComponentName,
-    engine::{Locks, Owner},
+    engine::{LockOwner, Locks},
 };
 use rustix::process::{Pid, Signal, kill_process};
 use std::{
@@ -183,7 +183,7 @@ async fn a_component_that_another_process_has_is_busy() {
 #[tokio::test]
 async fn told_to_wait_it_begins_when_the_other_has_ended() {
     let lab = Lab::new();
-    let owner = Owner { pid: 7, host: "lab".into(), task_id: None, recovers: false, loose: None };
+    let owner = LockOwner { pid: 7, host: "lab".into(), task_id: None, recovers: false, loose: None };
     let locks = Locks::new(lab.backups().join(".locks"));
     let held = locks.take(ComponentName::Media, &owner, None, &SystemClock).await.unwrap();
     let log = lab.path("log");

@@ -20,7 +20,7 @@ use rna_backup::{
     observe::metrics::Metrics,
     store::{Store, local::LocalStore},
     stream::pack::Compression,
-    worker::Brokered,
+    worker::RedisFleet,
 };
 use std::{fs, path::PathBuf, sync::Arc, time::Duration};
 use tempfile::TempDir;
@@ -56,7 +56,7 @@ impl Host {
         let record = Record { boot_id: Some(name.to_owned()), ..record };
         let leases = Leases::new(client(&lab.redis), Keys::default(), Instance::new(record));
         let locks = Locks::new(root.join(".locks"));
-        locks.join(Arc::new(Brokered::new(leases.locks().clone())));
+        locks.join(Arc::new(RedisFleet::new(leases.locks().clone())));
         let engine = Engine {
             components: vec![media],
             left_out: Vec::new(),
@@ -121,8 +121,14 @@ async fn waiting_for(run: &Run) -> String {
 }
 
 /// A run by hand on the second host, as it names itself in the lock of a folder.
-fn owner_on_host2() -> rna_backup::engine::Owner {
-    rna_backup::engine::Owner { pid: 1, host: "host2".into(), task_id: None, recovers: false, loose: None }
+fn owner_on_host2() -> rna_backup::engine::LockOwner {
+    rna_backup::engine::LockOwner {
+        pid: 1,
+        host: "host2".into(),
+        task_id: None,
+        recovers: false,
+        loose: None,
+    }
 }
 
 #[tokio::test]
@@ -255,7 +261,7 @@ async fn two_hosts_that_share_one_folder_never_wait_for_each_other() {
     let shared = a.dir.path().join("backups/.locks");
     let b = Host::new(&lab, "host2");
     let locks = Locks::new(shared);
-    locks.join(Arc::new(Brokered::new(b.leases.locks().clone())));
+    locks.join(Arc::new(RedisFleet::new(b.leases.locks().clone())));
     let owner = owner_on_host2();
     let others = tokio::spawn(async move {
         for _ in 0..6 {

@@ -4,7 +4,7 @@ use crate::media::{media, tar_of};
 use crate::support::tree;
 use rna_backup::component::{
     Component, Target,
-    media::kinds::{Fate, KINDS, table},
+    media::kinds::{KINDS, RestoreSupport, table},
 };
 use std::{collections::BTreeSet, fs, path::Path};
 use tempfile::tempdir;
@@ -39,7 +39,7 @@ async fn what_the_list_says_of_counts_is_what_a_manifest_holds() {
         expected(&["acls", "user", "security", "trusted", "sparse", "hole_bytes"])
     );
     assert_eq!(keys("metadata"), expected(&["owners", "modes", "times"]));
-    let left = KINDS.iter().filter(|kind| [Fate::Left, Fate::Named].contains(&kind.root));
+    let left = KINDS.iter().filter(|kind| [RestoreSupport::Left, RestoreSupport::Named].contains(&kind.root));
     assert!(left.clone().count() == 5 && left.clone().all(|kind| kind.form.is_empty()));
 
     let root = dir.path().join("media");

@@ -107,14 +107,14 @@ impl Lab {
     /// There and back and forth again, at a place that has both.
     async fn round_trip(&self, root: &Path) {
         let media = media(root);
-        assert_eq!(media.kept().await.unwrap(), None);
+        assert_eq!(media.undo_point().await.unwrap(), None);
         let staged = stage(&media, &self.tar, &Target::Live, Some(&self.facts)).await.unwrap();
         assert_eq!(*staged.counts(), self.facts.counts);
         same(&look(root), &self.old);
         let kept = staged.swap().await.unwrap().unwrap();
         same(&look(root), &self.new);
         same(&look(Path::new(&kept.place)), &self.old);
-        assert_eq!(media.kept().await.unwrap().unwrap(), kept);
+        assert_eq!(media.undo_point().await.unwrap().unwrap(), kept);
         let area = Path::new(&kept.place).parent().unwrap();
         assert_eq!(fs::metadata(area).unwrap().permissions().mode() & 0o7777, 0o700);
 
@@ -128,7 +128,7 @@ impl Lab {
         let (tar, facts) = tar_of(root, || ()).await;
         assert!(tar == self.tar && facts.counts == self.facts.counts);
 
-        let second = media.kept().await.unwrap().unwrap();
+        let second = media.undo_point().await.unwrap().unwrap();
         fs::remove_dir_all(Path::new(&second.place).parent().unwrap()).unwrap();
         tree::touch(root, 1_200_000_000, 42);
         let undone = media.undo(&Meter::default()).await.unwrap();
@@ -137,9 +137,9 @@ impl Lab {
         media.undo(&Meter::default()).await.unwrap();
         same(&look(root), &self.new);
         media.undo(&Meter::default()).await.unwrap();
-        media.forget().await.unwrap();
+        media.delete_undo_data().await.unwrap();
         assert_eq!(areas(root), [""; 0].map(PathBuf::from));
-        assert_eq!(media.kept().await.unwrap(), None);
+        assert_eq!(media.undo_point().await.unwrap(), None);
         let err = media.undo(&Meter::default()).await.unwrap_err();
         assert!(matches!(err, ComponentError::Unusable { .. }), "{err:?}");
         tree::touch(root, 1_000_000_000, 7);
@@ -366,11 +366,12 @@ fn without_rights_what_can_come_back_does_and_is_exchanged_where_it_can_be() {
                 assert_eq!((theirs.owner, theirs.mode), ((0, 0), 0o100_755));
                 assert_eq!(found["in/shut".as_ref() as &OsStr].mode, 0o40_555);
                 assert_eq!(found.len(), 5, "the root and all below it");
-                let inside = media.kept().await.unwrap().unwrap().place.starts_with(root.to_str().unwrap());
+                let inside =
+                    media.undo_point().await.unwrap().unwrap().place.starts_with(root.to_str().unwrap());
                 assert_eq!(inside, mode == 0o555, "what cannot lie beside the folder lies in it");
                 media.undo(&Meter::default()).await.unwrap();
                 assert_eq!(look(&root)["old".as_ref() as &OsStr].owner, (1234, 1234));
-                media.forget().await.unwrap();
+                media.delete_undo_data().await.unwrap();
                 assert_eq!(areas(&root).len(), 0);
             }
         });

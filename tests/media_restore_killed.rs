@@ -53,7 +53,7 @@ async fn live_dangerously(dir: &Path) {
     for turn in 0.. {
         let (tar, facts) = if turn % 2 == 0 { &a } else { &b };
         stage(&media, tar, &Target::Live, Some(facts)).await.unwrap().swap().await.unwrap();
-        media.forget().await.unwrap();
+        media.delete_undo_data().await.unwrap();
     }
 }
 
@@ -86,7 +86,7 @@ async fn kill_at_many_instants(test: &str, dir: &Path, root: &Path, is_mount_poi
     let media = media(root);
     let (tar, facts) = tar_of(&dir.join("b"), || ()).await;
     stage(&media, &tar, &Target::Live, Some(&facts)).await.unwrap().swap().await.unwrap();
-    media.forget().await.unwrap();
+    media.delete_undo_data().await.unwrap();
     for kill in 0..KILLS {
         if kill == KILLS / 2 {
             fs::write(dir.join("to and fro"), b"").unwrap();
@@ -118,7 +118,7 @@ async fn kill_at_many_instants(test: &str, dir: &Path, root: &Path, is_mount_poi
         let found = look(root);
         // What was under way is wholly there or wholly not; so is what is kept, if anything is.
         assert!(found == trees[0] || found == trees[1], "kill {kill}: neither of the two");
-        if let Some(kept) = media.kept().await.unwrap() {
+        if let Some(kept) = media.undo_point().await.unwrap() {
             let kept = look(Path::new(&kept.place));
             assert!(kept == trees[0] || kept == trees[1], "kill {kill}: neither of the two is kept");
             media.undo(&Meter::default()).await.unwrap();
@@ -127,7 +127,7 @@ async fn kill_at_many_instants(test: &str, dir: &Path, root: &Path, is_mount_poi
             assert!(kill < KILLS / 2, "kill {kill}: what was kept is lost");
         }
         if kill < KILLS / 2 {
-            media.forget().await.unwrap();
+            media.delete_undo_data().await.unwrap();
             assert_eq!(areas(root).len(), 0);
         }
     }

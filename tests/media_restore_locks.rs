@@ -47,12 +47,12 @@ async fn what_is_kept_is_the_newest_beside_a_thread_that_starts_children_all_the
     restore(&media, &lab.tar, Some(&lab.facts)).await;
     let _children = Children::start();
     for round in 0..ROUNDS {
-        let newest = media.kept().await.unwrap().unwrap();
+        let newest = media.undo_point().await.unwrap().unwrap();
         let undone = media.undo(&Meter::default()).await.unwrap();
-        assert_eq!(media.kept().await.unwrap().unwrap(), undone, "round {round}");
+        assert_eq!(media.undo_point().await.unwrap().unwrap(), undone, "round {round}");
         assert!(!Path::new(&newest.place).exists(), "round {round}: an older state was put back");
         assert_eq!(media.recover().await.unwrap(), [""; 0]);
     }
-    media.forget().await.unwrap();
+    media.delete_undo_data().await.unwrap();
     assert!(areas(&root).is_empty(), "something that was kept is not forgotten: {:?}", areas(&root));
 }

@@ -3,7 +3,7 @@
 
 use crate::media::{media, tar_of, whatever_happens};
 use crate::media_restore::{Tree, areas, look, old_tree, restore, same, stage};
-use crate::postgres::Kept;
+use crate::postgres::MemoryOutput;
 use crate::support::{disk::Tmpfs, lab::eventually, tree};
 use rna_backup::{
     component::{Component, ComponentError, Target},
@@ -89,7 +89,7 @@ async fn media_that_come_from_an_image_are_exchanged_entry_by_entry_and_back() {
     same(&look(&root), &old);
     media.undo(&Meter::default()).await.unwrap();
     same(&look(&root), &new);
-    media.forget().await.unwrap();
+    media.delete_undo_data().await.unwrap();
     assert_eq!(areas(&root), [""; 0].map(PathBuf::from));
 }
 
@@ -338,7 +338,7 @@ fn in_a_folder_of_somebody_else_the_media_are_exchanged_and_the_folder_stays_his
             assert!(path.join("new").exists() && !path.join("old").exists());
             media.undo(&Meter::default()).await.unwrap();
             assert!(path.join("old").exists() && !path.join("new").exists());
-            media.forget().await.unwrap();
+            media.delete_undo_data().await.unwrap();
             assert_eq!(areas(&path), [""; 0].map(PathBuf::from));
             let metadata = fs::metadata(&path).unwrap();
             assert_eq!((metadata.uid(), metadata.mode() & 0o7777), (1234, 0o777));
@@ -357,7 +357,7 @@ async fn what_lies_too_deep_to_be_restored_is_no_backup() {
     }
     tar_of(dir.path(), || ()).await;
     fs::create_dir_all(folder.join("b")).unwrap();
-    let mut out = Kept::default();
+    let mut out = MemoryOutput::default();
     let err = media(dir.path()).backup(&mut out, &Meter::default()).await.unwrap_err();
     assert!(err.to_string().contains("a/a/a"), "{err}");
     assert!(err.source().unwrap().to_string().contains("512 folders"), "{err:?}");
@@ -385,7 +385,7 @@ async fn what_cannot_be_changed_is_set_aside_brought_back_and_removed_in_the_end
         assert_eq!(fs::read(&file).unwrap(), b"immutable");
         assert!(fs::write(&file, "changed").is_err());
         media.undo(&Meter::default()).await.unwrap();
-        media.forget().await.unwrap();
+        media.delete_undo_data().await.unwrap();
         assert_eq!(areas(&root), [""; 0].map(PathBuf::from));
         assert!(chattr("+i", &file) && chattr("+a", &folder));
     }

@@ -5,7 +5,7 @@ use crate::support::lab::{Lab, eventually, files};
 use rna_backup::{
     base::clock::SystemClock,
     domain::{command::task, component::ComponentName},
-    engine::{Held, Locks, Owner},
+    engine::{ComponentLock, LockOwner, Locks},
 };
 use serde_json::{Value, json};
 use std::{fs, process::Stdio};
@@ -53,8 +53,8 @@ fn what_cannot_be_pinned_is_said_and_nothing_is_written() {
 }
 
 /// Takes media as another run would.
-async fn media(lab: &Lab) -> Held {
-    let owner = Owner { pid: 7, host: "lab".into(), task_id: None, recovers: false, loose: None };
+async fn media(lab: &Lab) -> ComponentLock {
+    let owner = LockOwner { pid: 7, host: "lab".into(), task_id: None, recovers: false, loose: None };
     let locks = Locks::new(lab.backups().join(".locks"));
     locks.take(ComponentName::Media, &owner, None, &SystemClock).await.unwrap()
 }

@@ -11,12 +11,12 @@ use rna_backup::stream::{Content, Output};
 use std::io;
 use tokio::sync::{mpsc, oneshot};
 
-/// Keeps an archive in memory.
+/// An output that keeps the archive in memory.
 #[derive(Default)]
-pub struct Kept(pub Vec<u8>);
+pub struct MemoryOutput(pub Vec<u8>);
 
 #[async_trait]
-impl Output for Kept {
+impl Output for MemoryOutput {
     async fn write(&mut self, chunk: Bytes) -> io::Result<()> {
         self.0.extend_from_slice(&chunk);
         Ok(())
@@ -29,14 +29,14 @@ impl Output for Kept {
 pub struct Gated {
     pub reached: Option<oneshot::Sender<()>>,
     pub go_on: mpsc::Receiver<()>,
-    pub kept: Kept,
+    pub memory: MemoryOutput,
 }
 
 impl Gated {
     pub fn new() -> (Self, oneshot::Receiver<()>, mpsc::Sender<()>) {
         let (reached, at_gate) = oneshot::channel();
         let (open, go_on) = mpsc::channel(1);
-        (Self { reached: Some(reached), go_on, kept: Kept::default() }, at_gate, open)
+        (Self { reached: Some(reached), go_on, memory: MemoryOutput::default() }, at_gate, open)
     }
 }
 
@@ -47,14 +47,14 @@ impl Output for Gated {
             let _ = reached.send(());
             let _ = self.go_on.recv().await;
         }
-        self.kept.write(chunk).await
+        self.memory.write(chunk).await
     }
 
     fn content(&mut self, _: Content) {}
 }
 
 pub async fn backup(config: PostgresConfig) -> Result<(Vec<u8>, Facts), ComponentError> {
-    let mut out = Kept::default();
+    let mut out = MemoryOutput::default();
     let facts = Postgres::new(config, Vec::new()).backup(&mut out, &Meter::default()).await?;
     Ok((out.0, facts))
 }
@@ -267,7 +267,7 @@ async fn excluded_tables_and_those_of_extensions_are_left_out_on_both_sides() {
         |table: &str| Excluded { schema: "public".into(), table: table.into(), comment: "ours".into() };
     let exclude = vec![excluded("Mir\"ror.$*"), excluded("mirror"), excluded("absent")];
     let postgres = Postgres::new(server.config(&database), exclude);
-    let mut out = Kept::default();
+    let mut out = MemoryOutput::default();
     let facts = postgres.backup(&mut out, &Meter::default()).await.unwrap();
     let tables: Vec<_> = facts.counts.tables.iter().map(|t| &*t.table).collect();
     assert_eq!(tables, ["extension_settings", "kept", "mirror"]);

@@ -15,7 +15,7 @@ async fn restored(config: &PostgresConfig, archive: &[u8], facts: &Facts) -> (Ve
     let staged = component(config).stage(&mut feed, &Target::Live, Some(facts), &meter).await.unwrap();
     let differences = staged.differences(&mut &*archive, &Meter::default()).await.unwrap();
     staged.swap().await.unwrap();
-    component(config).forget().await.unwrap();
+    component(config).delete_undo_data().await.unwrap();
     (differences, meter.take_warnings())
 }
 
@@ -179,12 +179,12 @@ async fn what_hangs_on_the_database(server: &PostgresServer) {
     let staged = stage(&config, &archive, &Target::Live, Some(&facts)).await.unwrap();
     let kept = staged.swap().await.unwrap().unwrap().place;
     // The database that was set aside cannot be dropped while it has a subscription: the error has the statements, and they suffice.
-    let err = component(&config).forget().await.unwrap_err();
+    let err = component(&config).delete_undo_data().await.unwrap_err();
     let said = chain(&err);
     let statements = "ALTER SUBSCRIPTION news DISABLE; ALTER SUBSCRIPTION news SET (slot_name = NONE); DROP SUBSCRIPTION news";
     assert!(!err.is_transient() && said.contains(statements) && !said.contains("a_slot"), "{said}");
     server.psql(&kept, statements);
-    component(&config).forget().await.unwrap();
+    component(&config).delete_undo_data().await.unwrap();
     assert_eq!(databases(server, "subscriber"), ["subscriber"]);
     let left = "SELECT datistemplate, (SELECT count(*) FROM pg_subscription), (SELECT count(*) FROM pg_replication_slots)
                   FROM pg_database WHERE datname = 'subscriber'";

@@ -53,7 +53,7 @@ async fn a_change_is_named(server: &PostgresServer, name: &str) {
     let warnings = meter.take_warnings();
     let words = "Not as in the backup: policy definitions are not as they were: public.other.po.";
     assert!(warnings.iter().any(|warning| warning == words), "{warnings:#?}");
-    component(&config).forget().await.unwrap();
+    component(&config).delete_undo_data().await.unwrap();
 }
 
 #[tokio::test]

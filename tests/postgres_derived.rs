@@ -74,7 +74,7 @@ async fn views_come_back(server: &PostgresServer, more: &str) {
         );
         staged.swap().await.unwrap();
         assert_eq!(see(), before);
-        component(&config).forget().await.unwrap();
+        component(&config).delete_undo_data().await.unwrap();
     }
 }
 
@@ -141,7 +141,7 @@ async fn rows_are_no_hostages(server: &PostgresServer) {
         assert_eq!(staged.expected(&facts.counts), *staged.counts());
         staged.swap().await.unwrap();
         assert_eq!(server.psql(&name, "SELECT count(*) FROM plain; SELECT count(*) FROM derived"), "50\n0");
-        component(&config).forget().await.unwrap();
+        component(&config).delete_undo_data().await.unwrap();
     }
 }
 
@@ -211,7 +211,7 @@ async fn event_triggers_do_not_fire(server: &PostgresServer, more: &str) {
                 staged.discard().await.unwrap();
             } else {
                 staged.swap().await.unwrap();
-                component(&config).forget().await.unwrap();
+                component(&config).delete_undo_data().await.unwrap();
             }
         }
     }

@@ -1,6 +1,6 @@
 //! `component::postgres` when things go wrong: each fault in its class, none taken for success.
 
-use crate::postgres::{Gated, Kept, backup, decode};
+use crate::postgres::{Gated, MemoryOutput, backup, decode};
 use crate::support::postgres::{PASSWORD, PostgresServer};
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -345,7 +345,7 @@ async fn an_output_that_refuses_is_the_error() {
 async fn progress_counts_the_bytes_of_the_dump() {
     let server = PostgresServer::shared();
     let postgres = Postgres::new(large(server, "measured"), Vec::new());
-    let (mut out, meter) = (Kept::default(), Meter::default());
+    let (mut out, meter) = (MemoryOutput::default(), Meter::default());
     postgres.backup(&mut out, &meter).await.unwrap();
     let (done, expected, phase) = meter.read();
     assert_eq!((done, &*phase), (out.0.len() as u64, "dump"));

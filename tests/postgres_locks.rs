@@ -154,7 +154,7 @@ async fn many_tables_are_backed_up(server: &PostgresServer) {
             staged.discard().await.unwrap();
         } else {
             staged.swap().await.unwrap();
-            component(&config).forget().await.unwrap();
+            component(&config).delete_undo_data().await.unwrap();
         }
     }
 }

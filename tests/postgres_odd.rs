@@ -25,7 +25,7 @@ pub async fn restore_without(
     let (postgres, meter) = (component(config), Meter::default());
     let staged = postgres.stage_without(&mut archive, &Target::Live, &names, Some(facts), &meter).await?;
     staged.swap().await?;
-    postgres.forget().await
+    postgres.delete_undo_data().await
 }
 
 /// A table whose rows the server does not take any more, since the function of its check has changed.
@@ -309,7 +309,7 @@ async fn a_database_in_which_autovacuum_works_is_dropped_by_a_role_that_may_not_
         eventually(async || server.psql("postgres", &at_work) == "t").await,
         "autovacuum comes to {kept}"
     );
-    component(&config).forget().await.unwrap();
+    component(&config).delete_undo_data().await.unwrap();
     assert_eq!(
         server.psql("postgres", "SELECT count(*) FROM pg_database WHERE datname LIKE 'odd_vacuum%'"),
         "1"

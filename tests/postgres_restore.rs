@@ -115,18 +115,18 @@ pub async fn everything_comes_back(server: &PostgresServer, locale: &str, more: 
     assert_eq!(see(), old);
     assert_eq!(std::fs::read_dir(scratch.path()).unwrap().count(), 0);
     let lab = component(&config);
-    assert_eq!(lab.kept().await.unwrap(), Some(kept.clone()));
+    assert_eq!(lab.undo_point().await.unwrap(), Some(kept.clone()));
     assert!(kept.place.starts_with(&format!("{name}_before_2")), "{kept:?}");
 
     let again = lab.undo(&Meter::default()).await.unwrap();
     assert_eq!(see(), changed, "undo brings back exactly what was there");
-    assert_eq!(lab.kept().await.unwrap(), Some(again));
+    assert_eq!(lab.undo_point().await.unwrap(), Some(again));
     lab.undo(&Meter::default()).await.unwrap();
     assert_eq!(see(), old);
     assert_eq!(databases(server, &name).len(), 2);
     assert_eq!(lab.recover().await.unwrap(), [""; 0], "there is nothing to put right");
-    lab.forget().await.unwrap();
-    assert_eq!((lab.kept().await.unwrap(), databases(server, &name)), (None, vec![name.clone()]));
+    lab.delete_undo_data().await.unwrap();
+    assert_eq!((lab.undo_point().await.unwrap(), databases(server, &name)), (None, vec![name.clone()]));
     let nothing = lab.undo(&Meter::default()).await.unwrap_err();
     assert!(matches!(nothing, ComponentError::Unusable { .. }), "{nothing:?}");
     assert_eq!(see(), old);
@@ -159,7 +159,7 @@ async fn any_name_can_be_given_and_only_that_database_is_touched() {
         }
         let before = databases(server, &name[..3]).into_iter().filter(|other| other.contains("_before_"));
         assert_eq!(before.count(), 1, "{name}");
-        component(&config).forget().await.unwrap();
+        component(&config).delete_undo_data().await.unwrap();
         assert_eq!(databases(server, name), [name]);
     }
     assert_eq!(rows(server, "given"), "5");
@@ -230,7 +230,7 @@ async fn trusted_extensions_come_back_to_an_ordinary_owner_whoever_restores() {
         let staged = stage(&config, &archive, &Target::Live, Some(&facts)).await.unwrap();
         staged.swap().await.unwrap().unwrap();
         assert_eq!((server.psql(&name, OWNERS), server.psql(&name, ROWS)), (owners.clone(), "1".into()));
-        component(&config).forget().await.unwrap();
+        component(&config).delete_undo_data().await.unwrap();
     }
     // An extension that only a superuser may create does not come back by an ordinary owner.
     server.psql(&name, "CREATE EXTENSION pageinspect");
@@ -280,7 +280,7 @@ async fn without_the_right_to_create_databases_it_is_one_transaction_in_place() 
     assert_eq!((staged.counts(), rows(server, &name)), (&facts.counts, "5".into()));
     assert_eq!(staged.swap().await.unwrap(), None);
     assert_eq!((rows(server, &name), server.psql(&name, "SELECT n FROM later")), ("3000".into(), "1".into()));
-    assert_eq!(lab.kept().await.unwrap(), None);
+    assert_eq!(lab.undo_point().await.unwrap(), None);
     assert_eq!(databases(server, &name), [name]);
 }
 
@@ -305,7 +305,7 @@ async fn a_creator_of_databases_who_is_no_superuser_swaps_too() {
     let lab = component(&config);
     lab.undo(&Meter::default()).await.unwrap();
     assert_eq!((rows(server, &name), server.psql(&name, see)), ("0".into(), "9MB|mine".into()));
-    lab.forget().await.unwrap();
+    lab.delete_undo_data().await.unwrap();
     assert_eq!(databases(server, &name), [name]);
 }
 
@@ -348,5 +348,5 @@ fn sessions_in_use_are_closed_and_find_the_new_database_at_once() {
         }
     });
     assert_eq!(rows(server, "in_use"), "3000");
-    runtime.block_on(component(&config).forget()).unwrap();
+    runtime.block_on(component(&config).delete_undo_data()).unwrap();
 }

@@ -147,7 +147,7 @@ async fn a_dropped_restore_ends_its_child_and_recover_removes_the_copy() {
     assert_eq!(done.len(), 2, "{done:?}");
     let left = ["abandoned", "abandoned_before_20260101_000000", "abandoned_restore_20260101_000000"];
     assert_eq!(databases(server, "abandoned"), left);
-    lab.forget().await.unwrap();
+    lab.delete_undo_data().await.unwrap();
     assert_eq!((databases(server, "abandoned").len(), databases(server, "other_restore").len()), (3, 1));
 }
 
@@ -238,7 +238,7 @@ async fn a_session_that_may_not_be_ended_fails_the_swap_and_the_door_opens_again
     session.kill().unwrap();
     session.wait().unwrap();
     component(&config).recover().await.unwrap();
-    component(&config).forget().await.unwrap();
+    component(&config).delete_undo_data().await.unwrap();
     assert_eq!(databases(server, &name), [name, other]);
 }
 

@@ -99,24 +99,25 @@ impl Scene {
         found == self.new
     }
 
-    /// How the next run finds it and leaves it, with the old contents again. `told`: the restore said it is done.
-    async fn tidy(&mut self, told: bool) -> bool {
+    /// Recovers, compares the database, and brings the old contents back. `told`: the restore said that it is done. Returns
+    /// whether the new contents were there.
+    async fn recover_and_undo(&mut self, told: bool) -> bool {
         self.recover().await;
         let (is_new, app) = (self.is_new(), component(&self.config));
         assert!(is_new || !told, "told of a restore that is not there");
-        assert_eq!(app.kept().await.unwrap().is_some(), is_new);
+        assert_eq!(app.undo_point().await.unwrap().is_some(), is_new);
         assert_eq!(databases(&self.server, "app").len(), 1 + usize::from(is_new));
         if is_new {
             app.undo(&Meter::default()).await.unwrap();
             assert!(self.server.psql("app", FINGERPRINT) == self.old, "not what was there");
-            app.forget().await.unwrap();
+            app.delete_undo_data().await.unwrap();
         }
         assert_eq!(databases(&self.server, "app"), ["app"]);
         is_new
     }
 
-    /// One that nobody kills. `from`: where the time that it takes begins.
-    async fn rehearse(&mut self, from: impl Fn(&Child), to: impl Fn(&Child)) {
+    /// Measures a restore that is not killed. `from`: waits for the beginning of the measured time.
+    async fn measure_whole(&mut self, from: impl Fn(&Child), to: impl Fn(&Child)) {
         // The first is slower: nothing is in any cache.
         for _ in 0..2 {
             let mut restore = self.begin();
@@ -125,7 +126,7 @@ impl Scene {
             to(&restore);
             self.whole = begun.elapsed();
             assert!(restore.wait().unwrap().success());
-            self.tidy(true).await;
+            self.recover_and_undo(true).await;
         }
         self.ends = [0; 2];
     }
@@ -205,14 +206,14 @@ fn ended(restore: &Child) {
 #[tokio::test]
 async fn a_restore_that_is_killed_at_any_instant_leaves_the_old_or_the_new() {
     let mut scene = Scene::set(1);
-    scene.rehearse(|_| (), ended).await;
+    scene.measure_whole(|_| (), ended).await;
     for _ in 0..KILLS {
         let mut restore = scene.begin();
         scene.wait_by_chance().await;
         restore.kill().unwrap();
         let told = restore.wait().unwrap().success();
         scene.learn(told);
-        scene.tidy(told).await;
+        scene.recover_and_undo(told).await;
     }
     scene.tell();
 }
@@ -221,7 +222,7 @@ async fn a_restore_that_is_killed_at_any_instant_leaves_the_old_or_the_new() {
 async fn a_restore_whose_pg_restore_is_killed_at_any_instant_leaves_the_old() {
     let mut scene = Scene::set(3);
     let begun = |restore: &Child| until(|| !restorers(restore).is_empty());
-    scene.rehearse(begun, |restore| until(|| restorers(restore).is_empty())).await;
+    scene.measure_whole(begun, |restore| until(|| restorers(restore).is_empty())).await;
     let mut kills = 0;
     while kills < KILLS {
         let mut restore = scene.begin();
@@ -235,7 +236,7 @@ async fn a_restore_whose_pg_restore_is_killed_at_any_instant_leaves_the_old() {
             kills += 1;
         }
         let told = restore.wait().unwrap().success();
-        assert_eq!(scene.tidy(told).await, told);
+        assert_eq!(scene.recover_and_undo(told).await, told);
     }
     scene.tell();
 }
@@ -243,7 +244,7 @@ async fn a_restore_whose_pg_restore_is_killed_at_any_instant_leaves_the_old() {
 #[tokio::test]
 async fn a_server_that_is_killed_at_any_instant_of_a_restore_has_the_old_or_the_new() {
     let mut scene = Scene::set(1);
-    scene.rehearse(|_| (), ended).await;
+    scene.measure_whole(|_| (), ended).await;
     for turn in 0..KILLS {
         let mut restore = scene.begin();
         scene.wait_by_chance().await;
@@ -256,7 +257,7 @@ async fn a_server_that_is_killed_at_any_instant_of_a_restore_has_the_old_or_the_
             scene.server.start_again();
         }
         let told = restore.wait().unwrap().success();
-        scene.tidy(told).await;
+        scene.recover_and_undo(told).await;
     }
     scene.tell();
 }

@@ -70,7 +70,7 @@ pub async fn restore(
         staged.discard().await?;
     } else {
         staged.swap().await?;
-        component(config).forget().await?;
+        component(config).delete_undo_data().await?;
     }
     Ok(differences)
 }
@@ -309,7 +309,7 @@ async fn a_setting_is_a_warning(server: &PostgresServer) {
     assert!(said.contains(statement), "{said}");
     let set = "SELECT setconfig FROM pg_db_role_setting WHERE setdatabase = (SELECT oid FROM pg_database WHERE datname = 'settings_app')";
     assert_eq!(server.psql(&name, set), "{work_mem=7MB}");
-    component(&config).forget().await.unwrap();
+    component(&config).delete_undo_data().await.unwrap();
 }
 
 #[tokio::test]

@@ -30,7 +30,7 @@ async fn walk(
         staged.discard().await.unwrap();
     } else {
         staged.swap().await.unwrap();
-        component(config).forget().await.unwrap();
+        component(config).delete_undo_data().await.unwrap();
     }
     (differences, meter.take_warnings())
 }

@@ -17,7 +17,7 @@ async fn restore(config: &PostgresConfig, archive: &[u8], facts: &Facts) -> Resu
     let staged = component(config).stage(&mut feed, &Target::Live, Some(facts), &meter).await;
     let staged = staged.map_err(|err| chain(&err).clone())?;
     staged.swap().await.map_err(|err| chain(&err).clone())?;
-    component(config).forget().await.unwrap();
+    component(config).delete_undo_data().await.unwrap();
     Ok(meter.take_warnings())
 }
 

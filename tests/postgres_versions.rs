@@ -64,7 +64,7 @@ async fn comes_back(
         let lab = component(&config);
         lab.undo(&Meter::default()).await.unwrap();
         assert_eq!(server.psql(name, "SELECT count(*) FROM spoilt"), "0");
-        lab.forget().await.unwrap();
+        lab.delete_undo_data().await.unwrap();
         server.psql(name, "DROP TABLE spoilt");
     }
 }

@@ -33,7 +33,7 @@ async fn nobody_takes_the_copy_of_a_restore_away_that_another_process_has_under_
         let other = b.component(name);
         is_taken(other.recover().await);
         is_taken(other.undo(&Meter::default()).await);
-        is_taken(other.forget().await);
+        is_taken(other.delete_undo_data().await);
         is_taken(b.stage(name, &backup).await);
         let err = b.restore(name, "another").await.unwrap_err();
         assert!(err.is_transient(), "{}", chain(&err));

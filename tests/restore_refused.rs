@@ -19,8 +19,8 @@ use std::{
     sync::LazyLock,
 };
 
-/// What the program made once, for all tests: two backups of each component, and the app's old ones.
-struct Made {
+/// The backups that are made once for all tests: two of each component, and the app's old ones.
+struct TestBackups {
     /// Files of the backup folder, by their paths in it.
     files: Vec<(PathBuf, Vec<u8>)>,
     postgres: [Value; 2],
@@ -32,7 +32,7 @@ struct Made {
 
 const TEMPLATE: &str = "refused template";
 
-static MADE: LazyLock<Made> = LazyLock::new(|| {
+static MADE: LazyLock<TestBackups> = LazyLock::new(|| {
     let server = PostgresServer::shared();
     let database = server.database(TEMPLATE, "");
     server.psql(
@@ -52,7 +52,7 @@ static MADE: LazyLock<Made> = LazyLock::new(|| {
     fs::write(lab.media().join("blot.tiff"), &noise(200_032)[32..]).unwrap();
     let ([postgres, media], [later_postgres, later_media]) = (first, backups());
     let (postgres, media) = ([postgres, later_postgres], [media, later_media]);
-    Made { files: below(&lab.backups(), Path::new("")), postgres, media, old_postgres, old_media }
+    TestBackups { files: below(&lab.backups(), Path::new("")), postgres, media, old_postgres, old_media }
 });
 
 fn below(root: &Path, folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {

@@ -253,7 +253,7 @@ async fn a_restore_into_nothing_is_not_done_again_either_and_leaves_no_trace_onc
         let again = b.restore(component, "restore").await.unwrap();
         assert_eq!(shared.live(component), ["since"], "{component} was restored twice");
         assert_eq!((again.backup_id, again.kept), (first.backup_id, None));
-        assert!(b.component(component).kept().await.unwrap().is_none());
+        assert!(b.component(component).undo_point().await.unwrap().is_none());
         a.0.result_stored(component, "restore").await;
         a.back_up(component).await;
         assert_eq!(shared.beside(component), 0);
@@ -278,9 +278,9 @@ async fn a_task_that_two_machines_have_at_once_is_done_by_one() {
             assert_eq!(shared.beside(component), 1, "{one:?} {two:?}");
             a.0.undo(component, &by(&format!("undo {task}"))).await.unwrap();
             assert_eq!(shared.live(component), ["spoiled"]);
-            a.component(component).settle(&task).await.unwrap();
-            a.component(component).settle(&format!("undo {task}")).await.unwrap();
-            a.component(component).forget().await.unwrap();
+            a.component(component).result_stored(&task).await.unwrap();
+            a.component(component).result_stored(&format!("undo {task}")).await.unwrap();
+            a.component(component).delete_undo_data().await.unwrap();
         }
     }
 }

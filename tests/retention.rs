@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use rna_backup::domain::{
     component::ComponentName,
     id::BackupId,
-    retention::{Candidate, Plan, Policy, Proof, Why, needed},
+    retention::{Candidate, KeepReason, Policy, RetentionPlan, VerificationStatus, needed},
 };
 use std::collections::BTreeSet;
 
@@ -19,20 +19,20 @@ fn hours(n: i64) -> SignedDuration {
     SignedDuration::from_hours(n)
 }
 
-fn made(at: Timestamp, proof: Proof) -> Candidate {
+fn made(at: Timestamp, verification: VerificationStatus) -> Candidate {
     let id = BackupId::new(ComponentName::Media, at, 1);
-    Candidate { created: id.created(), id, proof, pinned: false }
+    Candidate { created: id.created(), id, verification, pinned: false }
 }
 
 /// A backup that is `age` hours old: `v`erified, `f`ailed, `m`issing or `u`nknown, and perhaps `p`inned.
 fn candidate((age, marks): (i64, &str)) -> Candidate {
-    let proof = match marks.as_bytes()[0] {
-        b'v' => Proof::Verified,
-        b'f' => Proof::Failed,
-        b'm' => Proof::Missing,
-        _ => Proof::Unknown,
+    let verification = match marks.as_bytes()[0] {
+        b'v' => VerificationStatus::Verified,
+        b'f' => VerificationStatus::Failed,
+        b'm' => VerificationStatus::Missing,
+        _ => VerificationStatus::Unknown,
     };
-    Candidate { pinned: marks.contains('p'), ..made(now() - hours(age), proof) }
+    Candidate { pinned: marks.contains('p'), ..made(now() - hours(age), verification) }
 }
 
 fn age(id: &BackupId) -> i64 {
@@ -188,11 +188,16 @@ fn what_staying_backups_build_on_stays_and_what_that_builds_on() {
     };
     assert_eq!(needed([&other], builds_on), BTreeSet::new());
     assert_eq!(needed([&third, &other], builds_on), BTreeSet::from([first.clone(), second.clone()]));
-    let mut plan =
-        Plan { delete: vec![first.clone(), second.clone(), id(5)], keep: vec![(third.clone(), Why::Pinned)] };
+    let mut plan = RetentionPlan {
+        delete: vec![first.clone(), second.clone(), id(5)],
+        keep: vec![(third.clone(), KeepReason::Pinned)],
+    };
     plan.spare(&needed([&third], builds_on));
     assert_eq!(plan.delete, [id(5)]);
-    assert_eq!(plan.keep, [(third, Why::Pinned), (second, Why::BuiltOn), (first, Why::BuiltOn)]);
+    assert_eq!(
+        plan.keep,
+        [(third, KeepReason::Pinned), (second, KeepReason::BuiltOn), (first, KeepReason::BuiltOn)]
+    );
 }
 
 #[test]
@@ -211,10 +216,13 @@ fn the_rule_row_by_row() {
 #[test]
 fn components_are_planned_apart() {
     let at = now() - hours(999);
-    let of = |component| Candidate { id: BackupId::new(component, at, 1), ..made(at, Proof::Verified) };
+    let of = |component| Candidate {
+        id: BackupId::new(component, at, 1),
+        ..made(at, VerificationStatus::Verified)
+    };
     let plan = Policy::default().plan(&ComponentName::ALL.map(of), now());
     assert_eq!(plan.delete, []);
-    assert!(plan.keep.iter().all(|(_, why)| *why == Why::NewestVerified(1)));
+    assert!(plan.keep.iter().all(|(_, why)| *why == KeepReason::NewestVerified(1)));
 }
 
 #[test]
@@ -250,7 +258,7 @@ fn five_years_of_days_weeks_and_months() {
     let (mut day, end) = (date(2021, 1, 1), date(2025, 12, 31));
     while day <= end {
         let at = day.at(2, 0, 0, 0).to_zoned(TimeZone::UTC).unwrap().timestamp();
-        kept.push(made(at, Proof::Verified));
+        kept.push(made(at, VerificationStatus::Verified));
         let plan = rule.plan(&kept, at);
         kept.retain(|candidate| !plan.delete.contains(&candidate.id));
         day = day.checked_add(1.day()).unwrap();
@@ -280,7 +288,7 @@ fn any_backups() -> impl Strategy<Value = Vec<Candidate>> {
     })
 }
 
-fn carried_out(have: &[Candidate], plan: &Plan) -> Vec<Candidate> {
+fn carried_out(have: &[Candidate], plan: &RetentionPlan) -> Vec<Candidate> {
     have.iter().filter(|c| !plan.delete.contains(&c.id)).cloned().collect()
 }
 
@@ -294,14 +302,14 @@ proptest! {
         let plan = rule.plan(&have, now());
         prop_assert_eq!(plan.delete.len() + plan.keep.len(), have.len());
         let gone = set(&plan.delete);
-        let mut verified: Vec<_> = have.iter().filter(|c| c.proof == Proof::Verified && c.created <= now()).collect();
+        let mut verified: Vec<_> = have.iter().filter(|c| c.verification == VerificationStatus::Verified && c.created <= now()).collect();
         verified.sort_by_key(|c| std::cmp::Reverse(c.created));
         for safe in verified.iter().take(rule.last.max(1) as usize) {
             prop_assert!(!gone.contains(&safe.id));
         }
         for candidate in &have {
             let old = candidate.created <= now() - hours(24 * i64::from(rule.days));
-            let unknown = matches!(candidate.proof, Proof::Unknown | Proof::Missing);
+            let unknown = matches!(candidate.verification, VerificationStatus::Unknown | VerificationStatus::Missing);
             let safe = candidate.pinned || unknown || !old;
             prop_assert!(!(safe && gone.contains(&candidate.id)), "{:?}", candidate);
         }
@@ -342,7 +350,7 @@ proptest! {
     /// Two years of daily backups of which many fail, pruned after each success as the engine does.
     #[test]
     fn years_with_failures_always_leave_something_to_restore(
-        fates in proptest::collection::vec(prop_oneof![3 => Just(Proof::Verified), 2 => Just(Proof::Failed)], 730),
+        fates in proptest::collection::vec(prop_oneof![3 => Just(VerificationStatus::Verified), 2 => Just(VerificationStatus::Failed)], 730),
         rule in any_policy(),
     ) {
         let mut kept: Vec<Candidate> = Vec::new();
@@ -350,7 +358,7 @@ proptest! {
         for (day, fate) in fates.into_iter().enumerate() {
             let at = now() + hours(24 * i64::try_from(day).unwrap());
             kept.push(made(at, fate));
-            if fate == Proof::Verified {
+            if fate == VerificationStatus::Verified {
                 last_good = Some(made(at, fate).id);
             }
             kept = carried_out(&kept, &rule.plan(&kept, at));

@@ -7,7 +7,7 @@ use rna_backup::domain::{
     command::Command,
     component::ComponentName,
     definitions::{Definitions, KindOfDefinitions},
-    derived::{Derived, Foreseen, OwnRows, Unqualified, VIEW},
+    derived::{Derived, ExtensionRows, PredictedDifference, UnqualifiedObject, VIEW},
     facts::{FileCounts, TableRows},
     manifest::Manifest,
     progress::Progress,
@@ -83,10 +83,13 @@ fn a_real_manifest_is_valid_whatever_is_in_it() {
     full.facts.derived = Some(Derived {
         search_path: "public".into(),
         empty_views: vec!["public.never".into()],
-        unqualified: vec![Unqualified { kind, name, said }],
-        refused: vec![Foreseen { name: "public.mv".into(), warning: "It cannot be filled.".into() }],
+        unqualified: vec![UnqualifiedObject { kind, name, said }],
+        refused: vec![PredictedDifference {
+            name: "public.mv".into(),
+            warning: "It cannot be filled.".into(),
+        }],
         on_extensions: vec!["CREATE INDEX".into()],
-        own_rows: vec![OwnRows {
+        own_rows: vec![ExtensionRows {
             table: "public.units".into(),
             extension: "lookup".into(),
             version: "1.0".into(),

@@ -90,7 +90,7 @@ async fn an_upload_that_died_is_given_up_by_whoever_lives_and_a_live_one_stays()
     let mut live = store.begin(&key("media/live"), None).await.unwrap();
     live.write(content(10)).await.unwrap();
     fs::write(dir.path().join(".partial/1-dead"), "half").unwrap();
-    store.give_up(&key("media/dead")).await.unwrap();
+    store.abort_uploads(&key("media/dead")).await.unwrap();
     assert_eq!(partial_files(dir.path()), 1);
     live.commit().await.unwrap();
     assert_eq!(read(&store, &key("media/live")).await, content(10));

@@ -96,13 +96,13 @@ pub async fn upload_long(store: &S3Store, len: usize) -> Result<(), StoreError> 
 }
 
 pub async fn assert_nothing_left(store: &S3Store, bucket: &Bucket) {
-    store.settle().await;
+    store.wait_for_cleanup().await;
     assert_eq!(bucket.objects().await, [""; 0]);
     assert_eq!(bucket.uploads().await, [""; 0]);
 }
 
 pub async fn assert_arrived(store: &S3Store, bucket: &Bucket) {
-    store.settle().await;
+    store.wait_for_cleanup().await;
     assert!(read(store, &key("media/a")).await == content(12 * MIB));
     assert_eq!(bucket.uploads().await, [""; 0]);
 }
@@ -169,7 +169,7 @@ async fn a_reader_that_stops_stops_the_reading() {
     let mut body = store.open(&key("media/a"), None).await.unwrap();
     body.read_exact(&mut [0; 10]).await.unwrap();
     drop(body);
-    store.settle().await;
+    store.wait_for_cleanup().await;
     assert!(proxy.count(Asked::is_get) <= 2, "one that is read and one ahead");
 }
 

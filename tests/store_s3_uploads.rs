@@ -94,7 +94,7 @@ async fn an_object_that_outgrows_its_parts_gets_longer_ones_next_time() {
     upload_long(&store, 24 * MIB).await.unwrap();
     assert_eq!(line.count(Asked::is_part) - before, 2);
     assert_eq!(store.head(&key("media/a")).await.unwrap().bytes, 24 << 20);
-    store.settle().await;
+    store.wait_for_cleanup().await;
     assert_eq!(bucket.uploads().await, [""; 0]);
 }
 

@@ -6,7 +6,7 @@ use rna_backup::stream::{
     Content::{self, Compressible, Incompressible},
     Output,
     pack::{Compression, Packed, Packer},
-    unpack::{Fingerprint, unpack},
+    unpack::{HashingReader, unpack},
 };
 use std::{
     io::{self, Write},
@@ -150,11 +150,11 @@ async fn length_and_hash_are_those_of_the_archive() {
         );
 
         // One reading gives all three: the data, its length and its hash.
-        let mut fingerprint = Fingerprint::new(archive.as_slice());
+        let mut reader = HashingReader::new(archive.as_slice());
         let mut bytes = Vec::new();
-        unpack(compression.parse().unwrap(), &mut fingerprint).read_to_end(&mut bytes).await.unwrap();
+        unpack(compression.parse().unwrap(), &mut reader).read_to_end(&mut bytes).await.unwrap();
         assert!(bytes == content(&chunks));
-        assert_eq!(fingerprint.finish(), (packed.bytes, packed.sha256));
+        assert_eq!(reader.finish(), (packed.bytes, packed.sha256));
     }
 }
 
@@ -176,15 +176,14 @@ async fn every_cut_of_an_archive_is_an_error() {
         let (archive, packed) = pack(compression, &chunks).await;
         let mut ends = 0;
         for cut in 0..archive.len() {
-            let mut fingerprint = Fingerprint::new(&archive[..cut]);
-            let read =
-                unpack(compression.parse().unwrap(), &mut fingerprint).read_to_end(&mut Vec::new()).await;
+            let mut reader = HashingReader::new(&archive[..cut]);
+            let read = unpack(compression.parse().unwrap(), &mut reader).read_to_end(&mut Vec::new()).await;
             if let Err(err) = read {
                 assert_eq!(err.kind(), io::ErrorKind::InvalidData, "at {cut}");
             } else {
                 // Between two frames only the promised length tells.
                 ends += 1;
-                assert_ne!(fingerprint.finish(), (packed.bytes, packed.sha256.clone()));
+                assert_ne!(reader.finish(), (packed.bytes, packed.sha256.clone()));
             }
         }
         assert_eq!(ends, 2, "{compression}: three frames touch in two places");
@@ -218,12 +217,12 @@ async fn every_flipped_bit_is_an_error_or_harmless() {
         for bit in 0..archive.len() * 8 {
             let mut broken = archive.clone();
             broken[bit / 8] ^= 1 << (bit % 8);
-            let mut fingerprint = Fingerprint::new(Slow(&broken));
+            let mut reader = HashingReader::new(Slow(&broken));
             let mut bytes = Vec::new();
-            if unpack(compression.parse().unwrap(), &mut fingerprint).read_to_end(&mut bytes).await.is_ok() {
+            if unpack(compression.parse().unwrap(), &mut reader).read_to_end(&mut bytes).await.is_ok() {
                 unseen.push((bit, bytes == expected));
             }
-            assert_ne!(fingerprint.finish().1, packed.sha256);
+            assert_ne!(reader.finish().1, packed.sha256);
         }
         // The head of a frame has bits that change nothing: window size, time stamp, name of the system.
         assert!(unseen.iter().all(|(_, equal)| *equal), "{compression}: {unseen:?}");

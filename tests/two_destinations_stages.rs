@@ -105,7 +105,7 @@ impl Bench {
         assert_eq!((listed.len(), copies.len(), copies[0].state), (2, 1, BackupState::Ok), "{what}");
         assert!(words.contains(&format!("is whole in {}", copies[0].location)), "{what}: {words}");
         assert!(!words.contains(SECRET) && !words.contains("Signature="), "{what}: {words}");
-        store.settle().await;
+        store.wait_for_cleanup().await;
         // A request without a body may do its work after we have looked for what the lost ones left.
         if !(name == "begin" && line == Line::CutRequest(0)) {
             assert_eq!(bucket.uploads().await, [""; 0], "{what}");
@@ -119,7 +119,7 @@ impl Bench {
         fs::write(self.path("media/noise"), "another").unwrap();
         let (engine, store) = self.engine(&self.config).await;
         let report = back_up(&engine, &task("a")).await.unwrap();
-        store.settle().await;
+        store.wait_for_cleanup().await;
         let far = key(&bucket, &json!(report.s3_uri.unwrap()));
         assert!(get(&bucket, &far).await == good, "{what}: it is the same archive");
         assert_eq!(engine.listing(None).await.unwrap().backups.len(), 2, "{what}");
@@ -197,7 +197,7 @@ async fn an_answer_that_is_lost_costs_no_backup_at_any_stage() {
             let _proxy = BadLine::to(&mut config, rule).await;
             let (engine, store) = bench.engine(&config).await;
             back_up(&engine, &task("a")).await.unwrap_or_else(|err| panic!("{name}: {}", chain(&err)));
-            store.settle().await;
+            store.wait_for_cleanup().await;
             let listed = engine.listing(None).await.unwrap().backups;
             assert!(listed.iter().all(|backup| backup.destinations.len() == 2), "{name}");
             assert_eq!(bucket.objects().await.len(), 4, "{name}");
@@ -222,11 +222,11 @@ async fn a_bucket_that_goes_away_in_the_middle_leaves_no_upload_after_the_next_a
     let (engine, store) = bench.engine(&config).await;
     let err = back_up(&engine, &task("a")).await.unwrap_err();
     assert!(matches!(err, EngineError::Copy { .. }) && err.is_transient(), "{err:?}");
-    store.settle().await;
+    store.wait_for_cleanup().await;
     assert_eq!(bucket.uploads().await.len(), 1, "nobody could take it back");
     let (engine, store) = bench.engine(&bench.config).await;
     back_up(&engine, &task("a")).await.unwrap();
-    store.settle().await;
+    store.wait_for_cleanup().await;
     assert_eq!(bucket.uploads().await, [""; 0]);
     assert_eq!(bucket.objects().await.len(), 4);
 }

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use rna_backup::{
     base::clock::SystemClock,
     domain::component::ComponentName,
-    engine::{Locks, Owner},
+    engine::{LockOwner, Locks},
 };
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -295,7 +295,7 @@ fn files_of_the_old_tasks_are_read_to_their_end_and_what_cannot_be_compared_is_s
 async fn a_component_that_another_run_has_is_busy_or_waited_for() {
     let lab = Lab::new().set("RUST_LOG", "");
     lab.json(&["backup", "media"]);
-    let owner = Owner { pid: 7, host: "lab".into(), task_id: None, recovers: false, loose: None };
+    let owner = LockOwner { pid: 7, host: "lab".into(), task_id: None, recovers: false, loose: None };
     let locks = Locks::new(lab.backups().join(".locks"));
     let held = locks.take(ComponentName::Media, &owner, None, &SystemClock).await.unwrap();
     let (code, _, err) = lab.run(&["verify", "media"]);

@@ -16,7 +16,7 @@ use rna_backup::{
         listing::BackupState,
         manifest::{Manifest, VerifyLevel},
         report::{CheckedCopy, Verification},
-        retention::Proof,
+        retention::VerificationStatus,
     },
     engine::{Engine, EngineError, Run, VerifyRequest},
     store::{Store, local::LocalStore},
@@ -106,13 +106,16 @@ async fn a_damaged_copy_in_one_destination_does_not_spoil_the_good_one_in_anothe
     let (ok, problems, entry) = verify(VerifyLevel::Checksum).await;
     assert_eq!((ok, problems), (false, vec![format!("s3: {WRONG_HASH}")]));
     assert!(entry.is_verified() && entry.state() == BackupState::Ok);
-    let proof = |destination| entry.candidate(destination).unwrap().proof;
-    assert_eq!((proof("local"), proof("s3")), (Proof::Verified, Proof::Failed));
+    let verification = |destination| entry.candidate(destination).unwrap().verification;
+    assert_eq!(
+        (verification("local"), verification("s3")),
+        (VerificationStatus::Verified, VerificationStatus::Failed)
+    );
 
     fs::remove_file(&twice.far).unwrap();
     let (ok, problems, entry) = verify(VerifyLevel::Decode).await;
     assert_eq!((ok, problems), (false, vec!["s3: the archive is missing".to_owned()]));
-    assert_eq!(entry.candidate("s3").unwrap().proof, Proof::Missing);
+    assert_eq!(entry.candidate("s3").unwrap().verification, VerificationStatus::Missing);
 }
 
 #[tokio::test]
@@ -132,8 +135,11 @@ async fn a_copy_that_can_be_read_is_looked_at_while_the_other_is_away() {
         assert!(found.problems.last().unwrap().starts_with("s3: it cannot be read: "), "{found:?}");
     }
     let entry = twice.entry().await;
-    let proof = |destination| entry.candidate(destination).unwrap().proof;
-    assert_eq!((proof("local"), proof("s3")), (Proof::Failed, Proof::Verified));
+    let verification = |destination| entry.candidate(destination).unwrap().verification;
+    assert_eq!(
+        (verification("local"), verification("s3")),
+        (VerificationStatus::Failed, VerificationStatus::Verified)
+    );
     assert!(entry.manifest().unwrap().verified.at >= before.at, "the other copy may be whole");
 }
 

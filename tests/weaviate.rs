@@ -1,6 +1,6 @@
 //! `component::weaviate` against real servers: backups of every way, restored and undone.
 
-use crate::postgres::Kept;
+use crate::postgres::MemoryOutput;
 use crate::support::lab::eventually;
 use crate::support::s3_proxy::Line;
 use crate::support::weaviate_contents::id;
@@ -9,7 +9,7 @@ use crate::weaviate_faults::{BOTH, filled, over};
 use futures_util::future::join_all;
 use reqwest::Method;
 use rna_backup::base::chain;
-use rna_backup::component::weaviate::{Way, Weaviate, WeaviateConfig};
+use rna_backup::component::weaviate::{BackendSetting, Weaviate, WeaviateConfig};
 use rna_backup::component::{Component, ComponentError, Target};
 use rna_backup::domain::facts::{Counts, Facts};
 use rna_backup::domain::progress::Meter;
@@ -27,7 +27,7 @@ pub fn weaviate(config: WeaviateConfig) -> Weaviate {
 }
 
 pub async fn backup(weaviate: &Weaviate) -> Result<(Vec<u8>, Facts), ComponentError> {
-    let mut out = Kept::default();
+    let mut out = MemoryOutput::default();
     let facts = weaviate.backup(&mut out, &Meter::default()).await?;
     Ok((out.0, facts))
 }
@@ -75,7 +75,7 @@ async fn round_trip(server: &WeaviateServer, weaviate: &Weaviate) -> Facts {
     assert_eq!(found.remove("Later"), Some(spoiled["Later"].clone()), "what the backup does not have stays");
     assert!(found == before);
 
-    assert_eq!(weaviate.kept().await.unwrap().unwrap().place, kept);
+    assert_eq!(weaviate.undo_point().await.unwrap().unwrap().place, kept);
     weaviate.undo(&Meter::default()).await.unwrap();
     assert!(server.contents().await == spoiled);
     weaviate.undo(&Meter::default()).await.unwrap();
@@ -83,8 +83,8 @@ async fn round_trip(server: &WeaviateServer, weaviate: &Weaviate) -> Facts {
     found.remove("Later");
     assert!(found == before);
 
-    weaviate.forget().await.unwrap();
-    assert!(weaviate.kept().await.unwrap().is_none());
+    weaviate.delete_undo_data().await.unwrap();
+    assert!(weaviate.undo_point().await.unwrap().is_none());
     assert_eq!(left(server), [""; 0]);
     assert_eq!(weaviate.recover().await.unwrap(), [""; 0]);
     let files: Vec<_> = fs::read_dir(server.state()).unwrap().map(|file| file.unwrap().file_name()).collect();
@@ -124,7 +124,7 @@ fn tells_to_enable_the_module(text: &str) -> bool {
 #[tokio::test]
 async fn whoever_means_an_export_is_not_warned_of_it() {
     let server = filled(Start::version(NEWEST)).await;
-    let weaviate = weaviate(WeaviateConfig { way: Way::Export, ..server.config() });
+    let weaviate = weaviate(WeaviateConfig { backend: BackendSetting::Export, ..server.config() });
     let (_, facts) = backup(&weaviate).await.unwrap();
     assert_eq!(facts.backend.as_deref(), Some("export"));
     assert!(!facts.warnings.join("\n").contains("ENABLE_MODULES"), "{:?}", facts.warnings);
@@ -134,10 +134,10 @@ async fn whoever_means_an_export_is_not_warned_of_it() {
 #[tokio::test]
 async fn a_way_that_is_closed_says_how_to_open_it() {
     let server = Start::version(OLDEST).modules("").server().await;
-    let with = |way| weaviate(WeaviateConfig { way, ..server.config() });
-    let said = async |way| chain(&backup(&with(way)).await.unwrap_err());
-    assert!(tells_to_enable_the_module(&said(Way::Filesystem).await));
-    let s3 = said(Way::S3).await;
+    let with = |backend| weaviate(WeaviateConfig { backend, ..server.config() });
+    let said = async |backend| chain(&backup(&with(backend)).await.unwrap_err());
+    assert!(tells_to_enable_the_module(&said(BackendSetting::Filesystem).await));
+    let s3 = said(BackendSetting::S3).await;
     assert!(s3.contains("ENABLE_MODULES") && s3.contains("backup-s3"), "{s3}");
     let server = filled(Start::version(OLDEST)).await;
     let unseen = weaviate(WeaviateConfig { dir: None, ..server.config() });
@@ -206,11 +206,11 @@ async fn into_an_empty_server_nothing_is_set_aside() {
 async fn a_drill_restores_on_a_second_server_and_leaves_nothing_there() {
     each(MODULES, async |modules| {
         let server = filled(Start::version(NEWEST).modules(modules)).await;
-        assert!(weaviate(server.config()).no_drill().unwrap().contains("BACKUP_WEAVIATE_DRILL_URL"));
+        assert!(weaviate(server.config()).drill_unsupported().unwrap().contains("BACKUP_WEAVIATE_DRILL_URL"));
         let second = Start::version(NEWEST).modules(modules).folder_of(&server).server().await;
         let drill = Some(second.url().parse().unwrap());
         let weaviate = weaviate(WeaviateConfig { drill, ..server.config() });
-        assert_eq!(weaviate.no_drill(), None);
+        assert_eq!(weaviate.drill_unsupported(), None);
         let (archive, facts) = backup(&weaviate).await.unwrap();
         let before = server.contents().await;
 

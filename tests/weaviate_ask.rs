@@ -9,8 +9,8 @@ use crate::weaviate_jobs::filled_in_bucket;
 use async_trait::async_trait;
 use reqwest::Method;
 use rna_backup::base::chain;
-use rna_backup::component::weaviate::{Way, Weaviate, WeaviateConfig};
-use rna_backup::component::{Component, ComponentError, Shelf, Target};
+use rna_backup::component::weaviate::{BackendSetting, Weaviate, WeaviateConfig};
+use rna_backup::component::{BucketFolder, Component, ComponentError, Target};
 use rna_backup::domain::progress::Meter;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
@@ -34,34 +34,37 @@ async fn fresh(server: &WeaviateServer) {
 
 #[tokio::test]
 async fn fresh_objects_are_backed_up_and_brought_back_by_a_server_without_graphql() {
-    let ways = BOTH.map(|version| [Way::Filesystem, Way::Export].map(|way| (version, way)));
-    for (version, way) in [ways.concat(), vec![(NEWEST, Way::S3)]].concat() {
+    let lanes = BOTH.map(|version| {
+        [BackendSetting::Filesystem, BackendSetting::Export].map(|backend| (version, backend))
+    });
+    for (version, backend) in [lanes.concat(), vec![(NEWEST, BackendSetting::S3)]].concat() {
         // A class without tenants, one that refers to it, and one with tenants: nothing of them is on disk yet.
         let start = Start::version(version).set("DISABLE_GRAPHQL", "true");
-        let (server, shelf) = if way == Way::S3 {
-            let (server, shelf) = filled_in_bucket(start).await;
-            (server, Some(shelf as Arc<dyn Shelf>))
+        let (server, bucket_folder) = if backend == BackendSetting::S3 {
+            let (server, bucket_folder) = filled_in_bucket(start).await;
+            (server, Some(bucket_folder as Arc<dyn BucketFolder>))
         } else {
             (filled(start).await, None)
         };
         let before = server.contents().await;
-        let weaviate = Weaviate::new(WeaviateConfig { way, second: SECOND, ..server.config() }, shelf);
+        let weaviate =
+            Weaviate::new(WeaviateConfig { backend, second: SECOND, ..server.config() }, bucket_folder);
         let (archive, facts) = backup(&weaviate).await.unwrap();
         let wanted = [("Document", 300), ("Protocol", 30), ("Sample", 60)];
         let wanted = wanted.map(|(class, count)| (class.to_owned(), count)).into();
-        assert_eq!(facts.counts.classes, wanted, "{version} {way:?}");
+        assert_eq!(facts.counts.classes, wanted, "{version} {backend:?}");
         let is_known = |warning: &&String| warning.contains("an export brings objects back");
         let others: Vec<_> = facts.warnings.iter().filter(|warning| !is_known(warning)).collect();
-        assert!(others.is_empty(), "{version} {way:?} {others:?}");
+        assert!(others.is_empty(), "{version} {backend:?} {others:?}");
         let late = |class: &str, properties: Value| json!({"class": class, "vector": vector(9), "properties": properties});
         let mut sample = late("Sample", json!({"name": "late"}));
         sample["tenant"] = json!("wet");
         server.put(vec![late("Document", json!({"page": 999})), sample]).await;
         let spoiled = server.contents().await;
         restore(&weaviate, &archive, &Target::Live).await.unwrap();
-        assert!(server.contents().await == before, "{version} {way:?}");
+        assert!(server.contents().await == before, "{version} {backend:?}");
         weaviate.undo(&Meter::default()).await.unwrap();
-        assert!(server.contents().await == spoiled, "{version} {way:?}");
+        assert!(server.contents().await == spoiled, "{version} {backend:?}");
     }
 }
 
@@ -85,7 +88,11 @@ async fn many_tenants_and_classes_are_counted_by_few_questions() {
         server.make(json!({"class": format!("Class{number}"), "vectorizer": "none"})).await;
     }
     let line = BadLine::before(&server.address(), |_| Line::Good).await;
-    let config = WeaviateConfig { server: line.url().parse().unwrap(), way: Way::Export, ..server.config() };
+    let config = WeaviateConfig {
+        server: line.url().parse().unwrap(),
+        backend: BackendSetting::Export,
+        ..server.config()
+    };
     let plan = Weaviate::new(config, None).plan(&Target::Live, None).await.unwrap();
     assert!(plan.replaces.contains("Sample (2 objects)"), "{}", plan.replaces);
     assert!(line.asked().len() < 20, "{} requests", line.asked().len());
@@ -118,7 +125,11 @@ async fn a_server_that_dies_at_each_kind_of_request_of_a_backup_is_waited_for() 
         Line::Good
     })
     .await;
-    let config = WeaviateConfig { server: line.url().parse().unwrap(), way: Way::Export, ..server.config() };
+    let config = WeaviateConfig {
+        server: line.url().parse().unwrap(),
+        backend: BackendSetting::Export,
+        ..server.config()
+    };
     let weaviate = Weaviate::new(config, None);
     let mut starts = 0;
     let made = tokio::select! {
@@ -161,7 +172,7 @@ fn starting(asked: &Asked) -> Line {
 async fn nothing_that_a_starting_server_says_is_believed() {
     let server = Start::version(NEWEST).server().await;
     server.fill().await;
-    for way in [Way::Export, Way::Filesystem] {
+    for backend in [BackendSetting::Export, BackendSetting::Filesystem] {
         // The server is started anew at the first request of each kind, and loads until it was asked three times.
         let (mut known, mut left) = (BTreeSet::new(), 0);
         let line = BadLine::before(&server.address(), move |asked| {
@@ -176,7 +187,7 @@ async fn nothing_that_a_starting_server_says_is_believed() {
             starting(asked)
         })
         .await;
-        let config = WeaviateConfig { way, second: Duration::from_millis(100), ..server.config() };
+        let config = WeaviateConfig { backend, second: Duration::from_millis(100), ..server.config() };
         let config = WeaviateConfig { server: line.url().parse().unwrap(), ..config };
         let weaviate = Weaviate::new(config, None);
         let before = server.contents().await;
@@ -186,9 +197,9 @@ async fn nothing_that_a_starting_server_says_is_believed() {
         assert_eq!(facts.warnings.iter().find(|warning| !is_known(warning)), None);
         restore(&weaviate, &archive, &Target::Classes(vec!["Protocol".to_owned()])).await.unwrap();
         let mut found = server.contents().await;
-        assert!(found["Protocol"] == before["Protocol"], "{way:?}");
+        assert!(found["Protocol"] == before["Protocol"], "{backend:?}");
         found.retain(|class, _| class != "Protocol");
-        assert!(found.iter().all(|(class, content)| before[class] == *content), "{way:?}");
+        assert!(found.iter().all(|(class, content)| before[class] == *content), "{backend:?}");
     }
 }
 
@@ -211,12 +222,16 @@ async fn a_server_in_trouble_is_asked_again_while_classes_are_missing() {
         Line::Good
     })
     .await;
-    let direct = Weaviate::new(WeaviateConfig { way: Way::Export, ..server.config() }, None);
+    let direct = Weaviate::new(WeaviateConfig { backend: BackendSetting::Export, ..server.config() }, None);
     let (archive, _) = backup(&direct).await.unwrap();
     server.spoil().await;
     let second = Duration::from_millis(10);
-    let config =
-        WeaviateConfig { server: line.url().parse().unwrap(), way: Way::Export, second, ..server.config() };
+    let config = WeaviateConfig {
+        server: line.url().parse().unwrap(),
+        backend: BackendSetting::Export,
+        second,
+        ..server.config()
+    };
     let only = Target::Classes(vec!["Document".to_owned(), "Protocol".to_owned()]);
     restore(&Weaviate::new(config, None), &archive, &only).await.unwrap();
     let found = server.contents().await;
@@ -241,13 +256,13 @@ async fn a_class_of_a_namespace_is_an_error_and_never_left_out_and_a_module_that
             (WeaviateConfig { server: line.url().parse().unwrap(), ..server.config() }, line)
         };
         let (config, line) = schema(&|class| class["class"] = json!("labone:Paper")).await;
-        for way in [Way::Filesystem, Way::Export] {
-            let component = weaviate(WeaviateConfig { way, ..config.clone() });
+        for backend in [BackendSetting::Filesystem, BackendSetting::Export] {
+            let component = weaviate(WeaviateConfig { backend, ..config.clone() });
             let (checked, made) =
                 (component.check().await.unwrap_err(), backup(&component).await.unwrap_err());
             for err in [checked, made] {
                 let said = chain(&err);
-                assert!(matches!(err, ComponentError::Unusable { .. }), "{version} {way:?}: {said}");
+                assert!(matches!(err, ComponentError::Unusable { .. }), "{version} {backend:?}: {said}");
                 assert!(
                     said.contains("back up class \"labone:Paper\": names of this kind, as in a namespace"),
                     "{said}"
@@ -269,7 +284,7 @@ async fn a_class_of_a_namespace_is_an_error_and_never_left_out_and_a_module_that
 struct Unseen;
 
 #[async_trait]
-impl Shelf for Unseen {
+impl BucketFolder for Unseen {
     fn bucket(&self) -> &'static str {
         "lab"
     }
@@ -307,7 +322,8 @@ async fn a_bucket_that_is_away_is_a_reason_to_come_again() {
     let server =
         settings.into_iter().fold(start, |start, (name, value)| start.set(name, value)).server().await;
     fresh(&server).await;
-    let config = WeaviateConfig { way: Way::S3, second: Duration::from_millis(10), ..server.config() };
+    let config =
+        WeaviateConfig { backend: BackendSetting::S3, second: Duration::from_millis(10), ..server.config() };
     let err = backup(&Weaviate::new(config, Some(Arc::new(Unseen)))).await.unwrap_err();
     assert!(err.is_transient(), "{}", chain(&err));
 }

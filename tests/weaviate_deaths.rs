@@ -10,12 +10,12 @@ use crate::support::weaviate_server::{MIDDLE, NEWEST, OLDEST, Start, WeaviateSer
 use crate::support::weaviate_start::versions;
 use crate::weaviate::{SECOND, backup, decode, each, restore};
 use crate::weaviate_faults::{LONG_SECOND, all_have_ended, deletes_a_class, these_have_ended};
-use crate::weaviate_jobs::{in_bucket, shelf};
+use crate::weaviate_jobs::{bucket_folder, in_bucket};
 use rna_backup::base::chain;
-use rna_backup::component::weaviate::{Way, Weaviate, WeaviateConfig};
-use rna_backup::component::{Component, ComponentError, Shelf, Target};
+use rna_backup::component::weaviate::{BackendSetting, Weaviate, WeaviateConfig};
+use rna_backup::component::{BucketFolder, Component, ComponentError, Target};
 use rna_backup::domain::progress::Meter;
-use rna_backup::engine::StoreShelf;
+use rna_backup::engine::StoreFolder;
 use serde_json::Value;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -70,9 +70,9 @@ fn only() -> Option<(Work, Option<usize>)> {
 /// One way on one server.
 struct Lab {
     server: WeaviateServer,
-    way: Way,
+    backend: BackendSetting,
     /// The server's folder in its bucket, if backups go there.
-    shelf: Option<Arc<StoreShelf>>,
+    bucket_folder: Option<Arc<StoreFolder>>,
     archive: Vec<u8>,
     /// The backup in the bucket, to which the archive is an index.
     in_bucket: Option<String>,
@@ -81,17 +81,18 @@ struct Lab {
 }
 
 impl Lab {
-    async fn new(version: &str, way: Way) -> Self {
-        let (server, shelf) = if way == Way::S3 {
+    async fn new(version: &str, backend: BackendSetting) -> Self {
+        let (server, bucket_folder) = if backend == BackendSetting::S3 {
             let (server, bucket) = in_bucket(version).await;
-            (server, Some(Arc::new(shelf(&bucket).await)))
+            (server, Some(Arc::new(bucket_folder(&bucket).await)))
         } else {
             let server = Start::version(version).server().await;
             server.fill().await;
             (server, None)
         };
         let backed_up = server.contents().await;
-        let mut lab = Self { server, way, shelf, archive: Vec::new(), in_bucket: None, backed_up };
+        let mut lab =
+            Self { server, backend, bucket_folder, archive: Vec::new(), in_bucket: None, backed_up };
         let (archive, facts) = backup(&lab.direct()).await.unwrap();
         (lab.archive, lab.in_bucket) = (archive, facts.server_backup);
         lab
@@ -99,9 +100,16 @@ impl Lab {
 
     /// The component, with its requests to Weaviate through this address.
     fn through(&self, url: &str, second: Duration) -> Weaviate {
-        let config =
-            WeaviateConfig { server: url.parse().unwrap(), way: self.way, second, ..self.server.config() };
-        Weaviate::new(config, self.shelf.clone().map(|shelf| shelf as Arc<dyn Shelf>))
+        let config = WeaviateConfig {
+            server: url.parse().unwrap(),
+            backend: self.backend,
+            second,
+            ..self.server.config()
+        };
+        Weaviate::new(
+            config,
+            self.bucket_folder.clone().map(|bucket_folder| bucket_folder as Arc<dyn BucketFolder>),
+        )
     }
 
     fn direct(&self) -> Weaviate {
@@ -109,8 +117,8 @@ impl Lab {
     }
 
     async fn all_have_ended(&self) {
-        let Some(shelf) = &self.shelf else { return all_have_ended(&self.server).await };
-        let files = shelf.files("").await.unwrap();
+        let Some(bucket_folder) = &self.bucket_folder else { return all_have_ended(&self.server).await };
+        let files = bucket_folder.files("").await.unwrap();
         let ids: BTreeSet<_> = files.iter().filter_map(|(path, _)| Some(path.split_once('/')?.0)).collect();
         let ids = ids.into_iter().map(str::to_owned);
         these_have_ended(&self.server, "s3", ids).await;
@@ -118,10 +126,10 @@ impl Lab {
 
     /// Removes from the bucket what earlier deaths have left there.
     async fn clear_bucket(&self) {
-        let (Some(shelf), Some(own)) = (&self.shelf, &self.in_bucket) else { return };
-        for (path, _) in shelf.files("").await.unwrap() {
+        let (Some(bucket_folder), Some(own)) = (&self.bucket_folder, &self.in_bucket) else { return };
+        for (path, _) in bucket_folder.files("").await.unwrap() {
             if path.split_once('/').is_none_or(|(id, _)| id != own) {
-                shelf.remove(&path).await.unwrap();
+                bucket_folder.remove(&path).await.unwrap();
             }
         }
     }
@@ -188,8 +196,11 @@ impl Lab {
     /// Somebody dies at the request of that number. Returns false when the work has ended before it.
     async fn die(&mut self, work: Work, death: Death, deadly: usize) -> bool {
         let allowed = self.prepare(work, death == Death::Server).await;
-        let what =
-            format!("{:?} {:?}, {work:?}, {death:?} at request {deadly}", self.server.version(), self.way);
+        let what = format!(
+            "{:?} {:?}, {work:?}, {death:?} at request {deadly}",
+            self.server.version(),
+            self.backend
+        );
         let (seen, died, pid) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()), self.server.pid());
         let dies = died.clone();
         let line = BadLine::before(&self.server.address(), move |_| {
@@ -270,8 +281,8 @@ fn is_dead_process(pid: i32) -> bool {
 }
 
 /// Lets somebody die at one request after the other of each kind of work, and tells at how many.
-async fn die_everywhere(version: &str, way: Way, death: Death, stride: usize) -> usize {
-    let (mut lab, mut points) = (Lab::new(version, way).await, 0);
+async fn die_everywhere(version: &str, backend: BackendSetting, death: Death, stride: usize) -> usize {
+    let (mut lab, mut points) = (Lab::new(version, backend).await, 0);
     if let Some((work, Some(deadly))) = only() {
         assert!(lab.die(work, death, deadly).await, "the work ended before request {deadly}");
         return 3;
@@ -291,11 +302,11 @@ async fn die_everywhere(version: &str, way: Way, death: Death, stride: usize) ->
 }
 
 /// Lets somebody die on these servers side by side, where `make weaviate` has built them.
-async fn die_on<const LANES: usize>(lanes: [(&str, Way, Death); LANES], stride: usize) {
-    each(lanes, async |(version, way, death)| {
+async fn die_on<const LANES: usize>(lanes: [(&str, BackendSetting, Death); LANES], stride: usize) {
+    each(lanes, async |(version, backend, death)| {
         if versions().contains(&version) {
-            let points = die_everywhere(version, way, death, stride).await;
-            println!("{points} points: {version} {way:?} {death:?}");
+            let points = die_everywhere(version, backend, death, stride).await;
+            println!("{points} points: {version} {backend:?} {death:?}");
             assert!(points > 2);
         }
     })
@@ -305,10 +316,10 @@ async fn die_on<const LANES: usize>(lanes: [(&str, Way, Death); LANES], stride: 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_program_that_dies_at_any_request_leaves_each_class_whole() {
     let lanes = [
-        (OLDEST, Way::Filesystem, Death::Program { effect: true }),
-        (NEWEST, Way::Filesystem, Death::Program { effect: false }),
-        (OLDEST, Way::Export, Death::Program { effect: false }),
-        (NEWEST, Way::Export, Death::Program { effect: true }),
+        (OLDEST, BackendSetting::Filesystem, Death::Program { effect: true }),
+        (NEWEST, BackendSetting::Filesystem, Death::Program { effect: false }),
+        (OLDEST, BackendSetting::Export, Death::Program { effect: false }),
+        (NEWEST, BackendSetting::Export, Death::Program { effect: true }),
     ];
     die_on(lanes, stride(23)).await;
 }
@@ -316,20 +327,24 @@ async fn a_program_that_dies_at_any_request_leaves_each_class_whole() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_program_that_dies_over_a_bucket_or_a_version_between_leaves_each_class_whole() {
     let lanes = [
-        (MIDDLE, Way::Filesystem, Death::Program { effect: true }),
-        (NEWEST, Way::S3, Death::Program { effect: true }),
+        (MIDDLE, BackendSetting::Filesystem, Death::Program { effect: true }),
+        (NEWEST, BackendSetting::S3, Death::Program { effect: true }),
     ];
     die_on(lanes, stride(40)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_dies_at_any_request_leaves_each_class_whole() {
-    let lanes = [(OLDEST, Way::Filesystem), (NEWEST, Way::Filesystem), (NEWEST, Way::Export)];
-    die_on(lanes.map(|(version, way)| (version, way, Death::Server)), stride(40)).await;
+    let lanes = [
+        (OLDEST, BackendSetting::Filesystem),
+        (NEWEST, BackendSetting::Filesystem),
+        (NEWEST, BackendSetting::Export),
+    ];
+    die_on(lanes.map(|(version, backend)| (version, backend, Death::Server)), stride(40)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_dies_over_a_bucket_or_a_version_between_leaves_each_class_whole() {
-    let lanes = [(MIDDLE, Way::Filesystem), (NEWEST, Way::S3)];
-    die_on(lanes.map(|(version, way)| (version, way, Death::Server)), stride(60)).await;
+    let lanes = [(MIDDLE, BackendSetting::Filesystem), (NEWEST, BackendSetting::S3)];
+    die_on(lanes.map(|(version, backend)| (version, backend, Death::Server)), stride(60)).await;
 }

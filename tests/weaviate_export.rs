@@ -10,7 +10,7 @@ use crate::weaviate_faults::BOTH;
 use async_tar::Header;
 use reqwest::Method;
 use rna_backup::base::chain;
-use rna_backup::component::weaviate::{Way, Weaviate, WeaviateConfig};
+use rna_backup::component::weaviate::{BackendSetting, Weaviate, WeaviateConfig};
 use rna_backup::component::{Component as _, Target};
 use serde_json::{Value, json};
 use std::{
@@ -22,7 +22,7 @@ use std::{
 
 /// A component that exports from the server at `url`, or from the server itself.
 pub fn exporter(server: &WeaviateServer, url: Option<String>) -> Weaviate {
-    let mut config = WeaviateConfig { way: Way::Export, ..server.config() };
+    let mut config = WeaviateConfig { backend: BackendSetting::Export, ..server.config() };
     if let Some(url) = url {
         config.server = url.parse().unwrap();
     }

@@ -15,9 +15,9 @@ use bytes::Bytes;
 use reqwest::Method;
 use rna_backup::base::chain;
 use rna_backup::component::weaviate::{Weaviate, WeaviateConfig};
-use rna_backup::component::{ComponentError, Shelf, Target};
+use rna_backup::component::{BucketFolder, ComponentError, Target};
 use rna_backup::domain::component::ComponentName;
-use rna_backup::engine::StoreShelf;
+use rna_backup::engine::StoreFolder;
 use rna_backup::store::{S3Config, S3Store};
 use serde_json::json;
 use std::{
@@ -37,20 +37,20 @@ pub async fn in_bucket(version: &str) -> (WeaviateServer, S3Config) {
 }
 
 /// A filled server of these settings that writes into a bucket, and its folder there.
-pub async fn filled_in_bucket(start: Start) -> (WeaviateServer, Arc<StoreShelf>) {
+pub async fn filled_in_bucket(start: Start) -> (WeaviateServer, Arc<StoreFolder>) {
     let config = S3Server::shared().bucket().await;
     let server = start.bucket(&config, "lab/weaviate").server().await;
     server.fill().await;
-    (server, Arc::new(shelf(&config).await))
+    (server, Arc::new(bucket_folder(&config).await))
 }
 
 /// The folder of Weaviate in a bucket.
-pub async fn shelf(config: &S3Config) -> StoreShelf {
+pub async fn bucket_folder(config: &S3Config) -> StoreFolder {
     let mut config = config.clone();
     config.prefix = Some("lab".parse().unwrap());
     let place = (config.bucket.clone(), Some("lab".to_owned()));
     let store = S3Store::open(config, None).await.unwrap();
-    StoreShelf::new(Arc::new(store), ComponentName::Weaviate, place)
+    StoreFolder::new(Arc::new(store), ComponentName::Weaviate, place)
 }
 
 /// The keys of what Weaviate has written, in order.
@@ -61,25 +61,25 @@ async fn written(bucket: &Bucket) -> Vec<String> {
     keys
 }
 
-/// A shelf whose first listing of each descriptor is from before the server wrote the descriptor for the last time.
+/// A folder whose first listing of each descriptor is from before the server wrote the descriptor for the last time.
 #[derive(Debug)]
 struct EarlyListing {
-    shelf: StoreShelf,
+    bucket_folder: StoreFolder,
     listed: Mutex<Vec<String>>,
 }
 
 #[async_trait]
-impl Shelf for EarlyListing {
+impl BucketFolder for EarlyListing {
     fn bucket(&self) -> &str {
-        self.shelf.bucket()
+        self.bucket_folder.bucket()
     }
 
     fn prefix(&self) -> String {
-        self.shelf.prefix()
+        self.bucket_folder.prefix()
     }
 
     async fn files(&self, folder: &str) -> Result<Vec<(String, u64)>, ComponentError> {
-        let mut files = self.shelf.files(folder).await?;
+        let mut files = self.bucket_folder.files(folder).await?;
         for (path, bytes) in files.iter_mut().filter(|(path, _)| path.ends_with("backup_config.json")) {
             let path = format!("{folder}/{path}");
             let mut listed = self.listed.lock().unwrap();
@@ -92,19 +92,20 @@ impl Shelf for EarlyListing {
     }
 
     async fn open(&self, path: &str) -> Result<Box<dyn AsyncRead + Send + Unpin>, ComponentError> {
-        self.shelf.open(path).await
+        self.bucket_folder.open(path).await
     }
 
     async fn remove(&self, path: &str) -> Result<(), ComponentError> {
-        self.shelf.remove(path).await
+        self.bucket_folder.remove(path).await
     }
 }
 
 #[tokio::test]
 async fn a_descriptor_that_is_written_again_after_it_was_listed_is_no_damage() {
     let (server, config) = in_bucket(NEWEST).await;
-    let shelf = EarlyListing { shelf: shelf(&config).await, listed: Mutex::default() };
-    let weaviate = Weaviate::new(server.config(), Some(Arc::new(shelf)));
+    let bucket_folder =
+        EarlyListing { bucket_folder: bucket_folder(&config).await, listed: Mutex::default() };
+    let weaviate = Weaviate::new(server.config(), Some(Arc::new(bucket_folder)));
     let before = server.contents().await;
     let (archive, facts) = backup(&weaviate).await.unwrap();
     assert_eq!(facts.backend.as_deref(), Some("s3"));
@@ -130,7 +131,7 @@ async fn flipped(bucket: &Bucket, key: &str) -> (Bytes, Bytes) {
 async fn a_file_in_the_bucket_that_is_missing_cut_or_changed_is_named_before_anything_is_deleted() {
     let (server, config) = in_bucket(NEWEST).await;
     let bucket = Bucket::of(&config);
-    let weaviate = Weaviate::new(server.config(), Some(Arc::new(shelf(&config).await)));
+    let weaviate = Weaviate::new(server.config(), Some(Arc::new(bucket_folder(&config).await)));
     let before = server.contents().await;
     let (archive, _) = backup(&weaviate).await.unwrap();
     let all = written(&bucket).await;
@@ -293,8 +294,8 @@ async fn vectors_that_were_written_a_moment_before_a_backup_are_found_after_its_
     let server = Start::version(OLDEST).server().await;
     fresh_vectors_are_found(&server, &Weaviate::new(server.config(), None), "filesystem").await;
     let (server, config) = in_bucket(OLDEST).await;
-    let shelf = Arc::new(shelf(&config).await);
-    fresh_vectors_are_found(&server, &Weaviate::new(server.config(), Some(shelf)), "s3").await;
+    let bucket_folder = Arc::new(bucket_folder(&config).await);
+    fresh_vectors_are_found(&server, &Weaviate::new(server.config(), Some(bucket_folder)), "s3").await;
 }
 
 #[tokio::test]
@@ -335,9 +336,9 @@ async fn a_backup_comes_back_on_a_node_of_another_name_where_the_server_can_do_t
             let start = Start::version(version).set("CLUSTER_HOSTNAME", name);
             if by_bucket { into_bucket(start) } else { start }
         };
-        let shelf = Arc::new(shelf(&config).await);
+        let bucket_folder = Arc::new(bucket_folder(&config).await);
         let component = |server: &WeaviateServer| {
-            Weaviate::new(server.config(), by_bucket.then(|| shelf.clone() as Arc<dyn Shelf>))
+            Weaviate::new(server.config(), by_bucket.then(|| bucket_folder.clone() as Arc<dyn BucketFolder>))
         };
         let server = start("node1").server().await;
         server.fill().await;

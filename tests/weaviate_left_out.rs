@@ -13,7 +13,7 @@ use crate::weaviate_faults::{all_have_ended, filled, is_status, over, to};
 use async_tar::Header;
 use reqwest::Method;
 use rna_backup::base::chain;
-use rna_backup::component::weaviate::{Way, Weaviate, WeaviateConfig};
+use rna_backup::component::weaviate::{BackendSetting, Weaviate, WeaviateConfig};
 use rna_backup::component::{Component as _, ComponentError, Target};
 use rna_backup::stream::hex;
 use serde_json::{Value, json};
@@ -131,7 +131,7 @@ async fn a_class_that_the_server_cannot_back_up_for_its_compression_is_named_wit
     assert!(said.contains("Rel: can't make") && said.contains(words), "{said}");
     assert!(!err.is_transient(), "the next attempt would fail likewise: {said}");
     // The way out is one.
-    let component = weaviate(WeaviateConfig { way: Way::Export, ..server.config() });
+    let component = weaviate(WeaviateConfig { backend: BackendSetting::Export, ..server.config() });
     let (archive, _) = backup(&component).await.unwrap();
     server.wipe().await;
     restore(&component, &archive, &Target::Live).await.unwrap();

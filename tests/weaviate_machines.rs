@@ -11,8 +11,8 @@ use crate::weaviate_faults::{all_have_ended, deletes_a_class, to};
 use crate::weaviate_undo::ends_with;
 use reqwest::Method;
 use rna_backup::base::chain;
-use rna_backup::component::weaviate::{Way, Weaviate, WeaviateConfig};
-use rna_backup::component::{Component as _, Shelf, Target};
+use rna_backup::component::weaviate::{BackendSetting, Weaviate, WeaviateConfig};
+use rna_backup::component::{BucketFolder, Component as _, Target};
 use rna_backup::domain::progress::Meter;
 use rna_backup::domain::{command::Backup, component::ComponentName};
 use rna_backup::engine::{Engine, EngineError, RestoreRequest, Run};
@@ -28,8 +28,12 @@ use std::{
 };
 use tokio::sync::Notify;
 
-const KINDS: [(&str, Way); 4] =
-    [(OLDEST, Way::Filesystem), (OLDEST, Way::Export), (NEWEST, Way::Filesystem), (NEWEST, Way::Export)];
+const KINDS: [(&str, BackendSetting); 4] = [
+    (OLDEST, BackendSetting::Filesystem),
+    (OLDEST, BackendSetting::Export),
+    (NEWEST, BackendSetting::Filesystem),
+    (NEWEST, BackendSetting::Export),
+];
 
 /// The folder of what a machine notes.
 fn root(server: &WeaviateServer, name: &str) -> PathBuf {
@@ -37,13 +41,13 @@ fn root(server: &WeaviateServer, name: &str) -> PathBuf {
 }
 
 /// The component as a machine has it.
-pub fn config(server: &WeaviateServer, url: &str, name: &str, way: Way) -> WeaviateConfig {
+pub fn config(server: &WeaviateServer, url: &str, name: &str, backend: BackendSetting) -> WeaviateConfig {
     let (state, second) = (root(server, name), SECOND);
-    WeaviateConfig { server: url.parse().unwrap(), way, second, state, ..server.config() }
+    WeaviateConfig { server: url.parse().unwrap(), backend, second, state, ..server.config() }
 }
 
-fn machine(server: &WeaviateServer, name: &str, way: Way) -> Weaviate {
-    Weaviate::new(config(server, &server.url(), name, way), None)
+fn machine(server: &WeaviateServer, name: &str, backend: BackendSetting) -> Weaviate {
+    Weaviate::new(config(server, &server.url(), name, backend), None)
 }
 
 /// The marks that are on the server.
@@ -54,13 +58,13 @@ pub async fn marks(server: &WeaviateServer) -> Vec<String> {
 /// A restore by machine `a` that dies when it has deleted a class.
 pub async fn dies(
     server: &WeaviateServer,
-    way: Way,
-    shelf: Option<Arc<dyn Shelf>>,
+    backend: BackendSetting,
+    bucket_folder: Option<Arc<dyn BucketFolder>>,
     archive: &[u8],
     class: &'static str,
 ) {
     let (line, died) = ends_with(server, class).await;
-    let dying = Weaviate::new(config(server, &line.url(), "a", way), shelf);
+    let dying = Weaviate::new(config(server, &line.url(), "a", backend), bucket_folder);
     tokio::select! {
         ended = restore(&dying, archive, &Target::Live) => panic!("it ended: {ended:?}"),
         () = died.notified() => {}
@@ -70,14 +74,14 @@ pub async fn dies(
 
 #[tokio::test]
 async fn a_machine_that_comes_back_leaves_alone_what_another_has_restored_meanwhile() {
-    each(KINDS, async |(version, way)| {
-        let what = format!("{version} {way:?}");
+    each(KINDS, async |(version, backend)| {
+        let what = format!("{version} {backend:?}");
         let server = Start::version(version).server().await;
         server.fill().await;
-        let [a, b] = ["a", "b"].map(|name| machine(&server, name, way));
+        let [a, b] = ["a", "b"].map(|name| machine(&server, name, backend));
         let (archive, _) = backup(&b).await.unwrap();
         server.spoil().await;
-        dies(&server, way, None, &archive, "Protocol").await;
+        dies(&server, backend, None, &archive, "Protocol").await;
         assert_eq!(marks(&server).await, ["RnaBackupMark_1"], "{what}");
         restore(&b, &archive, &Target::Live).await.unwrap();
         server.put(vec![json!({"class": "Protocol", "id": id(1, 777), "vector": vector(3), "properties": {"title": "work"}})])
@@ -106,7 +110,7 @@ async fn a_machine_that_comes_back_leaves_alone_what_another_has_restored_meanwh
         a.undo(&Meter::default()).await.unwrap();
         for weaviate in [&a, &a, &b, &a] {
             weaviate.recover().await.unwrap();
-            weaviate.forget().await.unwrap();
+            weaviate.delete_undo_data().await.unwrap();
         }
         assert!(server.contents().await == wanted, "{what}");
         assert_eq!(marks(&server).await, [""; 0], "{what}: nothing needs them");
@@ -118,26 +122,29 @@ async fn a_machine_that_comes_back_leaves_alone_what_another_has_restored_meanwh
 #[tokio::test]
 async fn a_class_that_a_dead_machine_has_deleted_and_the_next_does_not_restore_is_named_and_comes_back_with_the_first()
  {
-    each([(OLDEST, Way::Export), (NEWEST, Way::Filesystem)], async |(version, way)| {
-        let server = Start::version(version).server().await;
-        server.fill().await;
-        let [a, b] = ["a", "b"].map(|name| machine(&server, name, way));
-        let (archive, _) = backup(&b).await.unwrap();
-        server.spoil().await;
-        let spoiled = server.contents().await;
-        dies(&server, way, None, &archive, "Protocol").await;
-        let meter = Meter::default();
-        let only = Target::Classes(vec!["Sample".to_owned()]);
-        b.stage(&mut &*archive, &only, None, &meter).await.unwrap().swap().await.unwrap();
-        let said = meter.take_warnings().concat();
-        assert!(said.contains("classes Protocol are missing"), "{version}: {said}");
-        assert!(said.contains(&root(&server, "a").display().to_string()), "{version}: {said}");
-        let sample = server.contents().await["Sample"].clone();
-        let said = a.recover().await.unwrap().join("; ");
-        let found = server.contents().await;
-        assert!(found["Protocol"] == spoiled["Protocol"], "{version}: {said}");
-        assert!(found["Sample"] == sample, "{version}");
-    })
+    each(
+        [(OLDEST, BackendSetting::Export), (NEWEST, BackendSetting::Filesystem)],
+        async |(version, backend)| {
+            let server = Start::version(version).server().await;
+            server.fill().await;
+            let [a, b] = ["a", "b"].map(|name| machine(&server, name, backend));
+            let (archive, _) = backup(&b).await.unwrap();
+            server.spoil().await;
+            let spoiled = server.contents().await;
+            dies(&server, backend, None, &archive, "Protocol").await;
+            let meter = Meter::default();
+            let only = Target::Classes(vec!["Sample".to_owned()]);
+            b.stage(&mut &*archive, &only, None, &meter).await.unwrap().swap().await.unwrap();
+            let said = meter.take_warnings().concat();
+            assert!(said.contains("classes Protocol are missing"), "{version}: {said}");
+            assert!(said.contains(&root(&server, "a").display().to_string()), "{version}: {said}");
+            let sample = server.contents().await["Sample"].clone();
+            let said = a.recover().await.unwrap().join("; ");
+            let found = server.contents().await;
+            assert!(found["Protocol"] == spoiled["Protocol"], "{version}: {said}");
+            assert!(found["Sample"] == sample, "{version}");
+        },
+    )
     .await;
 }
 
@@ -167,17 +174,17 @@ fn takes_long(
 
 #[tokio::test]
 async fn a_machine_begins_no_restore_while_another_is_at_it_and_says_whose_it_is() {
-    each(KINDS, async |(version, way)| {
+    each(KINDS, async |(version, backend)| {
         let server = Start::version(version).server().await;
         server.fill().await;
-        let b = machine(&server, "b", way);
+        let b = machine(&server, "b", backend);
         let (archive, _) = backup(&b).await.unwrap();
         let before = server.contents().await;
         server.spoil().await;
         let (began, is_over) = (Arc::new(Notify::new()), Arc::new(AtomicBool::new(false)));
         let line =
             BadLine::before(&server.address(), takes_long("Protocol", began.clone(), is_over.clone())).await;
-        let a = Weaviate::new(config(&server, &line.url(), "a", way), None);
+        let a = Weaviate::new(config(&server, &line.url(), "a", backend), None);
         let second = async {
             began.notified().await;
             let err = restore(&b, &archive, &Target::Live).await.unwrap_err();
@@ -188,14 +195,14 @@ async fn a_machine_begins_no_restore_while_another_is_at_it_and_says_whose_it_is
         let said = chain(&err);
         assert!(
             said.contains("wait for the end of that restore, or stop it there"),
-            "{version} {way:?}: {said}"
+            "{version} {backend:?}: {said}"
         );
         assert!(said.contains(&root(&server, "a").display().to_string()), "{said}");
         assert!(err.is_transient(), "{said}");
-        first.unwrap_or_else(|err| panic!("{version} {way:?}: {}", chain(&err)));
+        first.unwrap_or_else(|err| panic!("{version} {backend:?}: {}", chain(&err)));
         let mut found = server.contents().await;
         found.remove("Later");
-        assert!(found == before, "{version} {way:?}");
+        assert!(found == before, "{version} {backend:?}");
         assert_eq!(b.due().await.unwrap(), None);
         restore(&b, &archive, &Target::Live).await.unwrap();
     })
@@ -204,11 +211,11 @@ async fn a_machine_begins_no_restore_while_another_is_at_it_and_says_whose_it_is
 
 #[tokio::test]
 async fn a_machine_that_was_cut_off_stops_where_it_is_when_another_has_taken_over() {
-    each(KINDS, async |(version, way)| {
-        let what = format!("{version} {way:?}");
+    each(KINDS, async |(version, backend)| {
+        let what = format!("{version} {backend:?}");
         let server = Start::version(version).server().await;
         server.fill().await;
-        let b = machine(&server, "b", way);
+        let b = machine(&server, "b", backend);
         let (archive, _) = backup(&b).await.unwrap();
         server.spoil().await;
         let (cut, is_back) = (Arc::new(Notify::new()), Arc::new(AtomicBool::new(false)));
@@ -223,7 +230,7 @@ async fn a_machine_that_was_cut_off_stops_where_it_is_when_another_has_taken_ove
             Line::CutRequest(0)
         })
         .await;
-        let a = Weaviate::new(config(&server, &line.url(), "a", way), None);
+        let a = Weaviate::new(config(&server, &line.url(), "a", backend), None);
         let second = async {
             cut.notified().await;
             assert!(eventually(async || !server.classes().await.contains_key("Protocol")).await);
@@ -244,7 +251,7 @@ async fn a_machine_that_was_cut_off_stops_where_it_is_when_another_has_taken_ove
             "{what}: {said}"
         );
         assert!(server.contents().await == wanted, "{what}: {said}");
-        let said = machine(&server, "a", way).recover().await.unwrap().join("; ");
+        let said = machine(&server, "a", backend).recover().await.unwrap().join("; ");
         assert!(said.contains("is superseded"), "{what}: {said}");
         assert!(server.contents().await == wanted, "{what}: {said}");
     })
@@ -253,19 +260,19 @@ async fn a_machine_that_was_cut_off_stops_where_it_is_when_another_has_taken_ove
 
 #[tokio::test]
 async fn a_restore_that_is_told_to_stop_rolls_nothing_back_and_notes_what_is_due() {
-    each(KINDS, async |(version, way)| {
-        let what = format!("{version} {way:?}");
+    each(KINDS, async |(version, backend)| {
+        let what = format!("{version} {backend:?}");
         let server = Start::version(version).server().await;
         server.fill().await;
         let backed_up = server.contents().await;
-        let b = machine(&server, "b", way);
+        let b = machine(&server, "b", backend);
         let (archive, _) = backup(&b).await.unwrap();
         server.spoil().await;
         let spoiled = server.contents().await;
         let (began, is_over) = (Arc::new(Notify::new()), Arc::new(AtomicBool::new(false)));
         let line =
             BadLine::before(&server.address(), takes_long("Protocol", began.clone(), is_over.clone())).await;
-        let a = Weaviate::new(config(&server, &line.url(), "a", way), None);
+        let a = Weaviate::new(config(&server, &line.url(), "a", backend), None);
         let meter = Meter::default();
         let staged = a.stage(&mut &*archive, &Target::Live, None, &meter).await.unwrap();
         let stops = async {
@@ -294,10 +301,10 @@ async fn a_mark_that_cannot_be_read_decides_nothing() {
     each([OLDEST, NEWEST], async |version| {
         let server = Start::version(version).server().await;
         server.fill().await;
-        let [a, b] = ["a", "b"].map(|name| machine(&server, name, Way::Export));
+        let [a, b] = ["a", "b"].map(|name| machine(&server, name, BackendSetting::Export));
         let (archive, _) = backup(&b).await.unwrap();
         server.spoil().await;
-        dies(&server, Way::Export, None, &archive, "Protocol").await;
+        dies(&server, BackendSetting::Export, None, &archive, "Protocol").await;
         let before = server.contents().await;
         server
             .make(json!({"class": "RnaBackupMark_9", "vectorizer": "none", "description": "notes of mine"}))
@@ -321,43 +328,48 @@ async fn a_mark_that_cannot_be_read_decides_nothing() {
 
 #[tokio::test]
 async fn a_restore_that_is_cancelled_while_it_replaces_classes_ends_at_once_and_leaves_each_class_whole() {
-    each([(OLDEST, Way::Export), (NEWEST, Way::Filesystem)], async |(version, way)| {
-        let server = Start::version(version).server().await;
-        server.fill().await;
-        let backed_up = server.contents().await;
-        let (began, is_over) = (Arc::new(Notify::new()), Arc::new(AtomicBool::new(false)));
-        let line =
-            BadLine::before(&server.address(), takes_long("Protocol", began.clone(), is_over.clone())).await;
-        let bench = Bench::new();
-        let store: Arc<dyn Store> = Arc::new(LocalStore::open(bench.path("near"), 0).unwrap());
-        let a = Weaviate::new(config(&server, &line.url(), "a", way), None);
-        let engine = crate::copies::engine(&bench.path("media"), &bench.path("near/.locks"), vec![store]);
-        let engine = Engine { components: vec![Arc::new(a)], ..engine };
-        let component = ComponentName::Weaviate;
-        let order = Backup { component, label: None, pin: false, set_id: None };
-        let reference = engine.backup(&order, &Run::default()).await.unwrap().backup_id.to_string();
-        server.spoil().await;
-        let spoiled = server.contents().await;
-        let request = RestoreRequest {
-            component,
-            reference,
-            target: Target::Live,
-            without_rights: false,
-            without: Vec::new(),
-        };
-        let run = Run::default();
-        let cancels = async {
-            began.notified().await;
-            run.cancel.cancel();
-            is_over.store(true, Ordering::SeqCst);
-        };
-        let (ended, ()) = tokio::join!(engine.restore(&request, &run), cancels);
-        assert!(matches!(ended, Err(EngineError::Cancelled)), "{version}: {ended:?}");
-        let found = server.contents().await;
-        assert!(found["Document"] == backed_up["Document"], "{version}: what was proven stays");
-        let is_whole = [&backed_up, &spoiled].iter().any(|allowed| allowed["Protocol"] == found["Protocol"]);
-        assert!(is_whole && found["Sample"] == spoiled["Sample"], "{version}");
-        assert_eq!(engine.due(None).await, [""; 0], "{version}");
-    })
+    each(
+        [(OLDEST, BackendSetting::Export), (NEWEST, BackendSetting::Filesystem)],
+        async |(version, backend)| {
+            let server = Start::version(version).server().await;
+            server.fill().await;
+            let backed_up = server.contents().await;
+            let (began, is_over) = (Arc::new(Notify::new()), Arc::new(AtomicBool::new(false)));
+            let line =
+                BadLine::before(&server.address(), takes_long("Protocol", began.clone(), is_over.clone()))
+                    .await;
+            let bench = Bench::new();
+            let store: Arc<dyn Store> = Arc::new(LocalStore::open(bench.path("near"), 0).unwrap());
+            let a = Weaviate::new(config(&server, &line.url(), "a", backend), None);
+            let engine = crate::copies::engine(&bench.path("media"), &bench.path("near/.locks"), vec![store]);
+            let engine = Engine { components: vec![Arc::new(a)], ..engine };
+            let component = ComponentName::Weaviate;
+            let order = Backup { component, label: None, pin: false, set_id: None };
+            let reference = engine.backup(&order, &Run::default()).await.unwrap().backup_id.to_string();
+            server.spoil().await;
+            let spoiled = server.contents().await;
+            let request = RestoreRequest {
+                component,
+                reference,
+                target: Target::Live,
+                without_rights: false,
+                without: Vec::new(),
+            };
+            let run = Run::default();
+            let cancels = async {
+                began.notified().await;
+                run.cancel.cancel();
+                is_over.store(true, Ordering::SeqCst);
+            };
+            let (ended, ()) = tokio::join!(engine.restore(&request, &run), cancels);
+            assert!(matches!(ended, Err(EngineError::Cancelled)), "{version}: {ended:?}");
+            let found = server.contents().await;
+            assert!(found["Document"] == backed_up["Document"], "{version}: what was proven stays");
+            let is_whole =
+                [&backed_up, &spoiled].iter().any(|allowed| allowed["Protocol"] == found["Protocol"]);
+            assert!(is_whole && found["Sample"] == spoiled["Sample"], "{version}");
+            assert_eq!(engine.due(None).await, [""; 0], "{version}");
+        },
+    )
     .await;
 }

@@ -135,7 +135,7 @@ async fn what_came_long_after_a_restore_died_is_set_aside_before_it_is_taken_bac
         next.recover().await.unwrap();
         nothing_is_lost(&server, &before, &backed_up).await;
         // As after a backup of the very run that has put back.
-        next.forget().await.unwrap();
+        next.delete_undo_data().await.unwrap();
         next.undo(&Meter::default()).await.unwrap();
         assert!(server.contents().await["Document"] == since["Document"]);
     })

@@ -9,10 +9,10 @@ use crate::weaviate::{SECOND, backup, each, restore, weaviate};
 use crate::weaviate_faults::{BOTH, deletes_a_class, filled, spoiled};
 use crate::weaviate_jobs::filled_in_bucket;
 use rna_backup::base::chain;
-use rna_backup::component::weaviate::{Way, Weaviate, WeaviateConfig};
-use rna_backup::component::{Component, Shelf, Target};
+use rna_backup::component::weaviate::{BackendSetting, Weaviate, WeaviateConfig};
+use rna_backup::component::{BucketFolder, Component, Target};
 use rna_backup::domain::progress::Meter;
-use rna_backup::engine::StoreShelf;
+use rna_backup::engine::StoreFolder;
 use serde_json::{Value, json};
 use std::{collections::BTreeMap, fs, io::Write as _, path::Path, sync::Arc};
 use tokio::sync::Notify;
@@ -21,14 +21,19 @@ use tokio::sync::Notify;
 type Contents = BTreeMap<String, Value>;
 
 /// The component, with its requests through this address.
-fn through(server: &WeaviateServer, url: &str, way: Way) -> Weaviate {
-    with_shelf(server, url, way, None)
+fn through(server: &WeaviateServer, url: &str, backend: BackendSetting) -> Weaviate {
+    with_bucket_folder(server, url, backend, None)
 }
 
 /// The same with a way into the bucket of the server.
-fn with_shelf(server: &WeaviateServer, url: &str, way: Way, shelf: Option<Arc<StoreShelf>>) -> Weaviate {
-    let shelf = shelf.map(|shelf| shelf as Arc<dyn Shelf>);
-    Weaviate::new(WeaviateConfig { server: url.parse().unwrap(), way, ..server.config() }, shelf)
+fn with_bucket_folder(
+    server: &WeaviateServer,
+    url: &str,
+    backend: BackendSetting,
+    bucket_folder: Option<Arc<StoreFolder>>,
+) -> Weaviate {
+    let bucket_folder = bucket_folder.map(|bucket_folder| bucket_folder as Arc<dyn BucketFolder>);
+    Weaviate::new(WeaviateConfig { server: url.parse().unwrap(), backend, ..server.config() }, bucket_folder)
 }
 
 /// Each class is as in the backup or as before the restore, whole; the names of those as in the backup.
@@ -44,10 +49,14 @@ fn restored(found: &Contents, wanted: &Contents, before: &Contents, what: &str) 
 
 #[tokio::test]
 async fn what_an_app_adds_after_a_class_came_back_is_not_taken_away_by_the_next_run() {
-    let ways = [(OLDEST, Way::Filesystem), (NEWEST, Way::Filesystem), (NEWEST, Way::Export)];
-    each(ways, async |(version, way)| {
+    let lanes = [
+        (OLDEST, BackendSetting::Filesystem),
+        (NEWEST, BackendSetting::Filesystem),
+        (NEWEST, BackendSetting::Export),
+    ];
+    each(lanes, async |(version, backend)| {
         let server = filled(Start::version(version)).await;
-        let weaviate = through(&server, &server.url(), way);
+        let weaviate = through(&server, &server.url(), backend);
         let (archive, _) = backup(&weaviate).await.unwrap();
         server.spoil().await;
         // The program dies while it counts what it has brought: after the deletion, nothing else is counted before.
@@ -62,7 +71,7 @@ async fn what_an_app_adds_after_a_class_came_back_is_not_taken_away_by_the_next_
             Line::Good
         })
         .await;
-        let dying = through(&server, &line.url(), way);
+        let dying = through(&server, &line.url(), backend);
         tokio::select! {
             ended = restore(&dying, &archive, &Target::Live) => panic!("it ended: {ended:?}"),
             () = died.notified() => {}
@@ -73,11 +82,11 @@ async fn what_an_app_adds_after_a_class_came_back_is_not_taken_away_by_the_next_
         };
         server.put((0..50).map(later).collect()).await;
         let before = server.objects("Document", None).await;
-        assert_eq!(before.len(), 350, "{version} {way:?}: the class had come back whole");
+        assert_eq!(before.len(), 350, "{version} {backend:?}: the class had come back whole");
         weaviate.recover().await.unwrap();
         let found = server.objects("Document", None).await;
-        assert!(found == before, "{version} {way:?}: the app's objects are there");
-        let kept = weaviate.kept().await.unwrap().expect("what was there before is kept");
+        assert!(found == before, "{version} {backend:?}: the app's objects are there");
+        let kept = weaviate.undo_point().await.unwrap().expect("what was there before is kept");
         assert!(kept.place.contains("rna-"), "{}", kept.place);
     })
     .await;
@@ -104,10 +113,12 @@ fn made_again(server: &WeaviateServer, object: &Value) -> impl FnMut(&Asked) -> 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_class_that_somebody_makes_again_meanwhile_is_named_and_no_other_class_is_missing() {
-    let ways = BOTH.map(|version| [Way::Filesystem, Way::Export].map(|way| (version, way)));
-    for (version, way) in ways.concat() {
+    let lanes = BOTH.map(|version| {
+        [BackendSetting::Filesystem, BackendSetting::Export].map(|backend| (version, backend))
+    });
+    for (version, backend) in lanes.concat() {
         let server = filled(Start::version(version).set("AUTOSCHEMA_ENABLED", "true")).await;
-        let weaviate = through(&server, &server.url(), way);
+        let weaviate = through(&server, &server.url(), backend);
         let (archive, _) = backup(&weaviate).await.unwrap();
         let wanted = server.contents().await;
         server.spoil().await;
@@ -115,17 +126,22 @@ async fn a_class_that_somebody_makes_again_meanwhile_is_named_and_no_other_class
         let object =
             json!({"class": "Protocol", "id": id(8, 1), "properties": {"title": "from the app", "steps": 1}});
         let line = BadLine::before(&server.address(), made_again(&server, &object)).await;
-        let err = restore(&through(&server, &line.url(), way), &archive, &Target::Live).await.unwrap_err();
+        let err =
+            restore(&through(&server, &line.url(), backend), &archive, &Target::Live).await.unwrap_err();
         let words = rna_backup::base::chain(&err);
         for part in ["class Protocol: ", "already exists", "; restored: Document, "] {
-            assert!(words.contains(part), "{version} {way:?}: {words}");
+            assert!(words.contains(part), "{version} {backend:?}: {words}");
         }
         let found = server.contents().await;
-        assert_eq!(restored(&found, &wanted, &before, "made again"), ["Document"], "{version} {way:?}");
+        assert_eq!(restored(&found, &wanted, &before, "made again"), ["Document"], "{version} {backend:?}");
         // What stood in its place is kept as well, beside the copy of before where that is an export.
         let files = fs::read_dir(server.state()).unwrap().map(|file| file.unwrap().path());
         let copies = files.filter(|path| path.extension().is_some_and(|extension| extension == "tar"));
-        assert_eq!(copies.count(), 1 + usize::from(way == Way::Export), "{version} {way:?}");
+        assert_eq!(
+            copies.count(),
+            1 + usize::from(backend == BackendSetting::Export),
+            "{version} {backend:?}"
+        );
     }
 }
 
@@ -239,16 +255,22 @@ async fn a_class_that_is_whole_is_not_put_back_where_the_disk_of_the_notes_is_fu
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_written_after_the_copy_and_before_the_deletion_comes_back_by_undo() {
-    for (version, way) in
-        [(OLDEST, Way::Filesystem), (NEWEST, Way::Filesystem), (NEWEST, Way::Export), (NEWEST, Way::S3)]
-    {
-        let (server, shelf) = if way == Way::S3 {
-            let (server, shelf) = filled_in_bucket(Start::version(version)).await;
-            (server, Some(shelf))
+    for (version, backend) in [
+        (OLDEST, BackendSetting::Filesystem),
+        (NEWEST, BackendSetting::Filesystem),
+        (NEWEST, BackendSetting::Export),
+        (NEWEST, BackendSetting::S3),
+    ] {
+        let (server, bucket_folder) = if backend == BackendSetting::S3 {
+            let (server, bucket_folder) = filled_in_bucket(Start::version(version)).await;
+            (server, Some(bucket_folder))
         } else {
             (filled(Start::version(version)).await, None)
         };
-        let (archive, _) = backup(&with_shelf(&server, &server.url(), way, shelf.clone())).await.unwrap();
+        let (archive, _) =
+            backup(&with_bucket_folder(&server, &server.url(), backend, bucket_folder.clone()))
+                .await
+                .unwrap();
         server.spoil().await;
         let late = json!({"class": "Sample", "tenant": "wet", "id": id(8, 1), "vector": vector(1),
             "properties": {"name": "written late", "weight": 1.0}});
@@ -265,21 +287,24 @@ async fn what_is_written_after_the_copy_and_before_the_deletion_comes_back_by_un
         })
         .await;
         let meter = Meter::default();
-        let component = with_shelf(&server, &line.url(), way, shelf.clone());
+        let component = with_bucket_folder(&server, &line.url(), backend, bucket_folder.clone());
         let staged = component.stage(&mut &*archive, &Target::Live, None, &meter).await.unwrap();
         staged.swap().await.unwrap();
         let said = meter.take_warnings().join(" ");
         let words = "Somebody writes to Weaviate: class Sample had 60 objects when it was copied and 61 when";
         assert!(
             said.contains(words) && said.contains("stop what writes to Weaviate"),
-            "{version} {way:?}: {said}"
+            "{version} {backend:?}: {said}"
         );
-        assert!(!said.contains("class Document had"), "{version} {way:?}: {said}");
-        assert_eq!(server.objects("Sample", Some("wet")).await.len(), 30, "{version} {way:?}");
-        with_shelf(&server, &server.url(), way, shelf).undo(&Meter::default()).await.unwrap();
+        assert!(!said.contains("class Document had"), "{version} {backend:?}: {said}");
+        assert_eq!(server.objects("Sample", Some("wet")).await.len(), 30, "{version} {backend:?}");
+        with_bucket_folder(&server, &server.url(), backend, bucket_folder)
+            .undo(&Meter::default())
+            .await
+            .unwrap();
         let back = server.objects("Sample", Some("wet")).await;
         let is_late = |object: &Value| object["properties"]["name"] == "written late";
-        assert!(back.len() == 31 && back.iter().any(is_late), "{version} {way:?}: {}", back.len());
+        assert!(back.len() == 31 && back.iter().any(is_late), "{version} {backend:?}: {}", back.len());
     }
 }
 
@@ -287,7 +312,7 @@ async fn what_is_written_after_the_copy_and_before_the_deletion_comes_back_by_un
 async fn a_class_that_cannot_be_read_after_an_outage_is_put_back_and_not_called_restored() {
     each(BOTH, async |version| {
         let server = filled(Start::version(version)).await;
-        let (archive, _) = backup(&through(&server, &server.url(), Way::Filesystem)).await.unwrap();
+        let (archive, _) = backup(&through(&server, &server.url(), BackendSetting::Filesystem)).await.unwrap();
         let wanted = server.contents().await;
         server.spoil().await;
         server.put(vec![json!({"class": "Sample", "tenant": "wet", "id": id(2, 999), "vector": vector(1)})]).await;
@@ -308,7 +333,7 @@ async fn a_class_that_cannot_be_read_after_an_outage_is_put_back_and_not_called_
             Line::Say(500, error.to_string())
         })
         .await;
-        let component = WeaviateConfig { second: SECOND, way: Way::Filesystem, ..server.config() };
+        let component = WeaviateConfig { second: SECOND, backend: BackendSetting::Filesystem, ..server.config() };
         let component = Weaviate::new(WeaviateConfig { server: line.url().parse().unwrap(), ..component }, None);
         let said = chain(&restore(&component, &archive, &Target::Live).await.unwrap_err());
         assert!(said.contains("read every object of class Sample after an outage"), "{version}: {said}");
@@ -317,7 +342,7 @@ async fn a_class_that_cannot_be_read_after_an_outage_is_put_back_and_not_called_
         assert_eq!(restored(&found, &wanted, &before, version), ["Document", "Protocol"], "{said}");
         assert_eq!(component.due().await.unwrap(), None);
         // Without an outage nothing is read twice.
-        let sound = through(&server, &server.url(), Way::Filesystem);
+        let sound = through(&server, &server.url(), BackendSetting::Filesystem);
         restore(&sound, &archive, &Target::Live).await.unwrap();
     })
     .await;

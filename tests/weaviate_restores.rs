@@ -10,7 +10,7 @@ use crate::weaviate_faults::{
 };
 use reqwest::Method;
 use rna_backup::base::chain;
-use rna_backup::component::weaviate::{Way, Weaviate, WeaviateConfig};
+use rna_backup::component::weaviate::{BackendSetting, Weaviate, WeaviateConfig};
 use rna_backup::component::{Component, ComponentError, Target};
 use rna_backup::domain::{facts::Facts, progress::Meter};
 use serde_json::{Value, json};
@@ -33,21 +33,21 @@ pub async fn nothing_is_lost(server: &WeaviateServer, before: &Contents, backed_
     let weaviate = weaviate(server.config());
     assert_eq!(weaviate.recover().await.unwrap(), [""; 0]);
     // What stood in the place of a class that was put back stays until a newer backup is proven.
-    if weaviate.kept().await.unwrap().is_none() {
+    if weaviate.undo_point().await.unwrap().is_none() {
         // One backup is outlived by what stood where a class was put back.
         for _ in 0..2 {
-            weaviate.forget().await.unwrap();
+            weaviate.delete_undo_data().await.unwrap();
         }
         assert_eq!(left(server), [""; 0]);
     }
 }
 
-/// Something done to a server's folder of data, or to the backup that it is about to restore.
-type Deed = fn(data: &Path, backup: &Path);
+/// A function that damages a server's folder of data, or the backup that it is about to restore.
+type Damage = fn(data: &Path, backup: &Path);
 
 #[tokio::test]
 async fn a_restore_that_fails_puts_back_what_was_there() {
-    let deeds: [(&str, Deed); 3] = [
+    let damages: [(&str, Damage); 3] = [
         ("the descriptor of the node vanishes", |_, backup| {
             fs::remove_file(backup.join("node1/backup.json")).unwrap();
         }),
@@ -64,14 +64,14 @@ async fn a_restore_that_fails_puts_back_what_was_there() {
         let (server, archive, backed_up) = spoiled(Start::version(version)).await;
         let before = server.contents().await;
         let folder = server.folder();
-        for (name, deed) in deeds {
+        for (name, damage) in damages {
             println!("{version}: {name}");
             let (folder, mut is_done) = (folder.clone(), false);
             let (_line, component) = over(&server, move |asked| {
                 if to("POST", RESTORE)(asked) && !is_done {
                     is_done = true;
                     let id = asked.target.split('/').rev().nth(1).unwrap();
-                    deed(&folder.with_file_name("data"), &folder.join(id));
+                    damage(&folder.with_file_name("data"), &folder.join(id));
                 }
                 Line::Good
             })
@@ -307,7 +307,7 @@ async fn what_would_be_lost_or_could_not_be_made_is_refused_with_nothing_touched
     // An export needs no module of backups, but those of its classes.
     let server = Start::version(OLDEST).modules("text2vec-openai").server().await;
     server.make(json!({"class": "Figure", "vectorizer": "text2vec-openai", "properties": []})).await;
-    let export = WeaviateConfig { way: Way::Export, ..server.config() };
+    let export = WeaviateConfig { backend: BackendSetting::Export, ..server.config() };
     let made = backup(&weaviate(export)).await.unwrap();
     let words = " needs the module text2vec-openai: add that to ENABLE_MODULES of Weaviate";
     refused(&bare, &made, words).await;

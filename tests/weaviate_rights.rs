@@ -5,7 +5,7 @@ use crate::support::weaviate_server::{NEWEST, OLDEST, Start, WeaviateServer};
 use crate::weaviate::{backup, restore};
 use reqwest::Method;
 use rna_backup::base::chain;
-use rna_backup::component::weaviate::{Way, Weaviate, WeaviateConfig};
+use rna_backup::component::weaviate::{BackendSetting, Weaviate, WeaviateConfig};
 use rna_backup::component::{Component, ComponentError, Target};
 use rna_backup::domain::progress::Meter;
 use serde_json::{Value, json};
@@ -13,19 +13,24 @@ use std::time::Duration;
 
 /// The component, by way of an export, with the key of a new user that has these permissions and no others.
 async fn user(server: &WeaviateServer, name: &str, permissions: Value) -> Weaviate {
-    user_by(Way::Export, server, name, permissions).await
+    user_by(BackendSetting::Export, server, name, permissions).await
 }
 
 /// The same by another way.
-async fn user_by(way: Way, server: &WeaviateServer, name: &str, permissions: Value) -> Weaviate {
+async fn user_by(
+    backend: BackendSetting,
+    server: &WeaviateServer,
+    name: &str,
+    permissions: Value,
+) -> Weaviate {
     let key = key_of(server, name, permissions).await;
-    with_key(&server.url(), server, way, &key)
+    with_key(&server.url(), server, backend, &key)
 }
 
 /// The component that comes with this key over this address.
-fn with_key(url: &str, server: &WeaviateServer, way: Way, key: &str) -> Weaviate {
+fn with_key(url: &str, server: &WeaviateServer, backend: BackendSetting, key: &str) -> Weaviate {
     let api_key = Some(key.to_owned().into());
-    Weaviate::new(WeaviateConfig { server: url.parse().unwrap(), api_key, way, ..server.config() }, None)
+    Weaviate::new(WeaviateConfig { server: url.parse().unwrap(), api_key, backend, ..server.config() }, None)
 }
 
 /// The key of a new user that has these permissions and no others.
@@ -105,7 +110,7 @@ async fn a_key_that_may_not_make_backups_of_every_class_is_told_of_the_right() {
     let backs_up = |class: &str| json!({"action": "manage_backups", "backups": {"collection": class}});
     for more in [vec![], vec![backs_up("Document")]] {
         let rights = [reads.to_vec(), more].concat();
-        let limited = user_by(Way::Filesystem, &server, "limited", json!(rights)).await;
+        let limited = user_by(BackendSetting::Filesystem, &server, "limited", json!(rights)).await;
         let err = backup(&limited).await.unwrap_err();
         let said = chain(&err);
         assert!(matches!(err, ComponentError::Denied { .. }) && !err.is_transient(), "{said}");
@@ -114,7 +119,7 @@ async fn a_key_that_may_not_make_backups_of_every_class_is_told_of_the_right() {
         assert_eq!(crate::weaviate::left(&server), [""; 0], "{said}");
     }
     let rights = [reads.to_vec(), vec![backs_up("*")]].concat();
-    let maker = user_by(Way::Filesystem, &server, "maker", json!(rights)).await;
+    let maker = user_by(BackendSetting::Filesystem, &server, "maker", json!(rights)).await;
     let (_, facts) = backup(&maker).await.unwrap();
     assert_eq!(facts.backend.as_deref(), Some("filesystem"));
     assert!(server.contents().await == before);
@@ -125,7 +130,7 @@ async fn a_key_for_one_class_restores_that_class_and_learns_of_hidden_ones() {
     let server = Start::version(NEWEST).key("root-key").server().await;
     server.fill().await;
     let before = server.contents().await;
-    let root = Weaviate::new(WeaviateConfig { way: Way::Export, ..server.config() }, None);
+    let root = Weaviate::new(WeaviateConfig { backend: BackendSetting::Export, ..server.config() }, None);
     let (archive, facts) = backup(&root).await.unwrap();
     server.spoil().await;
     let of = ["create", "read", "update", "delete"];
@@ -140,7 +145,7 @@ async fn a_key_for_one_class_restores_that_class_and_learns_of_hidden_ones() {
     for (url, tells) in [(server.url(), true), (line.url(), false)] {
         let refused = async |name: &str, permissions: Vec<Value>| {
             let key = key_of(&server, name, json!(permissions)).await;
-            let limited = with_key(&url, &server, Way::Export, &key);
+            let limited = with_key(&url, &server, BackendSetting::Export, &key);
             let err = chain(&restore(&limited, &archive, &only("Protocol")).await.unwrap_err());
             assert!(server.contents().await == as_spoiled, "{name}: {err}");
             assert_eq!(limited.due().await.unwrap(), None, "{name}");
@@ -206,7 +211,7 @@ async fn a_dry_run_and_check_ask_for_the_rights_that_a_restore_by_the_server_its
         on_all("manage_backups", "backups", json!({})),
     ];
     let maker = key_of(&server, "maker", json!(backs_up)).await;
-    let of = |url: &str, key: &str| with_key(url, &server, Way::Filesystem, key);
+    let of = |url: &str, key: &str| with_key(url, &server, BackendSetting::Filesystem, key);
     let (archive, facts) = backup(&of(&server.url(), &maker)).await.unwrap();
     let line = BadLine::before(&server.address(), |_| Line::Good).await;
     let limited = of(&line.url(), &maker);
@@ -248,8 +253,8 @@ async fn a_dry_run_and_check_ask_for_the_rights_that_a_restore_by_the_server_its
     // A version without roles tells nothing.
     let old = Start::version(OLDEST).key("root-key").server().await;
     old.fill().await;
-    for way in [Way::Filesystem, Way::Export] {
-        let checked = with_key(&old.url(), &old, way, "root-key").check().await.unwrap();
+    for backend in [BackendSetting::Filesystem, BackendSetting::Export] {
+        let checked = with_key(&old.url(), &old, backend, "root-key").check().await.unwrap();
         assert!(checked.ends_with(&not_tried), "{checked}");
     }
 }
@@ -299,7 +304,7 @@ async fn an_alias_that_is_that_of_another_class_now_stays_so_and_is_told() {
     }
     server.put(vec![json!({"class": "Author", "id": "00000000-0000-4000-8000-000000000001"})]).await;
     server.ask(Method::POST, "/v1/aliases", Some(json!({"alias": "People", "class": "Author"}))).await;
-    let weaviate = Weaviate::new(WeaviateConfig { way: Way::Export, ..server.config() }, None);
+    let weaviate = Weaviate::new(WeaviateConfig { backend: BackendSetting::Export, ..server.config() }, None);
     let (archive, _) = backup(&weaviate).await.unwrap();
     server.ask(Method::PUT, "/v1/aliases/People", Some(json!({"class": "Paper"}))).await;
     server.ask(Method::DELETE, "/v1/schema/Author", None).await;
@@ -312,15 +317,15 @@ async fn an_alias_that_is_that_of_another_class_now_stays_so_and_is_told() {
 
 #[tokio::test]
 async fn users_and_roles_that_a_backup_does_not_hold_are_refused_before_anything_is_touched() {
-    for (start, way, words) in [
-        (Start::version(NEWEST), Way::Export, "the backup is an export, which holds none"),
-        (Start::version(OLDEST), Way::Filesystem, "backups of Weaviate 1.26.1 hold none"),
-        (Start::version(NEWEST), Way::Filesystem, "the server that made it had neither roles"),
+    for (start, backend, words) in [
+        (Start::version(NEWEST), BackendSetting::Export, "the backup is an export, which holds none"),
+        (Start::version(OLDEST), BackendSetting::Filesystem, "backups of Weaviate 1.26.1 hold none"),
+        (Start::version(NEWEST), BackendSetting::Filesystem, "the server that made it had neither roles"),
     ] {
         let server = start.server().await;
         server.fill().await;
         let before = server.contents().await;
-        let weaviate = Weaviate::new(WeaviateConfig { way, ..server.config() }, None);
+        let weaviate = Weaviate::new(WeaviateConfig { backend, ..server.config() }, None);
         let (archive, facts) = backup(&weaviate).await.unwrap();
         let err = chain(&restore(&weaviate, &archive, &Target::LiveWithAccess).await.unwrap_err());
         assert!(err.contains(words), "{err}");

@@ -3,18 +3,18 @@
 use crate::support::weaviate_server::{NEWEST, OLDEST};
 use crate::weaviate::{backup, each, restore};
 use crate::weaviate_faults::these_have_ended;
-use crate::weaviate_jobs::{in_bucket, shelf};
+use crate::weaviate_jobs::{bucket_folder, in_bucket};
 use crate::weaviate_machines::{config, dies, marks};
 use reqwest::Method;
-use rna_backup::component::weaviate::{Way, Weaviate, WeaviateConfig};
-use rna_backup::component::{Component as _, Shelf, Target};
+use rna_backup::component::weaviate::{BackendSetting, Weaviate, WeaviateConfig};
+use rna_backup::component::{BucketFolder, Component as _, Target};
 use rna_backup::domain::progress::Meter;
 use serde_json::json;
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 /// The backups in the bucket.
-async fn in_shelf(shelf: &dyn Shelf) -> BTreeSet<String> {
-    let files = shelf.files("").await.unwrap();
+async fn in_bucket_folder(bucket_folder: &dyn BucketFolder) -> BTreeSet<String> {
+    let files = bucket_folder.files("").await.unwrap();
     files.iter().filter_map(|(path, _)| Some(path.split_once('/')?.0.to_owned())).collect()
 }
 
@@ -23,13 +23,17 @@ async fn retention_on_another_machine_leaves_the_copies_that_a_restore_or_an_und
  {
     each([OLDEST, NEWEST], async |version| {
         let (server, bucket) = in_bucket(version).await;
-        let shelf: Arc<dyn Shelf> = Arc::new(shelf(&bucket).await);
-        let at =
-            |name: &str| Weaviate::new(config(&server, &server.url(), name, Way::S3), Some(shelf.clone()));
+        let bucket_folder: Arc<dyn BucketFolder> = Arc::new(bucket_folder(&bucket).await);
+        let at = |name: &str| {
+            Weaviate::new(
+                config(&server, &server.url(), name, BackendSetting::S3),
+                Some(bucket_folder.clone()),
+            )
+        };
         // So short that nothing in the bucket counts as under way.
         let sweeper = |name: &str| {
-            let config = config(&server, &server.url(), name, Way::S3);
-            Weaviate::new(WeaviateConfig { timeout: Duration::ZERO, ..config }, Some(shelf.clone()))
+            let config = config(&server, &server.url(), name, BackendSetting::S3);
+            Weaviate::new(WeaviateConfig { timeout: Duration::ZERO, ..config }, Some(bucket_folder.clone()))
         };
         let swept = async |name: &str| sweeper(name).sweep(&[]).await.unwrap();
         let [a, b] = ["a", "b"].map(&at);
@@ -38,8 +42,8 @@ async fn retention_on_another_machine_leaves_the_copies_that_a_restore_or_an_und
         assert_eq!(swept("b").await, [""; 0], "{version}: the manifest is on the other machine");
         server.spoil().await;
         let spoiled = server.contents().await;
-        dies(&server, Way::S3, Some(shelf.clone()), &archive, "Protocol").await;
-        let before = in_shelf(&*shelf).await;
+        dies(&server, BackendSetting::S3, Some(bucket_folder.clone()), &archive, "Protocol").await;
+        let before = in_bucket_folder(&*bucket_folder).await;
         assert_eq!(before.len(), 2, "{version}: the backup, and the copy that the journal needs");
         assert_eq!(swept("b").await, [""; 0], "{version}");
         a.recover().await.unwrap();
@@ -54,10 +58,10 @@ async fn retention_on_another_machine_leaves_the_copies_that_a_restore_or_an_und
             "{version}"
         );
         for _ in 0..2 {
-            a.forget().await.unwrap();
+            a.delete_undo_data().await.unwrap();
         }
         assert_eq!(marks(&server).await, [""; 0], "{version}");
-        assert_eq!(in_shelf(&*shelf).await, BTreeSet::from([own.clone()]), "{version}");
+        assert_eq!(in_bucket_folder(&*bucket_folder).await, BTreeSet::from([own.clone()]), "{version}");
 
         // A backup of an earlier version does not say whose it is, and may be the only copy of a class that is gone.
         let old = "rna-20200101t000000z-0123abcd";
@@ -70,7 +74,10 @@ async fn retention_on_another_machine_leaves_the_copies_that_a_restore_or_an_und
         assert!(swept("b").await.concat().contains(old), "{version}");
         // Its own that no manifest names any more go at once, and so they did before.
         let said = swept("a").await.concat();
-        assert!(said.contains(&own) && in_shelf(&*shelf).await.is_empty(), "{version}: {said}");
+        assert!(
+            said.contains(&own) && in_bucket_folder(&*bucket_folder).await.is_empty(),
+            "{version}: {said}"
+        );
         drop(b);
     })
     .await;

@@ -9,7 +9,7 @@ use crate::weaviate_export::{exporter, rewrite};
 use crate::weaviate_faults::{deletes_a_class, filled, is_of_a_trial};
 use reqwest::Method;
 use rna_backup::base::chain;
-use rna_backup::component::weaviate::{Way, Weaviate, WeaviateConfig};
+use rna_backup::component::weaviate::{BackendSetting, Weaviate, WeaviateConfig};
 use rna_backup::component::{Component as _, ComponentError, Target};
 use rna_backup::domain::progress::Meter;
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
@@ -28,13 +28,13 @@ use tokio::sync::Notify;
 async fn is_refused(
     server: &WeaviateServer,
     archive: &[u8],
-    way: Way,
+    backend: BackendSetting,
     rule: impl FnMut(&Asked) -> Line + Send + 'static,
     words: &[&str],
 ) {
     let before = server.contents().await;
     let line = BadLine::before(&server.address(), rule).await;
-    let config = WeaviateConfig { server: line.url().parse().unwrap(), way, ..server.config() };
+    let config = WeaviateConfig { server: line.url().parse().unwrap(), backend, ..server.config() };
     let err = restore(&Weaviate::new(config, None), archive, &Target::Live).await.unwrap_err();
     let said = chain(&err);
     assert!(words.iter().all(|word| said.contains(word)), "{said}");
@@ -52,7 +52,14 @@ async fn objects_that_the_server_refuses_or_changes_are_found_before_a_class_is_
             [("\"page\":", "\"page\":\"x\",\"was\":"), ("\"name\":\"dry ", "\"name\":1,\"was\":\"")]
         {
             let spoiled = rewrite(&archive, |text| text.replace(from, to));
-            is_refused(&server, &spoiled, Way::Export, |_| Line::Good, &["before anything is deleted"]).await;
+            is_refused(
+                &server,
+                &spoiled,
+                BackendSetting::Export,
+                |_| Line::Good,
+                &["before anything is deleted"],
+            )
+            .await;
         }
         // A server or a proxy that stores something else.
         let other = json!({"objects": [{"id": id(1, 0), "properties": {"title": "another"}}]}).to_string();
@@ -66,7 +73,7 @@ async fn objects_that_the_server_refuses_or_changes_are_found_before_a_class_is_
         is_refused(
             &server,
             &archive,
-            Way::Export,
+            BackendSetting::Export,
             changes,
             &["of class Protocol was stored and is not as it was"],
         )
@@ -91,7 +98,8 @@ async fn a_copy_that_would_not_come_back_is_found_before_a_class_is_deleted() {
             Line::Good
         }
     };
-    is_refused(&server, &archive, Way::Export, rule, &["try class Document under another name"]).await;
+    is_refused(&server, &archive, BackendSetting::Export, rule, &["try class Document under another name"])
+        .await;
 }
 
 #[tokio::test]
@@ -171,7 +179,7 @@ async fn a_class_whose_objects_expire_is_tried_where_the_server_restores_it_itse
     is_refused(
         &without,
         &archive,
-        Way::Filesystem,
+        BackendSetting::Filesystem,
         |_| Line::Good,
         &["class Brief", "before anything is deleted"],
     )
@@ -250,10 +258,11 @@ fn finds_nothing() -> impl FnMut(&Asked) -> Line + Send + 'static {
 
 #[tokio::test]
 async fn objects_that_no_search_by_vector_finds_are_told_after_a_restore_and_damage_in_a_drill() {
-    each([Way::Filesystem, Way::Export], async |way| {
+    each([BackendSetting::Filesystem, BackendSetting::Export], async |backend| {
         let server = filled(Start::version(NEWEST)).await;
         let second = Start::version(NEWEST).folder_of(&server).server().await;
-        let config = WeaviateConfig { way, drill: Some(second.url().parse().unwrap()), ..server.config() };
+        let config =
+            WeaviateConfig { backend, drill: Some(second.url().parse().unwrap()), ..server.config() };
         let direct = weaviate(config.clone());
         let (archive, facts) = backup(&direct).await.unwrap();
         let restored = async |component: &Weaviate, target: &Target| {
@@ -268,7 +277,7 @@ async fn objects_that_no_search_by_vector_finds_are_told_after_a_restore_and_dam
         };
         let document = Target::Classes(vec!["Document".to_owned()]);
         for target in [Target::Scratch, document.clone()] {
-            assert_eq!(restored(&direct, &target).await.unwrap(), "", "{way:?}");
+            assert_eq!(restored(&direct, &target).await.unwrap(), "", "{backend:?}");
         }
         let words = "A search by vector finds nothing in class Document";
         let line = BadLine::before(&server.address(), finds_nothing()).await;
@@ -276,15 +285,18 @@ async fn objects_that_no_search_by_vector_finds_are_told_after_a_restore_and_dam
         let lacking = WeaviateConfig { server: line.url().parse().unwrap(), ..config.clone() };
         let lacking = Weaviate::new(lacking, None);
         let said = restored(&lacking, &document).await.unwrap();
-        assert!(said.contains(words) && said.contains("BACKUP_WEAVIATE_BACKEND=export"), "{way:?}: {said}");
+        assert!(
+            said.contains(words) && said.contains("BACKUP_WEAVIATE_BACKEND=export"),
+            "{backend:?}: {said}"
+        );
         let line = BadLine::before(&second.address(), finds_nothing()).await;
         let lacking = weaviate(WeaviateConfig { drill: Some(line.url().parse().unwrap()), ..config });
         let err = restored(&lacking, &Target::Scratch).await.unwrap_err();
         assert!(
             matches!(err, ComponentError::Corrupt { .. }) && chain(&err).contains(words),
-            "{way:?}: {err:?}"
+            "{backend:?}: {err:?}"
         );
-        assert!(second.classes().await.is_empty(), "{way:?}");
+        assert!(second.classes().await.is_empty(), "{backend:?}");
     })
     .await;
 }

@@ -9,16 +9,16 @@ use crate::weaviate::{SECOND, backup, each, restore};
 use crate::weaviate_faults::deletes_a_class;
 use reqwest::Method;
 use rna_backup::base::chain;
-use rna_backup::component::weaviate::{Way, Weaviate, WeaviateConfig};
+use rna_backup::component::weaviate::{BackendSetting, Weaviate, WeaviateConfig};
 use rna_backup::component::{Component as _, Target};
 use rna_backup::domain::progress::Meter;
 use serde_json::json;
 use std::{process::Stdio, sync::Arc};
 use tokio::sync::Notify;
 
-fn component(server: &WeaviateServer, url: &str, way: Way) -> Weaviate {
+fn component(server: &WeaviateServer, url: &str, backend: BackendSetting) -> Weaviate {
     Weaviate::new(
-        WeaviateConfig { server: url.parse().unwrap(), way, second: SECOND, ..server.config() },
+        WeaviateConfig { server: url.parse().unwrap(), backend, second: SECOND, ..server.config() },
         None,
     )
 }
@@ -44,45 +44,51 @@ pub async fn ends_with(server: &WeaviateServer, class: &'static str) -> (BadLine
 
 #[tokio::test]
 async fn an_undo_that_dies_in_the_middle_is_gone_on_with_by_the_next_undo() {
-    each([(OLDEST, Way::Filesystem), (NEWEST, Way::Export)], async |(version, way)| {
-        let server = Start::version(version).server().await;
-        server.fill().await;
-        let direct = component(&server, &server.url(), way);
-        let (archive, _) = backup(&direct).await.unwrap();
-        let late = |class: &str, tenant: &str| {
-            let mut late = json!({"class": class, "id": id(8, 1), "vector": vector(1), "properties": {}});
-            if !tenant.is_empty() {
-                late["tenant"] = json!(tenant);
+    each(
+        [(OLDEST, BackendSetting::Filesystem), (NEWEST, BackendSetting::Export)],
+        async |(version, backend)| {
+            let server = Start::version(version).server().await;
+            server.fill().await;
+            let direct = component(&server, &server.url(), backend);
+            let (archive, _) = backup(&direct).await.unwrap();
+            let late = |class: &str, tenant: &str| {
+                let mut late = json!({"class": class, "id": id(8, 1), "vector": vector(1), "properties": {}});
+                if !tenant.is_empty() {
+                    late["tenant"] = json!(tenant);
+                }
+                late
+            };
+            server.put(vec![late("Document", ""), late("Protocol", ""), late("Sample", "wet")]).await;
+            let before = server.contents().await;
+            restore(&direct, &archive, &Target::Live).await.unwrap();
+            let restored = server.contents().await;
+            let (line, died) = ends_with(&server, "Protocol").await;
+            let dying = component(&server, &line.url(), backend);
+            let meter = Meter::default();
+            tokio::select! {
+                ended = dying.undo(&meter) => panic!("it ended: {ended:?}"),
+                () = died.notified() => {}
             }
-            late
-        };
-        server.put(vec![late("Document", ""), late("Protocol", ""), late("Sample", "wet")]).await;
-        let before = server.contents().await;
-        restore(&direct, &archive, &Target::Live).await.unwrap();
-        let restored = server.contents().await;
-        let (line, died) = ends_with(&server, "Protocol").await;
-        let dying = component(&server, &line.url(), way);
-        let meter = Meter::default();
-        tokio::select! {
-            ended = dying.undo(&meter) => panic!("it ended: {ended:?}"),
-            () = died.notified() => {}
-        }
-        line.is_idle().await;
-        let said = direct.recover().await.unwrap().join("; ");
-        assert!(said.contains("another `undo` goes on with the others"), "{said}");
-        let half = server.contents().await;
-        assert!(
-            half["Document"] == before["Document"] && half["Protocol"] == restored["Protocol"],
-            "{version}"
-        );
-        // As after a backup of the very run that has put back.
-        direct.undo(&Meter::default()).await.unwrap();
-        assert!(server.contents().await == before, "{version}: it is as before the restore");
-        direct.undo(&Meter::default()).await.unwrap();
-        assert!(server.contents().await == restored, "{version}: what was restored comes back as a whole");
-        direct.forget().await.unwrap();
-        assert!(direct.kept().await.unwrap().is_none());
-    })
+            line.is_idle().await;
+            let said = direct.recover().await.unwrap().join("; ");
+            assert!(said.contains("another `undo` goes on with the others"), "{said}");
+            let half = server.contents().await;
+            assert!(
+                half["Document"] == before["Document"] && half["Protocol"] == restored["Protocol"],
+                "{version}"
+            );
+            // As after a backup of the very run that has put back.
+            direct.undo(&Meter::default()).await.unwrap();
+            assert!(server.contents().await == before, "{version}: it is as before the restore");
+            direct.undo(&Meter::default()).await.unwrap();
+            assert!(
+                server.contents().await == restored,
+                "{version}: what was restored comes back as a whole"
+            );
+            direct.delete_undo_data().await.unwrap();
+            assert!(direct.undo_point().await.unwrap().is_none());
+        },
+    )
     .await;
 }
 
@@ -122,10 +128,10 @@ async fn what_is_due_on_one_server_is_never_done_to_another() {
         "{said}"
     );
     let (code, said) = at(&live.url(), &["undo", "weaviate", "--yes"]);
-    let (address, way) = (staging.address(), "set WEAVIATE_URL to");
+    let (address, advice) = (staging.address(), "set WEAVIATE_URL to");
     assert!(code != 0 && said.contains("nothing to undo: no restore of weaviate has set anything"), "{said}");
     assert!(said.contains(&format!("Weaviate at {address} replaced is kept as")), "{said}");
-    assert!(said.contains(&format!("{way} {address} and run `undo weaviate` again")), "{said}");
+    assert!(said.contains(&format!("{advice} {address} and run `undo weaviate` again")), "{said}");
     let (code, said) = at(&live.url(), &["backup", "weaviate"]);
     assert_eq!(code, 0, "{said}");
     assert!(live.contents().await == before, "{said}");
@@ -133,28 +139,31 @@ async fn what_is_due_on_one_server_is_never_done_to_another() {
 
 #[tokio::test]
 async fn a_tenant_that_the_backup_holds_nothing_of_is_not_emptied() {
-    each([(OLDEST, Way::Filesystem), (NEWEST, Way::Export)], async |(version, way)| {
-        let server = Start::version(version).server().await;
-        server.fill().await;
-        let weaviate = component(&server, &server.url(), way);
-        let turn = async |status: &str| {
-            let tenants = json!([{"name": "dry", "activityStatus": status}]);
-            server.ask(Method::PUT, "/v1/schema/Sample/tenants", Some(tenants)).await;
-        };
-        turn("COLD").await;
-        let (archive, facts) = backup(&weaviate).await.unwrap();
-        turn("HOT").await;
-        let plan = weaviate.plan(&Target::Live, Some(&facts)).await.unwrap();
-        assert!(
-            plan.warnings.concat().contains("When the backup was made: the data of 1 inactive tenants"),
-            "{plan:?}"
-        );
-        let err = chain(&restore(&weaviate, &archive, &Target::Live).await.unwrap_err());
-        assert!(err.contains("holds nothing of dry, which has 30 objects now"), "{version}: {err}");
-        assert_eq!(server.objects("Sample", Some("dry")).await.len(), 30);
-        let rest = Target::Classes(vec!["Document".to_owned(), "Protocol".to_owned()]);
-        restore(&weaviate, &archive, &rest).await.unwrap();
-    })
+    each(
+        [(OLDEST, BackendSetting::Filesystem), (NEWEST, BackendSetting::Export)],
+        async |(version, backend)| {
+            let server = Start::version(version).server().await;
+            server.fill().await;
+            let weaviate = component(&server, &server.url(), backend);
+            let turn = async |status: &str| {
+                let tenants = json!([{"name": "dry", "activityStatus": status}]);
+                server.ask(Method::PUT, "/v1/schema/Sample/tenants", Some(tenants)).await;
+            };
+            turn("COLD").await;
+            let (archive, facts) = backup(&weaviate).await.unwrap();
+            turn("HOT").await;
+            let plan = weaviate.plan(&Target::Live, Some(&facts)).await.unwrap();
+            assert!(
+                plan.warnings.concat().contains("When the backup was made: the data of 1 inactive tenants"),
+                "{plan:?}"
+            );
+            let err = chain(&restore(&weaviate, &archive, &Target::Live).await.unwrap_err());
+            assert!(err.contains("holds nothing of dry, which has 30 objects now"), "{version}: {err}");
+            assert_eq!(server.objects("Sample", Some("dry")).await.len(), 30);
+            let rest = Target::Classes(vec!["Document".to_owned(), "Protocol".to_owned()]);
+            restore(&weaviate, &archive, &rest).await.unwrap();
+        },
+    )
     .await;
 }
 
@@ -163,7 +172,7 @@ async fn classes_that_a_dead_restore_has_brought_whole_to_an_empty_server_stay()
     let server = Start::version(NEWEST).server().await;
     server.fill().await;
     let before = server.contents().await;
-    let direct = component(&server, &server.url(), Way::Filesystem);
+    let direct = component(&server, &server.url(), BackendSetting::Filesystem);
     let (archive, _) = backup(&direct).await.unwrap();
     server.wipe().await;
     let died = Arc::new(Notify::new());
@@ -176,7 +185,7 @@ async fn classes_that_a_dead_restore_has_brought_whole_to_an_empty_server_stay()
         Line::Good
     })
     .await;
-    let dying = component(&server, &line.url(), Way::Filesystem);
+    let dying = component(&server, &line.url(), BackendSetting::Filesystem);
     tokio::select! {
         ended = restore(&dying, &archive, &Target::Live) => panic!("it ended: {ended:?}"),
         () = died.notified() => {}
@@ -228,13 +237,13 @@ async fn a_class_of_a_name_that_the_server_cannot_replace_is_refused_or_copied_o
     server.make(json!({"class": name, "vectorizer": "none", "properties": []})).await;
     server.put(vec![json!({"class": name, "id": id(9, 1), "vector": vector(1)})]).await;
     let before = server.contents().await;
-    let native = component(&server, &server.url(), Way::Filesystem);
+    let native = component(&server, &server.url(), BackendSetting::Filesystem);
     let (archive, _) = backup(&native).await.unwrap();
     let err = chain(&restore(&native, &archive, &Target::Live).await.unwrap_err());
     assert!(err.contains("BACKUP_WEAVIATE_BACKEND=export"), "{err}");
     assert!(server.contents().await == before);
-    let export = component(&server, &server.url(), Way::Export);
+    let export = component(&server, &server.url(), BackendSetting::Export);
     let (archive, _) = backup(&export).await.unwrap();
-    restore(&component(&server, &server.url(), Way::Auto), &archive, &Target::Live).await.unwrap();
+    restore(&component(&server, &server.url(), BackendSetting::Auto), &archive, &Target::Live).await.unwrap();
     assert!(server.contents().await == before);
 }

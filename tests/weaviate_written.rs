@@ -8,11 +8,11 @@ use crate::support::weaviate_contents::{id, vector};
 use crate::support::weaviate_server::{NEWEST, OLDEST, Start, WeaviateServer};
 use crate::weaviate::{SECOND, backup, decode, each, restore, weaviate};
 use crate::weaviate_faults::{deletes_a_class, filled};
-use crate::weaviate_jobs::{in_bucket, shelf};
+use crate::weaviate_jobs::{bucket_folder, in_bucket};
 use jiff::{SignedDuration, Timestamp};
 use reqwest::Client;
-use rna_backup::component::weaviate::{Way, Weaviate, WeaviateConfig};
-use rna_backup::component::{Component as _, Shelf, Target};
+use rna_backup::component::weaviate::{BackendSetting, Weaviate, WeaviateConfig};
+use rna_backup::component::{BucketFolder, Component as _, Target};
 use rna_backup::domain::progress::Meter;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -84,15 +84,15 @@ async fn a_backup_of_other_objects_than_were_counted_comes_back_and_no_class_is_
         } else {
             (filled(Start::version(version)).await, None)
         };
-        let shelf: Option<Arc<dyn Shelf>> = match &bucket {
-            Some(config) => Some(Arc::new(shelf(config).await)),
+        let bucket_folder: Option<Arc<dyn BucketFolder>> = match &bucket {
+            Some(config) => Some(Arc::new(bucket_folder(config).await)),
             None => None,
         };
         let over = async |rule| {
             let line = BadLine::before(&server.address(), rule).await;
             let config =
                 WeaviateConfig { server: line.url().parse().unwrap(), second: SECOND, ..server.config() };
-            (line, Weaviate::new(config, shelf.clone()))
+            (line, Weaviate::new(config, bucket_folder.clone()))
         };
         let rule = changing(&server, bucket.as_ref().map(Bucket::of));
         let (line, component) = over(Box::new(rule) as Box<dyn FnMut(&Asked) -> Line + Send>).await;
@@ -123,7 +123,7 @@ async fn a_backup_of_other_objects_than_were_counted_comes_back_and_no_class_is_
 
 #[tokio::test]
 async fn objects_that_expire_between_a_backup_and_its_restore_are_missed_by_nobody() {
-    each([Way::Filesystem, Way::Export], async |way| {
+    each([BackendSetting::Filesystem, BackendSetting::Export], async |backend| {
         let server =
             Start::version(NEWEST).set("OBJECTS_TTL_DELETE_SCHEDULE", "@every 1s").server().await;
         let until = json!({"name": "until", "dataType": ["date"]});
@@ -137,16 +137,16 @@ async fn objects_that_expire_between_a_backup_and_its_restore_are_missed_by_nobo
         };
         server.put((0..20).map(|number| object(number, 86400)).collect()).await;
         server.put((20..40).map(|number| object(number, -50)).collect()).await;
-        let component = weaviate(WeaviateConfig { way, ..server.config() });
+        let component = weaviate(WeaviateConfig { backend, ..server.config() });
         let (archive, facts) = backup(&component).await.unwrap();
-        assert_eq!(facts.counts.classes["Brief"], 40, "{way:?}: none has expired yet");
+        assert_eq!(facts.counts.classes["Brief"], 40, "{backend:?}: none has expired yet");
         let lasting = async || eventually(async || server.objects("Brief", None).await.len() == 20).await;
-        assert!(lasting().await, "{way:?}");
+        assert!(lasting().await, "{backend:?}");
         let left = server.contents().await;
         restore(&component, &archive, &Target::Live).await.unwrap();
-        assert!(lasting().await && server.contents().await == left, "{way:?}");
+        assert!(lasting().await && server.contents().await == left, "{backend:?}");
         component.undo(&Meter::default()).await.unwrap();
-        assert!(server.contents().await == left, "{way:?}");
+        assert!(server.contents().await == left, "{backend:?}");
     })
     .await;
 }

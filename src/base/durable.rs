@@ -1,7 +1,9 @@
 //! Small files that are written whole or not at all: journals, marks, records.
 
-use crate::base::place::sync_folder;
-use rustix::fs::{CWD, Mode, OFlags, openat, renameat};
+use rustix::{
+    fs::{CWD, Mode, OFlags, fsync, openat, renameat},
+    io::Errno,
+};
 use std::{
     ffi::OsStr,
     fs::File,
@@ -30,13 +32,26 @@ pub fn write_in(folder: impl AsFd, name: &OsStr, contents: &[u8]) -> io::Result<
     Ok(sync_folder(folder)?)
 }
 
+/// Makes the names in a folder durable, where its file system can do that: shared folders and some FUSE file systems
+/// refuse to sync a folder, and keep its names by their own rules.
+///
+/// # Errors
+///
+/// The error of the disk, when names could not be written.
+pub fn sync_folder(folder: impl AsFd) -> Result<(), Errno> {
+    match fsync(folder) {
+        Err(Errno::INVAL | Errno::BADF | Errno::NOSYS | Errno::NOTSUP) => Ok(()),
+        done => done,
+    }
+}
+
 /// Gives a whole file that lies at `partial` the name `path` in the same file system. Once this has returned, a crash
 /// does not undo it. Waits for the disk, as [`write_in`] does.
 ///
 /// # Errors
 ///
 /// Then the file has its old name, or, where the folder itself could not be made durable, either.
-pub fn place(file: &File, partial: &Path, path: &Path) -> io::Result<()> {
+pub fn rename(file: &File, partial: &Path, path: &Path) -> io::Result<()> {
     file.sync_all()?;
     std::fs::rename(partial, path)?;
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));

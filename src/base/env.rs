@@ -2,7 +2,7 @@
 
 mod known;
 
-use crate::base::place;
+use crate::base::access;
 use crate::base::units::{ByteSize, Span};
 use secrecy::{ExposeSecret as _, SecretString};
 use std::{
@@ -311,7 +311,7 @@ fn read_secret(path: &Path) -> Result<SecretString, String> {
 
 fn unreadable(path: &Path, err: &io::Error) -> String {
     if is_path(path) {
-        format!("names a file that cannot be read: {}", place::unreadable(path, err))
+        format!("names a file that cannot be read: {}", access::unreadable(path, err))
     } else {
         format!("names a file that cannot be read, by no absolute path: {}", err.kind())
     }

@@ -9,9 +9,9 @@ use std::{fs::File, os::fd::AsFd};
 /// An exclusive lock on a file. Dropping it unlocks the file: to close the file alone would not be enough while a child
 /// process that is being started has inherited it, for about a millisecond.
 #[derive(Debug)]
-pub struct Locked<F: AsFd = File>(F);
+pub struct FileLock<F: AsFd = File>(F);
 
-impl<F: AsFd> Locked<F> {
+impl<F: AsFd> FileLock<F> {
     /// Locks a file; never waits for its holder.
     ///
     /// # Errors
@@ -28,7 +28,7 @@ impl<F: AsFd> Locked<F> {
     }
 }
 
-impl<F: AsFd> Drop for Locked<F> {
+impl<F: AsFd> Drop for FileLock<F> {
     fn drop(&mut self) {
         let _ = flock(&self.0, FlockOperation::Unlock);
     }
@@ -40,9 +40,9 @@ fn a_lock_that_is_dropped_is_free_though_somebody_has_inherited_its_file() {
     let open = || File::options().write(true).open(file.path()).unwrap();
     let mine = open();
     let inherited = mine.try_clone().unwrap();
-    let locked = Locked::try_lock(mine).unwrap();
-    assert_eq!(Locked::try_lock(open()).unwrap_err(), Errno::WOULDBLOCK);
+    let locked = FileLock::try_lock(mine).unwrap();
+    assert_eq!(FileLock::try_lock(open()).unwrap_err(), Errno::WOULDBLOCK);
     drop(locked);
-    Locked::try_lock(open()).unwrap();
+    FileLock::try_lock(open()).unwrap();
     drop(inherited);
 }

@@ -1,12 +1,12 @@
 //! Floor 0: no I/O beyond reading what it is given, and no imports of ours.
 
+pub mod access;
 pub mod backoff;
 pub mod clock;
-pub mod dumps;
+pub mod core_dumps;
 pub mod durable;
 pub mod env;
 pub mod lock;
-pub mod place;
 pub mod units;
 
 use std::{error::Error, fmt::Write};

@@ -22,13 +22,15 @@ impl Catalog {
 
     /// Writes the manifest of a backup that exists, to pin it or to note the findings of a verification; but into no
     /// store that knows nothing of the backup: `local` in its manifest may be a folder of another machine. The store
-    /// that is `away` is left out too: the later manifest counts when it is back.
+    /// that is `unreachable` is left out too: the later manifest counts when it is back.
     ///
     /// # Errors
     ///
     /// As [`write`](Self::write).
-    pub async fn amend(&self, manifest: &Manifest, away: Option<&str>) -> Result<(), CatalogError> {
-        for store in self.stores_of(manifest)?.into_iter().filter(|store| Some(store.destination()) != away) {
+    pub async fn update(&self, manifest: &Manifest, unreachable: Option<&str>) -> Result<(), CatalogError> {
+        for store in
+            self.stores_of(manifest)?.into_iter().filter(|store| Some(store.destination()) != unreachable)
+        {
             let objects = manifest.objects.iter().filter(|object| object.destination == store.destination());
             let archives = objects.filter_map(|object| object.key.parse::<ObjectKey>().ok());
             let mut is_known = false;

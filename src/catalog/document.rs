@@ -75,14 +75,14 @@ pub(super) fn print(manifest: &Manifest) -> Bytes {
 #[derive(Debug)]
 pub(super) enum Document {
     /// A manifest of a format that this version knows.
-    Ours { manifest: Arc<Manifest>, objects: Vec<Object> },
+    Ours { manifest: Arc<Manifest>, objects: Vec<ManifestObject> },
     /// A manifest of a newer format: the fields that are needed to list its backup.
-    Newer { format: u32, created_at: Timestamp, objects: Vec<Object> },
+    Newer { format: u32, created_at: Timestamp, objects: Vec<ManifestObject> },
 }
 
 /// An archive that a manifest names.
 #[derive(Debug, Clone)]
-pub(super) struct Object {
+pub(super) struct ManifestObject {
     pub(super) destination: String,
     pub(super) key: ObjectKey,
     pub(super) bytes: u64,
@@ -91,7 +91,7 @@ pub(super) struct Object {
 }
 
 impl Document {
-    pub(super) fn objects(&self) -> &[Object] {
+    pub(super) fn objects(&self) -> &[ManifestObject] {
         match self {
             Self::Ours { objects, .. } | Self::Newer { objects, .. } => objects,
         }
@@ -140,9 +140,9 @@ struct RawObject {
 /// The reason that a manifest cannot be read: the cause in words, for the same answer is given again and again.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub(super) struct Fault(String);
+pub(super) struct ManifestFault(String);
 
-impl Fault {
+impl ManifestFault {
     fn new(why: impl std::fmt::Display) -> Self {
         Self(format!("{why}"))
     }
@@ -150,53 +150,53 @@ impl Fault {
 
 /// Reads the text of the manifest of `id`, trusting nothing that it says: a manifest that named the
 /// archive of another backup would have it deleted.
-pub(super) fn parse(id: &BackupId, text: &[u8]) -> Result<Document, Fault> {
-    let header: Header = serde_json::from_slice(text).map_err(Fault::new)?;
+pub(super) fn parse(id: &BackupId, text: &[u8]) -> Result<Document, ManifestFault> {
+    let header: Header = serde_json::from_slice(text).map_err(ManifestFault::new)?;
     if header.backup_id != *id || header.component != id.component() {
-        return Err(Fault(format!("is the manifest of {} {}", header.component, header.backup_id)));
+        return Err(ManifestFault(format!("is the manifest of {} {}", header.component, header.backup_id)));
     }
     let objects = header.objects.into_iter().map(|raw| {
-        let key: ObjectKey = raw.key.parse().map_err(Fault::new)?;
+        let key: ObjectKey = raw.key.parse().map_err(ManifestFault::new)?;
         if id_in(&archives_of(id.component()), &key).as_ref() != Some(id) {
-            return Err(Fault(format!("names the object {key}, which is of another backup")));
+            return Err(ManifestFault(format!("names the object {key}, which is of another backup")));
         }
         let failed = !raw.problems.is_empty();
-        Ok(Object { destination: raw.destination, key, bytes: raw.bytes, failed })
+        Ok(ManifestObject { destination: raw.destination, key, bytes: raw.bytes, failed })
     });
     let objects = objects.collect::<Result<_, _>>()?;
     if header.format > Manifest::FORMAT {
         return Ok(Document::Newer { format: header.format, created_at: header.created_at, objects });
     }
-    let manifest = serde_json::from_slice(text).map_err(Fault::new)?;
+    let manifest = serde_json::from_slice(text).map_err(ManifestFault::new)?;
     Ok(Document::Ours { manifest: Arc::new(manifest), objects })
 }
 
 /// The bytes of a manifest; `None` when it was deleted meanwhile.
-pub(super) async fn read(store: &dyn Store, meta: &ObjectMeta) -> Result<Option<Vec<u8>>, Fault> {
+pub(super) async fn read(store: &dyn Store, meta: &ObjectMeta) -> Result<Option<Vec<u8>>, ManifestFault> {
     if meta.bytes > LONGEST {
-        return Err(Fault(format!("is longer than {LONGEST} bytes")));
+        return Err(ManifestFault(format!("is longer than {LONGEST} bytes")));
     }
     let mut body = match store.open(&meta.key, None).await {
         Err(StoreError::NotFound { .. }) => return Ok(None),
         Err(err) => {
             let cause = err.source().map_or(String::new(), |cause| format!(": {cause}"));
-            return Err(Fault(format!("{err}{cause}")));
+            return Err(ManifestFault(format!("{err}{cause}")));
         }
         Ok(body) => body.take(LONGEST),
     };
     let mut bytes = Vec::new();
-    body.read_to_end(&mut bytes).await.map_err(Fault::new)?;
+    body.read_to_end(&mut bytes).await.map_err(ManifestFault::new)?;
     Ok(Some(bytes))
 }
 
-type Known = Result<Arc<Document>, Fault>;
+type Known = Result<Arc<Document>, ManifestFault>;
 
 /// Manifests that were read, as long as length, time and version of their objects stay the same.
 #[derive(Debug, Default)]
-pub(super) struct Cache(Mutex<HashMap<Place, Cached>>);
+pub(super) struct Cache(Mutex<HashMap<CacheKey, Cached>>);
 
 /// Destination and key.
-type Place = (&'static str, ObjectKey);
+type CacheKey = (&'static str, ObjectKey);
 
 #[derive(Debug)]
 struct Cached {
@@ -231,7 +231,7 @@ impl Cache {
         });
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Place, Cached>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<CacheKey, Cached>> {
         // The map is right even after a panic elsewhere: each change is one call.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -1,6 +1,6 @@
 //! One backup in the catalogue.
 
-pub(super) mod incumbent;
+pub(super) mod legacy;
 
 use crate::catalog::document::Document;
 use crate::domain::{
@@ -8,7 +8,7 @@ use crate::domain::{
     id::BackupId,
     listing::{BackupState, ListedBackup, ListedCopy},
     manifest::{Manifest, VerifyLevel},
-    retention::{Candidate, Proof},
+    retention::{Candidate, VerificationStatus},
 };
 use crate::store::ObjectKey;
 use jiff::{SignedDuration, Timestamp};
@@ -36,7 +36,7 @@ pub enum Origin {
     /// A newer version of this program, whose manifest has that format.
     Newer(u32),
     /// The app's old tasks, which wrote no manifest.
-    Incumbent,
+    Legacy,
 }
 
 /// An archive in one destination.
@@ -54,20 +54,20 @@ pub struct StoredCopy {
     pub state: BackupState,
 }
 
-/// The result of a look at an object in a destination.
+/// The result of the check of an object in a destination.
 #[derive(Debug, Default)]
-pub(super) struct Look {
+pub(super) struct ObjectCheck {
     /// The path or URL of the object; `None` when the destination is not configured.
     pub(super) location: Option<String>,
-    /// The finding there.
-    pub(super) found: Found,
+    /// The state of the object.
+    pub(super) found: ObjectState,
 }
 
-/// The finding at the place of an object.
+/// The state of an object in a destination.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) enum Found {
+pub(super) enum ObjectState {
     /// The object's length, bytes.
-    There(u64),
+    Present(u64),
     /// There is no object.
     #[default]
     Missing,
@@ -76,17 +76,21 @@ pub(super) enum Found {
 }
 
 impl Entry {
-    /// The entry of a manifest. `look` looks at an object in a destination. Of one that is away there is
-    /// only what the manifest says.
-    pub(super) fn new(id: &BackupId, document: &Document, look: impl Fn(&str, &ObjectKey) -> Look) -> Self {
+    /// The entry of a manifest. `check` looks at an object in a destination. Of a destination that cannot be reached,
+    /// the entry says what the manifest says.
+    pub(super) fn new(
+        id: &BackupId,
+        document: &Document,
+        check: impl Fn(&str, &ObjectKey) -> ObjectCheck,
+    ) -> Self {
         let copies = document.objects().iter().map(|object| {
-            let Look { location, found } = look(&object.destination, &object.key);
+            let ObjectCheck { location, found } = check(&object.destination, &object.key);
             let state = match found {
                 _ if location.is_none() => BackupState::Missing,
-                Found::Missing => BackupState::Missing,
+                ObjectState::Missing => BackupState::Missing,
                 _ if object.failed => BackupState::Failed,
-                Found::There(bytes) if bytes != object.bytes => BackupState::Failed,
-                Found::There(_) | Found::Unknown => BackupState::Ok,
+                ObjectState::Present(bytes) if bytes != object.bytes => BackupState::Failed,
+                ObjectState::Present(_) | ObjectState::Unknown => BackupState::Ok,
             };
             let location = location.unwrap_or_else(|| object.key.to_string());
             let (destination, key) = (object.destination.clone(), object.key.clone());
@@ -109,7 +113,7 @@ impl Entry {
     pub fn manifest(&self) -> Option<&Manifest> {
         match &self.origin {
             Origin::Manifest(manifest) => Some(manifest),
-            Origin::Newer(_) | Origin::Incumbent => None,
+            Origin::Newer(_) | Origin::Legacy => None,
         }
     }
 
@@ -141,14 +145,14 @@ impl Entry {
     pub fn candidate(&self, destination: &str) -> Option<Candidate> {
         let manifest = self.manifest()?;
         let copy = self.copies.iter().find(|copy| copy.destination == destination)?;
-        let proof = match copy.state {
-            BackupState::Missing => Proof::Missing,
-            BackupState::Failed => Proof::Failed,
-            BackupState::Ok if manifest.is_verified() => Proof::Verified,
-            BackupState::Ok => Proof::Unknown,
+        let verification = match copy.state {
+            BackupState::Missing => VerificationStatus::Missing,
+            BackupState::Failed => VerificationStatus::Failed,
+            BackupState::Ok if manifest.is_verified() => VerificationStatus::Verified,
+            BackupState::Ok => VerificationStatus::Unknown,
         };
         let (id, created) = (self.backup_id.clone(), self.created_at);
-        Some(Candidate { id, created, proof, pinned: manifest.pinned })
+        Some(Candidate { id, created, verification, pinned: manifest.pinned })
     }
 
     /// The owner of the backup, when it is not ours to delete.
@@ -156,7 +160,7 @@ impl Entry {
         match self.origin {
             Origin::Manifest(_) => None,
             Origin::Newer(_) => Some("was made by a newer version of this program"),
-            Origin::Incumbent => Some("was not made by this program"),
+            Origin::Legacy => Some("was not made by this program"),
         }
     }
 

@@ -1,6 +1,6 @@
 //! The errors of the catalogue.
 
-use crate::domain::{id::BackupId, report::PassedOver};
+use crate::domain::{id::BackupId, report::SkippedBackup};
 use crate::store::StoreError;
 
 /// An error of the catalogue. There is one variant for each remedy that a caller has.
@@ -81,12 +81,12 @@ impl CatalogError {
     }
 
     /// The error that there are backups, so many, and each is damaged or its archive is gone; with the newest of them.
-    pub(super) fn none_whole(reference: &str, damaged: usize, newest: &PassedOver) -> Self {
+    pub(super) fn none_whole(reference: &str, damaged: usize, newest: &SkippedBackup) -> Self {
         let count = match damaged {
             1 => "there is one, and it".to_owned(),
             many => format!("there are {many}, and each"),
         };
-        let PassedOver { backup_id, why } = newest;
+        let SkippedBackup { backup_id, why } = newest;
         let why = format!("{count} is damaged or its archive is gone ({backup_id}: {why})");
         Self::NotFound { what: shown(reference), why }
     }

@@ -5,7 +5,7 @@ use crate::catalog::{
     error::CatalogError,
     listing::Damaged,
 };
-use crate::domain::{listing::BackupState, manifest::Manifest, report::PassedOver};
+use crate::domain::{listing::BackupState, manifest::Manifest, report::SkippedBackup};
 use jiff::Timestamp;
 use std::cmp::Reverse;
 
@@ -27,7 +27,7 @@ pub struct Choice {
     /// The backup.
     pub entry: Entry,
     /// Newer backups of `latest`, the newest first; none where the reference names one backup.
-    pub passed_over: Vec<PassedOver>,
+    pub passed_over: Vec<SkippedBackup>,
 }
 
 impl Choice {
@@ -68,7 +68,7 @@ pub(super) fn choose(
     let unread = damaged.iter().filter(|damaged| damaged.backup_id.created() > entry.created_at);
     let unread = unread.map(|damaged| {
         let why = "its manifest cannot be read".to_owned();
-        (damaged.backup_id.created(), PassedOver { backup_id: damaged.backup_id.clone(), why })
+        (damaged.backup_id.created(), SkippedBackup { backup_id: damaged.backup_id.clone(), why })
     });
     let mut passed_over: Vec<_> = newer.chain(unread).collect();
     passed_over.sort_by_key(|(created_at, _)| Reverse(*created_at));
@@ -80,8 +80,8 @@ pub(super) fn choose(
 /// Keeps of `entries`, which come the newest first, the newest alone, in whatever state: what a verification of
 /// `latest` looks at. One that was made with a clock ahead is no newest, and a file of the app's old tasks only
 /// where there is nothing else. Returns those of a clock ahead.
-pub fn newest(entries: &mut Vec<Entry>, now: Timestamp) -> Vec<PassedOver> {
-    entries.sort_by_key(|entry| (entry.is_ahead(now), matches!(entry.origin, Origin::Incumbent)));
+pub fn newest(entries: &mut Vec<Entry>, now: Timestamp) -> Vec<SkippedBackup> {
+    entries.sort_by_key(|entry| (entry.is_ahead(now), matches!(entry.origin, Origin::Legacy)));
     let others = entries.split_off(entries.len().min(1));
     let ahead = others.iter().filter(|entry| entry.is_ahead(now)).take(MOST_TOLD);
     ahead.map(|entry| entry.passed_over(Purpose::Show, now)).collect()
@@ -94,8 +94,8 @@ impl Entry {
     }
 
     /// The backup, with the reason why `latest` means another one.
-    pub(super) fn passed_over(&self, purpose: Purpose, now: Timestamp) -> PassedOver {
-        PassedOver { backup_id: self.backup_id.clone(), why: self.why_not(purpose, now) }
+    pub(super) fn passed_over(&self, purpose: Purpose, now: Timestamp) -> SkippedBackup {
+        SkippedBackup { backup_id: self.backup_id.clone(), why: self.why_not(purpose, now) }
     }
 
     /// The reason why `latest` means an older backup than this one.
@@ -110,7 +110,7 @@ impl Entry {
                 now.strftime("%H:%M:%S")
             ),
             (_, Origin::Newer(_)) => "a newer rna-backup made it".to_owned(),
-            (_, Origin::Incumbent) => "it has no manifest to compare it with".to_owned(),
+            (_, Origin::Legacy) => "it has no manifest to compare it with".to_owned(),
             _ if flag.is_some() => flag.unwrap_or_default(),
             _ => "nobody has verified it".to_owned(),
         }

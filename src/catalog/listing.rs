@@ -17,7 +17,7 @@ pub struct Listing {
     pub orphans: Vec<StoredCopy>,
     /// Destinations that could not be read. What lies there is taken for what the manifests elsewhere
     /// say, and what only they know is not listed.
-    pub away: Vec<Away>,
+    pub unreachable: Vec<UnreachableStore>,
     /// Ids that something in a destination bears: a manifest, an archive, a folder.
     pub taken: BTreeSet<BackupId>,
 }
@@ -25,13 +25,13 @@ pub struct Listing {
 /// A destination that could not be read. The cause says why.
 #[derive(Debug, thiserror::Error)]
 #[error("read destination {destination}")]
-pub struct Away {
+pub struct UnreachableStore {
     /// The name of the destination.
     pub destination: &'static str,
     pub(super) source: CatalogError,
 }
 
-impl Away {
+impl UnreachableStore {
     /// The error, for a caller that cannot do without the destination.
     pub fn into_error(self) -> CatalogError {
         self.source
@@ -41,7 +41,7 @@ impl Away {
 impl Listing {
     /// True if the destination could be read.
     pub fn has_read(&self, destination: &str) -> bool {
-        !self.away.iter().any(|away| away.destination == destination)
+        !self.unreachable.iter().any(|unreachable| unreachable.destination == destination)
     }
 
     /// The manifest of the backup that the task `task_id` made: a message that is delivered again is answered

@@ -12,32 +12,32 @@ mod listing;
 pub mod mirror;
 mod reference;
 mod removal;
-mod silence;
 mod survey;
+mod unreachable_log;
 
 use crate::base::chain;
 use crate::domain::{component::ComponentName, id::BackupId, listing::BackupState};
 use crate::store::{ObjectKey, ObjectMeta, Store, StoreError};
-use document::{Cache, Document, Fault};
-use entry::{Found, Look, incumbent};
+use document::{Cache, Document, ManifestFault};
+use entry::{ObjectCheck, ObjectState, legacy};
 use futures_util::{StreamExt as _, stream};
 use jiff::Timestamp;
 use latest::Purpose;
-use reference::Wanted;
-use silence::Silence;
+use reference::ResolvedReference;
 use std::{
     collections::{BTreeMap, BTreeSet},
     slice,
     sync::Arc,
 };
+use unreachable_log::UnreachableLog;
 
 pub use document::{archive_key, folders, manifest_key};
 pub use entry::{Entry, Origin, StoredCopy};
 pub use error::CatalogError;
 pub use latest::{Choice, newest};
-pub use listing::{Away, Damaged, Listing};
-pub use removal::{Going, Gone};
-pub use survey::Survey;
+pub use listing::{Damaged, Listing, UnreachableStore};
+pub use removal::{PendingRemoval, RemovalOutcome};
+pub use survey::DestinationSummary;
 
 /// Manifests read at once, for stores that are far away.
 const READ_AT_ONCE: usize = 16;
@@ -47,11 +47,11 @@ const READ_AT_ONCE: usize = 16;
 pub struct Catalog {
     stores: Vec<Arc<dyn Store>>,
     cache: Cache,
-    silence: Silence,
+    unreachable_log: UnreachableLog,
 }
 
 /// The contents of one store, for some components.
-struct Shelf {
+struct StoreContents {
     documents: BTreeMap<BackupId, Arc<Document>>,
     damaged: Vec<Damaged>,
     objects: BTreeMap<ObjectKey, u64>,
@@ -63,7 +63,7 @@ impl Catalog {
     /// The catalogue of these stores, the nearest first: where several know the same backup, the later word is
     /// believed, and of equals the nearest.
     pub fn new(stores: Vec<Arc<dyn Store>>) -> Self {
-        Self { stores, cache: Cache::default(), silence: Silence::default() }
+        Self { stores, cache: Cache::default(), unreachable_log: UnreachableLog::default() }
     }
 
     /// The stores, the nearest first.
@@ -78,7 +78,7 @@ impl Catalog {
 
     /// A destination has answered a question that was asked elsewhere: it is asked again.
     pub fn answers(&self, destination: &'static str) {
-        self.silence.note(destination, None);
+        self.unreachable_log.note(destination, None);
     }
 
     /// Every backup, or those of one component. A destination that is away keeps nobody from what lies in
@@ -134,47 +134,49 @@ impl Catalog {
         reference: &str,
         purpose: Purpose,
     ) -> Result<Choice, CatalogError> {
-        let wanted = Wanted::parse(reference, component, &self.stores)?;
-        let listing = self.list(wanted.component().or(component)).await?;
-        let (away, count) = (listing.away.into_iter().next(), listing.entries.len());
+        let resolved = ResolvedReference::parse(reference, component, &self.stores)?;
+        let listing = self.list(resolved.component().or(component)).await?;
+        let (unreachable, count) = (listing.unreachable.into_iter().next(), listing.entries.len());
         let newest = listing.entries.first().map(|entry| entry.passed_over(purpose, Timestamp::now()));
-        let is_latest = matches!(wanted, Wanted::Latest(_));
+        let is_latest = matches!(resolved, ResolvedReference::Latest(_));
         let choice = if is_latest {
             latest::choose(reference, purpose, &listing.entries, &listing.damaged)
         } else {
-            Ok(wanted.pick(listing.entries).map(Choice::named))
+            Ok(resolved.pick(listing.entries).map(Choice::named))
         };
-        let (choice, away) = match (choice, away) {
+        let (choice, unreachable) = match (choice, unreachable) {
             // A better one may lie there.
-            (Err(_), Some(away)) => return Err(away.source),
-            (choice, away) => (choice?, away),
+            (Err(_), Some(unreachable)) => return Err(unreachable.source),
+            (choice, unreachable) => (choice?, unreachable),
         };
         if let Some(choice) = choice {
-            if let Some(away) = away.filter(|_| is_latest) {
+            if let Some(unreachable) = unreachable.filter(|_| is_latest) {
                 tracing::warn!(
-                    why = chain(&away),
+                    why = chain(&unreachable),
                     "the latest backup of those that can be read may not be the latest"
                 );
             }
             return Ok(choice);
         }
-        self.refuse_links(reference, &wanted).await?;
-        let found = match (component, &wanted, newest) {
-            (Some(component), Wanted::Object(destination, key), _) => {
-                self.stranger(component, destination, key, reference).await
+        self.refuse_links(reference, &resolved).await?;
+        let found = match (component, &resolved, newest) {
+            (Some(component), ResolvedReference::Object(destination, key), _) => {
+                self.foreign_file(component, destination, key, reference).await
             }
-            (_, Wanted::Latest(_), Some(newest)) => Err(CatalogError::none_whole(reference, count, &newest)),
+            (_, ResolvedReference::Latest(_), Some(newest)) => {
+                Err(CatalogError::none_whole(reference, count, &newest))
+            }
             _ => Err(CatalogError::not_found(reference)),
         };
-        match (found, away) {
+        match (found, unreachable) {
             // The backup may be in the destination that could not be read.
-            (Err(CatalogError::NotFound { .. }), Some(away)) => Err(away.source),
+            (Err(CatalogError::NotFound { .. }), Some(unreachable)) => Err(unreachable.source),
             (found, _) => found.map(Choice::named),
         }
     }
 
     /// A file that no listing shows, unless it is a backup of another component.
-    async fn stranger(
+    async fn foreign_file(
         &self,
         component: ComponentName,
         destination: &str,
@@ -191,78 +193,80 @@ impl Catalog {
                 let of = other.component();
                 Err(CatalogError::refused(reference, format!("is a backup of {of}, not of {component}")))
             }
-            None => Ok(incumbent::stranger(component, store.as_ref(), found)),
+            None => Ok(legacy::foreign_file(component, store.as_ref(), found)),
         }
     }
 
-    /// Asks a store, unless it did not answer a moment ago. A store that does not answer is noted in `away`; an error
+    /// Asks a store, unless it did not answer a moment ago. A store that does not answer is noted in `unreachable`; an error
     /// when there is no other store.
     async fn ask<T>(
         &self,
         store: &Arc<dyn Store>,
         question: impl Future<Output = Result<T, CatalogError>>,
-        away: &mut Vec<Away>,
+        unreachable: &mut Vec<UnreachableStore>,
     ) -> Result<Option<T>, CatalogError> {
         let destination = store.destination();
-        let answer = if let Some(source) = self.silence.of(destination).filter(|_| self.stores.len() > 1) {
-            Err(source)
-        } else {
-            let answer = question.await;
-            self.silence.note(destination, answer.as_ref().err());
-            answer
-        };
+        let answer =
+            if let Some(source) = self.unreachable_log.of(destination).filter(|_| self.stores.len() > 1) {
+                Err(source)
+            } else {
+                let answer = question.await;
+                self.unreachable_log.note(destination, answer.as_ref().err());
+                answer
+            };
         match answer {
             Ok(found) => Ok(Some(found)),
-            Err(source) if away.len() + 1 == self.stores.len() => Err(source),
+            Err(source) if unreachable.len() + 1 == self.stores.len() => Err(source),
             Err(source) => {
-                away.push(Away { destination, source });
+                unreachable.push(UnreachableStore { destination, source });
                 Ok(None)
             }
         }
     }
 
     async fn list_all(&self, names: &[ComponentName]) -> Result<Listing, CatalogError> {
-        let (mut listing, mut shelves) = (Listing::default(), Vec::new());
+        let (mut listing, mut all_contents) = (Listing::default(), Vec::new());
         for store in &self.stores {
-            let shelf = self.shelf(store, names);
-            if let Some(shelf) = self.ask(store, shelf, &mut listing.away).await? {
-                shelves.push((store, shelf));
+            let contents = self.contents(store, names);
+            if let Some(contents) = self.ask(store, contents, &mut listing.unreachable).await? {
+                all_contents.push((store, contents));
             }
         }
         let mut documents = BTreeMap::new();
         let (mut known, mut told) = (BTreeSet::new(), BTreeSet::new());
-        for (store, shelf) in shelves.iter_mut().rev() {
-            told.extend(shelf.taken.iter().map(|id| (store.destination(), id.clone())));
-            listing.taken.append(&mut shelf.taken);
-            for (id, document) in std::mem::take(&mut shelf.documents) {
+        for (store, contents) in all_contents.iter_mut().rev() {
+            told.extend(contents.taken.iter().map(|id| (store.destination(), id.clone())));
+            listing.taken.append(&mut contents.taken);
+            for (id, document) in std::mem::take(&mut contents.documents) {
                 let document = match documents.remove(&id) {
                     Some(farther) => document::merged(&farther, document),
                     None => document,
                 };
                 documents.insert(id, document);
             }
-            for damaged in shelf.damaged.drain(..) {
+            for damaged in contents.damaged.drain(..) {
                 known.insert(damaged.backup_id.clone());
                 listing.damaged.push(damaged);
             }
         }
-        let look = |destination: &str, key: &ObjectKey| {
-            let Some(store) = self.store(destination) else { return Look::default() };
-            let shelf = shelves.iter().find(|(of, _)| of.destination() == destination);
-            let found = match shelf {
-                Some((_, shelf)) => {
-                    shelf.objects.get(key).map_or(Found::Missing, |bytes| Found::There(*bytes))
-                }
-                None => Found::Unknown,
+        let check = |destination: &str, key: &ObjectKey| {
+            let Some(store) = self.store(destination) else { return ObjectCheck::default() };
+            let contents = all_contents.iter().find(|(of, _)| of.destination() == destination);
+            let found = match contents {
+                Some((_, contents)) => contents
+                    .objects
+                    .get(key)
+                    .map_or(ObjectState::Missing, |bytes| ObjectState::Present(*bytes)),
+                None => ObjectState::Unknown,
             };
-            Look { location: Some(store.location(key)), found }
+            ObjectCheck { location: Some(store.location(key)), found }
         };
         for (id, document) in &documents {
-            let mut entry = Entry::new(id, document, look);
+            let mut entry = Entry::new(id, document, check);
             // A destination without any trace of a backup never had the backup: where several machines share a bucket,
             // `local` is a folder of each.
             entry.copies.retain(|copy| {
-                let has_read = shelves.iter().any(|(store, _)| store.destination() == copy.destination);
+                let has_read = all_contents.iter().any(|(store, _)| store.destination() == copy.destination);
                 let is_told = |told: &(&str, BackupId)| told.0 == copy.destination && told.1 == *id;
                 copy.state != BackupState::Missing || !has_read || told.iter().any(is_told)
             });
@@ -270,8 +274,8 @@ impl Catalog {
         }
         known.extend(documents.into_keys());
         for name in names {
-            for (store, shelf) in &shelves {
-                let (old, orphans) = incumbent::sort(*name, store.as_ref(), &shelf.objects, &known);
+            for (store, contents) in &all_contents {
+                let (old, orphans) = legacy::sort(*name, store.as_ref(), &contents.objects, &known);
                 listing.entries.extend(old);
                 listing.orphans.extend(orphans);
             }
@@ -279,16 +283,20 @@ impl Catalog {
         Ok(listing)
     }
 
-    async fn shelf(&self, store: &Arc<dyn Store>, names: &[ComponentName]) -> Result<Shelf, CatalogError> {
-        let mut shelf = self.documents(store, names).await?;
+    async fn contents(
+        &self,
+        store: &Arc<dyn Store>,
+        names: &[ComponentName],
+    ) -> Result<StoreContents, CatalogError> {
+        let mut contents = self.documents(store, names).await?;
         // After the manifests: an archive whose manifest was there is there, or was just deleted.
         for name in names {
             let folder = document::archives_of(*name);
             let found = store.list(&folder).await.map_err(CatalogError::store("list backups"))?;
-            shelf.taken.extend(found.iter().filter_map(|meta| document::id_in(&folder, &meta.key)));
-            shelf.objects.extend(found.into_iter().map(|meta| (meta.key, meta.bytes)));
+            contents.taken.extend(found.iter().filter_map(|meta| document::id_in(&folder, &meta.key)));
+            contents.objects.extend(found.into_iter().map(|meta| (meta.key, meta.bytes)));
         }
-        Ok(shelf)
+        Ok(contents)
     }
 
     /// The manifests of some components in one store, listed at once and each read once in its life.
@@ -296,7 +304,7 @@ impl Catalog {
         &self,
         store: &Arc<dyn Store>,
         names: &[ComponentName],
-    ) -> Result<Shelf, CatalogError> {
+    ) -> Result<StoreContents, CatalogError> {
         let folder = match names {
             [name] => document::manifests_of(*name),
             _ => document::manifests(),
@@ -326,7 +334,7 @@ impl Catalog {
             }
         }
         self.cache.keep_only(store.destination(), &folder, &found);
-        Ok(Shelf { documents, damaged, objects: BTreeMap::new(), taken })
+        Ok(StoreContents { documents, damaged, objects: BTreeMap::new(), taken })
     }
 
     async fn read(
@@ -334,7 +342,7 @@ impl Catalog {
         store: &Arc<dyn Store>,
         id: &BackupId,
         meta: &ObjectMeta,
-    ) -> Result<Option<Arc<Document>>, Fault> {
+    ) -> Result<Option<Arc<Document>>, ManifestFault> {
         if let Some(cached) = self.cache.get(store.destination(), meta) {
             return cached.map(Some);
         }
@@ -345,8 +353,8 @@ impl Catalog {
     }
 
     /// A path that names a symbolic link, or something below one, is refused and not just absent.
-    async fn refuse_links(&self, reference: &str, wanted: &Wanted) -> Result<(), CatalogError> {
-        let Wanted::Object(destination, key) = wanted else { return Ok(()) };
+    async fn refuse_links(&self, reference: &str, resolved: &ResolvedReference) -> Result<(), CatalogError> {
+        let ResolvedReference::Object(destination, key) = resolved else { return Ok(()) };
         let Some(store) = self.store(destination) else { return Ok(()) };
         match store.head(key).await {
             Err(err @ StoreError::Denied { .. }) => {

@@ -10,7 +10,7 @@ const LONGEST: usize = 4096;
 
 /// A reference that was understood.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Wanted {
+pub(super) enum ResolvedReference {
     /// The best recent backup, of a component if the reference names one.
     Latest(Option<ComponentName>),
     /// The backup with this id.
@@ -21,7 +21,7 @@ pub(super) enum Wanted {
     Object(&'static str, ObjectKey),
 }
 
-impl Wanted {
+impl ResolvedReference {
     /// Understands `reference`, which comes from anybody.
     pub(super) fn parse(
         reference: &str,
@@ -29,7 +29,7 @@ impl Wanted {
         stores: &[Arc<dyn Store>],
     ) -> Result<Self, CatalogError> {
         let refused = |why: &str| Err(CatalogError::refused(reference, why));
-        let wanted = if reference.is_empty() || reference.len() > LONGEST {
+        let resolved = if reference.is_empty() || reference.len() > LONGEST {
             return refused("is empty or too long");
         } else if reference == "latest" {
             Self::Latest(component)
@@ -48,11 +48,11 @@ impl Wanted {
         } else {
             return refused("is not an id, a file name, `latest` or a path of a backup");
         };
-        match (component, wanted.component()) {
+        match (component, resolved.component()) {
             (Some(component), Some(of)) if of != component => {
                 Err(CatalogError::refused(reference, format!("is a backup of {of}, not of {component}")))
             }
-            _ => Ok(wanted),
+            _ => Ok(resolved),
         }
     }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 /// A backup that is to go from some destinations. With its last copy it is gone.
 #[derive(Debug, Clone)]
-pub struct Going<'a> {
+pub struct PendingRemoval<'a> {
     /// The backup.
     pub entry: &'a Entry,
     /// The destinations that the copies go from.
@@ -18,7 +18,7 @@ pub struct Going<'a> {
 
 /// The outcome of the removal of a backup.
 #[derive(Debug, Default)]
-pub struct Gone {
+pub struct RemovalOutcome {
     /// Destinations that the backup is gone from.
     pub from: Vec<&'static str>,
     /// Destinations that refused, each with the reason. The backup stays in the catalogue with the copies that are
@@ -29,7 +29,7 @@ pub struct Gone {
     pub failed: Option<CatalogError>,
 }
 
-impl Gone {
+impl RemovalOutcome {
     /// Succeeds if the backup is gone from all destinations that it was to go from.
     ///
     /// # Errors
@@ -56,19 +56,19 @@ impl Gone {
 }
 
 /// One backup of a batch.
-struct Step<'a> {
-    going: &'a Going<'a>,
+struct Removal<'a> {
+    pending: &'a PendingRemoval<'a>,
     manifest: &'a Manifest,
     /// The manifest of the copies that stay, if any does.
     left: Option<Manifest>,
-    gone: Gone,
+    outcome: RemovalOutcome,
     /// Destinations whose manifest has changed.
     changed: BTreeSet<&'static str>,
 }
 
-impl<'a> Step<'a> {
+impl<'a> Removal<'a> {
     fn goes_from(&self, destination: &str) -> bool {
-        self.going.from.contains(&destination)
+        self.pending.from.contains(&destination)
     }
 
     /// True if a destination loses the backup's manifest and archives: with the last copy of all, every destination
@@ -80,7 +80,7 @@ impl<'a> Step<'a> {
     /// Keys of the archive that are to go from a destination. All of them, when nothing stays: a copy may have
     /// arrived that could not be noted any more, and nobody would ever look for it again.
     fn keys(&self, destination: &str) -> BTreeSet<&'a ObjectKey> {
-        let copies = self.going.entry.copies.iter();
+        let copies = self.pending.entry.copies.iter();
         copies
             .filter(|copy| self.left.is_none() || copy.destination == destination)
             .map(|copy| &copy.key)
@@ -93,7 +93,7 @@ impl<'a> Step<'a> {
         kept.objects.retain(|object| {
             let destination = object.destination.as_str();
             let stays = self.left.as_ref().is_some_and(|left| left.objects.contains(object));
-            stays || self.gone.has_refused(destination)
+            stays || self.outcome.has_refused(destination)
         });
         kept
     }
@@ -109,45 +109,45 @@ impl Catalog {
     /// of a newer version. [`CatalogError::Store`]; an archive may be left without a manifest then,
     /// which a listing shows among the orphans.
     pub async fn delete_copies(&self, entry: &Entry, from: Vec<&'static str>) -> Result<(), CatalogError> {
-        let mut gone = self.delete_all(&[Going { entry, from }]).await;
-        gone.pop().unwrap_or_default().done()
+        let mut outcomes = self.delete_all(&[PendingRemoval { entry, from }]).await;
+        outcomes.pop().unwrap_or_default().done()
     }
 
     /// Deletes copies of many backups, and tells of each what became of it: all their manifests first, the
     /// farthest first, then all their archives. What a destination refuses to delete, such as a locked object,
     /// is put back into the catalogue.
-    pub async fn delete_all(&self, batch: &[Going<'_>]) -> Vec<Gone> {
-        let mut steps = Vec::new();
-        let mut gone: Vec<_> = batch.iter().map(|_| Gone::default()).collect();
-        for (n, going) in batch.iter().enumerate() {
-            match self.begin(going) {
-                Ok(step) => steps.push((n, step)),
-                Err(err) => gone[n].failed = Some(err),
+    pub async fn delete_all(&self, batch: &[PendingRemoval<'_>]) -> Vec<RemovalOutcome> {
+        let mut removals = Vec::new();
+        let mut outcomes: Vec<_> = batch.iter().map(|_| RemovalOutcome::default()).collect();
+        for (n, pending) in batch.iter().enumerate() {
+            match self.begin(pending) {
+                Ok(removal) => removals.push((n, removal)),
+                Err(err) => outcomes[n].failed = Some(err),
             }
         }
-        let mut work: Vec<_> = steps.iter_mut().map(|(_, step)| step).collect();
-        for step in &mut work {
-            self.write_left(step).await;
+        let mut work: Vec<_> = removals.iter_mut().map(|(_, removal)| removal).collect();
+        for removal in &mut work {
+            self.write_left(removal).await;
         }
         // As long as one destination does not say whether a manifest is gone, its archives stay.
         for store in self.stores.iter().rev() {
             self.delete_manifests(store, &mut work).await;
         }
-        work.retain(|step| step.gone.failed.is_none());
+        work.retain(|removal| removal.outcome.failed.is_none());
         for store in self.stores.iter().rev() {
             delete_archives(store, &mut work).await;
         }
-        for step in work {
-            self.put_back(step).await;
+        for removal in work {
+            self.put_back(removal).await;
         }
-        for (n, step) in steps {
-            gone[n] = step.end();
+        for (n, removal) in removals {
+            outcomes[n] = removal.end();
         }
-        gone
+        outcomes
     }
 
-    fn begin<'a>(&self, going: &'a Going<'a>) -> Result<Step<'a>, CatalogError> {
-        let entry = going.entry;
+    fn begin<'a>(&self, pending: &'a PendingRemoval<'a>) -> Result<Removal<'a>, CatalogError> {
+        let entry = pending.entry;
         let Some(manifest) = entry.manifest() else {
             let why = entry.protected().unwrap_or_default();
             return Err(CatalogError::Protected { id: entry.backup_id.clone(), why });
@@ -158,35 +158,35 @@ impl Catalog {
         left.objects.retain(|object| {
             let destination = object.destination.as_str();
             let is_here = entry.copies.iter().any(|copy| copy.destination == destination);
-            is_here && !going.from.contains(&destination) && self.store(destination).is_some()
+            is_here && !pending.from.contains(&destination) && self.store(destination).is_some()
         });
         let left = Some(left).filter(|left| !left.objects.is_empty());
-        Ok(Step { going, manifest, left, gone: Gone::default(), changed: BTreeSet::new() })
+        Ok(Removal { pending, manifest, left, outcome: RemovalOutcome::default(), changed: BTreeSet::new() })
     }
 
     /// Writes the manifest of the copies that stay, where any does.
-    async fn write_left(&self, step: &mut Step<'_>) {
-        let Some(left) = &step.left else { return };
+    async fn write_left(&self, removal: &mut Removal<'_>) {
+        let Some(left) = &removal.left else { return };
         let destinations = self.stores.iter().map(|store| store.destination());
         let holds = |destination: &&str| left.objects.iter().any(|object| object.destination == *destination);
-        step.changed.extend(destinations.filter(holds));
-        step.gone.failed = self.write(left).await.err();
+        removal.changed.extend(destinations.filter(holds));
+        removal.outcome.failed = self.write(left).await.err();
     }
 
-    async fn delete_manifests(&self, store: &Arc<dyn Store>, steps: &mut [&mut Step<'_>]) {
+    async fn delete_manifests(&self, store: &Arc<dyn Store>, removals: &mut [&mut Removal<'_>]) {
         let destination = store.destination();
         let mut of_key = BTreeMap::new();
-        for (n, step) in steps.iter_mut().enumerate() {
-            if step.gone.failed.is_none() && step.clears(destination) {
-                step.changed.insert(destination);
-                of_key.insert(manifest_key(&step.going.entry.backup_id), n);
+        for (n, removal) in removals.iter_mut().enumerate() {
+            if removal.outcome.failed.is_none() && removal.clears(destination) {
+                removal.changed.insert(destination);
+                of_key.insert(manifest_key(&removal.pending.entry.backup_id), n);
             }
         }
         let keys: Vec<_> = of_key.keys().cloned().collect();
         for (key, err) in store.delete_all(&keys).await {
             if let Some(n) = of_key.get(&key) {
-                steps[*n].changed.remove(destination);
-                steps[*n].gone.note(destination, "delete manifest", err);
+                removals[*n].changed.remove(destination);
+                removals[*n].outcome.note(destination, "delete manifest", err);
             }
         }
         for key in &keys {
@@ -195,15 +195,15 @@ impl Catalog {
     }
 
     /// Writes the manifest of the remaining copies again, after a refusal.
-    async fn put_back(&self, step: &mut Step<'_>) {
-        let kept = step.kept();
-        if step.gone.refused.is_empty() || kept.objects.is_empty() {
+    async fn put_back(&self, removal: &mut Removal<'_>) {
+        let kept = removal.kept();
+        if removal.outcome.refused.is_empty() || kept.objects.is_empty() {
             return;
         }
         let mut failed = None;
         for store in self.stores.iter().rev() {
             let destination = store.destination();
-            let is_right = kept == *step.manifest && !step.changed.contains(destination);
+            let is_right = kept == *removal.manifest && !removal.changed.contains(destination);
             let holds = kept.objects.iter().any(|object| object.destination == destination);
             if holds && !is_right {
                 failed = self.write_into(store.as_ref(), &kept).await.err().or(failed);
@@ -219,33 +219,33 @@ impl Catalog {
                 return;
             }
         }
-        step.gone.failed = failed;
+        removal.outcome.failed = failed;
     }
 }
 
-impl Step<'_> {
-    fn end(self) -> Gone {
-        let mut gone = self.gone;
-        if gone.failed.is_none() {
-            let from = self.going.from.iter().copied();
-            gone.from = from.filter(|destination| !gone.has_refused(destination)).collect();
+impl Removal<'_> {
+    fn end(self) -> RemovalOutcome {
+        let mut outcome = self.outcome;
+        if outcome.failed.is_none() {
+            let from = self.pending.from.iter().copied();
+            outcome.from = from.filter(|destination| !outcome.has_refused(destination)).collect();
         }
-        gone
+        outcome
     }
 }
 
-async fn delete_archives(store: &Arc<dyn Store>, steps: &mut [&mut Step<'_>]) {
+async fn delete_archives(store: &Arc<dyn Store>, removals: &mut [&mut Removal<'_>]) {
     let destination = store.destination();
     let mut of_key = BTreeMap::new();
-    for (n, step) in steps.iter().enumerate() {
-        if step.clears(destination) && !step.gone.has_refused(destination) {
-            of_key.extend(step.keys(destination).into_iter().map(|key| (key.clone(), n)));
+    for (n, removal) in removals.iter().enumerate() {
+        if removal.clears(destination) && !removal.outcome.has_refused(destination) {
+            of_key.extend(removal.keys(destination).into_iter().map(|key| (key.clone(), n)));
         }
     }
     let keys: Vec<_> = of_key.keys().cloned().collect();
     for (key, err) in store.delete_all(&keys).await {
         if let Some(n) = of_key.get(&key) {
-            steps[*n].gone.note(destination, "delete archive", err);
+            removals[*n].outcome.note(destination, "delete archive", err);
         }
     }
 }

@@ -12,7 +12,7 @@ use std::{
 
 /// One destination.
 #[derive(Debug)]
-pub struct Survey {
+pub struct DestinationSummary {
     /// The store of the destination.
     pub store: Arc<dyn Store>,
     /// The manifests there that this version can write.
@@ -31,19 +31,25 @@ impl Catalog {
     /// # Errors
     ///
     /// [`CatalogError::Store`] when one of them cannot be read: what it knows may be all there is to know.
-    pub async fn survey(&self, component: ComponentName) -> Result<Vec<Survey>, CatalogError> {
+    pub async fn survey(&self, component: ComponentName) -> Result<Vec<DestinationSummary>, CatalogError> {
         let mut surveys = Vec::new();
         for store in &self.stores {
-            let shelf = self.shelf(store, slice::from_ref(&component)).await?;
+            let contents = self.contents(store, slice::from_ref(&component)).await?;
             let (mut manifests, mut newer) = (BTreeMap::new(), BTreeSet::new());
-            for (id, document) in shelf.documents {
+            for (id, document) in contents.documents {
                 match &*document {
                     Document::Ours { manifest, .. } => drop(manifests.insert(id, Arc::clone(manifest))),
                     Document::Newer { .. } => drop(newer.insert(id)),
                 }
             }
             let store = Arc::clone(store);
-            surveys.push(Survey { store, manifests, newer, damaged: shelf.damaged, objects: shelf.objects });
+            surveys.push(DestinationSummary {
+                store,
+                manifests,
+                newer,
+                damaged: contents.damaged,
+                objects: contents.objects,
+            });
         }
         Ok(surveys)
     }

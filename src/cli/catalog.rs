@@ -5,7 +5,7 @@ use crate::cli::backup::{stop_on_signal, with_bar};
 use crate::cli::{Exit, Failure, JsonFlag, open, output};
 use crate::config::Config;
 use crate::domain::component::ComponentName;
-use crate::domain::rebuild::{RebuildReport, Remark};
+use crate::domain::rebuild::{CopyProblem, RebuildReport};
 use crate::engine::Run;
 use clap::{Args, Subcommand};
 
@@ -66,10 +66,11 @@ fn describe(report: &RebuildReport) -> String {
         lines
             .push(format!("{}: its manifest {would}written into {}", written.backup_id, written.destination));
     }
-    let remark = |kind: &str, remark: &Remark| format!("{kind}: {}: {}", remark.location, remark.why);
-    lines.extend(report.missing.iter().map(|missing| remark("missing", missing)));
-    lines.extend(report.damaged.iter().map(|damaged| remark("DAMAGED", damaged)));
-    lines.extend(report.skipped.iter().map(|skipped| remark("left alone", skipped)));
+    let problem =
+        |kind: &str, problem: &CopyProblem| format!("{kind}: {}: {}", problem.location, problem.why);
+    lines.extend(report.missing.iter().map(|missing| problem("missing", missing)));
+    lines.extend(report.damaged.iter().map(|damaged| problem("DAMAGED", damaged)));
+    lines.extend(report.skipped.iter().map(|skipped| problem("left alone", skipped)));
     let mut table = output::Table::new(&["COMPONENT", "DESTINATION", "BACKUPS"], &[2]);
     for found in &report.found {
         let (component, backups) = (found.component.to_string(), found.backups.to_string());

@@ -33,11 +33,14 @@ pub(super) async fn run(config: Config, args: ListArgs) -> Result<Exit, Failure>
         let of = args.component.map_or(String::new(), |component| format!("{component} "));
         // The folder's path shows a person with a forgotten setting that this is the wrong place.
         let root = app.config.root.display();
-        let away = app.engine.catalog.list(args.component).await.map_err(EngineError::from)?.away;
-        if !away.is_empty() {
-            let away: Vec<_> = away.iter().map(|away| away.destination).collect();
-            let words =
-                format!("no {of}backups are seen, but {} cannot be read: see above", away.join(" and "));
+        let unreachable =
+            app.engine.catalog.list(args.component).await.map_err(EngineError::from)?.unreachable;
+        if !unreachable.is_empty() {
+            let unreachable: Vec<_> = unreachable.iter().map(|unreachable| unreachable.destination).collect();
+            let words = format!(
+                "no {of}backups are seen, but {} cannot be read: see above",
+                unreachable.join(" and ")
+            );
             return Err(Failure::new(Exit::Failed, words));
         }
         let bucket = app.config.destinations.bucket.as_ref();

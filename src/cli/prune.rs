@@ -4,7 +4,7 @@ use crate::cli::{Exit, Failure, JsonFlag, open, output, settled};
 use crate::config::Config;
 use crate::domain::component::ComponentName;
 use crate::domain::id::BackupId;
-use crate::domain::report::{Kept, PruneReport};
+use crate::domain::report::{KeptBackup, PruneReport};
 use crate::engine::{PruneRequest, Run};
 use clap::Args;
 
@@ -72,7 +72,7 @@ fn describe(report: &PruneReport) -> String {
         let from = from.map_or_else(String::new, |from| format!(" from {}", from.join(" and ")));
         lines.push(format!("{verb} {id}{from}"));
     }
-    for Kept { backup_id, why } in &report.kept {
+    for KeptBackup { backup_id, why } in &report.kept {
         let elsewhere = if report.deleted.contains(backup_id) { " elsewhere" } else { "" };
         lines.push(format!("{keep} {backup_id}{elsewhere} ({why})"));
     }

@@ -7,7 +7,7 @@ use crate::cli::{Exit, Failure, JsonFlag, open, output, settled};
 use crate::component::Target;
 use crate::config::Config;
 use crate::domain::component::ComponentName;
-use crate::domain::report::{PassedOver, RestorePlan};
+use crate::domain::report::{RestorePlan, SkippedBackup};
 use crate::engine::{RestoreRequest, Run};
 use clap::{Args, builder::NonEmptyStringValueParser};
 use std::{
@@ -116,7 +116,7 @@ pub(super) async fn run(config: Config, args: RestoreArgs) -> Result<Exit, Failu
     let run = Run { cancel: stop_on_signal(), wait: args.wait, ..Run::default() };
     let work = with_bar(args.component, &run.meter, app.engine.restore(&request, &run));
     let mut report = settled(&app, work).await?;
-    report.warnings.splice(0..0, passed_over.iter().map(PassedOver::to_string));
+    report.warnings.splice(0..0, passed_over.iter().map(SkippedBackup::to_string));
     if args.json.json {
         return Ok(output::json(&report));
     }

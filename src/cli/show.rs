@@ -100,7 +100,7 @@ fn describe(entry: &Entry) -> Vec<String> {
         Origin::Newer(format) => {
             lines.push(fact("made by", format_args!("a newer rna-backup (manifest format {format})")));
         }
-        Origin::Incumbent => lines.push(fact("made by", "the app's old tasks, which wrote nothing down")),
+        Origin::Legacy => lines.push(fact("made by", "the app's old tasks, which wrote nothing down")),
     }
     lines
 }

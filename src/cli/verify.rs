@@ -83,7 +83,7 @@ pub(super) async fn run(config: Config, args: VerifyArgs) -> Result<Exit, Failur
             break;
         }
     }
-    app.settle().await;
+    app.wait_for_background().await;
     let printed = if args.json.json { output::json(&report) } else { Exit::Done };
     Ok(match (report.results.iter().all(|found| found.ok), failed) {
         (false, _) => Exit::Unverified,

@@ -46,7 +46,7 @@ pub(super) async fn run(mut config: Config, args: &WorkerArgs) -> Result<Exit, F
         };
         if is_prepared {
             Box::pin(worker.run(health.clone(), async || signals.next().await)).await;
-            app.settle().await;
+            app.wait_for_background().await;
         } else {
             tracing::info!(
                 "stopped before any task was taken; the next start goes on with what this one left"
@@ -56,7 +56,7 @@ pub(super) async fn run(mut config: Config, args: &WorkerArgs) -> Result<Exit, F
     tokio::select! {
         () = work => {}
         () = preflight::watch(&app) => unreachable!("it goes on for ever"),
-        () = app.engine.keep_putting_right() => unreachable!("it goes on for ever"),
+        () = app.engine.keep_recovering() => unreachable!("it goes on for ever"),
     }
     endpoint.abort();
     Ok(Exit::Done)

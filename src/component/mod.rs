@@ -1,21 +1,21 @@
 //! Floor 2: what can be backed up. Components know neither stores nor Celery.
 
+pub mod bucket_folder;
 pub mod error;
 pub mod media;
 pub mod postgres;
 pub mod process;
 mod scratch;
-pub mod shelf;
 pub mod stage;
 mod tar;
 pub mod weaviate;
 
 use crate::domain::{
     component::ComponentName,
-    deed::Deed,
     facts::{Counts, Facts},
     id::BackupId,
     progress::Meter,
+    task_note::TaskNote,
 };
 use crate::stream::{Output, unpack::Unpacked};
 use async_trait::async_trait;
@@ -23,26 +23,26 @@ use jiff::Timestamp;
 use std::{collections::BTreeSet, fmt};
 use tokio::io::AsyncRead;
 
+pub use bucket_folder::BucketFolder;
 pub use error::ComponentError;
-pub use shelf::Shelf;
-pub use stage::{Done, Kept, Plan, Staged, Steps, Target, Walk};
+pub use stage::{CompletedSwap, Plan, RestoreMode, Staged, Steps, Target, UndoPoint};
 
 /// The bytes of an archive, decompressed, on their way back into a component.
 pub type Feed<'a> = &'a mut (dyn AsyncRead + Send + Unpin);
 
 /// The new backup, and the earlier ones that it may build on if it is incremental.
 #[derive(Debug, Clone)]
-pub struct Basis {
+pub struct IncrementalBase {
     /// The backup that is to be made.
     pub id: BackupId,
     /// The time at which the backup began.
     pub at: Timestamp,
     /// The earlier backups that are whole in every destination in which the new one is to stay.
-    pub sound: BTreeSet<BackupId>,
+    pub complete_backups: BTreeSet<BackupId>,
     /// The recipients of the encryption, as text; empty without: the archives of a chain must open by the same keys.
-    pub terms: String,
+    pub recipients: String,
     /// The largest number of archives in a chain, the new one among them.
-    pub most: usize,
+    pub max_chain: usize,
 }
 
 /// Something that can be backed up to one stream of bytes.
@@ -59,7 +59,7 @@ pub trait Component: Send + Sync + fmt::Debug {
     /// The source of the data, for manifests and results: name of the database, path of the folder. Never a secret.
     fn source(&self) -> String;
 
-    /// Looks whether a backup could run, without reading the data: server reachable, client programs fit, folder
+    /// Tests whether a backup could run, without reading the data: server reachable, client programs fit, folder
     /// readable. Returns one line about the findings.
     ///
     /// # Errors
@@ -67,12 +67,12 @@ pub trait Component: Send + Sync + fmt::Debug {
     /// The error that a backup would fail with.
     async fn check(&self) -> Result<String, ComponentError>;
 
-    /// Looks whether the source is there and lets us in, so cheaply that it can be asked every minute.
+    /// Tests whether the source is there and lets us in, so cheaply that it can be asked every minute.
     ///
     /// # Errors
     ///
     /// As [`check`](Self::check), which finds more.
-    async fn reach(&self) -> Result<(), ComponentError> {
+    async fn ping(&self) -> Result<(), ComponentError> {
         self.check().await.map(drop)
     }
 
@@ -94,20 +94,20 @@ pub trait Component: Send + Sync + fmt::Debug {
     /// As for [`backup`](Self::backup).
     async fn increment(
         &self,
-        basis: &Basis,
+        base: &IncrementalBase,
         out: &mut dyn Output,
         meter: &Meter,
     ) -> Result<Facts, ComponentError> {
-        let _ = basis;
+        let _ = base;
         self.backup(out, meter).await
     }
 
-    /// Tells the component that a backup exists: the next incremental backup may build on it.
+    /// Notes that a backup is committed: the next incremental backup may build on it.
     ///
     /// # Errors
     ///
     /// The next backup builds on the backups before.
-    async fn counts_now(&self, id: &BackupId) -> Result<(), ComponentError> {
+    async fn backup_committed(&self, id: &BackupId) -> Result<(), ComponentError> {
         let _ = id;
         Ok(())
     }
@@ -149,7 +149,7 @@ pub trait Component: Send + Sync + fmt::Debug {
 
     /// Returns the reason that a backup cannot be restored into scratch here, so that a verification can only read it
     /// to its end; `None` where it can be restored.
-    fn no_drill(&self) -> Option<&'static str> {
+    fn drill_unsupported(&self) -> Option<&'static str> {
         None
     }
 
@@ -181,9 +181,9 @@ pub trait Component: Send + Sync + fmt::Debug {
         Ok(())
     }
 
-    /// The steps of a restore that such a walk does not take, in words for people.
-    fn left_out(&self, walk: Walk) -> Vec<&'static str> {
-        let _ = walk;
+    /// The steps of a restore that this mode does not take, in words for people.
+    fn skipped_steps(&self, mode: RestoreMode) -> Vec<&'static str> {
+        let _ = mode;
         Vec::new()
     }
 
@@ -245,12 +245,12 @@ pub trait Component: Send + Sync + fmt::Debug {
         Ok(None)
     }
 
-    /// Returns the old data that the last restore set aside, if it is still there.
+    /// Returns the undo point: the data that the last restore set aside, if it is still there.
     ///
     /// # Errors
     ///
     /// When the old data cannot be looked for.
-    async fn kept(&self) -> Result<Option<Kept>, ComponentError> {
+    async fn undo_point(&self) -> Result<Option<UndoPoint>, ComponentError> {
         Ok(None)
     }
 
@@ -260,7 +260,7 @@ pub trait Component: Send + Sync + fmt::Debug {
     /// # Errors
     ///
     /// When that data cannot be looked for.
-    async fn kept_elsewhere(&self) -> Result<Option<String>, ComponentError> {
+    async fn undo_hint(&self) -> Result<Option<String>, ComponentError> {
         Ok(None)
     }
 
@@ -269,7 +269,7 @@ pub trait Component: Send + Sync + fmt::Debug {
     /// # Errors
     ///
     /// As [`Staged::swap`]; [`ComponentError::Unusable`] when nothing is kept.
-    async fn undo(&self, meter: &Meter) -> Result<Kept, ComponentError> {
+    async fn undo(&self, meter: &Meter) -> Result<UndoPoint, ComponentError> {
         let _ = meter;
         Err(cannot_restore(self.name()))
     }
@@ -279,8 +279,8 @@ pub trait Component: Send + Sync + fmt::Debug {
     /// # Errors
     ///
     /// As for [`undo`](Self::undo).
-    async fn undo_by(&self, deed: Option<Deed>, meter: &Meter) -> Result<Kept, ComponentError> {
-        let _ = deed;
+    async fn undo_by(&self, note: Option<TaskNote>, meter: &Meter) -> Result<UndoPoint, ComponentError> {
+        let _ = note;
         self.undo(meter).await
     }
 
@@ -290,17 +290,17 @@ pub trait Component: Send + Sync + fmt::Debug {
     /// # Errors
     ///
     /// When the notes cannot be read.
-    async fn done_by(&self, task: &str) -> Result<Option<Done>, ComponentError> {
+    async fn completed_by(&self, task: &str) -> Result<Option<CompletedSwap>, ComponentError> {
         let _ = task;
         Ok(None)
     }
 
-    /// Notes that the result of a task is stored: [`forget`](Self::forget) may remove the proof of its work.
+    /// Notes that the result of a task is stored: [`delete_undo_data`](Self::delete_undo_data) may remove the proof of its work.
     ///
     /// # Errors
     ///
-    /// Then the proof stays for [`COMES_BACK`](crate::domain::deed::COMES_BACK).
-    async fn settle(&self, task: &str) -> Result<(), ComponentError> {
+    /// Then the proof stays for [`REDELIVERY_WINDOW`](crate::domain::task_note::REDELIVERY_WINDOW).
+    async fn result_stored(&self, task: &str) -> Result<(), ComponentError> {
         let _ = task;
         Ok(())
     }
@@ -311,7 +311,7 @@ pub trait Component: Send + Sync + fmt::Debug {
     /// # Errors
     ///
     /// When some of that data is left.
-    async fn forget(&self) -> Result<(), ComponentError> {
+    async fn delete_undo_data(&self) -> Result<(), ComponentError> {
         Ok(())
     }
 

@@ -54,7 +54,7 @@ pub struct Program {
 
 /// The use of one line of a program's standard error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Heard {
+pub enum LineAction {
     /// The line stays in the text that errors show.
     Keep,
     /// The line is no part of that text.
@@ -67,7 +67,7 @@ pub enum Heard {
 struct Listener(Box<Listen>);
 
 /// Hears a line and which process of the program has written it, and returns the line as it may be kept.
-type Listen = dyn FnMut(Option<Pid>, &str) -> (Heard, String) + Send + Sync;
+type Listen = dyn FnMut(Option<Pid>, &str) -> (LineAction, String) + Send + Sync;
 
 impl std::fmt::Debug for Listener {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -129,7 +129,7 @@ impl Program {
     #[must_use]
     pub fn listened_to(
         mut self,
-        listener: impl FnMut(Option<Pid>, &str) -> (Heard, String) + Send + Sync + 'static,
+        listener: impl FnMut(Option<Pid>, &str) -> (LineAction, String) + Send + Sync + 'static,
     ) -> Self {
         self.listener = Some(Listener(Box::new(listener)));
         self
@@ -225,7 +225,7 @@ impl Program {
         let give = async {
             tokio::select! {
                 biased;
-                poured = pour(feed, writer, meter) => poured.map(|()| true),
+                copied = copy_to_stdin(feed, writer, meter) => copied.map(|()| true),
                 // With a reading end of our own there is no broken pipe: the end of the child is.
                 ended = child.wait() => ended.map(|_| false).map_err(self.broken()),
             }
@@ -317,7 +317,11 @@ async fn drain(mut stdout: ChildStdout, out: &mut dyn Output, meter: &Meter) -> 
 
 /// Gives the child everything, the last bytes one by one: so it can take no more of them than
 /// it wants, and what it did not want stays in the pipe to be seen.
-async fn pour(feed: Feed<'_>, mut writer: pipe::Sender, meter: &Meter) -> Result<(), ComponentError> {
+async fn copy_to_stdin(
+    feed: Feed<'_>,
+    mut writer: pipe::Sender,
+    meter: &Meter,
+) -> Result<(), ComponentError> {
     let broken = |source| ComponentError::Read { what: "feed a program".into(), source };
     let mut held = BytesMut::new();
     loop {

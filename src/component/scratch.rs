@@ -1,8 +1,8 @@
 //! An archive on disk for the time of its restore: `pg_restore` works in parallel only on a file in which it can jump,
 //! and an archive of Weaviate is read more than once.
 
+use crate::base::access::{AccessProblem, explained};
 use crate::base::durable::blocking;
-use crate::base::place::{Trouble, explained};
 use crate::component::{ComponentError, Feed, process};
 use crate::domain::progress::Meter;
 use bytes::BytesMut;
@@ -35,7 +35,7 @@ impl Scratch {
         let refused = |err: io::Error| {
             let what = format!("write a scratch file in {}", folder.display());
             let err = explained(folder, err);
-            if Trouble::within(&err).is_some() {
+            if AccessProblem::within(&err).is_some() {
                 return ComponentError::Denied { what, source: Some(err.into()) };
             }
             ComponentError::Unavailable { what, source: Some(err.into()) }

@@ -5,9 +5,9 @@
 //! touched, and whatever goes wrong leaves it as it was.
 
 use super::{ComponentError, Feed};
-use crate::domain::deed::Deed;
 use crate::domain::facts::Counts;
 use crate::domain::progress::Meter;
+use crate::domain::task_note::TaskNote;
 use async_trait::async_trait;
 use jiff::Timestamp;
 use std::{fmt, path::PathBuf};
@@ -30,9 +30,9 @@ pub enum Target {
     Classes(Vec<String>),
 }
 
-/// The walks over the steps of a restore. Each takes some of the steps, and none takes a step that another list has.
+/// The modes of a restore. Each mode takes some of the steps of one list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Walk {
+pub enum RestoreMode {
     /// The steps that need no backup: `check`.
     Check,
     /// The steps that change nothing: `restore --dry-run`.
@@ -43,22 +43,22 @@ pub enum Walk {
     Restore,
 }
 
-/// The steps of a restore, in their order, as one table: the step, its work in words for people, and the walks that take it.
+/// The steps of a restore, in their order, as one table: the step, its work in words for people, and the modes that take it.
 #[derive(Debug)]
-pub struct Steps<S: 'static>(pub &'static [(S, &'static str, &'static [Walk])]);
+pub struct Steps<S: 'static>(pub &'static [(S, &'static str, &'static [RestoreMode])]);
 
 impl<S: Copy> Steps<S> {
-    /// The steps that a walk takes.
-    pub fn of(&self, walk: Walk) -> impl Iterator<Item = S> {
-        self.0.iter().filter(move |(_, _, walks)| walks.contains(&walk)).map(|(step, _, _)| *step)
+    /// The steps that a mode takes.
+    pub fn of(&self, mode: RestoreMode) -> impl Iterator<Item = S> {
+        self.0.iter().filter(move |(_, _, modes)| modes.contains(&mode)).map(|(step, _, _)| *step)
     }
 
-    /// Tests whether a walk takes a step.
-    pub fn takes(&self, walk: Walk, step: S) -> bool
+    /// Tests whether a mode takes a step.
+    pub fn takes(&self, mode: RestoreMode, step: S) -> bool
     where
         S: PartialEq,
     {
-        self.of(walk).any(|taken| taken == step)
+        self.of(mode).any(|taken| taken == step)
     }
 
     /// A step, in words.
@@ -69,10 +69,11 @@ impl<S: Copy> Steps<S> {
         self.0.iter().find(|(known, _, _)| *known == step).map_or("", |(_, words, _)| *words)
     }
 
-    /// The steps of a restore that a walk does not take, in words.
-    pub fn left_out(&self, walk: Walk) -> Vec<&'static str> {
-        let is_left_out = |walks: &[Walk]| walks.contains(&Walk::Restore) && !walks.contains(&walk);
-        self.0.iter().filter(|(_, _, walks)| is_left_out(walks)).map(|(_, words, _)| *words).collect()
+    /// The steps of a restore that a mode does not take, in words.
+    pub fn skipped_steps(&self, mode: RestoreMode) -> Vec<&'static str> {
+        let is_left_out =
+            |modes: &[RestoreMode]| modes.contains(&RestoreMode::Restore) && !modes.contains(&mode);
+        self.0.iter().filter(|(_, _, modes)| is_left_out(modes)).map(|(_, words, _)| *words).collect()
     }
 }
 
@@ -100,30 +101,30 @@ pub struct Plan {
     pub lost_rights: Option<String>,
     /// Names of objects that the server is known to refuse: a restore goes on without them when it is told so.
     pub refuses: Vec<String>,
-    /// Steps of the walk that could not be taken here, in words: the server does not answer such a question.
+    /// Steps of the mode that could not be taken here, in words: the server does not answer such a question.
     pub not_tried: Vec<&'static str>,
     /// True if the archive itself tells more: [`Component::preview`](super::Component::preview).
     pub looks_into_archive: bool,
 }
 
-/// Old data that was set aside by a restore.
+/// The data that a restore or an undo has set aside, which an undo makes live again.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Kept {
+pub struct UndoPoint {
     /// The place of the old data: the name of a database, the path of a folder.
     pub place: String,
     /// The time at which the data was replaced.
     pub at: Timestamp,
-    /// The tasks whose swaps have set it aside, one after the other, as noted with the data; `None` where nothing is
+    /// The tasks whose swaps have set the data aside, one after the other, as noted with the data; `None` where nothing is
     /// noted: an earlier version of this program did it, or the component has no place for notes.
-    pub deeds: Option<Vec<Deed>>,
+    pub task_notes: Option<Vec<TaskNote>>,
 }
 
-/// The work of a task that has swapped, by what is noted with the data.
+/// A swap that a task has done, by the note that lies with the data.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Done {
+pub struct CompletedSwap {
     /// The note.
-    pub deed: Deed,
-    /// The place of the data that it set aside, or that later swaps have put there; `None` if it set nothing aside.
+    pub note: TaskNote,
+    /// The place of the data that the swap set aside, or that later swaps have put there; `None` if there was none.
     pub kept: Option<String>,
 }
 
@@ -150,9 +151,9 @@ pub trait Staged: Send + Sync + fmt::Debug {
         Ok(Vec::new())
     }
 
-    /// Has the swap noted, with the data, as the work of a task.
-    fn sign(&mut self, deed: Deed) {
-        let _ = deed;
+    /// Sets the note of the task that the swap writes down with the data.
+    fn set_task_note(&mut self, note: TaskNote) {
+        let _ = note;
     }
 
     /// Puts the copy in the place of the live data. `Ok` means that the copy is there, whole; the result names the
@@ -162,7 +163,7 @@ pub trait Staged: Send + Sync + fmt::Debug {
     ///
     /// After an error the live data is the old, whole; or, should this process or the server die at that moment, the
     /// old or the new, whole, and `recover` tidies up.
-    async fn swap(self: Box<Self>) -> Result<Option<Kept>, ComponentError>;
+    async fn swap(self: Box<Self>) -> Result<Option<UndoPoint>, ComponentError>;
 
     /// Throws the copy away.
     ///

@@ -1,7 +1,7 @@
 //! The vector database.
 
 use crate::base::env::Env;
-use crate::component::weaviate::{Address, Tls, Way, WeaviateConfig};
+use crate::component::weaviate::{Address, BackendSetting, Tls, WeaviateConfig};
 use secrecy::ExposeSecret;
 use std::{path::Path, path::PathBuf, time::Duration};
 
@@ -12,7 +12,7 @@ pub(super) fn read(env: &mut Env, root: &Path) -> Option<WeaviateConfig> {
     let api_key = env.secret("WEAVIATE_API_KEY");
     let by_tls = env.flag("WEAVIATE_TLS_ENABLED", false);
     let tls = Tls { ca: env.optional("WEAVIATE_CA_CERT"), client: client(env) };
-    let way = env.or("BACKUP_WEAVIATE_BACKEND", Way::default());
+    let backend = env.or("BACKUP_WEAVIATE_BACKEND", BackendSetting::default());
     let dir = env.optional::<PathBuf>("BACKUP_WEAVIATE_DIR");
     let timeout = env.duration("BACKUP_WEAVIATE_TIMEOUT", Duration::from_hours(HOURS));
     if drill.is_some() && drill == server {
@@ -25,7 +25,7 @@ pub(super) fn read(env: &mut Env, root: &Path) -> Option<WeaviateConfig> {
         server,
         api_key,
         tls,
-        way,
+        backend,
         dir,
         timeout,
         drill: drill.map(with_tls),

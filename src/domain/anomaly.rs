@@ -21,7 +21,7 @@ pub struct Anomaly {
 impl Anomaly {
     /// Compares a new backup with an older one; `None` if nothing has fallen by more than half.
     pub fn between(before: &Manifest, now: &Facts) -> Option<Self> {
-        let what = fallen(&before.facts, now);
+        let what = size_drops(&before.facts, now);
         (!what.is_empty()).then(|| Self { against: before.backup_id.clone(), what, accepted: None })
     }
 }
@@ -52,7 +52,7 @@ impl Manifest {
 }
 
 /// Returns one sentence for each figure that has fallen by more than half.
-pub fn fallen(before: &Facts, now: &Facts) -> Vec<String> {
+pub fn size_drops(before: &Facts, now: &Facts) -> Vec<String> {
     let fell = |(_, before, now): &(&str, u128, u128)| 2 * now < *before;
     let told = |(name, before, now)| format!("{name} fell from {before} to {now}");
     // Another backend stores the same data in other bytes, and the bytes of Weaviate's own backups are of files that

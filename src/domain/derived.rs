@@ -22,17 +22,17 @@ pub struct Derived {
     pub empty_views: Vec<String>,
     /// Objects that cannot be made under an empty `search_path`. The first of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub unqualified: Vec<Unqualified>,
+    pub unqualified: Vec<UnqualifiedObject>,
     /// Objects that a restore cannot make as they were for other causes. The first of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub refused: Vec<Foreseen>,
+    pub refused: Vec<PredictedDifference>,
     /// Statements that bring back what a user has put on tables of extensions, which `pg_dump` leaves out. The first of
     /// them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub on_extensions: Vec<String>,
     /// Rows of tables of extensions that are not in the archive.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub own_rows: Vec<OwnRows>,
+    pub own_rows: Vec<ExtensionRows>,
     /// The user mappings whose options the role of the backup may not read, each as the statement that changes it. The
     /// first of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -41,7 +41,7 @@ pub struct Derived {
 
 /// The rows of a table of an extension that are the extension's own: `CREATE EXTENSION` writes them, and no archive has them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct OwnRows {
+pub struct ExtensionRows {
     /// The table with its schema, quoted.
     pub table: String,
     /// The name of the extension.
@@ -56,7 +56,7 @@ pub struct OwnRows {
     pub changed: u64,
 }
 
-impl OwnRows {
+impl ExtensionRows {
     /// The loss and its cure, as a whole sentence; `None` where the rows are in `found`, or where the table is not and nobody
     /// has changed the rows. Rows of another version of the extension are others by themselves.
     fn lost(&self, found: &[Self]) -> Option<String> {
@@ -85,19 +85,19 @@ impl OwnRows {
 
 /// An object that a restore cannot make as it was.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Foreseen {
+pub struct PredictedDifference {
     /// The name by which a restore goes on without the object, or, of a table, without its rows.
     pub name: String,
     /// The object, the cause and the way out, as a whole sentence.
     pub warning: String,
 }
 
-/// The kind of [`Unqualified`] objects that a restore fills once everything else is there.
+/// The kind of [`UnqualifiedObject`] objects that a restore fills once everything else is there.
 pub const VIEW: &str = "materialized view";
 
 /// An object that cannot be made under an empty `search_path`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Unqualified {
+pub struct UnqualifiedObject {
     /// The object's kind: `materialized view`, `index`, `generated column`, `check constraint`.
     pub kind: String,
     /// The object's name with its schema; for a generated column and a check constraint, the name of the table.
@@ -135,7 +135,7 @@ impl Derived {
     }
 }
 
-impl Unqualified {
+impl UnqualifiedObject {
     /// The object, the cause, the consequence and the cure, as a whole sentence.
     pub fn warning(&self) -> String {
         let Self { kind, name, said } = self;

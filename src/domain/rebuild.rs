@@ -16,11 +16,11 @@ pub struct RebuildReport {
     /// Manifests that were written where they were missing, older or unreadable.
     pub written: Vec<WrittenManifest>,
     /// Archives that a manifest names and that are not there. They stay in it: a disk may come back.
-    pub missing: Vec<Remark>,
+    pub missing: Vec<CopyProblem>,
     /// Copies that are not whole. They were left alone.
-    pub damaged: Vec<Remark>,
+    pub damaged: Vec<CopyProblem>,
     /// Copies that could not be looked at. They were left alone.
-    pub skipped: Vec<Remark>,
+    pub skipped: Vec<CopyProblem>,
 }
 
 /// The number of a component's backups in a destination.
@@ -45,14 +45,14 @@ pub struct WrittenManifest {
     pub destination: String,
 }
 
-/// Something to be said about an object.
+/// A copy that is missing, damaged or skipped, and the reason.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Remark {
+pub struct CopyProblem {
     /// The backup, by its name.
     pub backup_id: BackupId,
     /// The place where the copy is, or should be.
     pub location: String,
-    /// The remark itself.
+    /// The reason, for people.
     pub why: String,
 }

@@ -124,7 +124,7 @@ pub struct PruneReport {
     #[serde(skip)]
     pub deleted_from: BTreeMap<BackupId, Vec<String>>,
     /// Ids that stay, and why.
-    pub kept: Vec<Kept>,
+    pub kept: Vec<KeptBackup>,
     /// Objects that an object lock keeps for now, in words: they go once the lock has ended.
     pub locked: Vec<String>,
     /// Objects that could not be deleted for other reasons, in words.
@@ -134,7 +134,7 @@ pub struct PruneReport {
 /// A backup that stays.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Kept {
+pub struct KeptBackup {
     /// The backup.
     pub backup_id: BackupId,
     /// The rule that keeps the backup, for people.
@@ -265,14 +265,14 @@ pub struct FullBackupReport {
 /// A newer backup that `latest` does not mean.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct PassedOver {
+pub struct SkippedBackup {
     /// The id of the backup.
     pub backup_id: BackupId,
     /// The reason, for people.
     pub why: String,
 }
 
-impl fmt::Display for PassedOver {
+impl fmt::Display for SkippedBackup {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "`latest` passed over {}: {}; its id takes it all the same", self.backup_id, self.why)
     }
@@ -290,7 +290,7 @@ pub struct RestorePlan {
     pub created_at: Timestamp,
     /// Newer backups that `latest` does not mean, the newest first; absent: none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub passed_over: Vec<PassedOver>,
+    pub passed_over: Vec<SkippedBackup>,
     /// The path or URL of the archive that is read.
     pub reads: String,
     /// The paths or URLs of the archives that an incremental one builds on, the oldest first; absent: it is a full

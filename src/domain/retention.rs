@@ -37,15 +37,15 @@ pub struct Candidate {
     pub id: BackupId,
     /// The time at which the backup was begun.
     pub created: Timestamp,
-    /// The worth of the backup, as far as it is known.
-    pub proof: Proof,
+    /// The result of the last verification.
+    pub verification: VerificationStatus,
     /// True if somebody has pinned the backup: it stays.
     pub pinned: bool,
 }
 
-/// The worth of a backup, as far as it is known.
+/// The result of the last verification of a backup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Proof {
+pub enum VerificationStatus {
     /// The backup was read to its end and found whole.
     Verified,
     /// The backup is known to be no good.
@@ -53,37 +53,37 @@ pub enum Proof {
     /// The archive is not where its manifest says. The reason may pass (a disk that is not mounted), so the manifest
     /// is kept.
     Missing,
-    /// Nobody knows yet, so the backup is neither counted on nor deleted.
+    /// The backup is not verified yet, so it is neither counted on nor deleted.
     Unknown,
 }
 
 /// The verdict of the rule about each backup.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Plan {
+pub struct RetentionPlan {
     /// The backups that may go, the oldest first.
     pub delete: Vec<BackupId>,
     /// The backups that stay and the reasons, the newest of each component first.
-    pub keep: Vec<(BackupId, Why)>,
+    pub keep: Vec<(BackupId, KeepReason)>,
 }
 
-impl Plan {
+impl RetentionPlan {
     /// Moves every backup that `needed` names from those that go to those that stay.
     pub fn spare(&mut self, needed: &BTreeSet<BackupId>) {
         let (spared, gone) = std::mem::take(&mut self.delete).into_iter().partition(|id| needed.contains(id));
         self.delete = gone;
-        self.stay(spared, Why::BuiltOn);
+        self.stay(spared, KeepReason::BuiltOn);
     }
 
-    fn stay(&mut self, ids: Vec<BackupId>, why: Why) {
-        self.keep.extend(ids.into_iter().map(|id| (id, why)));
+    fn stay(&mut self, ids: Vec<BackupId>, reason: KeepReason) {
+        self.keep.extend(ids.into_iter().map(|id| (id, reason)));
         self.keep.sort_by_key(|(id, _)| (id.component(), Reverse((id.created(), id.clone()))));
     }
 
     /// Moves every backup that would go to those that stay; returns `true` if there was one.
-    pub fn hold_back(&mut self, why: Why) -> bool {
+    pub fn hold_back(&mut self, reason: KeepReason) -> bool {
         let held = std::mem::take(&mut self.delete);
         let any = !held.is_empty();
-        self.stay(held, why);
+        self.stay(held, reason);
         any
     }
 }
@@ -104,10 +104,10 @@ pub fn needed<'a>(
 
 /// The reason that a backup stays. Of several reasons, the first of this list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Why {
+pub enum KeepReason {
     /// Somebody pinned the backup.
     Pinned,
-    /// Nobody has proven the backup yet.
+    /// The backup is not verified yet.
     NotVerified,
     /// The archive is not where its manifest says.
     ArchiveMissing,
@@ -129,7 +129,7 @@ pub enum Why {
     ClockInDoubt,
 }
 
-impl fmt::Display for Why {
+impl fmt::Display for KeepReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = match self {
             Self::Pinned => "pinned",
@@ -152,7 +152,7 @@ impl fmt::Display for Why {
     }
 }
 
-impl Serialize for Why {
+impl Serialize for KeepReason {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
     }
@@ -171,7 +171,7 @@ impl Policy {
     /// stays and counts as no other's successor, so that one wrong clock does not empty a store.
     /// The plan depends on the order of `candidates` in nothing, and planning again after it was
     /// carried out deletes nothing more.
-    pub fn plan(&self, candidates: &[Candidate], now: Timestamp) -> Plan {
+    pub fn plan(&self, candidates: &[Candidate], now: Timestamp) -> RetentionPlan {
         let mut by_component: BTreeMap<ComponentName, Vec<&Candidate>> = BTreeMap::new();
         for candidate in candidates {
             by_component.entry(candidate.id.component()).or_default().push(candidate);
@@ -181,22 +181,22 @@ impl Policy {
             of_one.sort_unstable_by(|a, b| (b.created, &b.id).cmp(&(a.created, &a.id)));
             let mut slots = Slots::default();
             for candidate in of_one {
-                match self.why(candidate, now, &mut slots) {
-                    Some(why) => keep.push((candidate.id.clone(), why)),
+                match self.reason(candidate, now, &mut slots) {
+                    Some(reason) => keep.push((candidate.id.clone(), reason)),
                     None => delete.push((candidate.created, candidate.id.clone())),
                 }
             }
         }
         delete.sort_unstable();
-        Plan { delete: delete.into_iter().map(|(_, id)| id).collect(), keep }
+        RetentionPlan { delete: delete.into_iter().map(|(_, id)| id).collect(), keep }
     }
 
     /// Returns the reason that the next backup, from the newest to the oldest, stays; `None`: it may go.
-    fn why(&self, candidate: &Candidate, now: Timestamp, slots: &mut Slots) -> Option<Why> {
+    fn reason(&self, candidate: &Candidate, now: Timestamp, slots: &mut Slots) -> Option<KeepReason> {
         let last = self.last.max(1);
         let past = candidate.created <= now;
         // A backup that is kept for another reason still takes its place: it is there to be restored.
-        let taken = if past && candidate.proof == Proof::Verified {
+        let taken = if past && candidate.verification == VerificationStatus::Verified {
             slots.take(candidate.created, last, self.weekly, self.monthly)
         } else {
             Taken::default()
@@ -204,17 +204,17 @@ impl Policy {
         let oldest = now.checked_sub(SignedDuration::from_hours(24 * i64::from(self.days)));
         let young = oldest.map_or(true, |oldest| candidate.created > oldest);
         [
-            (candidate.pinned, Why::Pinned),
-            (candidate.proof == Proof::Unknown, Why::NotVerified),
-            (candidate.proof == Proof::Missing, Why::ArchiveMissing),
-            (!past, Why::FromTheFuture),
-            (taken.last, Why::NewestVerified(last)),
-            (young, Why::Young(self.days)),
-            (taken.week, Why::Weekly),
-            (taken.month, Why::Monthly),
+            (candidate.pinned, KeepReason::Pinned),
+            (candidate.verification == VerificationStatus::Unknown, KeepReason::NotVerified),
+            (candidate.verification == VerificationStatus::Missing, KeepReason::ArchiveMissing),
+            (!past, KeepReason::FromTheFuture),
+            (taken.last, KeepReason::NewestVerified(last)),
+            (young, KeepReason::Young(self.days)),
+            (taken.week, KeepReason::Weekly),
+            (taken.month, KeepReason::Monthly),
         ]
         .into_iter()
-        .find_map(|(holds, why)| holds.then_some(why))
+        .find_map(|(holds, reason)| holds.then_some(reason))
     }
 }
 

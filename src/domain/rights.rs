@@ -65,7 +65,7 @@ impl Changes {
 /// An extension that belongs to somebody who is no superuser.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OwnedExtension {
-    /// Its name.
+    /// The name of the extension.
     pub name: String,
     /// The schema of its objects.
     pub schema: String,

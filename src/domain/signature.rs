@@ -63,7 +63,7 @@ pub enum SignatureError {
     /// The signature was obeyed before.
     #[error("the order of this signature was carried out before: order anew")]
     Used,
-    /// Nobody would know later that the signature was obeyed.
+    /// The use of the signature could not be noted, so it would be obeyed once more later.
     #[error("cannot note in BACKUP_ROOT that the order is carried out, so it is not")]
     Unnoted,
     /// The signature is not ours, or the message was changed.

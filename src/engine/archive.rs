@@ -8,13 +8,13 @@ use crate::domain::facts::Facts;
 use crate::domain::listing::BackupState;
 use crate::domain::manifest::{Manifest, StoredObject};
 use crate::domain::progress::Meter;
-use crate::domain::report::PassedOver;
-use crate::engine::ways::read_all;
+use crate::domain::report::SkippedBackup;
+use crate::engine::uploads::read_all;
 use crate::engine::{Engine, EngineError};
 use crate::store::{Body, Store, StoreError};
 use crate::stream::crypt::{Identities, OpenError, Recipients, decrypt};
 use crate::stream::pack::Compression;
-use crate::stream::unpack::{Fingerprint, Unpacked, unpack};
+use crate::stream::unpack::{HashingReader, Unpacked, unpack};
 use std::{io, sync::Arc};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio_util::io::InspectReader;
@@ -77,7 +77,7 @@ impl Archive {
     }
 
     /// Returns the number of bytes that passed, and the fault if they are not the whole copy, unchanged.
-    pub(super) fn problem(&self, stored: Fingerprint<Body>) -> (u64, Option<String>) {
+    pub(super) fn problem(&self, stored: HashingReader<Body>) -> (u64, Option<String>) {
         let (bytes, sha256) = stored.finish();
         let problem = match self.expected() {
             Some(object) if object.bytes != bytes => {
@@ -92,7 +92,7 @@ impl Archive {
         (bytes, problem)
     }
 
-    fn compare(&self, stored: Fingerprint<Body>) -> Result<(), EngineError> {
+    fn compare(&self, stored: HashingReader<Body>) -> Result<(), EngineError> {
         let (_, problem) = self.problem(stored);
         let at = &self.copy.location;
         problem.map_or(Ok(()), |problem| {
@@ -101,21 +101,21 @@ impl Archive {
     }
 
     /// Opens the copy; what is read is counted and hashed on the way.
-    pub(super) async fn reader(&self) -> Result<Fingerprint<Body>, EngineError> {
+    pub(super) async fn reader(&self) -> Result<HashingReader<Body>, EngineError> {
         self.reader_beside(self.readers()).await
     }
 
     /// Opens the copy as one of `readers` that are read side by side.
-    pub(super) async fn reader_beside(&self, readers: usize) -> Result<Fingerprint<Body>, EngineError> {
-        Ok(Fingerprint::new(self.open(readers).await?))
+    pub(super) async fn reader_beside(&self, readers: usize) -> Result<HashingReader<Body>, EngineError> {
+        Ok(HashingReader::new(self.open(readers).await?))
     }
 
     /// Opens the copy, and counts the bytes that are read on `meter` as well.
-    pub(super) async fn metered_reader(&self, meter: &Meter) -> Result<Fingerprint<Body>, EngineError> {
+    pub(super) async fn metered_reader(&self, meter: &Meter) -> Result<HashingReader<Body>, EngineError> {
         let meter = meter.clone();
         let body =
             InspectReader::new(self.open(self.readers()).await?, move |read| meter.add(read.len() as u64));
-        Ok(Fingerprint::new(Box::new(body)))
+        Ok(HashingReader::new(Box::new(body)))
     }
 
     /// The keys that open the archive, `None` if it is not encrypted.
@@ -142,13 +142,13 @@ impl Archive {
     /// [`EngineError::Stream`] where that cannot be read.
     pub(super) async fn unpacked<'a>(
         &self,
-        reader: &'a mut Fingerprint<Body>,
+        reader: &'a mut HashingReader<Body>,
     ) -> Result<Unpacked<'a>, EngineError> {
         Ok(unpack(self.compression, self.decrypted(reader).await?))
     }
 
     /// The bytes below the encryption, if there is one.
-    async fn decrypted<'a>(&self, reader: &'a mut Fingerprint<Body>) -> Result<Unpacked<'a>, EngineError> {
+    async fn decrypted<'a>(&self, reader: &'a mut HashingReader<Body>) -> Result<Unpacked<'a>, EngineError> {
         let Some(keys) = self.keys()? else { return Ok(Box::new(reader)) };
         match decrypt(reader, keys).await {
             Ok(opened) => Ok(opened),
@@ -201,7 +201,7 @@ impl Archive {
     /// # Errors
     ///
     /// [`EngineError::Damaged`].
-    pub(super) async fn finish(&self, mut reader: Fingerprint<Body>) -> Result<(), EngineError> {
+    pub(super) async fn finish(&self, mut reader: HashingReader<Body>) -> Result<(), EngineError> {
         read_all(&mut reader, &Meter::default()).await?;
         self.compare(reader)
     }
@@ -268,7 +268,7 @@ impl Engine {
         &self,
         component: ComponentName,
         reference: &str,
-    ) -> Result<(Vec<Archive>, Vec<PassedOver>), EngineError> {
+    ) -> Result<(Vec<Archive>, Vec<SkippedBackup>), EngineError> {
         let Choice { entry, passed_over } = self.catalog.choose(component, reference).await?;
         Ok((self.archives_of(component, entry).await?, passed_over))
     }
@@ -321,7 +321,7 @@ impl Engine {
     /// # Errors
     ///
     /// The error of the last copy.
-    pub(super) async fn sound(
+    pub(super) async fn first_intact(
         &self,
         archives: Vec<Archive>,
         meter: &Meter,
@@ -363,7 +363,7 @@ impl Engine {
                 )));
             }
             Origin::Manifest(manifest) => manifest.compression.clone(),
-            Origin::Incumbent => Compression::of_file(copy.key.file_name()).to_string(),
+            Origin::Legacy => Compression::of_file(copy.key.file_name()).to_string(),
         };
         let compression = packed.parse().map_err(|_| {
             unfit(format!("{} is packed by {packed}, which is not known here", entry.backup_id))

@@ -14,8 +14,8 @@ use crate::engine::copies::{LOCAL, location_in, noted, stored_object};
 use crate::engine::last::Attempt;
 use crate::engine::pipeline::{self, Filled};
 use crate::engine::restore::{recover, tell_unrecovered};
-use crate::engine::ways::{Wanted, Ways};
-use crate::engine::{Engine, EngineError, Held, Run};
+use crate::engine::uploads::{ArchiveHashes, ArchiveUploads};
+use crate::engine::{ComponentLock, Engine, EngineError, Run};
 use crate::observe::labels::{Operation, Reason, RunResult};
 use crate::store::{ObjectKey, StoreError};
 use crate::stream::crypt::Recipients;
@@ -47,7 +47,7 @@ impl Engine {
             () = run.cancel.cancelled() => Err(EngineError::Cancelled),
         };
         let took = self.clock.now().duration_since(began).unsigned_abs();
-        let result = self.judged(name, outcome.as_ref().err());
+        let result = self.run_result(name, outcome.as_ref().err());
         underway.end(result, took);
         if result != RunResult::Cancelled {
             let attempt = Attempt { began, ended: self.clock.now(), ok: result == RunResult::Success };
@@ -64,7 +64,7 @@ impl Engine {
     }
 
     /// The result of a run, for the metrics; a failure is counted.
-    pub(super) fn judged(&self, component: ComponentName, err: Option<&EngineError>) -> RunResult {
+    pub(super) fn run_result(&self, component: ComponentName, err: Option<&EngineError>) -> RunResult {
         match err {
             None => RunResult::Success,
             Some(EngineError::Cancelled) => RunResult::Cancelled,
@@ -78,7 +78,7 @@ impl Engine {
     async fn backup_alone(&self, order: &Backup, run: &Run) -> Result<BackupReport, EngineError> {
         let component = self.component(order.component)?;
         // A second delivery of a task that is under way waits here too, and then finds its own work done.
-        let mut held = self.take_turn(order.component, run).await?;
+        let mut held = self.lock(order.component, run).await?;
         let outcome = self.backup_held(component, order, run, &mut held).await;
         held.free().await;
         outcome
@@ -89,7 +89,7 @@ impl Engine {
         component: &Arc<dyn Component>,
         order: &Backup,
         run: &Run,
-        held: &mut Held,
+        held: &mut ComponentLock,
     ) -> Result<BackupReport, EngineError> {
         let listing = self.catalog.list(Some(order.component)).await?;
         if let Some(manifest) = run.task_id.as_deref().and_then(|task_id| listing.by_task(task_id)) {
@@ -111,20 +111,20 @@ impl Engine {
         let (manifest, failed) = self.make(component, order, listing, run, held).await?;
         self.metrics.backed_up(&manifest);
         let manifest = self.clean_up_local(manifest, held).await?;
-        let pruned = self.clear(component, &manifest, held).await;
+        let pruned = self.prune_superseded(component, &manifest, held).await;
         match failed {
             Some((destination, err)) => Err(self.incomplete(&manifest, destination, err)),
             None => Ok(self.report(&manifest, pruned)),
         }
     }
 
-    /// Deletes what a new backup makes superfluous: data that a restore set aside, and backups that retention no
-    /// longer keeps. Returns the latter. Nothing of it is a reason for the backup to fail.
-    async fn clear(
+    /// Deletes the undo data and the backups that a new backup supersedes. Returns the deleted backups. An error is a
+    /// warning, and no reason for the backup to fail.
+    async fn prune_superseded(
         &self,
         component: &Arc<dyn Component>,
         manifest: &Manifest,
-        held: &mut Held,
+        held: &mut ComponentLock,
     ) -> Vec<BackupId> {
         if let Err(err) = held.confirm().await {
             // Another worker may be restoring at this moment.
@@ -136,7 +136,7 @@ impl Engine {
             tracing::warn!(
                 "what a restore may have set aside is kept until the backup is accepted and another made"
             );
-        } else if let Err(err) = self.forget(component).await {
+        } else if let Err(err) = self.delete_undo_data(component).await {
             tracing::warn!(error = %chain(&err), "cannot remove what an earlier restore set aside");
         }
         self.prune_after(manifest.component, held).await
@@ -148,40 +148,40 @@ impl Engine {
         order: &Backup,
         before: Listing,
         run: &Run,
-        held: &mut Held,
+        held: &mut ComponentLock,
     ) -> Result<(Manifest, Failed), EngineError> {
         let created_at = self.clock.now();
         let backup_id = before.next_id(order.component, created_at);
         let key = archive_key(&backup_id, &self.extension());
-        let basis = self.basis(&backup_id, created_at, &before);
+        let base = self.incremental_base(&backup_id, created_at, &before);
         tracing::info!(%backup_id, "backup begins");
         let manifests = before.entries.iter().filter_map(Entry::manifest);
         let expected = manifests.map(Manifest::size_bytes).max();
-        let trusted = trusted(before, created_at);
+        let baseline = baseline_backup(before, created_at);
         // The archive is noted first: should this run die, the next holder of the lock gives up its uploads.
         let places = self.destinations.iter().map(|store| (store.destination(), &key));
         held.note(Some(&noted(places))).await?;
-        let mut ways = Ways::begin(&self.destinations, &key, expected).await?;
+        let mut uploads = ArchiveUploads::begin(&self.destinations, &key, expected).await?;
         let packing = (self.compression, self.encryption.recipients.as_ref());
         let lost = held.lost();
         let filled = tokio::select! {
-            filled = pipeline::fill(component, &basis, packing, &mut ways, &run.meter) => filled,
+            filled = pipeline::fill(component, &base, packing, &mut uploads, &run.meter) => filled,
             () = lost.cancelled() => Err(EngineError::LockLost { component: order.component }),
         };
         let filled = match filled.and_then(|filled| filled.agree(order.component).map(|()| filled)) {
             Ok(filled) => filled,
             Err(err) => {
-                ways.abort().await;
+                uploads.abort().await;
                 // A stale note is harmless.
                 let _ = held.note(None).await;
                 return Err(err);
             }
         };
-        let made = Made { backup_id, source: component.source(), created_at, key, filled };
-        let mut manifest = self.describe(order, run, &made);
-        manifest.anomaly = trusted.and_then(|before| Anomaly::between(before.manifest()?, &manifest.facts));
-        let failed = self.settle(ways, &made, &mut manifest, run, held).await?;
-        if let Err(err) = component.counts_now(&made.backup_id).await {
+        let archive = ProvenArchive { backup_id, source: component.source(), created_at, key, filled };
+        let mut manifest = self.describe(order, run, &archive);
+        manifest.anomaly = baseline.and_then(|before| Anomaly::between(before.manifest()?, &manifest.facts));
+        let failed = self.commit(uploads, &archive, &mut manifest, run, held).await?;
+        if let Err(err) = component.backup_committed(&archive.backup_id).await {
             tracing::warn!(error = %chain(&err), "the next backup builds on none of this one");
         }
         if let Some(anomaly) = &manifest.anomaly {
@@ -201,27 +201,27 @@ impl Engine {
 
     /// Gives the archive its name in every destination, the nearest first. With the first one that is proven the
     /// backup exists; what keeps it from another is returned, with that destination.
-    async fn settle(
+    async fn commit(
         &self,
-        ways: Ways,
-        made: &Made,
+        uploads: ArchiveUploads,
+        archive: &ProvenArchive,
         manifest: &mut Manifest,
         run: &Run,
-        held: &mut Held,
+        held: &mut ComponentLock,
     ) -> Result<Failed, EngineError> {
-        let (component, key) = (manifest.component, &made.key);
-        let packed = &made.filled.packed;
-        let wanted = Wanted { bytes: packed.bytes, sha256: &packed.sha256, xxh3: Some(packed.xxh3) };
+        let (component, key) = (manifest.component, &archive.key);
+        let packed = &archive.filled.packed;
+        let hashes = ArchiveHashes { bytes: packed.bytes, sha256: &packed.sha256, xxh3: Some(packed.xxh3) };
         // An archive that is on its way is noted until it is settled.
-        let mut open: Vec<_> = ways.0.iter().map(|way| way.store.destination()).collect();
+        let mut open: Vec<_> = uploads.0.iter().map(|upload| upload.store.destination()).collect();
         let (mut failed, mut unknown) = (None, Vec::new());
-        for way in ways.0 {
-            let store = Arc::clone(&way.store);
+        for upload in uploads.0 {
+            let store = Arc::clone(&upload.store);
             let destination = store.destination();
             let is_first = manifest.objects.is_empty();
             let prove = is_first || self.is_proven_by_reading(&store);
-            let settled = way.settle(component, wanted, prove, &run.meter).await;
-            let object = stored_object(&store, key, wanted);
+            let settled = upload.commit(component, hashes, prove, &run.meter).await;
+            let object = stored_object(&store, key, hashes);
             let settled = match settled {
                 Ok(()) if is_first => {
                     manifest.objects.push(object);
@@ -232,7 +232,7 @@ impl Engine {
                         manifest.objects.clear();
                         // The manifest may be stored all the same. An archive without a manifest is no backup, only a
                         // file that would be in the way.
-                        let unlisted = store.delete(&manifest_key(&made.backup_id)).await;
+                        let unlisted = store.delete(&manifest_key(&archive.backup_id)).await;
                         if unlisted.is_err() || store.delete(key).await.is_err() {
                             return written.map(|()| None);
                         }
@@ -265,7 +265,7 @@ impl Engine {
     }
 
     /// Writes the manifest, unless the component is another worker's by now.
-    async fn write_manifest(&self, manifest: &Manifest, held: &Held) -> Result<(), EngineError> {
+    async fn write_manifest(&self, manifest: &Manifest, held: &ComponentLock) -> Result<(), EngineError> {
         // A backup too many does no harm, a backup too few may.
         if !held.may_add().await? {
             tracing::warn!("the broker does not tell whose the component is, the backup counts anyway");
@@ -280,14 +280,14 @@ impl Engine {
     }
 
     /// The manifest of an archive that lies nowhere yet.
-    fn describe(&self, order: &Backup, run: &Run, made: &Made) -> Manifest {
+    fn describe(&self, order: &Backup, run: &Run, archive: &ProvenArchive) -> Manifest {
         let finished_at = self.clock.now();
         Manifest {
-            format: Manifest::format_of(&made.filled.facts),
-            backup_id: made.backup_id.clone(),
+            format: Manifest::format_of(&archive.filled.facts),
+            backup_id: archive.backup_id.clone(),
             component: order.component,
-            source: made.source.clone(),
-            created_at: made.created_at,
+            source: archive.source.clone(),
+            created_at: archive.created_at,
             finished_at,
             set_id: order.set_id.clone(),
             label: order.label.clone(),
@@ -300,7 +300,7 @@ impl Engine {
             objects: Vec::new(),
             verified: Verified { level: VerifyLevel::Decode, at: Some(finished_at) },
             anomaly: None,
-            facts: made.filled.facts.clone(),
+            facts: archive.filled.facts.clone(),
         }
     }
 
@@ -314,20 +314,20 @@ impl Engine {
 
 /// The newest backup that is whole and whose size nobody doubts: what a new one is compared with. A second
 /// small one does not make the first one right.
-fn trusted(before: Listing, now: Timestamp) -> Option<Entry> {
-    let trusted = |entry: &Entry| {
+fn baseline_backup(before: Listing, now: Timestamp) -> Option<Entry> {
+    let is_trusted = |entry: &Entry| {
         entry.state() == BackupState::Ok
             && !entry.is_ahead(now)
             && entry.manifest().is_some_and(|manifest| manifest.is_verified() && !manifest.is_suspect())
     };
-    before.entries.into_iter().find(trusted)
+    before.entries.into_iter().find(is_trusted)
 }
 
 /// The destination that a backup which exists is not in, and the error.
 type Failed = Option<(&'static str, EngineError)>;
 
 /// A proven archive in its place, about to become a backup.
-struct Made {
+struct ProvenArchive {
     backup_id: BackupId,
     source: String,
     created_at: Timestamp,

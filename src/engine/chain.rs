@@ -2,17 +2,17 @@
 
 use crate::base::chain;
 use crate::catalog::{Entry, Listing};
-use crate::component::{Basis, Component};
+use crate::component::{Component, IncrementalBase};
 use crate::domain::id::BackupId;
 use crate::domain::listing::BackupState;
 use crate::domain::progress::Meter;
 use crate::engine::archive::{Archive, rest_of, unusable};
 use crate::engine::copies::LOCAL;
-use crate::engine::ways::read_all;
+use crate::engine::uploads::read_all;
 use crate::engine::{Engine, EngineError};
 use crate::store::Body;
 use crate::stream::crypt::Recipients;
-use crate::stream::unpack::{Fingerprint, Unpacked};
+use crate::stream::unpack::{HashingReader, Unpacked};
 use jiff::Timestamp;
 use std::sync::Arc;
 
@@ -25,8 +25,8 @@ const MOST_WINDOWS: u64 = 32 << 20;
 /// An archive that is being read, with those that it builds on.
 pub(super) struct Opened<'a> {
     archive: &'a Archive,
-    pub(super) own: Fingerprint<Body>,
-    bases: Vec<Fingerprint<Body>>,
+    pub(super) own: HashingReader<Body>,
+    bases: Vec<HashingReader<Body>>,
 }
 
 impl Archive {
@@ -35,7 +35,7 @@ impl Archive {
     /// # Errors
     ///
     /// When one of the archives that it builds on cannot be opened.
-    pub(super) async fn opened(&self, own: Fingerprint<Body>) -> Result<Opened<'_>, EngineError> {
+    pub(super) async fn opened(&self, own: HashingReader<Body>) -> Result<Opened<'_>, EngineError> {
         let mut bases = Vec::new();
         for base in &self.bases {
             bases.push(base.reader_beside(self.readers()).await?);
@@ -97,7 +97,7 @@ impl Opened<'_> {
     /// # Errors
     ///
     /// When one of them cannot be read.
-    pub(super) async fn problems_of_bases(self) -> Result<(Fingerprint<Body>, Vec<String>), EngineError> {
+    pub(super) async fn problems_of_bases(self) -> Result<(HashingReader<Body>, Vec<String>), EngineError> {
         let mut problems = Vec::new();
         for (base, mut reader) in self.archive.bases.iter().zip(self.bases) {
             read_all(&mut reader, &Meter::default()).await?;
@@ -132,7 +132,7 @@ impl Engine {
     /// # Errors
     ///
     /// As for [`find_bases`](Self::find_bases).
-    pub(super) async fn find_sound_bases(
+    pub(super) async fn find_intact_bases(
         &self,
         archive: &mut Archive,
         meter: &Meter,
@@ -140,8 +140,8 @@ impl Engine {
         bounded(&archive.entry)?;
         let mut warnings = Vec::new();
         for id in archive.entry.builds_on().to_vec() {
-            let sound = self.sound(self.bases(archive, &id).await?, meter).await;
-            let (base, warned) = sound.map_err(|err| unfounded(archive, &id, err))?;
+            let intact = self.first_intact(self.bases(archive, &id).await?, meter).await;
+            let (base, warned) = intact.map_err(|err| base_damaged(archive, &id, err))?;
             archive.bases.push(base);
             warnings.extend(warned);
         }
@@ -150,12 +150,17 @@ impl Engine {
 
     async fn bases(&self, archive: &Archive, id: &BackupId) -> Result<Vec<Archive>, EngineError> {
         let found = self.archives(archive.entry.component(), id.as_str()).await;
-        found.map_err(|err| unfounded(archive, id, err))
+        found.map_err(|err| base_damaged(archive, id, err))
     }
 
     /// Returns the backups that a new one may build on: all that are whole in every destination in which it is to
     /// stay.
-    pub(super) fn basis(&self, id: &BackupId, at: Timestamp, listing: &Listing) -> Basis {
+    pub(super) fn incremental_base(
+        &self,
+        id: &BackupId,
+        at: Timestamp,
+        listing: &Listing,
+    ) -> IncrementalBase {
         let is_staying = |destination: &&str| {
             !(self.cleanup_local && self.destinations.len() > 1 && *destination == LOCAL)
         };
@@ -165,12 +170,14 @@ impl Engine {
             let mut copies = entry.copies.iter();
             copies.any(|copy| copy.destination == place && copy.state == BackupState::Ok)
         };
-        let is_sound =
+        let is_complete =
             |entry: &&Entry| entry.is_verified() && places.iter().all(|place| is_there(entry, place));
-        let sound = listing.entries.iter().filter(is_sound).map(|entry| entry.backup_id.clone()).collect();
-        let terms = self.encryption.recipients.as_ref().map_or_else(String::new, Recipients::names);
+        let complete_backups =
+            listing.entries.iter().filter(is_complete).map(|entry| entry.backup_id.clone()).collect();
+        let recipients = self.encryption.recipients.as_ref().map_or_else(String::new, Recipients::names);
         let most = (MOST_WINDOWS / self.compression.window()).min(MOST_ARCHIVES);
-        Basis { id: id.clone(), at, sound, terms, most: usize::try_from(most).expect("is at most 16") }
+        let max_chain = usize::try_from(most).expect("is at most 16");
+        IncrementalBase { id: id.clone(), at, complete_backups, recipients, max_chain }
     }
 }
 
@@ -186,7 +193,7 @@ fn bounded(entry: &Entry) -> Result<(), EngineError> {
 }
 
 /// The error of a backup without one that it builds on: damaged, unless the other may only be out of reach for now.
-fn unfounded(archive: &Archive, base: &BackupId, err: EngineError) -> EngineError {
+fn base_damaged(archive: &Archive, base: &BackupId, err: EngineError) -> EngineError {
     if err.is_transient() || matches!(err, EngineError::Locked { .. }) {
         return err;
     }

@@ -5,8 +5,8 @@ use crate::catalog::{Damaged, Entry, StoredCopy};
 use crate::domain::component::ComponentName;
 use crate::domain::manifest::{Manifest, StoredObject};
 use crate::engine::archive::CHUNK;
-use crate::engine::ways::{Wanted, Ways};
-use crate::engine::{Engine, EngineError, Held, Run};
+use crate::engine::uploads::{ArchiveHashes, ArchiveUploads};
+use crate::engine::{ComponentLock, Engine, EngineError, Run};
 use crate::store::{ObjectKey, Store, StoreError};
 use bytes::BytesMut;
 use futures_util::TryFutureExt as _;
@@ -23,7 +23,7 @@ impl Engine {
         &self,
         manifest: Manifest,
         run: &Run,
-        held: &mut Held,
+        held: &mut ComponentLock,
     ) -> Result<Manifest, EngineError> {
         let mut manifest = manifest;
         for store in &self.destinations {
@@ -73,10 +73,10 @@ impl Engine {
         let component = manifest.component;
         let archive = self.archive(component, manifest.backup_id.as_str()).await?;
         let (key, bytes) = (archive.copy.key.clone(), archive.copy.bytes);
-        let wanted = Wanted { bytes, sha256: manifest.sha256(), xxh3: None };
+        let hashes = ArchiveHashes { bytes, sha256: manifest.sha256(), xxh3: None };
         tracing::info!(backup_id = %manifest.backup_id, destination = store.destination(), "copying a backup");
         run.meter.begin("copy", bytes);
-        let mut ways = Ways::begin(std::slice::from_ref(store), &key, Some(bytes)).await?;
+        let mut uploads = ArchiveUploads::begin(std::slice::from_ref(store), &key, Some(bytes)).await?;
         let mut from = archive.reader().await?;
         let copied = async {
             loop {
@@ -86,25 +86,25 @@ impl Engine {
                     0 => return archive.finish(from).await,
                     read => run.meter.add(read as u64),
                 }
-                ways.write(chunk.freeze()).await?;
+                uploads.write(chunk.freeze()).await?;
             }
         };
         if let Err(err) = copied.await {
-            ways.abort().await;
+            uploads.abort().await;
             return Err(err);
         }
-        let way = ways.0.swap_remove(0);
-        match way.settle(component, wanted, self.is_proven_by_reading(store), &run.meter).await {
+        let upload = uploads.0.swap_remove(0);
+        match upload.commit(component, hashes, self.is_proven_by_reading(store), &run.meter).await {
             // An earlier attempt got as far as this.
             Err(EngineError::Store(StoreError::Exists { .. })) => {
                 let there = store.open(&key, None).await?;
-                if let Some(problem) = wanted.problem_of(there, &run.meter).await? {
+                if let Some(problem) = hashes.problem_of(there, &run.meter).await? {
                     return Err(EngineError::Verify { component, problems: vec![problem] });
                 }
             }
             settled => settled?,
         }
-        Ok(stored_object(store, &key, wanted))
+        Ok(stored_object(store, &key, hashes))
     }
 
     /// True if a copy in that store counts only when it was read back. A copy far away is read back when it is to be
@@ -118,7 +118,7 @@ impl Engine {
         &self,
         manifest: &mut Manifest,
         object: StoredObject,
-        held: &mut Held,
+        held: &mut ComponentLock,
     ) -> Result<(), EngineError> {
         let written = self.write_copy(manifest, object, held).await;
         held.note(None).await?;
@@ -132,7 +132,7 @@ impl Engine {
         &self,
         manifest: &Manifest,
         object: StoredObject,
-        held: &Held,
+        held: &ComponentLock,
     ) -> Result<Manifest, EngineError> {
         let mut manifest = manifest.clone();
         if !held.may_add().await? {
@@ -141,7 +141,7 @@ impl Engine {
             manifest = entry.manifest().cloned().unwrap_or(manifest);
         }
         manifest.objects.push(object);
-        self.catalog.amend(&manifest, None).await?;
+        self.catalog.update(&manifest, None).await?;
         Ok(manifest)
     }
 
@@ -149,7 +149,7 @@ impl Engine {
     pub(super) async fn clean_up_local(
         &self,
         mut manifest: Manifest,
-        held: &mut Held,
+        held: &mut ComponentLock,
     ) -> Result<Manifest, EngineError> {
         let (local, others): (Vec<_>, Vec<_>) =
             manifest.objects.iter().cloned().partition(|object| object.destination == LOCAL);
@@ -177,7 +177,7 @@ impl Engine {
         left: &str,
     ) -> Result<Vec<String>, EngineError> {
         let listing = self.catalog.list(Some(component)).await?;
-        if !listing.away.is_empty() {
+        if !listing.unreachable.is_empty() {
             tracing::warn!("what a dead run left stays until every destination can be read");
             return Ok(left.lines().map(str::to_owned).collect());
         }
@@ -200,7 +200,7 @@ impl Engine {
                 continue;
             }
             tracing::info!(archive = line, "removing what a run that ended early may have left");
-            match store.give_up(&key).and_then(|()| store.delete(&key)).await {
+            match store.abort_uploads(&key).and_then(|()| store.delete(&key)).await {
                 Ok(()) => {}
                 // The archive is listed among the orphans, and keeps nobody from work.
                 Err(err) if err.is_refusal() => tracing::warn!(error = chain(&err), "it stays"),
@@ -224,12 +224,16 @@ pub(super) fn noted<'a, K: Display>(copies: impl IntoIterator<Item = (&'a str, K
 }
 
 /// A copy as it stands in a manifest.
-pub(super) fn stored_object(store: &Arc<dyn Store>, key: &ObjectKey, wanted: Wanted<'_>) -> StoredObject {
+pub(super) fn stored_object(
+    store: &Arc<dyn Store>,
+    key: &ObjectKey,
+    hashes: ArchiveHashes<'_>,
+) -> StoredObject {
     StoredObject {
         destination: store.destination().to_owned(),
         key: key.to_string(),
-        bytes: wanted.bytes,
-        sha256: wanted.sha256.to_owned(),
+        bytes: hashes.bytes,
+        sha256: hashes.sha256.to_owned(),
         problems: Vec::new(),
         found: None,
     }

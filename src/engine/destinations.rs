@@ -1,13 +1,13 @@
 //! Looks at the destinations: the gauges that come from the catalogue, and which destination cannot be used.
 
-use crate::base::{chain, place::Trouble};
+use crate::base::{access::AccessProblem, chain};
 use crate::catalog::{self, CatalogError, Entry, Listing};
 use crate::domain::clock_doubt::ClockDoubt;
 use crate::domain::component::ComponentName;
 use crate::domain::listing::BackupState;
 use crate::domain::manifest::Manifest;
 use crate::engine::Engine;
-use crate::store::{Store, StoreError, Trial};
+use crate::store::{AccessCheck, Store, StoreError};
 use jiff::Timestamp;
 use std::{io, sync::Arc, time::Duration};
 
@@ -32,7 +32,7 @@ impl Unusable {
 
     /// The reason in one line, without any secret.
     fn reason(&self) -> String {
-        Trouble::within(self).map_or_else(|| chain(&self.source), ToString::to_string)
+        AccessProblem::within(self).map_or_else(|| chain(&self.source), ToString::to_string)
     }
 }
 
@@ -42,7 +42,7 @@ impl Engine {
     pub async fn look_at_destinations(&self) -> Vec<Unusable> {
         let mut unusable = Vec::new();
         for store in self.catalog.stores() {
-            match self.try_out(store, Trial::Answer).await {
+            match self.check_access(store, AccessCheck::Answer).await {
                 Err(source) => unusable.push(Unusable::new(store, source)),
                 Ok(()) if self.metrics.is_destination_well(store.destination()) => {}
                 Ok(()) => {
@@ -78,16 +78,17 @@ impl Engine {
             }
             self.count_copies(destination, &listing.entries);
             let is_well = self.metrics.is_destination_well(destination);
-            let trial = if writing && !is_well { Trial::Write } else { Trial::Rights };
-            if let Err(source) = self.try_out(store, trial).await {
+            let depth = if writing && !is_well { AccessCheck::Write } else { AccessCheck::Rights };
+            if let Err(source) = self.check_access(store, depth).await {
                 unusable.push(Unusable::new(store, source));
             }
         }
         self.show(&listing).await;
-        let away = std::mem::take(&mut listing.away).into_iter();
-        unusable.extend(
-            away.map(|away| Unusable { destination: away.destination, source: away.into_error().into() }),
-        );
+        let unreachable = std::mem::take(&mut listing.unreachable).into_iter();
+        unusable.extend(unreachable.map(|unreachable| Unusable {
+            destination: unreachable.destination,
+            source: unreachable.into_error().into(),
+        }));
         self.note_all(&unusable, writing);
         if let Some(mirror) = &self.mirror {
             mirror.show(listing);
@@ -107,16 +108,20 @@ impl Engine {
         let (stores, common) = (self.catalog.stores(), Arc::new(err));
         let mut unusable = Vec::new();
         for store in stores {
-            let own = if stores.len() > 1 { self.try_out(store, Trial::Answer).await.err() } else { None };
+            let own = if stores.len() > 1 {
+                self.check_access(store, AccessCheck::Answer).await.err()
+            } else {
+                None
+            };
             let shared = || Unusable { destination: store.destination(), source: Arc::clone(&common) };
             unusable.push(own.map_or_else(shared, |source| Unusable::new(store, source)));
         }
         unusable
     }
 
-    async fn try_out(&self, store: &Arc<dyn Store>, trial: Trial) -> Result<(), StoreError> {
+    async fn check_access(&self, store: &Arc<dyn Store>, depth: AccessCheck) -> Result<(), StoreError> {
         let folders = catalog::folders();
-        let tried = tokio::time::timeout(PATIENCE, store.try_out(&folders, trial)).await;
+        let tried = tokio::time::timeout(PATIENCE, store.check_access(&folders, depth)).await;
         tried.unwrap_or_else(|_| {
             let why = io::Error::other(format!("no answer within {} s", PATIENCE.as_secs()));
             let key = folders.into_iter().next().expect("there are folders");
@@ -155,7 +160,7 @@ impl Engine {
             let newest = of_this().filter_map(Entry::manifest).find(|manifest| manifest.is_verified());
             match newest {
                 Some(manifest) => self.metrics.newest(manifest),
-                None if listing.away.is_empty() => self.metrics.none_left(name),
+                None if listing.unreachable.is_empty() => self.metrics.none_left(name),
                 None => {}
             }
             self.recall(name, newest).await;

@@ -33,8 +33,8 @@ pub enum FleetTake {
     Taken(Box<dyn FleetHold>),
     /// Another run has the component; its name is for people.
     Busy(String),
-    /// Nobody answers: it is not known whether the component is free.
-    Away,
+    /// The fleet's locks do not answer: it is not known whether the component is free.
+    Unreachable,
 }
 
 /// A component that is ours in the whole fleet. Dropping it frees the component, soon and reliably: also
@@ -45,7 +45,7 @@ pub trait FleetHold: Debug + Send + Sync {
     fn lost(&self) -> CancellationToken;
 
     /// Returns whether the component is still ours.
-    async fn standing(&self) -> Standing;
+    async fn lock_state(&self) -> LockState;
 
     /// Frees the component at once, if somebody answers; otherwise, or without this call, it is freed soon.
     async fn free(self: Box<Self>);
@@ -53,21 +53,21 @@ pub trait FleetHold: Debug + Send + Sync {
 
 /// The ownership of a component.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
+pub enum LockState {
     /// Still ours.
     Ours,
     /// Another worker's by now.
     Lost,
-    /// Nobody answers.
+    /// The fleet's locks do not answer.
     Unknown,
 }
 
 /// The reason that the fleet's locks cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum FleetError {
-    /// Nobody answers.
+    /// The fleet's locks do not answer.
     #[error("the fleet's locks do not answer")]
-    Away,
+    Unreachable,
     /// The fleet's locks are refused.
     #[error(transparent)]
     Refused(Box<dyn std::error::Error + Send + Sync>),

@@ -14,8 +14,8 @@ impl Engine {
     /// When the catalogue cannot be read.
     pub async fn listing(&self, component: Option<ComponentName>) -> Result<Listing, EngineError> {
         let found = self.catalog.list(component).await?;
-        for away in &found.away {
-            tracing::warn!(error = chain(away), "what lies there alone is not in this listing");
+        for unreachable in &found.unreachable {
+            tracing::warn!(error = chain(unreachable), "what lies there alone is not in this listing");
         }
         for damaged in &found.damaged {
             tracing::warn!(

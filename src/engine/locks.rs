@@ -4,13 +4,13 @@
 
 mod file;
 
+use crate::base::access::explained;
 use crate::base::clock::Clock;
 use crate::base::durable::blocking;
-use crate::base::place::explained;
 use crate::domain::component::ComponentName;
 use crate::domain::progress::Meter;
 use crate::engine::error::EngineError;
-use crate::engine::fleet::{Fleet, FleetError, FleetHold, FleetTake, Standing};
+use crate::engine::fleet::{Fleet, FleetError, FleetHold, FleetTake, LockState};
 use file::{LockFile, holder_in, release, shares, write};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
@@ -48,7 +48,7 @@ pub struct Locks {
 
 /// The holder of a lock: written into the lock's file, for runs that wait.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Owner {
+pub struct LockOwner {
     /// Process id.
     pub pid: u32,
     /// Host name.
@@ -66,27 +66,27 @@ pub struct Owner {
 /// A lock in hand; dropping it frees the component.
 #[derive(Debug)]
 #[must_use = "the component is free again as soon as this is dropped"]
-pub struct Held {
+pub struct ComponentLock {
     file: Arc<LockFile>,
     pub(super) component: ComponentName,
-    owner: Owner,
+    owner: LockOwner,
     /// Archives without a manifest that are for a later holder, one a line.
     left: Option<String>,
     /// `None`: there is no fleet.
     fleet: Option<Box<dyn FleetHold>>,
 }
 
-impl Held {
+impl ComponentLock {
     /// Fires when the component has passed to another worker of the fleet; never without one.
     pub fn lost(&self) -> CancellationToken {
         self.fleet.as_ref().map_or_else(CancellationToken::new, |hold| hold.lost())
     }
 
     /// Returns whether the component is still this run's.
-    pub async fn standing(&self) -> Standing {
+    pub async fn lock_state(&self) -> LockState {
         match &self.fleet {
-            Some(hold) => hold.standing().await,
-            None => Standing::Ours,
+            Some(hold) => hold.lock_state().await,
+            None => LockState::Ours,
         }
     }
 
@@ -97,12 +97,12 @@ impl Held {
             hold.free().await;
         }
         let (file, settled) = (Arc::clone(&self.file), self.owner.loose.is_none());
-        let give_up = move || {
-            file.give_up(settled);
+        let unlock = move || {
+            file.unlock(settled);
             Ok(())
         };
         // Should that fail, the drop of this value tries it again.
-        let _ = blocking(give_up).await;
+        let _ = blocking(unlock).await;
     }
 
     /// The archives that earlier holders left without a manifest: they died, or a destination was away.
@@ -130,15 +130,15 @@ impl Held {
         let noted: Vec<_> = self.left.as_deref().into_iter().chain(archive).collect();
         self.owner.loose = (!noted.is_empty()).then(|| noted.join("\n"));
         let (file, owner) = (Arc::clone(&self.file), self.owner.clone());
-        let written = blocking(move || file.sign(&owner)).await;
+        let written = blocking(move || file.write_owner(&owner)).await;
         written.map_err(|source| EngineError::Lock { component: self.component, source })
     }
 }
 
-impl Drop for Held {
+impl Drop for ComponentLock {
     fn drop(&mut self) {
         // The noted archives stay for the next holder: this run failed before it could settle them.
-        self.file.give_up(self.owner.loose.is_none());
+        self.file.unlock(self.owner.loose.is_none());
     }
 }
 
@@ -167,10 +167,10 @@ impl Locks {
     pub async fn take(
         &self,
         component: ComponentName,
-        owner: &Owner,
+        owner: &LockOwner,
         wait: Option<&Meter>,
         clock: &dyn Clock,
-    ) -> Result<Held, EngineError> {
+    ) -> Result<ComponentLock, EngineError> {
         let (mut shown, mut by_fleet) = (String::new(), false);
         let mut recovery = RECOVERY;
         loop {
@@ -212,7 +212,7 @@ impl Locks {
     /// Returns the holder of the folder's lock; `None` if nobody has it. Waits for the disk. An error here comes again in
     /// `take`.
     #[expect(clippy::option_option, reason = "that somebody has it and who are not the same")]
-    fn holder_here(&self, component: ComponentName) -> Option<Option<Owner>> {
+    fn holder_here(&self, component: ComponentName) -> Option<Option<LockOwner>> {
         let mut file = File::open(self.path(component)).ok()?;
         if shares(&file) { None } else { holder_in(&mut file).ok() }
     }
@@ -236,9 +236,9 @@ impl Locks {
     async fn try_both(
         &self,
         component: ComponentName,
-        owner: &Owner,
+        owner: &LockOwner,
         fleet_first: bool,
-    ) -> Result<Result<Held, Blocked>, EngineError> {
+    ) -> Result<Result<ComponentLock, Blocked>, EngineError> {
         let task = owner.task_id.as_deref();
         let early = if fleet_first { self.try_fleet(component, task).await? } else { Ok(None) };
         let early = match early {
@@ -270,7 +270,7 @@ impl Locks {
         Ok(match taken.map_err(|source| EngineError::Fleet { component, source })? {
             FleetTake::Taken(hold) => Ok(Some(hold)),
             FleetTake::Busy(who) => Err(Blocked::InFleet(who)),
-            FleetTake::Away => Err(Blocked::Away),
+            FleetTake::Unreachable => Err(Blocked::Unreachable),
         })
     }
 
@@ -284,7 +284,11 @@ impl Locks {
         }
     }
 
-    fn try_take(&self, component: ComponentName, owner: &Owner) -> io::Result<Result<Held, Option<Owner>>> {
+    fn try_take(
+        &self,
+        component: ComponentName,
+        owner: &LockOwner,
+    ) -> io::Result<Result<ComponentLock, Option<LockOwner>>> {
         self.make_dir()?;
         for name in ComponentName::ALL {
             self.make_room(name);
@@ -298,14 +302,14 @@ impl Locks {
             .open(self.path(component))?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {
-                let sign = |file: &mut File| {
+                let write_owner = |file: &mut File| {
                     let left = holder_in(file)?.and_then(|owner| owner.loose);
-                    let owner = Owner { loose: left.clone(), ..owner.clone() };
+                    let owner = LockOwner { loose: left.clone(), ..owner.clone() };
                     write(file, Some(&owner)).map(|()| (owner, left))
                 };
-                let (owner, left) = sign(&mut file).inspect_err(|_| release(&file))?;
+                let (owner, left) = write_owner(&mut file).inspect_err(|_| release(&file))?;
                 let file = Arc::new(LockFile::new(file));
-                Ok(Ok(Held { file, component, owner, left, fleet: None }))
+                Ok(Ok(ComponentLock { file, component, owner, left, fleet: None }))
             }
             // A look at who holds the lock shares it for an instant: then nobody holds it, whatever the file says.
             Err(rustix::io::Errno::WOULDBLOCK) if shares(&file) => Ok(Err(None)),
@@ -318,11 +322,11 @@ impl Locks {
 /// The reason that a component cannot be taken now.
 enum Blocked {
     /// A process that sees the same folder has it; unknown in the instant before that process has written its name.
-    Here(Option<Owner>),
+    Here(Option<LockOwner>),
     /// Another worker has it.
     InFleet(String),
-    /// Nobody can tell whether it is free.
-    Away,
+    /// The fleet's locks do not answer: it is not known whether the component is free.
+    Unreachable,
 }
 
 impl Blocked {
@@ -333,16 +337,16 @@ impl Blocked {
 
     fn who(&self) -> Option<String> {
         match self {
-            Self::Here(owner) => Some(owner.as_ref().map_or("another run".to_owned(), Owner::to_string)),
+            Self::Here(owner) => Some(owner.as_ref().map_or("another run".to_owned(), LockOwner::to_string)),
             Self::InFleet(who) => Some(who.clone()),
-            Self::Away => None,
+            Self::Unreachable => None,
         }
     }
 
     fn into_error(self, component: ComponentName) -> EngineError {
         match self.who() {
             Some(owner) => EngineError::Busy { component, owner },
-            None => EngineError::Fleet { component, source: FleetError::Away },
+            None => EngineError::Fleet { component, source: FleetError::Unreachable },
         }
     }
 
@@ -355,7 +359,7 @@ impl Blocked {
     }
 }
 
-impl std::fmt::Display for Owner {
+impl std::fmt::Display for LockOwner {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "process {} on {}", self.pid, self.host)?;
         self.task_id.as_ref().map_or(Ok(()), |id| write!(f, " (task {id})"))?;

@@ -1,44 +1,44 @@
-//! Floor 3: backup, verification and retention, the same for every front door.
+//! Floor 3: backup, verification and retention, the same for worker and command line.
 //!
 //! The engine introduces components to stores: it knows both, they know nothing of each other,
 //! and it knows nothing of Celery.
 
-mod amend;
 mod archive;
 mod backup;
+mod bucket_folder;
 mod chain;
 mod copies;
 mod destinations;
 mod drill;
-mod due;
 mod error;
 mod fleet;
+mod inspect;
 mod last;
 mod listing;
+mod lock_state;
 mod locks;
-mod look;
-mod lost;
+mod manifest_update;
 mod pipeline;
 mod prune;
 mod rebuild;
 mod record;
+mod recovery;
 mod redelivery;
 mod restore;
-mod restored;
-mod shelf;
-mod standing;
+mod restore_records;
+mod retry_hint;
+mod uploads;
 mod verify;
 mod watched;
-mod way_on;
-mod ways;
+mod worker_lost;
 
+pub use bucket_folder::StoreFolder;
 pub use destinations::Unusable;
 pub use error::EngineError;
-pub use fleet::{Fleet, FleetError, FleetHold, FleetTake, Standing};
-pub use locks::{Held, Locks, Owner};
+pub use fleet::{Fleet, FleetError, FleetHold, FleetTake, LockState};
+pub use locks::{ComponentLock, LockOwner, Locks};
 pub use prune::PruneRequest;
 pub use restore::RestoreRequest;
-pub use shelf::StoreShelf;
 pub use verify::VerifyRequest;
 
 use crate::base::clock::Clock;
@@ -120,7 +120,7 @@ impl Engine {
     }
 
     /// Waits for the turn to [`take`](Self::take) a component, unless the run is cancelled.
-    async fn take_turn(&self, component: ComponentName, run: &Run) -> Result<Held, EngineError> {
+    async fn lock(&self, component: ComponentName, run: &Run) -> Result<ComponentLock, EngineError> {
         run.meter.begin("waiting for its turn", 0);
         tokio::select! {
             held = self.take(component, run) => held,
@@ -129,7 +129,7 @@ impl Engine {
     }
 
     /// Takes a component for one run, and removes the archives without a manifest that a dead run left.
-    async fn take(&self, component: ComponentName, run: &Run) -> Result<Held, EngineError> {
+    async fn take(&self, component: ComponentName, run: &Run) -> Result<ComponentLock, EngineError> {
         let wait = run.wait.then_some(&run.meter);
         let mut held = self.locks.take(component, &self.owner(run), wait, &*self.clock).await?;
         if let Some(left) = held.left_behind() {
@@ -139,8 +139,8 @@ impl Engine {
         Ok(held)
     }
 
-    fn owner(&self, run: &Run) -> Owner {
-        Owner {
+    fn owner(&self, run: &Run) -> LockOwner {
+        LockOwner {
             pid: std::process::id(),
             host: self.host.clone(),
             task_id: run.task_id.clone(),

@@ -1,12 +1,12 @@
 //! The way of the bytes: component → packer → store, and beside it the proof of what was packed.
 
 use crate::base::chain;
-use crate::component::{Basis, Component, ComponentError};
+use crate::component::{Component, ComponentError, IncrementalBase};
 use crate::domain::component::ComponentName;
 use crate::domain::facts::{Counts, Facts};
 use crate::domain::progress::Meter;
 use crate::engine::EngineError;
-use crate::engine::ways::Ways;
+use crate::engine::uploads::ArchiveUploads;
 use crate::stream::crypt::{Identities, Recipients, decrypt};
 use crate::stream::pack::{Compression, Packed, Packer};
 use crate::stream::unpack::{unpack, unpack_buffered};
@@ -30,7 +30,7 @@ pub(super) struct Filled {
     decoded: Counts,
 }
 
-/// Streams a component, packed, on its ways, and at the same time decodes the very bytes that are
+/// Streams a component, packed, on its way, and at the same time decodes the very bytes that are
 /// stored, decrypted by a key that lives as long as this run: one pass over the data, memory bounded, the slowest stage sets the pace.
 ///
 /// # Errors
@@ -39,9 +39,9 @@ pub(super) struct Filled {
 /// worthless.
 pub(super) async fn fill(
     component: &Arc<dyn Component>,
-    basis: &Basis,
+    base: &IncrementalBase,
     (compression, recipients): (Compression, Option<&Recipients>),
-    ways: &mut Ways,
+    uploads: &mut ArchiveUploads,
     meter: &Meter,
 ) -> Result<Filled, EngineError> {
     let name = component.name();
@@ -51,19 +51,19 @@ pub(super) async fn fill(
     let produce = async move {
         let mut packer = Packer::start(compression, recipients, to_store);
         let facts =
-            component.increment(basis, &mut packer, meter).await.map_err(|err| component_error(name, err))?;
+            component.increment(base, &mut packer, meter).await.map_err(|err| component_error(name, err))?;
         let packed =
             packer.finish().await.map_err(|source| EngineError::Stream { what: "compress", source })?;
         Ok((facts, packed))
     };
     let store = async move {
         while let Some(chunk) = packed_chunks.recv().await {
-            ways.write(chunk.clone()).await?;
+            uploads.write(chunk.clone()).await?;
             // A decoder that has gone says why itself.
             let _ = to_decoder.send(chunk).await;
         }
         drop(to_decoder); // so that it sees the end meanwhile
-        ways.end().await?;
+        uploads.end().await?;
         Ok(())
     };
     // The decoder is a task of its own, so that it runs beside the other stages and not in turn with them.

@@ -1,13 +1,13 @@
 //! Retention carried out: the plan is pure, this deletes what it says, manifest first.
 
 use crate::base::chain;
-use crate::catalog::{Damaged, Entry, Going, Gone, Listing};
+use crate::catalog::{Damaged, Entry, Listing, PendingRemoval, RemovalOutcome};
 use crate::domain::component::ComponentName;
 use crate::domain::id::BackupId;
-use crate::domain::report::{Kept, PruneReport};
-use crate::domain::retention::{Candidate, Why, needed};
+use crate::domain::report::{KeptBackup, PruneReport};
+use crate::domain::retention::{Candidate, KeepReason, needed};
 use crate::engine::destinations::{clock_doubt, newest_is_suspect};
-use crate::engine::{Engine, EngineError, Held, Run};
+use crate::engine::{ComponentLock, Engine, EngineError, Run};
 use crate::observe::labels::{Operation, Refusal, RunResult};
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -42,7 +42,7 @@ impl Engine {
         let mut report =
             PruneReport { status: "success".to_owned(), dry_run: request.dry_run, ..PruneReport::default() };
         for name in ComponentName::ALL {
-            if request.component.is_none_or(|wanted| wanted == name) {
+            if request.component.is_none_or(|only| only == name) {
                 self.prune_recorded(name, request, run, &mut report).await?;
             }
         }
@@ -105,25 +105,27 @@ impl Engine {
         &self,
         name: ComponentName,
         request: PruneRequest,
-        held: Option<&mut Held>,
+        held: Option<&mut ComponentLock>,
         report: &mut PruneReport,
     ) -> Result<(), EngineError> {
         let began = self.clock.now();
         let listing = self.catalog.list(Some(name)).await?;
-        let going = self.going(name, request, &listing, held.is_some(), report);
+        let prunable = self.prunable(name, request, &listing, held.is_some(), report);
         // Without the lock there is only a plan.
         let Some(held) = held else {
-            for (id, from) in going {
+            for (id, from) in prunable {
                 report.deleted_from.insert(id.clone(), from.into_iter().map(str::to_owned).collect());
                 report.deleted.push(id);
             }
             return Ok(());
         };
         let entries: HashMap<_, _> = listing.entries.iter().map(|entry| (&entry.backup_id, entry)).collect();
-        let going: Vec<_> =
-            going.iter().map(|(id, from)| Going { entry: entries[id], from: from.clone() }).collect();
+        let prunable: Vec<_> = prunable
+            .iter()
+            .map(|(id, from)| PendingRemoval { entry: entries[id], from: from.clone() })
+            .collect();
         let problems = report.problems.len();
-        for batch in going.chunks(BATCH) {
+        for batch in prunable.chunks(BATCH) {
             if let Err(err) = self.delete(batch, held, report).await {
                 let error = chain(&err);
                 tracing::warn!(error, "retention stops");
@@ -133,7 +135,7 @@ impl Engine {
         }
         let swept = async {
             held.confirm().await?;
-            match going.as_slice() {
+            match prunable.as_slice() {
                 [] => self.sweep(name, &listing).await,
                 // The new listing lacks the backups that are gone by now.
                 _ => self.sweep(name, &self.catalog.list(Some(name)).await?).await,
@@ -154,7 +156,7 @@ impl Engine {
     /// Removes the files that the component's own server keeps of deleted backups, where all living ones are known.
     async fn sweep(&self, name: ComponentName, listing: &Listing) -> Result<(), EngineError> {
         let Ok(component) = self.component(name) else { return Ok(()) };
-        if !listing.away.is_empty() || !listing.damaged.is_empty() || !listing.orphans.is_empty() {
+        if !listing.unreachable.is_empty() || !listing.damaged.is_empty() || !listing.orphans.is_empty() {
             return Ok(());
         }
         let manifests = listing.entries.iter().filter_map(Entry::manifest);
@@ -170,7 +172,7 @@ impl Engine {
     /// Returns the backups that may go, and the destinations that they may go from: the rule holds in each destination
     /// by itself, so that each has backups of its own to go back to. The report names the backups that stay in at
     /// least one.
-    fn going(
+    fn prunable(
         &self,
         name: ComponentName,
         request: PruneRequest,
@@ -192,8 +194,10 @@ impl Engine {
         let mut plans = Vec::new();
         for store in self.catalog.stores() {
             let destination = store.destination();
-            if let Some(away) = listing.away.iter().find(|away| away.destination == destination) {
-                report.problems.push(chain(away));
+            if let Some(unreachable) =
+                listing.unreachable.iter().find(|unreachable| unreachable.destination == destination)
+            {
+                report.problems.push(chain(unreachable));
                 continue;
             }
             let entries = listing.entries.iter();
@@ -205,68 +209,68 @@ impl Engine {
             listing.entries.iter().map(|entry| (&entry.backup_id, entry.builds_on())).collect();
         let staying = plans.iter().flat_map(|(_, plan)| plan.keep.iter().map(|(id, _)| id));
         let needed = needed(staying, |id| builds_on.get(id).copied().unwrap_or_default());
-        let mut going = BTreeMap::<BackupId, Vec<_>>::new();
+        let mut prunable = BTreeMap::<BackupId, Vec<_>>::new();
         let (mut kept, mut held_back, mut waits) = (BTreeSet::new(), false, false);
         for (destination, mut plan) in plans {
             plan.spare(&needed);
-            held_back |= suspect && plan.hold_back(Why::HeldBack);
-            waits |= clock_doubt.is_some() && plan.hold_back(Why::ClockInDoubt);
+            held_back |= suspect && plan.hold_back(KeepReason::HeldBack);
+            waits |= clock_doubt.is_some() && plan.hold_back(KeepReason::ClockInDoubt);
             for (backup_id, why) in plan.keep {
                 if kept.insert(backup_id.clone()) {
-                    report.kept.push(Kept { backup_id, why: why.to_string() });
+                    report.kept.push(KeptBackup { backup_id, why: why.to_string() });
                 }
             }
             for id in plan.delete {
-                going.entry(id).or_default().push(destination);
+                prunable.entry(id).or_default().push(destination);
             }
         }
         if held_back && for_real {
-            tracing::warn!(component = %name, "retention deletes nothing: {}", Why::HeldBack);
+            tracing::warn!(component = %name, "retention deletes nothing: {}", KeepReason::HeldBack);
             self.metrics.refused(Refusal::Anomaly);
         }
         if let Some(doubt) = clock_doubt.filter(|_| waits && for_real) {
             tracing::warn!(component = %name, "retention deletes nothing: {doubt}");
             self.metrics.refused(Refusal::Clock);
         }
-        going
+        prunable
     }
 
     /// All manifests of a batch first, then the archives; a crash in between is finished by the next run.
     async fn delete(
         &self,
-        batch: &[Going<'_>],
-        held: &mut Held,
+        batch: &[PendingRemoval<'_>],
+        held: &mut ComponentLock,
         report: &mut PruneReport,
     ) -> Result<(), EngineError> {
         // Unlike a backup, this can wait.
         held.confirm().await?;
         held.note(Some(&archives_of(batch).join("\n"))).await?;
-        let gone = self.catalog.delete_all(batch).await;
+        let outcomes = self.catalog.delete_all(batch).await;
         let mut left: Vec<_> = held.left_behind().into_iter().map(str::to_owned).collect();
-        for (going, gone) in batch.iter().zip(gone) {
-            if gone.failed.is_some() {
-                left.extend(archives_of(std::slice::from_ref(going)));
+        for (removal, outcome) in batch.iter().zip(outcomes) {
+            if outcome.failed.is_some() {
+                left.extend(archives_of(std::slice::from_ref(removal)));
             }
-            self.tell(&going.entry.backup_id, &gone, report);
+            self.tell(&removal.entry.backup_id, &outcome, report);
         }
         held.leave(&left).await
     }
 
     /// Records the removal of one backup in the report, in the log and in the metrics.
-    fn tell(&self, id: &BackupId, gone: &Gone, report: &mut PruneReport) {
-        if !gone.from.is_empty() {
-            tracing::info!(backup_id = %id, from = gone.from.join(", "), "retention deleted a backup");
-            for destination in &gone.from {
+    fn tell(&self, id: &BackupId, outcome: &RemovalOutcome, report: &mut PruneReport) {
+        if !outcome.from.is_empty() {
+            tracing::info!(backup_id = %id, from = outcome.from.join(", "), "retention deleted a backup");
+            for destination in &outcome.from {
                 self.metrics.deleted(id.component(), destination);
             }
-            report.deleted_from.insert(id.clone(), gone.from.iter().map(ToString::to_string).collect());
+            report.deleted_from.insert(id.clone(), outcome.from.iter().map(ToString::to_string).collect());
             report.deleted.push(id.clone());
         }
-        for (_, err) in &gone.refused {
+        for (_, err) in &outcome.refused {
             self.metrics.refused(if err.is_lock() { Refusal::Locked } else { Refusal::Denied });
         }
-        let refused = gone.refused.iter().map(|(_, err)| (err, err.is_lock()));
-        for (err, is_locked) in refused.chain(gone.failed.iter().map(|err| (err, false))) {
+        let refused = outcome.refused.iter().map(|(_, err)| (err, err.is_lock()));
+        for (err, is_locked) in refused.chain(outcome.failed.iter().map(|err| (err, false))) {
             let error = chain(err);
             tracing::warn!(backup_id = %id, error, "retention cannot delete a backup");
             // An object lock was ordered by somebody, so it is no fault.
@@ -276,7 +280,11 @@ impl Engine {
     }
 
     /// Retention after a backup: never a reason for the backup to fail.
-    pub(super) async fn prune_after(&self, component: ComponentName, held: &mut Held) -> Vec<BackupId> {
+    pub(super) async fn prune_after(
+        &self,
+        component: ComponentName,
+        held: &mut ComponentLock,
+    ) -> Vec<BackupId> {
         let mut report = PruneReport::default();
         if let Err(err) = self.prune_one(component, PruneRequest::default(), Some(held), &mut report).await {
             tracing::warn!(error = chain(&err), "retention did not run");
@@ -286,9 +294,9 @@ impl Engine {
 }
 
 /// The archives of a batch that are to go, as they are written down in the lock file.
-fn archives_of(batch: &[Going<'_>]) -> Vec<String> {
-    let copies = batch.iter().flat_map(|going| {
-        going.entry.copies.iter().filter(|copy| going.from.contains(&copy.destination.as_str()))
+fn archives_of(batch: &[PendingRemoval<'_>]) -> Vec<String> {
+    let copies = batch.iter().flat_map(|removal| {
+        removal.entry.copies.iter().filter(|copy| removal.from.contains(&copy.destination.as_str()))
     });
     copies.map(|copy| format!("{}/{}", copy.destination, copy.key)).collect()
 }

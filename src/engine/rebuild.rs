@@ -2,7 +2,7 @@
 //! made from the archives that have none.
 
 use crate::base::chain;
-use crate::catalog::{Entry, Origin, StoredCopy, Survey, manifest_key};
+use crate::catalog::{DestinationSummary, Entry, Origin, StoredCopy, manifest_key};
 use crate::component::Component;
 use crate::domain::component::ComponentName;
 use crate::domain::facts::Facts;
@@ -10,10 +10,10 @@ use crate::domain::id::BackupId;
 use crate::domain::listing::BackupState;
 use crate::domain::manifest::{Manifest, StoredObject, Verified, VerifyLevel};
 use crate::domain::progress::Meter;
-use crate::domain::rebuild::{FoundCopies, RebuildReport, Remark, WrittenManifest};
+use crate::domain::rebuild::{CopyProblem, FoundCopies, RebuildReport, WrittenManifest};
 use crate::engine::archive::{rest_of, unusable};
-use crate::engine::ways::{Wanted, read_all};
-use crate::engine::{Engine, EngineError, Held, Run};
+use crate::engine::uploads::{ArchiveHashes, read_all};
+use crate::engine::{ComponentLock, Engine, EngineError, Run};
 use crate::stream::pack::Compression;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -41,8 +41,8 @@ impl Engine {
         report: &mut RebuildReport,
     ) -> Result<(), EngineError> {
         report.dry_run = dry_run;
-        let held = if dry_run { None } else { Some(self.take_turn(component, run).await?) };
-        let lost = held.as_ref().map(Held::lost).unwrap_or_default();
+        let held = if dry_run { None } else { Some(self.lock(component, run).await?) };
+        let lost = held.as_ref().map(ComponentLock::lost).unwrap_or_default();
         let outcome = tokio::select! {
             outcome = self.rebuild_held(component, held.as_ref(), run, report) => outcome,
             () = lost.cancelled() => Err(EngineError::LockLost { component }),
@@ -58,7 +58,7 @@ impl Engine {
     async fn rebuild_held(
         &self,
         component: ComponentName,
-        held: Option<&Held>,
+        held: Option<&ComponentLock>,
         run: &Run,
         report: &mut RebuildReport,
     ) -> Result<(), EngineError> {
@@ -86,8 +86,8 @@ impl Engine {
     /// Writes manifests into the destinations that lack them.
     async fn level(
         &self,
-        surveys: &[Survey],
-        held: Option<&Held>,
+        surveys: &[DestinationSummary],
+        held: Option<&ComponentLock>,
         run: &Run,
         report: &mut RebuildReport,
     ) -> Result<(), EngineError> {
@@ -96,7 +96,7 @@ impl Engine {
             if surveys.iter().any(|survey| survey.newer.contains(*id)) {
                 let location = manifest_key(id).to_string();
                 let why = "it has a manifest of a newer rna-backup: use that one".to_owned();
-                report.skipped.push(Remark { backup_id: (*id).clone(), location, why });
+                report.skipped.push(CopyProblem { backup_id: (*id).clone(), location, why });
                 continue;
             }
             // Of equal manifests the last one is taken, which is the nearest.
@@ -123,7 +123,7 @@ impl Engine {
             if !ids.contains(&damaged.backup_id) {
                 let (backup_id, location) = (damaged.backup_id.clone(), damaged.location.clone());
                 let why = format!("{}; move it away, and its archive gets a new one", chain(damaged));
-                report.damaged.push(Remark { backup_id, location, why });
+                report.damaged.push(CopyProblem { backup_id, location, why });
             }
         }
         Ok(())
@@ -140,7 +140,8 @@ impl Engine {
         let component = id.component();
         let mut made: Option<Manifest> = None;
         for copy in copies {
-            let remark = |why: String| Remark { backup_id: id.clone(), location: copy.location.clone(), why };
+            let problem_of =
+                |why: String| CopyProblem { backup_id: id.clone(), location: copy.location.clone(), why };
             let read = match (self.component(component), &mut made) {
                 (Err(err), _) => Err(err),
                 (Ok(reader), None) => self.describe_orphan(reader, id, &copy, run).await.map(|found| {
@@ -150,8 +151,10 @@ impl Engine {
             };
             match read {
                 Ok(()) => {}
-                Err(EngineError::Damaged { problems }) => report.damaged.push(remark(problems.join("; "))),
-                Err(err) => report.skipped.push(remark(chain(&err))),
+                Err(EngineError::Damaged { problems }) => {
+                    report.damaged.push(problem_of(problems.join("; ")));
+                }
+                Err(err) => report.skipped.push(problem_of(chain(&err))),
             }
         }
         Ok(made)
@@ -209,8 +212,8 @@ impl Engine {
         let unfit = || EngineError::Unfit { what: format!("{} is not configured", copy.destination) };
         let store = self.catalog.store(&copy.destination).ok_or_else(unfit)?;
         run.meter.begin("read", copy.bytes);
-        let wanted = Wanted { bytes: known.bytes, sha256: &known.sha256, xxh3: None };
-        if wanted.problem_of(store.open(&copy.key, None).await?, &run.meter).await?.is_some() {
+        let hashes = ArchiveHashes { bytes: known.bytes, sha256: &known.sha256, xxh3: None };
+        if hashes.problem_of(store.open(&copy.key, None).await?, &run.meter).await?.is_some() {
             let problem = format!("it is not the same as the whole one in {}", known.destination);
             return Err(EngineError::Damaged { problems: vec![problem] });
         }
@@ -264,7 +267,7 @@ impl Engine {
     }
 }
 
-impl Survey {
+impl DestinationSummary {
     /// True if an archive that the manifest names lies in this destination.
     fn holds(&self, manifest: &Manifest) -> bool {
         self.copy_of(manifest).is_some_and(|object| self.bytes_of(&object.key).is_some())
@@ -282,7 +285,7 @@ impl Survey {
 /// Compares a manifest's entry for a destination with the objects there. A whole copy there that the manifest does not
 /// know is added.
 async fn look_for(
-    survey: &Survey,
+    survey: &DestinationSummary,
     manifest: &mut Manifest,
     run: &Run,
     report: &mut RebuildReport,
@@ -293,21 +296,21 @@ async fn look_for(
     let Some(object) = named.or_else(|| manifest.objects.first().cloned()) else { return Ok(()) };
     let Ok(key) = object.key.parse() else { return Ok(()) };
     let (backup_id, location) = (manifest.backup_id.clone(), store.location(&key));
-    let remark = |why: String| Remark { backup_id, location, why };
-    let wanted = Wanted { bytes: object.bytes, sha256: &object.sha256, xxh3: None };
+    let problem_of = |why: String| CopyProblem { backup_id, location, why };
+    let hashes = ArchiveHashes { bytes: object.bytes, sha256: &object.sha256, xxh3: None };
     match survey.objects.get(&key) {
-        None if is_named => report.missing.push(remark("the archive is not there".to_owned())),
+        None if is_named => report.missing.push(problem_of("the archive is not there".to_owned())),
         None => {}
         Some(bytes) if *bytes != object.bytes => {
             let why = format!("it should have {} bytes, and has {bytes}", object.bytes);
-            report.damaged.push(remark(why));
+            report.damaged.push(problem_of(why));
         }
         Some(_) if is_named && object.problems.is_empty() => {}
-        Some(_) if is_named => report.damaged.push(remark(object.problems.join("; "))),
+        Some(_) if is_named => report.damaged.push(problem_of(object.problems.join("; "))),
         Some(bytes) => {
             run.meter.begin("read", *bytes);
-            match wanted.problem_of(store.open(&key, None).await?, &run.meter).await? {
-                Some(problem) => report.damaged.push(remark(problem)),
+            match hashes.problem_of(store.open(&key, None).await?, &run.meter).await? {
+                Some(problem) => report.damaged.push(problem_of(problem)),
                 None => manifest.objects.push(StoredObject {
                     destination: store.destination().to_owned(),
                     problems: Vec::new(),

@@ -1,18 +1,18 @@
 //! Tasks that are delivered again after a crash: what they have restored or undone already is not done twice.
 //!
-//! The proof lies with the data, where every machine sees it ([`Component::done_by`]). The records in the folder of the
+//! The proof lies with the data, where every machine sees it ([`Component::completed_by`]). The records in the folder of the
 //! locks keep the whole report; they are a proof only for data without such notes, of components that have no place for
 //! them and of earlier versions of this program.
 
 use crate::base::chain;
-use crate::component::{Component, ComponentError, Done, Kept, Staged};
+use crate::component::{CompletedSwap, Component, ComponentError, Staged, UndoPoint};
 use crate::domain::component::ComponentName;
-use crate::domain::deed::Deed;
 use crate::domain::id::BackupId;
 use crate::domain::report::{RestoreReport, UndoReport};
-use crate::engine::restored::{Record, Undone};
+use crate::domain::task_note::TaskNote;
+use crate::engine::restore_records::{LastUndo, Record};
 use crate::engine::watched::watched;
-use crate::engine::{Engine, EngineError, Held, RestoreRequest, Run};
+use crate::engine::{ComponentLock, Engine, EngineError, RestoreRequest, Run};
 use std::sync::Arc;
 
 impl Engine {
@@ -30,10 +30,10 @@ impl Engine {
         if let Some(Record { report: report @ Some(_), .. }) = record {
             return Ok(report);
         }
-        let done = done_by(component, task).await?;
-        let (reference, kept) = match done.filter(|done| done.deed.backup.is_some()) {
-            Some(Done { deed, kept }) => {
-                let id = deed.backup.map(|id| id.to_string());
+        let done = completed_by(component, task).await?;
+        let (reference, kept) = match done.filter(|done| done.note.backup.is_some()) {
+            Some(CompletedSwap { note, kept }) => {
+                let id = note.backup.map(|id| id.to_string());
                 (id.unwrap_or_else(|| request.reference.clone()), kept)
             }
             None => match record {
@@ -80,13 +80,13 @@ impl Engine {
         mut staged: Box<dyn Staged>,
         backup: &BackupId,
         run: &Run,
-        held: &Held,
+        held: &ComponentLock,
     ) -> Result<(Option<String>, Option<Record>), EngineError> {
         run.meter.begin("swap", 0);
         let record = self.about_to_swap(component, backup, run).await?;
         if let Some(task) = &run.task_id {
-            let deed = Deed::restore(task, backup.clone(), self.clock.now());
-            staged.sign(deed.on_broker(run.visibility_timeout));
+            let note = TaskNote::restore(task, backup.clone(), self.clock.now());
+            staged.set_task_note(note.on_broker(run.visibility_timeout));
         }
         let kept = watched(component.name(), run, held, staged.swap()).await?;
         Ok((kept.map(|kept| kept.place), record))
@@ -114,7 +114,7 @@ impl Engine {
         run: &Run,
     ) -> Result<Option<Record>, EngineError> {
         let name = component.name();
-        let kept_before = kept(component).await?.map(|kept| kept.place);
+        let kept_before = undo_point(component).await?.map(|kept| kept.place);
         self.locks.forget_unfinished(name, kept_before.as_deref()).await?;
         let Some(task) = run.task_id.as_deref() else { return Ok(None) };
         let record = Record { kept_before, backup_id: Some(backup.clone()), ..Record::of(task) };
@@ -126,18 +126,20 @@ impl Engine {
     pub(super) async fn undone_before(
         &self,
         component: &Arc<dyn Component>,
-        kept: Option<&Kept>,
+        kept: Option<&UndoPoint>,
         run: &Run,
     ) -> Result<Option<UndoReport>, EngineError> {
         let (name, source) = (component.name(), component.source());
         let Some(task) = run.task_id.as_deref() else { return Ok(None) };
         let nothing = || "nothing".to_owned();
-        if let Some(Done { deed: Deed { undone: Some(at), .. }, kept }) = done_by(component, task).await? {
+        if let Some(CompletedSwap { note: TaskNote { undone: Some(at), .. }, kept }) =
+            completed_by(component, task).await?
+        {
             return Ok(Some(UndoReport::new(name, source, at, kept.unwrap_or_else(nothing))));
         }
         let Some(before) = self.locks.undone_by(name, task).await else { return Ok(None) };
         // Where nothing is kept, a backup may have removed what the undo was to bring back.
-        let done = kept.filter(|kept| kept.deeds.is_none() && kept.place != before.kept_before);
+        let done = kept.filter(|kept| kept.task_notes.is_none() && kept.place != before.kept_before);
         Ok(done.map(|kept| UndoReport::new(name, source, before.replaced_at, kept.place.clone())))
     }
 
@@ -145,32 +147,33 @@ impl Engine {
     pub(super) async fn about_to_undo(
         &self,
         name: ComponentName,
-        kept: &Kept,
+        kept: &UndoPoint,
         run: &Run,
-    ) -> Result<Option<Deed>, EngineError> {
+    ) -> Result<Option<TaskNote>, EngineError> {
         self.locks.forget_unfinished(name, Some(&kept.place)).await?;
         let Some(task_id) = run.task_id.clone() else { return Ok(None) };
-        let deed = Deed::undo(&task_id, kept.at, self.clock.now()).from_place(&kept.place);
-        let deed = deed.on_broker(run.visibility_timeout);
+        let note = TaskNote::undo(&task_id, kept.at, self.clock.now()).from_place(&kept.place);
+        let note = note.on_broker(run.visibility_timeout);
         let (kept_before, replaced_at) = (kept.place.clone(), kept.at);
-        self.locks.note_undone(name, &Undone { task_id, kept_before, replaced_at }).await?;
-        Ok(Some(deed))
+        self.locks.note_undone(name, &LastUndo { task_id, kept_before, replaced_at }).await?;
+        Ok(Some(note))
     }
 
-    /// Notes that the result of a task is stored: nobody will ask for the proof of its work again.
+    /// Notes that the result of a task is stored: the proof of its work is not needed any more.
     pub async fn result_stored(&self, component: ComponentName, task: &str) {
         let Ok(found) = self.component(component) else { return };
-        if let Err(err) = found.settle(task).await {
+        if let Err(err) = found.result_stored(task).await {
             tracing::debug!(%component, task, error = %chain(&err), "the proof of this task's work stays for a day");
         }
     }
 
     /// Removes what restores have set aside. A record that has nothing else to tell whether its task has swapped is settled
     /// before, since afterwards nobody could tell.
-    pub(super) async fn forget(&self, component: &Arc<dyn Component>) -> Result<(), EngineError> {
+    pub(super) async fn delete_undo_data(&self, component: &Arc<dyn Component>) -> Result<(), EngineError> {
         let name = component.name();
         if let Some(record) = self.locks.restored(name).await.filter(|record| record.report.is_none()) {
-            let done = done_by(component, &record.task_id).await?.filter(|done| done.deed.backup.is_some());
+            let done =
+                completed_by(component, &record.task_id).await?.filter(|done| done.note.backup.is_some());
             let place = match done {
                 // A restore into nothing has set nothing aside.
                 Some(done) => Some(done.kept.unwrap_or_default()),
@@ -181,9 +184,12 @@ impl Engine {
             }
         }
         // A swap that has not been done by now is still to come after the removal.
-        let kept = kept(component).await?.map(|kept| kept.place);
+        let kept = undo_point(component).await?.map(|kept| kept.place);
         self.locks.forget_unfinished(name, kept.as_deref()).await?;
-        component.forget().await.map_err(|source| EngineError::Component { component: name, source })
+        component
+            .delete_undo_data()
+            .await
+            .map_err(|source| EngineError::Component { component: name, source })
     }
 }
 
@@ -196,16 +202,20 @@ async fn set_aside_since(
     if record.done.is_some() {
         return Ok(record.done.clone());
     }
-    let is_its = |kept: &Kept| kept.deeds.is_none() && Some(&kept.place) != record.kept_before.as_ref();
-    Ok(kept(component).await?.filter(is_its).map(|kept| kept.place))
+    let is_its =
+        |kept: &UndoPoint| kept.task_notes.is_none() && Some(&kept.place) != record.kept_before.as_ref();
+    Ok(undo_point(component).await?.filter(is_its).map(|kept| kept.place))
 }
 
-async fn kept(component: &Arc<dyn Component>) -> Result<Option<Kept>, EngineError> {
-    component.kept().await.map_err(|source| failed(component, source))
+async fn undo_point(component: &Arc<dyn Component>) -> Result<Option<UndoPoint>, EngineError> {
+    component.undo_point().await.map_err(|source| failed(component, source))
 }
 
-async fn done_by(component: &Arc<dyn Component>, task: &str) -> Result<Option<Done>, EngineError> {
-    component.done_by(task).await.map_err(|source| failed(component, source))
+async fn completed_by(
+    component: &Arc<dyn Component>,
+    task: &str,
+) -> Result<Option<CompletedSwap>, EngineError> {
+    component.completed_by(task).await.map_err(|source| failed(component, source))
 }
 
 fn failed(component: &Arc<dyn Component>, source: ComponentError) -> EngineError {

@@ -1,14 +1,14 @@
 //! Restore: prove the archive, stage it beside the live data, compare, swap. And undo.
 
 use crate::base::chain;
-use crate::component::{Component, ComponentError, Plan, Staged, Target, Walk};
+use crate::component::{Component, ComponentError, Plan, RestoreMode, Staged, Target};
 use crate::domain::component::ComponentName;
 use crate::domain::facts::Facts;
-use crate::domain::report::{PassedOver, RestorePlan, RestoreReport, UndoReport};
+use crate::domain::report::{RestorePlan, RestoreReport, SkippedBackup, UndoReport};
 use crate::engine::archive::{Archive, rest_of, unusable};
+use crate::engine::retry_hint::{complete, may_lose_rights, with_retry_hint};
 use crate::engine::watched::watched;
-use crate::engine::way_on::{complete, may_lose_rights, with_way_on};
-use crate::engine::{Engine, EngineError, Held, Run};
+use crate::engine::{ComponentLock, Engine, EngineError, Run};
 use crate::observe::labels::Operation;
 use serde::Serialize;
 use serde_json::json;
@@ -43,7 +43,7 @@ impl Engine {
         self.find_bases(&mut archive).await?;
         let mut plan = plan(component, &request.target, &archive).await?;
         complete(&mut plan, component, request, &archive).await?;
-        let described = described(request, &archive, plan, component.left_out(Walk::DryRun));
+        let described = described(request, &archive, plan, component.skipped_steps(RestoreMode::DryRun));
         Ok(RestorePlan { passed_over, ..described })
     }
 
@@ -64,7 +64,7 @@ impl Engine {
 
     async fn restore_alone(&self, request: &RestoreRequest, run: &Run) -> Result<RestoreReport, EngineError> {
         let component = self.component(request.component)?;
-        let held = self.take_whole(component, run).await?;
+        let held = self.lock_and_recover(component, run).await?;
         if let Some(report) = self.restored_before(component, request, run).await? {
             tracing::info!("this task has restored already");
             held.free().await;
@@ -72,7 +72,7 @@ impl Engine {
         }
         let outcome = self.restore_held(component, request, run, &held).await;
         if matches!(outcome, Err(EngineError::Cancelled)) {
-            tidy(component).await;
+            discard_cancelled_copy(component).await;
         }
         held.free().await;
         outcome
@@ -83,11 +83,11 @@ impl Engine {
         component: &Arc<dyn Component>,
         request: &RestoreRequest,
         run: &Run,
-        held: &Held,
+        held: &ComponentLock,
     ) -> Result<RestoreReport, EngineError> {
         let (name, began) = (request.component, self.clock.now());
         let (archives, passed_over) = self.archives_to_restore(name, &request.reference).await?;
-        let passed_over: Vec<_> = passed_over.iter().map(PassedOver::to_string).collect();
+        let passed_over: Vec<_> = passed_over.iter().map(SkippedBackup::to_string).collect();
         for passed_over in &passed_over {
             tracing::warn!("{passed_over}");
         }
@@ -95,10 +95,10 @@ impl Engine {
         may_lose_rights(request, &found)?;
         tracing::info!(backup_id = %archives[0].entry.backup_id, replaces = found.replaces, "restore begins");
         let staging = async {
-            let (mut archive, mut warnings) = self.sound(archives, &run.meter).await?;
-            warnings.extend(self.find_sound_bases(&mut archive, &run.meter).await?);
+            let (mut archive, mut warnings) = self.first_intact(archives, &run.meter).await?;
+            warnings.extend(self.find_intact_bases(&mut archive, &run.meter).await?);
             let staged = stage(component, &request.target, &request.without, &archive, run).await;
-            let staged = staged.map_err(|err| with_way_on(err, request, &archive.entry.backup_id))?;
+            let staged = staged.map_err(|err| with_retry_hint(err, request, &archive.entry.backup_id))?;
             Ok::<_, EngineError>((archive, staged, warnings))
         };
         let lost = held.lost();
@@ -144,7 +144,7 @@ impl Engine {
         archive: &Archive,
         staged: &dyn Staged,
         run: &Run,
-        held: &Held,
+        held: &ComponentLock,
     ) -> Result<(), EngineError> {
         let problems = match archive.facts() {
             Some(facts) => staged.expected(&facts.counts).differences(staged.counts()),
@@ -171,23 +171,23 @@ impl Engine {
 
     async fn undo_alone(&self, name: ComponentName, run: &Run) -> Result<UndoReport, EngineError> {
         let component = self.component(name)?;
-        let held = self.take_whole(component, run).await?;
+        let held = self.lock_and_recover(component, run).await?;
         let outcome = async {
             let failed = |source| EngineError::Component { component: name, source };
-            let kept = component.kept().await.map_err(failed)?;
+            let kept = component.undo_point().await.map_err(failed)?;
             if let Some(report) = self.undone_before(component, kept.as_ref(), run).await? {
                 tracing::info!("this task has done its undo already");
                 return Ok(report);
             }
             let Some(kept) = kept else {
-                let elsewhere = component.kept_elsewhere().await.map_err(failed)?;
+                let elsewhere = component.undo_hint().await.map_err(failed)?;
                 let elsewhere = elsewhere.map_or_else(String::new, |elsewhere| format!("; {elsewhere}"));
                 let what = format!("nothing to undo: no restore of {name} has set anything aside{elsewhere}");
                 return Err(EngineError::Unfit { what });
             };
             held.confirm().await?;
-            let deed = self.about_to_undo(name, &kept, run).await?;
-            let replaced = watched(name, run, &held, component.undo_by(deed, &run.meter)).await;
+            let note = self.about_to_undo(name, &kept, run).await?;
+            let replaced = watched(name, run, &held, component.undo_by(note, &run.meter)).await;
             if matches!(&replaced, Err(EngineError::Component { source: ComponentError::Taken { .. }, .. }))
                 && let Some(report) = self.undone_before(component, None, run).await?
             {
@@ -205,12 +205,12 @@ impl Engine {
     }
 
     /// Takes a component, and recovers it from a run that died on it.
-    pub(super) async fn take_whole(
+    pub(super) async fn lock_and_recover(
         &self,
         component: &Arc<dyn Component>,
         run: &Run,
-    ) -> Result<Held, EngineError> {
-        let held = self.take_turn(component.name(), run).await?;
+    ) -> Result<ComponentLock, EngineError> {
+        let held = self.lock(component.name(), run).await?;
         recover(component).await?;
         Ok(held)
     }
@@ -227,7 +227,7 @@ impl Engine {
         let underway = self.metrics.begin(component, operation);
         let recording = self.record(operation, component, run);
         let outcome = work.await;
-        let result = self.judged(component, outcome.as_ref().err());
+        let result = self.run_result(component, outcome.as_ref().err());
         let took = self.clock.now().duration_since(began).unsigned_abs();
         underway.end(result, took);
         if let Some(recording) = recording {
@@ -239,7 +239,7 @@ impl Engine {
 }
 
 /// Removes the copy of a run that was told to stop, which may be as large as the live data.
-pub(super) async fn tidy(component: &Arc<dyn Component>) {
+pub(super) async fn discard_cancelled_copy(component: &Arc<dyn Component>) {
     if let Err(err) = recover(component).await {
         tracing::warn!(error = %chain(&err), "something of the copy is left, the next run removes it");
     }

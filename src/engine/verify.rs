@@ -1,15 +1,15 @@
 //! Verification: what lies in the destinations is read again, and compared with what is known of it.
 
 use crate::base::chain;
-use crate::catalog::{self, Away, CatalogError, Damaged, Entry};
-use crate::component::{Component, Walk};
+use crate::catalog::{self, CatalogError, Damaged, Entry, UnreachableStore};
+use crate::component::{Component, RestoreMode};
 use crate::domain::component::ComponentName;
 use crate::domain::manifest::{Manifest, VerifyLevel};
-use crate::domain::report::{PassedOver, Verification, VerifyReport};
+use crate::domain::report::{SkippedBackup, Verification, VerifyReport};
+use crate::engine::inspect::{inspect, nothing_yet};
 use crate::engine::last::Drill;
-use crate::engine::look::{look, nothing_yet};
-use crate::engine::restore::tidy;
-use crate::engine::{Engine, EngineError, Held, Run};
+use crate::engine::restore::discard_cancelled_copy;
+use crate::engine::{ComponentLock, Engine, EngineError, Run};
 use crate::observe::labels::{Operation, Reason, RunResult};
 use serde_json::json;
 use std::{
@@ -31,15 +31,15 @@ pub struct VerifyRequest {
 
 /// The backups that an order means.
 #[derive(Default)]
-struct Chosen {
+struct SelectedBackups {
     /// The newest first.
     entries: Vec<Entry>,
     /// The backups that `latest` does not mean.
-    passed_over: Vec<PassedOver>,
+    passed_over: Vec<SkippedBackup>,
     /// The findings, known already, about backups whose manifest cannot be read.
     damaged: Vec<Verification>,
     /// A destination that cannot be read.
-    away: Option<Away>,
+    unreachable: Option<UnreachableStore>,
 }
 
 /// The word for every backup.
@@ -90,7 +90,7 @@ impl Engine {
                 self.metrics.failed(component, Reason::Verify);
                 RunResult::Failure
             }
-            outcome => self.judged(component, outcome.as_ref().err()),
+            outcome => self.run_result(component, outcome.as_ref().err()),
         };
         let took = self.clock.now().duration_since(began).unsigned_abs();
         underway.end(result, took);
@@ -115,7 +115,7 @@ impl Engine {
         // Archives can be read while their source is down; a drill needs it.
         let drill = request.level == VerifyLevel::Drill;
         let held =
-            if drill { self.take_whole(reader, run).await? } else { self.take_turn(component, run).await? };
+            if drill { self.lock_and_recover(reader, run).await? } else { self.lock(component, run).await? };
         let lost = held.lost();
         let outcome = tokio::select! {
             outcome = self.verify_held(reader, request, run, &held) => outcome,
@@ -123,7 +123,7 @@ impl Engine {
             () = run.cancel.cancelled() => Err(EngineError::Cancelled),
         };
         if drill && matches!(outcome, Err(EngineError::Cancelled)) {
-            tidy(reader).await;
+            discard_cancelled_copy(reader).await;
         }
         held.free().await;
         outcome
@@ -134,20 +134,21 @@ impl Engine {
         reader: &Arc<dyn Component>,
         request: &VerifyRequest,
         run: &Run,
-        held: &Held,
+        held: &ComponentLock,
     ) -> Result<Vec<Verification>, EngineError> {
-        let chosen = self.chosen(reader.name(), request).await?;
-        let Chosen { entries, mut passed_over, damaged: mut results, away } = chosen;
+        let selected = self.select(reader.name(), request).await?;
+        let SelectedBackups { entries, mut passed_over, damaged: mut results, unreachable } = selected;
         let mut met: BTreeSet<_> = entries.iter().map(|entry| entry.backup_id.clone()).collect();
         // The oldest first: what others build on may have been mended.
         let mut entries: VecDeque<_> =
             entries.into_iter().rev().map(|entry| (entry, request.level)).collect();
         while let Some((entry, level)) = entries.pop_front() {
-            let (mut found, unread) = look(self, reader, &entry, level, run).await?;
+            let (mut found, unread) = inspect(self, reader, &entry, level, run).await?;
             found.warnings.extend(run.meter.take_warnings());
             found.warnings.extend(passed_over.drain(..).map(|passed_over| passed_over.to_string()));
             if found.level == VerifyLevel::Drill {
-                found.not_tried = reader.left_out(Walk::Drill).into_iter().map(str::to_owned).collect();
+                found.not_tried =
+                    reader.skipped_steps(RestoreMode::Drill).into_iter().map(str::to_owned).collect();
             }
             let is_damaged = !found.problems.is_empty();
             if found.ok {
@@ -164,8 +165,8 @@ impl Engine {
             if let Some(manifest) =
                 entry.manifest().filter(|_| unread.is_none() || !found.destinations.is_empty())
             {
-                let away = unread.as_ref().map(|(destination, _)| destination.as_str());
-                self.note(manifest, &found, away, held).await?;
+                let unreachable = unread.as_ref().map(|(destination, _)| destination.as_str());
+                self.note(manifest, &found, unreachable, held).await?;
             }
             // A copy that cannot be read need not be damaged, and does not keep others from being looked at.
             match unread {
@@ -178,8 +179,8 @@ impl Engine {
             results.push(found);
         }
         // Backups in that destination alone were not looked at, so the report must not say that all are whole.
-        if let Some(away) = away.filter(|_| results.iter().all(|found| found.ok)) {
-            return Err(away.into_error().into());
+        if let Some(unreachable) = unreachable.filter(|_| results.iter().all(|found| found.ok)) {
+            return Err(unreachable.into_error().into());
         }
         results.sort_by(|one, other| other.backup_id.cmp(&one.backup_id));
         if request.level == VerifyLevel::Drill {
@@ -199,20 +200,24 @@ impl Engine {
 
     /// The backups that are meant. The latest is the newest there is, in whatever state: to prove an older one in
     /// its place would hide what is wrong.
-    async fn chosen(&self, component: ComponentName, request: &VerifyRequest) -> Result<Chosen, EngineError> {
+    async fn select(
+        &self,
+        component: ComponentName,
+        request: &VerifyRequest,
+    ) -> Result<SelectedBackups, EngineError> {
         let backup = request.backup.as_str();
         // The name of a component is another word for its latest backup.
         let is_latest = backup == LATEST || backup == component.as_str();
         if backup != EVERY && !is_latest {
             let entries = vec![self.catalog.find(Some(component), backup).await?];
-            return Ok(Chosen { entries, ..Chosen::default() });
+            return Ok(SelectedBackups { entries, ..SelectedBackups::default() });
         }
         let found = self.catalog.list(Some(component)).await?;
         let (mut entries, mut damaged, mut passed_over) = (found.entries, found.damaged, Vec::new());
-        let mut away = found.away.into_iter().next();
-        if let Some(away) = away.take_if(|_| is_latest || entries.is_empty()) {
+        let mut unreachable = found.unreachable.into_iter().next();
+        if let Some(unreachable) = unreachable.take_if(|_| is_latest || entries.is_empty()) {
             // The newest may lie there alone.
-            return Err(away.into_error().into());
+            return Err(unreachable.into_error().into());
         }
         if is_latest {
             passed_over = catalog::newest(&mut entries, self.clock.now());
@@ -231,7 +236,7 @@ impl Engine {
             problems: vec![format!("its manifest cannot be read: {}", chain(damaged))],
             ..nothing_yet(damaged.backup_id.clone(), request.level)
         };
-        Ok(Chosen { entries, passed_over, damaged: damaged.iter().map(lost).collect(), away })
+        Ok(SelectedBackups { entries, passed_over, damaged: damaged.iter().map(lost).collect(), unreachable })
     }
 
     /// Notes the findings in the manifest.
@@ -239,8 +244,8 @@ impl Engine {
         &self,
         manifest: &Manifest,
         found: &Verification,
-        away: Option<&str>,
-        held: &Held,
+        unreachable: Option<&str>,
+        held: &ComponentLock,
     ) -> Result<(), EngineError> {
         let (component, now) = (found.component, self.clock.now());
         let mut noted = manifest.clone();
@@ -253,7 +258,7 @@ impl Engine {
         }
         // The findings of hours of reading must survive a broker that is away at this moment.
         held.confirmed(&*self.clock).await?;
-        match self.rewrite(&noted, away, held).await {
+        match self.rewrite(&noted, unreachable, held).await {
             // A machine on which that destination is configured can note the findings.
             Err(err @ EngineError::Catalog(CatalogError::UnknownDestination { .. })) => {
                 tracing::warn!(error = chain(&err), "what was found cannot be noted");

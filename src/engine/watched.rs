@@ -3,7 +3,7 @@
 use crate::base::chain;
 use crate::component::ComponentError;
 use crate::domain::component::ComponentName;
-use crate::engine::{EngineError, Held, Run};
+use crate::engine::{ComponentLock, EngineError, Run};
 
 /// Does work of a component that replaces live data. When the lock is lost or the run is cancelled, the component is
 /// [asked to stop](crate::domain::progress::Meter::stop) and its end waited for: only the component knows where it
@@ -15,7 +15,7 @@ use crate::engine::{EngineError, Held, Run};
 pub(super) async fn watched<T>(
     component: ComponentName,
     run: &Run,
-    held: &Held,
+    held: &ComponentLock,
     work: impl Future<Output = Result<T, ComponentError>>,
 ) -> Result<T, EngineError> {
     let lost = held.lost();

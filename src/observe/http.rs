@@ -1,6 +1,6 @@
 //! The HTTP endpoint: `/metrics` for Prometheus, `/livez` and `/readyz` for the supervisor that restarts the worker.
 
-use crate::observe::door::Door;
+use crate::observe::limited_listener::LimitedListener;
 use crate::observe::metrics::Metrics;
 use axum::{
     Router,
@@ -78,7 +78,7 @@ pub async fn serve(listener: TcpListener, health: Health) -> io::Result<()> {
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))
         .with_state(health);
-    axum::serve(Door::new(listener), routes).await
+    axum::serve(LimitedListener::new(listener), routes).await
 }
 
 /// The content type of the text format, without which Prometheus 3 rejects a scrape.

@@ -14,7 +14,7 @@ use crate::domain::command::Command;
 use crate::domain::component::ComponentName;
 use crate::domain::manifest::{Manifest, VerifyLevel};
 use crate::observe::labels::{Operation, Reason, Refusal, RunResult};
-use crate::observe::maker::Maker;
+use crate::observe::metric_factory::MetricFactory;
 use destinations::LastLooks;
 use prometheus::{
     GaugeVec, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, TextEncoder,
@@ -78,7 +78,7 @@ impl Metrics {
     pub fn new(version: &str) -> prometheus::Result<Self> {
         let registry = Registry::new();
         registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
-        let m = Maker(&registry);
+        let m = MetricFactory(&registry);
         let component = &["component"];
         m.gauges("build_info", "1, labelled with the version of the program", &["version"])?
             .with_label_values(&[version])
@@ -211,21 +211,21 @@ impl Metrics {
                 &["task"],
                 &TASK_BUCKETS,
             )?,
-            redeliveries: m.keep(IntCounter::with_opts(Maker::opts(
+            redeliveries: m.register(IntCounter::with_opts(MetricFactory::opts(
                 "task_redeliveries_total",
                 "Messages that were delivered again",
             )))?,
-            unreadable: m.keep(IntCounter::with_opts(Maker::opts(
+            unreadable: m.register(IntCounter::with_opts(MetricFactory::opts(
                 "unreadable_messages_total",
                 "Queue entries that were no task messages and were set aside",
             )))?,
             broker_connected: m
-                .keep(IntGauge::with_opts(Maker::opts("broker_connected", "1 while the broker answers")))?,
-            broker_reconnects: m.keep(IntCounter::with_opts(Maker::opts(
+                .register(IntGauge::with_opts(MetricFactory::opts("broker_connected", "1 while the broker answers")))?,
+            broker_reconnects: m.register(IntCounter::with_opts(MetricFactory::opts(
                 "broker_reconnects_total",
                 "Connections made to the broker after the first",
             )))?,
-            broker_last_poll: m.keep(IntGauge::with_opts(Maker::opts(
+            broker_last_poll: m.register(IntGauge::with_opts(MetricFactory::opts(
                 "broker_last_poll_timestamp_seconds",
                 "Unix time at which the queues were last looked at",
             )))?,

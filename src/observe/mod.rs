@@ -1,8 +1,8 @@
 //! Floor 2: observability: metrics, the HTTP endpoint, logs.
 
-mod door;
 pub mod http;
 pub mod labels;
-mod maker;
+mod limited_listener;
+mod metric_factory;
 pub mod metrics;
 pub mod telemetry;

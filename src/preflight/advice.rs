@@ -1,6 +1,6 @@
 //! Words of advice for faults that many dependencies share: names that no network knows, and refused passwords.
 
-use crate::base::place::is_in_container;
+use crate::base::access::is_in_container;
 
 /// The words with which the system's resolver begins its error about an unknown name.
 const UNRESOLVED: &str = "failed to lookup address information";

@@ -1,8 +1,8 @@
 //! The checks of the destinations: room, rights, and keys to open the archives.
 
 use crate::app;
+use crate::base::access::AccessProblem;
 use crate::base::chain;
-use crate::base::place::Trouble;
 use crate::base::units::ByteSize;
 use crate::catalog::{Catalog, folders};
 use crate::config::Config;
@@ -11,7 +11,7 @@ use crate::domain::manifest::Manifest;
 use crate::preflight::{Check, advice, in_time};
 use crate::store::local::LocalStore;
 use crate::store::s3::{Probe, S3Config, S3Store};
-use crate::store::{Store, StoreError, Trial};
+use crate::store::{AccessCheck, Store, StoreError};
 use crate::stream::crypt::Encryption;
 use std::{error::Error, sync::Arc};
 
@@ -33,7 +33,7 @@ pub(super) async fn local(config: &Config, bucket: bool) -> Check {
         Err(err) => return closed_folder(config, &err),
     };
     let found = async {
-        store.try_out(&folders(), Trial::Write).await?;
+        store.check_access(&folders(), AccessCheck::Write).await?;
         store.free_bytes().await
     };
     let room = match found.await {
@@ -74,8 +74,8 @@ pub(super) fn name(destination: &str) -> &'static str {
 }
 
 fn closed_folder(config: &Config, err: &(dyn Error + 'static)) -> Check {
-    if let Some(trouble) = Trouble::within(err) {
-        return Check::new(LOCAL, Err(format!("BACKUP_ROOT: {}", trouble.found)), &trouble.fix);
+    if let Some(problem) = AccessProblem::within(err) {
+        return Check::new(LOCAL, Err(format!("BACKUP_ROOT: {}", problem.found)), &problem.fix);
     }
     let denied = "let the user of this process write to BACKUP_ROOT, or choose another one";
     let fix = if matches!(of_store(err), Some(StoreError::NoSpace { .. })) { FULL } else { denied };
@@ -136,8 +136,8 @@ pub(super) async fn s3(bucket: &S3Config) -> Check {
         Ok(store) => store,
         Err(err) => return Check::new(S3, Err(chain(&err)), "correct AWS_CA_BUNDLE"),
     };
-    let look = Box::pin(store.probe()); // the SDK's futures are large
-    match in_time(look).await {
+    let check = Box::pin(store.probe()); // the SDK's futures are large
+    match in_time(check).await {
         Ok(Ok(found)) => Check::new(S3, Ok(describe(bucket, found)), ""),
         Ok(Err(err)) => closed_bucket(bucket, &err),
         Err(late) => Check::new(S3, Err(format!("bucket {}: {late}", bucket.bucket)), REACH),

@@ -26,8 +26,8 @@ const AT_ONCE: isize = 10;
 const ROUNDS: usize = 1000;
 
 /// Looks at the queues, reading only.
-pub(super) async fn look(options: &Options) -> Vec<Check> {
-    let look = async {
+pub(super) async fn check_queues(options: &Options) -> Vec<Check> {
+    let check = async {
         let broker = Broker { client: Client::new(options.broker.clone())?, keys: options.keys() };
         let (ours, others) = (broker.ours(options).await?, broker.others(options).await);
         let is_ours = options.queues.iter().any(|queue| queue == DEFAULT_QUEUE);
@@ -35,7 +35,7 @@ pub(super) async fn look(options: &Options) -> Vec<Check> {
         Ok::<_, CeleryError>([ours, others].into_iter().chain(stray).collect())
     };
     let fix = "let the broker's user read the queues (LLEN)";
-    match in_time(look).await {
+    match in_time(check).await {
         Ok(Ok(checks)) => checks,
         Ok(Err(err)) => vec![Check::new("queues", Err(chain(&err)), fix)],
         Err(late) => vec![Check::new("queues", Err(late), "see whether Redis is busy")],

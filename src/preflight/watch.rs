@@ -45,7 +45,7 @@ async fn stores(app: &App, reading: bool) -> Vec<Check> {
 async fn others(app: &App) -> Vec<Check> {
     let (config, worker) = (&app.config, &app.config.worker);
     let looks = app.engine.components.iter();
-    let looks = looks.map(|component| source(config, component.as_ref(), component.reach()));
+    let looks = looks.map(|component| source(config, component.as_ref(), component.ping()));
     let broker = async {
         // The worker knows by itself whether the broker answers; a look finds the reason.
         if app.metrics.is_broker_connected() {

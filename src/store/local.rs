@@ -10,8 +10,8 @@ mod partial;
 mod read;
 mod upload;
 
-use crate::base::place::{self, Need, explained};
-use crate::store::{Body, ObjectKey, ObjectMeta, Store, StoreError, Trial, Upload};
+use crate::base::access::{self, Need, explained};
+use crate::store::{AccessCheck, Body, ObjectKey, ObjectMeta, Store, StoreError, Upload};
 use async_trait::async_trait;
 use bytes::Bytes;
 use folder::Folder;
@@ -301,7 +301,7 @@ impl Store for LocalStore {
     }
 
     /// Removes every partial file that no process is writing: none has the name of its object.
-    async fn give_up(&self, _key: &ObjectKey) -> Result<(), StoreError> {
+    async fn abort_uploads(&self, _key: &ObjectKey) -> Result<(), StoreError> {
         self.sweep_partial().await.map(drop)
     }
 
@@ -315,19 +315,19 @@ impl Store for LocalStore {
         }
     }
 
-    async fn try_out(&self, folders: &[ObjectKey], trial: Trial) -> Result<(), StoreError> {
+    async fn check_access(&self, folders: &[ObjectKey], depth: AccessCheck) -> Result<(), StoreError> {
         self.probe().await?;
         for folder in folders {
             let path = self.root.join(folder.as_str());
-            let look = move |_: &Self| match place::look(&path, Need::Write) {
-                Err(trouble) if path.exists() => {
-                    Err(io::Error::new(io::ErrorKind::PermissionDenied, trouble))
+            let check = move |_: &Self| match access::check_folder(&path, Need::Write) {
+                Err(problem) if path.exists() => {
+                    Err(io::Error::new(io::ErrorKind::PermissionDenied, problem))
                 }
                 _ => Ok(()), // one that is missing is made when it is needed
             };
-            self.blocking("begin", folder, look).await?;
+            self.blocking("begin", folder, check).await?;
         }
-        if trial == Trial::Write {
+        if depth == AccessCheck::Write {
             let folders = folders.to_vec();
             let place = move |store: &Self| {
                 let open = |folder: &ObjectKey| store.folder()?.prefix(folder);

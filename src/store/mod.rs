@@ -35,7 +35,7 @@ pub struct ObjectMeta {
 
 /// The lengths to which a store goes to find out whether it can be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Trial {
+pub enum AccessCheck {
     /// One request that costs little, and the rights of folders: fit for every minute.
     Answer,
     /// The rights of folders alone, of a store that has just answered.
@@ -118,7 +118,7 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// # Errors
     ///
     /// The error of the store; some uploads may be left.
-    async fn give_up(&self, key: &ObjectKey) -> Result<(), StoreError> {
+    async fn abort_uploads(&self, key: &ObjectKey) -> Result<(), StoreError> {
         let _ = key; // most stores know by themselves who lives
         Ok(())
     }
@@ -141,7 +141,7 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// # Errors
     ///
     /// The error that a backup would fail with.
-    async fn try_out(&self, folders: &[ObjectKey], trial: Trial) -> Result<(), StoreError>;
+    async fn check_access(&self, folders: &[ObjectKey], depth: AccessCheck) -> Result<(), StoreError>;
 
     /// Bytes that can still be written, without those that the destination is to keep free.
     /// `None` where there is no such limit.

@@ -14,20 +14,20 @@ mod config;
 mod connect;
 mod fault;
 mod list;
-mod noted;
 mod part;
 mod probe;
 mod read;
 mod sweep;
 mod upload;
+mod upload_notes;
 
-use crate::store::{Body, ObjectKey, ObjectMeta, Store, StoreError, Trial, Upload};
+use crate::store::{AccessCheck, Body, ObjectKey, ObjectMeta, Store, StoreError, Upload};
 use async_trait::async_trait;
 use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use bucket::Bucket;
 use bytes::Bytes;
-use fault::{Fault, Kind};
-use part::{Part, Plan};
+use fault::{Fault, FaultKind};
+use part::{Part, PartPlan};
 use std::{
     collections::{HashMap, HashSet},
     fmt,
@@ -92,9 +92,9 @@ impl S3Store {
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// Waits until the remains of uploads are removed, for as long as a server may do nothing at most. For the end of
+    /// Waits until unfinished uploads are removed, for as long as a server may do nothing at most. For the end of
     /// the program, which would end the background work as well.
-    pub async fn settle(&self) {
+    pub async fn wait_for_cleanup(&self) {
         self.inner.tasks.close();
         let _ = tokio::time::timeout(self.bucket().config.patience, self.inner.tasks.wait()).await;
         self.inner.tasks.reopen();
@@ -114,9 +114,9 @@ impl S3Store {
 
     /// The division of an object of about `expected` bytes: no finer than needed for one of its folder that outgrew
     /// its parts.
-    fn plan(&self, key: &ObjectKey, expected: Option<u64>) -> Plan {
+    fn plan(&self, key: &ObjectKey, expected: Option<u64>) -> PartPlan {
         let outgrown = self.outgrown().get(folder(key)).copied();
-        Plan::new(expected.max(outgrown), self.bucket().config.max_parts)
+        PartPlan::new(expected.max(outgrown), self.bucket().config.max_parts)
     }
 
     /// `If-None-Match` of a request that must not replace anything.
@@ -126,7 +126,7 @@ impl S3Store {
 
     /// True if the fault is that of a server that does not know `If-None-Match`; the header is not sent again.
     fn is_unconditional(&self, fault: &Fault) -> bool {
-        fault.kind == Kind::Unknown && self.inner.conditional.swap(false, Ordering::Relaxed)
+        fault.kind == FaultKind::Unknown && self.inner.conditional.swap(false, Ordering::Relaxed)
     }
 
     async fn describe(&self, key: &ObjectKey) -> Result<HeadObjectOutput, Fault> {
@@ -139,7 +139,7 @@ impl S3Store {
         let bucket = self.bucket();
         let delete = bucket.client.delete_object().bucket(&bucket.config.bucket).key(bucket.full(key));
         match bucket.ask("delete", || delete.clone().send()).await {
-            Err(fault) if fault.kind != Kind::Missing => Err(fault),
+            Err(fault) if fault.kind != FaultKind::Missing => Err(fault),
             _ => Ok(()),
         }
     }
@@ -225,12 +225,12 @@ impl Store for S3Store {
         self.list_folder(prefix).await
     }
 
-    async fn give_up(&self, key: &ObjectKey) -> Result<(), StoreError> {
+    async fn abort_uploads(&self, key: &ObjectKey) -> Result<(), StoreError> {
         let given_up = match self.abort_noted().await {
             Err(fault) => Err(fault),
             // A store that does not list uploads has those alone that are noted here.
             Ok(_) => match self.abort_strays(key).await {
-                Err(fault) if fault.kind == Kind::Unknown => Ok(()),
+                Err(fault) if fault.kind == FaultKind::Unknown => Ok(()),
                 given_up => given_up,
             },
         };
@@ -252,11 +252,11 @@ impl Store for S3Store {
         left
     }
 
-    async fn try_out(&self, _folders: &[ObjectKey], trial: Trial) -> Result<(), StoreError> {
-        match trial {
-            Trial::Answer => self.try_reading().await,
-            Trial::Rights => Ok(()), // a bucket has no folders
-            Trial::Write => self.try_writing().await,
+    async fn check_access(&self, _folders: &[ObjectKey], depth: AccessCheck) -> Result<(), StoreError> {
+        match depth {
+            AccessCheck::Answer => self.check_reading().await,
+            AccessCheck::Rights => Ok(()), // a bucket has no folders
+            AccessCheck::Write => self.check_writing().await,
         }
     }
 

@@ -1,6 +1,6 @@
 //! Encryption of archives, in the age format (<https://age-encryption.org/v1>): plain `age -d` opens them.
 
-use crate::stream::ship::{Hashes, Shipper};
+use crate::stream::hashing::{Hashes, HashingWriter};
 use crate::stream::unpack::{Sorted, Source, Unpacked};
 use age::stream::StreamWriter;
 use age::x25519::{Identity, Recipient};
@@ -60,7 +60,7 @@ impl Recipients {
         names.join(",")
     }
 
-    fn encrypt(&self, to: Shipper) -> io::Result<StreamWriter<Shipper>> {
+    fn encrypt(&self, to: HashingWriter) -> io::Result<StreamWriter<HashingWriter>> {
         let recipients = self.0.iter().map(|recipient| recipient as &dyn age::Recipient);
         Encryptor::with_recipients(recipients).map_err(io::Error::other)?.wrap_output(to)
     }
@@ -150,33 +150,33 @@ fn sorted(err: DecryptError) -> OpenError {
     }
 }
 
-/// The last stage before an archive leaves: encrypted, or as it is. Always ready, as [`Shipper`] is.
-pub(super) enum Sealer {
-    Open(Shipper),
-    Age(Box<StreamWriter<Shipper>>),
+/// A writer that encrypts the archive, or hands it on as it is. Always ready, as [`HashingWriter`] is.
+pub(super) enum ArchiveWriter {
+    Plain(HashingWriter),
+    Age(Box<StreamWriter<HashingWriter>>),
 }
 
-impl Sealer {
-    pub(super) fn new(recipients: Option<&Recipients>, to: Shipper) -> io::Result<Self> {
+impl ArchiveWriter {
+    pub(super) fn new(recipients: Option<&Recipients>, to: HashingWriter) -> io::Result<Self> {
         Ok(match recipients {
             Some(recipients) => Self::Age(Box::new(recipients.encrypt(to)?)),
-            None => Self::Open(to),
+            None => Self::Plain(to),
         })
     }
 
     /// Ends the archive: returns the length and the hashes of the bytes that were handed on.
     pub(super) fn finish(self) -> io::Result<(u64, Hashes)> {
         match self {
-            Self::Open(shipper) => shipper.finish(),
+            Self::Plain(writer) => writer.finish(),
             Self::Age(writer) => writer.finish()?.finish(),
         }
     }
 }
 
-impl Write for Sealer {
+impl Write for ArchiveWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
-            Self::Open(shipper) => Write::write(shipper, bytes),
+            Self::Plain(writer) => Write::write(writer, bytes),
             Self::Age(writer) => Write::write(writer, bytes),
         }
     }
@@ -186,7 +186,7 @@ impl Write for Sealer {
     }
 }
 
-impl AsyncWrite for Sealer {
+impl AsyncWrite for ArchiveWriter {
     fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Poll::Ready(Write::write(&mut *self, bytes))
     }

@@ -2,12 +2,12 @@
 
 pub mod compression;
 pub mod crypt;
+mod hashing;
 pub mod pack;
-mod ship;
 mod stored;
 pub mod unpack;
 
-pub use ship::hex;
+pub use hashing::hex;
 
 use async_trait::async_trait;
 use bytes::Bytes;

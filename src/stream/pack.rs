@@ -1,7 +1,7 @@
 //! The way from a component's bytes to those of an archive: compressed, hashed and counted in one pass.
 
-use crate::stream::crypt::{Recipients, Sealer};
-use crate::stream::ship::{Hashes, Shipper, abandoned};
+use crate::stream::crypt::{ArchiveWriter, Recipients};
+use crate::stream::hashing::{Hashes, HashingWriter, reader_gone};
 use crate::stream::stored::StoredFrame;
 use crate::stream::{Content, Output};
 use async_compression::{
@@ -96,7 +96,7 @@ impl Output for Packer {
         }
         match (&mut self.worker).await {
             Ok(Err(err)) => Err(err),
-            Ok(Ok(_)) => Err(abandoned()), // cannot be: nobody sent `Finish`
+            Ok(Ok(_)) => Err(reader_gone()), // cannot be: nobody sent `Finish`
             Err(panic) => Err(io::Error::other(panic)),
         }
     }
@@ -113,7 +113,7 @@ fn pack(
     mut queue: mpsc::Receiver<Piece>,
     sink: mpsc::Sender<Bytes>,
 ) -> io::Result<Packed> {
-    let mut frame = Frame::Between(Sealer::new(recipients, Shipper::new(sink))?);
+    let mut frame = Frame::Between(ArchiveWriter::new(recipients, HashingWriter::new(sink))?);
     let (mut source_bytes, mut frames) = (0, 0_u64);
     loop {
         match queue.blocking_recv() {
@@ -126,7 +126,7 @@ fn pack(
                 source_bytes += bytes.len() as u64;
             }
             Some(Piece::Finish) => break,
-            None => return Err(abandoned()),
+            None => return Err(reader_gone()),
         }
     }
     if frames == 0 {
@@ -139,15 +139,15 @@ fn pack(
 
 /// The frame (zstd) or member (gzip) under way.
 enum Frame {
-    Between(Sealer),
-    Zstd(ZstdEncoder<Sealer>),
-    Stored(StoredFrame, Sealer),
-    Gzip(GzipEncoder<Sealer>, Content),
-    Plain(Sealer),
+    Between(ArchiveWriter),
+    Zstd(ZstdEncoder<ArchiveWriter>),
+    Stored(StoredFrame, ArchiveWriter),
+    Gzip(GzipEncoder<ArchiveWriter>, Content),
+    Plain(ArchiveWriter),
 }
 
 impl Frame {
-    fn begin(mut to: Sealer, compression: Compression, content: Content) -> io::Result<Self> {
+    fn begin(mut to: ArchiveWriter, compression: Compression, content: Content) -> io::Result<Self> {
         Ok(match (compression, content) {
             (Compression::Zstd { .. }, Content::Incompressible) => {
                 Self::Stored(StoredFrame::begin(&mut to)?, to)
@@ -184,7 +184,7 @@ impl Frame {
         }
     }
 
-    fn end(self) -> io::Result<Sealer> {
+    fn end(self) -> io::Result<ArchiveWriter> {
         match self {
             Self::Between(to) | Self::Plain(to) => Ok(to),
             Self::Zstd(mut encoder) => ready(encoder.shutdown()).map(|()| encoder.into_inner()),
@@ -211,7 +211,7 @@ fn zstd_parameters(level: i32) -> [CParameter; 3] {
     [CParameter::nb_workers(workers), CParameter::job_size(job), CParameter::checksum_flag(true)]
 }
 
-/// The result of a future that cannot wait, since [`Sealer`] does not.
+/// The result of a future that cannot wait, since [`ArchiveWriter`] does not.
 fn ready<T>(future: impl Future<Output = io::Result<T>>) -> io::Result<T> {
     future.now_or_never().expect("a sealer is always ready")
 }

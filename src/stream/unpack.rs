@@ -1,7 +1,7 @@
 //! The way from an archive back to a component's bytes, with damage told apart from a failing store.
 
 use crate::stream::compression::Compression;
-use crate::stream::ship::hex;
+use crate::stream::hashing::hex;
 use async_compression::tokio::bufread::{GzipDecoder, ZstdDecoder};
 use sha2::{Digest, Sha256};
 use std::{
@@ -19,7 +19,7 @@ pub type Unpacked<'a> = Box<dyn AsyncRead + Send + Unpin + 'a>;
 /// Reads fail with `InvalidData` when the archive is damaged, cut short or followed by other bytes; any
 /// other error is the one of `archive` itself. One cut no decompressor can see: exactly between two
 /// frames, where a shorter archive ends as well. The length that the manifest promises shows it; compare
-/// with [`Fingerprint`].
+/// with [`HashingReader`].
 pub fn unpack<'a>(compression: Compression, archive: impl AsyncRead + Send + Unpin + 'a) -> Unpacked<'a> {
     const BUFFER: usize = 256 * 1024;
     unpack_buffered(compression, BufReader::with_capacity(BUFFER, archive))
@@ -116,13 +116,13 @@ impl<R: AsyncRead + Unpin> AsyncRead for Sorted<R> {
 /// A reader that hashes and counts what passes, so that one reading proves both the bytes and what is
 /// in them.
 #[derive(Debug)]
-pub struct Fingerprint<R> {
+pub struct HashingReader<R> {
     inner: R,
     hash: Sha256,
     bytes: u64,
 }
 
-impl<R> Fingerprint<R> {
+impl<R> HashingReader<R> {
     /// Begins at nothing.
     pub fn new(inner: R) -> Self {
         Self { inner, hash: Sha256::new(), bytes: 0 }
@@ -134,7 +134,7 @@ impl<R> Fingerprint<R> {
     }
 }
 
-impl<R: AsyncRead + Unpin> AsyncRead for Fingerprint<R> {
+impl<R: AsyncRead + Unpin> AsyncRead for HashingReader<R> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

@@ -87,7 +87,7 @@ impl Task<'_> {
         if self.end(result.of(self.message), lease).await {
             self.shared.orders.carried_out(self.message).await;
             self.tell(&outcome, ran);
-            self.settle().await;
+            self.note_result_stored().await;
         }
     }
 
@@ -165,13 +165,13 @@ impl Task<'_> {
         let result = TaskResult::new(&self.message.id, state, stored.result.clone()).of(self.message);
         if self.conclude(&result, lease).await {
             self.shared.orders.carried_out(self.message).await;
-            self.settle().await;
+            self.note_result_stored().await;
         }
     }
 
     /// Notes with the data of a restore or undo that its result is stored. Should that fail, the proof of the work stays
     /// there for a day.
-    async fn settle(&self) {
+    async fn note_result_stored(&self) {
         /// The longest time for it: the task has ended, and the next one waits for its place.
         const LIMIT: Duration = Duration::from_secs(10);
         let component = match Command::parse(&self.message.task, &self.message.args, &self.message.kwargs) {
@@ -229,9 +229,9 @@ impl Task<'_> {
     /// is kept.
     async fn give_back(&self, lease: Lease) {
         if self.shared.stop.drain.is_cancelled() {
-            return self.shared.returns.add(lease);
+            return self.shared.returner.add(lease);
         }
-        self.shared.returns.give_back(lease, &self.shared.stop.silence).await;
+        self.shared.returner.give_back(lease, &self.shared.stop.silence).await;
     }
 
     /// The result backend; `None` if the sender wants no result.

@@ -2,7 +2,7 @@
 
 use crate::celery::lock::{HeldLock, Locks};
 use crate::domain::component::ComponentName;
-use crate::engine::{Fleet, FleetError, FleetHold, FleetTake, Standing};
+use crate::engine::{Fleet, FleetError, FleetHold, FleetTake, LockState};
 use async_trait::async_trait;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -12,11 +12,11 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 /// All workers on one broker: a lock for each component, under its name.
 #[derive(Debug)]
-pub struct Brokered {
+pub struct RedisFleet {
     locks: Locks,
 }
 
-impl Brokered {
+impl RedisFleet {
     /// The fleet of these locks.
     pub fn new(locks: Locks) -> Self {
         Self { locks }
@@ -24,16 +24,16 @@ impl Brokered {
 }
 
 #[async_trait]
-impl Fleet for Brokered {
+impl Fleet for RedisFleet {
     async fn try_take(
         &self,
         component: ComponentName,
         task_id: Option<&str>,
     ) -> Result<FleetTake, FleetError> {
         match self.locks.try_take(component.as_str(), task_id).await {
-            Ok(Ok(lock)) => Ok(FleetTake::Taken(Box::new(Hold(lock)))),
+            Ok(Ok(lock)) => Ok(FleetTake::Taken(Box::new(RedisHold(lock)))),
             Ok(Err(holder)) => Ok(FleetTake::Busy(holder.to_string())),
-            Err(err) if err.is_transient() => Ok(FleetTake::Away),
+            Err(err) if err.is_transient() => Ok(FleetTake::Unreachable),
             Err(err) => Err(FleetError::Refused(err.into())),
         }
     }
@@ -45,19 +45,19 @@ impl Fleet for Brokered {
 }
 
 #[derive(Debug)]
-struct Hold(HeldLock);
+struct RedisHold(HeldLock);
 
 #[async_trait]
-impl FleetHold for Hold {
+impl FleetHold for RedisHold {
     fn lost(&self) -> CancellationToken {
         self.0.lost()
     }
 
-    async fn standing(&self) -> Standing {
+    async fn lock_state(&self) -> LockState {
         match self.0.check().await {
-            Ok(true) => Standing::Ours,
-            Ok(false) => Standing::Lost,
-            Err(_) => Standing::Unknown,
+            Ok(true) => LockState::Ours,
+            Ok(false) => LockState::Lost,
+            Err(_) => LockState::Unknown,
         }
     }
 

@@ -3,7 +3,7 @@
 use crate::celery::consumer::{Delivery, Verdict};
 use crate::celery::message::Envelope;
 use crate::domain::command::Command;
-use crate::worker::{Shared, parked};
+use crate::worker::{Shared, eta};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio_util::task::TaskTracker;
@@ -64,10 +64,10 @@ impl<'a> Judge<'a> {
         if Command::occupies(&look.task).is_some_and(busy) {
             return Verdict::Later;
         }
-        let waits = |look: &Envelope| parked::left(look.eta);
+        let waits = |look: &Envelope| eta::time_left(look.eta);
         if let Some(left) = waits(look) {
             let about_to_wait = together.iter().filter(|other| waits(other).is_some()).count();
-            if self.shared.parked.is_full(self.shared.scheduled.len(), about_to_wait) {
+            if self.shared.eta_memory.is_full(self.shared.scheduled.len(), about_to_wait) {
                 self.look_again_after(left);
                 return Verdict::Later;
             }

@@ -3,23 +3,23 @@
 //! The one rule of the worker: a result is stored before its message is acknowledged, so a crash at any instant
 //! repeats a task and never loses one; and a repeated task finds its work done.
 
-mod about;
+mod eta;
 mod finish;
 mod fleet;
 mod judge;
+mod lease_returner;
 mod lost;
+mod node_info;
 mod options;
 mod orders;
 mod outcome;
-mod parked;
 mod progress;
-mod returns;
 mod run;
 mod slots;
 mod task;
 mod watch;
 
-pub use fleet::Brokered;
+pub use fleet::RedisFleet;
 pub use lost::MOST_DEATHS;
 pub use options::Options;
 pub use watch::option_setting;
@@ -44,11 +44,11 @@ use crate::engine::Engine;
 use crate::observe::http::Health;
 use crate::observe::metrics::Metrics;
 
+use eta::EtaMemory;
 use jiff::Timestamp;
 use judge::Judge;
+use lease_returner::LeaseReturner;
 use orders::Orders;
-use parked::Parked;
-use returns::Returns;
 use slots::Slots;
 use std::{
     sync::{Arc, PoisonError, RwLock},
@@ -96,8 +96,8 @@ struct Shared {
     waiting: TaskTracker,
     /// The waiting tasks that wait for their eta; there may be many of them.
     scheduled: TaskTracker,
-    parked: Parked,
-    returns: Returns,
+    eta_memory: EtaMemory,
+    returner: LeaseReturner,
     orders: Orders,
 }
 
@@ -123,15 +123,15 @@ impl Worker {
         let results = Client::new(options.backend.clone())?;
         let keys = options.keys();
         let leases = Leases::new(broker.clone(), keys.clone(), Instance::here(&options.node));
-        engine.locks.join(Arc::new(Brokered::new(leases.locks().clone())));
+        engine.locks.join(Arc::new(RedisFleet::new(leases.locks().clone())));
         let mut backend = Backend::new(results, &options.result_prefix, options.result_expires)
-            .with_namespace(about::SOFTWARE);
+            .with_namespace(node_info::SOFTWARE);
         if options.result_extended {
             backend = backend.with_extended(&options.node);
         }
         let (events, publisher) = Events::new(&options.node, broker.clone(), &keys, options.task_events);
         let tasks = Tasks::new(Command::registered(), options.time_limit);
-        let about = about::about(&options);
+        let about = node_info::node_info(&options);
         let node =
             Arc::new(Node::new(&options.node, about, events, tasks, &options.queues, options.concurrency));
         let shared = Shared {
@@ -144,8 +144,8 @@ impl Worker {
             stop: Stop::default(),
             waiting: TaskTracker::new(),
             scheduled: TaskTracker::new(),
-            parked: Parked::default(),
-            returns: Returns::default(),
+            eta_memory: EtaMemory::default(),
+            returner: LeaseReturner::default(),
             orders: Orders::new(options.restore_key.clone(), options.orders.clone()),
             options,
             engine,
@@ -220,7 +220,7 @@ impl Shared {
         let end = async {
             // Messages of tasks that have not begun are put back first, without waiting for the running tasks.
             self.waiting.wait().await;
-            self.returns.give_all_back(&self.stop.silence).await;
+            self.returner.give_all_back(&self.stop.silence).await;
             tasks.wait().await;
         };
         if ending == Ending::Warm {
@@ -233,7 +233,7 @@ impl Shared {
         self.stop.abandon.cancel();
         let end = async {
             tasks.wait().await;
-            self.returns.give_all_back(&self.stop.silence).await;
+            self.returner.give_all_back(&self.stop.silence).await;
         };
         tokio::pin!(end);
         tokio::select! {

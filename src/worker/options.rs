@@ -1,6 +1,6 @@
 //! The settings of a worker, as `config` reads them.
 
-use super::about::SOFTWARE;
+use super::node_info::SOFTWARE;
 use crate::celery::client::ConnectOptions;
 use crate::celery::keys::{Keys, Priorities};
 use secrecy::SecretString;

@@ -6,9 +6,9 @@
 //! accepted however old it is, because a crash may cause one; from then on it is refused. On another machine, without
 //! these notes, only the age of a signature counts.
 
+use crate::base::access::explained;
 use crate::base::chain;
 use crate::base::durable::{self, blocking};
-use crate::base::place::explained;
 use crate::celery::message::Message;
 use crate::celery::publish::Outgoing;
 use crate::domain::signature::{self, Order, Signature, SignatureError};
@@ -36,13 +36,13 @@ const SPENT: &str = "carried out\n";
 #[derive(Debug)]
 pub(super) struct Orders {
     key: Option<SecretString>,
-    notes: Notes,
+    notes: OrderNotes,
 }
 
 impl Orders {
     /// Creates the orders that are signed with `key`, if there is one, and noted in `dir`.
     pub(super) fn new(key: Option<SecretString>, dir: PathBuf) -> Self {
-        Self { key, notes: Notes { dir } }
+        Self { key, notes: OrderNotes { dir } }
     }
 
     /// Accepts an order. Without a key, every order is accepted and none is noted.
@@ -61,7 +61,7 @@ impl Orders {
     pub(super) async fn carried_out(&self, message: &Message) {
         let Ok(Some(signature)) = self.signature(message) else { return };
         // An order without a note was never accepted, because its kind need not be signed.
-        if let Err(err) = self.notes.amend(signature, SPENT).await {
+        if let Err(err) = self.notes.update(signature, SPENT).await {
             tracing::error!(error = %chain(&err), "cannot note that a signed order was carried out");
         }
     }
@@ -93,13 +93,13 @@ impl Orders {
     }
 }
 
-/// The folder of the notes, one file a signature. Everything but [`amend`](Self::amend) waits for the disk.
+/// The folder of the notes, one file a signature. Everything but [`update`](Self::update) waits for the disk.
 #[derive(Debug, Clone)]
-struct Notes {
+struct OrderNotes {
     dir: PathBuf,
 }
 
-impl Notes {
+impl OrderNotes {
     fn path(&self, signature: &Signature) -> PathBuf {
         self.dir.join(signature.name())
     }
@@ -110,12 +110,12 @@ impl Notes {
     }
 
     /// Writes other words into a note, if there is one.
-    async fn amend(&self, signature: Signature, words: &'static str) -> io::Result<()> {
+    async fn update(&self, signature: Signature, words: &'static str) -> io::Result<()> {
         let notes = self.clone();
-        let amend = move || {
+        let update = move || {
             if notes.path(&signature).exists() { notes.write(&signature, words) } else { Ok(()) }
         };
-        blocking(amend).await
+        blocking(update).await
     }
 
     /// Accepts a signature, and notes it if it is accepted for the first time.

@@ -110,7 +110,7 @@ impl Task<'_> {
             }
             Command::Amend { backup, amendment } => {
                 let run = self.begin(cancel).await;
-                let done = self.amend(&backup, amendment, &run).await;
+                let done = self.update_manifest(&backup, amendment, &run).await;
                 Outcome::of_engine(task, done, |report| json!(report))
             }
             Command::List { component } => {
@@ -157,7 +157,7 @@ impl Task<'_> {
     }
 
     /// Pins, unpins or accepts a backup, after waiting for other runs on the component.
-    async fn amend(
+    async fn update_manifest(
         &self,
         backup: &str,
         amendment: Amendment,

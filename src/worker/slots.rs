@@ -10,16 +10,16 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// The slots for running tasks, and the components.
 #[derive(Clone)]
-pub(super) struct Slots(Arc<Shared>);
+pub(super) struct Slots(Arc<SlotState>);
 
-struct Shared {
+struct SlotState {
     all: Arc<Semaphore>,
     size: Mutex<usize>,
     /// The number of slots to remove as soon as their tasks end.
     surplus: AtomicUsize,
     components: [(ComponentName, Arc<Semaphore>); 3],
     /// The number of tasks in hand that wait for a component, without a slot.
-    aside: AtomicUsize,
+    waiting: AtomicUsize,
     freed: Box<dyn Fn() + Send + Sync>,
 }
 
@@ -30,10 +30,10 @@ pub(super) struct Slot {
 }
 
 /// A task that waits for a component without a slot.
-pub(super) struct Aside(Slots);
+pub(super) struct WaitingTask(Slots);
 
 /// The most tasks in hand that wait for a component: further messages stay in the broker, where other workers see them.
-const MOST_ASIDE: usize = 16;
+const MOST_WAITING: usize = 16;
 
 /// A component that a task occupies exclusively within this process.
 pub(super) struct Occupied {
@@ -42,18 +42,18 @@ pub(super) struct Occupied {
 }
 
 /// The permits that a task needs to run: a slot and, for most tasks, a component.
-pub(super) type Place = (Slot, Option<Occupied>);
+pub(super) type Permits = (Slot, Option<Occupied>);
 
 impl Slots {
     /// Creates `concurrency` slots. `freed` is called when a slot or a component becomes free.
     pub(super) fn new(concurrency: usize, freed: impl Fn() + Send + Sync + 'static) -> Self {
         let one = |name| (name, Arc::new(Semaphore::new(1)));
-        Self(Arc::new(Shared {
+        Self(Arc::new(SlotState {
             all: Arc::new(Semaphore::new(concurrency)),
             size: Mutex::new(concurrency),
             surplus: AtomicUsize::new(0),
             components: ComponentName::ALL.map(one),
-            aside: AtomicUsize::new(0),
+            waiting: AtomicUsize::new(0),
             freed: Box::new(freed),
         }))
     }
@@ -88,13 +88,13 @@ impl Slots {
 
     /// True while as many tasks in hand wait for a component as may.
     pub(super) fn is_crowded(&self) -> bool {
-        self.0.aside.load(Ordering::Acquire) >= MOST_ASIDE
+        self.0.waiting.load(Ordering::Acquire) >= MOST_WAITING
     }
 
     /// Counts a task that waits for a component without a slot, until the value is dropped.
-    pub(super) fn step_aside(&self) -> Aside {
-        self.0.aside.fetch_add(1, Ordering::AcqRel);
-        Aside(self.clone())
+    pub(super) fn wait_without_slot(&self) -> WaitingTask {
+        self.0.waiting.fetch_add(1, Ordering::AcqRel);
+        WaitingTask(self.clone())
     }
 
     /// Takes a free slot, if there is one.
@@ -145,9 +145,9 @@ impl Drop for Slot {
     }
 }
 
-impl Drop for Aside {
+impl Drop for WaitingTask {
     fn drop(&mut self) {
-        self.0.0.aside.fetch_sub(1, Ordering::AcqRel);
+        self.0.0.waiting.fetch_sub(1, Ordering::AcqRel);
         (self.0.0.freed)();
     }
 }

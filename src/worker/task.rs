@@ -9,9 +9,9 @@ use crate::celery::result::{State, StoredResult};
 use crate::domain::command::Command;
 use crate::domain::component::ComponentName;
 use crate::domain::progress::Meter;
+use crate::worker::eta::{self, EtaWait, WaitEnd};
 use crate::worker::outcome::Outcome;
-use crate::worker::parked::{self, Unparked, Wait};
-use crate::worker::slots::{Place, Slot};
+use crate::worker::slots::{Permits, Slot};
 use crate::worker::{Shared, finish, watch};
 use jiff::Timestamp;
 use std::{
@@ -39,9 +39,9 @@ pub(super) async fn handle(shared: Arc<Shared>, delivery: Box<Delivery>, slot: O
         Err((wait, span)) => {
             drop(slot);
             match wait.until_due(&shared).instrument(span).await {
-                Unparked::Due { delivery, revoked } => (delivery, None, revoked),
-                Unparked::Interrupted(lease) => return shared.returns.add(lease),
-                Unparked::Lost => return,
+                WaitEnd::Due { delivery, revoked } => (delivery, None, revoked),
+                WaitEnd::Interrupted(lease) => return shared.returner.add(lease),
+                WaitEnd::Lost => return,
             }
         }
     };
@@ -49,19 +49,19 @@ pub(super) async fn handle(shared: Arc<Shared>, delivery: Box<Delivery>, slot: O
 }
 
 /// Receives a message. Returns the wait for its eta, if the eta is still to come and the task will not end before.
-fn receive(shared: &Shared, delivery: Box<Delivery>) -> Result<Box<Delivery>, (Box<Wait>, Span)> {
+fn receive(shared: &Shared, delivery: Box<Delivery>) -> Result<Box<Delivery>, (Box<EtaWait>, Span)> {
     let Ok(message) = &delivery.content else { return Ok(delivery) };
     let span = span_of(message);
     let entered = span.enter();
     shared.node.events.received(message);
     let is_over = message.expires.is_some_and(|expires| expires <= Timestamp::now());
-    if parked::left(message.eta).is_none() || is_over || shared.node.revoked.covers(message) {
+    if eta::time_left(message.eta).is_none() || is_over || shared.node.revoked.covers(message) {
         drop(entered);
         return Ok(delivery);
     }
     let Delivery { lease, content, .. } = *delivery;
     let Ok(message) = content else { unreachable!("it was one above") };
-    let wait = Wait::begin(shared, &message, lease);
+    let wait = EtaWait::begin(shared, &message, lease);
     drop(entered);
     Err((wait, span))
 }
@@ -167,26 +167,27 @@ impl Task<'_> {
 
     /// Waits until the task may run: for its eta, its component and a slot. Returns an outcome if the task ends
     /// before.
-    async fn turn(&self, slot: Option<Slot>) -> Result<Option<Place>, Outcome> {
+    async fn turn(&self, slot: Option<Slot>) -> Result<Option<Permits>, Outcome> {
         if self.shared.node.revoked.covers(self.message) {
             return Err(Outcome::Revoked { signal: None });
         }
         self.not_expired()?;
-        let place = if Command::is_light(&self.message.task) { None } else { Some(self.place(slot).await?) };
+        let permits =
+            if Command::is_light(&self.message.task) { None } else { Some(self.permits(slot).await?) };
         self.not_expired()?;
-        if self.request.starts() { Ok(place) } else { Err(Outcome::Revoked { signal: None }) }
+        if self.request.starts() { Ok(permits) } else { Err(Outcome::Revoked { signal: None }) }
     }
 
     /// Waits for the task's component, in this process and in the whole fleet, and then for a slot: a task that
     /// waits for a component holds no slot meanwhile.
-    async fn place(&self, slot: Option<Slot>) -> Result<Place, Outcome> {
+    async fn permits(&self, slot: Option<Slot>) -> Result<Permits, Outcome> {
         let (slots, mut slot) = (&self.shared.slots, slot);
         let mut occupied = None;
         if let Some(component) = Command::occupies(&self.message.task) {
             occupied = slots.try_occupy(component);
             if occupied.is_none() {
                 slot = None;
-                let _aside = slots.step_aside();
+                let _waiting = slots.wait_without_slot();
                 occupied = Some(self.unless_stopped(slots.occupy(component)).await?);
             }
         }
@@ -196,7 +197,7 @@ impl Task<'_> {
             && let Some(why) = self.shared.engine.locks.in_the_way(component).await
         {
             slot = None;
-            let _aside = slots.step_aside();
+            let _waiting = slots.wait_without_slot();
             self.unless_stopped(self.until_free(component, why)).await?;
         }
         let slot = match slot {

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::stream;
-use rna_backup::store::{Body, ObjectKey, ObjectMeta, Store, StoreError, Trial, Upload};
+use rna_backup::store::{AccessCheck, Body, ObjectKey, ObjectMeta, Store, StoreError, Upload};
 use std::{
     io,
     ops::Range,
@@ -206,10 +206,10 @@ impl Store for Faulty {
         let op = if is_manifest(key) { Op::Unlist } else { Op::Delete };
         ask(self.faults, op, key, self.real.delete(key)).await
     }
-    async fn try_out(&self, folders: &[ObjectKey], trial: Trial) -> Result<(), StoreError> {
-        let op = if trial == Trial::Write { Op::Begin } else { Op::List };
+    async fn check_access(&self, folders: &[ObjectKey], depth: AccessCheck) -> Result<(), StoreError> {
+        let op = if depth == AccessCheck::Write { Op::Begin } else { Op::List };
         let key = "manifests".parse().unwrap();
-        ask(self.faults, op, &key, self.real.try_out(folders, trial)).await
+        ask(self.faults, op, &key, self.real.check_access(folders, depth)).await
     }
     async fn free_bytes(&self) -> Result<Option<u64>, StoreError> {
         self.real.free_bytes().await

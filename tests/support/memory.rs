@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use bytes::Bytes;
 use jiff::Timestamp;
-use rna_backup::store::{Body, ObjectKey, ObjectMeta, Store, StoreError, Trial, Upload};
+use rna_backup::store::{AccessCheck, Body, ObjectKey, ObjectMeta, Store, StoreError, Upload};
 use std::{
     collections::BTreeMap,
     io,
@@ -80,7 +80,7 @@ impl Store for Memory {
         self.objects().remove(key);
         Ok(())
     }
-    async fn try_out(&self, _: &[ObjectKey], _: Trial) -> Result<(), StoreError> {
+    async fn check_access(&self, _: &[ObjectKey], _: AccessCheck) -> Result<(), StoreError> {
         Ok(())
     }
     async fn free_bytes(&self) -> Result<Option<u64>, StoreError> {

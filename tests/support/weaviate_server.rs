@@ -10,7 +10,7 @@
 
 use crate::support::lab::{eventually, free_port};
 use reqwest::{Client, Method};
-use rna_backup::component::weaviate::{Address, Tls, Way, WeaviateConfig};
+use rna_backup::component::weaviate::{Address, BackendSetting, Tls, WeaviateConfig};
 use rustix::process::{Pid, test_kill_process};
 use serde_json::{Value, json};
 use std::{
@@ -282,7 +282,7 @@ impl WeaviateServer {
             server: self.url().parse::<Address>().unwrap(),
             api_key: self.running().start.key.clone().map(Into::into),
             tls: Tls::default(),
-            way: Way::Auto,
+            backend: BackendSetting::Auto,
             dir: Some(self.folder()),
             timeout: Duration::from_mins(2),
             drill: None,

@@ -55,11 +55,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 fn add(message: &Message) -> TaskResult {
     let flat =
         message.args.iter().flat_map(|arg| arg.as_array().cloned().unwrap_or_else(|| vec![arg.clone()]));
-    match flat.map(|number| number.as_i64()).sum::<Option<i64>>() {
-        Some(sum) => TaskResult::new(&message.id, State::Success, sum.into()),
-        None => {
-            let error = Exception::builtin("TypeError", "tasks.add takes integers");
-            TaskResult::failure(&message.id, &error, None)
-        }
-    }
+    let Some(sum) = flat.map(|number| number.as_i64()).sum::<Option<i64>>() else {
+        let error = Exception::builtin("TypeError", "tasks.add takes integers");
+        return TaskResult::failure(&message.id, &error, None);
+    };
+    TaskResult::new(&message.id, State::Success, sum.into())
 }

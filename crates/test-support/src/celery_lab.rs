@@ -23,6 +23,12 @@ pub struct Lab {
     pub stop: CancellationToken,
 }
 
+impl Default for Lab {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Lab {
     pub fn new() -> Self {
         Self::on(Redis::start())

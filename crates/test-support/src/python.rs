@@ -56,6 +56,7 @@ impl Python {
     }
 
     /// Sets an environment variable of its commands; `tests/webapp/rna_backend/settings.py` says which count.
+    #[must_use]
     pub fn set(mut self, name: &str, value: &str) -> Self {
         self.settings.push((name.to_owned(), value.to_owned()));
         self

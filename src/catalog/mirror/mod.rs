@@ -1,7 +1,6 @@
 //! The catalogue in the app's database, for Django Admin: two tables that follow the manifests and the runs.
 //!
-//! Nobody ever waits for them. What is to be shown is left in an inbox, of which only the newest counts, and
-//! a task of its own carries it to the database: in one transaction, with a connection that it does not
+//! No run waits for the tables. The newest state is left in an inbox, and a background task carries that to the database: in one transaction, with a connection that it does not
 //! keep, again and again with longer and longer pauses while the database is down.
 
 mod rows;
@@ -23,7 +22,7 @@ use std::{
 };
 use tokio::{sync::Notify, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
-use write::Keepsake;
+use write::PreservedRows;
 
 pub use rows::RunRow;
 pub use tables::{MARK, TABLES};
@@ -49,11 +48,11 @@ const FAREWELL: Duration = Duration::from_secs(5);
 
 /// The tables in one database.
 pub struct Mirror {
-    shared: Arc<Shared>,
+    shared: Arc<MirrorState>,
     keeper: Mutex<Option<JoinHandle<()>>>,
 }
 
-struct Shared {
+struct MirrorState {
     pool: Pool,
     inbox: Mutex<Inbox>,
     arrived: Notify,
@@ -128,7 +127,10 @@ impl Mirror {
     /// The tables in the database of `pool`, where it has them. Connects when there is something to show.
     pub fn new(pool: Pool) -> Self {
         let (inbox, arrived, closing, makes) = <_>::default();
-        Self { shared: Arc::new(Shared { pool, inbox, arrived, closing, makes }), keeper: Mutex::default() }
+        Self {
+            shared: Arc::new(MirrorState { pool, inbox, arrived, closing, makes }),
+            keeper: Mutex::default(),
+        }
     }
 
     /// Makes missing tables from now on: for a worker, which lives beside the app. A command by hand leaves a database
@@ -161,7 +163,7 @@ impl Mirror {
     }
 
     /// Waits until the queued changes are written, for a few seconds. For the end of the program.
-    pub async fn settle(&self) {
+    pub async fn close(&self) {
         self.shared.closing.cancel();
         let keeper = lock(&self.keeper).take();
         let Some(mut keeper) = keeper else { return };
@@ -187,7 +189,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Shared {
+impl MirrorState {
     fn inbox(&self) -> MutexGuard<'_, Inbox> {
         lock(&self.inbox)
     }
@@ -216,23 +218,23 @@ impl Shared {
 }
 
 /// Writes the changes that arrive, until the end of the program.
-async fn keep(shared: Arc<Shared>) {
-    let mut keepsake = Keepsake::default();
-    let mut trouble = Trouble::default();
+async fn keep(shared: Arc<MirrorState>) {
+    let mut preserved = PreservedRows::default();
+    let mut fault = CurrentFault::default();
     let mut backoff = Backoff::new(PAUSES.0, PAUSES.1);
     loop {
         let closing = shared.closing.is_cancelled();
         let todo = shared.take();
         let mut pause = (!todo.live.is_empty()).then_some(HEARTBEAT);
         if todo.is_due() {
-            let attempt = tokio::time::timeout(ATTEMPT, shared.write(&todo, &mut keepsake)).await;
+            let attempt = tokio::time::timeout(ATTEMPT, shared.write(&todo, &mut preserved)).await;
             match attempt.unwrap_or(Err(MirrorError::Late)) {
                 Ok(()) => {
-                    trouble.is_over();
+                    fault.clear();
                     backoff.reset();
                 }
                 Err(err) => {
-                    trouble.add(&err);
+                    fault.add(&err);
                     shared.put_back(todo);
                     pause = Some(backoff.step());
                 }
@@ -259,12 +261,12 @@ impl Todo {
 
 /// The present fault, logged once.
 #[derive(Default)]
-struct Trouble {
+struct CurrentFault {
     since: Option<Instant>,
     told: Option<String>,
 }
 
-impl Trouble {
+impl CurrentFault {
     fn add(&mut self, err: &MirrorError) {
         let words = chain(err);
         let since = self.since.get_or_insert_with(Instant::now);
@@ -284,7 +286,7 @@ impl Trouble {
         self.told = Some(words);
     }
 
-    fn is_over(&mut self) {
+    fn clear(&mut self) {
         if self.told.is_some() {
             tracing::info!("the tables for Django Admin are up to date again");
         }

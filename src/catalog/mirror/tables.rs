@@ -17,7 +17,7 @@ const MIGRATIONS: [&str; 1] = [include_str!("../../../schemas/catalog.sql")];
 const TURN: i64 = 0x726e_612d_6261_636b;
 
 /// Begins a change of the tables: waits for its turn, and never for long.
-pub(super) async fn take_turn(transaction: &Transaction<'_>) -> Result<(), MirrorError> {
+pub(super) async fn lock_tables(transaction: &Transaction<'_>) -> Result<(), MirrorError> {
     let begin = format!(
         "SET LOCAL search_path = pg_catalog; SET LOCAL lock_timeout = '3s'; SET LOCAL statement_timeout = '8s'; \
          SELECT pg_advisory_xact_lock({TURN})"

@@ -2,7 +2,7 @@
 
 use crate::catalog::Listing;
 use crate::catalog::mirror::rows::{self, BACKUP_COLUMNS, RUN_COLUMNS};
-use crate::catalog::mirror::{MirrorError, RunRow, Shared, Todo, tables};
+use crate::catalog::mirror::{MirrorError, MirrorState, RunRow, Todo, tables};
 use deadpool_postgres::{Transaction, tokio_postgres::IsolationLevel};
 use std::{
     collections::HashMap,
@@ -15,7 +15,7 @@ const PIECE: usize = 1 << 20;
 /// The rows that a restore of the very database that has the tables would take with it: rows of backups come from the
 /// manifests again, rows of runs are nowhere else.
 #[derive(Default)]
-pub(super) struct Keepsake {
+pub(super) struct PreservedRows {
     /// Rows of the table when the restore began, as JSON.
     rows: Option<String>,
     /// The rows that were written since then.
@@ -45,19 +45,19 @@ fn upsert(table: &str, columns: &[&str], also: &str) -> String {
     )
 }
 
-impl Shared {
+impl MirrorState {
     /// Brings the tables up to date. After an error they are as they were, unless the commit was the last
     /// thing that happened; written twice is as written once.
-    pub(super) async fn write(&self, todo: &Todo, keepsake: &mut Keepsake) -> Result<(), MirrorError> {
+    pub(super) async fn write(&self, todo: &Todo, preserved: &mut PreservedRows) -> Result<(), MirrorError> {
         let mut client = self.pool.get().await?;
         let builder = client.build_transaction();
         let transaction =
             builder.isolation_level(IsolationLevel::ReadCommitted).read_only(false).start().await?;
-        tables::take_turn(&transaction).await?;
+        tables::lock_tables(&transaction).await?;
         let makes = self.makes.load(Ordering::Relaxed);
         let Some(utf8) = tables::prepare(&transaction, makes).await? else { return Ok(()) };
-        record(&transaction, todo, keepsake, utf8).await?;
-        let kept = match &keepsake.rows {
+        record(&transaction, todo, preserved, utf8).await?;
+        let kept = match &preserved.rows {
             None if todo.overwriting => Some(remember(&transaction).await?),
             _ => None,
         };
@@ -66,11 +66,11 @@ impl Shared {
         }
         transaction.commit().await?;
         if kept.is_some() {
-            keepsake.rows = kept;
+            preserved.rows = kept;
         } else if todo.overwriting {
-            keepsake.since.extend_from_slice(&todo.runs);
+            preserved.since.extend_from_slice(&todo.runs);
         } else {
-            *keepsake = Keepsake::default();
+            *preserved = PreservedRows::default();
         }
         Ok(())
     }
@@ -79,7 +79,7 @@ impl Shared {
 async fn record(
     transaction: &Transaction<'_>,
     todo: &Todo,
-    keepsake: &Keepsake,
+    preserved: &PreservedRows,
     utf8: bool,
 ) -> Result<(), MirrorError> {
     const ALIVE: &str =
@@ -89,14 +89,14 @@ async fn record(
     const TRIM: &str = "DELETE FROM public.rna_backup_run WHERE started_at < now() - interval '90 days' \
         OR started_at < (SELECT started_at FROM public.rna_backup_run ORDER BY started_at DESC OFFSET 9999 LIMIT 1)";
     if !todo.overwriting
-        && let Some(kept) = &keepsake.rows
+        && let Some(kept) = &preserved.rows
     {
         transaction.execute(PUT_BACK.as_str(), &[kept]).await?;
     }
-    let since = keepsake.since.iter().filter(|_| !todo.overwriting);
+    let since = preserved.since.iter().filter(|_| !todo.overwriting);
     // The newest of one run: two in one statement would be refused.
     let newest: HashMap<_, _> = since.chain(&todo.runs).map(|run| (&run.run_id, run)).collect();
-    let mut piece = Piece::new(&RECORD);
+    let mut piece = RowBatch::new(&RECORD);
     for run in newest.into_values() {
         piece.add(transaction, &run.print(utf8)).await?;
     }
@@ -123,7 +123,7 @@ async fn show(transaction: &Transaction<'_>, listing: &Listing, utf8: bool) -> R
     const DELETE: &str = "DELETE FROM public.rna_backup_backup WHERE backup_id = ANY($1)";
     let found = transaction.query(FOUND, &[]).await?;
     let mut found: HashMap<String, String> = found.iter().map(|row| (row.get(0), row.get(1))).collect();
-    let mut piece = Piece::new(&SHOW);
+    let mut piece = RowBatch::new(&SHOW);
     for (turn, entry) in listing.entries.iter().enumerate() {
         let (row, digest) = rows::backup(entry, utf8);
         if found.remove(entry.backup_id.as_str()).as_ref() != Some(&digest) {
@@ -138,19 +138,19 @@ async fn show(transaction: &Transaction<'_>, listing: &Listing, utf8: bool) -> R
         found.remove(damaged.backup_id.as_str());
     }
     let gone: Vec<String> = found.into_keys().collect();
-    if listing.away.is_empty() && !gone.is_empty() {
+    if listing.unreachable.is_empty() && !gone.is_empty() {
         transaction.execute(DELETE, &[&gone]).await?;
     }
     Ok(())
 }
 
 /// Rows on their way, as a JSON array.
-struct Piece<'a> {
+struct RowBatch<'a> {
     statement: &'a str,
     rows: String,
 }
 
-impl<'a> Piece<'a> {
+impl<'a> RowBatch<'a> {
     const fn new(statement: &'a str) -> Self {
         Self { statement, rows: String::new() }
     }

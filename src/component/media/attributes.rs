@@ -2,7 +2,7 @@
 
 use crate::component::ComponentError;
 use crate::component::media::extended::{At, Refused, is_kept, without_capability};
-use crate::component::media::holds::Holds;
+use crate::component::media::fs_capabilities::FsCapabilities;
 use crate::component::tar::{Acl, AttributeKind, Entry, ExtendedAttributes};
 use crate::domain::metadata::MetadataCounts;
 use rustix::{
@@ -24,7 +24,7 @@ pub(super) struct Attributes {
 
 /// The attributes that a file or folder could not be given.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Withheld {
+pub(super) struct UnsetAttributes {
     pub(super) owner: bool,
     /// Setuid, setgid and sticky bits.
     pub(super) bits: bool,
@@ -69,32 +69,33 @@ impl Attributes {
         }
     }
 
-    /// Gives a file or folder these attributes, as far as its file system `holds` them; returns those that could not be
+    /// Gives a file or folder these attributes, as far as its file system can hold them; returns those that could not be
     /// given. Without the owner, the bits and capabilities that let others act as the owner are left out, as they would
     /// let them act as somebody else.
-    pub(super) fn give(&self, file: &File, holds: Holds) -> Result<Withheld, Errno> {
+    pub(super) fn give(&self, file: &File, capabilities: FsCapabilities) -> Result<UnsetAttributes, Errno> {
         let owned = match self.owner {
             None => true,
             Some((uid, gid)) => {
-                allowed(fchown(file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid))))? && holds.owners
+                allowed(fchown(file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid))))?
+                    && capabilities.owners
             }
         };
         let extended = give(At::Open(file), &self.extended, owned)?;
         // After the owner and an ACL: a change of these clears bits.
         let mode = self.mode_given(owned, extended);
-        if !allowed(fchmod(file, Mode::from_raw_mode(mode)))? && holds.modes {
+        if !allowed(fchmod(file, Mode::from_raw_mode(mode)))? && capabilities.modes {
             return Err(Errno::PERM);
         }
         if let Some(times) = self.times()
             && !allowed(futimens(file, &times))?
-            && holds.times
+            && capabilities.times
         {
             return Err(Errno::PERM);
         }
         let kept = self.kept(file, mode)?;
         let bits = kept.is_some_and(|[told, kept]| told.0 & !kept.0 & 0o7000 != 0);
         let time = kept.is_some_and(|[told, kept]| told.1 != kept.1);
-        Ok(Withheld { owner: !owned, bits, time, extended, kept })
+        Ok(UnsetAttributes { owner: !owned, bits, time, extended, kept })
     }
 
     /// Mode and time as they should be, and as they are, where these are not the same: a mode that is not given in

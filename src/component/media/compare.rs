@@ -5,12 +5,12 @@
 
 use crate::component::ComponentError;
 use crate::component::media::{
-    attributes::{Attributes, Withheld, is_held_everywhere},
-    extended::{At, Found, Refused, difference},
+    attributes::{Attributes, UnsetAttributes, is_held_everywhere},
+    errors::{malicious_archive, shown, system_error},
+    extended::{At, ReadAttributes, Refused, difference},
     folder::open_file,
-    holds::Holds,
+    fs_capabilities::FsCapabilities,
     path::parts,
-    trouble::{hostile, shown, trouble},
     unpack::open_folder,
 };
 use crate::component::tar::{Entry, Visit};
@@ -29,22 +29,22 @@ use std::{
 const MOST: usize = 20;
 
 /// An open folder on the way to where the last entry lies.
-struct Open {
+struct ComparedFolder {
     handle: File,
     name: Vec<u8>,
 }
 
-/// Why an entry is not found equal.
-enum Unequal {
-    /// It differs, and how: the end of a sentence that begins with its name.
+/// The reason that an entry is not equal to the archive's.
+enum CompareError {
+    /// The entry differs: the end of a sentence that begins with the entry's name.
     Differs(String),
-    /// The archive is not what it was when it was unpacked.
+    /// The archive has changed since it was unpacked.
     Corrupt(ComponentError),
-    /// The copy cannot be looked at.
+    /// The copy cannot be read.
     Failed(Errno),
 }
 
-impl From<Errno> for Unequal {
+impl From<Errno> for CompareError {
     fn from(err: Errno) -> Self {
         match err {
             Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::NAMETOOLONG => {
@@ -55,7 +55,7 @@ impl From<Errno> for Unequal {
     }
 }
 
-impl From<ComponentError> for Unequal {
+impl From<ComponentError> for CompareError {
     fn from(err: ComponentError) -> Self {
         Self::Corrupt(err)
     }
@@ -64,13 +64,13 @@ impl From<ComponentError> for Unequal {
 /// Looks for the entries of an archive in a copy of it.
 pub(super) struct Comparing {
     /// The root of the copy and the folders down to the last entry.
-    way: Vec<Open>,
+    way: Vec<ComparedFolder>,
     /// The folder of the archive whose contents the copy holds, where it is not the root.
     wrapper: Option<Vec<u8>>,
     /// The attributes that some entries could not be given.
-    withheld: Withheld,
-    /// The attributes that the file system of the copy holds.
-    holds: Holds,
+    unset: UnsetAttributes,
+    /// The attributes that the file system of the copy can hold.
+    capabilities: FsCapabilities,
     /// The file whose content is coming.
     file: Option<File>,
     /// As large as the pieces that content comes in.
@@ -82,10 +82,15 @@ pub(super) struct Comparing {
 
 impl Comparing {
     /// With what lies in `root`; the others as the unpacking told them.
-    pub(super) fn new(root: File, wrapper: Option<Vec<u8>>, withheld: Withheld, holds: Holds) -> Self {
-        let root = Open { handle: root, name: Vec::new() };
+    pub(super) fn new(
+        root: File,
+        wrapper: Option<Vec<u8>>,
+        unset: UnsetAttributes,
+        capabilities: FsCapabilities,
+    ) -> Self {
+        let root = ComparedFolder { handle: root, name: Vec::new() };
         let (buffer, path, differences) = (Vec::new(), Vec::new(), Vec::new());
-        Self { way: vec![root], wrapper, withheld, holds, file: None, buffer, path, differences }
+        Self { way: vec![root], wrapper, unset, capabilities, file: None, buffer, path, differences }
     }
 
     /// The differences, each in a sentence that names the entry.
@@ -100,7 +105,7 @@ impl Comparing {
     }
 
     /// Compares all but the content of a file, which is returned for that.
-    fn compare(&mut self, entry: &Entry<'_>, size: u64) -> Result<Option<File>, Unequal> {
+    fn compare(&mut self, entry: &Entry<'_>, size: u64) -> Result<Option<File>, CompareError> {
         let path = entry.path();
         let names = self.below(&path)?;
         let stat = match names.split_last() {
@@ -119,17 +124,17 @@ impl Comparing {
         };
         let found = FileType::from_raw_mode(stat.st_mode);
         if found != kind {
-            return Err(Unequal::Differs(format!("is {}, not {}", called(found), called(kind))));
+            return Err(CompareError::Differs(format!("is {}, not {}", called(found), called(kind))));
         }
         let length = u64::try_from(stat.st_size).unwrap_or(0);
         if kind == FileType::RegularFile && length != size {
-            return Err(Unequal::Differs(format!("has {length} bytes, not {size}")));
+            return Err(CompareError::Differs(format!("has {length} bytes, not {size}")));
         }
         if kind == FileType::Symlink {
             let (found, told) = (readlinkat(self.here(), name, Vec::new())?, entry.target());
             if found.to_bytes() != &*told {
                 let (found, told) = (shown(found.to_bytes()), shown(&told));
-                return Err(Unequal::Differs(format!("leads to {found}, not to {told}")));
+                return Err(CompareError::Differs(format!("leads to {found}, not to {told}")));
             }
         }
         let told = Attributes::told(entry)?;
@@ -140,35 +145,37 @@ impl Comparing {
             _ => (None, At::In(self.here(), name).read()),
         };
         let is_known = found.unread.is_none(); // those of a folder that is closed to its owner are not
-        match difference(&told.extended, &found.extended, self.withheld.extended).filter(|_| is_known) {
-            Some(how) => Err(Unequal::Differs(how)),
+        match difference(&told.extended, &found.extended, self.unset.extended).filter(|_| is_known) {
+            Some(how) => Err(CompareError::Differs(how)),
             None => Ok(file),
         }
     }
 
-    fn attributes(&self, told: &Attributes, found: &Attributes, kind: FileType) -> Result<(), Unequal> {
+    fn attributes(&self, told: &Attributes, found: &Attributes, kind: FileType) -> Result<(), CompareError> {
         let (told_owner, owner) = (told.owner.unwrap_or_default(), found.owner.unwrap_or_default());
         let is_owned = told_owner == owner;
         // An entry that could not be given away is still ours, and without the bits that let others act as its owner.
-        if self.holds.owners && !(is_owned || self.withheld.owner && owner.0 == geteuid().as_raw()) {
+        if self.capabilities.owners && !(is_owned || self.unset.owner && owner.0 == geteuid().as_raw()) {
             let ((uid, gid), (told_uid, told_gid)) = (owner, told_owner);
-            return Err(Unequal::Differs(format!("belongs to {uid}:{gid}, not to {told_uid}:{told_gid}")));
+            return Err(CompareError::Differs(format!(
+                "belongs to {uid}:{gid}, not to {told_uid}:{told_gid}"
+            )));
         }
         // An ACL that some entries could not have may have been given to this one.
         let modes =
-            [Refused::default(), self.withheld.extended].map(|refused| told.mode_given(is_owned, refused));
+            [Refused::default(), self.unset.extended].map(|refused| told.mode_given(is_owned, refused));
         // Some may have come back without these bits, as the kernel clears them without a word.
-        let bits = if self.withheld.bits { 0o777 } else { 0o7777 };
+        let bits = if self.unset.bits { 0o777 } else { 0o7777 };
         let is_mode = |mode: &u32| *mode == found.mode || mode & bits == found.mode;
-        if self.holds.modes && kind != FileType::Symlink && !modes.iter().any(is_mode) {
-            return Err(Unequal::Differs(format!("has mode {:04o}, not {:04o}", found.mode, modes[0])));
+        if self.capabilities.modes && kind != FileType::Symlink && !modes.iter().any(is_mode) {
+            return Err(CompareError::Differs(format!("has mode {:04o}, not {:04o}", found.mode, modes[0])));
         }
         let ((seconds, nanos), (told_seconds, told_nanos)) =
             (found.modified.unwrap_or_default(), told.modified.unwrap_or_default());
         let is_time = seconds == told_seconds && is_kept(nanos, told_nanos)
-            || self.withheld.time && !is_held_everywhere(told_seconds);
-        if self.holds.times && !is_time {
-            return Err(Unequal::Differs(format!(
+            || self.unset.time && !is_held_everywhere(told_seconds);
+        if self.capabilities.times && !is_time {
+            return Err(CompareError::Differs(format!(
                 "was modified at {seconds}.{nanos:09}, not at {told_seconds}.{told_nanos:09} (seconds since 1970)"
             )));
         }
@@ -176,7 +183,7 @@ impl Comparing {
     }
 
     /// Compares a further name with the file that it should be one of.
-    fn linked(&self, target: &[u8], stat: &Stat) -> Result<(), Unequal> {
+    fn linked(&self, target: &[u8], stat: &Stat) -> Result<(), CompareError> {
         let names = self.below(target)?;
         let first = || {
             let (first, parents) = names.split_last().ok_or(Errno::NOENT)?;
@@ -186,17 +193,21 @@ impl Comparing {
             }
             statat(folder.as_ref().unwrap_or(&self.way[0].handle), *first, AtFlags::SYMLINK_NOFOLLOW)
         };
-        let is_same = match first().map_err(Unequal::from) {
+        let is_same = match first().map_err(CompareError::from) {
             Ok(first) => (first.st_dev, first.st_ino) == (stat.st_dev, stat.st_ino),
-            Err(Unequal::Differs(_)) => false,
+            Err(CompareError::Differs(_)) => false,
             Err(failed) => return Err(failed),
         };
-        if is_same { Ok(()) } else { Err(Unequal::Differs(format!("is no hard link to {}", shown(target)))) }
+        if is_same {
+            Ok(())
+        } else {
+            Err(CompareError::Differs(format!("is no hard link to {}", shown(target))))
+        }
     }
 
     /// The names that lead to an entry of the archive in the copy; the root has none.
-    fn below<'a>(&self, path: &'a [u8]) -> Result<Vec<&'a [u8]>, Unequal> {
-        let mut names = parts(path).map_err(|why| hostile(format!("{}: {why}", shown(path))))?;
+    fn below<'a>(&self, path: &'a [u8]) -> Result<Vec<&'a [u8]>, CompareError> {
+        let mut names = parts(path).map_err(|why| malicious_archive(format!("{}: {why}", shown(path))))?;
         if let Some(wrapper) = &self.wrapper {
             if names.first() != Some(&&**wrapper) {
                 return Err(Errno::NOENT.into());
@@ -212,7 +223,7 @@ impl Comparing {
         self.way.truncate(open + 1);
         for name in &parents[open..] {
             let handle = open_folder(self.here(), *name)?;
-            self.way.push(Open { handle, name: name.to_vec() });
+            self.way.push(ComparedFolder { handle, name: name.to_vec() });
         }
         Ok(())
     }
@@ -222,7 +233,7 @@ impl Comparing {
     }
 
     /// Opens a file for reading, even one whose mode does not let its owner read it, and reads its extended attributes.
-    fn open(&self, name: &[u8], stat: &Stat) -> Result<(File, Found), Errno> {
+    fn open(&self, name: &[u8], stat: &Stat) -> Result<(File, ReadAttributes), Errno> {
         let opened = |file: File| {
             let found = At::Open(&file).read();
             (file, found)
@@ -243,7 +254,7 @@ impl Comparing {
     }
 
     fn failed(&self, err: Errno) -> ComponentError {
-        trouble(format!("compare {}", shown(&self.path)), err)
+        system_error(format!("compare {}", shown(&self.path)), err)
     }
 }
 
@@ -254,9 +265,9 @@ impl Visit for Comparing {
         self.path.extend_from_slice(&entry.path());
         match self.compare(entry, size) {
             Ok(file) => self.file = file,
-            Err(Unequal::Differs(how)) => self.note(&how),
-            Err(Unequal::Corrupt(err)) => return Err(err),
-            Err(Unequal::Failed(err)) => return Err(self.failed(err)),
+            Err(CompareError::Differs(how)) => self.note(&how),
+            Err(CompareError::Corrupt(err)) => return Err(err),
+            Err(CompareError::Failed(err)) => return Err(self.failed(err)),
         }
         Ok(())
     }

@@ -2,11 +2,11 @@
 
 use crate::component::ComponentError;
 use crate::component::media::{
-    area::is_area,
     attributes::Attributes,
+    errors::{shown, system_error},
     extended::At,
     folder::Folder,
-    trouble::{shown, trouble},
+    staging_area::is_area,
 };
 use crate::domain::{
     facts::{AttributeCounts, FileCounts},
@@ -40,7 +40,7 @@ impl Counted {
             (FileCounts::default(), AttributeCounts::default(), MetadataCounts::none());
         let mut counted = Self { files, attributes, metadata, asks_for_extended };
         let mut several = HashSet::new();
-        let failed = |err: Errno, name: &[u8]| trouble(format!("count {}", shown(name)), err);
+        let failed = |err: Errno, name: &[u8]| system_error(format!("count {}", shown(name)), err);
         let mut way = vec![Folder::reopen(root).map_err(|err| failed(err, b"."))?];
         loop {
             let depth = way.len();
@@ -94,15 +94,15 @@ impl Counted {
             }
             _ => return Ok(()),
         }
-        self.belongings(kind, stat, at)
+        self.count_attributes(kind, stat, at)
     }
 
     /// Counts the root itself, which is no entry of its own.
     pub(super) fn root(&mut self, root: &File) -> Result<(), Errno> {
-        self.belongings(FileType::Directory, &fstat(root)?, At::Open(root))
+        self.count_attributes(FileType::Directory, &fstat(root)?, At::Open(root))
     }
 
-    fn belongings(&mut self, kind: FileType, stat: &Stat, at: At<'_>) -> Result<(), Errno> {
+    fn count_attributes(&mut self, kind: FileType, stat: &Stat, at: At<'_>) -> Result<(), Errno> {
         let attributes = Attributes::seen(stat);
         if kind == FileType::Symlink {
             self.metadata.count(attributes.owner.unwrap_or_default(), None);

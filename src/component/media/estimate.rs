@@ -1,7 +1,7 @@
 //! The estimate of the bytes that there are to read, for the progress of a backup under way.
 
-use crate::component::media::area::is_area;
-use crate::component::media::folder::{each, look, open_below};
+use crate::component::media::folder::{each, open_below, stat_entry};
+use crate::component::media::staging_area::is_area;
 use rustix::fs::FileType;
 use std::{
     ffi::{CStr, CString},
@@ -45,7 +45,7 @@ fn folders_in(folder: &File, total: &mut u64, stop: &AtomicBool) -> Vec<CString>
     let _ = each(folder, |name: &CStr, kind| match kind {
         FileType::Directory => folders.push(name.to_owned()),
         FileType::RegularFile | FileType::Unknown if !stop.load(Ordering::Relaxed) => {
-            match look(folder, name) {
+            match stat_entry(folder, name) {
                 Ok((FileType::RegularFile, size)) => *total += size,
                 Ok((FileType::Directory, _)) => folders.push(name.to_owned()),
                 _ => {}

@@ -27,7 +27,7 @@ pub(super) fn is_kept(name: &[u8]) -> bool {
 
 /// The extended attributes of a file, and the error where they cannot be read.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Found {
+pub(super) struct ReadAttributes {
     pub(super) extended: ExtendedAttributes,
     /// The part that could not be read, and why, for people.
     pub(super) unread: Option<String>,
@@ -90,8 +90,8 @@ impl At<'_> {
     }
 
     /// Reads what there is.
-    pub(super) fn read(self) -> Found {
-        let mut found = Found::default();
+    pub(super) fn read(self) -> ReadAttributes {
+        let mut found = ReadAttributes::default();
         let names = self.names().unwrap_or_else(|err| {
             found.unread = Some(format!("its extended attributes: {err}"));
             Vec::new()
@@ -163,7 +163,7 @@ fn whole(get: &dyn Fn(&mut [u8]) -> Result<usize, Errno>, then: &mut dyn FnMut(&
     Ok(())
 }
 
-/// Those of a list of names that belong to the tree.
+/// The names of a list that belong to the tree.
 fn kept(names: &[u8]) -> impl Iterator<Item = &[u8]> {
     names.split(|byte| *byte == 0).filter(|name| !name.is_empty() && is_kept(name))
 }

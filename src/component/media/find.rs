@@ -1,12 +1,12 @@
 //! The areas of a media folder: found, and locked by whoever works with them.
 
-use crate::base::lock::Locked;
+use crate::base::lock::FileLock;
 use crate::component::ComponentError;
 use crate::component::media::{
-    area::{Area, MARK, Site},
+    errors::path_error,
     folder::Folder,
     label::Role,
-    trouble::trouble_at,
+    staging_area::{MARK, StagingArea, StagingRoot},
     unpack::open_folder,
 };
 use rustix::{
@@ -35,7 +35,7 @@ const AGAIN: Duration = Duration::from_millis(5);
 /// The longest words of a holder that are told.
 const WORDS: u64 = 200;
 
-impl Area {
+impl StagingArea {
     /// All areas of a media folder, locked, the oldest first. What is left of areas whose maker died before they were
     /// marked is removed.
     ///
@@ -43,24 +43,24 @@ impl Area {
     ///
     /// [`ComponentError::Taken`] when another run works in one.
     pub(super) fn all(root: &Path) -> Result<Vec<Self>, ComponentError> {
-        Self::all_of(&Site::all(root)?)
+        Self::all_of(&StagingRoot::all(root)?)
     }
 
-    /// The same of some sites.
-    pub(super) fn all_of(sites: &[Site]) -> Result<Vec<Self>, ComponentError> {
-        Self::all_within(sites, None, PATIENCE)
+    /// All areas in some folders, locked.
+    pub(super) fn all_of(staging_roots: &[StagingRoot]) -> Result<Vec<Self>, ComponentError> {
+        Self::all_within(staging_roots, None, PATIENCE)
     }
 
-    /// The same, but for the area of one name, with another patience.
+    /// All areas in some folders but the one of this name, locked; waits for their locks as long as `patience`.
     #[expect(clippy::disallowed_methods, reason = "blocking work, and a lock that ends without a sign")]
     fn all_within(
-        sites: &[Site],
+        staging_roots: &[StagingRoot],
         without: Option<&CStr>,
         patience: Duration,
     ) -> Result<Vec<Self>, ComponentError> {
         let deadline = Instant::now() + patience;
         loop {
-            let mut found = Self::list(sites, true)?;
+            let mut found = Self::list(staging_roots, true)?;
             found.retain(|area| Some(area.name.as_c_str()) != without);
             let locked = found.iter_mut().try_for_each(|area| match area.lock() {
                 Ok(true) => Ok(()),
@@ -81,7 +81,7 @@ impl Area {
         }
     }
 
-    /// Looks that no other run works on the media folder that this area is for. Whoever has made an area, and then finds
+    /// Makes sure that no other run works on the media folder that this area is for. Whoever has made an area, and then finds
     /// no other one in use, is alone: others look for this one. Of two that were made at once the older has more patience,
     /// so that one of them stays.
     ///
@@ -89,42 +89,42 @@ impl Area {
     ///
     /// [`ComponentError::Taken`] when another run does.
     pub(super) fn is_alone(&self, root: &Path) -> Result<(), ComponentError> {
-        let sites = Site::all(root)?;
+        let staging_roots = StagingRoot::all(root)?;
         let is_older = |other: &Self| {
             other.label.role == Role::Restore && (other.label, &other.name) < (self.label, &self.name)
         };
-        let yields = Self::list(&sites, false)?.iter().any(is_older);
+        let yields = Self::list(&staging_roots, false)?.iter().any(is_older);
         let patience = if yields { PATIENCE / 8 } else { PATIENCE };
-        Self::all_within(&sites, Some(&self.name), patience).map(drop)
+        Self::all_within(&staging_roots, Some(&self.name), patience).map(drop)
     }
 
     /// All areas of a media folder as they are seen, the oldest first: for a look that changes nothing, also while a run
     /// works in one.
     pub(super) fn seen(root: &Path) -> Result<Vec<Self>, ComponentError> {
-        Self::list(&Site::all(root)?, false)
+        Self::list(&StagingRoot::all(root)?, false)
     }
 
-    fn list(sites: &[Site], tidies: bool) -> Result<Vec<Self>, ComponentError> {
+    fn list(staging_roots: &[StagingRoot], removes_empty: bool) -> Result<Vec<Self>, ComponentError> {
         let mut found = Vec::new();
-        for site in sites {
-            let failed = |err| trouble_at(format!("list {}", site.path.display()), &site.path, err);
-            let mut listing = Folder::reopen(&site.folder).map_err(failed)?;
+        for staging in staging_roots {
+            let failed = |err| path_error(format!("list {}", staging.path.display()), &staging.path, err);
+            let mut listing = Folder::reopen(&staging.folder).map_err(failed)?;
             while let Some((_, name, kind)) = listing.next() {
-                let label = site.label(name);
+                let label = staging.label(name);
                 let (Some(label), FileType::Directory | FileType::Unknown) = (label, kind) else { continue };
                 // Others may make such a folder too where they may write.
                 let is_own =
                     |folder: &File| folder.metadata().is_ok_and(|own| own.uid() == geteuid().as_raw());
-                let Some(folder) = open_folder(&site.folder, name).ok().filter(is_own) else { continue };
+                let Some(folder) = open_folder(&staging.folder, name).ok().filter(is_own) else { continue };
                 if statat(&folder, MARK, AtFlags::SYMLINK_NOFOLLOW).is_err() {
                     // Not ours, unless it is empty: then it is nobody's loss.
-                    if tidies {
-                        let _ = site.keeping_time(|| unlinkat(&site.folder, name, AtFlags::REMOVEDIR));
+                    if removes_empty {
+                        let _ = staging.keeping_time(|| unlinkat(&staging.folder, name, AtFlags::REMOVEDIR));
                     }
                     continue;
                 }
-                let site = site.again().map_err(failed)?;
-                found.push(Self { site, folder, label, name: name.to_owned(), mark: None });
+                let staging = staging.again().map_err(failed)?;
+                found.push(Self { staging, folder, label, name: name.to_owned(), mark: None });
             }
         }
         found.sort_by_key(|area| area.label);
@@ -142,12 +142,12 @@ impl Area {
         };
         let mark = match opened {
             Err(Errno::NOENT) => return Ok(false),
-            opened => Locked::try_lock(File::from(opened?))?,
+            opened => FileLock::try_lock(File::from(opened?))?,
         };
-        sign(mark.file());
+        write_holder(mark.file());
         self.mark = Some(mark);
         let own = fstat(&self.folder)?;
-        match statat(&self.site.folder, &self.name, AtFlags::SYMLINK_NOFOLLOW) {
+        match statat(&self.staging.folder, &self.name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(named) => Ok((named.st_dev, named.st_ino) == (own.st_dev, own.st_ino)),
             Err(Errno::NOENT) => Ok(false),
             Err(err) => Err(err),
@@ -157,7 +157,7 @@ impl Area {
     fn unlocked(&self, err: Errno) -> ComponentError {
         let path = self.path();
         if err != Errno::WOULDBLOCK {
-            return trouble_at(format!("lock {}", path.display()), &path, err);
+            return path_error(format!("lock {}", path.display()), &path, err);
         }
         let what = format!(
             "{} works in {}: wait until that restore, drill or undo of the media has ended, or end that process",
@@ -178,7 +178,7 @@ impl Area {
 }
 
 /// Writes into a mark who has locked it, for the error of others. Without these words the lock holds all the same.
-pub(super) fn sign(mut mark: &File) {
+pub(super) fn write_holder(mut mark: &File) {
     let words = format!("process {} on {}", std::process::id(), uname().nodename().to_string_lossy());
     let _ = mark
         .set_len(0)

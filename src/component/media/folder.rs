@@ -156,7 +156,7 @@ pub(super) fn read_link(folder: &File, name: &CStr) -> Result<(Stat, CString), E
 }
 
 /// The kind and size of whatever has that name now.
-pub(super) fn look(folder: &File, name: &CStr) -> Result<(FileType, u64), Errno> {
+pub(super) fn stat_entry(folder: &File, name: &CStr) -> Result<(FileType, u64), Errno> {
     let stat = statat(folder, name, AtFlags::SYMLINK_NOFOLLOW)?;
     Ok((FileType::from_raw_mode(stat.st_mode), u64::try_from(stat.st_size).unwrap_or(0)))
 }

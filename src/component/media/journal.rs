@@ -1,6 +1,6 @@
 //! The journal of a swap: its changes, written down and durable before the first of them.
 
-use crate::base::{durable, place::sync_folder};
+use crate::base::durable::{self, sync_folder};
 use crate::component::media::attributes::Attributes;
 use rustix::{
     fs::{AtFlags, Mode, OFlags, openat, unlinkat},

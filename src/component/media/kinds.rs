@@ -1,11 +1,11 @@
-//! Everything that a media tree holds, and its fate in a backup and a restore: a table, from which the one in
+//! The kinds of entries and properties of a media tree, and the support of each in a backup and a restore: a table, from which the one in
 //! `docs/media.md` is written.
 
 use std::fmt::Write as _;
 
-/// The fate of something in a restore.
+/// The support of a kind in a restore.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fate {
+pub enum RestoreSupport {
     /// The object comes back as it was.
     Restored,
     /// The bits come back on the entries that could be given to their owner. Elsewhere the bits would let others act as
@@ -27,7 +27,7 @@ pub enum Fate {
     Everywhere,
 }
 
-impl Fate {
+impl RestoreSupport {
     const fn words(self) -> &'static str {
         match self {
             Self::Restored => "comes back",
@@ -73,16 +73,16 @@ impl Compared {
 /// Something that a media tree holds.
 #[derive(Debug, Clone, Copy)]
 pub struct Kind {
-    /// Its name.
+    /// The name of the kind.
     pub name: &'static str,
     /// The form of the kind in an archive; empty if no archive has the kind.
     pub form: &'static str,
-    /// The fate of the kind where root restores.
-    pub root: Fate,
-    /// The fate of the kind where another user restores.
-    pub user: Fate,
-    /// The fate of the kind on a file system that does not hold the kind.
-    pub without: Fate,
+    /// The support where root restores.
+    pub root: RestoreSupport,
+    /// The support where another user restores.
+    pub user: RestoreSupport,
+    /// The support on a file system that does not hold the kind.
+    pub without: RestoreSupport,
     /// The comparison before a swap.
     pub compared: Compared,
     /// The comparison of each entry by a drill, in words.
@@ -92,7 +92,7 @@ pub struct Kind {
 const fn kind(
     name: &'static str,
     form: &'static str,
-    [root, user, without]: [Fate; 3],
+    [root, user, without]: [RestoreSupport; 3],
     compared: Compared,
     drilled: &'static str,
 ) -> Kind {
@@ -100,7 +100,7 @@ const fn kind(
 }
 
 use Compared::{Nothing, Number, Sum, Values, Warning};
-use Fate::{Counted, Everywhere, Left, Named, OfProcess, Refused, Restored, WithOwner, Zeros};
+use RestoreSupport::{Counted, Everywhere, Left, Named, OfProcess, Refused, Restored, WithOwner, Zeros};
 
 const GIVEN: &str = "yes, where it could be given";
 const SET: &str = "yes, where it could be set";
@@ -183,7 +183,7 @@ pub fn table() -> String {
                      swap | compared by a drill, entry by entry |\n|---|---|---|---|---|---|---|\n"
         .to_owned();
     for kind in KINDS {
-        let [root, user, without] = [kind.root, kind.user, kind.without].map(Fate::words);
+        let [root, user, without] = [kind.root, kind.user, kind.without].map(RestoreSupport::words);
         let (compared, drilled) = (kind.compared.words(), kind.drilled);
         let _ = writeln!(
             table,

@@ -1,21 +1,21 @@
-//! The names of areas, which say what they hold and since when.
+//! The names of areas, which tell their role and their time.
 
 use jiff::{Timestamp, civil::DateTime, tz::TimeZone};
 
-/// The role of an area, by what it holds.
+/// The role of an area, by its contents.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Role {
-    /// A copy under way.
+    /// The copy of a restore under way.
     Restore,
-    /// The tree that was live before.
+    /// The tree that a restore has set aside.
     Before,
 }
 
-/// The name of an area, read.
+/// The time, number and role in the name of an area.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Label {
     pub(super) at: Timestamp,
-    /// Its number among those of the same second, from 1.
+    /// The area's number among those of the same second, from 1.
     pub(super) number: u32,
     pub(super) role: Role,
 }
@@ -23,7 +23,7 @@ pub(super) struct Label {
 impl Label {
     const TIME: &str = "%Y%m%d_%H%M%S";
 
-    /// The first of this second.
+    /// The first label of this second.
     pub(super) fn now(role: Role) -> Self {
         let at = Timestamp::now();
         // Names hold whole seconds.
@@ -37,7 +37,7 @@ impl Label {
         format!("rna-{role}-{}{number}", self.at.strftime(Self::TIME))
     }
 
-    /// In the order of time, as far as names tell.
+    /// The second and the number, by which areas are ordered.
     pub(super) fn second(self) -> (i64, u32) {
         (self.at.as_second(), self.number)
     }

@@ -1,6 +1,6 @@
 //! Files with several names: the first name of each is packed with the content, the others as links to it.
 
-use crate::component::media::look::Look;
+use crate::component::media::file_stat::FileStat;
 use rustix::fs::Stat;
 use std::collections::{HashMap, hash_map::Entry};
 
@@ -33,8 +33,8 @@ impl Links {
     /// Returns the first name of a file with several names; `None` where `name` is the first, and the content is to be
     /// packed.
     pub(super) fn first_name(&mut self, stat: &Stat, name: &[u8]) -> Option<Vec<u8>> {
-        let look = Look::of(stat);
-        let identity = (stat.st_dev, stat.st_ino, look.bytes(), look.modified());
+        let file_stat = FileStat::of(stat);
+        let identity = (stat.st_dev, stat.st_ino, file_stat.bytes(), file_stat.modified());
         #[allow(clippy::useless_conversion, reason = "it has 32 bits on some processors")]
         self.first_name_of(identity, stat.st_nlink.into(), name)
     }

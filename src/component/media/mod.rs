@@ -30,26 +30,25 @@
 //!   changes nothing and says so.
 //! - On a mount point the time of the root itself may be lost when a restore is killed.
 
-mod area;
 mod attributes;
 mod compare;
 mod count;
-mod deeds;
+mod errors;
 mod estimate;
 mod extended;
+mod file_stat;
 mod find;
 mod folder;
-mod holds;
+mod fs_capabilities;
 mod holes;
 mod increment;
 mod journal;
 mod kind;
 pub mod kinds;
 mod label;
-mod lacking;
 mod layers;
 mod links;
-mod look;
+mod missing_attributes;
 mod mounts;
 mod pack;
 mod path;
@@ -57,21 +56,26 @@ mod plan;
 mod remove;
 mod restore;
 mod snapshot;
+mod staging_area;
 mod steps;
 mod swap;
-mod trouble;
+mod task_notes;
+mod undo;
 mod unpack;
 mod unreadable;
 
-use crate::base::place;
+use crate::base::access;
 use crate::component::tar::{self, Entry, Reference, Visit};
-use crate::component::{Basis, Component, ComponentError, Done, Feed, Kept, Plan, Staged, Target, Walk};
+use crate::component::{
+    CompletedSwap, Component, ComponentError, Feed, IncrementalBase, Plan, RestoreMode, Staged, Target,
+    UndoPoint,
+};
 use crate::domain::{
     component::ComponentName,
-    deed::Deed,
     facts::{Counts, Facts},
     id::BackupId,
     progress::Meter,
+    task_note::TaskNote,
 };
 use crate::stream::{Content, Output, unpack::Unpacked};
 use async_trait::async_trait;
@@ -86,7 +90,7 @@ use std::{
     },
     time::Duration,
 };
-use steps::{Place, STEPS};
+use steps::{RestorePaths, STEPS};
 use tokio::{sync::mpsc, task};
 
 /// The media folder, and the folders beside the backups.
@@ -128,17 +132,17 @@ impl Media {
         Self { config }
     }
 
-    fn places(&self) -> Place {
-        Place { root: self.config.root.clone(), drills: self.config.drills.clone() }
+    fn paths(&self) -> RestorePaths {
+        RestorePaths { root: self.config.root.clone(), drills: self.config.drills.clone() }
     }
 
     /// Opens and lists the root.
     async fn open(&self) -> Result<Folder, ComponentError> {
         let root = self.config.root.clone();
-        let opened = task::spawn_blocking(move || Folder::root(&root)).await.map_err(tar::crashed)?;
+        let opened = task::spawn_blocking(move || Folder::root(&root)).await.map_err(tar::join_error)?;
         let root = self.config.root.display();
-        opened.map_err(|err| match place::look(&self.config.root, place::Need::Read) {
-            Err(trouble) => unusable(trouble),
+        opened.map_err(|err| match access::check_folder(&self.config.root, access::Need::Read) {
+            Err(system_error) => unusable(system_error),
             // Whatever it was, it is not a matter of rights.
             Ok(()) => ComponentError::Read { what: format!("open MEDIA_ROOT {root}"), source: err.into() },
         })
@@ -147,7 +151,7 @@ impl Media {
     /// The number of bytes that there are to read, once the backup has run for a while: on a small folder the count would
     /// only take time from the backup. `None` when nobody could tell, or `stop` was set.
     async fn estimate(&self, stop: Arc<AtomicBool>) -> Option<u64> {
-        /// Nobody needs an estimate of what takes no longer.
+        /// The pause before an estimate, which a backup that is done by then does not need.
         const PATIENCE: Duration = Duration::from_secs(2);
         tokio::time::sleep(PATIENCE).await;
         let root = self.config.root.clone();
@@ -173,8 +177,8 @@ impl Media {
             // does it all. It ends when the queue does.
             task::spawn_blocking(move || {
                 let mut facts = pack::pack(root, increment, chunks, meter)?;
-                if let Some(hindrance) = mounts::hindrance(&path) {
-                    facts.warn(hindrance);
+                if let Some(warning) = mounts::mount_warning(&path) {
+                    facts.warn(warning);
                 }
                 Ok(facts)
             })
@@ -202,13 +206,13 @@ impl Media {
                 }
             }
         }
-        (&mut packing).await.map_err(tar::crashed)?
+        (&mut packing).await.map_err(tar::join_error)?
     }
 }
 
 /// The media folder cannot be used: somebody has to change something.
-fn unusable(trouble: place::Trouble) -> ComponentError {
-    ComponentError::Unusable { what: "find MEDIA_ROOT".to_owned(), source: Some(trouble.into()) }
+fn unusable(problem: access::AccessProblem) -> ComponentError {
+    ComponentError::Unusable { what: "find MEDIA_ROOT".to_owned(), source: Some(problem.into()) }
 }
 
 /// The archives that an incremental one refers to.
@@ -247,16 +251,17 @@ impl Component for Media {
     }
 
     async fn check(&self) -> Result<String, ComponentError> {
-        let (entries, places) = (self.open().await?.len(), self.places());
-        let way = task::spawn_blocking(move || steps::way(&places)).await.map_err(tar::crashed)?;
-        Ok(format!("{} is readable, {entries} entries at its top; {way}", self.config.root.display()))
+        let (entries, paths) = (self.open().await?.len(), self.paths());
+        let restore =
+            task::spawn_blocking(move || steps::describe_restore(&paths)).await.map_err(tar::join_error)?;
+        Ok(format!("{} is readable, {entries} entries at its top; {restore}", self.config.root.display()))
     }
 
-    async fn reach(&self) -> Result<(), ComponentError> {
+    async fn ping(&self) -> Result<(), ComponentError> {
         // Not by its contents: a folder of a million files is not listed every minute.
         let root = self.config.root.clone();
-        let found = task::spawn_blocking(move || place::look(&root, place::Need::Read));
-        found.await.map_err(tar::crashed)?.map_err(unusable)
+        let found = task::spawn_blocking(move || access::check_folder(&root, access::Need::Read));
+        found.await.map_err(tar::join_error)?.map_err(unusable)
     }
 
     async fn backup(&self, out: &mut dyn Output, meter: &Meter) -> Result<Facts, ComponentError> {
@@ -265,22 +270,22 @@ impl Component for Media {
 
     async fn increment(
         &self,
-        basis: &Basis,
+        base: &IncrementalBase,
         out: &mut dyn Output,
         meter: &Meter,
     ) -> Result<Facts, ComponentError> {
         let Some(allowed) = self.config.increments.clone() else { return self.backup(out, meter).await };
-        let (root, basis) = (self.config.root.clone(), basis.clone());
-        let increment = task::spawn_blocking(move || Increment::begin(&allowed, &root, &basis));
-        self.pack(increment.await.map_err(tar::crashed)?, out, meter).await
+        let (root, base) = (self.config.root.clone(), base.clone());
+        let increment = task::spawn_blocking(move || Increment::begin(&allowed, &root, &base));
+        self.pack(increment.await.map_err(tar::join_error)?, out, meter).await
     }
 
-    async fn counts_now(&self, id: &BackupId) -> Result<(), ComponentError> {
+    async fn backup_committed(&self, id: &BackupId) -> Result<(), ComponentError> {
         let (Some(Increments { state, .. }), id) = (self.config.increments.clone(), id.clone()) else {
             return Ok(());
         };
-        let keep = move || snapshot::keep(&state, &id).map_err(|err| place::explained(&state, err));
-        let kept = task::spawn_blocking(keep).await.map_err(tar::crashed)?;
+        let keep = move || snapshot::keep(&state, &id).map_err(|err| access::explained(&state, err));
+        let kept = task::spawn_blocking(keep).await.map_err(tar::join_error)?;
         kept.map_err(|source| ComponentError::Read { what: "keep what the backup saw".to_owned(), source })
     }
 
@@ -303,12 +308,12 @@ impl Component for Media {
     }
 
     async fn plan(&self, target: &Target, facts: Option<&Facts>) -> Result<Plan, ComponentError> {
-        let (places, target, facts) = (self.places(), target.clone(), facts.cloned());
-        restore::blocking(move || plan::plan(&places, &target, facts.as_ref())).await
+        let (paths, target, facts) = (self.paths(), target.clone(), facts.cloned());
+        restore::blocking(move || plan::plan(&paths, &target, facts.as_ref())).await
     }
 
-    fn left_out(&self, walk: Walk) -> Vec<&'static str> {
-        STEPS.left_out(walk)
+    fn skipped_steps(&self, mode: RestoreMode) -> Vec<&'static str> {
+        STEPS.skipped_steps(mode)
     }
 
     async fn stage(
@@ -318,41 +323,41 @@ impl Component for Media {
         facts: Option<&Facts>,
         meter: &Meter,
     ) -> Result<Box<dyn Staged>, ComponentError> {
-        restore::stage(feed, self.places(), target.clone(), facts, meter).await
+        restore::stage(feed, self.paths(), target.clone(), facts, meter).await
     }
 
     async fn recover(&self) -> Result<Vec<String>, ComponentError> {
-        let Place { root, drills } = self.places();
+        let RestorePaths { root, drills } = self.paths();
         restore::blocking(move || restore::recover(&root, drills.as_deref())).await
     }
 
-    async fn kept(&self) -> Result<Option<Kept>, ComponentError> {
+    async fn undo_point(&self) -> Result<Option<UndoPoint>, ComponentError> {
         let root = self.config.root.clone();
-        restore::blocking(move || restore::kept(&root)).await
+        restore::blocking(move || undo::undo_point(&root)).await
     }
 
-    async fn done_by(&self, task: &str) -> Result<Option<Done>, ComponentError> {
+    async fn completed_by(&self, task: &str) -> Result<Option<CompletedSwap>, ComponentError> {
         let (root, task) = (self.config.root.clone(), task.to_owned());
-        restore::blocking(move || restore::done_by(&root, &task)).await
+        restore::blocking(move || undo::completed_by(&root, &task)).await
     }
 
-    async fn settle(&self, task: &str) -> Result<(), ComponentError> {
+    async fn result_stored(&self, task: &str) -> Result<(), ComponentError> {
         let (root, task) = (self.config.root.clone(), task.to_owned());
-        restore::blocking(move || restore::settle(&root, &task)).await
+        restore::blocking(move || undo::result_stored(&root, &task)).await
     }
 
-    async fn undo(&self, meter: &Meter) -> Result<Kept, ComponentError> {
+    async fn undo(&self, meter: &Meter) -> Result<UndoPoint, ComponentError> {
         self.undo_by(None, meter).await
     }
 
-    async fn undo_by(&self, deed: Option<Deed>, _: &Meter) -> Result<Kept, ComponentError> {
+    async fn undo_by(&self, note: Option<TaskNote>, _: &Meter) -> Result<UndoPoint, ComponentError> {
         let root = self.config.root.clone();
-        restore::blocking(move || restore::undo(&root, deed)).await
+        restore::blocking(move || undo::undo(&root, note)).await
     }
 
-    async fn forget(&self) -> Result<(), ComponentError> {
+    async fn delete_undo_data(&self) -> Result<(), ComponentError> {
         let root = self.config.root.clone();
-        restore::blocking(move || restore::forget(&root)).await
+        restore::blocking(move || undo::delete_undo_data(&root)).await
     }
 }
 

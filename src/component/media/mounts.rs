@@ -1,6 +1,6 @@
 //! Mount points: a folder that is one cannot be renamed, and one that holds some cannot be exchanged for a copy.
 
-use crate::component::media::trouble::shown;
+use crate::component::media::errors::shown;
 use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
 use std::{
     ffi::OsString,
@@ -29,7 +29,7 @@ pub(super) fn mounted_below(folder: &Path) -> Option<PathBuf> {
 }
 
 /// The warning that a mount point below the media folder is in the way of a restore; `None` where there is none.
-pub(super) fn hindrance(root: &Path) -> Option<String> {
+pub(super) fn mount_warning(root: &Path) -> Option<String> {
     let mounted = mounted_below(&fs::canonicalize(root).ok()?)?;
     let mounted = shown(mounted.as_os_str().as_bytes());
     Some(format!(

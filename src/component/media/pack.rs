@@ -3,21 +3,21 @@
 mod content;
 
 use crate::component::ComponentError;
-use crate::component::media::area::is_area;
 use crate::component::media::attributes::Attributes;
+use crate::component::media::errors::shown;
 use crate::component::media::extended::At;
-use crate::component::media::folder::{Folder, look, open_file, read_link};
+use crate::component::media::file_stat::FileStat;
+use crate::component::media::folder::{Folder, open_file, read_link, stat_entry};
 use crate::component::media::holes;
 use crate::component::media::increment::Increment;
 use crate::component::media::kind::is_compressed;
 use crate::component::media::links::Links;
-use crate::component::media::look::Look;
 use crate::component::media::path::DEEPEST;
 use crate::component::media::snapshot::Extras;
-use crate::component::media::trouble::shown;
+use crate::component::media::staging_area::is_area;
 use crate::component::media::unreadable::Unreadable;
 use crate::component::tar::{
-    Abandoned, AttributeKinds, Chunk, DUMPDIR, ExtendedAttributes, Reference, TarWriter,
+    AttributeKinds, Chunk, ConsumerGone, DUMPDIR, ExtendedAttributes, Reference, TarWriter,
 };
 use crate::domain::{
     facts::{AttributeCounts, Counts, Facts, FileCounts},
@@ -57,32 +57,32 @@ pub(super) fn pack(
     };
     match packing.walk(root) {
         Ok(()) => packing.finish(),
-        Err(Stop::Abandoned) => Err(ComponentError::Output(io::ErrorKind::BrokenPipe.into())),
+        Err(Stop::ConsumerGone) => Err(ComponentError::Output(io::ErrorKind::BrokenPipe.into())),
         Err(Stop::Read { what, source }) => Err(ComponentError::Read { what, source }),
     }
 }
 
-/// Why the walk ends early.
+/// The reason that the walk ends early.
 #[derive(Debug)]
 enum Stop {
-    Abandoned,
+    ConsumerGone,
     Read { what: String, source: io::Error },
 }
 
-impl From<Abandoned> for Stop {
-    fn from(_: Abandoned) -> Self {
-        Self::Abandoned
+impl From<ConsumerGone> for Stop {
+    fn from(_: ConsumerGone) -> Self {
+        Self::ConsumerGone
     }
 }
 
-/// Why one entry is not packed.
+/// The reason that an entry is not packed.
 #[derive(Debug)]
 enum Skip {
-    /// It vanished since its folder was listed.
+    /// The entry vanished since its folder was listed.
     Vanished,
-    /// Something of another kind took its place.
+    /// Something of another kind took the entry's place.
     Replaced,
-    /// It may not be read.
+    /// The entry may not be read.
     Denied,
     /// The walk cannot go on.
     Stop(Stop),
@@ -94,9 +94,9 @@ impl From<Stop> for Skip {
     }
 }
 
-impl From<Abandoned> for Skip {
-    fn from(_: Abandoned) -> Self {
-        Self::Stop(Stop::Abandoned)
+impl From<ConsumerGone> for Skip {
+    fn from(_: ConsumerGone) -> Self {
+        Self::Stop(Stop::ConsumerGone)
     }
 }
 
@@ -153,7 +153,7 @@ impl Packing {
     /// Packs one entry; a folder is returned to be walked.
     fn entry(&mut self, parent: &File, name: &CStr, listed: FileType) -> Result<Option<Folder>, Stop> {
         if self.tar.is_abandoned() {
-            return Err(Stop::Abandoned);
+            return Err(Stop::ConsumerGone);
         }
         // An entry that was exchanged for another kind since the listing is looked at once more.
         for kind in [listed, FileType::Unknown] {
@@ -183,7 +183,7 @@ impl Packing {
             }
             FileType::Directory => self.folder(parent, name).map(Some),
             FileType::Symlink => self.symlink(parent, name).map(|()| None),
-            FileType::Unknown => match look(parent, name).map_err(|err| self.skip(err))? {
+            FileType::Unknown => match stat_entry(parent, name).map_err(|err| self.skip(err))? {
                 (FileType::Unknown, _) => Err(Skip::Replaced),
                 (kind, _) => self.entry_of(parent, name, kind),
             },
@@ -207,7 +207,7 @@ impl Packing {
 
     /// In an archive that does not hold everything, a folder comes with the list of its names, by which GNU
     /// tar removes from an older state what is gone.
-    fn folder_entry(&mut self, folder: &Folder, stat: &Stat) -> Result<(), Abandoned> {
+    fn folder_entry(&mut self, folder: &Folder, stat: &Stat) -> Result<(), ConsumerGone> {
         self.extended(At::Open(&folder.handle));
         Attributes::seen(stat).count(&mut self.metadata);
         if !self.increment.is_partial() {
@@ -249,16 +249,16 @@ impl Packing {
         if !is_alone {
             return Ok(false);
         }
-        Ok(self.refer(Look::of(&stat), &Attributes::seen(&stat))?)
+        Ok(self.refer(FileStat::of(&stat), &Attributes::seen(&stat))?)
     }
 
     /// Refers to the archive that holds the file under way, if one does.
-    fn refer(&mut self, look: Look, attributes: &Attributes) -> Result<bool, Stop> {
-        let Some((archive, extras)) = self.increment.holder(&self.path, look) else { return Ok(false) };
+    fn refer(&mut self, file_stat: FileStat, attributes: &Attributes) -> Result<bool, Stop> {
+        let Some((archive, extras)) = self.increment.holder(&self.path, file_stat) else { return Ok(false) };
         extras.kinds.count(&mut self.attributes);
         self.attributes.count_holes(extras.holes);
         attributes.count(&mut self.metadata);
-        let bytes = look.bytes();
+        let bytes = file_stat.bytes();
         self.tar.reference(&Reference { path: (&*self.path).into(), bytes, archive })?;
         self.counts.files += 1;
         self.counts.bytes += bytes;
@@ -277,8 +277,8 @@ impl Packing {
         if self.unreadable.count > 0 {
             return Ok(());
         }
-        let (look, attributes) = (Look::of(&stat), Attributes::seen(&stat));
-        if stat.st_nlink > 1 && (self.hard_link(&stat)? || self.refer(look, &attributes)?) {
+        let (file_stat, attributes) = (FileStat::of(&stat), Attributes::seen(&stat));
+        if stat.st_nlink > 1 && (self.hard_link(&stat)? || self.refer(file_stat, &attributes)?) {
             return Ok(());
         }
         let kinds = self.extended(At::Open(&file));
@@ -289,19 +289,19 @@ impl Packing {
             None => (self.dense(&file, &stat, compressed)?, 0),
         };
         self.counts.files += 1;
-        self.counts.bytes += look.bytes();
+        self.counts.bytes += file_stat.bytes();
         attributes.count(&mut self.metadata);
-        self.facts.source_bytes += look.bytes() - missing;
+        self.facts.source_bytes += file_stat.bytes() - missing;
 
-        let after = Look::of(&fstat(&file).map_err(|err| self.broken(err.into()))?);
+        let after = FileStat::of(&fstat(&file).map_err(|err| self.broken(err.into()))?);
         if missing > 0 {
             self.warn("shrank while it was read, filled up with zeros");
-        } else if after.bytes() > look.bytes() {
+        } else if after.bytes() > file_stat.bytes() {
             self.warn("grew while it was read, packed up to its first length");
-        } else if after.modified() != look.modified() {
+        } else if after.modified() != file_stat.modified() {
             self.warn("changed while it was read");
-        } else if after == look {
-            self.increment.stored(&self.path, look, Extras { kinds, holes });
+        } else if after == file_stat {
+            self.increment.stored(&self.path, file_stat, Extras { kinds, holes });
         }
         Ok(())
     }
@@ -352,7 +352,7 @@ impl Packing {
         };
         ended
             .and_then(|()| self.tar.finish())
-            .map_err(|Abandoned| ComponentError::Output(io::ErrorKind::BrokenPipe.into()))?;
+            .map_err(|ConsumerGone| ComponentError::Output(io::ErrorKind::BrokenPipe.into()))?;
         Ok(self.facts)
     }
 

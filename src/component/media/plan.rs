@@ -1,16 +1,16 @@
 //! The plan of a restore, found out without touching anything that is live.
 
 use crate::component::media::{
-    area::Site,
     count::count,
     extended::is_held,
     layers::is_layered,
-    steps::{Place, Prepared, prepare, site_of},
+    staging_area::StagingRoot,
+    steps::{Prepared, RestorePaths, prepare, staging_root_of},
 };
 use crate::component::tar::AttributeKind;
 use crate::component::{
     ComponentError,
-    stage::{Plan, Target, Walk},
+    stage::{Plan, RestoreMode, Target},
 };
 use crate::domain::facts::{AttributeCounts, Facts, FileCounts};
 use rustix::{
@@ -19,24 +19,27 @@ use rustix::{
 };
 
 /// The plan of a restore, blocking. An area is made to try the file system, and removed.
-pub(super) fn plan(places: &Place, target: &Target, facts: Option<&Facts>) -> Result<Plan, ComponentError> {
-    let walk = if *target == Target::Scratch { Walk::Drill } else { Walk::DryRun };
+pub(super) fn plan(
+    paths: &RestorePaths,
+    target: &Target,
+    facts: Option<&Facts>,
+) -> Result<Plan, ComponentError> {
+    let mode = if *target == Target::Scratch { RestoreMode::Drill } else { RestoreMode::DryRun };
     // Before there is an area: a run of another process that finds one in use does not begin.
     let live = match target {
         Target::Scratch => Ok(None),
-        target => {
-            site_of(&places.root, target).and_then(|site| site.live()?.map(|live| count(&live)).transpose())
-        }
+        target => staging_root_of(&paths.root, target)
+            .and_then(|staging| staging.live()?.map(|live| count(&live)).transpose()),
     };
-    let prepared = prepare(walk, places, target, promise(facts))?;
+    let prepared = prepare(mode, paths, target, promise(facts))?;
     let described = live.map(|live| describe(&prepared, live, target, facts));
     let removed = prepared.area.remove();
     described.and_then(|plan| removed.map(|()| plan))
 }
 
 fn describe(prepared: &Prepared, live: Option<FileCounts>, target: &Target, facts: Option<&Facts>) -> Plan {
-    let (site, holds) = (&prepared.area.site, prepared.holds);
-    let place = site.live_path().display().to_string();
+    let (staging, capabilities) = (&prepared.area.staging, prepared.capabilities);
+    let place = staging.live_path().display().to_string();
     let promised = promise(facts);
     let mut plan = Plan {
         replaces: match (target, live) {
@@ -60,7 +63,7 @@ fn describe(prepared: &Prepared, live: Option<FileCounts>, target: &Target, fact
         .to_owned(),
         ..Plan::default()
     };
-    plan.warnings.extend(holds.losses(promised).into_iter().map(|loss| format!("{place}: {loss}")));
+    plan.warnings.extend(capabilities.losses(promised).into_iter().map(|loss| format!("{place}: {loss}")));
     if !geteuid().is_root() {
         let to = format!("all will belong to user {}, who runs this", geteuid().as_raw());
         plan.warnings.push(format!("Only root may give files away: {to}."));
@@ -75,13 +78,13 @@ fn describe(prepared: &Prepared, live: Option<FileCounts>, target: &Target, fact
         plan.warnings
             .push("The backup has no manifest: its contents cannot be compared with anything.".to_owned());
     }
-    if *target == Target::Live && live.is_some() && is_layered(&site.folder) {
+    if *target == Target::Live && live.is_some() && is_layered(&staging.folder) {
         plan.warnings.push(format!(
             "{place} is on a file system of layers: folders that come from an image cannot be replaced, mount a volume there."
         ));
     }
-    plan.advice.extend(losses(site, facts.and_then(|facts| facts.counts.attributes)));
-    match &site.live {
+    plan.advice.extend(losses(staging, facts.and_then(|facts| facts.counts.attributes)));
+    match &staging.live {
         None if *target != Target::Scratch => plan.warnings.push(format!(
             "{place} is a mount point, or its parent folder is closed to us: its entries are exchanged one by one."
         )),
@@ -94,18 +97,18 @@ fn describe(prepared: &Prepared, live: Option<FileCounts>, target: &Target, fact
 }
 
 /// The attributes of a backup that would be lost, as far as that can be known without writing.
-fn losses(site: &Site, attributes: Option<AttributeCounts>) -> Vec<String> {
+fn losses(staging: &StagingRoot, attributes: Option<AttributeCounts>) -> Vec<String> {
     let mut promised = attributes.unwrap_or_default();
     let (mut unsupported, mut denied) = (AttributeCounts::default(), AttributeCounts::default());
     for kind in AttributeKind::ALL {
         let count = *kind.count_in(&mut promised);
-        if !is_held(&site.folder, kind) {
+        if !is_held(&staging.folder, kind) {
             *kind.count_in(&mut unsupported) = count;
         } else if !may_be_set(kind) {
             *kind.count_in(&mut denied) = count;
         }
     }
-    let place = site.path.display();
+    let place = staging.path.display();
     let mut losses = Vec::new();
     for (counts, why) in [
         (unsupported, format!("the file system of {place} cannot hold them")),

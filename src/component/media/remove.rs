@@ -1,6 +1,6 @@
 //! Removing a tree, whatever modes are in it, without leaving its file system.
 
-use crate::base::lock::Locked;
+use crate::base::lock::FileLock;
 use crate::component::media::{folder::Folder, unpack::open_folder};
 use rustix::{
     fs::{AtFlags, FileType, IFlags, Mode, OFlags, fchmod, ioctl_getflags, ioctl_setflags, openat, unlinkat},
@@ -46,9 +46,9 @@ pub(super) fn remove(parent: &File, name: &CStr) -> Result<(), Errno> {
     Ok(())
 }
 
-/// The same of a folder in which a file is open that locks it. NFS and FUSE keep an open file under another name, with
+/// Removes a folder in which a file is open that locks it. NFS and FUSE keep an open file under another name, with
 /// which no folder can go: there the file is closed first.
-pub(super) fn remove_locked(parent: &File, name: &CStr, lock: &mut Option<Locked>) -> Result<(), Errno> {
+pub(super) fn remove_locked(parent: &File, name: &CStr, lock: &mut Option<FileLock>) -> Result<(), Errno> {
     match remove(parent, name) {
         Err(Errno::NOTEMPTY) if lock.take().is_some() => remove(parent, name),
         done => done,

@@ -1,28 +1,28 @@
 //! Staging an archive in a copy, and the end of the copy: it is swapped in, or discarded.
 
 use crate::component::media::{
-    area::{Area, SPARE, Site, TREE, rename_new},
     attributes::Attributes,
     compare::Comparing,
     count::Counted,
-    holds::Holds,
+    errors::{system_error, unusable},
+    fs_capabilities::FsCapabilities,
     label::Role,
-    lacking::Lacking,
+    missing_attributes::MissingAttributes,
     plan::{needed, promise},
-    steps::{Place, Prepared, STEPS, Step, nothing_mounted_at, prepare},
+    staging_area::{SPARE, StagingArea, StagingRoot, TREE, rename_new},
+    steps::{Prepared, RestorePaths, STEPS, Step, nothing_mounted_at, prepare},
     swap,
-    trouble::{trouble, unusable},
     unpack::{Limits, Unpacking, open_folder},
 };
 use crate::component::{
     ComponentError, Feed,
-    stage::{Done, Kept, Staged, Target, Walk},
-    tar::{self, AttributeKind, Poured, pour},
+    stage::{RestoreMode, Staged, Target, UndoPoint},
+    tar::{self, AttributeKind, BlockingFeed, run_blocking},
 };
 use crate::domain::{
-    deed::Deed,
     facts::{Counts, Facts, FileCounts},
     progress::Meter,
+    task_note::TaskNote,
 };
 use async_trait::async_trait;
 use rustix::{
@@ -36,55 +36,55 @@ use tokio::task;
 pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, ComponentError> + Send + 'static,
 ) -> Result<T, ComponentError> {
-    task::spawn_blocking(work).await.map_err(tar::crashed)?
+    task::spawn_blocking(work).await.map_err(tar::join_error)?
 }
 
 /// Unpacks a stream of an archive beside a folder.
 pub(super) async fn stage(
     feed: Feed<'_>,
-    places: Place,
+    paths: RestorePaths,
     target: Target,
     facts: Option<&Facts>,
     meter: &Meter,
 ) -> Result<Box<dyn Staged>, ComponentError> {
     let (promised, needed, meter) = (promise(facts), facts.and_then(needed), meter.clone());
-    let copy = pour(feed, move |poured| unpack(&places, target, promised, needed, poured, &meter)).await?;
+    let copy = run_blocking(feed, move |feed| unpack(&paths, target, promised, needed, feed, &meter)).await?;
     Ok(Box::new(copy))
 }
 
 fn unpack(
-    places: &Place,
+    paths: &RestorePaths,
     target: Target,
     promised: Option<FileCounts>,
     needed: Option<u64>,
-    poured: Poured,
+    feed: BlockingFeed,
     meter: &Meter,
 ) -> Result<Copy, ComponentError> {
     if let Target::Folder(folder) = &target {
         // Nobody looks there but who restores to it once more.
-        tidy(folder)?;
+        remove_set_aside(folder)?;
     }
-    let walk = if target == Target::Scratch { Walk::Drill } else { Walk::Restore };
-    let Prepared { area, holds, free } = prepare(walk, places, &target, promised)?;
-    if let (Walk::Restore, Err(err)) = (walk, area.is_alone(live_of(places, &target))) {
+    let mode = if target == Target::Scratch { RestoreMode::Drill } else { RestoreMode::Restore };
+    let Prepared { area, capabilities, free } = prepare(mode, paths, &target, promised)?;
+    if let (RestoreMode::Restore, Err(err)) = (mode, area.is_alone(live_of(paths, &target))) {
         area.remove_after(&err);
         return Err(err);
     }
-    if places.drills.as_ref().is_some_and(|drills| *drills == area.site.path) {
-        let (root, drills) = (places.root.display(), area.site.path.display());
+    if paths.drills.as_ref().is_some_and(|drills| *drills == area.staging.path) {
+        let (root, drills) = (paths.root.display(), area.staging.path.display());
         meter.warn(format!(
             "Nothing can be written beside {root}, so the copy was made in {drills}: a restore would not begin."
         ));
     }
     let attributes = if needed.zip(free).is_some_and(|(needed, free)| needed > free) {
-        Err(trouble(format!("unpack media in {}", area.site.path.display()), Errno::NOSPC))
+        Err(system_error(format!("unpack media in {}", area.staging.path.display()), Errno::NOSPC))
     } else {
-        attributes_of(&area.site)
+        attributes_of(&area.staging)
     };
     let filled = attributes
-        .and_then(|attributes| fill(&area, attributes, walk, Limits { promised, holds }, poured, meter));
+        .and_then(|attributes| fill(&area, attributes, mode, Limits { promised, capabilities }, feed, meter));
     match filled {
-        Ok(contents) => Ok(Copy { area, target, contents, deed: None }),
+        Ok(contents) => Ok(Copy { area, target, contents, note: None }),
         Err(err) => {
             area.remove_after(&err);
             Err(err)
@@ -93,14 +93,14 @@ fn unpack(
 }
 
 /// The folder that a restore replaces.
-fn live_of<'a>(places: &'a Place, target: &'a Target) -> &'a Path {
-    if let Target::Folder(folder) = target { folder } else { &places.root }
+fn live_of<'a>(paths: &'a RestorePaths, target: &'a Target) -> &'a Path {
+    if let Target::Folder(folder) = target { folder } else { &paths.root }
 }
 
 /// The attributes of the folder that the copy is to replace: those of the copy unless the archive knows others.
-fn attributes_of(site: &Site) -> Result<Attributes, ComponentError> {
-    let attributes = match site.live()? {
-        Some(live) => Attributes::of(&live).map_err(|err| trouble("look at the media folder", err))?,
+fn attributes_of(staging: &StagingRoot) -> Result<Attributes, ComponentError> {
+    let attributes = match staging.live()? {
+        Some(live) => Attributes::of(&live).map_err(|err| system_error("look at the media folder", err))?,
         None => Attributes { mode: 0o755, ..Attributes::default() },
     };
     Ok(Attributes { modified: None, ..attributes })
@@ -108,25 +108,25 @@ fn attributes_of(site: &Site) -> Result<Attributes, ComponentError> {
 
 /// Unpacks into a new area, counts what is there, and makes it durable.
 fn fill(
-    area: &Area,
+    area: &StagingArea,
     attributes: Attributes,
-    walk: Walk,
+    mode: RestoreMode,
     limits: Limits,
-    poured: Poured,
+    feed: BlockingFeed,
     meter: &Meter,
 ) -> Result<Contents, ComponentError> {
-    let Limits { promised, holds } = limits;
-    let failed = |err| trouble("make a folder for the copy", err);
+    let Limits { promised, capabilities } = limits;
+    let failed = |err| system_error("make a folder for the copy", err);
     mkdirat(&area.folder, TREE, Mode::RWXU).map_err(failed)?;
     let tree = open_folder(&area.folder, TREE).map_err(failed)?;
 
     let mut unpacking = Unpacking::new(tree, attributes, limits);
-    let seen = poured.walk(meter, &mut unpacking)?;
+    let seen = feed.walk(meter, &mut unpacking)?;
     unpacking.finish()?;
 
     let (mut attributes, mut wrapper) = (unpacking.root_attributes(), None);
     if !unpacking.rooted && promised.is_none() {
-        let taken = take_out(area).map_err(|err| trouble("take the media out of their folder", err))?;
+        let taken = take_out(area).map_err(|err| system_error("take the media out of their folder", err))?;
         if let Some((name, its)) = taken {
             (attributes, wrapper) = (its, Some(name.into_bytes()));
         }
@@ -135,28 +135,28 @@ fn fill(
     let has_extended = seen.attributes.is_some_and(|attributes| attributes.has_extended());
     // The root last: its mode may keep even its owner from looking into it.
     let mut found = Counted::below(&tree, has_extended)?;
-    let mut lacking = unpacking.lacking;
-    lacking.note(attributes.give(&tree, holds).map_err(failed)?);
+    let mut missing = unpacking.missing;
+    missing.note(attributes.give(&tree, capabilities).map_err(failed)?);
     if unpacking.rooted {
-        found.root(&tree).map_err(|err| trouble("count what is in the copy", err))?;
+        found.root(&tree).map_err(|err| system_error("count what is in the copy", err))?;
     }
     let sparse = seen.attributes.map_or(0, |attributes| attributes.sparse);
-    lacking.note_holes(sparse.saturating_sub(found.attributes.sparse));
-    lacking.warn(holds, meter);
-    if walk == Walk::Drill {
+    missing.note_holes(sparse.saturating_sub(found.attributes.sparse));
+    missing.warn(capabilities, meter);
+    if mode == RestoreMode::Drill {
         // Of a restore the plan says so.
-        let place = area.site.path.display();
-        for loss in holds.losses(promised) {
+        let place = area.staging.path.display();
+        for loss in capabilities.losses(promised) {
             meter.warn(format!("{place}: {loss}"));
         }
     }
-    if STEPS.takes(walk, Step::Sync) {
+    if STEPS.takes(mode, Step::Sync) {
         // One call for all files, where one each would cost a millisecond for every small one. Linux
         // reports in it what could not be written since the folder was opened.
-        syncfs(&area.folder).map_err(|err| trouble("write the copy to disk", err))?;
+        syncfs(&area.folder).map_err(|err| system_error("write the copy to disk", err))?;
     }
-    let counts = counts_of(found, lacking.expected(seen.clone(), holds));
-    Ok(Contents { seen, counts, wrapper, lacking, holds })
+    let counts = counts_of(found, missing.expected(seen.clone(), capabilities));
+    Ok(Contents { seen, counts, wrapper, missing, capabilities })
 }
 
 /// The counts of a copy. File systems may give an entry attributes of their own, and compress what is no hole: what is
@@ -176,7 +176,7 @@ fn counts_of(found: Counted, expected: Counts) -> Counts {
 
 /// The app's old archives hold the media folder itself, under whatever name it had, and no root: what is
 /// in that one folder are the media. Returns the name and the attributes of that folder.
-fn take_out(area: &Area) -> Result<Option<(CString, Attributes)>, Errno> {
+fn take_out(area: &StagingArea) -> Result<Option<(CString, Attributes)>, Errno> {
     let tree = area.tree()?.ok_or(Errno::NOENT)?;
     let mut listing = super::folder::Folder::reopen(&tree)?;
     let is_alone = listing.len() == 1;
@@ -206,19 +206,19 @@ struct Contents {
     /// The folder that the archive holds the media in, where it has no root.
     wrapper: Option<Vec<u8>>,
     /// The attributes that some entries could not be given.
-    lacking: Lacking,
+    missing: MissingAttributes,
     /// The attributes that the file system of the copy holds.
-    holds: Holds,
+    capabilities: FsCapabilities,
 }
 
 /// A whole copy in an area of its own.
 #[derive(Debug)]
 struct Copy {
-    area: Area,
+    area: StagingArea,
     target: Target,
     contents: Contents,
     /// The task that orders the swap.
-    deed: Option<Deed>,
+    note: Option<TaskNote>,
 }
 
 #[async_trait]
@@ -228,32 +228,33 @@ impl Staged for Copy {
     }
 
     fn expected(&self, promised: &Counts) -> Counts {
-        let Contents { seen, lacking, holds, .. } = &self.contents;
+        let Contents { seen, missing, capabilities, .. } = &self.contents;
         // Manifests of older programs promise less than the archive holds.
         let attributes = promised.attributes.or(seen.attributes);
         let metadata = promised.metadata.clone().or_else(|| seen.metadata.clone());
-        lacking.expected(Counts { attributes, metadata, ..promised.clone() }, *holds)
+        missing.expected(Counts { attributes, metadata, ..promised.clone() }, *capabilities)
     }
 
     async fn differences(&self, feed: Feed<'_>, meter: &Meter) -> Result<Vec<String>, ComponentError> {
         let tree = self.area.tree().and_then(|tree| tree.ok_or(Errno::NOENT));
-        let tree = tree.map_err(|err| trouble("open the copy", err))?;
-        let Contents { wrapper, lacking, holds, .. } = &self.contents;
-        let mut comparing = Comparing::new(tree, wrapper.clone(), lacking.withheld(), *holds);
+        let tree = tree.map_err(|err| system_error("open the copy", err))?;
+        let Contents { wrapper, missing, capabilities, .. } = &self.contents;
+        let mut comparing = Comparing::new(tree, wrapper.clone(), missing.unset(), *capabilities);
         let meter = meter.clone();
-        pour(feed, move |poured| poured.walk(&meter, &mut comparing).map(|_| comparing.differences())).await
+        run_blocking(feed, move |feed| feed.walk(&meter, &mut comparing).map(|_| comparing.differences()))
+            .await
     }
 
-    fn sign(&mut self, deed: Deed) {
-        self.deed = Some(deed);
+    fn set_task_note(&mut self, note: TaskNote) {
+        self.note = Some(note);
     }
 
-    async fn swap(self: Box<Self>) -> Result<Option<Kept>, ComponentError> {
+    async fn swap(self: Box<Self>) -> Result<Option<UndoPoint>, ComponentError> {
         if self.target == Target::Scratch {
             return Err(unusable("a copy for a drill cannot take the place of the media".to_owned()));
         }
         blocking(move || match self.target {
-            Target::Live => exchange(self.area, false, self.deed),
+            Target::Live => exchange(self.area, false, self.note),
             _ => exchange(self.area, true, None),
         })
         .await
@@ -265,9 +266,13 @@ impl Staged for Copy {
 }
 
 /// Swaps; what was live is kept, unless it was an empty folder that somebody had made for the copy.
-fn exchange(mut area: Area, was_empty: bool, deed: Option<Deed>) -> Result<Option<Kept>, ComponentError> {
-    let may_move = if was_empty { Ok(()) } else { nothing_mounted_at(&area.site, &Target::Live) };
-    let noted = may_move.and_then(|()| area.begin(deed));
+pub(super) fn exchange(
+    mut area: StagingArea,
+    was_empty: bool,
+    note: Option<TaskNote>,
+) -> Result<Option<UndoPoint>, ComponentError> {
+    let may_move = if was_empty { Ok(()) } else { nothing_mounted_at(&area.staging, &Target::Live) };
+    let noted = may_move.and_then(|()| area.begin(note));
     let swapped = noted.and_then(|()| swap::swap(&mut area));
     let kept = match swapped {
         Ok(kept) => kept && !(was_empty && unlinkat(&area.folder, TREE, AtFlags::REMOVEDIR).is_ok()),
@@ -293,17 +298,17 @@ fn exchange(mut area: Area, was_empty: bool, deed: Option<Deed>) -> Result<Optio
     Ok(None)
 }
 
-fn kept_in(area: &Area) -> Kept {
+pub(super) fn kept_in(area: &StagingArea) -> UndoPoint {
     let place = area.path().join("tree").display().to_string();
-    Kept { place, at: area.label.at, deeds: area.deeds() }
+    UndoPoint { place, at: area.label.at, task_notes: area.task_notes() }
 }
 
 /// Finishes what died in the middle and removes copies of dead runs, blocking.
 pub(super) fn recover(root: &Path, drills: Option<&Path>) -> Result<Vec<String>, ComponentError> {
     let mut done = Vec::new();
-    let mut sites = Site::all(root)?;
-    sites.extend(drills.filter(|drills| drills.is_dir()).map(Site::inside).transpose()?);
-    for mut area in Area::all_of(&sites)? {
+    let mut staging_roots = StagingRoot::all(root)?;
+    staging_roots.extend(drills.filter(|drills| drills.is_dir()).map(StagingRoot::inside).transpose()?);
+    for mut area in StagingArea::all_of(&staging_roots)? {
         match swap::resume(&mut area)? {
             Some((what, true)) => {
                 done.push(format!(
@@ -324,12 +329,12 @@ pub(super) fn recover(root: &Path, drills: Option<&Path>) -> Result<Vec<String>,
     Ok(done)
 }
 
-/// Does that for another folder, where nothing is kept but what somebody put there during a restore.
-fn tidy(folder: &Path) -> Result<(), ComponentError> {
+/// Recovers the areas of another folder, and removes those that set nothing aside.
+fn remove_set_aside(folder: &Path) -> Result<(), ComponentError> {
     for line in recover(folder, None)? {
         tracing::warn!("{line}");
     }
-    for area in Area::all(folder)? {
+    for area in StagingArea::all(folder)? {
         if unlinkat(&area.folder, TREE, AtFlags::REMOVEDIR).is_ok() {
             area.remove()?;
         }
@@ -337,63 +342,7 @@ fn tidy(folder: &Path) -> Result<(), ComponentError> {
     Ok(())
 }
 
-/// The tree that the last restore set aside, blocking.
-pub(super) fn kept(root: &Path) -> Result<Option<Kept>, ComponentError> {
-    Ok(last(Area::seen(root)?).as_ref().map(kept_in))
-}
-
-fn last(areas: Vec<Area>) -> Option<Area> {
-    areas.into_iter().rfind(|area| area.label.role == Role::Before && has_tree(area))
-}
-
 /// Tests whether there is a tree in an area; one that cannot be opened is one.
-fn has_tree(area: &Area) -> bool {
+pub(super) fn has_tree(area: &StagingArea) -> bool {
     !matches!(area.tree(), Ok(None))
-}
-
-/// Exchanges once more, blocking.
-pub(super) fn undo(root: &Path, deed: Option<Deed>) -> Result<Kept, ComponentError> {
-    let none = || unusable(format!("undo the restore of {}: nothing is kept of before", root.display()));
-    let area = last(Area::all(root)?).ok_or_else(none)?;
-    let kept_at = area.label.at;
-    // Another machine may have done the same task since it was asked what is kept.
-    if deed.as_ref().is_some_and(|deed| !deed.leads_to(&kept_in(&area).place)) {
-        let what =
-            format!("undo the restore of {}: another run has changed meanwhile what is kept", root.display());
-        return Err(ComponentError::Taken { what });
-    }
-    let exchanged = exchange(area, false, deed)?;
-    // Nothing was live, so nothing is kept now.
-    Ok(exchanged.unwrap_or_else(|| Kept { place: "nothing".to_owned(), at: kept_at, deeds: None }))
-}
-
-/// Removes what is kept, but for what proves that a task has swapped which may be delivered again, and what was set aside
-/// after it: an undo leads to the newest that is there. Blocking.
-pub(super) fn forget(root: &Path) -> Result<(), ComponentError> {
-    for area in Area::all(root)?.into_iter().filter(|area| area.label.role == Role::Before) {
-        if area.is_needed() {
-            let path = area.path();
-            tracing::info!(
-                "{} stays for now: the result of the task that set it aside is not stored",
-                path.display()
-            );
-            return Ok(());
-        }
-        area.remove()?;
-    }
-    Ok(())
-}
-
-/// The work of a task, if it has swapped, blocking.
-pub(super) fn done_by(root: &Path, task: &str) -> Result<Option<Done>, ComponentError> {
-    let find = |area: Area| {
-        let deed = area.deeds()?.into_iter().rfind(|deed| deed.is_of(task))?;
-        Some(Done { deed, kept: has_tree(&area).then(|| kept_in(&area).place) })
-    };
-    Ok(Area::seen(root)?.into_iter().rev().find_map(find))
-}
-
-/// Notes that the result of a task is stored, blocking.
-pub(super) fn settle(root: &Path, task: &str) -> Result<(), ComponentError> {
-    Area::all(root)?.iter().try_for_each(|area| area.settle(task))
 }

@@ -5,7 +5,7 @@
 //! backup is a full one then. Names of files stand in it, also where backups are encrypted.
 
 use crate::base::durable;
-use crate::component::media::look::Look;
+use crate::component::media::file_stat::FileStat;
 use crate::component::tar::AttributeKinds;
 use crate::domain::id::BackupId;
 use jiff::Timestamp;
@@ -32,8 +32,9 @@ pub(super) struct Head {
     /// The media folder.
     pub(super) root: PathBuf,
     /// The protection of its archives.
-    pub(super) terms: String,
-    /// When the full backup began that it goes back to.
+    #[serde(rename = "terms")]
+    pub(super) recipients: String,
+    /// The time at which the full backup began that this one goes back to.
     pub(super) full_at: Timestamp,
     /// The backups whose archives records name by their place here; the last is this one.
     pub(super) archives: Vec<BackupId>,
@@ -56,9 +57,9 @@ pub(super) struct Extras {
 #[derive(Debug, PartialEq, Eq)]
 struct Record {
     path: Vec<u8>,
-    look: Look,
+    file_stat: FileStat,
     extras: Extras,
-    /// Its place among the archives.
+    /// The index of the archive that holds the file.
     archive: u32,
 }
 
@@ -80,8 +81,8 @@ impl Record {
         let ([archive @ .., kinds], numbers) = rest.split_first_chunk::<5>().expect("it is longer");
         let (numbers, _) = numbers.as_chunks::<8>();
         let [holes, numbers @ ..]: [u64; 7] = std::array::from_fn(|at| u64::from_le_bytes(numbers[at]));
-        let (look, archive) = (Look::from_numbers(numbers), u32::from_le_bytes(*archive));
-        Ok(Some(Self { path, look, extras: Extras { kinds: AttributeKinds(*kinds), holes }, archive }))
+        let (file_stat, archive) = (FileStat::from_numbers(numbers), u32::from_le_bytes(*archive));
+        Ok(Some(Self { path, file_stat, extras: Extras { kinds: AttributeKinds(*kinds), holes }, archive }))
     }
 
     fn write(&self, to: &mut impl Write) -> io::Result<()> {
@@ -91,7 +92,7 @@ impl Record {
         to.write_all(&self.archive.to_le_bytes())?;
         to.write_all(&[self.extras.kinds.0])?;
         to.write_all(&self.extras.holes.to_le_bytes())?;
-        self.look.numbers().iter().try_for_each(|number| to.write_all(&number.to_le_bytes()))
+        self.file_stat.numbers().iter().try_for_each(|number| to.write_all(&number.to_le_bytes()))
     }
 }
 
@@ -127,10 +128,11 @@ impl Snapshot {
     }
 
     /// The look at a file, the attributes stored of it, and the archive that holds it; paths come in the order of the walk.
-    pub(super) fn find(&mut self, path: &[u8]) -> io::Result<Option<(Look, Extras, u32)>> {
+    pub(super) fn find(&mut self, path: &[u8]) -> io::Result<Option<(FileStat, Extras, u32)>> {
         while let Some(record) = self.next.take() {
             if !in_order(&record.path).lt(in_order(path)) {
-                let found = (record.path == path).then_some((record.look, record.extras, record.archive));
+                let found =
+                    (record.path == path).then_some((record.file_stat, record.extras, record.archive));
                 self.next = Some(record);
                 return Ok(found);
             }
@@ -189,12 +191,12 @@ impl Writing {
     pub(super) fn note(
         &mut self,
         path: &[u8],
-        look: Look,
+        file_stat: FileStat,
         extras: Extras,
         archive: Option<u32>,
     ) -> io::Result<()> {
         let archive = archive.unwrap_or(self.own);
-        Record { path: path.to_vec(), look, extras, archive }.write(&mut self.to)
+        Record { path: path.to_vec(), file_stat, extras, archive }.write(&mut self.to)
     }
 
     /// Ends it. What is not written to its end is not left.
@@ -213,7 +215,7 @@ pub(super) fn keep(folder: &Path, backup: &BackupId) -> io::Result<()> {
         file => read_head(&mut BufReader::new(zstd::Decoder::new(file?)?))?,
     };
     if head.backup == *backup {
-        durable::place(&File::open(&next)?, &next, &folder.join(LAST))
+        durable::rename(&File::open(&next)?, &next, &folder.join(LAST))
     } else {
         Ok(())
     }
@@ -223,8 +225,8 @@ pub(super) fn keep(folder: &Path, backup: &BackupId) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    fn look(number: u64) -> Look {
-        Look::from_numbers([number; 6])
+    fn file_stat(number: u64) -> FileStat {
+        FileStat::from_numbers([number; 6])
     }
 
     fn extras(number: u64) -> Extras {
@@ -236,7 +238,7 @@ mod tests {
             format: Head::FORMAT,
             backup: backup.clone(),
             root: "/media".into(),
-            terms: String::new(),
+            recipients: String::new(),
             full_at: backup.created(),
             archives: vec!["media_backup_20261101_040000".parse().unwrap(), backup.clone()],
         }
@@ -252,7 +254,7 @@ mod tests {
         let paths: [&[u8]; 5] = [b"a", b"b/c", b"b/\xFF", b"b-", b"b."];
         for (number, path) in paths.iter().enumerate() {
             let (seen, number) = (number as u64, number);
-            writing.note(path, look(seen), extras(seen), Some(0).filter(|_| number > 2)).unwrap();
+            writing.note(path, file_stat(seen), extras(seen), Some(0).filter(|_| number > 2)).unwrap();
         }
         writing.finish().unwrap();
         assert!(Snapshot::open(folder.path()).unwrap().is_none(), "the backup does not exist yet");
@@ -263,12 +265,12 @@ mod tests {
         let mut snapshot = Snapshot::open(folder.path()).unwrap().unwrap();
         assert_eq!(snapshot.head, head(&backup));
         assert_eq!(snapshot.used, [true, true]);
-        assert_eq!(snapshot.find(b"a").unwrap(), Some((look(0), extras(0), 1)));
+        assert_eq!(snapshot.find(b"a").unwrap(), Some((file_stat(0), extras(0), 1)));
         assert_eq!(snapshot.find(b"a/new").unwrap(), None);
         for _ in 0..2 {
-            assert_eq!(snapshot.find(b"b/\xFF").unwrap(), Some((look(2), extras(2), 1)));
+            assert_eq!(snapshot.find(b"b/\xFF").unwrap(), Some((file_stat(2), extras(2), 1)));
         }
-        assert_eq!(snapshot.find(b"b.").unwrap(), Some((look(4), extras(4), 0)));
+        assert_eq!(snapshot.find(b"b.").unwrap(), Some((file_stat(4), extras(4), 0)));
         assert_eq!(snapshot.find(b"z").unwrap(), None);
     }
 
@@ -278,7 +280,7 @@ mod tests {
         let backup: BackupId = "media_backup_20261122_040000".parse().unwrap();
         let mut writing = Writing::begin(folder.path(), &head(&backup)).unwrap();
         (0..1000_u64)
-            .try_for_each(|n| writing.note(format!("{n:04}").as_bytes(), look(n), extras(n), None))
+            .try_for_each(|n| writing.note(format!("{n:04}").as_bytes(), file_stat(n), extras(n), None))
             .unwrap();
         writing.finish().unwrap();
         keep(folder.path(), &backup).unwrap();

@@ -1,17 +1,17 @@
-//! The steps of a restore of media, as one list: `check`, dry run, drill and restore walk it, and dry run and drill name
+//! The steps of a restore of media, as one list: `check`, dry run, drill and restore go through it, and dry run and drill name
 //! the steps that they do not take. The steps that make, count and exchange the copy stand in `restore` and `swap`.
 
 use crate::component::media::{
-    area::{Area, Site, is_area},
     count::count,
+    errors::{path_error, shown, system_error, unusable},
     folder::Folder,
-    holds::Holds,
+    fs_capabilities::FsCapabilities,
     mounts::mounted_below,
-    trouble::{shown, trouble, trouble_at, unusable},
+    staging_area::{StagingArea, StagingRoot, is_area},
 };
 use crate::component::{
     ComponentError,
-    stage::{Steps, Target, Walk},
+    stage::{RestoreMode, Steps, Target},
 };
 use crate::domain::facts::FileCounts;
 use rustix::{
@@ -37,7 +37,7 @@ pub(super) enum Step {
     Mounts,
     Area,
     Moves,
-    Holds,
+    Capabilities,
     Links,
     Room,
     Unpack,
@@ -46,7 +46,7 @@ pub(super) enum Step {
     Exchange,
 }
 
-use Walk::{Check, Drill, DryRun, Restore};
+use RestoreMode::{Check, Drill, DryRun, Restore};
 
 /// The steps of a restore of media. A drill proves the backup and leaves the live folder alone, so it does not ask
 /// whether that folder may be replaced.
@@ -59,7 +59,11 @@ pub(super) const STEPS: Steps<Step> = Steps(&[
     (Step::Mounts, "look whether another file system is mounted in the folder", &[Check, DryRun, Restore]),
     (Step::Area, "make a folder beside it, or in it", &[Check, DryRun, Drill, Restore]),
     (Step::Moves, "look whether all that is replaced may be moved", &[Check, DryRun, Restore]),
-    (Step::Holds, "try modes, owners, times, links and an exchange there", &[Check, DryRun, Drill, Restore]),
+    (
+        Step::Capabilities,
+        "try modes, owners, times, links and an exchange there",
+        &[Check, DryRun, Drill, Restore],
+    ),
     (Step::Links, "look whether the links of the backup can be made there", &[DryRun, Drill, Restore]),
     (Step::Room, "look for room", &[DryRun, Drill, Restore]),
     (Step::Unpack, "unpack the archive there", &[Drill, Restore]),
@@ -70,71 +74,71 @@ pub(super) const STEPS: Steps<Step> = Steps(&[
 
 /// The folders that restores and drills work with.
 #[derive(Debug, Clone)]
-pub(super) struct Place {
+pub(super) struct RestorePaths {
     /// The media folder.
     pub(super) root: PathBuf,
     /// The folder for drills where nothing can be written beside the media.
     pub(super) drills: Option<PathBuf>,
 }
 
-/// The place that a walk has prepared for a copy.
+/// The place that the first steps have prepared for a copy.
 #[derive(Debug)]
 pub(super) struct Prepared {
-    pub(super) area: Area,
+    pub(super) area: StagingArea,
     /// The attributes that the file system of the area holds.
-    pub(super) holds: Holds,
+    pub(super) capabilities: FsCapabilities,
     /// Bytes that are free there; `None` where nobody has asked, or the file system does not say.
     pub(super) free: Option<u64>,
 }
 
-/// Takes the steps of a walk that come before the unpacking, in their order. `promised` are the counts of the manifest.
+/// Takes the steps of a mode that come before the unpacking, in their order. `promised` are the counts of the manifest.
 ///
 /// # Errors
 ///
-/// The reason why a restore would fail, and what to do about it. Then nothing of the walk is left.
+/// The reason why a restore would fail, and what to do about it. Then nothing of the steps is left.
 pub(super) fn prepare(
-    walk: Walk,
-    place: &Place,
+    mode: RestoreMode,
+    paths: &RestorePaths,
     target: &Target,
     promised: Option<FileCounts>,
 ) -> Result<Prepared, ComponentError> {
-    let mut under_way = UnderWay::Begins;
-    for step in STEPS.of(walk) {
-        under_way = under_way.take(step, place, target, promised)?;
+    let mut preparation = Preparation::Begins;
+    for step in STEPS.of(mode) {
+        preparation = preparation.take(step, paths, target, promised)?;
     }
-    match under_way {
-        UnderWay::Made(prepared) => Ok(prepared),
-        UnderWay::Begins | UnderWay::Found(_) => {
-            Err(unusable(format!("prepare a restore: no step of {walk:?} makes a folder for it")))
+    match preparation {
+        Preparation::Made(prepared) => Ok(prepared),
+        Preparation::Begins | Preparation::Found(_) => {
+            Err(unusable(format!("prepare a restore: no step of {mode:?} makes a folder for it")))
         }
     }
 }
 
-/// A walk under way: each step goes by those before it.
-enum UnderWay {
+/// The results of the steps so far: each step goes by those before it.
+enum Preparation {
     Begins,
-    Found(Site),
+    Found(StagingRoot),
     Made(Prepared),
 }
 
-impl UnderWay {
+impl Preparation {
     /// Takes a step; those after the preparation are the caller's.
     fn take(
         self,
         step: Step,
-        place: &Place,
+        paths: &RestorePaths,
         target: &Target,
         promised: Option<FileCounts>,
     ) -> Result<Self, ComponentError> {
         Ok(match (self, step) {
-            (Self::Begins, Step::Target) => Self::Found(site_of(&place.root, target)?),
-            (Self::Found(site), Step::Mounts) => {
-                nothing_mounted_at(&site, target)?;
-                Self::Found(site)
+            (Self::Begins, Step::Target) => Self::Found(staging_root_of(&paths.root, target)?),
+            (Self::Found(staging), Step::Mounts) => {
+                nothing_mounted_at(&staging, target)?;
+                Self::Found(staging)
             }
-            (Self::Found(site), Step::Area) => {
-                let area = area_of(site, target, place.drills.as_deref())?;
-                Self::Made(Prepared { area, holds: Holds::default(), free: None })
+            (Self::Found(staging), Step::Area) => {
+                let area = area_of(staging, target, paths.drills.as_deref())?;
+                Self::Made(Prepared { area, capabilities: FsCapabilities::default(), free: None })
             }
             (Self::Made(mut prepared), step) => match prepared.take(step, promised) {
                 Ok(()) => Self::Made(prepared),
@@ -143,23 +147,23 @@ impl UnderWay {
                     return Err(err);
                 }
             },
-            (under_way, _) => under_way,
+            (preparation, _) => preparation,
         })
     }
 }
 
 impl Prepared {
     fn take(&mut self, step: Step, promised: Option<FileCounts>) -> Result<(), ComponentError> {
-        let (area, site) = (&self.area, &self.area.site);
-        let path = &site.path;
+        let (area, staging) = (&self.area, &self.area.staging);
+        let path = &staging.path;
         match step {
             Step::Moves => all_may_move(area)?,
-            Step::Holds => {
-                let failed = |err| trouble_at(format!("try what {} can hold", path.display()), path, err);
-                self.holds = Holds::of(area).map_err(failed)?;
+            Step::Capabilities => {
+                let failed = |err| path_error(format!("try what {} can hold", path.display()), path, err);
+                self.capabilities = FsCapabilities::of(area).map_err(failed)?;
             }
             Step::Links => {
-                if let Some(links) = promised.and_then(|promised| self.holds.refusal(promised)) {
+                if let Some(links) = promised.and_then(|promised| self.capabilities.refusal(promised)) {
                     let path = path.display();
                     return Err(unusable(format!(
                         "unpack in {path}: its file system has no {links}; restore to another folder with --into"
@@ -167,8 +171,8 @@ impl Prepared {
                 }
             }
             Step::Room => {
-                let failed = |err| trouble(format!("find room in {}", path.display()), err);
-                self.free = room_in(&site.folder).map_err(failed)?;
+                let failed = |err| system_error(format!("find room in {}", path.display()), err);
+                self.free = room_in(&staging.folder).map_err(failed)?;
             }
             Step::Target
             | Step::Mounts
@@ -183,7 +187,7 @@ impl Prepared {
 
     /// The way in which a copy here takes the place of the media, for people.
     pub(super) fn method(&self) -> &'static str {
-        match (&self.area.site.live, self.holds.exchanges) {
+        match (&self.area.staging.live, self.capabilities.exchanges) {
             (Some(_), true) => "exchange of folders",
             (Some(_), false) => "two renames of folders, with a journal",
             (None, _) => "exchange of its contents one by one, with a journal",
@@ -192,7 +196,7 @@ impl Prepared {
 
     /// The time in which the media cannot be used, for people.
     pub(super) fn downtime(&self) -> &'static str {
-        match (&self.area.site.live, self.holds.exchanges) {
+        match (&self.area.staging.live, self.capabilities.exchanges) {
             (Some(_), true) => "none: both change places in one instant",
             (Some(_), false) => "milliseconds, in which there is no media folder",
             (None, _) => "milliseconds, in which old and new are mixed",
@@ -200,14 +204,14 @@ impl Prepared {
     }
 }
 
-/// The way in which the media would be restored, in words for whoever looks before the bad day.
-pub(super) fn way(place: &Place) -> String {
-    let prepared = match prepare(Walk::Check, place, &Target::Live, None) {
+/// A sentence about the way in which the media would be restored, for `check`.
+pub(super) fn describe_restore(paths: &RestorePaths) -> String {
+    let prepared = match prepare(RestoreMode::Check, paths, &Target::Live, None) {
         Ok(prepared) => prepared,
         Err(err) => return format!("a restore would not begin: {}", crate::base::chain(&err)),
     };
-    let place = if prepared.area.site.live.is_some() { "beside" } else { "in" };
-    let (method, losses) = (prepared.method(), prepared.holds.losses(None));
+    let place = if prepared.area.staging.live.is_some() { "beside" } else { "in" };
+    let (method, losses) = (prepared.method(), prepared.capabilities.losses(None));
     let words = [vec![format!("a restore is made {place} it and swapped in by {method}")], losses].concat();
     match prepared.area.remove() {
         Ok(()) => words.join("; "),
@@ -216,7 +220,7 @@ pub(super) fn way(place: &Place) -> String {
 }
 
 /// The folder that a copy is for, and the place of its areas.
-pub(super) fn site_of(root: &Path, target: &Target) -> Result<Site, ComponentError> {
+pub(super) fn staging_root_of(root: &Path, target: &Target) -> Result<StagingRoot, ComponentError> {
     let folder = match target {
         Target::Live | Target::Scratch => root,
         Target::Folder(path) => path,
@@ -230,50 +234,54 @@ pub(super) fn site_of(root: &Path, target: &Target) -> Result<Site, ComponentErr
             ));
         }
     };
-    let site = Site::of(folder)?;
+    let staging = StagingRoot::of(folder)?;
     // One that died while it filled the folder is finished first.
-    if let (Target::Folder(folder), Some(live)) = (target, site.live()?)
+    if let (Target::Folder(folder), Some(live)) = (target, staging.live()?)
         && count(&live)? != FileCounts::default()
-        && !Area::all(folder)?.iter().any(Area::is_swapping)
+        && !StagingArea::all(folder)?.iter().any(StagingArea::is_swapping)
     {
-        let place = site.live_path();
+        let place = staging.live_path();
         return Err(unusable(format!(
             "restore to {}: it is not empty, name another folder",
             place.display()
         )));
     }
-    Ok(site)
+    Ok(staging)
 }
 
 /// Makes the area, where a restore unpacks. Of a drill that is a folder beside the backups where nothing can be written
 /// beside the media.
-fn area_of(site: Site, target: &Target, drills: Option<&Path>) -> Result<Area, ComponentError> {
+fn area_of(
+    staging: StagingRoot,
+    target: &Target,
+    drills: Option<&Path>,
+) -> Result<StagingArea, ComponentError> {
     if *target != Target::Scratch {
-        return Area::to_swap(site);
+        return StagingArea::to_swap(staging);
     }
-    match (Area::create(site), drills) {
+    match (StagingArea::create(staging), drills) {
         (Err(ComponentError::Denied { .. }), Some(drills)) => {
             let made = DirBuilder::new().recursive(true).mode(0o700).create(drills);
             made.map_err(|source| ComponentError::Read {
                 what: "make a folder for drills".to_owned(),
                 source,
             })?;
-            Area::create(Site::inside(drills)?)
+            StagingArea::create(StagingRoot::inside(drills)?)
         }
         (made, _) => made,
     }
 }
 
-/// Looks that no other file system is mounted in a folder that is to change places.
+/// Makes sure that no other file system is mounted in a folder that is to change places.
 ///
 /// # Errors
 ///
 /// [`ComponentError::Unusable`] with the mount point. Another folder than that of the media is empty, and holds none.
-pub(super) fn nothing_mounted_at(site: &Site, target: &Target) -> Result<(), ComponentError> {
+pub(super) fn nothing_mounted_at(staging: &StagingRoot, target: &Target) -> Result<(), ComponentError> {
     if *target != Target::Live {
         return Ok(());
     }
-    let folder = site.live_path();
+    let folder = staging.live_path();
     let Some(mounted) = mounted_below(&folder) else { return Ok(()) };
     let (folder, mounted) = (folder.display(), mounted.display());
     Err(unusable(format!(
@@ -281,25 +289,25 @@ pub(super) fn nothing_mounted_at(site: &Site, target: &Target) -> Result<(), Com
     )))
 }
 
-/// Looks whether this process may move the media folder or, where its contents change places, each entry of it.
-fn all_may_move(area: &Area) -> Result<(), ComponentError> {
-    let site = &area.site;
+/// Tests whether this process may move the media folder or, where its contents change places, each entry of it.
+fn all_may_move(area: &StagingArea) -> Result<(), ComponentError> {
+    let staging = &area.staging;
     let look = |name: &CStr| {
-        let path = site.path.join(OsStr::from_bytes(name.to_bytes()));
-        match may_move(&site.folder, name) {
+        let path = staging.path.join(OsStr::from_bytes(name.to_bytes()));
+        match may_move(&staging.folder, name) {
             Ok(true) | Err(Errno::NOENT) => Ok(()),
             Ok(false) => Err(unusable(format!(
                 "move {}: it is protected from changes, by chattr +i or +a: take that away first",
                 shown(path.as_os_str().as_bytes())
             ))),
-            Err(err) => Err(trouble_at(format!("move {}", path.display()), &path, err)),
+            Err(err) => Err(path_error(format!("move {}", path.display()), &path, err)),
         }
     };
-    if let Some(name) = &site.live {
+    if let Some(name) = &staging.live {
         return look(name);
     }
-    let failed = |err| trouble_at(format!("list {}", site.path.display()), &site.path, err);
-    let mut listing = Folder::reopen(&site.folder).map_err(failed)?;
+    let failed = |err| path_error(format!("list {}", staging.path.display()), &staging.path, err);
+    let mut listing = Folder::reopen(&staging.folder).map_err(failed)?;
     while let Some((handle, name, _)) = listing.next() {
         if !is_area(handle, name) {
             look(name)?;
@@ -341,12 +349,12 @@ pub(super) fn room_in(folder: &File) -> Result<Option<u64>, Errno> {
 #[test]
 fn a_restore_takes_every_step_and_whoever_takes_fewer_names_the_rest() {
     assert_eq!(STEPS.of(Restore).count(), STEPS.0.len());
-    assert_eq!(STEPS.left_out(Restore), [""; 0]);
-    for walk in [Check, DryRun, Drill] {
-        assert_eq!(STEPS.of(walk).count() + STEPS.left_out(walk).len(), STEPS.0.len(), "{walk:?}");
+    assert_eq!(STEPS.skipped_steps(Restore), [""; 0]);
+    for mode in [Check, DryRun, Drill] {
+        assert_eq!(STEPS.of(mode).count() + STEPS.skipped_steps(mode).len(), STEPS.0.len(), "{mode:?}");
         // Each step goes by what these bring.
-        let first: Vec<_> = STEPS.of(walk).filter(|step| [Step::Target, Step::Area].contains(step)).collect();
-        assert_eq!(first, [Step::Target, Step::Area], "{walk:?}");
+        let first: Vec<_> = STEPS.of(mode).filter(|step| [Step::Target, Step::Area].contains(step)).collect();
+        assert_eq!(first, [Step::Target, Step::Area], "{mode:?}");
     }
     let makes = [Step::Unpack, Step::Count, Step::Sync, Step::Exchange];
     assert!(STEPS.of(DryRun).chain(STEPS.of(Check)).all(|step| !makes.contains(&step)));

@@ -4,17 +4,17 @@
 //! entries change sides one by one. Both are a list of changes that is durable before the first, each of
 //! which can be repeated: a swap that died in the middle is finished from its journal.
 
-use crate::base::place::sync_folder;
+use crate::base::durable::sync_folder;
 use crate::component::ComponentError;
 use crate::component::media::{
-    area::{Area, SPARE, TREE, is_area, rename_new},
     attributes::Attributes,
+    errors::{system_error, unusable},
     extended::remove_others,
     folder::Folder,
-    holds::Holds,
+    fs_capabilities::FsCapabilities,
     journal::{Change, Journal},
     label::Role,
-    trouble::{trouble, unusable},
+    staging_area::{SPARE, StagingArea, TREE, is_area, rename_new},
     unpack::open_folder,
 };
 use rustix::{
@@ -35,28 +35,28 @@ enum Side {
 /// # Errors
 ///
 /// Then what was live is live.
-pub(super) fn swap(area: &mut Area) -> Result<bool, ComponentError> {
-    let failed = |err| trouble("look at what is to be exchanged", err);
+pub(super) fn swap(area: &mut StagingArea) -> Result<bool, ComponentError> {
+    let failed = |err| system_error("look at what is to be exchanged", err);
     let journal = plan(area).map_err(failed)?;
     let write = journal.write(&area.folder);
     write.map_err(|err| {
-        trouble("write the journal of the exchange", Errno::from_io_error(&err).unwrap_or(Errno::IO))
+        system_error("write the journal of the exchange", Errno::from_io_error(&err).unwrap_or(Errno::IO))
     })?;
     if let Err(err) = carry_out(area, &journal, Side::New) {
         let back = carry_out(area, &journal, Side::Old).and_then(|()| Journal::remove(&area.folder));
-        let what = format!("exchange what is in {}", area.site.live_path().display());
+        let what = format!("exchange what is in {}", area.staging.live_path().display());
         return Err(match back {
             Ok(()) if err == Errno::XDEV => unusable(format!("{what}: its file system does not let it")),
-            Ok(()) => trouble(what, err),
-            Err(back) => trouble(format!("{what}: {err}; put it back"), back),
+            Ok(()) => system_error(what, err),
+            Err(back) => system_error(format!("{what}: {err}; put it back"), back),
         });
     }
-    close(area, &journal).map_err(|err| trouble("close the exchange, which is done", err))
+    close(area, &journal).map_err(|err| system_error("close the exchange, which is done", err))
 }
 
 /// Finishes a swap that died in the middle, or where that cannot be done takes it back. Tells which, and
 /// whether something is kept. `None`: none had begun.
-pub(super) fn resume(area: &mut Area) -> Result<Option<(&'static str, bool)>, ComponentError> {
+pub(super) fn resume(area: &mut StagingArea) -> Result<Option<(&'static str, bool)>, ComponentError> {
     let what = format!("finish the exchange in {}", area.path().display());
     let read = Journal::read(&area.folder);
     let read = read.map_err(|err| ComponentError::Read { what: what.clone(), source: err })?;
@@ -65,23 +65,23 @@ pub(super) fn resume(area: &mut Area) -> Result<Option<(&'static str, bool)>, Co
         let back = carry_out(area, &journal, Side::Old).and_then(|()| Journal::remove(&area.folder));
         return match back {
             Ok(()) => Ok(Some(("took back", false))),
-            Err(_) => Err(trouble(what, err)),
+            Err(_) => Err(system_error(what, err)),
         };
     }
-    let kept = close(area, &journal).map_err(|err| trouble(what, err))?;
+    let kept = close(area, &journal).map_err(|err| system_error(what, err))?;
     Ok(Some(("finished", kept)))
 }
 
 /// Lists what is to change sides.
-fn plan(area: &Area) -> Result<Journal, Errno> {
+fn plan(area: &StagingArea) -> Result<Journal, Errno> {
     let tree = area.tree()?.ok_or(Errno::NOENT)?;
-    if let Some(name) = &area.site.live {
-        let (new, old) = (inode(&area.folder, TREE)?, inode(&area.site.folder, name)?);
+    if let Some(name) = &area.staging.live {
+        let (new, old) = (inode(&area.folder, TREE)?, inode(&area.staging.folder, name)?);
         let changes = vec![Change { name: name.clone(), new, old }];
         return Ok(Journal { changes, ..Journal::default() });
     }
     let mut changes = BTreeMap::new();
-    for (folder, is_new) in [(&tree, true), (&area.site.folder, false)] {
+    for (folder, is_new) in [(&tree, true), (&area.staging.folder, false)] {
         let mut listing = Folder::reopen(folder)?;
         while let Some((handle, name, _)) = listing.next() {
             if !is_new && is_area(handle, name) {
@@ -96,16 +96,16 @@ fn plan(area: &Area) -> Result<Journal, Errno> {
         }
     }
     let changes = changes.into_iter().map(|(name, (new, old))| Change { name, new, old }).collect();
-    Ok(Journal { roots: [Attributes::of(&tree)?, Attributes::of(&area.site.folder)?], changes })
+    Ok(Journal { roots: [Attributes::of(&tree)?, Attributes::of(&area.staging.folder)?], changes })
 }
 
 /// Brings every change to one side, from wherever it is.
-fn carry_out(area: &Area, journal: &Journal, side: Side) -> Result<(), Errno> {
+fn carry_out(area: &StagingArea, journal: &Journal, side: Side) -> Result<(), Errno> {
     let spare = open_folder(&area.folder, SPARE)?;
-    let live = &area.site.folder;
-    if area.site.live.is_some() {
+    let live = &area.staging.folder;
+    if area.staging.live.is_some() {
         for change in &journal.changes {
-            Step { live, name: &change.name, copies: &area.folder, copy: TREE, spare: &spare }
+            SwapStep { live, name: &change.name, copies: &area.folder, copy: TREE, spare: &spare }
                 .go(change, side)?;
         }
         sync_folder(live)?;
@@ -113,7 +113,7 @@ fn carry_out(area: &Area, journal: &Journal, side: Side) -> Result<(), Errno> {
     }
     let tree = area.tree()?.ok_or(Errno::NOENT)?;
     for change in &journal.changes {
-        Step { live, name: &change.name, copies: &tree, copy: &change.name, spare: &spare }
+        SwapStep { live, name: &change.name, copies: &tree, copy: &change.name, spare: &spare }
             .go(change, side)?;
     }
     let [new, old] = &journal.roots;
@@ -126,13 +126,13 @@ fn carry_out(area: &Area, journal: &Journal, side: Side) -> Result<(), Errno> {
 
 /// Keeps what was live, and only then forgets that there was a swap. The attributes of the root are given
 /// once more, since the renaming changed its time.
-fn close(area: &mut Area, journal: &Journal) -> Result<bool, Errno> {
+fn close(area: &mut StagingArea, journal: &Journal) -> Result<bool, Errno> {
     let kept = area.tree()?.is_some();
     if kept || area.is_of_a_task() {
         area.relabel(Role::Before)?;
     }
-    if area.site.live.is_none() {
-        give_root(&journal.roots[0], &area.site.folder)?;
+    if area.staging.live.is_none() {
+        give_root(&journal.roots[0], &area.staging.folder)?;
     }
     Journal::remove(&area.folder)?;
     Ok(kept)
@@ -142,7 +142,7 @@ fn close(area: &mut Area, journal: &Journal) -> Result<bool, Errno> {
 /// only write, and one whose file system holds no modes keep what they have.
 fn give_root(attributes: &Attributes, root: &File) -> Result<(), Errno> {
     remove_others(root, &attributes.extended);
-    match attributes.give(root, Holds::default()) {
+    match attributes.give(root, FsCapabilities::default()) {
         Err(Errno::PERM) => {
             tracing::warn!(
                 "the mode and time of the media folder are left: this process may not change them"
@@ -154,7 +154,7 @@ fn give_root(attributes: &Attributes, root: &File) -> Result<(), Errno> {
 }
 
 /// One name and the places where it may be.
-struct Step<'a> {
+struct SwapStep<'a> {
     live: &'a File,
     name: &'a CStr,
     copies: &'a File,
@@ -163,7 +163,7 @@ struct Step<'a> {
     spare: &'a File,
 }
 
-impl Step<'_> {
+impl SwapStep<'_> {
     /// Makes one side live and puts the other away. What somebody put there in the meantime is taken
     /// for what was live before, or, once the step is done, left alone.
     fn go(&self, change: &Change, side: Side) -> Result<(), Errno> {
@@ -273,7 +273,7 @@ mod tests {
             for (side, [live, tree]) in [(Side::New, forth), (Side::Old, back)] {
                 let dir = tempfile::tempdir().unwrap();
                 let (change, folders) = make(dir.path(), places);
-                let step = Step {
+                let step = SwapStep {
                     live: &folders[0],
                     name: c"x",
                     copies: &folders[1],
@@ -295,7 +295,7 @@ mod tests {
         let (change, folders) = make(dir.path(), ["upload", "old", ""]);
         let change = Change { new: Some(u64::MAX), ..change };
         let step =
-            Step { live: &folders[0], name: c"x", copies: &folders[1], copy: c"x", spare: &folders[2] };
+            SwapStep { live: &folders[0], name: c"x", copies: &folders[1], copy: c"x", spare: &folders[2] };
         step.go(&change, Side::New).unwrap();
         assert_eq!(states(dir.path()), [Some("upload".to_owned()), Some("old".to_owned()), None]);
         let change = Change { new: None, ..change };
@@ -314,8 +314,13 @@ mod tests {
             let dir = tempfile::tempdir().unwrap();
             let (change, folders) = make(dir.path(), places);
             let change = Change { old: Some(u64::MAX), ..change };
-            let step =
-                Step { live: &folders[0], name: c"x", copies: &folders[1], copy: c"x", spare: &folders[2] };
+            let step = SwapStep {
+                live: &folders[0],
+                name: c"x",
+                copies: &folders[1],
+                copy: c"x",
+                spare: &folders[2],
+            };
             for _ in 0..2 {
                 step.go(&change, Side::Old).unwrap();
                 let some = |content: &str| (!content.is_empty()).then(|| content.to_owned());

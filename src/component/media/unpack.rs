@@ -6,15 +6,15 @@
 
 use crate::component::ComponentError;
 use crate::component::media::{
-    area::MARK,
-    attributes::{Attributes, Withheld, allowed, give},
+    attributes::{Attributes, UnsetAttributes, allowed, give},
+    errors::{malicious_archive, shown, system_error},
     extended::{At, clear_inherited},
-    holds::Holds,
+    fs_capabilities::FsCapabilities,
     label::is_name,
-    lacking::Lacking,
+    missing_attributes::MissingAttributes,
     path::{leaves, parts},
+    staging_area::MARK,
     steps::room_in,
-    trouble::{hostile, shown, trouble},
 };
 use crate::component::tar::{Acl, Entry, Visit};
 use crate::domain::facts::FileCounts;
@@ -35,11 +35,11 @@ pub(super) struct Limits {
     /// links that leave the folder are refused: nobody can say that they were in it when it was packed.
     pub(super) promised: Option<FileCounts>,
     /// The attributes that the file system of the copy holds.
-    pub(super) holds: Holds,
+    pub(super) capabilities: FsCapabilities,
 }
 
 /// An open folder on the way to where the last entry was put.
-struct Open {
+struct OpenFolder {
     handle: File,
     name: Vec<u8>,
     /// Given to it when it is left.
@@ -50,7 +50,7 @@ struct Open {
 pub(super) struct Unpacking {
     limits: Limits,
     /// The root and the folders down to the last entry.
-    way: Vec<Open>,
+    way: Vec<OpenFolder>,
     /// The file whose content is coming.
     file: Option<(File, Attributes)>,
     /// The path of the entry under way, for errors.
@@ -58,7 +58,7 @@ pub(super) struct Unpacking {
     entries: u64,
     bytes: u64,
     /// The numbers of entries that came back without something.
-    pub(super) lacking: Lacking,
+    pub(super) missing: MissingAttributes,
     /// True if the root itself was among the entries.
     pub(super) rooted: bool,
 }
@@ -69,7 +69,7 @@ impl Unpacking {
 
     /// Into `root`, which is empty and gets these `attributes`, unless the archive knows others.
     pub(super) fn new(root: File, attributes: Attributes, limits: Limits) -> Self {
-        let root = Open { handle: root, name: Vec::new(), attributes };
+        let root = OpenFolder { handle: root, name: Vec::new(), attributes };
         Self {
             limits,
             way: vec![root],
@@ -77,7 +77,7 @@ impl Unpacking {
             path: Vec::new(),
             entries: 0,
             bytes: 0,
-            lacking: Lacking::default(),
+            missing: MissingAttributes::default(),
             rooted: false,
         }
     }
@@ -93,7 +93,7 @@ impl Unpacking {
         self.way[0].attributes.clone()
     }
 
-    fn place(&mut self, entry: &Entry<'_>, size: u64) -> Result<(), ComponentError> {
+    fn unpack_entry(&mut self, entry: &Entry<'_>, size: u64) -> Result<(), ComponentError> {
         let path = self.path.clone();
         let names = parts(&path).map_err(|why| self.refused(why))?;
         let attributes = Attributes::told(entry)?;
@@ -152,7 +152,7 @@ impl Unpacking {
             Ok(()) => {
                 let handle = open_folder(parent, name)?;
                 let attributes = Attributes { mode: 0o755, ..Attributes::default() };
-                self.way.push(Open { handle, name: name.to_vec(), attributes });
+                self.way.push(OpenFolder { handle, name: name.to_vec(), attributes });
             }
             Err(Errno::EXIST) => {
                 let handle = open_folder(parent, name)?;
@@ -161,7 +161,7 @@ impl Unpacking {
                 attributes.extended.retain(|name, _| Acl::is_in(name));
                 clear_inherited(&handle)?;
                 allowed(fchmod(&handle, Mode::RWXU))?;
-                self.way.push(Open { handle, name: name.to_vec(), attributes });
+                self.way.push(OpenFolder { handle, name: name.to_vec(), attributes });
             }
             Err(err) => return Err(err),
         }
@@ -172,9 +172,11 @@ impl Unpacking {
     fn leave(&mut self, keep: usize) -> Result<(), ComponentError> {
         while self.way.len() > keep {
             let Some(open) = self.way.pop() else { break };
-            let withheld =
-                open.attributes.give(&open.handle, self.limits.holds).map_err(|err| self.failed(err))?;
-            self.lacking.note(withheld);
+            let unset = open
+                .attributes
+                .give(&open.handle, self.limits.capabilities)
+                .map_err(|err| self.failed(err))?;
+            self.missing.note(unset);
         }
         Ok(())
     }
@@ -190,9 +192,9 @@ impl Unpacking {
             let (acls, now) = all.into_iter().partition(|(name, _)| Acl::is_in(name));
             attributes.extended = acls;
             let extended = give(At::Open(&handle), &now, true)?;
-            self.lacking.note(Withheld { extended, ..Withheld::default() });
+            self.missing.note(UnsetAttributes { extended, ..UnsetAttributes::default() });
         }
-        self.way.push(Open { handle, name: name.to_vec(), attributes });
+        self.way.push(OpenFolder { handle, name: name.to_vec(), attributes });
         Ok(())
     }
 
@@ -220,7 +222,7 @@ impl Unpacking {
             allowed(utimensat(parent, name, &times, AtFlags::SYMLINK_NOFOLLOW))?;
         }
         let extended = give(At::In(parent, name), &attributes.extended, !disowned)?;
-        self.lacking.note(Withheld { owner: disowned, extended, ..Withheld::default() });
+        self.missing.note(UnsetAttributes { owner: disowned, extended, ..UnsetAttributes::default() });
         Ok(())
     }
 
@@ -264,17 +266,17 @@ impl Unpacking {
     /// Closes the file whose content has come.
     fn close(&mut self) -> Result<(), ComponentError> {
         let Some((file, attributes)) = self.file.take() else { return Ok(()) };
-        let withheld = attributes.give(&file, self.limits.holds).map_err(|err| self.failed(err))?;
-        self.lacking.note(withheld);
+        let unset = attributes.give(&file, self.limits.capabilities).map_err(|err| self.failed(err))?;
+        self.missing.note(unset);
         Ok(())
     }
 
-    fn here(&self) -> &Open {
+    fn here(&self) -> &OpenFolder {
         self.way.last().expect("the root is never left")
     }
 
     fn refused(&self, why: &str) -> ComponentError {
-        hostile(format!("{}: {why}", shown(&self.path)))
+        malicious_archive(format!("{}: {why}", shown(&self.path)))
     }
 
     fn failed(&self, err: Errno) -> ComponentError {
@@ -284,7 +286,7 @@ impl Unpacking {
             }
             Errno::NOTDIR | Errno::LOOP => self.refused("it lies below something that is no folder"),
             Errno::NAMETOOLONG | Errno::INVAL => self.refused("this file system cannot hold such a name"),
-            err => trouble(format!("unpack {}", shown(&self.path)), err),
+            err => system_error(format!("unpack {}", shown(&self.path)), err),
         }
     }
 }
@@ -303,7 +305,7 @@ impl Visit for Unpacking {
                 return Err(self.refused("with it the archive holds more than its manifest says"));
             }
         }
-        self.place(entry, size)
+        self.unpack_entry(entry, size)
     }
 
     fn content(&mut self, bytes: &[u8]) -> Result<(), ComponentError> {

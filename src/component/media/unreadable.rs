@@ -1,6 +1,6 @@
 //! The files and folders that may not be read, told at once.
 
-use crate::base::place;
+use crate::base::access;
 
 /// The files and folders that the process may not read: all counted, the first few by name.
 #[derive(Debug, Default)]
@@ -27,7 +27,7 @@ impl Unreadable {
              {}: give them to that user, or run it as theirs",
             self.count,
             self.names.join(", "),
-            place::process()
+            access::process()
         )
     }
 }

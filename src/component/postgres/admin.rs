@@ -24,10 +24,10 @@ const SESSION: &str = "
 /// Key of the advisory locks by which our sessions are known; the database of the configuration is the other.
 const OURS: i32 = i32::from_be_bytes(*b"rna-");
 
-/// How long a session may take to end.
+/// The time in which a session must end.
 pub const PATIENCE: Duration = Duration::from_secs(15);
 
-/// Between two looks whether it has.
+/// The pause between two looks whether a session has ended.
 pub const LOOK: Duration = Duration::from_millis(2);
 
 /// A session beside the databases.
@@ -35,7 +35,7 @@ pub struct Admin {
     /// The connection.
     pub client: ClientWrapper,
     /// The database that it sits in.
-    pub seat: String,
+    pub session_database: String,
     /// The role that logged in.
     pub user: String,
     /// True if the role that logged in is a superuser.
@@ -69,7 +69,7 @@ pub async fn alone_with(
     Ok(Object::take(connect::connect(&pool, &config).await?))
 }
 
-/// What an error means while databases are made and renamed. `what` was tried.
+/// Sorts an error of making or renaming a database. `what` was tried.
 pub fn fault(what: impl Into<String>, err: tokio_postgres::Error) -> ComponentError {
     let what = what.into();
     let message = err.as_db_error().map(|db| db.message().to_owned()).unwrap_or_default();
@@ -93,10 +93,11 @@ impl Admin {
     /// Of the first that was tried, when none lets us in.
     pub async fn beside(config: &PostgresConfig, target: &str) -> Result<Self, ComponentError> {
         let mut first = None;
-        let usual = ["postgres", "template1"].into_iter().filter(|seat| *seat != target);
-        for seat in usual.chain([target]) {
-            match alone(config, seat).await {
-                Ok(client) => return Self::begin(client, seat.to_owned()).await,
+        let usual =
+            ["postgres", "template1"].into_iter().filter(|session_database| *session_database != target);
+        for session_database in usual.chain([target]) {
+            match alone(config, session_database).await {
+                Ok(client) => return Self::begin(client, session_database.to_owned()).await,
                 Err(err) if err.is_transient() => return Err(err),
                 Err(err) => first = first.or(Some(err)),
             }
@@ -104,7 +105,7 @@ impl Admin {
         Err(first.expect("at least two were tried"))
     }
 
-    async fn begin(client: ClientWrapper, seat: String) -> Result<Self, ComponentError> {
+    async fn begin(client: ClientWrapper, session_database: String) -> Result<Self, ComponentError> {
         const ASK: &str = "
             SELECT current_user::text, rolsuper, rolcreatedb, current_setting('server_version_num')::int4
               FROM pg_roles WHERE rolname = current_user";
@@ -112,7 +113,14 @@ impl Admin {
         client.batch_execute(SESSION).await.map_err(failed)?;
         let row = client.query_one(ASK, &[]).await.map_err(failed)?;
         let major = (row.get::<_, i32>(3) / 10_000).unsigned_abs();
-        Ok(Self { seat, user: row.get(0), superuser: row.get(1), create: row.get(2), major, client })
+        Ok(Self {
+            session_database,
+            user: row.get(0),
+            superuser: row.get(1),
+            create: row.get(2),
+            major,
+            client,
+        })
     }
 
     /// The reason why the role may not make a database for `owner` beside the live one and rename both, with the
@@ -120,14 +128,14 @@ impl Admin {
     ///
     /// # Errors
     ///
-    /// As sorted.
+    /// The error of the server, sorted by the remedy.
     pub async fn no_swap(&self, target: &str, owner: &str) -> Result<Option<String>, ComponentError> {
-        if self.seat == target {
+        if self.session_database == target {
             return Ok(Some("it may connect to neither postgres nor template1".to_owned()));
         }
         let create = !(self.superuser || self.create);
         let create = create.then(|| format!("ALTER ROLE {} CREATEDB", mark::ident(&self.user)));
-        let wanted: Vec<_> = create.into_iter().chain(self.lacks(owner).await?).collect();
+        let wanted: Vec<_> = create.into_iter().chain(self.missing_grant(owner).await?).collect();
         Ok((!wanted.is_empty()).then(|| wanted.join("; ")))
     }
 
@@ -135,7 +143,7 @@ impl Admin {
     ///
     /// # Errors
     ///
-    /// As sorted.
+    /// The error of the server, sorted by the remedy.
     pub async fn announce(&self, by: &str) -> Result<(), ComponentError> {
         let lock = "SELECT FROM pg_advisory_lock_shared($1, hashtext($2))";
         let locked = self.client.execute(lock, &[&OURS, &by]).await;
@@ -147,7 +155,7 @@ impl Admin {
     ///
     /// # Errors
     ///
-    /// As sorted; [`ComponentError::Unavailable`] when they do not end in time.
+    /// The error of the server; [`ComponentError::Unavailable`] when they do not end in time.
     pub async fn end_announced(&self, by: &str) -> Result<(), ComponentError> {
         let end = "SELECT pid, pg_terminate_backend(pid) FROM pg_locks
                     WHERE locktype = 'advisory' AND classid = $1::int::oid AND objid = hashtext($2)::oid
@@ -167,7 +175,7 @@ impl Admin {
     ///
     /// # Errors
     ///
-    /// As sorted.
+    /// The error of the server, sorted by the remedy.
     pub async fn free_name(&self, target: &str, role: Role, at: Timestamp) -> Result<String, ComponentError> {
         let mut attempt = 1;
         loop {
@@ -183,7 +191,7 @@ impl Admin {
     ///
     /// # Errors
     ///
-    /// As sorted.
+    /// The error of the server, sorted by the remedy.
     pub async fn marked(&self, by: &str) -> Result<Vec<Mark>, ComponentError> {
         // Names and comments of databases of others may be bytes of another encoding.
         let list = "SELECT textsend(d.datname::text), textsend(s.description)
@@ -201,7 +209,7 @@ impl Admin {
     ///
     /// # Errors
     ///
-    /// As sorted.
+    /// The error of the server, sorted by the remedy.
     pub async fn unmarked(&self, by: &str) -> Result<Vec<String>, ComponentError> {
         let list = "SELECT datname::text FROM pg_database
                      WHERE datconnlimit = $1 AND shobj_description(oid, 'pg_database') IS NULL";
@@ -210,11 +218,11 @@ impl Admin {
         Ok(names.filter(|name| mark::is_copy_name(by, name)).collect())
     }
 
-    /// Whether there is a database of this name.
+    /// Tests whether there is a database of this name.
     ///
     /// # Errors
     ///
-    /// As sorted.
+    /// The error of the server, sorted by the remedy.
     pub async fn exists(&self, name: &str) -> Result<bool, ComponentError> {
         let ask = "SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)";
         let row = self.client.query_one(ask, &[&name]).await;
@@ -231,7 +239,7 @@ impl Admin {
     ///
     /// # Errors
     ///
-    /// As sorted.
+    /// The error of the server, sorted by the remedy.
     pub async fn drop_database(&self, name: &str) -> Result<(), ComponentError> {
         let quoted = mark::ident(name);
         let failed = |err| fault(format!("drop database {quoted}"), err);
@@ -270,7 +278,7 @@ impl Admin {
     ///
     /// # Errors
     ///
-    /// As sorted; [`ComponentError::Unusable`] when a client's session may not be ended.
+    /// The error of the server; [`ComponentError::Unusable`] when a client's session may not be ended.
     pub async fn close_sessions(&self, name: &str) -> Result<usize, ComponentError> {
         // Autovacuum may be ended by superusers alone; RENAME and DROP see to it themselves. Its sessions have no user, which
         // every role may see, unlike their type.
@@ -292,7 +300,7 @@ impl Admin {
     ///
     /// # Errors
     ///
-    /// [`ComponentError::Unusable`]; as sorted.
+    /// [`ComponentError::Unusable`]; else the error of the server.
     pub async fn nothing_is_prepared_in(&self, name: &str) -> Result<(), ComponentError> {
         let ask = "SELECT string_agg(quote_literal(gid), ', ' ORDER BY prepared) FROM pg_prepared_xacts WHERE database = $1";
         let found = self.client.query_one(ask, &[&name]).await;
@@ -326,8 +334,8 @@ impl Admin {
     ///
     /// # Errors
     ///
-    /// As sorted, where the server might say something else the next time.
-    pub async fn rehearse(
+    /// The error of the server, where the server might say something else the next time.
+    pub async fn dry_run(
         &mut self,
         statements: &[String],
         of: &str,

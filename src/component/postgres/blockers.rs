@@ -5,7 +5,7 @@ use crate::component::ComponentError;
 use crate::component::postgres::{
     admin::fault,
     dependencies::{Blocker, Dependencies},
-    drops::Drops,
+    dropped_objects::DroppedObjects,
 };
 use deadpool_postgres::{ClientWrapper, tokio_postgres::Row};
 
@@ -58,10 +58,14 @@ const NAMED: usize = 100;
 ///
 /// # Errors
 ///
-/// [`ComponentError::Unusable`] with the statements that take them away; as sorted.
-pub async fn refuse(client: &ClientWrapper, role: &str, drops: &Drops) -> Result<(), ComponentError> {
+/// [`ComponentError::Unusable`] with the statements that take them away; else the error of the server.
+pub async fn refuse(
+    client: &ClientWrapper,
+    role: &str,
+    dropped: &DroppedObjects,
+) -> Result<(), ComponentError> {
     let mut dependencies = Dependencies::read(client, role).await?;
-    let found = dependencies.drop_all(&drops.objects);
+    let found = dependencies.drop_all(&dropped.objects);
     let rows = words(client, &found).await?;
     let sentences = |is_other: bool| {
         let found = rows.iter().zip(&found).filter(|(_, one)| (one.object == one.needs) == is_other);
@@ -72,7 +76,7 @@ pub async fn refuse(client: &ClientWrapper, role: &str, drops: &Drops) -> Result
         ("of another kind than in the backup", sentences(true), ""),
         (
             "what a restore in place replaces must belong to the role that restores, or be left out",
-            of_others(client, &dependencies, drops).await?,
+            of_others(client, &dependencies, dropped).await?,
             ": give it to that role, or make the role a member of the owner",
         ),
         (
@@ -103,9 +107,9 @@ pub async fn refuse(client: &ClientWrapper, role: &str, drops: &Drops) -> Result
 async fn of_others(
     client: &ClientWrapper,
     dependencies: &Dependencies,
-    drops: &Drops,
+    dropped: &DroppedObjects,
 ) -> Result<Vec<String>, ComponentError> {
-    let found: Vec<_> = dependencies.of_others(drops).into_iter().collect();
+    let found: Vec<_> = dependencies.of_others(dropped).into_iter().collect();
     let objects: Vec<_> =
         found.iter().map(|(object, _)| Blocker { object: *object, column: 0, needs: *object }).collect();
     let rows = words(client, &objects).await?;
@@ -129,7 +133,7 @@ async fn defaults(client: &ClientWrapper, role: &str) -> Result<Vec<String>, Com
 ///
 /// # Errors
 ///
-/// As sorted.
+/// The error of the server, sorted by the remedy.
 pub async fn inherited(client: &ClientWrapper) -> Result<Vec<String>, ComponentError> {
     let rows = client.query(INHERITED, &[]).await;
     Ok(rows.map_err(|err| fault("look at constraints", err))?.iter().map(|row| row.get(0)).collect())

@@ -1,4 +1,4 @@
-//! Which `pg_dump` fits a server: it must not be older, and need not be much newer.
+//! The choice of the `pg_dump` for a server: not older than the server, and of the newer ones the oldest.
 
 use crate::component::ComponentError;
 use crate::component::process::Program;
@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Where packages of several majors beside each other put their programs: Debian's and PGDG's.
+/// The folders in which packages of several majors put their programs: Debian's and PGDG's.
 const VERSIONED: [(&str, &str); 2] = [("/usr/lib/postgresql", ""), ("/usr", "pgsql-")];
 
 /// A folder with `pg_dump` and `pg_restore`.
@@ -28,7 +28,7 @@ pub struct Client {
 ///
 /// # Errors
 ///
-/// What to do, as a sentence.
+/// The advice, as a sentence.
 pub fn choose<'a>(server: u32, found: &'a [Client], set: Option<&Path>) -> Result<&'a Client, String> {
     if let Some(fits) = found.iter().filter(|client| client.major >= server).min_by_key(|c| c.major) {
         return Ok(fits);
@@ -47,7 +47,7 @@ pub fn choose<'a>(server: u32, found: &'a [Client], set: Option<&Path>) -> Resul
     })
 }
 
-/// That there is no client at all, and what to do.
+/// The error text where there is no client at all, with the advice.
 pub fn missing(set: Option<&Path>) -> String {
     set.map_or("find pg_dump: install postgresql-client or set BACKUP_PG_BIN_DIR".to_owned(), |dir| {
         format!("find pg_dump and pg_restore in {}: correct BACKUP_PG_BIN_DIR", dir.display())

@@ -1,4 +1,4 @@
-//! Where the database is and how to get in.
+//! The configuration of the database: its address, credentials and TLS.
 
 use secrecy::SecretString;
 use std::{ffi::OsStr, fmt, os::unix::ffi::OsStrExt, path::PathBuf, str::FromStr, time::Duration};
@@ -12,17 +12,17 @@ pub struct PostgresConfig {
     pub port: u16,
     /// Role to log in as.
     pub user: String,
-    /// Its password; none where the server trusts or asks for nothing.
+    /// The password of the role; `None` where the server trusts it or asks for none.
     pub password: Option<SecretString>,
     /// Name of the database, any characters but NUL.
     pub database: String,
-    /// Whether to use TLS, and how much to check.
+    /// The use of TLS, and the checks of the server's certificate.
     pub sslmode: SslMode,
     /// Certificates to trust, PEM; `system` for those of the machine.
     pub sslrootcert: Option<PathBuf>,
     /// The folder of `pg_dump` and `pg_restore`; none: search.
     pub bin_dir: Option<PathBuf>,
-    /// How long a connection may take to be ready.
+    /// The timeout of a connection, until it is ready.
     pub connect_timeout: Duration,
     /// A folder for the whole archive, uncompressed, while it is restored from: only so can several jobs
     /// work on it. None: the archive is restored as it comes, in one job.
@@ -56,7 +56,7 @@ impl fmt::Display for PostgresConfig {
     }
 }
 
-/// What libpq's `sslmode` means, without the `~/.postgresql` files: see the [table].
+/// The meanings of libpq's `sslmode`, without the `~/.postgresql` files: see the [table].
 ///
 /// [table]: https://www.postgresql.org/docs/current/libpq-ssl.html#LIBPQ-SSL-SSLMODE-STATEMENTS
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -99,7 +99,7 @@ impl FromStr for SslMode {
     }
 }
 
-/// What is wrong with a setting. Never its value, which may hold a password.
+/// The fault of a setting. Never holds the value, which may hold a password.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct InvalidSetting(&'static str);

@@ -17,10 +17,10 @@ use std::{
 };
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-/// What the server shows as our name in `pg_stat_activity`.
+/// The `application_name` of our sessions, as `pg_stat_activity` shows it.
 pub const APPLICATION: &str = "rna-backup";
 
-/// Connections at once: one dumps for long, one is left to look at things.
+/// The most connections at once: one for the dump, one for queries beside it.
 const CONNECTIONS: usize = 2;
 
 /// A pool that has not connected yet.
@@ -128,7 +128,7 @@ pub async fn connect(pool: &Pool, config: &PostgresConfig) -> Result<Object, Com
     Ok(connection)
 }
 
-/// What an error of the driver means for the caller. `what` was tried.
+/// Sorts an error of the driver by what the caller can do about it. `what` was tried.
 ///
 /// The codes are those of [appendix A](https://www.postgresql.org/docs/current/errcodes-appendix.html).
 pub fn sort(what: String, err: tokio_postgres::Error) -> ComponentError {

@@ -3,30 +3,30 @@
 use crate::component::postgres::{
     Order,
     admin::{self, Admin, fault},
+    advisory_lock::AdvisoryLock,
     comparison::{PropertyTrial, compare_properties, untried, wrong_definitions, wrong_rights},
     config::PostgresConfig,
     database, definitions, entries, extensions,
-    goal::Goal,
-    hold::Hold,
     load::Load,
     mark::{Mark, Role, comment_on},
     properties,
     refusal::{self, Refusal},
+    restore_target::RestoreTarget,
     rights::PUBLIC_OF_THE_OWNER,
     sessions,
     snapshot::{Server, Snapshot},
-    swap::Exchange,
+    swap::DatabaseSwap,
     views,
 };
 use crate::component::{
-    ComponentError, Feed, Kept, Staged,
+    ComponentError, Feed, Staged, UndoPoint,
     scratch::{self, Scratch},
 };
 use crate::domain::{
-    deed::Deed,
     facts::{Counts, Facts, TableRows},
     progress::Meter,
     rights::Rights,
+    task_note::TaskNote,
 };
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -35,9 +35,9 @@ use std::{collections::BTreeSet, slice};
 /// A whole copy.
 #[derive(Debug)]
 pub struct Copy {
-    exchange: Exchange,
+    swap: DatabaseSwap,
     /// The lock of the whole restore.
-    hold: Hold,
+    lock: AdvisoryLock,
     drill: bool,
     counts: Counts,
     /// The differences to the backup, in words.
@@ -53,32 +53,32 @@ impl Copy {
     ///
     /// As [`crate::component::Component::stage_without`].
     pub async fn make(
-        mut goal: Goal,
-        hold: Hold,
+        mut target: RestoreTarget,
+        lock: AdvisoryLock,
         config: &PostgresConfig,
         order: &Order,
         feed: Feed<'_>,
         meter: &Meter,
     ) -> Result<Self, ComponentError> {
-        let (name, tried) = create(&mut goal, config, meter).await?;
+        let (name, tried) = create(&mut target, config, meter).await?;
         let inside = PostgresConfig { database: name.clone(), ..config.clone() };
-        match whole(&goal, &inside, order, tried, feed, meter).await {
+        match whole(&target, &inside, order, tried, feed, meter).await {
             Ok((counts, wrong, without)) => {
-                let exchange = Exchange {
+                let swap = DatabaseSwap {
                     config: config.clone(),
-                    target: goal.name,
+                    target: target.name,
                     incoming: name,
                     kept: None,
-                    deed: None,
+                    note: None,
                 };
-                Ok(Self { exchange, hold, drill: goal.drill, counts, wrong, without })
+                Ok(Self { swap, lock, drill: target.drill, counts, wrong, without })
             }
             Err(err) => {
                 // `recover` removes it otherwise; the first error is the one that tells.
-                if let Err(left) = goal.admin.drop_database(&name).await {
+                if let Err(left) = target.admin.drop_database(&name).await {
                     tracing::warn!(database = name, err = %left, "an unfinished copy is left for now");
                 }
-                hold.free().await;
+                lock.free().await;
                 Err(err)
             }
         }
@@ -88,7 +88,7 @@ impl Copy {
 /// Fills a copy and makes it like the live database. Returns its counts, where it is otherwise than at the backup, and the
 /// entries that are missing because the order goes on without them.
 async fn whole(
-    goal: &Goal,
+    target: &RestoreTarget,
     inside: &PostgresConfig,
     order: &Order,
     tried: PropertyTrial,
@@ -96,11 +96,11 @@ async fn whole(
     meter: &Meter,
 ) -> Result<(Counts, Vec<String>, Vec<Refusal>), ComponentError> {
     let facts = order.facts.as_ref();
-    let loaded = fill(goal, inside, order, feed, meter).await?;
-    let found = finish(goal, inside, order, loaded).await?;
+    let loaded = fill(target, inside, order, feed, meter).await?;
+    let found = finish(target, inside, order, loaded).await?;
     found.warnings.into_iter().for_each(|warning| meter.warn(warning));
     // Without the rights of a superuser these are named before.
-    let is_built_in = |refusal: &Refusal| !goal.admin.superuser && refusal.is_right_on_server();
+    let is_built_in = |refusal: &Refusal| !target.admin.superuser && refusal.is_right_on_server();
     let missing = found.missing.into_iter().filter(|refusal| !is_built_in(refusal));
     let (without, refused): (Vec<_>, Vec<_>) =
         missing.partition(|refusal| refusal.is_named_by(&order.without));
@@ -110,13 +110,13 @@ async fn whole(
     for refusal in &without {
         meter.warn(format!("Restored without {}.", refusal.words()));
     }
-    let mut wrong = wrong_rights(goal, facts, &found.rights);
-    let others = wrong_definitions(goal, facts, &found.definitions);
+    let mut wrong = wrong_rights(target, facts, &found.rights);
+    let others = wrong_definitions(target, facts, &found.definitions);
     let name_others =
         || others.iter().for_each(|other| meter.warn(format!("Not as in the backup: {other}.")));
-    if goal.drill {
-        wrong.extend(compare_properties(goal, &tried, tried.found.clone(), facts, meter).await?);
-        for words in untried(goal, facts) {
+    if target.drill {
+        wrong.extend(compare_properties(target, &tried, tried.found.clone(), facts, meter).await?);
+        for words in untried(target, facts) {
             meter.warn(words);
         }
         if without.is_empty() {
@@ -139,15 +139,15 @@ async fn whole(
     name_others();
     // An object that is left out has no rights either.
     wrong.drain(..).for_each(|wrong| meter.warn(format!("Without these objects: {wrong}.")));
-    let mut dress = match &goal.live {
-        Some(live) => live.dress(&goal.admin, &inside.database).await?,
+    let mut statements = match &target.live {
+        Some(live) => live.property_statements(&target.admin, &inside.database).await?,
         None => vec![database::unlimited(&inside.database)],
     };
-    dress.retain(|statement| !tried.refused.contains(statement));
-    let dressed = goal.admin.at_once(&dress).await;
-    dressed.map_err(|err| fault("carry over settings and grants of the database", err))?;
-    let present = properties::read(&*goal.admin.client, &inside.database).await?;
-    for wrong in compare_properties(goal, &tried, present, facts, meter).await? {
+    statements.retain(|statement| !tried.refused.contains(statement));
+    let applied = target.admin.at_once(&statements).await;
+    applied.map_err(|err| fault("carry over settings and grants of the database", err))?;
+    let present = properties::read(&*target.admin.client, &inside.database).await?;
+    for wrong in compare_properties(target, &tried, present, facts, meter).await? {
         meter.warn(format!("Not taken over from the live database: {wrong}."));
     }
     Ok((found.counts, wrong, without))
@@ -156,32 +156,32 @@ async fn whole(
 /// Creates an empty database beside the live one, with our mark, and tries whether the role may give it everything that
 /// the live one has: statements that it may not run are a warning.
 async fn create(
-    goal: &mut Goal,
+    target: &mut RestoreTarget,
     config: &PostgresConfig,
     meter: &Meter,
 ) -> Result<(String, PropertyTrial), ComponentError> {
     let at = Timestamp::now();
-    goal.admin.announce(&config.database).await?;
-    let name = goal.admin.free_name(&goal.name, Role::Copy, at).await?;
+    target.admin.announce(&config.database).await?;
+    let name = target.admin.free_name(&target.name, Role::Copy, at).await?;
     let failed = |err| fault(format!("create database {name} beside the live one"), err);
-    let create = match &goal.like {
+    let create = match &target.like {
         Some(like) => like.create_like(&name),
-        None => database::create_plain(&name, &goal.owner),
+        None => database::create_plain(&name, &target.owner),
     };
-    goal.admin.client.batch_execute(&create).await.map_err(failed)?;
+    target.admin.client.batch_execute(&create).await.map_err(failed)?;
     let mark = Mark {
         role: Role::Copy,
         name: name.clone(),
         by: config.database.clone(),
-        of: goal.name.clone(),
+        of: target.name.clone(),
         at,
         comment: None,
         allow: true,
-        deeds: None,
+        task_notes: None,
     };
     let marked = async {
-        goal.admin.client.batch_execute(&comment_on(&name, Some(&mark.text()))).await.map_err(failed)?;
-        let (warned, found) = goal.try_properties(&name).await?;
+        target.admin.client.batch_execute(&comment_on(&name, Some(&mark.text()))).await.map_err(failed)?;
+        let (warned, found) = target.try_properties(&name).await?;
         let mut refused = BTreeSet::new();
         for (statement, words) in warned {
             meter.warn(words);
@@ -192,7 +192,7 @@ async fn create(
     match marked.await {
         Ok(tried) => Ok((name, tried)),
         Err(err) => {
-            let _ = goal.admin.drop_database(&name).await;
+            let _ = target.admin.drop_database(&name).await;
             Err(err)
         }
     }
@@ -200,7 +200,7 @@ async fn create(
 
 /// Loads the archive, and tells the entries that the server has refused.
 async fn fill(
-    goal: &Goal,
+    target: &RestoreTarget,
     inside: &PostgresConfig,
     order: &Order,
     feed: Feed<'_>,
@@ -208,21 +208,21 @@ async fn fill(
 ) -> Result<Vec<Refusal>, ComponentError> {
     let facts = order.facts.as_ref();
     if let Some(rights) = facts.and_then(|facts| facts.rights.as_ref()) {
-        prepare(goal, inside, rights).await?;
+        prepare(target, inside, rights).await?;
     }
     let rights = facts.and_then(|facts| facts.rights.as_ref());
     let schemas: Vec<_> = rights.into_iter().flat_map(Rights::schemas_of_extensions).collect();
-    let jobs = sessions::jobs(&goal.admin.client, inside.jobs).await?;
+    let jobs = sessions::jobs(&target.admin.client, inside.jobs).await?;
     let load = Load {
-        client: &goal.client,
+        client: &target.client,
         config: inside,
-        role: Some(goal.owner.as_str()).filter(|owner| *owner != goal.admin.user),
-        rights: &goal.rights,
-        server: goal.server.major,
-        options: &goal.options,
+        role: Some(target.owner.as_str()).filter(|owner| *owner != target.admin.user),
+        rights: &target.rights,
+        server: target.server.major,
+        options: &target.options,
         without: &order.without,
-        in_tablespaces: goal.lost_tablespaces.is_empty(),
-        language: &goal.language,
+        in_tablespaces: target.lost_tablespaces.is_empty(),
+        language: &target.language,
         schemas: &schemas,
     };
     // The dump is about as long as what was read; some room for others.
@@ -239,9 +239,13 @@ async fn fill(
 
 /// Makes an empty copy what the archive takes for granted: without the schema `public` where somebody has dropped it, and
 /// with the extensions of owners that `pg_restore` would not give them.
-async fn prepare(goal: &Goal, inside: &PostgresConfig, rights: &Rights) -> Result<(), ComponentError> {
-    let drops = rights.lacks_public && (goal.admin.superuser || goal.server.major >= PUBLIC_OF_THE_OWNER);
-    let creator = goal.rights.creator(&goal.admin.user);
+async fn prepare(
+    target: &RestoreTarget,
+    inside: &PostgresConfig,
+    rights: &Rights,
+) -> Result<(), ComponentError> {
+    let drops = rights.lacks_public && (target.admin.superuser || target.server.major >= PUBLIC_OF_THE_OWNER);
+    let creator = target.rights.creator(&target.admin.user);
     if !drops && (creator.is_none() || rights.extensions.is_empty()) {
         return Ok(());
     }
@@ -258,10 +262,10 @@ async fn prepare(goal: &Goal, inside: &PostgresConfig, rights: &Rights) -> Resul
 }
 
 /// The contents of a copy.
-struct Found {
+struct CopyContents {
     counts: Counts,
     rights: Rights,
-    definitions: definitions::Found,
+    definitions: definitions::FoundDefinitions,
     missing: Vec<Refusal>,
     warnings: Vec<String>,
 }
@@ -269,12 +273,12 @@ struct Found {
 /// Fills materialized views that `pg_restore` has left empty, lets the planner know the rows, counts them, and reads owners,
 /// privileges and definitions. `refused` are the entries that `pg_restore` has not brought.
 async fn finish(
-    goal: &Goal,
+    target: &RestoreTarget,
     inside: &PostgresConfig,
     order: &Order,
     mut refused: Vec<Refusal>,
-) -> Result<Found, ComponentError> {
-    let mut client = admin::alone_with(inside, &inside.database, goal.quiet).await?;
+) -> Result<CopyContents, ComponentError> {
+    let mut client = admin::alone_with(inside, &inside.database, target.quiet).await?;
     let _ = client.batch_execute("SET default_transaction_read_only = off").await;
     let server = Server::ask(&client).await?;
     let contents = refused.extract_if(.., |refusal| refusal.kind == entries::CONTENTS).collect::<Vec<_>>();
@@ -291,10 +295,10 @@ async fn finish(
     warnings.extend(derived.into_iter().flat_map(|derived| derived.lost(&present)));
     snapshot.close().await?;
     let noted = order.facts.as_ref().and_then(|facts| facts.rights.as_ref());
-    if let (Some(noted), Some(creator)) = (noted, goal.rights.creator(&goal.admin.user)) {
+    if let (Some(noted), Some(creator)) = (noted, target.rights.creator(&target.admin.user)) {
         warnings.extend(noted.other_owners(&rights, creator));
     }
-    Ok(Found {
+    Ok(CopyContents {
         counts: Counts { tables, ..Counts::default() },
         rights,
         definitions,
@@ -332,22 +336,22 @@ impl Staged for Copy {
         Ok(self.wrong.clone())
     }
 
-    fn sign(&mut self, deed: Deed) {
-        self.exchange.deed = Some(deed);
+    fn set_task_note(&mut self, note: TaskNote) {
+        self.swap.note = Some(note);
     }
 
-    async fn swap(self: Box<Self>) -> Result<Option<Kept>, ComponentError> {
+    async fn swap(self: Box<Self>) -> Result<Option<UndoPoint>, ComponentError> {
         if self.drill {
             let what = "a drill's copy does not become the live database".into();
             return Err(ComponentError::Unusable { what, source: None });
         }
-        self.exchange.carry_out(self.hold).await
+        self.swap.carry_out(self.lock).await
     }
 
     async fn discard(self: Box<Self>) -> Result<(), ComponentError> {
-        let admin = Admin::beside(&self.exchange.config, &self.exchange.target).await?;
-        admin.drop_database(&self.exchange.incoming).await?;
-        self.hold.free().await;
+        let admin = Admin::beside(&self.swap.config, &self.swap.target).await?;
+        admin.drop_database(&self.swap.incoming).await?;
+        self.lock.free().await;
         Ok(())
     }
 }

@@ -1,4 +1,4 @@
-//! What a database is beside its contents, and how to make another one like it.
+//! The properties of a database beside its contents, and the statements that make another database like it.
 
 use crate::component::ComponentError;
 use crate::component::postgres::{
@@ -6,22 +6,22 @@ use crate::component::postgres::{
     mark::{FRESH, Mark, Role, ident, literal},
     names::decode_shared,
 };
-use crate::domain::deed::Deed;
+use crate::domain::task_note::TaskNote;
 use serde_json::Value;
 
 /// A database as the server describes it.
 #[derive(Debug, Clone)]
 pub struct Database {
-    /// Its name.
+    /// The name of the database.
     pub name: String,
-    /// Who owns it.
+    /// The owner of the database.
     pub owner: String,
-    /// The comment on it, without any mark of ours.
+    /// The comment on the database, without any mark of ours.
     pub comment: Option<String>,
-    /// Whether connections are allowed, when nobody swaps.
+    /// True if connections are allowed, apart from the instant of a swap.
     pub allows: bool,
-    /// The tasks that have made it what it is, as far as it bears a mark of ours that says so.
-    pub deeds: Vec<Deed>,
+    /// The tasks whose swaps have made the database what it is, as far as a mark of ours tells.
+    pub task_notes: Vec<TaskNote>,
     /// Size, bytes.
     pub bytes: u64,
     oid: u32,
@@ -48,7 +48,7 @@ impl Database {
     ///
     /// # Errors
     ///
-    /// As sorted.
+    /// The error of the server, sorted by the remedy.
     pub async fn find(admin: &Admin, name: &str) -> Result<Option<Self>, ComponentError> {
         const FIND: &str = "
             SELECT d.oid, textsend(pg_get_userbyid(d.datdba)::text), pg_encoding_to_char(d.encoding)::text, t.spcname::text,
@@ -61,9 +61,9 @@ impl Database {
         let encoding: String = row.get(2);
         let comment = row.get::<_, Option<Vec<u8>>>(4).map(|raw| decode_shared(raw, &encoding));
         let mark = comment.as_deref().and_then(|text| Mark::parse(name, text));
-        let (comment, allows, deeds) = match mark {
-            Some(mark) if mark.role == Role::Closed => (mark.comment, mark.allow, mark.deeds),
-            Some(mark) if mark.role == Role::Restored => (mark.comment, row.get(5), mark.deeds),
+        let (comment, allows, task_notes) = match mark {
+            Some(mark) if mark.role == Role::Closed => (mark.comment, mark.allow, mark.task_notes),
+            Some(mark) if mark.role == Role::Restored => (mark.comment, row.get(5), mark.task_notes),
             _ => (comment, row.get(5), None),
         };
         Ok(Some(Self {
@@ -74,7 +74,7 @@ impl Database {
             tablespace: row.get(3),
             comment,
             allows,
-            deeds: deeds.unwrap_or_default(),
+            task_notes: task_notes.unwrap_or_default(),
             row: serde_json::from_str(row.get(6)).expect("the server writes JSON"),
             has_grants: row.get(7),
             bytes: row.get::<_, i64>(8).unsigned_abs(),
@@ -127,8 +127,12 @@ impl Database {
     ///
     /// # Errors
     ///
-    /// As sorted.
-    pub async fn dress(&self, admin: &Admin, copy: &str) -> Result<Vec<String>, ComponentError> {
+    /// The error of the server, sorted by the remedy.
+    pub async fn property_statements(
+        &self,
+        admin: &Admin,
+        copy: &str,
+    ) -> Result<Vec<String>, ComponentError> {
         let copy = ident(copy);
         let limit = self.row.get("datconnlimit").and_then(Value::as_i64).unwrap_or(-1).max(-1);
         let mut sql = vec![format!("ALTER DATABASE {copy} CONNECTION LIMIT {limit}")];

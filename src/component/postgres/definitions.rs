@@ -1,7 +1,7 @@
 //! Definitions of the objects of a database, read from its catalogs in a time that does not grow with the rows.
 
 use crate::component::ComponentError;
-use crate::component::postgres::{connect::sort, since::of_version};
+use crate::component::postgres::{connect::sort, version_filter::of_version};
 use crate::domain::definitions::Definitions;
 use crate::stream::hex;
 use deadpool_postgres::GenericClient;
@@ -23,7 +23,7 @@ const NAMED: usize = 10;
 
 /// The definitions of a database, and the objects that are not those of a backup.
 #[derive(Debug, Default)]
-pub struct Found {
+pub struct FoundDefinitions {
     /// The definitions.
     pub definitions: Definitions,
     /// The names of the objects of each kind of which a backup has no fingerprint. The first of them.
@@ -35,12 +35,12 @@ pub struct Found {
 ///
 /// # Errors
 ///
-/// As sorted.
+/// The error of the server, sorted by the remedy.
 pub async fn read(
     client: &impl GenericClient,
     major: u32,
     promised: Option<&Definitions>,
-) -> Result<Found, ComponentError> {
+) -> Result<FoundDefinitions, ComponentError> {
     let failed = |err| sort("read the definitions of the objects".into(), err);
     let known: BTreeMap<_, _> = promised
         .into_iter()
@@ -48,7 +48,7 @@ pub async fn read(
         .filter(|(_, promised)| !promised.fingerprints.is_empty())
         .map(|(kind, promised)| (kind.as_str(), promised.each()))
         .collect();
-    let mut found = Found::default();
+    let mut found = FoundDefinitions::default();
     let mut kinds = BTreeMap::<String, (Sha256, BTreeSet<String>)>::new();
     // Row by row: a database may have a hundred thousand columns.
     let rows = client.query_raw(&of_version(DEFINITIONS, major), [""; 0]).await.map_err(failed)?;

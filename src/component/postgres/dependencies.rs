@@ -3,7 +3,7 @@
 use crate::component::ComponentError;
 use crate::component::postgres::{
     admin::fault,
-    drops::{Dropped, Drops, canonical, signature},
+    dropped_objects::{DroppedObject, DroppedObjects, canonical, signature},
 };
 use deadpool_postgres::ClientWrapper;
 use futures_util::TryStreamExt as _;
@@ -131,7 +131,7 @@ impl Dependencies {
     ///
     /// # Errors
     ///
-    /// As sorted.
+    /// The error of the server, sorted by the remedy.
     pub async fn read(client: &ClientWrapper, role: &str) -> Result<Self, ComponentError> {
         let failed = |err| fault("look what depends on what", err);
         let mut found = Self::default();
@@ -180,14 +180,14 @@ impl Dependencies {
     }
 
     /// The object of the database that a restore takes away, and its kind.
-    fn find(&self, dropped: &Dropped) -> Option<(Object, &str)> {
+    fn find(&self, dropped: &DroppedObject) -> Option<(Object, &str)> {
         let named = self.named.get(&(dropped.catalog.to_owned(), dropped.name.clone()))?;
         let found = named.iter().find(|(_, _, types)| dropped.takes(types))?;
         Some((found.0, &found.1))
     }
 
     /// Takes away what a restore takes away, in its order. Returns what stops that, and what would be lost with it.
-    pub fn drop_all(&mut self, dropped: &[Dropped]) -> Vec<Blocker> {
+    pub fn drop_all(&mut self, dropped: &[DroppedObject]) -> Vec<Blocker> {
         let found: Vec<_> = dropped
             .iter()
             .filter_map(|dropped| {
@@ -321,9 +321,9 @@ impl Dependencies {
     }
 
     /// The objects that a restore takes away and the role may not, with the owner of each.
-    pub fn of_others(&self, drops: &Drops) -> BTreeSet<(Object, &str)> {
+    pub fn of_others(&self, dropped: &DroppedObjects) -> BTreeSet<(Object, &str)> {
         let of_other = |object: Object| Some((object, self.of_others.get(&object)?.as_str()));
-        let find = |dropped: &Dropped| {
+        let find = |dropped: &DroppedObject| {
             let (object, _) = self.find(dropped)?;
             if PARTS.contains(&dropped.catalog) {
                 let mut owners = self.needed_by(object).filter(|edge| edge.kind != b'n');
@@ -335,7 +335,7 @@ impl Dependencies {
                 && schemas.any(|edge| !self.of_others.contains_key(&edge.other));
             of_other(object).filter(|_| !is_in_own)
         };
-        let large = drops.large.iter().filter_map(|oid| of_other((LARGE_OBJECTS, *oid)));
-        drops.objects.iter().filter_map(find).chain(large).collect()
+        let large = dropped.large.iter().filter_map(|oid| of_other((LARGE_OBJECTS, *oid)));
+        dropped.objects.iter().filter_map(find).chain(large).collect()
     }
 }

@@ -2,8 +2,8 @@
 //! and what users have put on tables of extensions.
 
 use crate::component::ComponentError;
-use crate::component::postgres::{connect::sort, own_rows, since::of_version};
-use crate::domain::derived::{Derived, Unqualified};
+use crate::component::postgres::{connect::sort, extension_rows, version_filter::of_version};
+use crate::domain::derived::{Derived, UnqualifiedObject};
 use deadpool_postgres::{Transaction, tokio_postgres::Row};
 use std::time::{Duration, Instant};
 
@@ -143,7 +143,7 @@ const TRIALS: &str = "
 ///
 /// # Errors
 ///
-/// As sorted.
+/// The error of the server, sorted by the remedy.
 pub async fn read(
     transaction: &mut Transaction<'_>,
     search_path: &str,
@@ -158,7 +158,7 @@ pub async fn read(
     }
     let [empty_views, on_extensions, hidden_mappings, tablespaces, money, mut left_out] =
         lists.try_into().expect("each query has a list");
-    let (own_rows, unknown) = own_rows::read(transaction).await?;
+    let (own_rows, unknown) = extension_rows::read(transaction).await?;
     left_out.extend(unknown);
     Ok(Derived {
         search_path: search_path.to_owned(),
@@ -178,8 +178,10 @@ pub async fn read(
 ///
 /// # Errors
 ///
-/// As sorted.
-pub async fn find_unqualified(transaction: &mut Transaction<'_>) -> Result<Vec<Unqualified>, ComponentError> {
+/// The error of the server, sorted by the remedy.
+pub async fn find_unqualified(
+    transaction: &mut Transaction<'_>,
+) -> Result<Vec<UnqualifiedObject>, ComponentError> {
     /// The time that all of them may take, which is time of the backup.
     const BUDGET: Duration = Duration::from_secs(3);
     let failed = |err| sort("look what depends on the tables".into(), err);
@@ -197,7 +199,7 @@ pub async fn find_unqualified(transaction: &mut Transaction<'_>) -> Result<Vec<U
 async fn try_one(
     transaction: &mut Transaction<'_>,
     trial: &Row,
-) -> Result<Option<Unqualified>, deadpool_postgres::tokio_postgres::Error> {
+) -> Result<Option<UnqualifiedObject>, deadpool_postgres::tokio_postgres::Error> {
     // One row takes milliseconds; a busy machine takes longer, and must not hide what cannot be restored.
     const AS_IN_A_RESTORE: &str =
         "SET LOCAL search_path = ''; SET LOCAL statement_timeout = '1s'; SET LOCAL lock_timeout = '50ms'";
@@ -210,5 +212,5 @@ async fn try_one(
     // What is not found: a table, a function, a type or another object, a schema.
     let is_hidden = ["42P01", "42883", "42704", "3F000"].contains(&said.code().code());
     let (kind, name) = (trial.get(0), trial.get(1));
-    Ok(is_hidden.then(|| Unqualified { kind, name, said: said.message().to_owned() }))
+    Ok(is_hidden.then(|| UnqualifiedObject { kind, name, said: said.message().to_owned() }))
 }

@@ -12,7 +12,7 @@ use deadpool_postgres::{ClientWrapper, GenericClient};
 ///
 /// # Errors
 ///
-/// As sorted.
+/// The error of the server, sorted by the remedy.
 pub async fn owned(client: &impl GenericClient) -> Result<Vec<OwnedExtension>, ComponentError> {
     const OWNED: &str = "
         SELECT extname::text, nspname::text, rolname::text
@@ -29,7 +29,7 @@ pub async fn owned(client: &impl GenericClient) -> Result<Vec<OwnedExtension>, C
 ///
 /// # Errors
 ///
-/// As sorted, where the server has not answered.
+/// The error of the server, where the server has not answered.
 pub async fn create(
     client: &ClientWrapper,
     owned: &[OwnedExtension],
@@ -62,7 +62,7 @@ pub async fn create(
 ///
 /// # Errors
 ///
-/// As sorted.
+/// The error of the server, sorted by the remedy.
 pub async fn impossible(
     admin: &Admin,
     names: &[&str],
@@ -98,8 +98,8 @@ pub async fn impossible(
 ///
 /// # Errors
 ///
-/// As sorted.
-pub async fn foreseen(
+/// The error of the server, sorted by the remedy.
+pub async fn creation_warnings(
     admin: &Admin,
     owned: &[OwnedExtension],
     creator: &str,

@@ -4,21 +4,21 @@ use crate::base::chain;
 use crate::component::postgres::{
     Order,
     admin::{alone, alone_with, fault},
+    advisory_lock::AdvisoryLock,
     blockers,
     config::PostgresConfig,
     decode::decode,
-    drops::{self, Drops},
+    dropped_objects::{self, DroppedObjects},
     entries::{CONTENTS, ROWS},
-    goal::{self, Goal},
-    hold::Hold,
     load::Load,
-    properties,
-    rights::{self, Way},
+    lock_waits, properties,
+    restore_target::{self, RestoreTarget},
+    rights::{self, OwnershipMode},
     snapshot::{Server, Snapshot},
     toc::{Contents, Entry, ListFile},
-    views, waits,
+    views,
 };
-use crate::component::{ComponentError, Feed, Kept, Staged, scratch::Scratch};
+use crate::component::{ComponentError, Feed, Staged, UndoPoint, scratch::Scratch};
 use crate::domain::{
     facts::{Counts, TableRows},
     progress::Meter,
@@ -30,9 +30,9 @@ use tokio::io::AsyncReadExt as _;
 
 /// A whole archive on disk, read to its end.
 pub struct InPlace {
-    goal: Goal,
+    target: RestoreTarget,
     /// The lock of the whole restore.
-    hold: Hold,
+    lock: AdvisoryLock,
     config: PostgresConfig,
     order: Order,
     file: Scratch,
@@ -59,18 +59,18 @@ impl InPlace {
     ///
     /// As [`crate::component::Component::stage`].
     pub async fn prepare(
-        goal: Goal,
-        hold: Hold,
+        target: RestoreTarget,
+        lock: AdvisoryLock,
         config: &PostgresConfig,
         order: Order,
         feed: Feed<'_>,
         meter: &Meter,
     ) -> Result<Self, ComponentError> {
-        let file = Scratch::spool(&goal::in_place_folder(config), feed, meter).await?;
+        let file = Scratch::spool(&restore_target::in_place_folder(config), feed, meter).await?;
         let counts = decode(config, &mut file.reader().await?, &Meter::default()).await?;
-        let config = PostgresConfig { database: goal.name.clone(), ..config.clone() };
-        let (contents, list, drops) = Self::listed(&goal, &config, &order.without, &file).await?;
-        Self::is_possible(&goal, &config, &drops).await?;
+        let config = PostgresConfig { database: target.name.clone(), ..config.clone() };
+        let (contents, list, dropped) = Self::listed(&target, &config, &order.without, &file).await?;
+        Self::is_possible(&target, &config, &dropped).await?;
         for name in &order.without {
             if !contents.0.iter().any(|entry| entry.may_be_missing(slice::from_ref(name))) {
                 meter.warn(format!(
@@ -78,65 +78,69 @@ impl InPlace {
                 ));
             }
         }
-        Ok(Self { goal, hold, config, order, file, contents, list, counts, meter: meter.clone() })
+        Ok(Self { target, lock, config, order, file, contents, list, counts, meter: meter.clone() })
     }
 
     /// The entries of an archive, those that are restored in the transaction, and the objects that it takes away.
     async fn listed(
-        goal: &Goal,
+        target: &RestoreTarget,
         config: &PostgresConfig,
         without: &[String],
         file: &Scratch,
-    ) -> Result<(Contents, ListFile, Drops), ComponentError> {
-        let mut contents = Contents::of_file(&goal.client, file).await?;
-        contents.put_first(&blockers::inherited(&session(config, &goal.name).await?).await?);
+    ) -> Result<(Contents, ListFile, DroppedObjects), ComponentError> {
+        let mut contents = Contents::of_file(&target.client, file).await?;
+        contents.put_first(&blockers::inherited(&session(config, &target.name).await?).await?);
         // A refused object would take the whole transaction back: objects that no rows need come afterwards, by themselves.
         let is_wanted = |entry: &Entry| entry.kind != CONTENTS && !entry.may_be_missing(without);
-        let list = contents.list(&goal::in_place_folder(config), is_wanted).await?;
-        let drops = drops::read(&goal.client, &mut file.reader().await?, Some(&list)).await?;
-        Ok((contents, list, drops))
+        let list = contents.list(&restore_target::in_place_folder(config), is_wanted).await?;
+        let dropped = dropped_objects::read(&target.client, &mut file.reader().await?, Some(&list)).await?;
+        Ok((contents, list, dropped))
     }
 
-    /// Looks whether a restore `without` the objects of these names would run into others. The beginning of the archive
+    /// Tests whether a restore `without` the objects of these names would run into others. The beginning of the archive
     /// is enough, which has the definitions.
     ///
     /// # Errors
     ///
     /// As [`InPlace::is_possible`].
     pub async fn preview(
-        goal: &Goal,
+        target: &RestoreTarget,
         config: &PostgresConfig,
         without: &[String],
         feed: Feed<'_>,
     ) -> Result<(), ComponentError> {
         /// More than the table of contents of any archive, which has some hundred bytes for each object.
         const BEGINNING: u64 = 256 << 20;
-        let drops = if without.is_empty() {
-            drops::read(&goal.client, feed, None).await?
+        let dropped = if without.is_empty() {
+            dropped_objects::read(&target.client, feed, None).await?
         } else {
-            let folder = goal::in_place_folder(config);
+            let folder = restore_target::in_place_folder(config);
             let file = Scratch::spool(&folder, &mut feed.take(BEGINNING), &Meter::default()).await?;
-            Self::listed(goal, config, without, &file).await?.2
+            Self::listed(target, config, without, &file).await?.2
         };
-        Self::is_possible(goal, config, &drops).await
+        Self::is_possible(target, config, &dropped).await
     }
 
-    /// Looks whether objects of the database, or default privileges, are in the way of what takes these away and makes them
+    /// Tests whether objects of the database, or default privileges, are in the way of what takes these away and makes them
     /// again.
     ///
     /// # Errors
     ///
-    /// [`ComponentError::Unusable`] names them; as sorted.
-    async fn is_possible(goal: &Goal, config: &PostgresConfig, drops: &Drops) -> Result<(), ComponentError> {
-        let role = match &goal.rights {
-            Way::AsTheyWere(role) => role.clone(),
-            Way::OfTheOwner(_) => owner(goal).await?.map(str::to_owned),
+    /// [`ComponentError::Unusable`] names them; else the error of the server.
+    async fn is_possible(
+        target: &RestoreTarget,
+        config: &PostgresConfig,
+        dropped: &DroppedObjects,
+    ) -> Result<(), ComponentError> {
+        let role = match &target.rights {
+            OwnershipMode::AsTheyWere(role) => role.clone(),
+            OwnershipMode::OfTheOwner(_) => owner(target).await?.map(str::to_owned),
         };
-        let role = role.unwrap_or_else(|| goal.admin.user.clone());
-        blockers::refuse(&session(config, &goal.name).await?, &role, drops).await
+        let role = role.unwrap_or_else(|| target.admin.user.clone());
+        blockers::refuse(&session(config, &target.name).await?, &role, dropped).await
     }
 
-    /// What is in the database now, of that what the archive has.
+    /// Counts the objects of the archive that are in the database now.
     async fn count(&self) -> Result<Counts, ComponentError> {
         let mut client = alone(&self.config, &self.config.database).await?;
         let server = Server::ask(&client).await?;
@@ -152,7 +156,7 @@ impl InPlace {
 
     /// Fills the materialized views, once everything else is there.
     async fn fill_views(&self) -> Result<(), ComponentError> {
-        let client = alone_with(&self.config, &self.config.database, self.goal.quiet).await?;
+        let client = alone_with(&self.config, &self.config.database, self.target.quiet).await?;
         let _ = client.batch_execute("SET default_transaction_read_only = off").await;
         let derived = self.order.facts.as_ref().and_then(|facts| facts.derived.as_ref());
         let contents = self.contents.0.iter().filter(|entry| entry.kind == CONTENTS);
@@ -173,13 +177,15 @@ impl InPlace {
     async fn compare_rights(&self) -> Result<(), ComponentError> {
         let facts = self.order.facts.as_ref();
         let Some(promised) = facts.and_then(|facts| facts.rights.as_ref()) else { return Ok(()) };
-        if !matches!(self.goal.rights, Way::AsTheyWere(_)) || !self.goal.is_of_its_version(facts) {
+        if !matches!(self.target.rights, OwnershipMode::AsTheyWere(_))
+            || !self.target.is_of_its_version(facts)
+        {
             return Ok(());
         }
         let mut client = session(&self.config, &self.config.database).await?;
         let transaction = client.transaction().await.map_err(|err| fault("begin a transaction", err))?;
         let found = rights::read(&transaction).await?;
-        let creator = self.goal.rights.creator(&self.goal.admin.user).unwrap_or(&self.goal.owner);
+        let creator = self.target.rights.creator(&self.target.admin.user).unwrap_or(&self.target.owner);
         promised.other_owners(&found, creator).into_iter().for_each(|words| self.meter.warn(words));
         let differences = promised.named_differences(&found);
         if !differences.is_empty() {
@@ -193,19 +199,19 @@ impl InPlace {
 
     /// Warns of properties of the database, which stay, that are not those of the backup.
     async fn compare_properties(&self) -> Result<(), ComponentError> {
-        let found = properties::read(&*self.goal.admin.client, &self.goal.name).await?;
-        let others = self.goal.other_properties(&found, self.order.facts.as_ref());
+        let found = properties::read(&*self.target.admin.client, &self.target.name).await?;
+        let others = self.target.other_properties(&found, self.order.facts.as_ref());
         if let Some(words) = others {
             self.meter.warn(words);
         }
         Ok(())
     }
 
-    /// What was found, less rows beyond those of the backup where event triggers of the database note what a restore does:
+    /// The counts of the database, less rows beyond those of the backup where event triggers of the database note what a restore does:
     /// only a superuser can keep them from it.
     async fn without_events(&self, mut found: Counts) -> Result<Counts, ComponentError> {
         const ANY: &str = "SELECT EXISTS (SELECT FROM pg_event_trigger WHERE evtenabled <> 'D')";
-        if self.goal.admin.superuser {
+        if self.target.admin.superuser {
             return Ok(found);
         }
         let client = alone(&self.config, &self.config.database).await?;
@@ -231,27 +237,27 @@ impl InPlace {
 
     /// Replaces the contents, and looks that they are those of the backup.
     async fn replace(&self) -> Result<(), ComponentError> {
-        self.hold.confirm().await?;
-        let admin = &self.goal.admin;
+        self.lock.confirm().await?;
+        let admin = &self.target.admin;
         // Whoever sits idle in a transaction would hold the restore up for ever. Others wait for its locks.
-        if admin.seat != self.goal.name
-            && let Err(err) = admin.close_sessions(&self.goal.name).await
+        if admin.session_database != self.target.name
+            && let Err(err) = admin.close_sessions(&self.target.name).await
         {
             tracing::warn!(%err, "sessions go on, and the restore waits for them");
         }
         let load = Load {
-            client: &self.goal.client,
+            client: &self.target.client,
             config: &self.config,
-            role: owner(&self.goal).await?,
-            rights: &self.goal.rights,
-            server: self.goal.server.major,
-            options: &self.goal.options,
+            role: owner(&self.target).await?,
+            rights: &self.target.rights,
+            server: self.target.server.major,
+            options: &self.target.options,
             without: &self.order.without,
-            in_tablespaces: self.goal.lost_tablespaces.is_empty(),
-            language: &self.goal.language,
+            in_tablespaces: self.target.lost_tablespaces.is_empty(),
+            language: &self.target.language,
             schemas: &[],
         };
-        waits::during(&self.config, &self.meter, load.in_place(&self.file, &self.list)).await?;
+        lock_waits::show_during(&self.config, &self.meter, load.in_place(&self.file, &self.list)).await?;
         // From here on the contents are replaced: nothing that goes wrong is a reason to restore again.
         let unfilled = |err: ComponentError| ComponentError::Unusable {
             what:
@@ -292,9 +298,9 @@ async fn session(config: &PostgresConfig, database: &str) -> Result<ClientWrappe
 }
 
 /// The owner of the live database, if the role may act as that owner.
-async fn owner(goal: &Goal) -> Result<Option<&str>, ComponentError> {
-    let Some(owner) = goal.live.as_ref().map(|live| live.owner.as_str()) else { return Ok(None) };
-    Ok(goal.admin.lacks(owner).await?.is_none().then_some(owner))
+async fn owner(target: &RestoreTarget) -> Result<Option<&str>, ComponentError> {
+    let Some(owner) = target.live.as_ref().map(|live| live.owner.as_str()) else { return Ok(None) };
+    Ok(target.admin.missing_grant(owner).await?.is_none().then_some(owner))
 }
 
 #[async_trait]
@@ -316,14 +322,14 @@ impl Staged for InPlace {
         expected
     }
 
-    async fn swap(self: Box<Self>) -> Result<Option<Kept>, ComponentError> {
+    async fn swap(self: Box<Self>) -> Result<Option<UndoPoint>, ComponentError> {
         let done = self.replace().await;
-        self.hold.free().await;
+        self.lock.free().await;
         done.map(|()| None)
     }
 
     async fn discard(self: Box<Self>) -> Result<(), ComponentError> {
-        self.hold.free().await; // the file goes with the value
+        self.lock.free().await; // the file goes with the value
         Ok(())
     }
 }

@@ -1,16 +1,16 @@
-//! Every kind of object that a database holds, with the catalogs that hold it, its entries in an archive, and its fate in a
-//! restore: a table, from which `docs/postgres-objects.md` is written. A test reads the catalogs of real servers and fails
-//! where one of them is missing here.
+//! Every kind of object that a database holds, with the kind's catalogs, entries in an archive, and support in a restore: a
+//! table, from which `docs/postgres-objects.md` is written. A test reads the catalogs of real servers and fails where one
+//! of them is missing here.
 
 use std::fmt::Write as _;
 
-/// The fate of a kind of object in a restore.
+/// The support of a kind of object in a restore.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fate {
+pub enum RestoreSupport {
     /// `pg_restore` makes it again from the archive.
     Restored,
     /// `pg_restore` makes it again where the role may make such a thing, or the extension that brings it is trusted.
-    /// Where the role may not, the restore is refused before anything live is touched.
+    /// If not, the restore is refused before anything live is touched.
     IfAllowed,
     /// The object comes back where the role is a member of every owner. Elsewhere the restore wants to be told so.
     IfMember,
@@ -30,7 +30,7 @@ pub enum Fate {
     OfServer,
 }
 
-impl Fate {
+impl RestoreSupport {
     /// The words of the table.
     const fn words(self) -> &'static str {
         match self {
@@ -120,20 +120,20 @@ impl Compared {
 /// A kind of object.
 #[derive(Debug, Clone, Copy)]
 pub struct Kind {
-    /// Its name in PostgreSQL's documentation.
+    /// The kind's name in PostgreSQL's documentation.
     pub name: &'static str,
-    /// The catalogs that hold it.
+    /// The catalogs that hold objects of the kind.
     pub catalogs: &'static [&'static str],
     /// The entries of the kind in an archive (`pg_restore --list`) that hold rows or that rows need.
     pub holding: &'static [&'static str],
     /// The other entries of the kind: all rows can be there without these entries.
     pub derived: &'static [&'static str],
-    /// Its fate where the worker is a superuser.
-    pub superuser: Fate,
-    /// Its fate where the worker is the owner of the database, or a member of the owner, and may create databases.
-    pub creator: Fate,
-    /// Its fate where the worker may not create databases: contents are replaced in place.
-    pub owner: Fate,
+    /// The support where the worker is a superuser.
+    pub superuser: RestoreSupport,
+    /// The support where the worker is the owner of the database, or a member of the owner, and may create databases.
+    pub creator: RestoreSupport,
+    /// The support where the worker may not create databases: contents are replaced in place.
+    pub owner: RestoreSupport,
     /// The comparison of objects of this kind.
     pub compared: Compared,
 }
@@ -142,19 +142,19 @@ const fn kind(
     name: &'static str,
     catalogs: &'static [&'static str],
     [holding, derived]: [&'static [&'static str]; 2],
-    [superuser, creator, owner]: [Fate; 3],
+    [superuser, creator, owner]: [RestoreSupport; 3],
     compared: Compared,
 ) -> Kind {
     Kind { name, catalogs, holding, derived, superuser, creator, owner, compared }
 }
 
 use Compared::{Definitions, Nothing, Properties, Rights, Rows, Version};
-use Fate::{
+use RestoreSupport::{
     Carried, CarriedIfAllowed, Computed, IfAllowed, IfMember, Left, Named, OfServer, Restored, Stays,
 };
 
-const ALWAYS: [Fate; 3] = [Restored; 3];
-const ALLOWED: [Fate; 3] = [Restored, IfAllowed, IfAllowed];
+const ALWAYS: [RestoreSupport; 3] = [Restored; 3];
+const ALLOWED: [RestoreSupport; 3] = [Restored, IfAllowed, IfAllowed];
 
 /// All kinds.
 pub const KINDS: [Kind; 35] = [
@@ -337,7 +337,7 @@ pub const KINDS: [Kind; 35] = [
 
 /// The columns of `pg_database`: those that a restore by swap takes over, those that the server sets by itself in a new
 /// database, and the name.
-pub const DATABASE: [(&str, Fate); 19] = [
+pub const DATABASE: [(&str, RestoreSupport); 19] = [
     ("oid", Computed),
     ("datname", Carried),
     ("datdba", Carried),
@@ -377,13 +377,14 @@ pub fn page() -> String {
         This page is written from `src/component/postgres/kinds.rs`; a test compares the list with the catalogs of \
         PostgreSQL 15 and 18. The words of\nthe table:\n\n"
         .to_owned();
-    for fate in Fate::ALL {
+    for fate in RestoreSupport::ALL {
         let _ = writeln!(page, "- **{}**: {}", fate.words(), fate.meaning());
     }
     page += "\n| kind | superuser | owner with CREATEDB | without CREATEDB | compared before a swap, and by a drill |\n\
              |---|---|---|---|---|\n";
     for kind in KINDS {
-        let [superuser, creator, owner] = [kind.superuser, kind.creator, kind.owner].map(Fate::words);
+        let [superuser, creator, owner] =
+            [kind.superuser, kind.creator, kind.owner].map(RestoreSupport::words);
         let compared = kind.compared.words();
         let _ = writeln!(page, "| {} | {superuser} | {creator} | {owner} | {compared} |", kind.name);
     }

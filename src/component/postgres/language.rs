@@ -25,7 +25,7 @@ impl Language {
     ///
     /// # Errors
     ///
-    /// As sorted.
+    /// The error of the server, sorted by the remedy.
     pub async fn ask(client: &ClientWrapper, major: u32) -> Result<Self, ComponentError> {
         const SPOKEN: &str = "
             DO $$ BEGIN PERFORM 1 / 0; EXCEPTION WHEN division_by_zero THEN PERFORM set_config('rna_backup.said', SQLERRM, false); END $$";

@@ -1,4 +1,4 @@
-//! What libpq's programs need to get in: the same place, role and password as our own connections.
+//! The environment of libpq's programs: the same server, role and password as our own connections.
 
 use crate::component::ComponentError;
 use crate::component::postgres::{config::PostgresConfig, connect, tls};
@@ -7,7 +7,7 @@ use crate::component::process::Program;
 /// The one thing that has no variable: a dead network ends the program after two minutes.
 pub const KEEPALIVE: &str = "--dbname=keepalives_idle=60 keepalives_interval=15 keepalives_count=4";
 
-/// Tells a program where the database is. Everything about the connection is in the environment, where
+/// Gives a program the address and credentials of the database. Everything is in the environment, where
 /// any name is taken as it is; in a connection string `=` and quotes would mean something. The password
 /// too: a private file would be left on the disk by a killed worker, and both can be read by the same two
 /// users, ours and root.
@@ -15,7 +15,7 @@ pub const KEEPALIVE: &str = "--dbname=keepalives_idle=60 keepalives_interval=15 
 /// # Errors
 ///
 /// [`ComponentError::Unusable`] when certificates are needed and cannot be had.
-pub fn reach(program: Program, config: &PostgresConfig) -> Result<Program, ComponentError> {
+pub fn with_connection(program: Program, config: &PostgresConfig) -> Result<Program, ComponentError> {
     let mut program = program
         .args(["--no-password", KEEPALIVE])
         .env("LC_ALL", "C")

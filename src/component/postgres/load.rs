@@ -1,15 +1,15 @@
 //! `pg_restore` into a database.
 
 use crate::component::postgres::{
-    PASSING, bound,
     clients::Client,
     config::PostgresConfig,
     entries,
     language::Language,
     libpq,
     refusal::{self, Refusal, Refusals},
-    rights::Way,
-    said::Said,
+    rights::OwnershipMode,
+    server_messages::{PASSING, StderrFilter},
+    single_database_extensions,
     toc::ListFile,
 };
 use crate::component::process::{Finished, Program};
@@ -50,7 +50,7 @@ pub struct Load<'a> {
     /// The role that is to own everything where rights are not restored, unless it is the one that logs in.
     pub role: Option<&'a str>,
     /// Owners and privileges of the objects after the restore.
-    pub rights: &'a Way,
+    pub rights: &'a OwnershipMode,
     /// Major version of the server.
     pub server: u32,
     /// The settings of the session.
@@ -73,13 +73,13 @@ impl Load<'_> {
     /// [`ComponentError::Corrupt`] when the archive cannot be read or something follows it,
     /// [`ComponentError::Failed`] when the server refuses what others need.
     pub async fn stream(&self, feed: Feed<'_>, meter: &Meter) -> Result<Vec<Refusal>, ComponentError> {
-        let (program, heard) = self.heard(self.program()?);
+        let (program, refusals) = self.listening(self.program()?);
         match program.pass(feed, meter, |_| Ok(())).await {
             Ok(finished) if finished.unread => Err(ComponentError::Corrupt {
                 what: "bytes follow the end of the archive".into(),
                 source: None,
             }),
-            outcome => self.judge(outcome, &heard),
+            outcome => self.refused_entries(outcome, &refusals),
         }
     }
 
@@ -89,9 +89,9 @@ impl Load<'_> {
     ///
     /// As for [`Load::stream`]; bytes that follow the archive are not seen.
     pub async fn parallel(&self, file: &Scratch, jobs: usize) -> Result<Vec<Refusal>, ComponentError> {
-        let (program, heard) = self.heard(self.program()?.args([format!("--jobs={jobs}")]));
+        let (program, refusals) = self.listening(self.program()?.args([format!("--jobs={jobs}")]));
         let outcome = program.args([Scratch::AS_STDIN]).stdin(file.handle()?).run().await;
-        self.judge(outcome, &heard)
+        self.refused_entries(outcome, &refusals)
     }
 
     /// Replaces what is in the database by the entries of a file that `list` names, in one transaction.
@@ -111,65 +111,67 @@ impl Load<'_> {
             });
         }
         let once = ["--clean", "--if-exists", "--single-transaction", "--exit-on-error"];
-        let (program, heard) = self.heard(self.program()?.args(once));
+        let (program, refusals) = self.listening(self.program()?.args(once));
         let program = program
             .args([std::ffi::OsStr::new("--use-list"), list.path().as_os_str()])
             .args([Scratch::AS_STDIN]);
         let Err(err) = program.stdin(file.handle()?).run().await else { return Ok(()) };
-        let mut refused = std::mem::take(&mut *heard.lock().expect("nobody panics while reading a line"));
+        let mut refused = std::mem::take(&mut *refusals.lock().expect("nobody panics while reading a line"));
         refused.finish();
         match refused.found.into_iter().next() {
             Some(refusal) if self.may_go_on(&refusal) => Err(refusal::error(&[refusal])),
-            _ => Err(blame(err, self.language)),
+            _ => Err(classify_failure(err, self.language)),
         }
     }
 
-    /// Lets the program tell what it does, and reads that.
-    fn heard(&self, program: Program) -> (Program, Arc<Mutex<Refusals>>) {
-        let heard = Arc::new(Mutex::new(Refusals::default()));
-        let listening = heard.clone();
-        let judge = Judge::of(self);
-        let mut said: HashMap<_, Said> = HashMap::new();
+    /// Makes the program report each entry, and reads these reports.
+    fn listening(&self, program: Program) -> (Program, Arc<Mutex<Refusals>>) {
+        let refusals = Arc::new(Mutex::new(Refusals::default()));
+        let reader = Arc::clone(&refusals);
+        let policy = RefusalPolicy::of(self);
+        let mut filters: HashMap<_, StderrFilter> = HashMap::new();
         let program = program.args(["--verbose"]).listened_to(move |process, line| {
-            let mut refusals = listening.lock().expect("nobody panics while reading a line");
-            let heard = refusals.read(process, line, |refusal| judge.may_go_on(refusal));
-            (heard, said.entry(process).or_default().line(line).unwrap_or_default())
+            let mut reading = reader.lock().expect("nobody panics while reading a line");
+            let action = reading.read(process, line, |refusal| policy.may_go_on(refusal));
+            (action, filters.entry(process).or_default().line(line).unwrap_or_default())
         });
-        (program, heard)
+        (program, refusals)
     }
 
     fn may_go_on(&self, refusal: &Refusal) -> bool {
-        Judge::of(self).may_go_on(refusal)
+        RefusalPolicy::of(self).may_go_on(refusal)
     }
 
     fn program(&self) -> Result<Program, ComponentError> {
         let program = Program::new("pg_restore", &self.client.dir.join("pg_restore"));
-        let program = libpq::reach(program, self.config)?
+        let program = libpq::with_connection(program, self.config)?
             // A subscription in a copy shares the slot of the live one, and no copy that has one can be dropped.
             .args(["--no-subscriptions"])
             .args((!self.in_tablespaces).then_some("--no-tablespaces"))
             .env("PGOPTIONS", self.options);
         let program = match self.rights {
-            Way::AsTheyWere(role) => program.args(role.as_ref().map(|role| format!("--role={role}"))),
-            Way::OfTheOwner(_) => program
+            OwnershipMode::AsTheyWere(role) => {
+                program.args(role.as_ref().map(|role| format!("--role={role}")))
+            }
+            OwnershipMode::OfTheOwner(_) => program
                 .args(["--no-owner", "--no-privileges"])
                 .args(self.role.map(|role| format!("--role={role}"))),
         };
         Ok(program)
     }
 
-    /// Whether this client begins with a setting that the server does not know.
+    /// Tests whether this client begins with a setting that the server does not know.
     const fn is_trapped(&self) -> bool {
         self.client.major >= SETS_TRANSACTION_TIMEOUT && self.server < SETS_TRANSACTION_TIMEOUT
     }
 
     /// The refused entries of a run that has gone on past them to its end; any other failure is one.
-    fn judge(
+    fn refused_entries(
         &self,
         outcome: Result<Finished, ComponentError>,
-        heard: &Mutex<Refusals>,
+        refusals: &Mutex<Refusals>,
     ) -> Result<Vec<Refusal>, ComponentError> {
-        let mut refusals = std::mem::take(&mut *heard.lock().expect("nobody panics while reading a line"));
+        let mut refusals = std::mem::take(&mut *refusals.lock().expect("nobody panics while reading a line"));
         refusals.finish();
         let Err(err) = outcome else { return Ok(Vec::new()) };
         let is_known = refusals.is_at_end
@@ -178,11 +180,11 @@ impl Load<'_> {
             && refusals.found.iter().all(|refusal| self.may_go_on(refusal));
         match err {
             ComponentError::Failed { transient: false, .. } if is_known => {
-                let judge = Judge::of(self);
-                refusals.found.retain(|refusal| !judge.is_there_already(refusal));
+                let policy = RefusalPolicy::of(self);
+                refusals.found.retain(|refusal| !policy.is_there_already(refusal));
                 Ok(refusals.found)
             }
-            err => Err(blame(err, self.language)),
+            err => Err(classify_failure(err, self.language)),
         }
     }
 }
@@ -216,14 +218,14 @@ pub fn options(language: &Language, quiet: Option<&str>, server: u32, lc_monetar
     options
 }
 
-/// The judge of refused entries, which hears of each while the program runs.
-struct Judge {
+/// The rule by which a restore goes on past a refused entry, asked for each while the program runs.
+struct RefusalPolicy {
     without: Vec<String>,
     schemas: Vec<String>,
     is_english: bool,
 }
 
-impl Judge {
+impl RefusalPolicy {
     fn of(load: &Load<'_>) -> Self {
         Self {
             without: load.without.to_vec(),
@@ -247,7 +249,7 @@ impl Judge {
             _ if self.is_there_already(refusal) => true,
             _ if !self.is_english => false,
             // Others need it: to go on would only hide the cause.
-            "EXTENSION" => refusal.said.contains(bound::REFUSED),
+            "EXTENSION" => refusal.said.contains(single_database_extensions::REFUSED),
             entries::ROWS | "SEQUENCE SET" => true,
             _ => refusal.is_derived(),
         };
@@ -259,7 +261,7 @@ impl Judge {
 const FULL: &str = "No space left on device";
 
 /// Sorts a failure of `pg_restore`, by the words of its own and of a server that speaks English.
-fn blame(err: ComponentError, language: &Language) -> ComponentError {
+fn classify_failure(err: ComponentError, language: &Language) -> ComponentError {
     const DAMAGED: [&str; 13] = [
         "could not read from input file",
         "does not appear to be a valid archive",

@@ -1,11 +1,11 @@
-//! Which databases are ours: those with a comment that says so, in their own name.
+//! The mark of databases that are ours: a comment that says so, with the name of the database.
 
-use crate::domain::deed::Deed;
 pub use crate::domain::rights::ident;
+use crate::domain::task_note::TaskNote;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-/// What such a comment begins with; JSON follows.
+/// The beginning of such a comment; JSON follows.
 const PREFIX: &str = "rna-backup: ";
 
 /// The limit of connections of a database that was created and not marked yet: both cannot be one
@@ -15,7 +15,7 @@ pub const FRESH: i32 = 1_726_621;
 /// The longest name of a database: `NAMEDATALEN` less one, bytes.
 pub const LONGEST_NAME: usize = 63;
 
-/// What a database is to us.
+/// The role of a database of ours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
@@ -30,7 +30,7 @@ pub enum Role {
 }
 
 impl Role {
-    /// What stands in the names of such databases.
+    /// The middle part of the names of such databases.
     const fn infix(self) -> &'static str {
         match self {
             Self::Kept => "_before_",
@@ -42,23 +42,23 @@ impl Role {
 /// The comment on a database of ours.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mark {
-    /// What it is.
+    /// The role of the database.
     pub role: Role,
-    /// Its own name: somebody who renames it makes it his.
+    /// The name of the database itself: a database that somebody renames is no longer ours.
     pub name: String,
-    /// The database of the configuration that did it: others on the server are none of our business.
+    /// The database of the configuration that marked it: marks of other configurations are left alone.
     pub by: String,
-    /// The live database that it replaces, was, or is.
+    /// The live database that this one replaces, was, or is.
     pub of: String,
-    /// Since when.
+    /// The time of the change.
     pub at: Timestamp,
     /// The comment that was there before.
     pub comment: Option<String>,
-    /// Whether connections were allowed before.
+    /// True if connections were allowed before.
     pub allow: bool,
     /// The tasks whose swaps have made it what it is; `None` where an earlier version of this program did.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub deeds: Option<Vec<Deed>>,
+    #[serde(rename = "deeds", default, skip_serializing_if = "Option::is_none")]
+    pub task_notes: Option<Vec<TaskNote>>,
 }
 
 impl Mark {
@@ -68,10 +68,10 @@ impl Mark {
         (mark.name == name).then_some(mark)
     }
 
-    /// Tests whether a task may be delivered again of which the database is the proof that it has swapped.
+    /// Tests whether a task may be delivered again whose swap this database proves.
     pub fn is_needed(&self) -> bool {
         let now = Timestamp::now();
-        self.deeds.iter().flatten().any(|deed| deed.may_come_back(now))
+        self.task_notes.iter().flatten().any(|note| note.may_be_redelivered(now))
     }
 
     /// The comment.
@@ -88,7 +88,7 @@ pub fn name_beside(database: &str, role: Role, at: Timestamp, attempt: u32) -> S
     format!("{}{ending}", &database[..database.floor_char_boundary(LONGEST_NAME - ending.len())])
 }
 
-/// Whether `name` may be that of a copy beside `database`.
+/// Tests whether `name` may be that of a copy beside `database`.
 pub fn is_copy_name(database: &str, name: &str) -> bool {
     let Some((stem, time)) = name.rsplit_once(Role::Copy.infix()) else { return false };
     let figures = time.chars().filter(char::is_ascii_digit).count();
@@ -135,10 +135,10 @@ mod tests {
             at: Timestamp::UNIX_EPOCH,
             comment: Some("it's".into()),
             allow: true,
-            deeds: Some(vec![Deed::undo("t", Timestamp::UNIX_EPOCH, Timestamp::UNIX_EPOCH)]),
+            task_notes: Some(vec![TaskNote::undo("t", Timestamp::UNIX_EPOCH, Timestamp::UNIX_EPOCH)]),
         };
         let earlier = mark.text().replace(",\"deeds\":", ",\"unknown\":");
-        assert_eq!(Mark::parse("a'b\\", &earlier), Some(Mark { deeds: None, ..mark.clone() }));
+        assert_eq!(Mark::parse("a'b\\", &earlier), Some(Mark { task_notes: None, ..mark.clone() }));
         assert_eq!(Mark::parse("a'b\\", &mark.text()), Some(mark.clone()));
         assert_eq!(Mark::parse("renamed", &mark.text()), None);
         assert_eq!(Mark::parse("lab", "rna-backup: of the lab"), None);

@@ -12,8 +12,8 @@ impl Admin {
     ///
     /// # Errors
     ///
-    /// As sorted.
-    pub async fn lacks(&self, role: &str) -> Result<Option<String>, ComponentError> {
+    /// The error of the server, sorted by the remedy.
+    pub async fn missing_grant(&self, role: &str) -> Result<Option<String>, ComponentError> {
         const ASK: &str = "
             SELECT pg_has_role($1::text::name, 'USAGE'), pg_has_role($1::text::name, 'MEMBER'), rolinherit,
                    CASE WHEN current_setting('server_version_num')::int4 >= 160000 THEN pg_has_role($1::text::name, 'SET')

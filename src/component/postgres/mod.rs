@@ -1,8 +1,8 @@
 //! The app's PostgreSQL database: dumped by `pg_dump`, proven by `pg_restore`.
 
 mod admin;
+mod advisory_lock;
 mod blockers;
-mod bound;
 mod clients;
 mod comparison;
 mod config;
@@ -13,30 +13,30 @@ mod decode;
 mod definitions;
 mod dependencies;
 mod derived;
-mod drops;
+mod dropped_objects;
 mod entries;
+mod extension_rows;
 mod extensions;
-mod foreseen;
-mod goal;
-mod hold;
 mod in_place;
 pub mod kinds;
 mod language;
 mod libpq;
 mod load;
+mod lock_waits;
 mod mark;
 mod membership;
 mod names;
-mod own_rows;
 mod plan;
+mod predicted_differences;
 mod properties;
 mod reader;
 mod refusal;
+mod restore_target;
 mod rights;
 mod rows;
-mod said;
+mod server_messages;
 mod sessions;
-mod since;
+mod single_database_extensions;
 mod snapshot;
 mod steps;
 mod subscriptions;
@@ -45,27 +45,29 @@ mod tablespaces;
 mod tls;
 mod toc;
 mod undo;
+mod version_filter;
 mod views;
-mod waits;
 
 use crate::component::process::Program;
-use crate::component::{Component, ComponentError, Done, Feed, Kept, Plan, Staged, Target, Walk};
+use crate::component::{
+    CompletedSwap, Component, ComponentError, Feed, Plan, RestoreMode, Staged, Target, UndoPoint,
+};
 use crate::domain::{
     component::ComponentName,
-    deed::Deed,
     derived::Derived,
     facts::{Counts, Facts},
     progress::Meter,
+    task_note::TaskNote,
 };
 use crate::stream::Output;
+use advisory_lock::AdvisoryLock;
 use async_trait::async_trait;
 use clients::Client;
 use copy::Copy;
 use deadpool_postgres::{ClientWrapper, Object, Pool};
-use goal::Goal;
-use hold::Hold;
 use in_place::InPlace;
 use language::Language;
+use restore_target::RestoreTarget;
 use snapshot::{Server, Snapshot};
 use std::{ffi::OsString, fmt, os::unix::ffi::OsStringExt, time::Duration};
 use tokio::sync::OnceCell;
@@ -94,14 +96,14 @@ impl fmt::Debug for Postgres {
     }
 }
 
-/// What is restored.
+/// The order of a restore.
 #[derive(Debug)]
 struct Order {
     /// Names of objects that may be missing afterwards.
     without: Vec<String>,
     /// Tables whose rows are neither in backups nor in counts.
     exclude: Vec<Excluded>,
-    /// What the manifest says of the archive.
+    /// The facts of the manifest about the archive.
     facts: Option<Facts>,
 }
 
@@ -118,7 +120,7 @@ impl Postgres {
         connect::connect(pool, &self.config).await
     }
 
-    /// What a dump needs before it can begin: rights and a client that fits.
+    /// Checks the requirements of a dump: rights, and a client that fits.
     async fn prepare(&self, connection: &ClientWrapper) -> Result<(Server, Client), ComponentError> {
         let server = Server::ask(connection).await?;
         let needed = ("a backup", sessions::OF_BACKUP);
@@ -127,7 +129,7 @@ impl Postgres {
         let found = clients::search(set).await?;
         let unusable = |what| ComponentError::Unusable { what, source: None };
         let client = clients::choose(server.major, &found, set).map_err(unusable)?.clone();
-        match reader::lacks(connection, &server).await? {
+        match reader::missing_privilege(connection, &server).await? {
             Some(what) => Err(unusable(what)),
             None => Ok((server, client)),
         }
@@ -171,7 +173,7 @@ impl Postgres {
         let (dumped, (tables, migrations, (rights, properties), definitions, derived)) =
             match tokio::try_join!(dump, looked_up) {
                 Ok(done) => done,
-                Err(err) => return Err(blame(err, snapshot, &language).await),
+                Err(err) => return Err(classify_failure(err, snapshot, &language).await),
             };
         // Only a snapshot that still stands at the end was the same one all the time.
         snapshot.close().await?;
@@ -194,7 +196,7 @@ impl Postgres {
         derived.left_out.iter().for_each(|left_out| facts.warn(left_out.clone()));
         derived.lost(&Derived::default()).into_iter().for_each(|lost| facts.warn(lost));
         facts.derived = Some(derived);
-        warnings(&dumped.stderr).for_each(|warning| facts.warn(warning));
+        server_messages::warnings(&dumped.stderr).for_each(|warning| facts.warn(warning));
         Ok(facts)
     }
 
@@ -215,7 +217,7 @@ impl Postgres {
             .args([format!("--snapshot={}", snapshot.id), format!("--encoding={}", server.encoding)])
             .args(server.login.as_ref().map(|login| format!("--role={login}")))
             .args(exclude);
-        let program = libpq::reach(program, &self.config)?;
+        let program = libpq::with_connection(program, &self.config)?;
         Ok(language.option.into_iter().fold(program, |program, option| program.env("PGOPTIONS", option)))
     }
 }
@@ -242,17 +244,17 @@ impl Component for Postgres {
             server.database_bytes / 1_000_000,
             client.version,
             client.dir.display(),
-            Goal::way(&self.config).await
+            RestoreTarget::describe_restore(&self.config).await
         ))
     }
 
-    async fn reach(&self) -> Result<(), ComponentError> {
+    async fn ping(&self) -> Result<(), ComponentError> {
         // Taken out of the pool, so that it is closed: nobody's connection is kept between two looks.
         self.connect().await.map(|connection| drop(Object::take(connection)))
     }
 
     async fn backup(&self, out: &mut dyn Output, meter: &Meter) -> Result<Facts, ComponentError> {
-        Box::pin(waits::during(&self.config, meter, Box::pin(self.dump_whole(out, meter)))).await
+        Box::pin(lock_waits::show_during(&self.config, meter, Box::pin(self.dump_whole(out, meter)))).await
     }
 
     async fn decode(&self, feed: Feed<'_>, meter: &Meter) -> Result<Counts, ComponentError> {
@@ -260,8 +262,8 @@ impl Component for Postgres {
     }
 
     async fn plan(&self, target: &Target, facts: Option<&Facts>) -> Result<Plan, ComponentError> {
-        let walk = if *target == Target::Scratch { Walk::Drill } else { Walk::DryRun };
-        Goal::find(&self.config, target, facts, walk).await?.plan(&self.config, facts).await
+        let mode = if *target == Target::Scratch { RestoreMode::Drill } else { RestoreMode::DryRun };
+        RestoreTarget::find(&self.config, target, facts, mode).await?.plan(&self.config, facts).await
     }
 
     async fn preview(
@@ -271,12 +273,12 @@ impl Component for Postgres {
         without: &[String],
         facts: Option<&Facts>,
     ) -> Result<(), ComponentError> {
-        let goal = Goal::find(&self.config, target, facts, Walk::DryRun).await?;
-        InPlace::preview(&goal, &self.config, without, feed).await
+        let target = RestoreTarget::find(&self.config, target, facts, RestoreMode::DryRun).await?;
+        InPlace::preview(&target, &self.config, without, feed).await
     }
 
-    fn left_out(&self, walk: Walk) -> Vec<&'static str> {
-        steps::STEPS.left_out(walk)
+    fn skipped_steps(&self, mode: RestoreMode) -> Vec<&'static str> {
+        steps::STEPS.skipped_steps(mode)
     }
 
     async fn stage(
@@ -297,99 +299,82 @@ impl Component for Postgres {
         facts: Option<&Facts>,
         meter: &Meter,
     ) -> Result<Box<dyn Staged>, ComponentError> {
-        let walk = if *target == Target::Scratch { Walk::Drill } else { Walk::Restore };
+        let mode = if *target == Target::Scratch { RestoreMode::Drill } else { RestoreMode::Restore };
         let live = if let Target::Database(name) = target { name } else { &self.config.database };
-        let hold = Hold::take(&self.config, live).await?;
-        let goal = Goal::find(&self.config, target, facts, walk).await?;
+        let lock = AdvisoryLock::take(&self.config, live).await?;
+        let target = RestoreTarget::find(&self.config, target, facts, mode).await?;
         let mut order =
             Order { without: without.to_vec(), exclude: self.exclude.clone(), facts: facts.cloned() };
-        if goal.drill {
-            order.without.extend(goal.bound(&self.config).await?.into_iter().flat_map(|bound| bound.names));
+        if target.drill {
+            order.without.extend(
+                target
+                    .single_database_extension(&self.config)
+                    .await?
+                    .into_iter()
+                    .flat_map(|bound| bound.names),
+            );
         }
-        goal.extensions_can_be_created(facts, &order.without).await?;
-        if goal.swaps {
-            return Ok(Box::new(Copy::make(goal, hold, &self.config, &order, feed, meter).await?));
+        target.extensions_can_be_created(facts, &order.without).await?;
+        if target.swaps {
+            return Ok(Box::new(Copy::make(target, lock, &self.config, &order, feed, meter).await?));
         }
-        Ok(Box::new(InPlace::prepare(goal, hold, &self.config, order, feed, meter).await?))
+        Ok(Box::new(InPlace::prepare(target, lock, &self.config, order, feed, meter).await?))
     }
 
     async fn recover(&self) -> Result<Vec<String>, ComponentError> {
         undo::recover(&self.config).await
     }
 
-    async fn kept(&self) -> Result<Option<Kept>, ComponentError> {
-        undo::kept(&self.config).await
+    async fn undo_point(&self) -> Result<Option<UndoPoint>, ComponentError> {
+        undo::undo_point(&self.config).await
     }
 
-    async fn done_by(&self, task: &str) -> Result<Option<Done>, ComponentError> {
-        undo::done_by(&self.config, task).await
+    async fn completed_by(&self, task: &str) -> Result<Option<CompletedSwap>, ComponentError> {
+        undo::completed_by(&self.config, task).await
     }
 
-    async fn settle(&self, task: &str) -> Result<(), ComponentError> {
-        undo::settle(&self.config, task).await
+    async fn result_stored(&self, task: &str) -> Result<(), ComponentError> {
+        undo::result_stored(&self.config, task).await
     }
 
-    async fn undo(&self, meter: &Meter) -> Result<Kept, ComponentError> {
+    async fn undo(&self, meter: &Meter) -> Result<UndoPoint, ComponentError> {
         self.undo_by(None, meter).await
     }
 
-    async fn undo_by(&self, deed: Option<Deed>, _: &Meter) -> Result<Kept, ComponentError> {
-        undo::undo(&self.config, deed).await
+    async fn undo_by(&self, note: Option<TaskNote>, _: &Meter) -> Result<UndoPoint, ComponentError> {
+        undo::undo(&self.config, note).await
     }
 
-    async fn forget(&self) -> Result<(), ComponentError> {
-        undo::forget(&self.config).await
+    async fn delete_undo_data(&self) -> Result<(), ComponentError> {
+        undo::delete_undo_data(&self.config).await
     }
 }
 
 /// Makes a failure of `pg_dump` a passing one when the server went away, whatever its language.
-async fn blame(err: ComponentError, snapshot: Snapshot<'_>, language: &Language) -> ComponentError {
-    /// How long a server that is still there may take to end a transaction.
+async fn classify_failure(
+    err: ComponentError,
+    snapshot: Snapshot<'_>,
+    language: &Language,
+) -> ComponentError {
+    /// The time in which a server that is still there ends a transaction.
     const ANSWER: Duration = Duration::from_secs(5);
     match err {
-        ComponentError::Failed { stderr, .. } if said::is_of_a_long_row(&stderr) => {
-            ComponentError::Unusable { what: format!("{stderr}: {}", said::LONG_ROW), source: None }
+        ComponentError::Failed { stderr, .. } if server_messages::is_of_a_long_row(&stderr) => {
+            ComponentError::Unusable {
+                what: format!("{stderr}: {}", server_messages::LONG_ROW),
+                source: None,
+            }
         }
         ComponentError::Failed { program, status, stderr, transient: false } => {
             let gone = !matches!(tokio::time::timeout(ANSWER, snapshot.close()).await, Ok(Ok(())));
-            let transient = gone || PASSING.iter().any(|words| stderr.contains(words));
+            let transient = gone || server_messages::PASSING.iter().any(|words| stderr.contains(words));
             language.sorted(program, status, stderr, transient)
         }
         other => other,
     }
 }
 
-/// How long `pg_dump` waits for a table, in milliseconds. The snapshot's session mostly holds them all already, so what it
-/// waits behind is an `ALTER TABLE` that waits for that session, and all the app's queries wait behind both: a
+/// The lock timeout of `pg_dump`, in milliseconds. The snapshot's session mostly holds all tables already, so `pg_dump`
+/// waits behind an `ALTER TABLE` that waits for that session, and all the app's queries wait behind both: a
 /// circle of which the server sees a half. Giving up ends it, and the backup is tried again.
 const LOCK_WAIT: &str = "--lock-wait-timeout=10000";
-
-/// What libpq and the server say (in English) of faults that pass.
-const PASSING: [&str; 12] = [
-    "server closed the connection unexpectedly",
-    "could not receive data from server",
-    "could not send data to server",
-    "Connection refused",
-    "timeout expired",
-    "the database system is",
-    "too many clients",
-    "too many connections for role",
-    "too many connections for database",
-    "remaining connection slots",
-    "terminating connection",
-    "canceling statement due to",
-];
-
-/// The warnings among what `pg_dump` said, each with the details that follow it.
-fn warnings(stderr: &str) -> impl Iterator<Item = String> {
-    let mut found: Vec<String> = Vec::new();
-    for line in stderr.lines() {
-        if let Some((_, warning)) = line.split_once("warning: ") {
-            found.push(format!("pg_dump: {warning}"));
-        } else if let Some(last) = found.last_mut() {
-            last.push(' ');
-            last.push_str(line.trim_start_matches("pg_dump: "));
-        }
-    }
-    found.into_iter()
-}

@@ -2,26 +2,25 @@
 
 use crate::component::postgres::{
     admin::{self, fault},
-    bound::{self, Bound},
     config::PostgresConfig,
-    extensions,
-    goal::{Goal, in_place_folder},
-    load, properties,
+    extensions, load, properties,
+    restore_target::{RestoreTarget, in_place_folder},
+    single_database_extensions::{self, SingleDatabaseExtension},
 };
 use crate::component::{ComponentError, Plan, scratch};
 use crate::domain::{
-    derived::{Derived, Unqualified, VIEW},
+    derived::{Derived, UnqualifiedObject, VIEW},
     facts::Facts,
     rights::Rights,
 };
 use std::{collections::BTreeSet, path::Path};
 
-impl Goal {
+impl RestoreTarget {
     /// The plan of the restore.
     ///
     /// # Errors
     ///
-    /// As sorted.
+    /// The error of the server, sorted by the remedy.
     pub async fn plan(
         &mut self,
         config: &PostgresConfig,
@@ -55,13 +54,13 @@ impl Goal {
         let unqualified = || derived.into_iter().flat_map(|derived| &derived.unqualified);
         let mut refuses: BTreeSet<_> =
             unqualified().filter(|object| object.kind != VIEW).map(|object| object.name.clone()).collect();
-        let bound = if self.swaps { self.bound(config).await? } else { None };
+        let bound = if self.swaps { self.single_database_extension(config).await? } else { None };
         refuses.extend(bound.iter().flat_map(|bound| bound.names.clone()));
         let mut impossible = self.impossible_extensions(facts).await?;
         impossible.retain(|(name, _)| !refuses.contains(name));
         refuses.extend(impossible.iter().map(|(name, _)| name.clone()));
-        let foreseen = || derived.into_iter().flat_map(|derived| &derived.refused);
-        refuses.extend(foreseen().map(|object| object.name.clone()));
+        let differences = || derived.into_iter().flat_map(|derived| &derived.refused);
+        refuses.extend(differences().map(|object| object.name.clone()));
         Ok(Plan {
             replaces: self.replaces(config).await?,
             method: method.into(),
@@ -71,11 +70,11 @@ impl Goal {
             versions: self.versions(facts),
             warnings,
             advice: unqualified()
-                .map(Unqualified::warning)
+                .map(UnqualifiedObject::warning)
                 .chain(lost)
                 .chain(owners)
                 .chain(lost_properties)
-                .chain(foreseen().map(|object| object.warning.clone()))
+                .chain(differences().map(|object| object.warning.clone()))
                 .chain(impossible.into_iter().map(|(_, words)| words))
                 .chain(bound.map(|bound| format!("Extension {}.", bound.words())))
                 .collect(),
@@ -114,10 +113,13 @@ impl Goal {
     ///
     /// # Errors
     ///
-    /// As sorted.
-    pub async fn bound(&self, config: &PostgresConfig) -> Result<Option<Bound>, ComponentError> {
+    /// The error of the server, sorted by the remedy.
+    pub async fn single_database_extension(
+        &self,
+        config: &PostgresConfig,
+    ) -> Result<Option<SingleDatabaseExtension>, ComponentError> {
         match &self.live {
-            Some(live) if live.allows => bound::find(config, &live.name).await,
+            Some(live) if live.allows => single_database_extensions::find(config, &live.name).await,
             _ => Ok(None),
         }
     }
@@ -139,7 +141,7 @@ impl Goal {
     ///
     /// # Errors
     ///
-    /// [`ComponentError::Unusable`] with the way out; as sorted.
+    /// [`ComponentError::Unusable`] with the way out; else the error of the server.
     pub async fn extensions_can_be_created(
         &self,
         facts: Option<&Facts>,
@@ -170,7 +172,7 @@ impl Goal {
         if !self.swaps {
             return Ok(rights.other_owners(&Rights::default(), creator));
         }
-        extensions::foreseen(&self.admin, &rights.extensions, creator, &self.owner).await
+        extensions::creation_warnings(&self.admin, &rights.extensions, creator, &self.owner).await
     }
 
     fn warnings(&self, facts: Option<&Facts>) -> Vec<String> {

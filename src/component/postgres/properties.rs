@@ -4,9 +4,9 @@
 use crate::component::ComponentError;
 use crate::component::postgres::{
     admin::fault,
-    goal::Goal,
     mark::{FRESH, Mark},
     names::decode_name,
+    restore_target::RestoreTarget,
 };
 use crate::domain::{facts::Facts, properties::Properties};
 use crate::stream::hex;
@@ -24,7 +24,7 @@ const LIMIT: &str = "connection limit";
 ///
 /// # Errors
 ///
-/// As sorted.
+/// The error of the server, sorted by the remedy.
 pub async fn read(client: &impl GenericClient, database: &str) -> Result<Properties, ComponentError> {
     let rows = client.query(PROPERTIES, &[&database]).await;
     let rows = rows.map_err(|err| fault("read the properties of the database", err))?;
@@ -75,13 +75,13 @@ pub struct Compared {
     pub warning: Option<String>,
 }
 
-impl Goal {
+impl RestoreTarget {
     /// Compares the properties of a copy with those of the live database, which the copy is to have, and with those of the
     /// backup. `found` are those of the copy, whose comment is still our mark.
     ///
     /// # Errors
     ///
-    /// As sorted.
+    /// The error of the server, sorted by the remedy.
     pub async fn compare_properties(
         &self,
         mut found: Properties,

@@ -24,12 +24,16 @@ const ROLE: &str = "
 /// Since this version a membership says by itself whether rights are inherited.
 const INHERITED_BY_MEMBERSHIP: u32 = 16;
 
-/// The tables that the role of the session may not read, with the statements that let it; `None` when a dump is possible.
+/// A sentence about the tables that the role of the session may not read, with the statements that allow it; `None` when a
+/// dump is possible.
 ///
 /// # Errors
 ///
-/// As sorted.
-pub async fn lacks(client: &ClientWrapper, server: &Server) -> Result<Option<String>, ComponentError> {
+/// The error of the server, sorted by the remedy.
+pub async fn missing_privilege(
+    client: &ClientWrapper,
+    server: &Server,
+) -> Result<Option<String>, ComponentError> {
     const NAMED: usize = 5;
     let failed = |err| sort("look which tables can be read".into(), err);
     let rows = client.query(MISSING, &[]).await.map_err(failed)?;

@@ -2,32 +2,32 @@
 
 use crate::component::ComponentError;
 use crate::component::postgres::entries::{ROWS, is_derived, kind_of};
-use crate::component::postgres::said::{without_rows, without_value};
-use crate::component::process::Heard;
+use crate::component::postgres::server_messages::{without_rows, without_value};
+use crate::component::process::LineAction;
 use rustix::process::Pid;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 
 /// One refused entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
-    /// Its kind, as `INDEX`.
+    /// The entry's kind, as `INDEX`.
     pub kind: String,
-    /// Its schema, where `pg_restore` has said it.
+    /// The entry's schema, where `pg_restore` has said it.
     pub schema: Option<String>,
-    /// Its name as `pg_restore --list` has it: of a trigger, a policy and a constraint the table and the name.
+    /// The entry's name as `pg_restore --list` has it: of a trigger, a policy and a constraint the table and the name.
     pub tag: String,
     /// The server's words.
     pub said: String,
 }
 
 impl Refusal {
-    /// Its name with the schema: `public.words`.
+    /// The entry's name with the schema: `public.words`.
     pub fn name(&self) -> String {
         let name = self.of_object();
         self.schema.as_ref().map_or_else(|| name.to_owned(), |schema| format!("{schema}.{name}"))
     }
 
-    /// Its name and the cause, in words.
+    /// The entry's name and the cause, in words.
     pub fn words(&self) -> String {
         format!("{} {} ({})", self.kind.to_lowercase(), self.name(), self.said)
     }
@@ -50,7 +50,7 @@ impl Refusal {
         self.kind == "ACL" && self.schema.as_deref() == Some("pg_catalog")
     }
 
-    /// Its name, or that of the object that it is a right or a comment of.
+    /// The entry's name, or that of the object whose right or comment the entry is.
     pub fn of_object(&self) -> &str {
         let is_addition = ["ACL", "COMMENT", "SECURITY LABEL"].contains(&self.kind.as_str());
         if is_addition { strip_kind(&self.tag) } else { &self.tag }
@@ -107,7 +107,7 @@ fn strip_kind(tag: &str) -> &str {
     rest
 }
 
-/// The reader of those lines.
+/// The reader of the lines of `pg_restore --verbose`.
 #[derive(Debug, Default)]
 pub struct Refusals {
     /// All refused entries, in order.
@@ -116,7 +116,7 @@ pub struct Refusals {
     pub is_broken: bool,
     /// True if the program has said at its end that it went on past the refusals.
     pub is_at_end: bool,
-    /// How often the server refused the program's own `SET transaction_timeout`.
+    /// The number of times that the server refused the program's own `SET transaction_timeout`.
     pub timeouts: usize,
     /// The processes of the program, each with its progress. `pg_restore --jobs` has several, which write side by side.
     processes: HashMap<Option<Pid>, Process>,
@@ -147,7 +147,12 @@ const BEGUN: usize = 8;
 
 impl Refusals {
     /// Reads one line of a process. `may_go_on` tells of an entry that is refused whether the rest makes sense without it.
-    pub fn read(&mut self, process: Option<Pid>, line: &str, may_go_on: impl Fn(&Refusal) -> bool) -> Heard {
+    pub fn read(
+        &mut self,
+        process: Option<Pid>,
+        line: &str,
+        may_go_on: impl Fn(&Refusal) -> bool,
+    ) -> LineAction {
         let Some(message) = line.strip_prefix("pg_restore: ") else {
             return self.detail(process, line, &may_go_on);
         };
@@ -155,11 +160,11 @@ impl Refusals {
         let labels = ["error: ", "warning: ", "detail: ", "hint: "];
         let told = labels.iter().find_map(|label| message.strip_prefix(label));
         let said = told.unwrap_or(message);
-        let mut verdict = if told.is_some() { Heard::Keep } else { Heard::Skip };
+        let mut action = if told.is_some() { LineAction::Keep } else { LineAction::Skip };
         let at = self.processes.entry(process).or_default();
         if let Some(words) = refused(said) {
             at.open = Some((words, String::new()));
-            verdict = Heard::Keep;
+            action = LineAction::Keep;
         } else if let Some(entry) = said.strip_prefix("from TOC entry ") {
             at.entry = toc_entry(entry);
         } else if let Some((kind, name)) = begun(said) {
@@ -167,14 +172,14 @@ impl Refusals {
             at.begun.truncate(BEGUN);
         } else if said.starts_with("errors ignored on restore: ") {
             self.is_at_end = true;
-            verdict = Heard::Keep;
+            action = LineAction::Keep;
         } else if is_of_no_entry(said) {
             self.is_broken = true;
             // Without a session each further entry would fail as well.
             let is_over = said.starts_with("could not execute query: ");
-            verdict = if is_over { Heard::Stop } else { Heard::Keep };
+            action = if is_over { LineAction::Stop } else { LineAction::Keep };
         }
-        if stop { Heard::Stop } else { verdict }
+        if stop { LineAction::Stop } else { action }
     }
 
     /// Ends the reading.
@@ -186,22 +191,27 @@ impl Refusals {
     }
 
     /// Reads a line that belongs to the message before it.
-    fn detail(&mut self, process: Option<Pid>, line: &str, may_go_on: &impl Fn(&Refusal) -> bool) -> Heard {
+    fn detail(
+        &mut self,
+        process: Option<Pid>,
+        line: &str,
+        may_go_on: &impl Fn(&Refusal) -> bool,
+    ) -> LineAction {
         let open = self.processes.get_mut(&process).and_then(|at| at.open.as_mut());
-        let Some((words, statement)) = open else { return Heard::Keep };
+        let Some((words, statement)) = open else { return LineAction::Keep };
         let shown = without_rows(line);
         let detail = ["HINT:", "DETAIL:", "CONTEXT:"].iter().find_map(|label| shown.strip_prefix(label));
         if let Some(command) = line.strip_prefix("Command was: ") {
             command.clone_into(statement);
             if self.close(process, may_go_on) {
-                return Heard::Stop;
+                return LineAction::Stop;
             }
         } else if let Some(detail) = detail.filter(|text| words.len() < WORDS_KEPT && !text.contains(HARMFUL))
         {
             words.push_str("; ");
             words.push_str(detail.trim());
         }
-        Heard::Keep
+        LineAction::Keep
     }
 
     /// Ends the error that is being read of a process. Returns true if the program is to end.

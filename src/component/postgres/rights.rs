@@ -46,7 +46,7 @@ const ROLES: &str = "
 ///
 /// # Errors
 ///
-/// As sorted.
+/// The error of the server, sorted by the remedy.
 pub async fn read(client: &impl GenericClient) -> Result<Rights, ComponentError> {
     let failed = |err| fault("read owners and privileges", err);
     let mut rights = Rights::default();
@@ -147,21 +147,21 @@ fn set(words: Vec<String>) -> BTreeSet<String> {
 
 /// Owners and privileges of the objects after a restore.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Way {
+pub enum OwnershipMode {
     /// As the archive has them, but for privileges on objects of extensions and of the server, which superusers alone give.
     /// The objects are made by the role that logs in, or by this role, which owns them all.
     AsTheyWere(Option<String>),
-    /// Everything belongs to the owner of the database, with the privileges of a new object, and why.
+    /// Everything belongs to the owner of the database, with the privileges of a new object. With the reason.
     OfTheOwner(String),
 }
 
-impl Way {
-    /// The way of a restore by the role of the session into a database of that owner. `rights` is `None` where the manifest
+impl OwnershipMode {
+    /// The mode of a restore by the role of the session into a database of that owner. `rights` is `None` where the manifest
     /// notes none. Roles are looked up in a session `known_in` which names have the bytes that the archive has.
     ///
     /// # Errors
     ///
-    /// [`ComponentError::Unusable`] when a role is missing without which nothing can be restored; as sorted.
+    /// [`ComponentError::Unusable`] when a role is missing without which nothing can be restored; else the error of the server.
     pub async fn find(
         admin: &Admin,
         known_in: &ClientWrapper,
@@ -188,7 +188,7 @@ impl Way {
         }
         let owners: Vec<_> = rights.roles.iter().filter(|role| role.owns).collect();
         for role in &owners {
-            let Some(grant) = admin.lacks(&role.name).await? else { continue };
+            let Some(grant) = admin.missing_grant(&role.name).await? else { continue };
             let (user, name) = (ident(&admin.user), ident(&role.name));
             let cure = if role.is_superuser() {
                 format!("give what belongs to the superuser {name} another owner, or restore as a superuser")
@@ -273,7 +273,7 @@ fn for_superusers(rights: &Rights, major: u32, owner: &str) -> Option<String> {
     None
 }
 
-/// Those of these roles that the server does not have.
+/// The roles of these that the server does not have.
 async fn missing<'a>(
     client: &ClientWrapper,
     roles: &'a [RoleInUse],

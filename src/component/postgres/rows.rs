@@ -10,7 +10,7 @@ const LONGEST_STATEMENT: usize = 1 << 20;
 
 /// Reads the script as it streams by, in memory that does not grow with it.
 ///
-/// It is exact, not a search: statements are read with their quotes and comments, so that text
+/// The reader is exact, not a search: statements are read with their quotes and comments, so that text
 /// which only looks like `COPY` does not count, and every byte between `FROM stdin;` and `\.` is a
 /// row's. Of the statements, `--data-only` leaves little more than `SET`, `setval` and the large
 /// objects: there are no function bodies, hence no dollar quotes. In quotes a backslash is a
@@ -41,7 +41,7 @@ enum State {
     },
 }
 
-/// What is known of the line that is being read.
+/// The state of the line that is being read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Line {
     Start,
@@ -216,7 +216,7 @@ impl RowCounter {
     }
 }
 
-/// How many bytes there are up to and with `mark`, and whether it is there.
+/// The number of bytes up to and with `mark`, and whether `mark` is there.
 fn up_to(mark: u8, bytes: &[u8]) -> (usize, bool) {
     memchr(mark, bytes).map_or((bytes.len(), false), |at| (at + 1, true))
 }

@@ -49,7 +49,7 @@ async fn limits(client: &ClientWrapper, database: Option<&str>) -> Result<Vec<Li
 ///
 /// # Errors
 ///
-/// [`ComponentError::Unusable`] with the statement that raises the limit; as sorted.
+/// [`ComponentError::Unusable`] with the statement that raises the limit; else the error of the server.
 pub async fn suffice(
     client: &ClientWrapper,
     database: Option<&str>,
@@ -70,7 +70,7 @@ pub async fn suffice(
 ///
 /// # Errors
 ///
-/// As sorted.
+/// The error of the server, sorted by the remedy.
 pub async fn jobs(client: &ClientWrapper, wanted: usize) -> Result<usize, ComponentError> {
     const PATIENCE: Duration = Duration::from_millis(500);
     let deadline = Instant::now() + PATIENCE;

@@ -3,7 +3,7 @@
 use crate::base::chain;
 use crate::component::ComponentError;
 use crate::component::postgres::{
-    connect::sort, definitions, derived, foreseen, names::decode_name, properties, rights,
+    connect::sort, definitions, derived, names::decode_name, predicted_differences, properties, rights,
 };
 use crate::domain::{
     definitions::Definitions, derived::Derived, facts::TableRows, properties::Properties, rights::Rights,
@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 /// The oldest server with the functions that we ask (`pg_partition_root`).
 const OLDEST_SERVER: u32 = 12;
 
-/// What the server says about itself, outside of any snapshot.
+/// The properties of the server, read outside of any snapshot.
 #[derive(Debug, Clone)]
 pub struct Server {
     /// `15.18`.
@@ -57,11 +57,11 @@ pub struct Table {
 /// same name are data like any other.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Excluded {
-    /// Its schema, as it is, unquoted.
+    /// The table's schema, unquoted.
     pub schema: String,
-    /// Its name.
+    /// The table's name.
     pub table: String,
-    /// What the comment on it begins with.
+    /// The beginning of the comment on the table.
     pub comment: String,
 }
 
@@ -73,11 +73,11 @@ const SESSION: &str =
 /// A transaction that sees one state, and lends it to `pg_dump`.
 pub struct Snapshot<'a> {
     transaction: Transaction<'a>,
-    /// What `pg_dump --snapshot` takes.
+    /// The id of the snapshot, for `pg_dump --snapshot`.
     pub id: String,
     /// Every table whose rows are in the dump.
     pub tables: Vec<Table>,
-    /// Those that were to be left out, of those there are.
+    /// The tables that are left out by the settings, of those there are.
     pub excluded: Vec<Table>,
     /// True if it holds a lock on every table, so that none can be emptied or rewritten any more.
     pub is_locked: bool,
@@ -88,7 +88,7 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// [`ComponentError::Unusable`] when it is older than PostgreSQL 12, else as sorted.
+    /// [`ComponentError::Unusable`] when it is older than PostgreSQL 12, else the error of the server.
     pub async fn ask(client: &ClientWrapper) -> Result<Self, ComponentError> {
         const ASK: &str = "
             SELECT current_setting('server_version'), current_setting('server_version_num')::int4,
@@ -130,7 +130,7 @@ impl<'a> Snapshot<'a> {
     ///
     /// # Errors
     ///
-    /// As sorted; a table that vanishes in the meantime is a passing fault.
+    /// The error of the server; a table that vanishes in the meantime is a passing fault.
     pub async fn open(
         client: &'a mut ClientWrapper,
         server: &Server,
@@ -175,7 +175,7 @@ impl<'a> Snapshot<'a> {
     ///
     /// # Errors
     ///
-    /// [`ComponentError::Unavailable`]; as sorted.
+    /// [`ComponentError::Unavailable`]; else the error of the server.
     pub async fn nothing_is_rewritten(&self, now: &ClientWrapper) -> Result<(), ComponentError> {
         const FILES: &str = "SELECT oid, relfilenode FROM pg_class WHERE relkind = 'r' AND relpersistence <> 't' AND oid >= 16384";
         let failed = |err| sort("look whether tables were rewritten".into(), err);
@@ -195,7 +195,7 @@ impl<'a> Snapshot<'a> {
     ///
     /// # Errors
     ///
-    /// As sorted, naming the table.
+    /// The error of the server, with the name of the table.
     pub async fn count(&self) -> Result<Vec<TableRows>, ComponentError> {
         let mut counts = BTreeMap::<_, u64>::new();
         for Table { quoted, condition, name, .. } in &self.tables {
@@ -219,7 +219,7 @@ impl<'a> Snapshot<'a> {
     ///
     /// # Errors
     ///
-    /// As sorted.
+    /// The error of the server, sorted by the remedy.
     pub async fn migrations(&self, server: &Server) -> Result<BTreeMap<String, String>, ComponentError> {
         let Some(table) = &server.migrations else { return Ok(BTreeMap::new()) };
         let newest =
@@ -233,7 +233,7 @@ impl<'a> Snapshot<'a> {
     ///
     /// # Errors
     ///
-    /// As sorted.
+    /// The error of the server, sorted by the remedy.
     pub async fn rights(&self) -> Result<Rights, ComponentError> {
         rights::read(&self.transaction).await
     }
@@ -242,7 +242,7 @@ impl<'a> Snapshot<'a> {
     ///
     /// # Errors
     ///
-    /// As sorted.
+    /// The error of the server, sorted by the remedy.
     pub async fn properties(&mut self, database: &str) -> Result<Result<Properties, String>, ComponentError> {
         let failed = |err| sort("look at the properties of the database".into(), err);
         let attempt = self.transaction.savepoint("properties").await.map_err(failed)?;
@@ -261,20 +261,20 @@ impl<'a> Snapshot<'a> {
     ///
     /// # Errors
     ///
-    /// As sorted.
+    /// The error of the server, sorted by the remedy.
     pub async fn definitions(
         &self,
         server: &Server,
         promised: Option<&Definitions>,
-    ) -> Result<definitions::Found, ComponentError> {
+    ) -> Result<definitions::FoundDefinitions, ComponentError> {
         definitions::read(&self.transaction, server.major, promised).await
     }
 
-    /// What the database holds beside rows and rights.
+    /// Reads the contents of the database beside rows and rights.
     ///
     /// # Errors
     ///
-    /// As sorted.
+    /// The error of the server, sorted by the remedy.
     pub async fn derived(&mut self, server: &Server) -> Result<Derived, ComponentError> {
         derived::read(&mut self.transaction, &server.search_path, server.major).await
     }
@@ -283,12 +283,12 @@ impl<'a> Snapshot<'a> {
     ///
     /// # Errors
     ///
-    /// As sorted.
+    /// The error of the server, sorted by the remedy.
     pub async fn derived_and_tried(&mut self, server: &Server) -> Result<Derived, ComponentError> {
         let unqualified = derived::find_unqualified(&mut self.transaction).await?;
-        let refused = foreseen::find(&mut self.transaction).await?;
+        let refused = predicted_differences::find(&mut self.transaction).await?;
         let mut derived = Derived { unqualified, refused, ..self.derived(server).await? };
-        derived.left_out.extend(foreseen::find_columns(&self.transaction).await?);
+        derived.left_out.extend(predicted_differences::find_columns(&self.transaction).await?);
         Ok(derived)
     }
 
@@ -296,7 +296,7 @@ impl<'a> Snapshot<'a> {
     ///
     /// # Errors
     ///
-    /// As sorted: then it may have ended before, and what was read in it is not certain.
+    /// The error of the server: then the snapshot may have ended before, and what was read in it is not certain.
     pub async fn close(self) -> Result<(), ComponentError> {
         self.transaction.commit().await.map_err(|err| sort("end the snapshot".into(), err))
     }

@@ -6,10 +6,10 @@ use crate::component::ComponentError;
 use crate::component::postgres::{
     admin::{self, Admin},
     config::PostgresConfig,
-    goal::Goal,
+    restore_target::RestoreTarget,
     sessions,
 };
-use crate::component::stage::{Steps, Walk};
+use crate::component::stage::{RestoreMode, Steps};
 
 /// A step of a restore.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,7 +27,7 @@ pub enum Step {
     Swap,
 }
 
-use Walk::{Check, Drill, DryRun, Restore};
+use RestoreMode::{Check, Drill, DryRun, Restore};
 
 /// The steps of a restore of PostgreSQL.
 pub const STEPS: Steps<Step> = Steps(&[
@@ -60,9 +60,9 @@ pub const STEPS: Steps<Step> = Steps(&[
     (Step::Swap, "end all sessions of the live database, and rename or replace it", &[Restore]),
 ]);
 
-impl Goal {
+impl RestoreTarget {
     /// Asks what a step asks before anything is touched. Steps that do something ask nothing, and a step whose answer is
-    /// needed by others has asked when the goal was found.
+    /// needed by others has asked when the target was found.
     async fn ask(&self, config: &PostgresConfig, step: Step) -> Result<(), ComponentError> {
         let replaces = self.swaps && self.live.is_some();
         match step {
@@ -77,13 +77,13 @@ impl Goal {
         }
     }
 
-    /// Asks all that a walk asks, in the order of the steps.
+    /// Asks all that a mode asks, in the order of the steps.
     ///
     /// # Errors
     ///
     /// The reason why a restore would fail, and what to do about it.
-    pub async fn ask_all(&self, config: &PostgresConfig, walk: Walk) -> Result<(), ComponentError> {
-        for step in STEPS.of(walk) {
+    pub async fn ask_all(&self, config: &PostgresConfig, mode: RestoreMode) -> Result<(), ComponentError> {
+        for step in STEPS.of(mode) {
             self.ask(config, step).await?;
         }
         Ok(())
@@ -92,7 +92,7 @@ impl Goal {
 
 /// Begins a session as `pg_restore` will, whose settings a connection pooler may not pass on.
 async fn takes_options(config: &PostgresConfig, admin: &Admin, options: &str) -> Result<(), ComponentError> {
-    match admin::alone_with(config, &admin.seat, Some(options)).await {
+    match admin::alone_with(config, &admin.session_database, Some(options)).await {
         Err(err) if chain(&err).contains("unsupported startup parameter") => Err(ComponentError::Unusable {
             what: format!(
                 "{config} is a connection pooler (PgBouncer), which pg_restore cannot work through ({}): name the \
@@ -108,8 +108,8 @@ async fn takes_options(config: &PostgresConfig, admin: &Admin, options: &str) ->
 #[test]
 fn whoever_takes_fewer_steps_than_a_restore_names_the_rest() {
     assert_eq!(STEPS.of(Restore).count(), STEPS.0.len());
-    for walk in [Check, DryRun, Drill, Restore] {
-        assert_eq!(STEPS.of(walk).count() + STEPS.left_out(walk).len(), STEPS.0.len(), "{walk:?}");
+    for mode in [Check, DryRun, Drill, Restore] {
+        assert_eq!(STEPS.of(mode).count() + STEPS.skipped_steps(mode).len(), STEPS.0.len(), "{mode:?}");
     }
     let changes = [Step::Load, Step::Swap];
     assert!(STEPS.of(Check).chain(STEPS.of(DryRun)).all(|step| !changes.contains(&step)));

@@ -1,4 +1,4 @@
-//! Subscriptions and replication slots, which hang on a database by its identity: a database with another name keeps them, and
+//! Subscriptions and replication slots, which belong to a database by its identity: a database with another name keeps them, and
 //! is not removed while they are there.
 
 use crate::component::ComponentError;
@@ -13,7 +13,7 @@ impl Admin {
     ///
     /// # Errors
     ///
-    /// [`ComponentError::Unusable`]; as sorted.
+    /// [`ComponentError::Unusable`]; else the error of the server.
     pub async fn refuse_active_subscriber(&self, name: &str) -> Result<(), ComponentError> {
         let ask = "SELECT string_agg(format('ALTER SUBSCRIPTION %I DISABLE', subname), '; ' ORDER BY subname)
                      FROM pg_subscription JOIN pg_database d ON d.oid = subdbid WHERE datname = $1 AND subenabled";
@@ -27,11 +27,12 @@ impl Admin {
         Err(ComponentError::Unusable { what, source: None })
     }
 
-    /// Everything that hangs on a database by its identity and so stays with what a restore sets aside, in words.
+    /// The subscriptions and slots that belong to a database by its identity and so stay with what a restore sets aside, in
+    /// words.
     ///
     /// # Errors
     ///
-    /// As sorted.
+    /// The error of the server, sorted by the remedy.
     pub async fn left_behind(&self, name: &str) -> Result<Vec<String>, ComponentError> {
         const ASK: &str = "
             SELECT format('Subscription %I stays with the database that is set aside: make it anew in the restored one '
@@ -51,7 +52,7 @@ impl Admin {
     ///
     /// # Errors
     ///
-    /// As sorted.
+    /// The error of the server, sorted by the remedy.
     pub async fn drop_obstacles(&self, name: &str) -> Result<Option<String>, ComponentError> {
         const ASK: &str = "
             SELECT format('ALTER SUBSCRIPTION %1$I DISABLE; ALTER SUBSCRIPTION %1$I SET (slot_name = NONE); '

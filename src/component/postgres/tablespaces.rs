@@ -4,7 +4,7 @@ use crate::component::ComponentError;
 use crate::component::postgres::{
     admin::{Admin, fault},
     mark::ident,
-    rights::Way,
+    rights::OwnershipMode,
 };
 use crate::domain::derived::Derived;
 use std::collections::BTreeSet;
@@ -14,10 +14,10 @@ use std::collections::BTreeSet;
 ///
 /// # Errors
 ///
-/// As sorted.
+/// The error of the server, sorted by the remedy.
 pub async fn lost(
     admin: &Admin,
-    rights: &Way,
+    rights: &OwnershipMode,
     derived: Option<&Derived>,
 ) -> Result<Vec<String>, ComponentError> {
     const USABLE: &str = "SELECT spcname::text FROM pg_tablespace
@@ -26,7 +26,7 @@ pub async fn lost(
         return Ok(Vec::new());
     };
     let maker = match rights {
-        Way::AsTheyWere(Some(role)) => role,
+        OwnershipMode::AsTheyWere(Some(role)) => role,
         _ => &admin.user,
     };
     let rows = admin.client.query(USABLE, &[&derived.tablespaces, maker]).await;

@@ -18,7 +18,7 @@ use std::{
     sync::Arc,
 };
 
-/// Where systems keep the certificates that they trust; `sslrootcert=system` means the first there is.
+/// The files in which systems keep the certificates that they trust; `sslrootcert=system` means the first there is.
 const SYSTEM_ROOTS: [&str; 4] = [
     "/etc/ssl/certs/ca-certificates.crt",
     "/etc/pki/tls/certs/ca-bundle.crt",
@@ -97,14 +97,14 @@ impl Chain {
 
 /// Checks as much of a server's certificate as the mode asks for.
 ///
-/// Where anybody may have signed it, that the server holds its key proves nothing either; and
-/// certificates of version 1, as the old recipes make them, can then still be used. To be checked,
-/// a certificate must be of version 3 and name its hosts as alternative names.
+/// Without a check of the signer, the proof that the server holds the key is not asked for either: then certificates of
+/// version 1, as the old recipes make them, can still be used. A certificate that is checked must be of version 3 and name
+/// its hosts as alternative names.
 #[derive(Debug)]
 struct Verifier {
     /// Checks who signed it; none: anybody may have.
     chain: Option<Chain>,
-    /// Whether it must be for the host.
+    /// True if the certificate must be for the host.
     name: bool,
     provider: Arc<CryptoProvider>,
 }

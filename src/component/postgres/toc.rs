@@ -22,11 +22,11 @@ use uuid::Uuid;
 pub struct Entry {
     /// The whole line.
     line: String,
-    /// Its kind, as `INDEX`.
+    /// The entry's kind, as `INDEX`.
     pub kind: String,
-    /// Its schema; `-` where it has none.
+    /// The entry's schema; `-` where it has none.
     pub schema: String,
-    /// Its name: of a trigger, a policy and a constraint the table and the name.
+    /// The entry's name: of a trigger, a policy and a constraint the table and the name.
     pub tag: String,
 }
 
@@ -145,7 +145,7 @@ impl ListFile {
         Ok(file)
     }
 
-    /// Its path.
+    /// The path of the file.
     pub fn path(&self) -> &Path {
         &self.0
     }

@@ -27,7 +27,7 @@ impl EmptyView {
 ///
 /// # Errors
 ///
-/// As sorted.
+/// The error of the server, sorted by the remedy.
 pub async fn fill(
     client: &ClientWrapper,
     derived: Option<&Derived>,

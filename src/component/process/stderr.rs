@@ -1,6 +1,6 @@
 //! The standard error of a child: read all the time, its end kept, secrets blotted out.
 
-use super::{Heard, Listener};
+use super::{LineAction, Listener};
 use crate::component::ComponentError;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg, sockopt::set_socket_passcred,
@@ -124,11 +124,11 @@ fn hear(
         heard += length;
         let line = blotted(line.to_vec(), secrets, 0);
         let (verdict, line) = (listener.0)(process, &line);
-        if verdict != Heard::Skip && !line.is_empty() {
+        if verdict != LineAction::Skip && !line.is_empty() {
             kept.extend_from_slice(line.as_bytes());
             kept.push(b'\n');
         }
-        if verdict == Heard::Stop {
+        if verdict == LineAction::Stop {
             return true;
         }
     }
@@ -189,9 +189,9 @@ mod tests {
             Some(Listener(Box::new(move |_, line: &str| {
                 heard.lock().unwrap().push(line.to_owned());
                 let heard = match stop {
-                    _ if line.starts_with("creating") => Heard::Skip,
-                    true => Heard::Stop,
-                    false => Heard::Keep,
+                    _ if line.starts_with("creating") => LineAction::Skip,
+                    true => LineAction::Stop,
+                    false => LineAction::Keep,
                 };
                 (heard, line.replace("last", "LAST"))
             })))
@@ -214,7 +214,7 @@ mod tests {
         let hears = heard.clone();
         let listener: Box<super::super::Listen> = Box::new(move |process, line| {
             hears.lock().unwrap().push((process.unwrap(), line.to_owned()));
-            (Heard::Keep, line.to_owned())
+            (LineAction::Keep, line.to_owned())
         });
         let said = tail("sh", stderr, &[], Some(Listener(listener))).await.unwrap();
         child.wait().unwrap();

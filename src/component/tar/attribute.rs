@@ -6,7 +6,7 @@
 
 use crate::component::ComponentError;
 use crate::component::tar::acl::Acl;
-use crate::component::tar::entry::Heads;
+use crate::component::tar::entry::EntryPrefix;
 use crate::component::tar::members::damaged;
 use crate::component::tar::pax;
 use crate::domain::facts::AttributeCounts;
@@ -28,7 +28,7 @@ const LONGEST_LIST: usize = 65_536;
 pub(super) fn write(records: &mut Vec<u8>, name: &[u8], value: &[u8]) -> bool {
     /// Room for the text of an ACL or for a value, and for what else there is to say of an entry.
     const ROOM: u64 = 256 * 1024;
-    if records.len() as u64 + ROOM > Heads::MOST_RECORDS {
+    if records.len() as u64 + ROOM > EntryPrefix::MOST_RECORDS {
         return false;
     }
     let text = TEXTS.iter().find(|(_, acl)| *acl == name);

@@ -4,7 +4,7 @@ use crate::component::ComponentError;
 use crate::component::tar::attribute::{self, ExtendedAttributes};
 use crate::component::tar::members::damaged;
 use crate::component::tar::pax;
-use crate::component::tar::sparse::{Sparse, Told};
+use crate::component::tar::sparse::{Sparse, SparseRecords};
 use async_tar::{EntryType, Header};
 use std::borrow::Cow;
 
@@ -16,15 +16,15 @@ pub(super) const DUMPDIR_RECORD: &[u8] = b"GNU.dumpdir";
 /// An entry as the archive tells it; nothing of it is believed yet.
 pub struct Entry<'a> {
     header: &'a Header,
-    heads: &'a Heads,
+    prefix: &'a EntryPrefix,
     records: Records<'a>,
     /// Bytes of its content that are in the archive.
     stored: u64,
 }
 
 impl<'a> Entry<'a> {
-    pub fn new(header: &'a Header, heads: &'a Heads, stored: u64) -> Result<Self, ComponentError> {
-        Ok(Self { header, heads, records: heads.records()?, stored })
+    pub fn new(header: &'a Header, prefix: &'a EntryPrefix, stored: u64) -> Result<Self, ComponentError> {
+        Ok(Self { header, prefix, records: prefix.records()?, stored })
     }
 
     /// A folder also where a list of its names comes with it, as in incremental archives.
@@ -53,7 +53,7 @@ impl<'a> Entry<'a> {
 
     /// Tests whether it is the root of the folder itself, which does not count.
     pub fn is_root(&self) -> bool {
-        self.heads.name.is_none()
+        self.prefix.name.is_none()
             && self.kind() == EntryType::Directory
             && *self.header.path_bytes() == *b"./"
     }
@@ -75,23 +75,23 @@ impl<'a> Entry<'a> {
 
     /// The map of holes in PAX records.
     pub(super) fn sparse(&self) -> Result<Option<Sparse>, ComponentError> {
-        self.sparse_records().map(Told::sparse).transpose()
+        self.sparse_records().map(SparseRecords::sparse).transpose()
     }
 
-    fn sparse_records(&self) -> Option<&Told<'a>> {
+    fn sparse_records(&self) -> Option<&SparseRecords<'a>> {
         self.records.sparse.as_deref().filter(|_| self.is_file())
     }
 
-    /// Its path, byte for byte.
+    /// The entry's path, byte for byte.
     pub fn path(&self) -> Cow<'_, [u8]> {
         let sparse = self.sparse_records().and_then(|told| told.name);
-        let long = sparse.or(self.records.path).or(self.heads.name.as_deref().map(until_nul));
+        let long = sparse.or(self.records.path).or(self.prefix.name.as_deref().map(until_nul));
         long.map_or_else(|| self.header.path_bytes(), Cow::Borrowed)
     }
 
     /// The target of a link, byte for byte.
     pub fn target(&self) -> Cow<'_, [u8]> {
-        let long = self.records.target.or(self.heads.target.as_deref().map(until_nul));
+        let long = self.records.target.or(self.prefix.target.as_deref().map(until_nul));
         let short = || self.header.link_name_bytes().unwrap_or_default();
         long.map_or_else(short, Cow::Borrowed)
     }
@@ -101,7 +101,7 @@ impl<'a> Entry<'a> {
         Ok(self.header.mode().map_err(damaged)? & 0o7777)
     }
 
-    /// Its user and group.
+    /// The entry's user and group.
     pub fn owner(&self) -> Result<(u32, u32), ComponentError> {
         let id = |recorded: Option<u64>, header: std::io::Result<u64>| {
             let id = recorded.map_or(header, Ok).map_err(damaged)?;
@@ -110,15 +110,15 @@ impl<'a> Entry<'a> {
         Ok((id(self.records.uid, self.header.uid())?, id(self.records.gid, self.header.gid())?))
     }
 
-    /// Its extended attributes, ACLs among them. A hard link has none of its own, whatever stands before it.
+    /// The entry's extended attributes, ACLs among them. A hard link has none of its own, whatever stands before it.
     pub fn extended(&self) -> Result<ExtendedAttributes, ComponentError> {
-        match &self.heads.records {
+        match &self.prefix.records {
             Some(records) if self.kind() != EntryType::Link => attribute::read(records),
             _ => Ok(ExtendedAttributes::new()),
         }
     }
 
-    /// Its time, in seconds and nanoseconds.
+    /// The entry's time of modification, in seconds and nanoseconds.
     pub fn modified(&self) -> Result<(i64, i64), ComponentError> {
         match self.records.modified {
             Some(time) => Ok(time),
@@ -132,23 +132,23 @@ fn until_nul(name: &[u8]) -> &[u8] {
     &name[..memchr::memchr(0, name).unwrap_or(name.len())]
 }
 
-/// The heads of an entry: long names and records that stand before it.
+/// The members that stand before an entry and belong to it: long names and PAX records.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Heads {
+pub struct EntryPrefix {
     pub name: Option<Vec<u8>>,
     target: Option<Vec<u8>>,
     records: Option<Vec<u8>>,
 }
 
-impl Heads {
+impl EntryPrefix {
     /// The most that each of them may take. Linux knows no path over 4 KiB.
     pub const MOST: u64 = 1 << 20;
     /// The most that the records of one entry may take: attributes are 64 KiB each, and no file system that
     /// people use holds many of such.
     pub const MOST_RECORDS: u64 = 4 << 20;
 
-    /// The place for the content of an entry of that kind, if it is a head.
-    pub fn of(&mut self, kind: EntryType) -> Option<&mut Option<Vec<u8>>> {
+    /// The place for the content of a member of that kind, if it belongs to the next entry.
+    pub fn slot(&mut self, kind: EntryType) -> Option<&mut Option<Vec<u8>>> {
         match kind {
             EntryType::GNULongName => Some(&mut self.name),
             EntryType::GNULongLink => Some(&mut self.target),
@@ -181,7 +181,7 @@ struct Records<'a> {
     uid: Option<u64>,
     gid: Option<u64>,
     modified: Option<(i64, i64)>,
-    sparse: Option<Box<Told<'a>>>,
+    sparse: Option<Box<SparseRecords<'a>>>,
     dumpdir: Option<&'a [u8]>,
 }
 

@@ -1,6 +1,6 @@
 //! A tar stream, member by member: headers checked, what stands before them put together.
 
-use crate::component::tar::entry::{Entry, Heads};
+use crate::component::tar::entry::{Entry, EntryPrefix};
 use crate::component::tar::reference::Reference;
 use crate::component::tar::sparse::{self, MapReader, Segment, Sparse};
 use crate::component::{ComponentError, Feed};
@@ -24,9 +24,9 @@ pub enum Member {
 
 /// A tar stream, member by member.
 pub struct Members<'a> {
-    blocks: Blocks<'a>,
+    blocks: BufferedBlocks<'a>,
     header: Header,
-    heads: Heads,
+    prefix: EntryPrefix,
     /// The blocks of the entry under way, up to its content.
     raw: Vec<u8>,
     /// True if that entry was given out.
@@ -41,22 +41,22 @@ pub struct Members<'a> {
 
 impl<'a> Members<'a> {
     pub fn new(feed: Feed<'a>, meter: &'a Meter) -> Self {
-        let (header, heads) = (Header::new_old(), Heads::default());
-        let (blocks, raw) = (Blocks::new(feed, meter), Vec::new());
-        Self { blocks, header, heads, raw, is_given: false, stored: 0, sparse: None, rest: 0 }
+        let (header, prefix) = (Header::new_old(), EntryPrefix::default());
+        let (blocks, raw) = (BufferedBlocks::new(feed, meter), Vec::new());
+        Self { blocks, header, prefix, raw, is_given: false, stored: 0, sparse: None, rest: 0 }
     }
 
     /// The next member; what was not read of the last one is passed over.
     pub async fn next(&mut self) -> Result<Member, ComponentError> {
         self.blocks.skip(std::mem::take(&mut self.rest)).await?;
         if std::mem::take(&mut self.is_given) {
-            self.heads = Heads::default();
+            self.prefix = EntryPrefix::default();
             self.raw.clear();
         }
         let size = loop {
             self.blocks.exactly(self.header.as_mut_bytes()).await?;
             if self.header.as_bytes().iter().all(|byte| *byte == 0) {
-                if !self.heads.is_empty() {
+                if !self.prefix.is_empty() {
                     return Err(damaged("names or records without an entry"));
                 }
                 return self.blocks.end().await.map(|()| Member::End);
@@ -71,11 +71,11 @@ impl<'a> Members<'a> {
                 return Ok(Member::References(references));
             }
             self.raw.extend_from_slice(self.header.as_bytes());
-            let Some(content) = self.heads.of(kind) else { break size };
-            let most = if kind == EntryType::XHeader { Heads::MOST_RECORDS } else { Heads::MOST };
+            let Some(content) = self.prefix.slot(kind) else { break size };
+            let most = if kind == EntryType::XHeader { EntryPrefix::MOST_RECORDS } else { EntryPrefix::MOST };
             let bytes = self.blocks.head(content.is_some(), size, most).await?;
             self.raw.extend_from_slice(&bytes);
-            self.raw.resize(self.raw.len().next_multiple_of(Blocks::BLOCK), 0);
+            self.raw.resize(self.raw.len().next_multiple_of(BufferedBlocks::BLOCK), 0);
             *content = Some(bytes);
         };
         self.stored = self.entry()?.recorded_size().unwrap_or(size);
@@ -111,11 +111,12 @@ impl<'a> Members<'a> {
             if let Some(map) = map {
                 break map;
             }
-            let mut block = [0; Blocks::BLOCK];
-            stored =
-                stored.checked_sub(Blocks::SIZE).ok_or_else(|| damaged("a map of holes is cut short"))?;
+            let mut block = [0; BufferedBlocks::BLOCK];
+            stored = stored
+                .checked_sub(BufferedBlocks::SIZE)
+                .ok_or_else(|| damaged("a map of holes is cut short"))?;
             self.blocks.exactly(&mut block).await?;
-            self.rest -= Blocks::SIZE;
+            self.rest -= BufferedBlocks::SIZE;
             map = reader.take(&block)?;
         };
         sparse::check(&map, size, stored)?;
@@ -124,19 +125,19 @@ impl<'a> Members<'a> {
 
     /// Reads records that are about what follows in general. Those of others say nothing to us.
     async fn global(&mut self, size: u64) -> Result<Vec<Reference<'static>>, ComponentError> {
-        if size > Heads::MOST {
+        if size > EntryPrefix::MOST {
             self.blocks.skip(size.saturating_add(padding(size))).await?;
             return Ok(Vec::new());
         }
-        Reference::all_in(&self.blocks.head(false, size, Heads::MOST).await?)
+        Reference::all_in(&self.blocks.head(false, size, EntryPrefix::MOST).await?)
     }
 
     /// The entry that was given out last.
     pub fn entry(&self) -> Result<Entry<'_>, ComponentError> {
-        Entry::new(&self.header, &self.heads, self.stored)
+        Entry::new(&self.header, &self.prefix, self.stored)
     }
 
-    /// Its blocks, up to its content.
+    /// The blocks of the entry, up to its content.
     pub fn raw(&self) -> &[u8] {
         &self.raw
     }
@@ -169,7 +170,7 @@ fn checked_size(header: &Header) -> io::Result<u64> {
 
 /// The number of bytes that fill up the last block of some content.
 fn padding(size: u64) -> u64 {
-    size.wrapping_neg() % Blocks::SIZE
+    size.wrapping_neg() % BufferedBlocks::SIZE
 }
 
 pub fn damaged(why: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> ComponentError {
@@ -177,7 +178,7 @@ pub fn damaged(why: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Comp
 }
 
 /// The stream, buffered and metered.
-struct Blocks<'a> {
+struct BufferedBlocks<'a> {
     feed: Feed<'a>,
     meter: &'a Meter,
     buffer: Vec<u8>,
@@ -186,7 +187,7 @@ struct Blocks<'a> {
     to: usize,
 }
 
-impl<'a> Blocks<'a> {
+impl<'a> BufferedBlocks<'a> {
     /// Length of a block, to which everything in a tar stream is padded.
     const BLOCK: usize = 512;
     const SIZE: u64 = Self::BLOCK as u64;
@@ -278,8 +279,8 @@ fn cut() -> ComponentError {
     damaged("no end-of-archive blocks: it is cut short")
 }
 
-/// Sorts the error of the feed, which says `InvalidData` of a damaged archive; the rest is trouble in
-/// reading it.
+/// Sorts the error of the feed, which says `InvalidData` of a damaged archive; the rest are errors of
+/// reading.
 fn refused(source: io::Error) -> ComponentError {
     match source.kind() {
         io::ErrorKind::InvalidData => damaged(source),

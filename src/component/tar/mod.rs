@@ -4,12 +4,12 @@
 
 mod acl;
 mod attribute;
+mod blocking;
 mod dumpdir;
 mod entry;
 mod join;
 mod members;
 mod pax;
-mod pour;
 mod read;
 mod reference;
 mod sparse;
@@ -17,10 +17,10 @@ mod write;
 
 pub use acl::Acl;
 pub use attribute::{AttributeKind, AttributeKinds, ExtendedAttributes};
+pub use blocking::{BlockingFeed, join_error, run_blocking};
 pub use entry::{DUMPDIR, Entry};
 pub use join::join;
-pub use pour::{Poured, crashed, pour};
 pub use read::{Visit, decode, walk};
 pub use reference::Reference;
 pub use sparse::Segment;
-pub use write::{Abandoned, Chunk, TarWriter};
+pub use write::{Chunk, ConsumerGone, TarWriter};

@@ -49,10 +49,10 @@ pub trait Visit {
     }
 }
 
-/// Nobody looks: the stream is only to be counted.
-struct Nobody;
+/// The visitor of a stream that is only counted.
+struct NoVisitor;
 
-impl Visit for Nobody {
+impl Visit for NoVisitor {
     fn entry(&mut self, _: &Entry<'_>, _: u64) -> Result<(), ComponentError> {
         Ok(())
     }
@@ -76,7 +76,7 @@ impl Visit for Nobody {
 /// files is most of the work. Memory is bounded whatever the stream says: names may take 1 MiB an entry, and PAX
 /// records 4 MiB.
 pub async fn decode(feed: Feed<'_>, meter: &Meter) -> Result<Counts, ComponentError> {
-    walk(feed, meter, &mut Nobody).await
+    walk(feed, meter, &mut NoVisitor).await
 }
 
 /// Shows every entry of a tar stream to `visitor`, to the end of the stream, and counts them. Attributes and metadata

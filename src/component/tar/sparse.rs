@@ -22,7 +22,7 @@ const BLOCK: u64 = 512;
 /// A sparse file as headers tell of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Sparse {
-    /// Its length, holes included.
+    /// The length of the file, holes included.
     pub(super) size: u64,
     /// `None`: the map is at the head of the content.
     pub(super) map: Option<Vec<Segment>>,
@@ -30,14 +30,14 @@ pub(super) struct Sparse {
 
 /// The PAX records of a sparse file.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Told<'a> {
+pub(super) struct SparseRecords<'a> {
     pub(super) name: Option<&'a [u8]>,
     version: (Option<u64>, Option<u64>),
     size: Option<u64>,
     map: Vec<u64>,
 }
 
-impl<'a> Told<'a> {
+impl<'a> SparseRecords<'a> {
     /// Takes over a record whose key begins with `GNU.sparse.`; `None` when its value is none.
     pub(super) fn take(&mut self, key: &[u8], value: &'a [u8]) -> Option<()> {
         match key {
@@ -77,7 +77,7 @@ fn too_many() -> ComponentError {
     damaged("a sparse file has more than a million holes")
 }
 
-/// Looks that the parts of a file follow one another within its length, and that they are as much as there is.
+/// Makes sure that the parts of a file follow one another within its length, and that they are as much as there is.
 pub(super) fn check(map: &[Segment], size: u64, stored: u64) -> Result<(), ComponentError> {
     let (mut end, mut sum) = (0, 0_u64);
     for (at, Segment { offset, bytes }) in map.iter().enumerate() {

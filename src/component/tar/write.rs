@@ -19,9 +19,9 @@ pub struct Chunk {
     pub bytes: Bytes,
 }
 
-/// Nobody takes the stream any more.
+/// The error that the consumer of the stream has gone.
 #[derive(Debug)]
-pub struct Abandoned;
+pub struct ConsumerGone;
 
 /// Length of a block, to which everything in a tar stream is padded (POSIX pax, "ustar Interchange Format").
 const BLOCK: usize = 512;
@@ -99,7 +99,7 @@ impl TarWriter {
         target: &[u8],
         stat: &Stat,
         size: u64,
-    ) -> Result<(), Abandoned> {
+    ) -> Result<(), ConsumerGone> {
         self.head(Header::new_gnu(), kind, path, target, stat, size)
     }
 
@@ -111,7 +111,7 @@ impl TarWriter {
         target: &[u8],
         stat: &Stat,
         size: u64,
-    ) -> Result<(), Abandoned> {
+    ) -> Result<(), ConsumerGone> {
         self.put_references()?;
         self.ends_in_references = false;
         self.room()?;
@@ -147,7 +147,7 @@ impl TarWriter {
         stat: &Stat,
         size: u64,
         segments: &[Segment],
-    ) -> Result<(), Abandoned> {
+    ) -> Result<(), ConsumerGone> {
         sparse::write_records(&mut self.records, path, size);
         let map = sparse::map_of(segments, size);
         let stored = map.len() as u64 + segments.iter().map(|segment| segment.bytes).sum::<u64>();
@@ -158,7 +158,7 @@ impl TarWriter {
     }
 
     /// Notes a file whose content lies in an earlier archive.
-    pub fn reference(&mut self, reference: &Reference<'_>) -> Result<(), Abandoned> {
+    pub fn reference(&mut self, reference: &Reference<'_>) -> Result<(), ConsumerGone> {
         reference.write(&mut self.references);
         self.ends_in_references = true;
         if self.references.len() < Self::ROOM / 2 { Ok(()) } else { self.put_references() }
@@ -169,7 +169,7 @@ impl TarWriter {
         self.ends_in_references
     }
 
-    fn put_references(&mut self) -> Result<(), Abandoned> {
+    fn put_references(&mut self) -> Result<(), ConsumerGone> {
         if !self.references.is_empty() {
             self.room()?;
             let records = std::mem::take(&mut self.references);
@@ -179,7 +179,7 @@ impl TarWriter {
     }
 
     /// An entry that says more about the one after it.
-    fn extension(&mut self, kind: EntryType, name: &[u8], content: &[u8]) -> Result<(), Abandoned> {
+    fn extension(&mut self, kind: EntryType, name: &[u8], content: &[u8]) -> Result<(), ConsumerGone> {
         // PAX records belong to POSIX's own format, and some readers refuse them in any other.
         let is_posix = matches!(kind, EntryType::XHeader | EntryType::XGlobalHeader);
         let mut header = if is_posix { Header::new_ustar() } else { Header::new_gnu() };
@@ -195,7 +195,7 @@ impl TarWriter {
         self.room().map(drop) // for a header
     }
 
-    fn bytes(&mut self, mut bytes: &[u8]) -> Result<(), Abandoned> {
+    fn bytes(&mut self, mut bytes: &[u8]) -> Result<(), ConsumerGone> {
         while !bytes.is_empty() {
             let chunk = self.room()?;
             let (now, later) = bytes.split_at(bytes.len().min(chunk.capacity() - chunk.len()));
@@ -217,7 +217,7 @@ impl TarWriter {
     }
 
     /// The chunk under way, with free capacity to write contents into.
-    pub fn room(&mut self) -> Result<&mut Vec<u8>, Abandoned> {
+    pub fn room(&mut self) -> Result<&mut Vec<u8>, ConsumerGone> {
         if self.chunk.capacity() - self.chunk.len() < Self::ROOM {
             self.send(Vec::with_capacity(Self::CHUNK))?;
         }
@@ -230,7 +230,7 @@ impl TarWriter {
     }
 
     /// Writes `count` bytes of zeros.
-    pub fn zeros(&mut self, mut count: u64) -> Result<(), Abandoned> {
+    pub fn zeros(&mut self, mut count: u64) -> Result<(), ConsumerGone> {
         while count > 0 {
             let chunk = self.room()?;
             let free = chunk.capacity() - chunk.len();
@@ -242,18 +242,18 @@ impl TarWriter {
     }
 
     /// Fills the last block of an entry of `size` bytes.
-    pub fn pad(&mut self, size: u64) -> Result<(), Abandoned> {
+    pub fn pad(&mut self, size: u64) -> Result<(), ConsumerGone> {
         self.zeros(size.next_multiple_of(BLOCK as u64) - size)
     }
 
     /// Writes the end of the archive, two blocks of zeros, and hands over the last chunk.
-    pub fn finish(mut self) -> Result<(), Abandoned> {
+    pub fn finish(mut self) -> Result<(), ConsumerGone> {
         self.put_references()?;
         self.zeros(2 * BLOCK as u64)?;
         self.send(Vec::new())
     }
 
-    fn send(&mut self, next: Vec<u8>) -> Result<(), Abandoned> {
+    fn send(&mut self, next: Vec<u8>) -> Result<(), ConsumerGone> {
         let bytes = std::mem::replace(&mut self.chunk, next);
         let compressed = std::mem::take(&mut self.compressed);
         // Deciding by chunk, headers and small neighbours among them, costs at most an eighth of what
@@ -261,7 +261,7 @@ impl TarWriter {
         let mostly = compressed > 0 && compressed >= bytes.len() / 8 * 7;
         self.run = if mostly { self.run + 1 } else { 0 };
         let content = if self.run > Self::RUN { Content::Incompressible } else { Content::Compressible };
-        self.chunks.blocking_send(Chunk { content, bytes: bytes.into() }).map_err(|_| Abandoned)
+        self.chunks.blocking_send(Chunk { content, bytes: bytes.into() }).map_err(|_| ConsumerGone)
     }
 }
 
@@ -293,7 +293,7 @@ fn number(field: &mut [u8], mut value: u64) {
 
 /// Adds the PAX record of a time that no header can hold: with a fraction, or before 1970.
 ///
-/// Its length counts itself (POSIX pax, "pax Extended Header").
+/// The length of a record counts itself (POSIX pax, "pax Extended Header").
 fn time_record(records: &mut Vec<u8>, seconds: i64, nanos: i64) {
     const SECOND: i64 = 1_000_000_000;
     if nanos == 0 && seconds >= 0 {

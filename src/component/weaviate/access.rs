@@ -84,7 +84,7 @@ pub(super) fn has_no_file(folder: &Path) -> bool {
 
 /// The uppermost folder in `folder`, or that itself, whose content this process may not remove, as the operating
 /// system answers.
-pub(super) fn stuck(folder: &Path) -> Option<PathBuf> {
+pub(super) fn unremovable_folder(folder: &Path) -> Option<PathBuf> {
     let here = || Some(folder.to_owned());
     let entries = fs::read_dir(folder).and_then(Iterator::collect::<io::Result<Vec<_>>>);
     let Ok(entries) = entries else { return here() };
@@ -93,7 +93,7 @@ pub(super) fn stuck(folder: &Path) -> Option<PathBuf> {
         return here();
     }
     let folders = entries.iter().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
-    folders.map(fs::DirEntry::path).find_map(|below| stuck(&below))
+    folders.map(fs::DirEntry::path).find_map(|below| unremovable_folder(&below))
 }
 
 #[test]

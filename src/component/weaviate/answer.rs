@@ -20,28 +20,28 @@ pub(super) enum Fault {
     Refused { status: StatusCode, message: String },
     /// There was no answer, or one of a proxy's. The request may have had its effect.
     #[error("no answer of Weaviate's")]
-    Away(#[source] Box<dyn std::error::Error + Send + Sync>),
+    Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
-/// The server listens and does not know its classes yet. The request had no effect.
+/// The error that the server listens and does not know its classes yet. The request had no effect.
 #[derive(Debug, thiserror::Error)]
 #[error("Weaviate is starting and not ready")]
 pub(super) struct NotReady;
 
-/// The server has a class in its schema, and nothing of the class but that is loaded.
+/// The error that the server has a class in its schema and has not loaded the class itself.
 #[derive(Debug, thiserror::Error)]
 #[error("class {0} is in the schema, and the server answers as if it were not")]
-pub(super) struct Unloaded(pub(super) String);
+pub(super) struct ClassNotLoaded(pub(super) String);
 
-/// The server could not ask the store of its backups. The request had no effect.
+/// The error that the server cannot reach its backup backend. The request had no effect.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-struct StoreAway(String);
+struct BackendUnavailable(String);
 
 impl Fault {
-    /// Returns whether the request had no effect since the store of the server's backups was away.
-    pub(super) fn is_store_away(&self) -> bool {
-        matches!(self, Self::Away(err) if err.is::<StoreAway>())
+    /// Returns whether the request had no effect since the server's backup backend could not be reached.
+    pub(super) fn is_backend_unavailable(&self) -> bool {
+        matches!(self, Self::Unavailable(err) if err.is::<BackendUnavailable>())
     }
 
     /// Returns whether the server refused the request with these words.
@@ -55,13 +55,13 @@ impl Fault {
 
     /// Returns whether the request had no effect since the server was starting.
     pub(super) fn is_not_ready(&self) -> bool {
-        matches!(self, Self::Away(err) if err.is::<NotReady>())
+        matches!(self, Self::Unavailable(err) if err.is::<NotReady>())
     }
 
-    /// Returns whether the same request may be answered later: the server is away or in trouble.
+    /// Returns whether the same request may be answered later: the server does not answer or cannot serve it.
     pub(super) fn passes(&self) -> bool {
         match self {
-            Self::Away(_) => true,
+            Self::Unavailable(_) => true,
             Self::Refused { status, .. } => status.is_server_error(),
             Self::Denied { .. } => false,
         }
@@ -73,8 +73,8 @@ impl Fault {
         // Up to 1.26 in the words of a shard, later by GraphQL alone in those of an index.
         const WORDS: [&str; 2] = ["Unable to load shard", "tried to browse non-existing index"];
         match self {
-            Self::Away(err) if err.is::<Unloaded>() => true,
-            Self::Away(err) => WORDS.iter().any(|words| err.to_string().contains(words)),
+            Self::Unavailable(err) if err.is::<ClassNotLoaded>() => true,
+            Self::Unavailable(err) => WORDS.iter().any(|words| err.to_string().contains(words)),
             Self::Refused { message, .. } => WORDS.iter().any(|words| message.contains(words)),
             Self::Denied { .. } => false,
         }
@@ -147,17 +147,17 @@ impl Answer {
     }
 
     /// The body of a good answer, or why there is none.
-    pub(super) fn judged(self, path: &str, has_key: bool) -> Result<Vec<u8>, Fault> {
+    pub(super) fn checked(self, path: &str, has_key: bool) -> Result<Vec<u8>, Fault> {
         let status = self.status;
         let said = || message(&self.body);
         match status.as_u16() {
             200..=299 => Ok(self.body),
-            429 | 502..=504 => Err(Fault::Away(format!("{status}: {}", said()).into())),
+            429 | 502..=504 => Err(Fault::Unavailable(format!("{status}: {}", said()).into())),
             422 if is_bucket_away(path, &said()) => {
-                Err(Fault::Away(StoreAway(format!("{status}: {}", said())).into()))
+                Err(Fault::Unavailable(BackendUnavailable(format!("{status}: {}", said())).into()))
             }
             // Any node says so while the cluster has no leader, at a start or after one has died.
-            403 if said().contains("leader not found") => Err(Fault::Away(NotReady.into())),
+            403 if said().contains("leader not found") => Err(Fault::Unavailable(NotReady.into())),
             401 | 403 => {
                 let message = said();
                 let help = help(status, &message, has_key);
@@ -254,13 +254,13 @@ mod tests {
 
     #[test]
     fn a_bucket_that_is_away_comes_back_and_one_that_refuses_does_not() {
-        let judged = |path, message| answer(422, message).judged(path, false).unwrap_err().passes();
+        let checked = |path, message| answer(422, message).checked(path, false).unwrap_err().passes();
         let away = r#"check if backup "a" exists at "s3://b": dial tcp 127.0.0.1:9: connection refused"#;
-        assert!(judged("/v1/backups/s3", away));
-        assert!(judged("/v1/backups/s3/a/restore", "find backup s3://b/a: context deadline exceeded"));
-        assert!(!judged("/v1/backups/filesystem", away));
-        assert!(!judged("/v1/backups/s3", "check if backup exists: Access Denied."));
-        assert!(!judged("/v1/backups/s3/a/restore", "find backup s3://b/a: unexpected end of JSON input"));
+        assert!(checked("/v1/backups/s3", away));
+        assert!(checked("/v1/backups/s3/a/restore", "find backup s3://b/a: context deadline exceeded"));
+        assert!(!checked("/v1/backups/filesystem", away));
+        assert!(!checked("/v1/backups/s3", "check if backup exists: Access Denied."));
+        assert!(!checked("/v1/backups/s3/a/restore", "find backup s3://b/a: unexpected end of JSON input"));
     }
 
     #[test]
@@ -272,7 +272,7 @@ mod tests {
             (401, no_keys, true, "remove WEAVIATE_API_KEY"),
             (403, "forbidden action", true, "give the user of WEAVIATE_API_KEY the right"),
         ] {
-            let fault = answer(status, message).judged("/v1/meta", has_key).unwrap_err();
+            let fault = answer(status, message).checked("/v1/meta", has_key).unwrap_err();
             let said = fault.of("ask").to_string();
             assert!(said.contains(words), "{said}");
         }

@@ -3,9 +3,9 @@
 use crate::base::chain;
 use crate::component::ComponentError;
 use crate::component::weaviate::Weaviate;
-use crate::component::weaviate::index::Made;
+use crate::component::weaviate::index::BackupBackend;
 use crate::component::weaviate::journal::Journal;
-use crate::component::weaviate::mark::Mark;
+use crate::component::weaviate::mark::ReplacementMark;
 use crate::component::weaviate::notes::{Notes, State};
 use crate::component::weaviate::server::Server;
 use crate::domain::progress::Meter;
@@ -23,10 +23,10 @@ const LIFE: u32 = 45;
 
 /// A mark of ours while this process replaces classes, or puts classes back.
 #[derive(Debug)]
-pub(super) struct Claim {
+pub(super) struct ReplacementClaim {
     server: Server,
     /// Locked while the mark is being written: of two changes none undoes the other.
-    mark: Mutex<Mark>,
+    mark: Mutex<ReplacementMark>,
     lost: CancellationToken,
     why: OnceLock<String>,
     /// Of the run, which somebody may stop.
@@ -46,14 +46,14 @@ impl Weaviate {
         journal: &mut Journal,
         classes: &BTreeSet<String>,
         meter: &Meter,
-    ) -> Result<(Claim, Vec<Mark>), ComponentError> {
+    ) -> Result<(ReplacementClaim, Vec<ReplacementMark>), ComponentError> {
         let journal_id = journal.id().await?;
         let marks = marks_of_the_dead(server, &journal_id).await?;
         // Before the mark is made: what a death leaves of it is found again.
         journal.note(|notes| notes.has_mark = true).await?;
         let (own, others): (Vec<_>, Vec<_>) = marks.into_iter().partition(|mark| mark.journal == journal_id);
         let last = own.iter().chain(&others).map(|mark| mark.number).max().unwrap_or_default();
-        let mark = Mark {
+        let mark = ReplacementMark {
             number: last + 1,
             run: Uuid::new_v4().simple().to_string(),
             journal: journal_id,
@@ -68,7 +68,7 @@ impl Weaviate {
                 .collect(),
             copies: copies_on_server(&journal.notes),
             beat: 0,
-            deeds: own.iter().flat_map(Mark::needed_deeds).collect(),
+            task_notes: own.iter().flat_map(ReplacementMark::needed_notes).collect(),
         };
         server.make_mark(&mark).await?;
         // The new mark says all that they said.
@@ -77,8 +77,8 @@ impl Weaviate {
         }
         let (server, mark) = (server.while_classes_are_missing(), Mutex::new(mark));
         let (lost, why, meter) = (CancellationToken::new(), OnceLock::new(), meter.clone());
-        let claim = Claim { server, mark, lost, why, meter };
-        Ok((claim, others.into_iter().filter(Mark::is_open).collect()))
+        let claim = ReplacementClaim { server, mark, lost, why, meter };
+        Ok((claim, others.into_iter().filter(ReplacementMark::is_open).collect()))
     }
 
     /// Lets the mark of this machine say what the journal says, and removes it when nothing needs it any more: it
@@ -88,7 +88,7 @@ impl Weaviate {
     /// # Errors
     ///
     /// Then the next run does it.
-    pub(super) async fn tend_mark(
+    pub(super) async fn refresh_mark(
         &self,
         server: &Server,
         journal: &mut Journal,
@@ -110,11 +110,13 @@ impl Weaviate {
                 replaced.entry(class).or_insert(mark.number);
             }
             let is_seen = !replaced.is_empty() && others.iter().any(|other| other.number < mark.number);
-            let is_proof = !mark.needed_deeds().is_empty();
+            let is_proof = !mark.needed_notes().is_empty();
             if is_seen || is_proof || !replacing.is_empty() || !journal.notes.snapshots().is_empty() {
                 let beat = mark.beat + 1;
                 if replacing != mark.replacing || copies != mark.copies || replaced != mark.replaced {
-                    server.change_mark(&Mark { replacing, replaced, copies, beat, ..mark }).await?;
+                    server
+                        .change_mark(&ReplacementMark { replacing, replaced, copies, beat, ..mark })
+                        .await?;
                 }
                 return Ok(());
             }
@@ -124,14 +126,14 @@ impl Weaviate {
     }
 }
 
-impl Claim {
+impl ReplacementClaim {
     /// The number of the mark.
     pub(super) async fn number(&self) -> u64 {
         self.mark.lock().await.number
     }
 
     /// Names a copy that the replacement needs, before a class is deleted: no machine's retention removes it.
-    pub(super) async fn needs(&self, copy: &str) -> Result<(), ComponentError> {
+    pub(super) async fn needs_copy(&self, copy: &str) -> Result<(), ComponentError> {
         self.change(|mark| mark.copies.extend([copy.to_owned()])).await
     }
 
@@ -145,7 +147,10 @@ impl Claim {
     }
 
     /// Changes what the mark says.
-    pub(super) async fn change(&self, change: impl FnOnce(&mut Mark)) -> Result<(), ComponentError> {
+    pub(super) async fn change(
+        &self,
+        change: impl FnOnce(&mut ReplacementMark),
+    ) -> Result<(), ComponentError> {
         let mut mark = self.mark.lock().await;
         let mut changed = mark.clone();
         change(&mut changed);
@@ -184,12 +189,12 @@ impl Claim {
     ///
     /// Then the class may be there or not; after [`ComponentError::Denied`] it is.
     pub(super) async fn delete(&self, class: &str) -> Result<(), ComponentError> {
-        let mut turns = self.server.client.turns();
+        let mut retries = self.server.client.retries();
         loop {
             self.confirm().await?;
             match self.server.client.ask(Method::DELETE, &format!("/v1/schema/{class}"), None).await {
                 Ok(_) => break,
-                Err(fault) if fault.passes() && turns.another(&fault).await => {}
+                Err(fault) if fault.passes() && retries.wait(&fault).await => {}
                 Err(fault) => return Err(fault.of(format!("delete class {class}"))),
             }
         }
@@ -202,7 +207,7 @@ impl Claim {
     ///
     /// # Errors
     ///
-    /// Those of the work, or that it was ended.
+    /// The error of the work, or the reason why the work was ended.
     pub(super) async fn guarded<T>(
         &self,
         work: impl Future<Output = Result<T, ComponentError>>,
@@ -211,7 +216,7 @@ impl Claim {
             biased;
             () = self.lost.cancelled() => self.why.get().cloned().unwrap_or_default(),
             () = self.meter.stopped() => "the run was cancelled, or its lock has passed to another".to_owned(),
-            () = self.beats() => "its mark is beaten no more".to_owned(),
+            () = self.keep_beating() => "its mark is beaten no more".to_owned(),
             ended = work => return ended,
         };
         Err(ComponentError::Failed {
@@ -222,8 +227,8 @@ impl Claim {
         })
     }
 
-    /// Shows others that this machine is at it, for ever.
-    async fn beats(&self) {
+    /// Raises the beat of the mark again and again, so that other machines see this one at work.
+    async fn keep_beating(&self) {
         loop {
             self.server.client.wait(BEAT).await;
             let beaten = async {
@@ -243,7 +248,10 @@ impl Claim {
 /// # Errors
 ///
 /// When another machine is at it, or the marks cannot be read.
-pub(super) async fn marks_of_the_dead(server: &Server, journal: &str) -> Result<Vec<Mark>, ComponentError> {
+pub(super) async fn marks_of_the_dead(
+    server: &Server,
+    journal: &str,
+) -> Result<Vec<ReplacementMark>, ComponentError> {
     /// Seconds between two looks.
     const LOOK: u32 = 5;
     let mut marks = server.marks().await?;
@@ -294,6 +302,6 @@ fn proven(notes: &Notes) -> BTreeSet<String> {
 
 /// The ids of the copies that lie where the server's backups lie.
 fn copies_on_server(notes: &Notes) -> BTreeSet<String> {
-    let copies = notes.snapshots().into_iter().filter(|copy| copy.made != Made::Export);
+    let copies = notes.snapshots().into_iter().filter(|copy| copy.backend != BackupBackend::Export);
     copies.map(|copy| copy.id.clone()).collect()
 }

@@ -1,6 +1,6 @@
 //! A class: its definition, its tenants, how many objects it has. Pure.
 
-use crate::component::weaviate::count::{Bracket, Verdict};
+use crate::component::weaviate::count::{CountRange, Verdict};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,11 +13,11 @@ pub(super) type Classes = BTreeMap<String, Class>;
 pub(super) struct Class {
     /// As `GET /v1/schema` has it.
     pub(super) definition: Value,
-    /// Those of a multi-tenant class.
+    /// The tenants of a multi-tenant class.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) tenants: Vec<Tenant>,
     /// The number of its objects when its backup began and when that was done.
-    pub(super) objects: Bracket,
+    pub(super) objects: CountRange,
 }
 
 /// One tenant.
@@ -25,11 +25,11 @@ pub(super) struct Class {
 pub(super) struct Tenant {
     pub(super) name: String,
     /// `HOT`, `COLD`, `FROZEN`; later versions say `ACTIVE`, `INACTIVE`, `OFFLOADED`.
-    #[serde(rename = "activityStatus", default = "hot")]
+    #[serde(rename = "activityStatus", default = "active_status")]
     pub(super) status: String,
 }
 
-fn hot() -> String {
+fn active_status() -> String {
     "HOT".to_owned()
 }
 
@@ -173,11 +173,11 @@ mod tests {
 
     #[test]
     fn an_empty_class_is_less_than_what_was_estimated_and_what_expires_is_not_missed() {
-        let estimate = Bracket { before: Count::Estimate(0), after: Count::Estimate(5) };
-        let seen = Bracket { before: Count::Estimate(4), ..estimate };
+        let estimate = CountRange { before: Count::Estimate(0), after: Count::Estimate(5) };
+        let seen = CountRange { before: Count::Estimate(4), ..estimate };
         for (objects, found, verdict) in [
-            (Bracket::captured(5), 4, Verdict::Fewer),
-            (Bracket::captured(5), 6, Verdict::More),
+            (CountRange::captured(5), 4, Verdict::Fewer),
+            (CountRange::captured(5), 6, Verdict::More),
             (seen, 0, Verdict::Fewer),
             (seen, 1, Verdict::Unproven),
             (estimate, 0, Verdict::Unproven),

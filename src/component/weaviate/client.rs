@@ -2,9 +2,9 @@
 
 use crate::base::{backoff::Backoff, chain};
 use crate::component::ComponentError;
-use crate::component::weaviate::answer::{Answer, NotReady, Unloaded};
+use crate::component::weaviate::answer::{Answer, ClassNotLoaded, NotReady};
 use crate::component::weaviate::config::{Address, Tls, WeaviateConfig};
-use crate::component::weaviate::lines::append;
+use crate::component::weaviate::ndjson::append;
 use bytes::Bytes;
 use reqwest::{Certificate, Identity, Method, StatusCode, header::CONTENT_TYPE};
 use secrecy::{ExposeSecret, SecretString};
@@ -30,16 +30,16 @@ pub(super) struct Client {
     setting: &'static str,
     key: Option<SecretString>,
     second: Duration,
-    patience: Patience,
+    profile: RetryProfile,
     /// True if the server has said that it is ready, and has not been away since.
     is_ready: Arc<AtomicBool>,
     /// The number of requests that got no answer of the server's.
     outages: Arc<AtomicU32>,
 }
 
-/// The time for which a server that gives no usable answer is asked again.
+/// The retries of a request to which the server gives no usable answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Patience {
+pub(super) enum RetryProfile {
     /// About a minute: whoever wants something can come again.
     Usual,
     /// About ten minutes: classes are missing until the server answers, and nobody else brings them back.
@@ -75,7 +75,7 @@ impl Client {
             setting: if is_drill { "BACKUP_WEAVIATE_DRILL_URL" } else { "WEAVIATE_URL" },
             key: config.api_key.clone(),
             second: config.second,
-            patience: Patience::Usual,
+            profile: RetryProfile::Usual,
             is_ready: Arc::default(),
             outages: Arc::default(),
         })
@@ -92,7 +92,7 @@ impl Client {
     }
 
     /// The address of the server, for people.
-    pub(super) fn place(&self) -> &Address {
+    pub(super) fn address(&self) -> &Address {
         &self.server
     }
 
@@ -106,9 +106,9 @@ impl Client {
         tokio::time::sleep(self.seconds(seconds)).await;
     }
 
-    /// The same client with another patience.
-    pub(super) fn with(&self, patience: Patience) -> Self {
-        Self { patience, ..self.clone() }
+    /// A copy of the client with other retries.
+    pub(super) fn with(&self, profile: RetryProfile) -> Self {
+        Self { profile, ..self.clone() }
     }
 
     /// The name of our setting that has led here.
@@ -124,19 +124,19 @@ impl Client {
     /// Asks once, as soon as the server is ready. The request is not sent before, so what may not be repeated is
     /// asked so.
     pub(super) async fn ask(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value, Fault> {
-        let mut turns = self.turns();
+        let mut retries = self.retries();
         loop {
             let answer = match self.look_ready().await {
                 Ok(()) => self.ask_now(method.clone(), path, body).await,
                 Err(fault) => {
-                    if turns.another(&fault).await {
+                    if retries.wait(&fault).await {
                         continue;
                     }
                     return Err(fault);
                 }
             };
             match answer {
-                Err(fault) if fault.is_not_ready() && turns.another(&fault).await => {}
+                Err(fault) if fault.is_not_ready() && retries.wait(&fault).await => {}
                 answer => return answer,
             }
         }
@@ -155,7 +155,7 @@ impl Client {
         if text.is_empty() && is_order {
             return Ok(Value::Null);
         }
-        serde_json::from_slice(&text).map_err(|err| Fault::Away(err.into()))
+        serde_json::from_slice(&text).map_err(|err| Fault::Unavailable(err.into()))
     }
 
     /// Asks once, without waiting for the server, for the bytes of the answer; more than `longest` are an error.
@@ -190,17 +190,17 @@ impl Client {
             // One question by which to tell a class that is not loaded from one that is not there.
             let path = format!("/v1/schema/{class}");
             if self.send(Method::GET, &path, None, Self::LONGEST).await?.status.is_success() {
-                return Err(Fault::Away(Unloaded(class.to_owned()).into()));
+                return Err(Fault::Unavailable(ClassNotLoaded(class.to_owned()).into()));
             }
         }
-        let judged = answer.judged(path, self.has_key());
-        if matches!(judged, Err(Fault::Away(_))) {
+        let judged = answer.checked(path, self.has_key());
+        if matches!(judged, Err(Fault::Unavailable(_))) {
             self.was_away();
         }
         judged
     }
 
-    /// Looks whether the server is ready, unless it was when it last answered.
+    /// Tests whether the server is ready, unless it was when it last answered.
     async fn look_ready(&self) -> Result<(), Fault> {
         if self.is_ready.load(Relaxed) {
             return Ok(());
@@ -208,7 +208,7 @@ impl Client {
         let answer = self.send(Method::GET, Self::READY, None, Self::LONGEST).await?;
         // A proxy may keep this path to itself: nothing but Weaviate's own word is believed.
         if answer.status == StatusCode::SERVICE_UNAVAILABLE {
-            return Err(Fault::Away(NotReady.into()));
+            return Err(Fault::Unavailable(NotReady.into()));
         }
         self.is_ready.store(true, Relaxed);
         Ok(())
@@ -235,32 +235,32 @@ impl Client {
         let away = |err: reqwest::Error| {
             self.was_away();
             // Errors of the library hold the URL, which is known and noise.
-            Fault::Away(err.without_url().into())
+            Fault::Unavailable(err.without_url().into())
         };
         let mut answer = request.send().await.map_err(away)?;
         let status = answer.status();
         let mut text = Vec::new();
         while let Some(chunk) = answer.chunk().await.map_err(away)? {
             if text.len() + chunk.len() > longest {
-                return Err(Fault::Away(io::Error::from(io::ErrorKind::FileTooLarge).into()));
+                return Err(Fault::Unavailable(io::Error::from(io::ErrorKind::FileTooLarge).into()));
             }
             append(&mut text, &chunk, longest);
         }
         Ok(Answer { status, body: text })
     }
 
-    /// Asks for what has no effect, or the same each time, again and again for as long as this client's patience
-    /// lasts, while there is no answer or the server is in trouble.
+    /// Asks for what has no effect, or the same each time, again and again for as long as this client's retries
+    /// last, while there is no answer or the server cannot serve it.
     pub(super) async fn again(
         &self,
         method: Method,
         path: &str,
         body: Option<&Value>,
     ) -> Result<Value, Fault> {
-        let mut turns = self.turns();
+        let mut retries = self.retries();
         loop {
             match self.ask_now(method.clone(), path, body).await {
-                Err(fault) if fault.passes() && turns.another(&fault).await => {}
+                Err(fault) if fault.passes() && retries.wait(&fault).await => {}
                 answer => return answer,
             }
         }
@@ -269,11 +269,11 @@ impl Client {
     /// The bytes of an answer of what is only read, asked for again as [`again`](Self::again) does, but for an answer
     /// that is longer than `longest`: the next one would be as long.
     pub(super) async fn get_text(&self, path: &str, longest: usize) -> Result<Vec<u8>, Fault> {
-        let mut turns = self.turns();
+        let mut retries = self.retries();
         loop {
             match self.ask_text(Method::GET, path, None, longest).await {
-                Err(Fault::Away(err)) if is_too_long(&*err) => return Err(Fault::Away(err)),
-                Err(fault) if fault.passes() && turns.another(&fault).await => {}
+                Err(Fault::Unavailable(err)) if is_too_long(&*err) => return Err(Fault::Unavailable(err)),
+                Err(fault) if fault.passes() && retries.wait(&fault).await => {}
                 answer => return answer,
             }
         }
@@ -286,15 +286,15 @@ impl Client {
         path: &str,
         body: &Bytes,
     ) -> Result<T, Fault> {
-        let (mut turns, longest) = (self.turns(), Self::LONGEST + 2 * body.len());
+        let (mut retries, longest) = (self.retries(), Self::LONGEST + 2 * body.len());
         loop {
             let answer = self.ask_bytes(Method::POST, path, Some(body.clone()), longest).await;
             let answer = answer.and_then(|text| match &*text {
                 [] => Ok(T::default()),
-                text => serde_json::from_slice(text).map_err(|err| Fault::Away(err.into())),
+                text => serde_json::from_slice(text).map_err(|err| Fault::Unavailable(err.into())),
             });
             match answer {
-                Err(fault) if fault.passes() && turns.another(&fault).await => {}
+                Err(fault) if fault.passes() && retries.wait(&fault).await => {}
                 answer => return answer,
             }
         }
@@ -302,16 +302,16 @@ impl Client {
 
     /// Asks who is there: for some seconds only, since whoever wants that can come again; longer when the server
     /// is starting.
-    pub(super) async fn knock(&self, path: &str) -> Result<Value, Fault> {
+    pub(super) async fn probe(&self, path: &str) -> Result<Value, Fault> {
         const TIMES: u32 = 3;
-        let (mut few, mut many) = (Turns { left: TIMES, ..self.turns() }, self.turns());
+        let (mut few, mut many) = (Retries { left: TIMES, ..self.retries() }, self.retries());
         loop {
             let fault = match self.ask_now(Method::GET, path, None).await {
-                Err(fault @ Fault::Away(_)) => fault,
+                Err(fault @ Fault::Unavailable(_)) => fault,
                 answer => return answer,
             };
-            let turns = if fault.is_not_ready() { &mut many } else { &mut few };
-            if !turns.another(&fault).await {
+            let retries = if fault.is_not_ready() { &mut many } else { &mut few };
+            if !retries.wait(&fault).await {
                 return Err(fault);
             }
         }
@@ -323,28 +323,28 @@ impl Client {
     }
 
     /// The attempts of a request that gets no answer.
-    pub(super) fn turns(&self) -> Turns {
-        let left = match self.patience {
-            Patience::Usual => Turns::USUAL,
-            Patience::ClassesAreMissing => 42,
+    pub(super) fn retries(&self) -> Retries {
+        let left = match self.profile {
+            RetryProfile::Usual => Retries::USUAL,
+            RetryProfile::ClassesAreMissing => 42,
         };
-        Turns { left, backoff: Backoff::new(self.seconds(1), self.seconds(16)) }
+        Retries { left, backoff: Backoff::new(self.seconds(1), self.seconds(16)) }
     }
 }
 
-/// Attempts, with a longer wait before each.
+/// The retries that are left of a request, with a longer wait before each.
 #[derive(Debug)]
-pub(super) struct Turns {
+pub(super) struct Retries {
     left: u32,
     backoff: Backoff,
 }
 
-impl Turns {
+impl Retries {
     /// About a minute.
     const USUAL: u32 = 7;
 
     /// Waits for the next attempt; false when there is none.
-    pub(super) async fn another(&mut self, err: &(dyn std::error::Error + Send + Sync + 'static)) -> bool {
+    pub(super) async fn wait(&mut self, err: &(dyn std::error::Error + Send + Sync + 'static)) -> bool {
         if err.downcast_ref::<Fault>().is_some_and(Fault::is_unloaded_class) {
             // A class that a server has not loaded in the first minute is not loaded later either.
             self.left = self.left.min(Self::USUAL);

@@ -1,4 +1,4 @@
-//! The address of the vector database, the ways to get in, and the way by which it is backed up.
+//! The configuration of the vector database: its address, its credentials, and the backend of its backups.
 
 use secrecy::SecretString;
 use std::{fmt, path::PathBuf, str::FromStr, time::Duration};
@@ -9,12 +9,12 @@ use url::Url;
 pub struct WeaviateConfig {
     /// The server's address.
     pub server: Address,
-    /// Its API key; none: no header is sent, since a server without keys refuses any.
+    /// The API key of the server; `None`: no header is sent, since a server without keys refuses any.
     pub api_key: Option<SecretString>,
     /// The certificates that prove who we are and who the server is.
     pub tls: Tls,
-    /// The way that is wished for.
-    pub way: Way,
+    /// The backend of backups, by `BACKUP_WEAVIATE_BACKEND`.
+    pub backend: BackendSetting,
     /// The folder where this process sees the server's `BACKUP_FILESYSTEM_PATH`.
     pub dir: Option<PathBuf>,
     /// The longest time for one backup or restore on the server.
@@ -38,7 +38,7 @@ impl Address {
         format!("{}{path}", self.0.as_str().trim_end_matches('/'))
     }
 
-    /// The same server by TLS.
+    /// The address of the same server by TLS.
     #[must_use]
     pub fn with_tls(mut self) -> Self {
         // A scheme of the same kind is always accepted.
@@ -96,9 +96,9 @@ pub struct Tls {
     pub client: Option<(PathBuf, PathBuf)>,
 }
 
-/// The way by which backups are made.
+/// The setting of the backend of backups.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Way {
+pub enum BackendSetting {
     /// By the backup module that the server has enabled, else object by object.
     #[default]
     Auto,
@@ -110,7 +110,7 @@ pub enum Way {
     Export,
 }
 
-impl FromStr for Way {
+impl FromStr for BackendSetting {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {

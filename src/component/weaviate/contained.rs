@@ -2,7 +2,7 @@
 
 use crate::component::ComponentError;
 use crate::component::weaviate::index::corrupt;
-use crate::component::weaviate::parts::Parts;
+use crate::component::weaviate::parts::PartReader;
 use crate::component::weaviate::source::Source;
 use crate::component::weaviate::trial::is_same;
 use serde_json::Value;
@@ -36,14 +36,14 @@ fn place(object: &Value) -> (Option<&str>, Option<&str>) {
 struct Objects<'a> {
     source: &'a Source,
     class: &'a str,
-    parts: Parts<File>,
+    parts: PartReader<File>,
     is_within: bool,
     line: Vec<u8>,
 }
 
 impl<'a> Objects<'a> {
     async fn of(source: &'a Source, class: &'a str) -> Result<Self, ComponentError> {
-        let parts = Parts::new(source.open().await?);
+        let parts = PartReader::new(source.open().await?);
         Ok(Self { source, class, parts, is_within: false, line: Vec::new() })
     }
 

@@ -4,23 +4,23 @@ use crate::base::chain;
 use crate::component::ComponentError;
 use crate::component::weaviate::Weaviate;
 use crate::component::weaviate::class::Classes;
-use crate::component::weaviate::count::Bracket;
+use crate::component::weaviate::count::CountRange;
 use crate::component::weaviate::files::Files;
 use crate::component::weaviate::folder::is_closed;
-use crate::component::weaviate::index::{Index, Made, corrupt};
+use crate::component::weaviate::index::{BackupBackend, Index, corrupt};
 use crate::component::weaviate::job::new_id;
 use crate::component::weaviate::journal::Journal;
-use crate::component::weaviate::notes::{Loose, Notes, Snapshot};
+use crate::component::weaviate::notes::{Notes, OrphanBackup, Snapshot};
 use crate::component::weaviate::server::Server;
 use crate::component::weaviate::sink::FileSink;
-use crate::component::weaviate::source::{Place, Source};
+use crate::component::weaviate::source::{Source, SourceLocation};
 use crate::component::weaviate::tree::{Described, Tree};
 use crate::domain::progress::Meter;
 use jiff::Timestamp;
 use std::collections::BTreeSet;
 
 impl Weaviate {
-    /// Copies classes, so that they can be put back. `way` is that of the backup which is about to be restored:
+    /// Copies classes, so that they can be put back. `backend` is that of the backup which is about to be restored:
     /// where the server restores that itself, it makes this copy too, in the same place, so that its rights there
     /// have been tried before any class is deleted.
     pub(super) async fn set_aside(
@@ -28,29 +28,29 @@ impl Weaviate {
         server: &Server,
         live: Classes,
         journal: &mut Journal,
-        way: Made,
+        backend: BackupBackend,
         meter: &Meter,
     ) -> Result<Snapshot, ComponentError> {
         let closed = |err: &ComponentError| {
-            let is_closed = way == Made::Export && is_closed(err);
+            let is_closed = backend == BackupBackend::Export && is_closed(err);
             if is_closed {
                 tracing::warn!(error = %chain(err), "what a restore replaces is copied object by object");
             }
             is_closed
         };
         let is_too_long = live.keys().any(|name| !server.version.replaces_name_of(name.len()));
-        let made = match way {
-            Made::Export if is_too_long => Made::Export,
-            Made::Export => match self.way(server).await {
-                Ok((made, _)) => made,
-                Err(err) if closed(&err) => Made::Export,
+        let backend = match backend {
+            BackupBackend::Export if is_too_long => BackupBackend::Export,
+            BackupBackend::Export => match self.choose_backend(server).await {
+                Ok((backend, _)) => backend,
+                Err(err) if closed(&err) => BackupBackend::Export,
                 Err(err) => return Err(err),
             },
-            made => made,
+            backend => backend,
         };
-        let native = match made {
-            Made::Export => None,
-            made => match self.native(server, made, live.clone(), journal, meter).await {
+        let native = match backend {
+            BackupBackend::Export => None,
+            backend => match self.native(server, backend, live.clone(), journal, meter).await {
                 Ok(native) => Some(native),
                 Err(err) if closed(&err) => None,
                 Err(err) => return Err(err),
@@ -59,7 +59,7 @@ impl Weaviate {
         let Some((index, tree)) = native else {
             return self.export_aside(server, live, journal, meter).await;
         };
-        let (files, id) = (self.files(server, made)?, index.id.clone());
+        let (files, id) = (self.files(server, backend)?, index.id.clone());
         if let Files::Folder(_) = files {
             files.prove(&id, &tree, &described(&tree, &id)?).await?;
             files.sync(&id).await?;
@@ -80,7 +80,7 @@ impl Weaviate {
         let (mut index, counts) = self.exported(server, live, &mut sink, meter).await?;
         sink.finish(journal).await?;
         for (name, class) in &mut index.classes {
-            class.objects = Bracket::captured(counts[name]);
+            class.objects = CountRange::captured(counts[name]);
         }
         snapshot_of(journal, &index, id).await
     }
@@ -97,11 +97,11 @@ impl Weaviate {
             .await
             .map_err(|source| ComponentError::Read { what: format!("read {}", file.display()), source })?;
         let index = Index::parse(&text)?;
-        let place = match snapshot.made {
-            Made::Export => Place::File(journal.path(&tar(&snapshot.id))),
-            made => Place::Server(self.files(server, made)?),
+        let location = match snapshot.backend {
+            BackupBackend::Export => SourceLocation::File(journal.path(&tar(&snapshot.id))),
+            backend => SourceLocation::Server(self.files(server, backend)?),
         };
-        Ok(Source { index, place })
+        Ok(Source { index, location })
     }
 
     /// Changes the notes, and then removes the copies that the notes named and name no more.
@@ -134,10 +134,10 @@ impl Weaviate {
         let needed: BTreeSet<_> = journal.notes.snapshots().into_iter().cloned().collect();
         for copy in before.snapshots().into_iter().filter(|copy| !needed.contains(copy)) {
             match self.remove_copy(server, journal, copy).await {
-                Ok(()) => journal.note(|notes| notes.loose.retain(|loose| loose.id != copy.id)).await?,
+                Ok(()) => journal.note(|notes| notes.orphans.retain(|orphan| orphan.id != copy.id)).await?,
                 Err(err) => {
                     tracing::warn!(error = %chain(&err), "a copy of classes is left until the next run");
-                    journal.note(|notes| notes.loose.extend(Loose::of(copy))).await?;
+                    journal.note(|notes| notes.orphans.extend(OrphanBackup::of(copy))).await?;
                 }
             }
         }
@@ -151,9 +151,9 @@ impl Weaviate {
         journal: &Journal,
         snapshot: &Snapshot,
     ) -> Result<(), ComponentError> {
-        match snapshot.made {
-            Made::Export => journal.remove(&tar(&snapshot.id)).await?,
-            made => self.files(server, made)?.remove(&snapshot.id).await?,
+        match snapshot.backend {
+            BackupBackend::Export => journal.remove(&tar(&snapshot.id)).await?,
+            backend => self.files(server, backend)?.remove(&snapshot.id).await?,
         }
         journal.remove(&json(&snapshot.id)).await
     }
@@ -163,7 +163,7 @@ impl Weaviate {
 async fn snapshot_of(journal: &Journal, index: &Index, id: String) -> Result<Snapshot, ComponentError> {
     let text = serde_json::to_vec(index).expect("names and numbers are JSON");
     journal.put(&json(&id), text).await?;
-    Ok(Snapshot { made: index.way, id, at: Timestamp::now(), unnamed: [] })
+    Ok(Snapshot { backend: index.backend, id, at: Timestamp::now(), unnamed: [] })
 }
 
 /// The contents of the descriptors of a backup that is whole.
@@ -173,9 +173,9 @@ pub(super) fn described(tree: &Tree, id: &str) -> Result<Described, ComponentErr
 
 /// The place of a copy, for people.
 pub(super) fn place_of(journal: &Journal, snapshot: &Snapshot) -> String {
-    match snapshot.made {
-        Made::Export => journal.path(&tar(&snapshot.id)).display().to_string(),
-        made => format!("backup {} of Weaviate ({})", snapshot.id, made.as_str()),
+    match snapshot.backend {
+        BackupBackend::Export => journal.path(&tar(&snapshot.id)).display().to_string(),
+        backend => format!("backup {} of Weaviate ({})", snapshot.id, backend.as_str()),
     }
 }
 

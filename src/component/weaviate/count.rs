@@ -49,15 +49,15 @@ impl fmt::Display for Count {
     }
 }
 
-/// The counts when the backup of a class began and when it was done: nobody stops writing meanwhile.
+/// The counts of a class when its backup began and when the backup was done, since objects may be written meanwhile.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "Written", into = "Written")]
-pub(super) struct Bracket {
+pub(super) struct CountRange {
     pub(super) before: Count,
     pub(super) after: Count,
 }
 
-/// A bracket as archives hold it.
+/// A range as archives hold it.
 #[derive(Serialize, Deserialize)]
 struct Written {
     before: u64,
@@ -75,21 +75,21 @@ const fn is_true(exact: &bool) -> bool {
     *exact
 }
 
-impl From<Written> for Bracket {
+impl From<Written> for CountRange {
     fn from(Written { before, after, exact }: Written) -> Self {
         let count = if exact { Count::Exact } else { Count::Estimate };
         Self { before: count(before), after: count(after) }
     }
 }
 
-impl From<Bracket> for Written {
-    fn from(bracket: Bracket) -> Self {
-        let (before, after) = (bracket.before.number(), bracket.after.number());
-        Self { before, after, exact: bracket.exact().is_some() }
+impl From<CountRange> for Written {
+    fn from(range: CountRange) -> Self {
+        let (before, after) = (range.before.number(), range.after.number());
+        Self { before, after, exact: range.exact().is_some() }
     }
 }
 
-/// The meaning of a number of objects beside the counts of a bracket.
+/// The meaning of a number of objects beside the counts of a range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verdict {
     /// The number lies between two exact counts.
@@ -102,13 +102,13 @@ pub(super) enum Verdict {
     Unproven,
 }
 
-impl Bracket {
-    /// The bracket of a class whose objects were all counted as they were captured.
+impl CountRange {
+    /// The range of a class whose objects were all counted as they were captured.
     pub(super) const fn captured(count: u64) -> Self {
         Self { before: Count::Exact(count), after: Count::Exact(count) }
     }
 
-    /// The same counts where they are not of the moment at which the class was captured.
+    /// The counts as estimates, for counts that are not of the moment at which the class was captured.
     pub(super) const fn estimated(self) -> Self {
         Self { before: Count::Estimate(self.before.number()), after: Count::Estimate(self.after.number()) }
     }
@@ -160,7 +160,7 @@ mod tests {
             (Estimate(0), Estimate(0), 300, Verdict::Unproven),
             (Exact(5), Unknown, 0, Verdict::Unproven),
         ] {
-            assert_eq!(Bracket { before, after }.judge(found), verdict, "{before} {after} {found}");
+            assert_eq!(CountRange { before, after }.judge(found), verdict, "{before} {after} {found}");
         }
         assert_eq!(Exact(1) + Exact(2), Exact(3));
         assert_eq!(Exact(1) + Estimate(2), Estimate(3));
@@ -169,15 +169,18 @@ mod tests {
 
     #[test]
     fn archives_hold_counts_as_they_always_did() {
-        let estimates = Bracket { before: Count::Estimate(3), after: Count::Estimate(4) };
-        for (bracket, written) in [
-            (Bracket { after: Count::Exact(4), ..Bracket::captured(3) }, json!({"before": 3, "after": 4})),
+        let estimates = CountRange { before: Count::Estimate(3), after: Count::Estimate(4) };
+        for (range, written) in [
+            (
+                CountRange { after: Count::Exact(4), ..CountRange::captured(3) },
+                json!({"before": 3, "after": 4}),
+            ),
             (estimates, json!({"before": 3, "after": 4, "exact": false})),
         ] {
-            assert_eq!(serde_json::to_value(bracket).unwrap(), written);
-            assert_eq!(serde_json::from_value::<Bracket>(written).unwrap(), bracket);
+            assert_eq!(serde_json::to_value(range).unwrap(), written);
+            assert_eq!(serde_json::from_value::<CountRange>(written).unwrap(), range);
         }
-        let unknown = serde_json::to_value(Bracket::default()).unwrap();
+        let unknown = serde_json::to_value(CountRange::default()).unwrap();
         assert_eq!(unknown, json!({"before": 0, "after": 0, "exact": false}));
     }
 }

@@ -4,7 +4,7 @@
 use crate::component::weaviate::class::{self, Class, Classes};
 use crate::component::weaviate::client::{Fault, is_too_long};
 use crate::component::weaviate::count::Count;
-use crate::component::weaviate::lines::LONGEST_PART;
+use crate::component::weaviate::ndjson::LONGEST_PART;
 use crate::component::weaviate::server::Server;
 use reqwest::Method;
 use serde::Deserialize;
@@ -62,7 +62,7 @@ impl Server {
             let count = |at| answer["data"]["Aggregate"][format!("c{at}")][0]["meta"]["count"].as_u64();
             let Some(found) = (0..parts.len()).map(count).collect::<Option<Vec<_>>>() else {
                 let said = answer["errors"][0]["message"].as_str().unwrap_or("no count in the answer");
-                return Err(Fault::Away(said.into()));
+                return Err(Fault::Unavailable(said.into()));
             };
             counts.extend(found);
         }
@@ -114,7 +114,7 @@ impl Server {
     /// The id of some object of a class, or of one of its tenants.
     pub(super) async fn some_id(&self, class: &str, tenant: Option<&str>) -> Result<Option<String>, Fault> {
         let text = self.client.get_text(&path((class, tenant), None, 1), LONGEST_PART).await?;
-        let page: Page = serde_json::from_slice(&text).map_err(|err| Fault::Away(err.into()))?;
+        let page: IdPage = serde_json::from_slice(&text).map_err(|err| Fault::Unavailable(err.into()))?;
         Ok(page.objects.unwrap_or_default().pop().map(|object| object.id))
     }
 
@@ -125,13 +125,14 @@ impl Server {
         /// Bytes of a page: memory holds one.
         const PAGE: usize = 8 << 20;
         let (mut count, mut limit, mut after) = (0, 100, None::<String>);
-        let mut turns = self.client.turns();
+        let mut retries = self.client.retries();
         loop {
             let path = path((class, tenant), after.as_deref(), limit);
             let longest = if limit == 1 { LONGEST_PART } else { PAGE };
             let answer = self.client.ask_text(Method::GET, &path, None, longest).await;
             let page = answer.and_then(|text| {
-                let page: Page = serde_json::from_slice(&text).map_err(|err| Fault::Away(err.into()))?;
+                let page: IdPage =
+                    serde_json::from_slice(&text).map_err(|err| Fault::Unavailable(err.into()))?;
                 Ok((page.objects.unwrap_or_default(), text.len()))
             });
             match page {
@@ -140,12 +141,12 @@ impl Server {
                     let objects = page.len().max(1);
                     let is_last = page.len() < limit;
                     let Some(last) = page.pop().filter(|_| !is_last) else { return Ok(count) };
-                    (after, turns) = (Some(last.id), self.client.turns());
+                    (after, retries) = (Some(last.id), self.client.retries());
                     limit = (PAGE / 2 / (bytes / objects).max(1)).clamp(1, MOST.min(limit * 4));
                 }
-                Err(Fault::Away(err)) if is_too_long(&*err) && limit > 1 => limit = (limit / 4).max(1),
+                Err(Fault::Unavailable(err)) if is_too_long(&*err) && limit > 1 => limit = (limit / 4).max(1),
                 Err(fault) if fault.says("query maximum results exceeded") && limit > 1 => limit /= 2,
-                Err(fault @ Fault::Away(_)) if turns.another(&fault).await => {}
+                Err(fault @ Fault::Unavailable(_)) if retries.wait(&fault).await => {}
                 Err(fault) => return Err(fault),
             }
         }
@@ -154,7 +155,7 @@ impl Server {
 
 /// Objects of a list, of which nothing but the ids is kept.
 #[derive(Deserialize)]
-struct Page {
+struct IdPage {
     #[serde(default)]
     objects: Option<Vec<Id>>,
 }

@@ -2,8 +2,8 @@
 
 use crate::component::tar::{Entry, Visit, walk};
 use crate::component::weaviate::chunk::{Chunk, Contents};
-use crate::component::weaviate::index::{Index, Made, corrupt};
-use crate::component::weaviate::lines::{Lines, Owner};
+use crate::component::weaviate::index::{BackupBackend, Index, corrupt};
+use crate::component::weaviate::ndjson::{Lines, ObjectOwner};
 use crate::component::weaviate::tree::Tree;
 use crate::component::{ComponentError, Feed};
 use crate::domain::{facts::Counts, progress::Meter};
@@ -36,15 +36,16 @@ struct Reading<'a> {
     /// The classes of an export that are to be restored; all if `None`.
     only: Option<&'a BTreeSet<String>>,
     tree: Tree,
-    /// The entry under way.
-    now: Now<'a>,
+    /// The state of the entry that is being read.
+    state: DecodeState<'a>,
     /// The contents of each chunk that was whole.
     chunks: BTreeMap<String, Contents>,
     /// Objects of an export.
     objects: BTreeMap<String, u64>,
 }
 
-enum Now<'a> {
+/// The state of the entry of an archive that is being read.
+enum DecodeState<'a> {
     Nothing,
     Text(String, Vec<u8>),
     Chunk(String, Chunk),
@@ -55,19 +56,26 @@ impl<'a> Reading<'a> {
     fn new(index: &'a Index, only: Option<&'a BTreeSet<String>>) -> Self {
         // A class without objects has no part.
         let objects = index.classes.keys().map(|class| (class.clone(), 0)).collect();
-        Self { index, only, tree: Tree::default(), now: Now::Nothing, chunks: BTreeMap::new(), objects }
+        Self {
+            index,
+            only,
+            tree: Tree::default(),
+            state: DecodeState::Nothing,
+            chunks: BTreeMap::new(),
+            objects,
+        }
     }
 
     /// Closes the entry before.
     fn close(&mut self) -> Result<(), ComponentError> {
-        match std::mem::replace(&mut self.now, Now::Nothing) {
-            Now::Nothing => {}
-            Now::Text(path, text) => self.tree.say(&path, text),
-            Now::Chunk(path, chunk) => {
+        match std::mem::replace(&mut self.state, DecodeState::Nothing) {
+            DecodeState::Nothing => {}
+            DecodeState::Text(path, text) => self.tree.add_descriptor(&path, text),
+            DecodeState::Chunk(path, chunk) => {
                 let contents = chunk.finish().map_err(|err| corrupt(format!("{path}: {err}")))?;
                 self.chunks.insert(path, contents);
             }
-            Now::Part(class, lines) => {
+            DecodeState::Part(class, lines) => {
                 let count = lines.finish().map_err(|err| corrupt(format!("objects of {class}: {err}")))?;
                 *self.objects.entry(class.to_owned()).or_default() += count;
             }
@@ -79,13 +87,13 @@ impl<'a> Reading<'a> {
         self.close()?;
         let promised =
             |(name, class): (&String, &super::class::Class)| (name.clone(), class.objects.number());
-        let classes = match self.index.way {
-            Made::Export => self.objects,
-            Made::Filesystem => {
+        let classes = match self.index.backend {
+            BackupBackend::Export => self.objects,
+            BackupBackend::Filesystem => {
                 self.all_files()?;
                 self.index.classes.iter().map(promised).collect()
             }
-            Made::S3 => self.index.classes.iter().map(promised).collect(),
+            BackupBackend::S3 => self.index.classes.iter().map(promised).collect(),
         };
         Ok(Counts { classes, ..Counts::default() })
     }
@@ -112,37 +120,39 @@ impl Visit for Reading<'_> {
             return Ok(());
         }
         let path = String::from_utf8_lossy(&entry.path()).into_owned();
-        if self.index.way == Made::Export {
+        if self.index.backend == BackupBackend::Export {
             let class = self.index.class_of(&path);
             let name = class.ok_or_else(|| corrupt(format!("{path:?} is of no class of its index")))?;
             let is_brought = self.only.is_none_or(|only| only.contains(name));
-            let owner = is_brought.then(|| Owner::new(name, &self.index.classes[name]));
-            self.now = Now::Part(name, Box::new(Lines::new(owner).map_err(corrupt)?));
+            let owner = is_brought.then(|| ObjectOwner::new(name, &self.index.classes[name]));
+            self.state = DecodeState::Part(name, Box::new(Lines::new(owner).map_err(corrupt)?));
             return Ok(());
         }
         self.tree.add(&path, size);
-        self.now = if Tree::is_descriptor(&path) {
+        self.state = if Tree::is_descriptor(&path) {
             if size > Tree::LONGEST_TEXT {
                 return Err(corrupt(format!("{path:?} is too long to be true")));
             }
-            Now::Text(path, Vec::new())
+            DecodeState::Text(path, Vec::new())
         } else if path.rsplit('/').next().is_some_and(|name| name.starts_with("chunk-")) {
-            Now::Chunk(path, Chunk::default())
+            DecodeState::Chunk(path, Chunk::default())
         } else {
-            Now::Nothing
+            DecodeState::Nothing
         };
         Ok(())
     }
 
     fn content(&mut self, bytes: &[u8]) -> Result<(), ComponentError> {
-        match &mut self.now {
-            Now::Nothing => Ok(()),
-            Now::Text(_, text) => {
+        match &mut self.state {
+            DecodeState::Nothing => Ok(()),
+            DecodeState::Text(_, text) => {
                 text.extend_from_slice(bytes);
                 Ok(())
             }
-            Now::Chunk(path, chunk) => chunk.take(bytes).map_err(|err| corrupt(format!("{path}: {err}"))),
-            Now::Part(class, lines) => {
+            DecodeState::Chunk(path, chunk) => {
+                chunk.take(bytes).map_err(|err| corrupt(format!("{path}: {err}")))
+            }
+            DecodeState::Part(class, lines) => {
                 lines.take(bytes).map_err(|err| corrupt(format!("objects of {class}: {err}")))
             }
         }
@@ -158,7 +168,7 @@ mod tests {
     async fn an_archive_without_classes_is_whole_and_empty() {
         let index = Index {
             format: Index::FORMAT,
-            way: Made::Filesystem,
+            backend: BackupBackend::Filesystem,
             id: String::new(),
             server_version: "1.26.1".to_owned(),
             nodes: BTreeSet::new(),
@@ -169,7 +179,7 @@ mod tests {
         };
         let counts = decode(&index, &mut &END[..], &Meter::default()).await.unwrap();
         assert_eq!(counts, Counts::default());
-        let odd = Index { way: Made::Export, ..index };
+        let odd = Index { backend: BackupBackend::Export, ..index };
         let archive = [entry("x", b""), END.to_vec()].concat();
         assert!(decode(&odd, &mut &*archive, &Meter::default()).await.is_err());
     }

@@ -5,8 +5,8 @@
 
 use crate::component::ComponentError;
 use crate::component::weaviate::class::{self, Class, Classes};
-use crate::component::weaviate::index::{Index, Made, head, padding};
-use crate::component::weaviate::lines::{Pieces, encoder};
+use crate::component::weaviate::index::{BackupBackend, Index, head, padding};
+use crate::component::weaviate::ndjson::{Pieces, encoder};
 use crate::component::weaviate::pages::{Page, Pages};
 use crate::component::weaviate::server::Server;
 use crate::domain::{facts::Facts, progress::Meter};
@@ -27,7 +27,7 @@ pub(super) const NOT_KEPT: &str = "an export brings objects back with new creati
 
 /// The warning of a plan to restore an export.
 pub(super) fn not_kept(facts: &Facts) -> Option<String> {
-    let is_export = facts.backend.as_deref() == Some(Made::Export.as_str());
+    let is_export = facts.backend.as_deref() == Some(BackupBackend::Export.as_str());
     is_export.then(|| format!("The backup is an export: {NOT_KEPT}."))
 }
 
@@ -45,7 +45,7 @@ pub(super) async fn export(
     let mut counts = BTreeMap::new();
     let mut most = Pages::MOST;
     for (number, (name, class)) in classes.iter().enumerate() {
-        let mut parts = Parts {
+        let mut parts = PartWriter {
             folder: Index::folder(number, name),
             number: 0,
             packed: encoder().map_err(ComponentError::Output)?,
@@ -83,13 +83,13 @@ fn tenants(class: &Class) -> Vec<Option<&str>> {
 
 /// An object of a list, of which nothing but the tenant is looked at.
 #[derive(Deserialize)]
-struct Listed<'a> {
+struct ListedObject<'a> {
     #[serde(borrow)]
     tenant: Option<Cow<'a, str>>,
 }
 
 /// The entries of one class.
-struct Parts<'a> {
+struct PartWriter<'a> {
     folder: String,
     number: u32,
     /// The part under way, and its bytes before they were packed.
@@ -98,12 +98,12 @@ struct Parts<'a> {
     out: &'a mut dyn Output,
 }
 
-impl Parts<'_> {
+impl PartWriter<'_> {
     /// Writes the objects of a page of a class, or of one of its tenants.
     async fn add_all(&mut self, page: &Page, tenant: Option<&str>) -> Result<(), ComponentError> {
         for object in page.objects() {
             let is_said =
-                || serde_json::from_str::<Listed>(object).is_ok_and(|listed| listed.tenant.is_some());
+                || serde_json::from_str::<ListedObject>(object).is_ok_and(|listed| listed.tenant.is_some());
             // No server of today says of which tenant a listed object is.
             let unsaid = tenant.filter(|_| !is_said());
             self.add(object, unsaid).await?;

@@ -6,7 +6,7 @@ use crate::component::weaviate::folder::Folder;
 use crate::component::weaviate::index::{FileInBucket, Index, corrupt};
 use crate::component::weaviate::job::PREFIX;
 use crate::component::weaviate::tree::{DESCRIPTOR, Described, RESTORED, Tree};
-use crate::component::{ComponentError, Shelf};
+use crate::component::{BucketFolder, ComponentError};
 use rustix::fs::syncfs;
 use sha2::{Digest, Sha256};
 use std::{
@@ -26,7 +26,7 @@ pub(super) enum Files {
     /// In this folder.
     Folder(Folder),
     /// In the bucket.
-    Bucket(Arc<dyn Shelf>),
+    Bucket(Arc<dyn BucketFolder>),
 }
 
 impl Files {
@@ -41,19 +41,19 @@ impl Files {
                 let folder = folder.of(id);
                 task::spawn_blocking(move || read_folder(&folder))
                     .await
-                    .map_err(crate::component::tar::crashed)?
+                    .map_err(crate::component::tar::join_error)?
             }
-            Self::Bucket(shelf) => {
+            Self::Bucket(bucket_folder) => {
                 let mut tree = Tree::default();
-                for (path, bytes) in shelf.files(id).await? {
+                for (path, bytes) in bucket_folder.files(id).await? {
                     if !Tree::is_descriptor(&path) || bytes > Tree::LONGEST_TEXT {
                         tree.add(&path, bytes);
                         continue;
                     }
                     let mut text = Vec::new();
-                    let file = shelf.open(&format!("{id}/{path}")).await?;
+                    let file = bucket_folder.open(&format!("{id}/{path}")).await?;
                     file.take(Tree::LONGEST_TEXT).read_to_end(&mut text).await.map_err(unread)?;
-                    tree.say(&path, text);
+                    tree.add_descriptor(&path, text);
                 }
                 Ok(tree)
             }
@@ -72,10 +72,10 @@ impl Files {
         }
         match self {
             Self::Folder(folder) => folder.remove(id).await,
-            Self::Bucket(shelf) => {
-                shelf.remove(&format!("{id}/{DESCRIPTOR}")).await?;
-                for (path, _) in shelf.files(id).await? {
-                    shelf.remove(&format!("{id}/{path}")).await?;
+            Self::Bucket(bucket_folder) => {
+                bucket_folder.remove(&format!("{id}/{DESCRIPTOR}")).await?;
+                for (path, _) in bucket_folder.files(id).await? {
+                    bucket_folder.remove(&format!("{id}/{path}")).await?;
                 }
                 Ok(())
             }
@@ -111,7 +111,7 @@ impl Files {
                 Self::Folder(folder) => {
                     Box::new(tokio::fs::File::open(folder.of(id).join(path)).await.map_err(unread)?)
                 }
-                Self::Bucket(shelf) => shelf.open(&format!("{id}/{path}")).await?,
+                Self::Bucket(bucket_folder) => bucket_folder.open(&format!("{id}/{path}")).await?,
             };
             let mut chunk = described.is_chunk(path).then(Chunk::default);
             let (bytes, sha256) = read_file(file, path, chunk.as_mut()).await?;
@@ -195,7 +195,7 @@ impl Files {
         let Self::Folder(folder) = self else { return Ok(()) };
         let folder = folder.of(id);
         let sync = move || syncfs(fs::File::open(folder)?).map_err(io::Error::from);
-        task::spawn_blocking(sync).await.map_err(crate::component::tar::crashed)?.map_err(|source| {
+        task::spawn_blocking(sync).await.map_err(crate::component::tar::join_error)?.map_err(|source| {
             ComponentError::Unavailable {
                 what: format!("write backup {id} to disk"),
                 source: Some(source.into()),
@@ -205,7 +205,7 @@ impl Files {
 
     /// Forgets that a backup was restored before: the server shows the end of that until the next one begins.
     /// In a folder that this process may not change, the old status stays; the server overwrites it with the order.
-    pub(super) async fn forget_restore(&self, id: &str) -> Result<(), ComponentError> {
+    pub(super) async fn remove_restore_status(&self, id: &str) -> Result<(), ComponentError> {
         match self {
             Self::Folder(folder) => match tokio::fs::remove_file(folder.of(id).join(RESTORED)).await {
                 Ok(()) => Ok(()),
@@ -213,7 +213,7 @@ impl Files {
                 Err(err) if err.kind() == io::ErrorKind::PermissionDenied => Ok(()),
                 Err(err) => Err(unread(err)),
             },
-            Self::Bucket(shelf) => shelf.remove(&format!("{id}/{RESTORED}")).await,
+            Self::Bucket(bucket_folder) => bucket_folder.remove(&format!("{id}/{RESTORED}")).await,
         }
     }
 }
@@ -249,7 +249,7 @@ fn read_folder(root: &Path) -> Result<Tree, ComponentError> {
             let path = entry.path();
             let below = path.strip_prefix(root).unwrap_or(&path).to_string_lossy().into_owned();
             if kind.is_file() && Tree::is_descriptor(&below) && bytes <= Tree::LONGEST_TEXT {
-                tree.say(&below, fs::read(&path).map_err(unread)?);
+                tree.add_descriptor(&below, fs::read(&path).map_err(unread)?);
             } else {
                 tree.add(&below, bytes);
             }

@@ -7,8 +7,8 @@
 
 use crate::base::durable::blocking;
 use crate::component::ComponentError;
-use crate::component::tar::crashed;
-use crate::component::weaviate::access::{has_no_file, make, remove, share, stuck};
+use crate::component::tar::join_error;
+use crate::component::weaviate::access::{has_no_file, make, remove, share, unremovable_folder};
 use crate::component::weaviate::files::is_ours;
 use crate::component::weaviate::tree::DESCRIPTOR;
 use rustix::process::{getegid, geteuid};
@@ -43,7 +43,7 @@ pub(super) fn is_closed(err: &ComponentError) -> bool {
 
 /// The result of an attempt to free the name of a backup.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Freed {
+pub(super) enum FolderRelease {
     /// Nothing has that name.
     Free,
     /// A leftover that cannot be removed, and has been renamed.
@@ -75,7 +75,7 @@ impl Folder {
             let removed = fs::remove_dir_all(folder);
             written.and(removed)
         });
-        tried.await.map_err(crashed)?.map_err(|err| self.not_made(err))
+        tried.await.map_err(join_error)?.map_err(|err| self.not_made(err))
     }
 
     /// Refuses the folder where the server has made folders of its own inside a backup's folder of this process,
@@ -100,19 +100,22 @@ impl Folder {
             for entry in fs::read_dir(root)? {
                 let entry = entry?;
                 let Ok(name) = entry.file_name().into_string() else { continue };
-                if is_ours(&name) && entry.file_type()?.is_dir() && stuck(&entry.path()).is_some() {
+                if is_ours(&name)
+                    && entry.file_type()?.is_dir()
+                    && unremovable_folder(&entry.path()).is_some()
+                {
                     left.push(name);
                 }
             }
             left.sort();
             Ok(left)
         });
-        found.await.map_err(crashed)?.map_err(|source| self.unread(source))
+        found.await.map_err(join_error)?.map_err(|source| self.unread(source))
     }
 
     /// The command to run for backups that this process may not remove; `None` where there are none.
     pub(super) fn advice(&self, left: &[String]) -> Option<String> {
-        /// So many names are read; others take their place when they are gone.
+        /// The most names that are read; others take their place when they are gone.
         const MOST: usize = 5;
         if left.is_empty() {
             return None;
@@ -167,7 +170,7 @@ impl Folder {
     pub(super) async fn share(&self, id: &str) -> Result<(), ComponentError> {
         let (root, folder) = (self.path.clone(), self.of(id));
         let shared = spawn_blocking(move || share(&folder, &fs::metadata(root)?));
-        shared.await.map_err(crashed)?.map_err(|source| self.unread(source))
+        shared.await.map_err(join_error)?.map_err(|source| self.unread(source))
     }
 
     /// Removes a backup, its descriptor first, so that what a crash leaves is taken for nothing. One that is not
@@ -179,19 +182,21 @@ impl Folder {
     pub(super) async fn remove(&self, id: &str) -> Result<(), ComponentError> {
         let folder = self.of(id);
         let removed = spawn_blocking(move || remove(&folder));
-        removed.await.map_err(crashed)?.map_err(|err| self.not_removed(id, err))
+        removed.await.map_err(join_error)?.map_err(|err| self.not_removed(id, err))
     }
 
     /// Frees the name of a backup: removes the files that have the name, or else renames them to `aside`.
-    pub(super) async fn free(&self, id: &str, aside: &str) -> Result<Freed, ComponentError> {
+    pub(super) async fn free(&self, id: &str, aside: &str) -> Result<FolderRelease, ComponentError> {
         let found = tokio::fs::symlink_metadata(self.of(id)).await;
         if found.is_err_and(|err| err.kind() == io::ErrorKind::NotFound) {
-            return Ok(Freed::Free);
+            return Ok(FolderRelease::Free);
         }
-        let Err(left) = self.remove(id).await else { return Ok(Freed::Free) };
-        let Ok(()) = tokio::fs::rename(self.of(id), self.of(aside)).await else { return Ok(Freed::Taken) };
+        let Err(left) = self.remove(id).await else { return Ok(FolderRelease::Free) };
+        let Ok(()) = tokio::fs::rename(self.of(id), self.of(aside)).await else {
+            return Ok(FolderRelease::Taken);
+        };
         tracing::warn!(error = %crate::base::chain(&left), aside, "an older copy of a backup is left in Weaviate's folder");
-        Ok(Freed::Renamed)
+        Ok(FolderRelease::Renamed)
     }
 
     /// The error of a restore when other files have the name of the backup and can be neither removed nor renamed.
@@ -253,7 +258,7 @@ impl Folder {
     fn not_removed(&self, id: &str, err: io::Error) -> ComponentError {
         let what = "remove what Weaviate has left in BACKUP_WEAVIATE_DIR at";
         let folder = self.of(id);
-        closed(what, &stuck(&folder).unwrap_or(folder), Some(self.removal(id)), err)
+        closed(what, &unremovable_folder(&folder).unwrap_or(folder), Some(self.removal(id)), err)
     }
 
     /// The cure for a backup that this process may not remove.
@@ -272,15 +277,15 @@ impl Folder {
     }
 }
 
-/// The error for a deed that the operating system refuses in the folder, with the cure.
-fn closed(deed: &str, at: &Path, cure: Option<String>, cause: impl Into<Cause>) -> ComponentError {
+/// The error for an action that the operating system refuses in the folder, with the cure.
+fn closed(action: &str, at: &Path, cure: Option<String>, cause: impl Into<Cause>) -> ComponentError {
     let is = fs::symlink_metadata(at).map_or_else(
         |_| "of unknown owner".to_owned(),
         |it| format!("owner {}:{}, mode {:04o}", it.uid(), it.gid(), it.mode() & 0o7777),
     );
     let (user, cure) = (user(), cure.unwrap_or_default());
     let what = format!(
-        "{deed} {} ({is}) while rna-backup runs as {user}: {cure}run both as one user, by `user: \"{user}\"` in \
+        "{action} {} ({is}) while rna-backup runs as {user}: {cure}run both as one user, by `user: \"{user}\"` in \
          Weaviate's compose service or by BACKUP_USER of rna-backup",
         at.display()
     );

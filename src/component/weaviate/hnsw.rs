@@ -75,14 +75,14 @@ fn of_hnsw(definition: &Value) -> Vectors {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::component::weaviate::{class::Class, count::Bracket};
+    use crate::component::weaviate::{class::Class, count::CountRange};
     use serde_json::json;
 
     /// Returns whether the chunks of a class with this definition, these files and these vectors are to be read, and whether an
     /// index is missing then.
     fn judged(definition: &Value, files: &[&str], vectors: Vectors) -> (bool, bool) {
         let class =
-            Class { definition: definition.clone(), tenants: Vec::new(), objects: Bracket::default() };
+            Class { definition: definition.clone(), tenants: Vec::new(), objects: CountRange::default() };
         let classes = Classes::from([("Paper".to_owned(), class)]);
         let objects = ["paper/s/lsm/objects/segment-1.db", "paper/s/lsm/objects/segment-1.bloom"];
         let files: BTreeSet<_> = objects.iter().chain(files).map(|file| (*file).to_owned()).collect();

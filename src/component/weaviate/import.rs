@@ -7,8 +7,8 @@ use crate::component::ComponentError;
 use crate::component::weaviate::class::{self, Classes};
 use crate::component::weaviate::client::Fault;
 use crate::component::weaviate::index::Index;
-use crate::component::weaviate::parts::Parts;
-use crate::component::weaviate::refer::{Batch as Links, plain};
+use crate::component::weaviate::parts::PartReader;
+use crate::component::weaviate::references::{ReferenceBatch, plain};
 use crate::component::weaviate::server::Server;
 use crate::domain::progress::Meter;
 use bytes::Bytes;
@@ -139,7 +139,7 @@ pub(super) async fn put_objects(
     archive: impl AsyncRead + Unpin,
     meter: &Meter,
 ) -> Result<(), ComponentError> {
-    let mut batches = Batches { parts: Parts::new(archive), index, only, class: None };
+    let mut batches = Batches { parts: PartReader::new(archive), index, only, class: None };
     let mut under_way = FuturesUnordered::new();
     let mut outcome = async {
         while let Some((class, batch)) = batches.next().await? {
@@ -165,7 +165,7 @@ fn is_vectorized(index: &Index, class: &str) -> bool {
 
 /// The objects of some classes of an export, a batch at a time.
 struct Batches<'a, R> {
-    parts: Parts<R>,
+    parts: PartReader<R>,
     index: &'a Index,
     only: &'a BTreeSet<String>,
     /// The class of the part under way, and the properties of that class that are references.
@@ -174,10 +174,10 @@ struct Batches<'a, R> {
 
 impl<'a, R: AsyncRead + Unpin> Batches<'a, R> {
     /// The next batch, and the class of its objects; `None` at the end.
-    async fn next(&mut self) -> Result<Option<(&'a str, Batch)>, ComponentError> {
+    async fn next(&mut self) -> Result<Option<(&'a str, ObjectBatch)>, ComponentError> {
         loop {
             if let Some((class, references)) = &self.class {
-                let mut batch = Batch::new();
+                let mut batch = ObjectBatch::new();
                 let most = if is_vectorized(self.index, class) { MOST_TO_VECTORIZE } else { MOST };
                 while !batch.is_full(most) && self.parts.line(batch.next()).await? {
                     batch.take(references)?;
@@ -196,7 +196,7 @@ impl<'a, R: AsyncRead + Unpin> Batches<'a, R> {
 
 /// Objects on their way to the server: the text of a request, into which lines of an export are read.
 #[derive(Debug)]
-pub(super) struct Batch {
+pub(super) struct ObjectBatch {
     text: Vec<u8>,
     count: usize,
     /// The end of the last object.
@@ -205,7 +205,7 @@ pub(super) struct Batch {
     bytes: u64,
 }
 
-impl Batch {
+impl ObjectBatch {
     pub(super) fn new() -> Self {
         let text = b"{\"objects\":[".to_vec();
         Self { count: 0, end: text.len(), bytes: 0, text }
@@ -287,16 +287,17 @@ pub(super) async fn put_references(
     if refers.is_empty() {
         return Ok(());
     }
-    let (mut parts, mut lost) = (Parts::new(archive), 0);
+    let (mut parts, mut lost) = (PartReader::new(archive), 0);
     while let Some(path) = parts.next().await? {
         let found = index.class_of(&path).and_then(|name| refers.get_key_value(name));
         let Some((name, references)) = found else { continue };
-        let (mut links, mut line) = (Links::new(name, references), Vec::new());
+        let (mut links, mut line) = (ReferenceBatch::new(name, references), Vec::new());
         while parts.line(&mut line).await? {
             links.take(&line)?;
             line.clear();
             if links.is_full() {
-                lost += std::mem::replace(&mut links, Links::new(name, references)).add(server).await?;
+                lost +=
+                    std::mem::replace(&mut links, ReferenceBatch::new(name, references)).add(server).await?;
             }
         }
         lost += links.add(server).await?;
@@ -371,7 +372,7 @@ mod tests {
     fn a_line_is_sent_as_it_is_but_for_its_references() {
         let line = br#"{"tenant":"t","class":"A","id":"1","properties":{"n":90.33333333333333,"of":[{"beacon":"x"}]},"vector":[1.50]}"#;
         let send = |references: &BTreeSet<String>| {
-            let mut batch = Batch::new();
+            let mut batch = ObjectBatch::new();
             for _ in 0..2 {
                 batch.next().extend_from_slice(line);
                 batch.take(references).unwrap();

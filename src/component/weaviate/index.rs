@@ -22,7 +22,8 @@ use tokio::io::AsyncReadExt;
 pub(super) struct Index {
     /// Version of this format: [`Index::FORMAT`].
     pub(super) format: u32,
-    pub(super) way: Made,
+    #[serde(rename = "way")]
+    pub(super) backend: BackupBackend,
     /// The backup's name on the server; empty for an export.
     pub(super) id: String,
     pub(super) server_version: String,
@@ -41,19 +42,19 @@ pub(super) struct Index {
     pub(super) files: Vec<FileInBucket>,
 }
 
-/// The way by which a backup was made.
+/// The backend that has made a backup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum Made {
-    /// By the server, in its folder; the archive holds that.
+pub(super) enum BackupBackend {
+    /// The server wrote the backup into its folder; the archive holds that folder.
     Filesystem,
-    /// By the server, in the bucket, where it stays.
+    /// The server wrote the backup into the bucket, where it stays.
     S3,
-    /// Object by object, by us.
+    /// This program read object by object.
     Export,
 }
 
-impl Made {
+impl BackupBackend {
     /// The word in settings, results and Weaviate's own paths.
     pub(super) const fn as_str(self) -> &'static str {
         match self {
@@ -137,7 +138,7 @@ impl Index {
         if let Some(name) = index.classes.keys().find(|name| !is_name(name)) {
             return Err(corrupt(format!("{name:?} is no name of a class")));
         }
-        if index.way != Made::Export && !is_ours(&index.id) {
+        if index.backend != BackupBackend::Export && !is_ours(&index.id) {
             return Err(corrupt(format!("{:?} is no backup of ours", index.id)));
         }
         Ok(index)
@@ -155,7 +156,7 @@ impl Index {
 
     /// The folder of a class's objects in an export; its number tells the class.
     pub(super) fn folder(number: usize, class: &str) -> String {
-        /// So that the name fits into a header whatever the class is called.
+        /// The most bytes of the class's name, so that the whole name fits into a header.
         const LONGEST: usize = 60;
         format!("export/{number:04}-{}", &class[..class.len().min(LONGEST)])
     }
@@ -203,17 +204,17 @@ pub(super) fn corrupt(why: impl Into<Box<dyn std::error::Error + Send + Sync>>) 
 mod tests {
     use super::*;
     use crate::component::weaviate::class::Class;
-    use crate::component::weaviate::count::{Bracket, Count};
+    use crate::component::weaviate::count::{Count, CountRange};
     use serde_json::json;
 
     fn index() -> Index {
         let class = |name: &str| {
-            let objects = Bracket { after: Count::Exact(4), ..Bracket::captured(3) };
+            let objects = CountRange { after: Count::Exact(4), ..CountRange::captured(3) };
             (name.to_owned(), Class { definition: json!({"class": name}), tenants: Vec::new(), objects })
         };
         Index {
             format: Index::FORMAT,
-            way: Made::Export,
+            backend: BackupBackend::Export,
             id: String::new(),
             server_version: "1.26.1".to_owned(),
             nodes: BTreeSet::new(),
@@ -237,7 +238,7 @@ mod tests {
         let mut hostile = index();
         let class = hostile.classes.pop_first().unwrap().1;
         hostile.classes.insert("../Document".to_owned(), class);
-        let climbs = Index { way: Made::S3, id: "rna-../x".to_owned(), ..index() };
+        let climbs = Index { backend: BackupBackend::S3, id: "rna-../x".to_owned(), ..index() };
         for hostile in [hostile, climbs] {
             let text = serde_json::to_vec(&hostile).unwrap();
             assert!(matches!(Index::parse(&text), Err(ComponentError::Corrupt { .. })));

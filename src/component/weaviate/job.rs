@@ -6,8 +6,8 @@
 
 use crate::base::chain;
 use crate::component::ComponentError;
+use crate::component::weaviate::announced_backups::AnnouncedBackups;
 use crate::component::weaviate::client::Fault;
-use crate::component::weaviate::noted::Noted;
 use crate::component::weaviate::server::{Access, Server, Work};
 use crate::component::weaviate::watch::{Seen, Watch};
 use jiff::{Timestamp, tz::TimeZone};
@@ -61,21 +61,21 @@ pub(super) struct Job<'a> {
 }
 
 /// A backup that the server may be at work on.
-struct Order {
+struct OrderedBackup {
     id: String,
     /// True if the answer to the order was lost, so that nothing proves that the server is at work on the order.
     is_lost: bool,
 }
 
-/// The ids of this program that the server may be at work on.
+/// The ids of this program's backups that the server may be at work on.
 #[derive(Debug)]
-pub(super) struct Ours {
+pub(super) struct OwnBackupIds {
     /// The ids that a run which has ended may have left under way.
     dead: Vec<String>,
     ordered: Vec<String>,
 }
 
-impl Ours {
+impl OwnBackupIds {
     /// The ids before the first order.
     pub(super) const fn after(dead: Vec<String>) -> Self {
         Self { dead, ordered: Vec::new() }
@@ -83,18 +83,18 @@ impl Ours {
 }
 
 impl Job<'_> {
-    /// Backs up to the end. Each id is `noted` before it is ordered.
+    /// Backs up to the end. Each id is `announced` before it is ordered.
     ///
     /// # Errors
     ///
     /// The server's own error. After a timeout it is unknown what becomes of the backup.
     pub(super) async fn back_up(
         &self,
-        mut ours: Ours,
-        noted: &mut Noted<'_>,
+        mut own: OwnBackupIds,
+        announced: &mut AnnouncedBackups<'_>,
     ) -> Result<String, ComponentError> {
         let deadline = Instant::now() + self.timeout;
-        let Order { mut id, is_lost } = self.order(&mut ours, noted, deadline).await?;
+        let OrderedBackup { mut id, is_lost } = self.order(&mut own, announced, deadline).await?;
         let mut watch = Watch::new(self, Work::Backup, deadline, is_lost);
         loop {
             match watch.next(&id).await? {
@@ -102,7 +102,7 @@ impl Job<'_> {
                 Seen::Done => return Ok(id),
                 // STARTED is also what a restart leaves behind. Another order tells: it is refused while there is work.
                 Seen::Doubtful => {
-                    let order = self.order(&mut ours, noted, deadline).await?;
+                    let order = self.order(&mut own, announced, deadline).await?;
                     if order.id != id {
                         tracing::warn!(
                             lost = id,
@@ -120,25 +120,25 @@ impl Job<'_> {
     /// Orders a backup, under a fresh id each time the order was lost.
     async fn order(
         &self,
-        ours: &mut Ours,
-        noted: &mut Noted<'_>,
+        own: &mut OwnBackupIds,
+        announced: &mut AnnouncedBackups<'_>,
         deadline: Instant,
-    ) -> Result<Order, ComponentError> {
+    ) -> Result<OrderedBackup, ComponentError> {
         const TIMES: usize = 3;
         const WHAT: &str = "begin a backup by Weaviate";
         let (since, mut lost) = (Instant::now(), 0);
         let mut id = new_id(self.origin);
-        noted.add(&id).await?;
-        ours.ordered.push(id.clone());
+        announced.add(&id).await?;
+        own.ordered.push(id.clone());
         loop {
             let compression = self.server.version.compression(self.is_plain);
             match self.server.begin_backup(self.backend, &id, &self.classes, compression).await {
-                Ok(taken) => return self.all_of(&taken).map(|()| Order { id, is_lost: false }),
-                Err(fault) if fault.says("already exists") => return Ok(Order { id, is_lost: true }),
-                Err(fault) if let Some(id) = busy_with(&fault, &ours.ordered) => {
-                    return Ok(Order { id: id.clone(), is_lost: false });
+                Ok(taken) => return self.all_of(&taken).map(|()| OrderedBackup { id, is_lost: false }),
+                Err(fault) if fault.says("already exists") => return Ok(OrderedBackup { id, is_lost: true }),
+                Err(fault) if let Some(id) = busy_with(&fault, &own.ordered) => {
+                    return Ok(OrderedBackup { id: id.clone(), is_lost: false });
                 }
-                Err(fault) if let Some(dead) = busy_with(&fault, &ours.dead) => {
+                Err(fault) if let Some(dead) = busy_with(&fault, &own.dead) => {
                     if Instant::now() > deadline {
                         return Err(fault.of(WHAT));
                     }
@@ -146,19 +146,19 @@ impl Job<'_> {
                 }
                 // The server holds on to a slot for seconds after a backup has ended or was refused.
                 Err(fault) if fault.says("already in progress") || passes(&fault) => {
-                    self.bear(fault, WHAT, since).await?;
+                    self.wait_out(fault, WHAT, since).await?;
                 }
-                Err(fault @ Fault::Away(_)) => {
+                Err(fault @ Fault::Unavailable(_)) => {
                     if self.was_taken(&id).await? {
-                        return Ok(Order { id, is_lost: true });
+                        return Ok(OrderedBackup { id, is_lost: true });
                     }
                     lost += 1;
                     if lost == TIMES {
                         return Err(fault.of(WHAT));
                     }
                     id = new_id(self.origin);
-                    noted.add(&id).await?;
-                    ours.ordered.push(id.clone());
+                    announced.add(&id).await?;
+                    own.ordered.push(id.clone());
                 }
                 Err(fault) => return Err(explained(fault, WHAT, self.backend)),
             }
@@ -170,7 +170,7 @@ impl Job<'_> {
     /// # Errors
     ///
     /// The fault, when it has not passed for a long time.
-    async fn bear(&self, fault: Fault, what: &str, since: Instant) -> Result<(), ComponentError> {
+    async fn wait_out(&self, fault: Fault, what: &str, since: Instant) -> Result<(), ComponentError> {
         if since.elapsed() > self.server.client.seconds(BLIND) {
             return Err(ComponentError::Unavailable { what: what.to_owned(), source: Some(fault.into()) });
         }
@@ -248,7 +248,7 @@ impl Job<'_> {
                     {
                         Ok(()) => is_again = true,
                         Err(fault) if fault.says("already in progress") => {}
-                        Err(fault) if matches!(fault, Fault::Away(_)) || passes(&fault) => {
+                        Err(fault) if matches!(fault, Fault::Unavailable(_)) || passes(&fault) => {
                             watch.is_doubtful = true;
                         }
                         Err(fault) => return Err(explained(fault, "restore by Weaviate", self.backend)),
@@ -290,9 +290,9 @@ impl Job<'_> {
                     }
                     self.server.client.wait(POLL).await;
                 }
-                Err(fault) if passes(&fault) => self.bear(fault, WHAT, since).await?,
+                Err(fault) if passes(&fault) => self.wait_out(fault, WHAT, since).await?,
                 // Nothing but its status tells whether it was taken.
-                Err(fault @ Fault::Away(_)) => {
+                Err(fault @ Fault::Unavailable(_)) => {
                     self.server.client.wait(AGREED).await;
                     match self.server.status_again(self.backend, id, Work::Restore).await {
                         Ok(_) => return Ok(true),
@@ -324,7 +324,7 @@ fn passes(fault: &Fault) -> bool {
     const WORDS: [&str; 3] = ["check if backup", "find backup", "not yet released"];
     // A descriptor that was cut short stays so.
     let is_refused = fault.is(422) && WORDS.iter().any(|words| fault.says(words));
-    fault.is_store_away() || is_refused && !fault.says("end of JSON input")
+    fault.is_backend_unavailable() || is_refused && !fault.says("end of JSON input")
 }
 
 /// A refusal, with what to do about it where that is known.

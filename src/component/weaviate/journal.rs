@@ -117,7 +117,7 @@ impl Journal {
     ///
     /// # Errors
     ///
-    /// Those of the file system.
+    /// The error of the file system.
     pub(super) async fn begin(&self, name: &str) -> io::Result<File> {
         let (folder, partial) = (self.folder.clone(), self.path(&format!("{name}.partial")));
         let begin = move || {
@@ -131,10 +131,10 @@ impl Journal {
     ///
     /// # Errors
     ///
-    /// Those of the file system.
+    /// The error of the file system.
     pub(super) async fn finish(&self, name: &str, file: File) -> io::Result<()> {
         let (partial, path) = (self.path(&format!("{name}.partial")), self.path(name));
-        blocking(move || durable::place(&file, &partial, &path)).await
+        blocking(move || durable::rename(&file, &partial, &path)).await
     }
 
     /// Removes what the notes do not name: of copies that were not finished, or whose run died before it noted them.
@@ -210,7 +210,7 @@ fn adopt(folder: &Path, above: &Path) -> io::Result<()> {
         }
     }
     // Last, so that a death before it changes nothing.
-    durable::place(&File::open(&journal)?, &journal, &folder.join(Journal::FILE))
+    durable::rename(&File::open(&journal)?, &journal, &folder.join(Journal::FILE))
 }
 
 fn unread(file: &Path, source: io::Error) -> ComponentError {
@@ -225,8 +225,8 @@ pub(super) fn unwritten(folder: &Path, source: io::Error) -> ComponentError {
 
 #[cfg(test)]
 use crate::component::weaviate::{
-    index::Made,
-    notes::{Kept, Loose, Replacing, State, Step, tests::snapshot},
+    index::BackupBackend,
+    notes::{ClassProgress, OrphanBackup, PreviousClasses, Replacing, State, tests::snapshot},
 };
 
 #[tokio::test]
@@ -236,16 +236,16 @@ async fn notes_are_there_again_and_a_folder_is_made_only_when_there_is_something
     let mut journal = Journal::open(&folder).await.unwrap();
     journal.clear().await.unwrap();
     assert!(!folder.exists());
-    let loose = Loose::new(Made::S3, "rna-1");
-    journal.note(|notes| notes.loose.push(loose.clone())).await.unwrap();
-    assert_eq!(Journal::open(&folder).await.unwrap().notes.loose, [loose]);
+    let orphan = OrphanBackup::new(BackupBackend::S3, "rna-1");
+    journal.note(|notes| notes.orphans.push(orphan.clone())).await.unwrap();
+    assert_eq!(Journal::open(&folder).await.unwrap().notes.orphans, [orphan]);
     journal.put("a", b"x".to_vec()).await.unwrap();
     journal.remove("a").await.unwrap();
     assert!(!folder.join("a").exists());
     journal.remove("a").await.unwrap();
 
-    let kept = Kept { before: [("A".to_owned(), Some(snapshot("rna-kept")))].into() };
-    let step = Step { state: State::Deleted, before: Some(snapshot("rna-safe")) };
+    let kept = PreviousClasses { before: [("A".to_owned(), Some(snapshot("rna-kept")))].into() };
+    let step = ClassProgress { state: State::Deleted, before: Some(snapshot("rna-safe")) };
     let replacing = Replacing { classes: [("A".to_owned(), step)].into(), ..Replacing::default() };
     journal.note(|notes| (notes.kept, notes.replacing) = (Some(kept), Some(replacing))).await.unwrap();
     let needed = ["rna-kept.json", "rna-kept.tar", "rna-safe.tar", "another.tar", "journal.json"];
@@ -276,14 +276,14 @@ async fn what_cannot_be_read_or_removed_is_an_error_and_not_an_empty_journal() {
 async fn each_server_has_a_journal_and_the_one_of_earlier_versions_is_taken_over() {
     let dir = tempfile::tempdir().unwrap();
     let (one, other) = (dir.path().join("weaviate:8080"), dir.path().join("staging:8080"));
-    let loose = Loose::new(Made::S3, "rna-1");
-    Journal::open(dir.path()).await.unwrap().note(|notes| notes.loose.push(loose.clone())).await.unwrap();
+    let orphan = OrphanBackup::new(BackupBackend::S3, "rna-1");
+    Journal::open(dir.path()).await.unwrap().note(|notes| notes.orphans.push(orphan.clone())).await.unwrap();
     fs::write(dir.path().join("rna-2.tar"), "copy").unwrap();
     Journal::adopt(&one).await.unwrap();
-    assert_eq!(Journal::open(&one).await.unwrap().notes.loose, [loose]);
+    assert_eq!(Journal::open(&one).await.unwrap().notes.orphans, [orphan]);
     assert!(one.join("rna-2.tar").exists() && !dir.path().join("journal.json").exists());
     Journal::adopt(&other).await.unwrap();
-    assert!(Journal::open(&other).await.unwrap().notes.loose.is_empty());
+    assert!(Journal::open(&other).await.unwrap().notes.orphans.is_empty());
     let others = Journal::others(&other).await.unwrap();
     assert_eq!(others.iter().map(|(address, _)| address.as_str()).collect::<Vec<_>>(), ["weaviate:8080"]);
 }

@@ -3,7 +3,7 @@
 use crate::base::chain;
 use crate::component::ComponentError;
 use crate::component::weaviate::client::Fault;
-use crate::component::weaviate::index::Made;
+use crate::component::weaviate::index::BackupBackend;
 use crate::component::weaviate::journal::Journal;
 use crate::component::weaviate::server::{Server, Status, Work};
 use crate::component::weaviate::{Weaviate, job};
@@ -11,17 +11,17 @@ use jiff::Timestamp;
 
 impl Weaviate {
     /// Removes backups of the server that a dead run had ordered, once they have ended.
-    pub(super) async fn clear_loose(
+    pub(super) async fn remove_orphans(
         &self,
         server: &Server,
         journal: &mut Journal,
     ) -> Result<Vec<String>, ComponentError> {
         let mut done = Vec::new();
-        for loose in journal.notes.loose.clone() {
-            let (backend, id) = (loose.made.as_str(), &loose.id);
+        for orphan in journal.notes.orphans.clone() {
+            let (backend, id) = (orphan.backend.as_str(), &orphan.id);
             match server.status_again(backend, id, Work::Backup).await {
                 // A restart of the server ends a backup, whose status says STARTED for ever.
-                Ok(Status::Running) if !loose.has_ended => {
+                Ok(Status::Running) if !orphan.has_ended => {
                     if server.version.can_cancel() {
                         let _ = server.cancel_backup(backend, id).await;
                     }
@@ -34,17 +34,17 @@ impl Weaviate {
                     }
                 }
                 // In the bucket it may be the data of a backup whose manifest is written: retention sees that.
-                Ok(Status::Done) if loose.made == Made::S3 => {
-                    journal.note(|notes| notes.loose.retain(|other| *other != loose)).await?;
+                Ok(Status::Done) if orphan.backend == BackupBackend::S3 => {
+                    journal.note(|notes| notes.orphans.retain(|other| *other != orphan)).await?;
                     continue;
                 }
                 Ok(_) | Err(Fault::Refused { .. }) => {}
                 Err(fault) => return Err(fault.of("look for what a dead run has left in Weaviate")),
             }
             // A leftover that cannot be removed stops nothing, and `check` names it.
-            let removed = async { self.files(server, loose.made)?.remove(id).await };
+            let removed = async { self.files(server, orphan.backend)?.remove(id).await };
             match removed.await {
-                Ok(()) => journal.note(|notes| notes.loose.retain(|other| *other != loose)).await?,
+                Ok(()) => journal.note(|notes| notes.orphans.retain(|other| *other != orphan)).await?,
                 Err(err) if err.is_transient() => return Err(err),
                 Err(err) => {
                     tracing::warn!(error = %chain(&err), "a backup is left in Weaviate's {backend}");

@@ -1,7 +1,7 @@
 //! The mark of a replacement: a class without objects on the server itself, by which machines that share no folder know
 //! of each other's restores. Its description says, as JSON, who replaces which classes, and which copies that needs.
 //!
-//! The mark lies on the server, since the server is what every way of backups has, and is what is replaced: an object
+//! The mark lies on the server, since every backend has the server, and the server is what is replaced: an object
 //! in the bucket or a file in the shared folder would be three mechanisms, and none for exports. A server makes a
 //! class of a name once (its schema is replicated by consensus), so of two machines that want to make the next mark one
 //! is refused; no bucket can be trusted with that. A class with tenants, and none of them, has no files and no shard.
@@ -13,7 +13,7 @@ use crate::component::ComponentError;
 use crate::component::weaviate::client::Fault;
 use crate::component::weaviate::replace::names;
 use crate::component::weaviate::server::Server;
-use crate::domain::deed::Deed;
+use crate::domain::task_note::TaskNote;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -29,7 +29,7 @@ pub(super) fn is_mark(class: &str) -> bool {
 
 /// The mark of a machine's last replacement.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Mark {
+pub(super) struct ReplacementMark {
     #[serde(skip)]
     pub(super) number: u64,
     /// A random id of the run that made the mark.
@@ -52,11 +52,11 @@ pub(super) struct Mark {
     #[serde(default)]
     pub(super) beat: u64,
     /// The tasks whose work is done, for whoever gets such a task again.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(super) deeds: Vec<Deed>,
+    #[serde(rename = "deeds", default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) task_notes: Vec<TaskNote>,
 }
 
-impl Mark {
+impl ReplacementMark {
     pub(super) fn class(&self) -> String {
         format!("{PREFIX}{}", self.number)
     }
@@ -99,12 +99,12 @@ impl Server {
     /// # Errors
     ///
     /// When a mark cannot be read, or may be hidden: nothing is decided without it.
-    pub(super) async fn marks(&self) -> Result<Vec<Mark>, ComponentError> {
+    pub(super) async fn marks(&self) -> Result<Vec<ReplacementMark>, ComponentError> {
         const WHAT: &str = "look for the marks of other machines' restores";
         let found = self.schema_with_marks().await.map_err(|fault| fault.of(WHAT))?;
         let mut marks = Vec::new();
         for (class, definition) in found.iter().filter(|(class, _)| is_mark(class)) {
-            let mark = Mark::parse(class, definition["description"].as_str().unwrap_or_default());
+            let mark = ReplacementMark::parse(class, definition["description"].as_str().unwrap_or_default());
             marks.push(mark.ok_or_else(|| ComponentError::Unusable {
                 what: format!(
                     "read class {class}, by which a machine says that it restores into Weaviate: it is not as this \
@@ -128,8 +128,8 @@ impl Server {
     /// # Errors
     ///
     /// When another machine has taken that number meanwhile, or the server refuses.
-    pub(super) async fn make_mark(&self, mark: &Mark) -> Result<(), ComponentError> {
-        let mut turns = self.client.turns();
+    pub(super) async fn make_mark(&self, mark: &ReplacementMark) -> Result<(), ComponentError> {
+        let mut retries = self.client.retries();
         loop {
             let Err(fault) = self.create_class(&mark.definition()).await else { return Ok(()) };
             // The order may have been carried out and its answer lost.
@@ -137,14 +137,14 @@ impl Server {
             match marks.iter().find(|found| found.number == mark.number) {
                 Some(found) if found.run == mark.run => return Ok(()),
                 Some(other) => return Err(other.busy()),
-                None if fault.passes() && turns.another(&fault).await => {}
+                None if fault.passes() && retries.wait(&fault).await => {}
                 None => return Err(refused(fault, mark)),
             }
         }
     }
 
     /// Changes what a mark says.
-    pub(super) async fn change_mark(&self, mark: &Mark) -> Result<(), ComponentError> {
+    pub(super) async fn change_mark(&self, mark: &ReplacementMark) -> Result<(), ComponentError> {
         let what = || format!("write class {}", mark.class());
         // The server wants the settings back that it has added.
         let path = format!("/v1/schema/{}", mark.class());
@@ -154,7 +154,7 @@ impl Server {
     }
 
     /// Removes a mark.
-    pub(super) async fn remove_mark(&self, mark: &Mark) -> Result<(), ComponentError> {
+    pub(super) async fn remove_mark(&self, mark: &ReplacementMark) -> Result<(), ComponentError> {
         self.delete_class(&mark.class()).await.map_err(|fault| refused(fault, mark))
     }
 }
@@ -163,14 +163,14 @@ impl Server {
 const RIGHTS: &str = "machines know of each other's restores by classes RnaBackupMark_*: give the user of \
                       WEAVIATE_API_KEY the rights create, read, update and delete_collections on RnaBackupMark_*";
 
-fn refused(fault: Fault, mark: &Mark) -> ComponentError {
+fn refused(fault: Fault, mark: &ReplacementMark) -> ComponentError {
     let what = format!("write class {}", mark.class());
     if matches!(fault, Fault::Denied { .. }) { fault.of(format!("{what}: {RIGHTS}")) } else { fault.of(what) }
 }
 
 #[cfg(test)]
-pub(super) fn example(number: u64, journal: &str) -> Mark {
-    Mark {
+pub(super) fn example(number: u64, journal: &str) -> ReplacementMark {
+    ReplacementMark {
         number,
         run: format!("run-{number}"),
         journal: journal.to_owned(),
@@ -181,18 +181,18 @@ pub(super) fn example(number: u64, journal: &str) -> Mark {
         replaced: BTreeMap::new(),
         copies: BTreeSet::new(),
         beat: 0,
-        deeds: Vec::new(),
+        task_notes: Vec::new(),
     }
 }
 
 #[test]
 fn a_mark_is_read_as_it_was_written_and_a_class_of_the_app_is_none() {
-    let mark = Mark { replacing: ["Paper".to_owned()].into(), ..example(7, "a") };
+    let mark = ReplacementMark { replacing: ["Paper".to_owned()].into(), ..example(7, "a") };
     let definition = mark.definition();
     let (class, description) =
         (definition["class"].as_str().unwrap(), definition["description"].as_str().unwrap());
-    assert_eq!((class, Mark::parse(class, description)), ("RnaBackupMark_7", Some(mark)));
+    assert_eq!((class, ReplacementMark::parse(class, description)), ("RnaBackupMark_7", Some(mark)));
     assert!(is_mark(class) && crate::component::weaviate::class::is_name(class) && !is_mark("Paper"));
-    assert_eq!(Mark::parse("RnaBackupMark_x", description), None);
-    assert_eq!(Mark::parse(class, "notes of mine"), None);
+    assert_eq!(ReplacementMark::parse("RnaBackupMark_x", description), None);
+    assert_eq!(ReplacementMark::parse(class, "notes of mine"), None);
 }

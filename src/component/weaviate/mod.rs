@@ -12,7 +12,9 @@
 //! `notes`), for the run that follows one that died.
 
 mod access;
+mod announced_backups;
 mod answer;
+mod backend;
 mod check;
 mod chunk;
 mod claim;
@@ -24,7 +26,6 @@ mod copies;
 mod count;
 mod counting;
 mod decode;
-mod deeds;
 mod export;
 mod files;
 mod folder;
@@ -33,21 +34,20 @@ mod import;
 mod index;
 mod job;
 mod journal;
-mod later;
 mod leftovers;
-mod lines;
 mod mark;
+mod ndjson;
 mod nearest;
-mod needs;
-mod noted;
 mod notes;
+mod other_machines;
 mod pages;
 mod parts;
 mod plan;
 mod put_back;
-mod refer;
+mod references;
 mod refusals;
 mod replace;
+mod requirements;
 mod restore;
 mod rights;
 mod schema;
@@ -58,60 +58,63 @@ mod snapshot;
 mod source;
 mod steps;
 mod sweep;
+mod task_notes;
 mod tree;
 mod trial;
 mod undo;
 mod version;
 mod watch;
-mod ways;
 
 use crate::base::chain;
 use crate::component::media::{Media, MediaConfig};
-use crate::component::{Component, ComponentError, Done, Feed, Kept, Plan, Shelf, Staged, Target, Walk};
+use crate::component::{
+    BucketFolder, CompletedSwap, Component, ComponentError, Feed, Plan, RestoreMode, Staged, Target,
+    UndoPoint,
+};
 use crate::domain::{
     component::ComponentName,
-    deed::Deed,
     facts::{Counts, Facts},
     progress::Meter,
+    task_note::TaskNote,
 };
 use crate::stream::Output;
 use async_trait::async_trait;
 use client::Client;
 use files::Files;
 use folder::is_closed;
-use index::{END, Index, Made};
+use index::{BackupBackend, END, Index};
 use journal::Journal;
 use notes::{Notes, Snapshot};
 use server::Server;
 use std::{collections::BTreeSet, sync::Arc};
 use tree::Tree;
 
-pub use config::{Address, InvalidAddress, Tls, Way, WeaviateConfig};
+pub use config::{Address, BackendSetting, InvalidAddress, Tls, WeaviateConfig};
 
 /// The app's vector database.
 #[derive(Debug, Clone)]
 pub struct Weaviate {
     config: WeaviateConfig,
-    shelf: Option<Arc<dyn Shelf>>,
+    bucket_folder: Option<Arc<dyn BucketFolder>>,
 }
 
 impl Weaviate {
-    /// Nothing is asked of the server before a backup or a check. `shelf` is where it may write to itself.
-    pub fn new(config: WeaviateConfig, shelf: Option<Arc<dyn Shelf>>) -> Self {
-        Self { config, shelf }
+    /// Nothing is asked of the server before a backup or a check. `bucket_folder` is where it may write to itself.
+    pub fn new(config: WeaviateConfig, bucket_folder: Option<Arc<dyn BucketFolder>>) -> Self {
+        Self { config, bucket_folder }
     }
 
-    async fn meet(&self) -> Result<Server, ComponentError> {
-        Server::meet(Client::new(&self.config, &self.config.server)?).await
+    async fn connect(&self) -> Result<Server, ComponentError> {
+        Server::connect(Client::new(&self.config, &self.config.server)?).await
     }
 
-    async fn meet_drill(&self) -> Result<Server, ComponentError> {
+    async fn connect_drill(&self) -> Result<Server, ComponentError> {
         let drill = self
             .config
             .drill
             .as_ref()
             .ok_or_else(|| ComponentError::Unusable { what: NO_DRILL.to_owned(), source: None })?;
-        Server::meet(Client::new(&self.config, drill)?).await
+        Server::connect(Client::new(&self.config, drill)?).await
     }
 
     /// Packs what the server has written into its folder, or the index of what it has written into the bucket.
@@ -125,11 +128,11 @@ impl Weaviate {
         let mut journal = Journal::open(&self.config.state).await?;
         out.write(index.entry().into()).await.map_err(ComponentError::Output)?;
         let mut facts = Facts { source_bytes: tree.bytes(), ..Facts::default() };
-        match self.files(server, index.way)? {
+        match self.files(server, index.backend)? {
             Files::Bucket(_) => {
                 out.write(END.to_vec().into()).await.map_err(ComponentError::Output)?;
                 facts.server_backup = Some(index.id.clone());
-                journal.note(|notes| notes.loose.retain(|loose| loose.id != index.id)).await?;
+                journal.note(|notes| notes.orphans.retain(|orphan| orphan.id != index.id)).await?;
             }
             Files::Folder(folder) => {
                 let packed = Media::new(MediaConfig::full(folder.of(&index.id))).backup(out, meter).await?;
@@ -139,7 +142,9 @@ impl Weaviate {
                     return Err(ComponentError::Unavailable { what, source: None });
                 }
                 match folder.remove(&index.id).await {
-                    Ok(()) => journal.note(|notes| notes.loose.retain(|loose| loose.id != index.id)).await?,
+                    Ok(()) => {
+                        journal.note(|notes| notes.orphans.retain(|orphan| orphan.id != index.id)).await?;
+                    }
                     Err(err) => facts.warn(chain(&err)),
                 }
             }
@@ -149,10 +154,10 @@ impl Weaviate {
 }
 
 /// The copies that a restore has set aside, for people.
-fn kept_as(journal: &Journal, kept: &notes::Kept) -> Kept {
+fn kept_as(journal: &Journal, kept: &notes::PreviousClasses) -> UndoPoint {
     let copies: BTreeSet<&Snapshot> = kept.before.values().flatten().collect();
     let places: Vec<_> = copies.into_iter().map(|copy| copies::place_of(journal, copy)).collect();
-    Kept { place: places.join(", "), at: kept.at(), deeds: None }
+    UndoPoint { place: places.join(", "), at: kept.at(), task_notes: None }
 }
 
 /// The reason why no drill can be held, and what to do.
@@ -173,19 +178,19 @@ impl Component for Weaviate {
         self.checked().await
     }
 
-    async fn reach(&self) -> Result<(), ComponentError> {
+    async fn ping(&self) -> Result<(), ComponentError> {
         self.found().await.map(drop)
     }
 
     async fn backup(&self, out: &mut dyn Output, meter: &Meter) -> Result<Facts, ComponentError> {
         meter.begin("connect", 0);
-        let server = self.meet().await?;
-        let (made, mut warning) = self.way(&server).await?;
+        let server = self.connect().await?;
+        let (backend, mut warning) = self.choose_backend(&server).await?;
         let classes = server.all_classes().await?;
         let mut native = None;
-        if made != Made::Export && !classes.is_empty() {
+        if backend != BackupBackend::Export && !classes.is_empty() {
             let mut journal = Journal::open(&self.config.state).await?;
-            match self.native(&server, made, classes.clone(), &mut journal, meter).await {
+            match self.native(&server, backend, classes.clone(), &mut journal, meter).await {
                 Ok(made) => {
                     if journal.notes.closed.is_some() {
                         journal.note(|notes| notes.closed = None).await?;
@@ -195,7 +200,7 @@ impl Component for Weaviate {
                 Err(err) => {
                     if is_closed(&err) {
                         journal.note(|notes| notes.closed = Some(chain(&err))).await?;
-                        if let Err(left) = self.clear_loose(&server, &mut journal).await {
+                        if let Err(left) = self.remove_orphans(&server, &mut journal).await {
                             tracing::warn!(error = %chain(&left), "what Weaviate has begun is left until the next run");
                         }
                     }
@@ -217,18 +222,18 @@ impl Component for Weaviate {
             facts.warn(warning);
         }
         snapshot::warn(&mut facts, &server, &index).await;
-        facts.backend = Some(index.way.as_str().to_owned());
+        facts.backend = Some(index.backend.as_str().to_owned());
         facts.versions.insert("weaviate".to_owned(), server.version.to_string());
         let needed: BTreeSet<_> =
             index.classes.values().flat_map(|class| class::modules(&class.definition)).collect();
         // Servers enable some forty modules by default: those that make backups and vectors matter.
-        let matters = |name: &&String| needs::is_for_backups(name) || needed.contains(*name);
+        let matters = |name: &&String| requirements::is_for_backups(name) || needed.contains(*name);
         for name in server.modules.keys().filter(matters) {
-            facts.versions.insert(format!("{}{name}", needs::MODULE), "enabled".to_owned());
+            facts.versions.insert(format!("{}{name}", requirements::MODULE), "enabled".to_owned());
         }
         if !index.nodes.is_empty() {
             let nodes: Vec<_> = index.nodes.iter().map(String::as_str).collect();
-            facts.versions.insert(needs::NODES.to_owned(), nodes.join(", "));
+            facts.versions.insert(requirements::NODES.to_owned(), nodes.join(", "));
         }
         Ok(facts)
     }
@@ -236,13 +241,13 @@ impl Component for Weaviate {
     async fn decode(&self, feed: Feed<'_>, meter: &Meter) -> Result<Counts, ComponentError> {
         let index = Index::take(feed).await?;
         let counts = decode::decode(&index, feed, meter).await?;
-        if index.way == Made::S3 {
-            let shelf = self.shelf.as_ref().ok_or_else(|| ComponentError::Unusable {
+        if index.backend == BackupBackend::S3 {
+            let bucket_folder = self.bucket_folder.as_ref().ok_or_else(|| ComponentError::Unusable {
                 what: "read the files that Weaviate keeps in its bucket: set AWS_BACKUP_BUCKET to it"
                     .to_owned(),
                 source: None,
             })?;
-            let files = Files::Bucket(Arc::clone(shelf));
+            let files = Files::Bucket(Arc::clone(bucket_folder));
             files.compare(&index).await?;
             let tree = files.tree(&index.id).await?;
             let described = copies::described(&tree, &index.id)?;
@@ -253,13 +258,13 @@ impl Component for Weaviate {
 
     async fn describe(&self, feed: Feed<'_>) -> Result<Facts, ComponentError> {
         let index = Index::take(feed).await?;
-        let mut facts = Facts { backend: Some(index.way.as_str().to_owned()), ..Facts::default() };
-        facts.server_backup = (index.way == Made::S3).then_some(index.id);
+        let mut facts = Facts { backend: Some(index.backend.as_str().to_owned()), ..Facts::default() };
+        facts.server_backup = (index.backend == BackupBackend::S3).then_some(index.id);
         facts.versions.insert("weaviate".to_owned(), index.server_version);
         Ok(facts)
     }
 
-    fn no_drill(&self) -> Option<&'static str> {
+    fn drill_unsupported(&self) -> Option<&'static str> {
         self.config.drill.is_none().then_some(NO_DRILL)
     }
 
@@ -267,8 +272,8 @@ impl Component for Weaviate {
         self.planned(target, facts).await
     }
 
-    fn left_out(&self, walk: Walk) -> Vec<&'static str> {
-        steps::STEPS.left_out(walk)
+    fn skipped_steps(&self, mode: RestoreMode) -> Vec<&'static str> {
+        steps::STEPS.skipped_steps(mode)
     }
 
     async fn stage(
@@ -287,21 +292,21 @@ impl Component for Weaviate {
         journal.clear().await?;
         let notes = &journal.notes;
         if notes.replacing.is_none()
-            && notes.loose.is_empty()
+            && notes.orphans.is_empty()
             && notes.drill.is_empty()
             && notes.trials.is_empty()
         {
             if notes.has_mark
-                && let Ok(server) = self.meet().await
+                && let Ok(server) = self.connect().await
             {
-                self.tend_mark_or_warn(&server, &mut journal).await;
+                self.refresh_mark_or_warn(&server, &mut journal).await;
             }
             return Ok(Vec::new());
         }
         let mut done = Vec::new();
-        let server = self.meet().await?;
+        let server = self.connect().await?;
         if journal.notes.replacing.is_some() {
-            done.extend(self.settle_what_is_not_superseded(&server, &mut journal).await?);
+            done.extend(self.finish_unless_superseded(&server, &mut journal).await?);
         }
         if !journal.notes.trials.is_empty() {
             let made: Vec<_> = journal.notes.trials.iter().cloned().collect();
@@ -311,15 +316,15 @@ impl Component for Weaviate {
         }
         if !journal.notes.drill.is_empty() {
             let made: Vec<_> = journal.notes.drill.iter().cloned().collect();
-            replace::remove_classes(&self.meet_drill().await?, &made).await?;
+            replace::remove_classes(&self.connect_drill().await?, &made).await?;
             journal.note(|notes| notes.drill.clear()).await?;
             done.push("removed the classes of a dead drill from the second server".to_owned());
         }
         // While classes are still to be put back, nothing goes that somebody may want to bring them from.
         if journal.notes.due().is_empty() {
-            done.extend(self.clear_loose(&server, &mut journal).await?);
+            done.extend(self.remove_orphans(&server, &mut journal).await?);
         }
-        self.tend_mark_or_warn(&server, &mut journal).await;
+        self.refresh_mark_or_warn(&server, &mut journal).await;
         Ok(done)
     }
 
@@ -334,39 +339,39 @@ impl Component for Weaviate {
         Ok((!due.is_empty()).then(|| due.join("; ")))
     }
 
-    async fn kept(&self) -> Result<Option<Kept>, ComponentError> {
+    async fn undo_point(&self) -> Result<Option<UndoPoint>, ComponentError> {
         let journal = Journal::open(&self.config.state).await?;
         Ok(journal.notes.kept.as_ref().map(|kept| kept_as(&journal, kept)))
     }
 
-    async fn kept_elsewhere(&self) -> Result<Option<String>, ComponentError> {
+    async fn undo_hint(&self) -> Result<Option<String>, ComponentError> {
         self.kept_of_others().await
     }
 
-    async fn undo(&self, meter: &Meter) -> Result<Kept, ComponentError> {
+    async fn undo(&self, meter: &Meter) -> Result<UndoPoint, ComponentError> {
         self.undone(None, meter).await
     }
 
-    async fn undo_by(&self, deed: Option<Deed>, meter: &Meter) -> Result<Kept, ComponentError> {
-        self.undone(deed, meter).await
+    async fn undo_by(&self, note: Option<TaskNote>, meter: &Meter) -> Result<UndoPoint, ComponentError> {
+        self.undone(note, meter).await
     }
 
-    async fn done_by(&self, task: &str) -> Result<Option<Done>, ComponentError> {
+    async fn completed_by(&self, task: &str) -> Result<Option<CompletedSwap>, ComponentError> {
         self.replaced_by(task).await
     }
 
-    async fn settle(&self, task: &str) -> Result<(), ComponentError> {
-        self.settle_deed(task).await
+    async fn result_stored(&self, task: &str) -> Result<(), ComponentError> {
+        self.mark_note_stored(task).await
     }
 
-    async fn forget(&self) -> Result<(), ComponentError> {
+    async fn delete_undo_data(&self) -> Result<(), ComponentError> {
         let mut journal = Journal::open(&self.config.state).await?;
         if journal.notes.kept.is_none() && journal.notes.found.is_empty() {
             return Ok(());
         }
-        let server = self.meet().await?;
-        self.note_and_drop(&server, &mut journal, Notes::forget).await?;
-        self.tend_mark_or_warn(&server, &mut journal).await;
+        let server = self.connect().await?;
+        self.note_and_drop(&server, &mut journal, Notes::drop_old_copies).await?;
+        self.refresh_mark_or_warn(&server, &mut journal).await;
         Ok(())
     }
 

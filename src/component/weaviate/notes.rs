@@ -1,9 +1,9 @@
-//! The contents of the journal: backups that nobody needs, a replacement under way, and what `undo` brings back. Pure.
+//! The contents of the journal: orphan backups, a replacement under way, and what `undo` brings back. Pure.
 
 mod written;
 
 use crate::component::weaviate::class::Class;
-use crate::component::weaviate::index::Made;
+use crate::component::weaviate::index::BackupBackend;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,7 +12,8 @@ use std::collections::{BTreeMap, BTreeSet};
 /// notes name a copy once for each class, and are written several times for each class.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(super) struct Snapshot {
-    pub(super) made: Made,
+    #[serde(rename = "made")]
+    pub(super) backend: BackupBackend,
     /// The name of the backup on the server, or of the file in the folder of the journal.
     pub(super) id: String,
     pub(super) at: Timestamp,
@@ -31,16 +32,17 @@ pub(super) struct Notes {
     /// True while a [mark](super::mark) of this journal may be on the server.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(super) has_mark: bool,
-    /// Backups on the server that are nobody's, unless the notes name them elsewhere as well.
-    pub(super) loose: Vec<Loose>,
+    /// Orphan backups on the server, unless the notes name them elsewhere as well.
+    #[serde(rename = "loose")]
+    pub(super) orphans: Vec<OrphanBackup>,
     /// A replacement that has begun.
     pub(super) replacing: Option<Replacing>,
     /// The classes as they were before the last restore, for `undo`.
-    pub(super) kept: Option<Kept>,
+    pub(super) kept: Option<PreviousClasses>,
     /// The copies of classes that an unfinished undo has taken back, as the classes were before that undo. When a
     /// further undo finishes the rest, these copies join what the undo after it brings back.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) undone: Option<Kept>,
+    pub(super) undone: Option<PreviousClasses>,
     /// Copies that no command brings back and that are not thrown away before newer backups are proven: of classes that
     /// stood where others were put back, and those that an `undo` was to bring which failed.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
@@ -64,7 +66,7 @@ impl Notes {
     pub(super) fn snapshots(&self) -> BTreeSet<&Snapshot> {
         let steps = self.replacing.iter().flat_map(|replacing| replacing.classes.values());
         let earlier = self.replacing.iter().filter_map(|replacing| replacing.earlier.as_ref());
-        let kept = self.kept.iter().chain(&self.undone).chain(earlier).flat_map(Kept::copies);
+        let kept = self.kept.iter().chain(&self.undone).chain(earlier).flat_map(PreviousClasses::copies);
         steps.filter_map(|step| step.before.as_ref()).chain(kept).chain(&self.found).collect()
     }
 
@@ -101,7 +103,7 @@ impl Notes {
 
     /// Notes that a replacement of these classes begins, which is an undo or not. Classes of an earlier one that are
     /// still due stay so, and come from the copies that were made before they were deleted.
-    pub(super) fn begin(&mut self, mut classes: BTreeMap<String, Step>, is_undo: bool) {
+    pub(super) fn begin(&mut self, mut classes: BTreeMap<String, ClassProgress>, is_undo: bool) {
         if !is_undo && let Some(undone) = self.undone.take() {
             self.found.extend(undone.copies().cloned());
         }
@@ -116,13 +118,13 @@ impl Notes {
                     .map(|(number, class)| (class, number)),
             );
             classes.extend(ended.classes.into_iter().filter(|(_, step)| !step.state.is_final()));
-            self.found.extend(ended.earlier.iter().flat_map(Kept::copies).cloned());
+            self.found.extend(ended.earlier.iter().flat_map(PreviousClasses::copies).cloned());
         }
         self.replacing =
             Some(Replacing { classes, began: Some(Timestamp::now()), left, is_undo, ..Replacing::default() });
     }
 
-    /// Notes how far a class is. A class that is proven is one that `undo` takes back.
+    /// Notes the state of a class. A class that is proven is one that `undo` takes back.
     pub(super) fn reached(&mut self, class: &str, state: State) {
         let steps = self.replacing.iter_mut().flat_map(|replacing| &mut replacing.classes);
         let Some((_, step)) = steps.into_iter().find(|(name, _)| *name == class) else { return };
@@ -134,8 +136,8 @@ impl Notes {
         }
     }
 
-    /// Takes back that a class is proven: the class is due again.
-    pub(super) fn doubt(&mut self, class: &str) {
+    /// Marks a class as not proven: the class is due again.
+    pub(super) fn mark_unproven(&mut self, class: &str) {
         let Some(replacing) = &mut self.replacing else { return };
         if let Some(step) = replacing.classes.get_mut(class) {
             step.state = State::Deleted;
@@ -159,7 +161,7 @@ impl Notes {
     }
 
     /// Forgets the copies that no backup needs any more, after a backup was proven.
-    pub(super) fn forget(&mut self) {
+    pub(super) fn drop_old_copies(&mut self) {
         if !std::mem::take(&mut self.is_spared) {
             self.kept = None;
             self.undone = None;
@@ -168,7 +170,7 @@ impl Notes {
     }
 
     /// Ends the replacement if nothing is left to be done about any of its classes.
-    pub(super) fn settled(&mut self) {
+    pub(super) fn end_if_final(&mut self) {
         if self.due().is_empty()
             && let Some(ended) = self.replacing.take()
         {
@@ -177,7 +179,7 @@ impl Notes {
             } else if ended.is_undo {
                 self.leave_undo_open(&ended);
             } else {
-                self.found.extend(ended.earlier.iter().flat_map(Kept::copies).cloned());
+                self.found.extend(ended.earlier.iter().flat_map(PreviousClasses::copies).cloned());
             }
         }
         // A restore before which nothing was there leaves nothing to take back.
@@ -213,14 +215,15 @@ impl Notes {
     }
 }
 
-fn names_of(steps: Vec<(&String, &Step)>) -> String {
+fn names_of(steps: Vec<(&String, &ClassProgress)>) -> String {
     steps.into_iter().map(|(class, _)| class.as_str()).collect::<Vec<_>>().join(", ")
 }
 
-/// A backup that somebody ordered of the server and that may still be under way.
+/// A backup that a run ordered of the server and did not keep; the server may still be at work on it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Loose {
-    pub(super) made: Made,
+pub(super) struct OrphanBackup {
+    #[serde(rename = "made")]
+    pub(super) backend: BackupBackend,
     pub(super) id: String,
     /// True once the server has taken a later order: the server works on one backup at a time, so this one has ended,
     /// whatever its status says.
@@ -228,15 +231,15 @@ pub(super) struct Loose {
     pub(super) has_ended: bool,
 }
 
-impl Loose {
-    /// A backup that may be under way.
-    pub(super) fn new(made: Made, id: &str) -> Self {
-        Self { made, id: id.to_owned(), has_ended: false }
+impl OrphanBackup {
+    /// The note on an order that was just sent.
+    pub(super) fn new(backend: BackupBackend, id: &str) -> Self {
+        Self { backend, id: id.to_owned(), has_ended: false }
     }
 
-    /// A copy that nobody needs; `None` for one that is a file of ours.
+    /// The note on a copy that is not needed any more; `None` for a copy that is a file of ours.
     pub(super) fn of(copy: &Snapshot) -> Option<Self> {
-        (copy.made != Made::Export).then(|| Self::new(copy.made, &copy.id))
+        (copy.backend != BackupBackend::Export).then(|| Self::new(copy.backend, &copy.id))
     }
 }
 
@@ -244,10 +247,10 @@ impl Loose {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(from = "written::Replacing")]
 pub(super) struct Replacing {
-    pub(super) classes: BTreeMap<String, Step>,
-    /// When it began.
+    pub(super) classes: BTreeMap<String, ClassProgress>,
+    /// The time at which the replacement began.
     pub(super) began: Option<Timestamp>,
-    /// The number of its mark on the server; `None` from versions without marks.
+    /// The number of the replacement's mark on the server; `None` from versions without marks.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) number: Option<u64>,
     /// The numbers of earlier replacements, for the classes that those have left due and that this one does not bring.
@@ -255,12 +258,12 @@ pub(super) struct Replacing {
     pub(super) left: BTreeMap<String, u64>,
     /// True as soon as what `undo` brings back is of this replacement.
     pub(super) has_kept: bool,
-    /// True if it is an undo itself.
+    /// True if the replacement is an undo itself.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(super) is_undo: bool,
     /// The copies that `undo` would have brought back before. This replacement may be that undo.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) earlier: Option<Kept>,
+    pub(super) earlier: Option<PreviousClasses>,
 }
 
 impl Replacing {
@@ -280,7 +283,7 @@ impl Replacing {
     }
 
     fn put_back(&self, was_there: bool) -> BTreeSet<String> {
-        let is_it = |step: &Step| step.state == State::PutBack && step.before.is_some() == was_there;
+        let is_it = |step: &ClassProgress| step.state == State::PutBack && step.before.is_some() == was_there;
         self.classes.iter().filter(|(_, step)| is_it(step)).map(|(class, _)| class.clone()).collect()
     }
 
@@ -293,7 +296,7 @@ impl Replacing {
 
 /// One class of a replacement.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(super) struct Step {
+pub(super) struct ClassProgress {
     pub(super) state: State,
     /// The class as it was before; `None` where there was none.
     pub(super) before: Option<Snapshot>,
@@ -325,18 +328,18 @@ impl State {
 
 /// The classes as they were before the last restore; `None` where there was none.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(from = "written::Kept")]
-pub(super) struct Kept {
+#[serde(from = "written::PreviousClasses")]
+pub(super) struct PreviousClasses {
     pub(super) before: BTreeMap<String, Option<Snapshot>>,
 }
 
-impl Kept {
+impl PreviousClasses {
     /// The copies, each as often as a class is in it.
     pub(super) fn copies(&self) -> impl Iterator<Item = &Snapshot> {
         self.before.values().flatten()
     }
 
-    /// When the first of the copies was made.
+    /// The time of the first of the copies.
     pub(super) fn at(&self) -> Timestamp {
         self.copies().map(|copy| copy.at).min().unwrap_or_default()
     }

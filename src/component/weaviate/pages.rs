@@ -5,7 +5,7 @@
 
 use crate::component::ComponentError;
 use crate::component::weaviate::client::{Client, Fault, is_too_long};
-use crate::component::weaviate::lines::LONGEST_PART;
+use crate::component::weaviate::ndjson::LONGEST_PART;
 use crate::component::weaviate::server::Server;
 use reqwest::Method;
 use serde::Deserialize;
@@ -32,7 +32,7 @@ pub(super) const TOO_MANY: &str = "query maximum results exceeded";
 type Wrong = Box<dyn std::error::Error + Send + Sync>;
 
 #[derive(Deserialize)]
-struct Listed<'a> {
+struct ObjectList<'a> {
     #[serde(borrow, default)]
     objects: Option<Vec<&'a RawValue>>,
 }
@@ -56,7 +56,7 @@ pub(super) struct Page {
 impl Page {
     fn parse(text: Vec<u8>) -> Result<Self, Wrong> {
         let text = String::from_utf8(text)?;
-        let found = serde_json::from_str::<Listed>(&text)?.objects.unwrap_or_default();
+        let found = serde_json::from_str::<ObjectList>(&text)?.objects.unwrap_or_default();
         let ends = match (found.first(), found.last()) {
             (Some(first), Some(last)) => Some((id(first.get())?, id(last.get())?)),
             _ => None,
@@ -118,7 +118,7 @@ impl Part {
         let after = after.map(|after| after.to_string());
         let path = path(&self.class, self.tenant.as_deref(), after.as_deref(), limit);
         let text = self.client.ask_text(Method::GET, &path, None, longest).await?;
-        Page::parse(text).map_err(Fault::Away)
+        Page::parse(text).map_err(Fault::Unavailable)
     }
 }
 
@@ -188,9 +188,9 @@ impl Pages {
                 None => (self.ask().await?, self.limit),
             };
             let Some((_, last)) = page.ends else { return Ok(None) };
-            self.learn(&page, limit);
+            self.adapt(&page, limit);
             if let Some(given) = self.given {
-                page.begin_behind(given).map_err(Fault::Away)?;
+                page.begin_behind(given).map_err(Fault::Unavailable)?;
             }
             self.given = self.given.max(Some(last));
             if page.text.len() <= LONG {
@@ -205,24 +205,24 @@ impl Pages {
     /// The page behind what was given, asked for again where it was cut, and with fewer objects when it would be too long or
     /// the server gives fewer at once.
     async fn ask(&mut self) -> Result<Page, Fault> {
-        let mut turns = self.part.client.turns();
+        let mut retries = self.part.client.retries();
         loop {
             self.limit = self.limit.min(self.most);
             // The length of one object is the server's business, as long as an import can read it.
             let longest = if self.limit == 1 { LONGEST_PART } else { LONG };
             match self.part.page(self.given, self.limit, longest).await {
-                Err(Fault::Away(err)) if is_too_long(&*err) && self.limit > 1 => {
+                Err(Fault::Unavailable(err)) if is_too_long(&*err) && self.limit > 1 => {
                     self.limit = (self.limit / 4).max(1);
                 }
                 Err(fault) if fault.says(TOO_MANY) && self.limit > 1 => self.most = self.limit / 2,
-                Err(fault) if fault.passes() && turns.another(&fault).await => {}
+                Err(fault) if fault.passes() && retries.wait(&fault).await => {}
                 page => return page,
             }
         }
     }
 
     /// Learns the lengths and distances of objects from a page for which `limit` objects were asked.
-    fn learn(&mut self, page: &Page, limit: usize) {
+    fn adapt(&mut self, page: &Page, limit: usize) {
         let (Some((first, last)), count) = (page.ends, page.objects.len()) else { return };
         self.limit = (PAGE / (page.text.len() / count).max(1)).clamp(1, self.most);
         if count >= FIRST {

@@ -2,7 +2,7 @@
 
 use crate::component::ComponentError;
 use crate::component::weaviate::index::corrupt;
-use crate::component::weaviate::lines::{LONGEST_PART, append};
+use crate::component::weaviate::ndjson::{LONGEST_PART, append};
 use async_compression::tokio::bufread::ZstdDecoder;
 use async_tar::Header;
 use memchr::memchr;
@@ -11,7 +11,7 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader, Take};
 
 /// An archive of an export. Memory holds a few blocks of it and the line that is read.
 #[derive(Debug)]
-pub(super) enum Parts<R> {
+pub(super) enum PartReader<R> {
     /// The archive is between two entries.
     Between(R),
     /// The lines of the part under way.
@@ -22,7 +22,7 @@ pub(super) enum Parts<R> {
 
 type Unpacked<R> = BufReader<Take<ZstdDecoder<BufReader<Take<R>>>>>;
 
-impl<R: AsyncRead + Unpin> Parts<R> {
+impl<R: AsyncRead + Unpin> PartReader<R> {
     pub(super) const fn new(archive: R) -> Self {
         Self::Between(archive)
     }
@@ -88,7 +88,7 @@ fn unread(source: io::Error) -> ComponentError {
 mod tests {
     use super::*;
     use crate::component::weaviate::index::{END, entry};
-    use crate::component::weaviate::lines::pack;
+    use crate::component::weaviate::ndjson::pack;
 
     #[tokio::test]
     async fn parts_are_read_line_by_line_and_skipped_where_nobody_wants_them() {
@@ -103,7 +103,7 @@ mod tests {
             END.to_vec(),
         ];
         let archive = archive.concat();
-        let (mut parts, mut line) = (Parts::new(&*archive), Vec::new());
+        let (mut parts, mut line) = (PartReader::new(&*archive), Vec::new());
         assert_eq!(parts.next().await.unwrap().unwrap(), "weaviate.json");
         assert_eq!(parts.next().await.unwrap().unwrap(), "a");
         while parts.line(&mut line).await.unwrap() {
@@ -117,6 +117,6 @@ mod tests {
         assert_eq!(parts.next().await.unwrap().unwrap(), "d");
         assert!(parts.line(&mut line).await.is_err());
         assert_eq!(parts.next().await.unwrap(), None);
-        assert!(Parts::new(&archive[..700]).next().await.is_ok());
+        assert!(PartReader::new(&archive[..700]).next().await.is_ok());
     }
 }

@@ -2,16 +2,16 @@
 
 use crate::component::ComponentError;
 use crate::component::scratch::free_bytes;
-use crate::component::stage::{Plan, Target, Walk};
+use crate::component::stage::{Plan, RestoreMode, Target};
 use crate::component::weaviate::Weaviate;
 use crate::component::weaviate::class::Classes;
 use crate::component::weaviate::export::not_kept;
-use crate::component::weaviate::index::Made;
+use crate::component::weaviate::index::BackupBackend;
 use crate::component::weaviate::journal::Journal;
-use crate::component::weaviate::needs::Needs;
 use crate::component::weaviate::replace::names;
+use crate::component::weaviate::requirements::Requirements;
 use crate::component::weaviate::restore::chosen;
-use crate::component::weaviate::steps::Questions;
+use crate::component::weaviate::steps::CheckContext;
 use crate::domain::facts::Facts;
 use std::collections::BTreeSet;
 
@@ -23,29 +23,30 @@ impl Weaviate {
         facts: Option<&Facts>,
     ) -> Result<Plan, ComponentError> {
         let server = self.target_server(target).await?;
-        let needs = facts.map(|facts| Needs::of_manifest(facts, target)).transpose()?.unwrap_or_default();
+        let requirements = facts.map(|facts| Requirements::of_manifest(facts, target)).transpose()?;
+        let requirements = requirements.unwrap_or_default();
         let counts = facts.map(|facts| facts.counts.classes.clone());
         let all: Option<BTreeSet<String>> = counts.as_ref().map(|counts| counts.keys().cloned().collect());
         let wanted = all.as_ref().map(|all| chosen(target, all)).transpose()?;
         // Classes are asked for by name, so that one which the key may not see is not taken for one that is not there.
         let going = server.classes(wanted.as_ref()).await?;
-        let walk = if *target == Target::Scratch { Walk::Drill } else { Walk::DryRun };
-        let questions = Questions {
+        let mode = if *target == Target::Scratch { RestoreMode::Drill } else { RestoreMode::DryRun };
+        let context = CheckContext {
             weaviate: self,
             target,
             server: &server,
-            needs: &needs,
+            requirements: &requirements,
             bring: wanted.as_ref(),
             live: &going,
             index: None,
         };
-        let not_tried = questions.ask_all_of(walk, &counts.unwrap_or_default()).await?;
-        let due =
-            Journal::open(&self.config.state).await?.notes.still_due().filter(|_| *target != Target::Scratch);
-        let (needs_bytes, free_bytes) = self.room(needs.way, facts, &going);
+        let not_tried = context.ask_all_of(mode, &counts.unwrap_or_default()).await?;
+        let due = Journal::open(&self.config.state).await?.notes.still_due();
+        let due = due.filter(|_| *target != Target::Scratch);
+        let (needs_bytes, free_bytes) = self.room(requirements.backend, facts, &going);
         let mut plan = Plan {
             replaces: match target {
-                Target::Scratch => format!("nothing: classes on {}, deleted again", server.client.place()),
+                Target::Scratch => format!("nothing: classes on {}, deleted again", server.client.address()),
                 _ => replaced(&going, wanted.iter().flatten()),
             },
             method: "a safety backup of those classes; then class by class: delete, restore, count; a class that fails \
@@ -69,28 +70,30 @@ impl Weaviate {
         if *target == Target::LiveWithAccess {
             plan.warnings.push(ACCESS.to_owned());
         }
-        if let Some(made_by) = needs.made_by {
+        if let Some(made_by) = requirements.made_by {
             plan.versions.push(format!("backup made by weaviate {made_by}"));
         }
         if let (Target::Live | Target::LiveWithAccess, Some(wanted)) = (target, &wanted) {
             let there = server.definitions().await.map_err(|fault| fault.of("read Weaviate's schema"))?;
             plan.warnings.extend(staying(there.into_keys().collect(), wanted));
-            plan.advice.push(
-                "Stop what writes to Weaviate first: what is written meanwhile is lost or mixed in."
-                    .to_owned(),
-            );
+            plan.advice.push(WRITERS.to_owned());
         }
         Ok(plan)
     }
 
-    /// The bytes that a restore of a backup of this way needs on disk beside what is `going`, and the bytes that are free
+    /// The bytes that a restore of a backup by this backend needs on disk beside what is `going`, and the bytes that are free
     /// there. `None` for `s3`: backup and safety copy both lie in the bucket.
-    fn room(&self, way: Option<Made>, facts: Option<&Facts>, going: &Classes) -> (Option<u64>, Option<u64>) {
+    fn room(
+        &self,
+        backend: Option<BackupBackend>,
+        facts: Option<&Facts>,
+        going: &Classes,
+    ) -> (Option<u64>, Option<u64>) {
         let notes = self.config.state.ancestors().find(|folder| folder.exists());
-        let folder = match way {
-            Some(Made::S3) => return (None, None),
-            Some(Made::Export) => notes,
-            Some(Made::Filesystem) | None => self.config.dir.as_deref().or(notes),
+        let folder = match backend {
+            Some(BackupBackend::S3) => return (None, None),
+            Some(BackupBackend::Export) => notes,
+            Some(BackupBackend::Filesystem) | None => self.config.dir.as_deref().or(notes),
         };
         let there = going.values().map(|class| class.objects.number()).sum();
         (facts.map(|facts| needed(facts, there)), folder.and_then(free_bytes))
@@ -117,11 +120,14 @@ fn replaced<'a>(going: &Classes, wanted: impl Iterator<Item = &'a String>) -> St
     if new.is_empty() { what } else { format!("{what}; new: {}", names(&new)) }
 }
 
-/// The warnings of the backup itself that matter to a restore: those about its way are answered by the plan.
+/// The warnings of the backup itself that matter to a restore: those about its backend are answered by the plan.
 fn said(facts: &Facts) -> impl Iterator<Item = String> {
     let matters = |warning: &&String| !warning.contains("BACKUP_WEAVIATE_BACKEND");
     facts.warnings.iter().filter(matters).map(|warning| format!("When the backup was made: {warning}"))
 }
+
+/// The advice of a plan that replaces live classes.
+const WRITERS: &str = "Stop what writes to Weaviate first: what is written meanwhile is lost or mixed in.";
 
 /// The warning of a plan to restore users and roles.
 const ACCESS: &str = "Users, roles and keys of the backup take the place of those that there are: the key of \

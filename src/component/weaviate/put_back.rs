@@ -3,19 +3,19 @@
 use crate::base::{backoff::Backoff, chain};
 use crate::component::ComponentError;
 use crate::component::weaviate::Weaviate;
-use crate::component::weaviate::claim::Claim;
+use crate::component::weaviate::claim::ReplacementClaim;
 use crate::component::weaviate::client::Fault;
 use crate::component::weaviate::contained::is_contained;
 use crate::component::weaviate::copies::{described, place_of};
 use crate::component::weaviate::count::Count;
 use crate::component::weaviate::files::Files;
-use crate::component::weaviate::index::Made;
+use crate::component::weaviate::index::BackupBackend;
 use crate::component::weaviate::journal::Journal;
-use crate::component::weaviate::notes::{Notes, Snapshot, State, Step};
+use crate::component::weaviate::notes::{ClassProgress, Notes, Snapshot, State};
 use crate::component::weaviate::refusals::of_what_cannot_be_kept;
 use crate::component::weaviate::replace::{names, remove_classes};
 use crate::component::weaviate::server::{Access, Server, Status, Work};
-use crate::component::weaviate::source::{Place, Source, prove, remove_if_full};
+use crate::component::weaviate::source::{Source, SourceLocation, prove, remove_if_full};
 use crate::domain::progress::Meter;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
@@ -28,23 +28,23 @@ impl Weaviate {
     /// # Errors
     ///
     /// When the notes cannot be written. `claim` is `None` where no class is due.
-    pub(super) async fn put_right_and_tell(
+    pub(super) async fn finish_and_report(
         &self,
         server: &Server,
         journal: &mut Journal,
-        claim: Option<&Claim>,
+        claim: Option<&ReplacementClaim>,
     ) -> Result<String, ComponentError> {
         let put = match claim {
             Some(claim) => {
                 self.make_room_of_dead_runs(server, journal).await;
-                self.put_right(&server.while_classes_are_missing(), journal, claim).await.0
+                self.finish_due_classes(&server.while_classes_are_missing(), journal, claim).await.0
             }
             None => Ok(()),
         };
         let replacing = journal.notes.replacing.clone().unwrap_or_default();
         let proven = names(&replacing.in_state(|state| *state == State::Proven));
         let back = names(&replacing.returned());
-        self.note_and_drop(server, journal, Notes::settled).await?;
+        self.note_and_drop(server, journal, Notes::end_if_final).await?;
         let mut words = Vec::new();
         let is_undo = replacing.is_undo;
         let gone = names(&replacing.removed());
@@ -74,18 +74,18 @@ impl Weaviate {
         Ok(format!("{what} in Weaviate that failed or died was put right: {}", words.join("; ")))
     }
 
-    /// Puts right every class of the replacement that is neither what it was nor what it was to be. A class that
-    /// cannot be put right keeps no other from it. The result is the first error of a class, whose notes stay. Beside the
+    /// Finishes every class of the replacement that is due: a class that is whole is proven, any other is put back. A class
+    /// that cannot be finished keeps no other from it. The result is the first error of a class, whose notes stay. Beside the
     /// error stand the classes that are whole as they came, though that could not be noted.
-    pub(super) async fn put_right(
+    pub(super) async fn finish_due_classes(
         &self,
         server: &Server,
         journal: &mut Journal,
-        claim: &Claim,
+        claim: &ReplacementClaim,
     ) -> (Result<(), ComponentError>, BTreeSet<String>) {
         let steps = journal.notes.replacing.clone().unwrap_or_default().classes;
         let (mut first, mut unnoted) = (Ok(()), BTreeSet::new());
-        for (class, Step { state, before }) in steps {
+        for (class, ClassProgress { state, before }) in steps {
             if !state.is_final()
                 && let Err(err) = claim.confirm().await
             {
@@ -121,14 +121,14 @@ impl Weaviate {
     /// Removes the backups that dead runs have unpacked into Weaviate's folder or ordered there, and that nobody needs, if
     /// that folder is full: what is put back needs room in it. A backup from which the server is still restoring stays.
     async fn make_room_of_dead_runs(&self, server: &Server, journal: &Journal) {
-        let Ok(files) = self.files(server, Made::Filesystem) else { return };
+        let Ok(files) = self.files(server, BackupBackend::Filesystem) else { return };
         let needed: BTreeSet<_> = journal.notes.snapshots().iter().map(|copy| copy.id.clone()).collect();
-        for loose in &journal.notes.loose {
-            if loose.made == Made::Filesystem
-                && !needed.contains(&loose.id)
-                && !is_being_restored(server, &files, &loose.id).await
+        for orphan in &journal.notes.orphans {
+            if orphan.backend == BackupBackend::Filesystem
+                && !needed.contains(&orphan.id)
+                && !is_being_restored(server, &files, &orphan.id).await
             {
-                remove_if_full(&files, &loose.id).await;
+                remove_if_full(&files, &orphan.id).await;
             }
         }
     }
@@ -138,7 +138,7 @@ impl Weaviate {
         &self,
         server: &Server,
         journal: &mut Journal,
-        claim: &Claim,
+        claim: &ReplacementClaim,
         class: &str,
         before: Option<&Snapshot>,
     ) -> Result<(), ComponentError> {
@@ -205,14 +205,14 @@ impl Weaviate {
         &self,
         server: &Server,
         journal: &mut Journal,
-        claim: &Claim,
+        claim: &ReplacementClaim,
         class: &str,
         before: Option<&Source>,
     ) -> Result<(), ComponentError> {
         let live = server.classes(Some(&[class.to_owned()].into())).await?;
         let Some(found) = live.get(class) else { return Ok(()) };
         if found.objects.after != Count::Exact(0) {
-            of_what_cannot_be_kept(server, &live, Made::Export)?;
+            of_what_cannot_be_kept(server, &live, BackupBackend::Export)?;
             let copy = self.export_aside(server, live, journal, &Meter::default()).await?;
             if self.is_kept_already(server, journal, &copy, class, before).await? {
                 self.remove_copy(server, journal, &copy).await?;
@@ -249,12 +249,13 @@ impl Weaviate {
         before: Option<&Source>,
     ) -> Result<bool, ComponentError> {
         let part = self.source_of(server, journal, copy).await?;
-        if let Some(before) = before.filter(|before| before.index.way == Made::Export)
+        if let Some(before) = before.filter(|before| before.index.backend == BackupBackend::Export)
             && is_contained(&part, before, class).await?
         {
             return Ok(true);
         }
-        let exports = journal.notes.snapshots().into_iter().filter(|other| other.made == Made::Export);
+        let exports =
+            journal.notes.snapshots().into_iter().filter(|other| other.backend == BackupBackend::Export);
         for other in exports {
             // A copy that cannot be read keeps nothing.
             if let Ok(whole) = self.source_of(server, journal, other).await
@@ -277,9 +278,11 @@ impl Weaviate {
     ) -> Result<Source, ComponentError> {
         let looked = async {
             let source = self.source_of(server, journal, snapshot).await?;
-            match &source.place {
-                Place::Server(files) => drop(described(&files.tree(&snapshot.id).await?, &snapshot.id)?),
-                Place::Scratch(_) | Place::File(_) => drop(source.open().await?),
+            match &source.location {
+                SourceLocation::Server(files) => {
+                    drop(described(&files.tree(&snapshot.id).await?, &snapshot.id)?);
+                }
+                SourceLocation::Scratch(_) | SourceLocation::File(_) => drop(source.open().await?),
             }
             Ok::<_, ComponentError>(source)
         };
@@ -312,11 +315,11 @@ fn is_late(journal: &Journal) -> bool {
 /// beside the backup, and that note stays as it is where the server was killed or the folder is full. So the note is removed
 /// first: a server that is restoring tells so without it.
 async fn is_being_restored(server: &Server, files: &Files, id: &str) -> bool {
-    if let Err(err) = files.forget_restore(id).await {
+    if let Err(err) = files.remove_restore_status(id).await {
         tracing::warn!(id, error = %chain(&err), "the state of an earlier restore stays beside a backup");
     }
-    let status = server.status_again(Made::Filesystem.as_str(), id, Work::Restore).await;
-    matches!(status, Ok(Status::Running) | Err(Fault::Away(_) | Fault::Denied { .. }))
+    let status = server.status_again(BackupBackend::Filesystem.as_str(), id, Work::Restore).await;
+    matches!(status, Ok(Status::Running) | Err(Fault::Unavailable(_) | Fault::Denied { .. }))
 }
 
 fn is_unloaded_class(err: &ComponentError) -> bool {

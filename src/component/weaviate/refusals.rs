@@ -2,26 +2,29 @@
 
 use crate::component::ComponentError;
 use crate::component::weaviate::class::{self, Classes, Tenant};
-use crate::component::weaviate::index::{Index, Made, corrupt};
-use crate::component::weaviate::needs::Needs;
+use crate::component::weaviate::index::{BackupBackend, Index, corrupt};
+use crate::component::weaviate::requirements::Requirements;
 use crate::component::weaviate::server::Server;
 use crate::component::weaviate::source::Bring;
 use crate::component::weaviate::version::Version;
 use std::collections::BTreeSet;
 
 /// Makes sure that a server of this version can read the backup.
-pub(super) fn of_version(server: &Server, needs: &Needs) -> Result<(), ComponentError> {
-    needs.made_by.map_or(Ok(()), |made_by| server.version.restores(made_by)).or_else(|why| unusable(&why))
+pub(super) fn of_version(server: &Server, requirements: &Requirements) -> Result<(), ComponentError> {
+    requirements
+        .made_by
+        .map_or(Ok(()), |made_by| server.version.restores(made_by))
+        .or_else(|why| unusable(&why))
 }
 
 /// Makes sure that the nodes of the server bear the names of those of the backup, or that the server can map them.
-pub(super) async fn of_nodes(server: &Server, needs: &Needs) -> Result<(), ComponentError> {
-    if needs.way.is_none_or(|way| way == Made::Export) {
+pub(super) async fn of_nodes(server: &Server, requirements: &Requirements) -> Result<(), ComponentError> {
+    if requirements.backend.is_none_or(|backend| backend == BackupBackend::Export) {
         return Ok(());
     }
     let nodes = server.nodes().await.map_err(|fault| fault.of("ask for the names of the nodes"))?;
-    let is_mapped = needs.nodes.len() == 1 && nodes.len() == 1 && server.version.maps_nodes();
-    let mut strange = needs.nodes.iter().filter(|node| !nodes.contains(node) && !is_mapped);
+    let is_mapped = requirements.nodes.len() == 1 && nodes.len() == 1 && server.version.maps_nodes();
+    let mut strange = requirements.nodes.iter().filter(|node| !nodes.contains(node) && !is_mapped);
     match strange.next() {
         Some(node) if !nodes.is_empty() => unusable(&format!(
             "the backup is of node {node}, and the server's is {}: set CLUSTER_HOSTNAME of Weaviate to {node}",
@@ -32,8 +35,8 @@ pub(super) async fn of_nodes(server: &Server, needs: &Needs) -> Result<(), Compo
 }
 
 /// Makes sure that the server has the modules that the classes need.
-pub(super) fn of_modules(server: &Server, needs: &Needs) -> Result<(), ComponentError> {
-    match needs.modules.iter().find(|(module, _)| !server.modules.contains_key(*module)) {
+pub(super) fn of_modules(server: &Server, requirements: &Requirements) -> Result<(), ComponentError> {
+    match requirements.modules.iter().find(|(module, _)| !server.modules.contains_key(*module)) {
         None => Ok(()),
         Some((module, of)) => {
             unusable(&format!("{of} needs the module {module}: add that to ENABLE_MODULES of Weaviate"))
@@ -47,21 +50,21 @@ pub(super) fn of_a_server_in_use(server: &Server, live: &Classes) -> Result<(), 
     let what = format!(
         "drill on {}: it has a class {name} already: BACKUP_WEAVIATE_DRILL_URL must be a server with nothing on it that \
          anybody needs",
-        server.client.place()
+        server.client.address()
     );
     Err(ComponentError::Unusable { what, source: None })
 }
 
-/// Makes sure that a backup of this way and version holds users and roles, and that the server can restore them.
-pub(super) fn of_access(server: &Server, needs: &Needs) -> Result<(), ComponentError> {
+/// Makes sure that a backup of this backend and version holds users and roles, and that the server can restore them.
+pub(super) fn of_access(server: &Server, requirements: &Requirements) -> Result<(), ComponentError> {
     let unusable = |why: &str| {
         let what = format!("restore users and roles of Weaviate: {why}: restore without --with-access");
         Err(ComponentError::Unusable { what, source: None })
     };
-    if needs.way == Some(Made::Export) {
+    if requirements.backend == Some(BackupBackend::Export) {
         return unusable("the backup is an export, which holds none");
     }
-    let versions = needs.made_by.into_iter().chain([server.version]);
+    let versions = requirements.made_by.into_iter().chain([server.version]);
     match versions.into_iter().find(|version| !version.restores_access()) {
         None => Ok(()),
         Some(version) => unusable(&format!(
@@ -86,10 +89,10 @@ pub(super) fn of_an_empty_backup(bring: &BTreeSet<String>) -> Result<(), Compone
 pub(super) fn of_what_cannot_be_kept(
     server: &Server,
     live: &Classes,
-    made: Made,
+    backend: BackupBackend,
 ) -> Result<(), ComponentError> {
     let too_long = live.keys().find(|name| !server.version.replaces_name_of(name.len()));
-    if let Some(name) = too_long.filter(|_| made != Made::Export) {
+    if let Some(name) = too_long.filter(|_| backend != BackupBackend::Export) {
         let what = format!(
             "replace class {name}: Weaviate {} cannot restore a class of so long a name where it has deleted one: back up \
              and restore by BACKUP_WEAVIATE_BACKEND=export",
@@ -97,7 +100,7 @@ pub(super) fn of_what_cannot_be_kept(
         );
         return Err(ComponentError::Unusable { what, source: None });
     }
-    if made != Made::Export && server.version.keeps_inactive_tenants() {
+    if backend != BackupBackend::Export && server.version.keeps_inactive_tenants() {
         return Ok(());
     }
     for (name, class) in live {
@@ -155,7 +158,7 @@ pub(super) async fn of_emptied_tenants(
     live: &Classes,
 ) -> Result<(), ComponentError> {
     let made_by: Version = index.server_version.parse().map_err(corrupt)?;
-    if index.way != Made::Export && made_by.keeps_inactive_tenants() {
+    if index.backend != BackupBackend::Export && made_by.keeps_inactive_tenants() {
         return Ok(());
     }
     for (name, class) in live {

@@ -8,18 +8,20 @@
 use crate::base::chain;
 use crate::component::ComponentError;
 use crate::component::weaviate::Weaviate;
-use crate::component::weaviate::claim::{Claim, are_gone};
+use crate::component::weaviate::claim::{ReplacementClaim, are_gone};
 use crate::component::weaviate::class::Classes;
 use crate::component::weaviate::copies::place_of;
 use crate::component::weaviate::count::Verdict;
 use crate::component::weaviate::files::Files;
-use crate::component::weaviate::index::Made;
+use crate::component::weaviate::index::BackupBackend;
 use crate::component::weaviate::journal::Journal;
-use crate::component::weaviate::notes::{Kept, Notes, State, Step};
+use crate::component::weaviate::notes::{ClassProgress, Notes, PreviousClasses, State};
 use crate::component::weaviate::refusals::{can_be_put_back, of_what_cannot_be_kept};
 use crate::component::weaviate::server::{Access, Server};
-use crate::component::weaviate::source::{Bring, Place, make_room, prove, prove_by_reading, sources, way_of};
-use crate::domain::{deed::Deed, progress::Meter};
+use crate::component::weaviate::source::{
+    Bring, SourceLocation, backend_of, make_room, prove, prove_by_reading, sources,
+};
+use crate::domain::{progress::Meter, task_note::TaskNote};
 use std::collections::BTreeSet;
 
 /// The order behind a replacement.
@@ -41,7 +43,7 @@ struct Replacement<'a> {
     live: Classes,
     purpose: Purpose,
     meter: &'a Meter,
-    claim: &'a Claim,
+    claim: &'a ReplacementClaim,
     /// The outages of the server before the replacement.
     outages: u32,
 }
@@ -58,9 +60,9 @@ impl Weaviate {
         journal: &mut Journal,
         bring: &Bring<'_>,
         purpose: Purpose,
-        deed: Option<Deed>,
+        note: Option<TaskNote>,
         meter: &Meter,
-    ) -> Result<Option<Kept>, ComponentError> {
+    ) -> Result<Option<PreviousClasses>, ComponentError> {
         let names = bring.keys().cloned().collect();
         meter.begin("look for restores of other machines", 0);
         let (claim, dead) = self.claim(server, journal, &names, meter).await?;
@@ -68,8 +70,8 @@ impl Weaviate {
             self.name_what_stays_due(server, &dead, &names, meter).await?;
             self.replace_claimed(server, journal, bring, purpose, &claim).await
         };
-        let replaced = claim.guarded(Box::pin(claim.signed(deed, replaced))).await;
-        self.tend_mark_or_warn(server, journal).await;
+        let replaced = claim.guarded(Box::pin(claim.signed(note, replaced))).await;
+        self.refresh_mark_or_warn(server, journal).await;
         replaced
     }
 
@@ -80,11 +82,11 @@ impl Weaviate {
         journal: &mut Journal,
         bring: &Bring<'_>,
         purpose: Purpose,
-        claim: &Claim,
-    ) -> Result<Option<Kept>, ComponentError> {
+        claim: &ReplacementClaim,
+    ) -> Result<Option<PreviousClasses>, ComponentError> {
         let names = bring.keys().cloned().collect();
         let live = server.classes(Some(&names)).await?;
-        of_what_cannot_be_kept(server, &live, way_of(bring))?;
+        of_what_cannot_be_kept(server, &live, backend_of(bring))?;
         self.begin(server, journal, bring, &live, purpose, claim).await?;
         let meter = &claim.meter;
         meter.begin("replace classes", 0);
@@ -104,7 +106,7 @@ impl Weaviate {
         };
         // The state of each class has been noted: that there is nothing left to do can be noted by the next run.
         let ended = async {
-            journal.note(Notes::settled).await?;
+            journal.note(Notes::end_if_final).await?;
             self.drop_copies(server, journal, &before).await
         };
         if let Err(left) = ended.await {
@@ -122,38 +124,39 @@ impl Weaviate {
         bring: &Bring<'_>,
         live: &Classes,
         purpose: Purpose,
-        claim: &Claim,
+        claim: &ReplacementClaim,
     ) -> Result<(), ComponentError> {
-        let (way, meter) = (way_of(bring), &claim.meter);
+        let (backend, meter) = (backend_of(bring), &claim.meter);
         for (source, classes) in sources(bring) {
-            source.try_out(server, journal, &classes).await?;
+            source.run_trial(server, journal, &classes).await?;
         }
         let safety = if live.is_empty() {
             None
         } else {
-            Some(self.set_aside(server, live.clone(), journal, way, meter).await?)
+            Some(self.set_aside(server, live.clone(), journal, backend, meter).await?)
         };
         for source in bring.values().flatten() {
-            if let (Some(safety), Place::Server(Files::Folder(folder))) = (&safety, &source.place) {
+            if let (Some(safety), SourceLocation::Server(Files::Folder(folder))) = (&safety, &source.location)
+            {
                 folder.is_open_to_server(&source.index.id, &safety.id)?;
             }
         }
         if let Some(safety) = &safety {
-            if safety.made == Made::Export {
+            if safety.backend == BackupBackend::Export {
                 can_be_put_back(server, live, bring).await?;
             }
             let copy = self.source_of(server, journal, safety).await?;
-            copy.try_out(server, journal, &live.keys().cloned().collect()).await?;
-            claim.needs(&safety.id).await?;
+            copy.run_trial(server, journal, &live.keys().cloned().collect()).await?;
+            claim.needs_copy(&safety.id).await?;
         }
         let number = claim.number().await;
         let step = |class: &String| {
             let before = safety.clone().filter(|_| live.contains_key(class));
-            (class.clone(), Step { state: State::Untouched, before })
+            (class.clone(), ClassProgress { state: State::Untouched, before })
         };
         let is_due = !journal.notes.due().is_disjoint(&live.keys().cloned().collect());
         self.note_and_drop(server, journal, |notes| {
-            notes.loose.retain(|loose| safety.as_ref().is_none_or(|safety| safety.id != loose.id));
+            notes.orphans.retain(|orphan| safety.as_ref().is_none_or(|safety| safety.id != orphan.id));
             notes.begin(bring.keys().map(step).collect(), purpose == Purpose::Undo);
             notes.numbered(number);
             // The live objects of a class that is still to be put back are no copy to put back.
@@ -195,7 +198,7 @@ impl Replacement<'_> {
             {
                 self.meter.warn(format!("Class {class} could not be read once more: {}.", chain(err)));
             } else if let Err(err) = read {
-                let noted = self.journal.note(|notes| notes.doubt(class)).await;
+                let noted = self.journal.note(|notes| notes.mark_unproven(class)).await;
                 return Err((class.clone(), noted.map_or_else(|worse| worse, |()| err)));
             }
         }
@@ -207,8 +210,8 @@ impl Replacement<'_> {
         self.journal
             .note(|notes| {
                 for class in classes {
-                    let by_server =
-                        self.bring[class].filter(|source| matches!(source.place, Place::Server(_)));
+                    let by_server = self.bring[class]
+                        .filter(|source| matches!(source.location, SourceLocation::Server(_)));
                     let promised = by_server.map(|source| State::Brought(Box::new(source.promised(class))));
                     notes.reached(class, promised.unwrap_or(State::Deleted));
                 }
@@ -296,20 +299,20 @@ impl Replacement<'_> {
              writes to Weaviate before a restore.",
             copied.objects.after
         ));
-        let way = self.bring[class].map_or(Made::Export, |source| source.index.way);
+        let backend = self.bring[class].map_or(BackupBackend::Export, |source| source.index.backend);
         let only = [class.to_owned()].into();
         let live = self.server.classes(Some(&only)).await?;
-        of_what_cannot_be_kept(self.server, &live, way)?;
+        of_what_cannot_be_kept(self.server, &live, backend)?;
         if live.is_empty() {
             return Ok(()); // deleted meanwhile: the first copy is the newest there is
         }
-        let again = self.weaviate.set_aside(self.server, live, self.journal, way, self.meter).await?;
+        let again = self.weaviate.set_aside(self.server, live, self.journal, backend, self.meter).await?;
         let copy = self.weaviate.source_of(self.server, self.journal, &again).await?;
-        copy.try_out(self.server, self.journal, &only).await?;
-        self.claim.needs(&again.id).await?;
+        copy.run_trial(self.server, self.journal, &only).await?;
+        self.claim.needs_copy(&again.id).await?;
         self.weaviate
             .note_and_drop(self.server, self.journal, |notes| {
-                notes.loose.retain(|loose| loose.id != again.id);
+                notes.orphans.retain(|orphan| orphan.id != again.id);
                 let steps = notes.replacing.iter_mut().flat_map(|replacing| &mut replacing.classes);
                 steps
                     .filter(|(name, _)| *name == class)
@@ -325,13 +328,13 @@ impl Weaviate {
         &self,
         server: &Server,
         journal: &mut Journal,
-        claim: &Claim,
+        claim: &ReplacementClaim,
         class: &str,
         err: ComponentError,
     ) -> ComponentError {
         let why = chain(&err);
         tracing::warn!(class, error = why, "a restore into Weaviate has failed, putting back what was there");
-        let (put_back, unnoted) = self.put_right(server, journal, claim).await;
+        let (put_back, unnoted) = self.finish_due_classes(server, journal, claim).await;
         let replacing = journal.notes.replacing.clone().unwrap_or_default();
         let restored = names(&replacing.in_state(|state| *state == State::Proven));
         let mut words = vec![format!("class {class}: {why}")];

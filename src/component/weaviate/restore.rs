@@ -3,26 +3,26 @@
 use crate::base::chain;
 use crate::component::media::{Media, MediaConfig};
 use crate::component::scratch::Scratch;
-use crate::component::stage::{Kept, Staged, Target, Walk};
+use crate::component::stage::{RestoreMode, Staged, Target, UndoPoint};
 use crate::component::weaviate::claim::marks_of_the_dead;
 use crate::component::weaviate::class::Classes;
 use crate::component::weaviate::copies::described;
-use crate::component::weaviate::count::Bracket;
+use crate::component::weaviate::count::CountRange;
 use crate::component::weaviate::decode::{decode, decode_only};
 use crate::component::weaviate::files::Files;
-use crate::component::weaviate::folder::{Freed, is_closed};
-use crate::component::weaviate::index::{Index, Made, corrupt};
+use crate::component::weaviate::folder::{FolderRelease, is_closed};
+use crate::component::weaviate::index::{BackupBackend, Index, corrupt};
 use crate::component::weaviate::journal::Journal;
 use crate::component::weaviate::mark::is_mark;
-use crate::component::weaviate::needs::Needs;
-use crate::component::weaviate::notes::Loose;
+use crate::component::weaviate::notes::OrphanBackup;
 use crate::component::weaviate::replace::{Purpose, names, remove_classes};
+use crate::component::weaviate::requirements::Requirements;
 use crate::component::weaviate::server::{Access, Server};
-use crate::component::weaviate::source::{Place, Source, prove};
-use crate::component::weaviate::steps::Questions;
+use crate::component::weaviate::source::{Source, SourceLocation, prove};
+use crate::component::weaviate::steps::CheckContext;
 use crate::component::weaviate::{Weaviate, kept_as};
 use crate::component::{Component, ComponentError, Feed};
-use crate::domain::{deed::Deed, facts::Counts, progress::Meter};
+use crate::domain::{facts::Counts, progress::Meter, task_note::TaskNote};
 use async_trait::async_trait;
 use std::collections::BTreeSet;
 use uuid::Uuid;
@@ -31,8 +31,8 @@ impl Weaviate {
     /// The server that a restore goes to.
     pub(super) async fn target_server(&self, target: &Target) -> Result<Server, ComponentError> {
         match target {
-            Target::Live | Target::LiveWithAccess | Target::Classes(_) => self.meet().await,
-            Target::Scratch => self.meet_drill().await,
+            Target::Live | Target::LiveWithAccess | Target::Classes(_) => self.connect().await,
+            Target::Scratch => self.connect_drill().await,
             Target::Database(_) | Target::Folder(_) => Err(ComponentError::Unusable {
                 what: "restore weaviate: it goes into its own server, name classes by --include for a part of it"
                     .to_owned(),
@@ -54,21 +54,21 @@ impl Weaviate {
         let all = index.classes.keys().filter(|class| !is_mark(class)).cloned().collect();
         let bring = chosen(target, &all)?;
         let live = server.classes(Some(&bring)).await?;
-        let needs = Needs::of_archive(&index, target)?;
-        let walk = if *target == Target::Scratch { Walk::Drill } else { Walk::Restore };
+        let requirements = Requirements::of_archive(&index, target)?;
+        let mode = if *target == Target::Scratch { RestoreMode::Drill } else { RestoreMode::Restore };
         let (weaviate, live, asked) = (self, &live, Some(&index));
-        let questions = Questions {
+        let context = CheckContext {
             weaviate,
             target,
             server: &server,
-            needs: &needs,
+            requirements: &requirements,
             bring: Some(&bring),
             live,
             index: asked,
         };
-        questions.ask_all(walk).await?;
+        context.ask_all(mode).await?;
         let mut journal = Journal::open(&self.config.state).await?;
-        if walk == Walk::Restore {
+        if mode == RestoreMode::Restore {
             // Another machine may be restoring from the very folder that this backup is unpacked to.
             marks_of_the_dead(&server, &journal.id().await?).await?;
         }
@@ -76,14 +76,14 @@ impl Weaviate {
         let (weaviate, meter) = (self.clone(), meter.clone());
         let access = *target == Target::LiveWithAccess;
         let mut copy =
-            Copy { weaviate, server, source, bring, counts, drill: false, access, deed: None, meter };
+            Copy { weaviate, server, source, bring, counts, drill: false, access, note: None, meter };
         if access && let Err(err) = copy.holds_access().await {
             copy.clean(&mut journal).await?;
             return Err(err);
         }
-        if walk == Walk::Drill {
+        if mode == RestoreMode::Drill {
             copy.drill = true;
-            copy.try_out(&mut journal).await?;
+            copy.run_trial(&mut journal).await?;
         }
         Ok(copy)
     }
@@ -97,33 +97,33 @@ impl Weaviate {
         journal: &mut Journal,
         meter: &Meter,
     ) -> Result<(Source, Counts), ComponentError> {
-        match index.way {
-            Made::Export => {
+        match index.backend {
+            BackupBackend::Export => {
                 journal.note(|_| {}).await?; // makes the folder
                 let scratch = Scratch::spool(&self.config.state, feed, meter).await?;
                 let archive = &mut scratch.reader().await?;
                 let counts = decode_only(&index, Some(bring), archive, &Meter::default()).await?;
                 for (name, class) in &mut index.classes {
                     let count = counts.classes.get(name).copied().unwrap_or_default();
-                    class.objects = Bracket::captured(count);
+                    class.objects = CountRange::captured(count);
                 }
-                Ok((Source { index, place: Place::Scratch(scratch) }, counts))
+                Ok((Source { index, location: SourceLocation::Scratch(scratch) }, counts))
             }
-            Made::S3 => {
+            BackupBackend::S3 => {
                 let counts = decode(&index, feed, meter).await?;
-                let files = self.files(server, Made::S3)?;
+                let files = self.files(server, BackupBackend::S3)?;
                 files.compare(&index).await?;
-                Ok((Source { index, place: Place::Server(files) }, counts))
+                Ok((Source { index, location: SourceLocation::Server(files) }, counts))
             }
-            Made::Filesystem => {
-                let files = self.files(server, Made::Filesystem)?;
+            BackupBackend::Filesystem => {
+                let files = self.files(server, BackupBackend::Filesystem)?;
                 if !index.classes.is_empty() {
                     self.unpack_tree(&files, &index, feed, journal, meter).await?;
                 }
                 let classes =
                     index.classes.iter().map(|(name, class)| (name.clone(), class.objects.number()));
                 let counts = Counts { classes: classes.collect(), ..Counts::default() };
-                Ok((Source { index, place: Place::Server(files) }, counts))
+                Ok((Source { index, location: SourceLocation::Server(files) }, counts))
             }
         }
     }
@@ -143,14 +143,14 @@ impl Weaviate {
         journal
             .note(|notes| {
                 for id in [id, &aside] {
-                    if !notes.loose.iter().any(|loose| loose.id == *id) {
-                        notes.loose.push(Loose::new(Made::Filesystem, id));
+                    if !notes.orphans.iter().any(|orphan| orphan.id == *id) {
+                        notes.orphans.push(OrphanBackup::new(BackupBackend::Filesystem, id));
                     }
                 }
             })
             .await?;
-        let freed = folder.free(id, &aside).await?;
-        let place = if freed == Freed::Taken { &aside } else { id };
+        let release = folder.free(id, &aside).await?;
+        let place = if release == FolderRelease::Taken { &aside } else { id };
         let media = Media::new(MediaConfig::full(folder.of(place)));
         // Owners of these files say nothing of the classes.
         let staged = media.stage(feed, &Target::Folder(folder.of(place)), None, &meter.muted()).await?;
@@ -161,10 +161,10 @@ impl Weaviate {
         if described.classes.iter().ne(index.classes.keys()) {
             return Err(corrupt("its classes are not those of its index"));
         }
-        match freed {
-            Freed::Renamed => return Ok(()),
-            Freed::Free => {}
-            Freed::Taken => {
+        match release {
+            FolderRelease::Renamed => return Ok(()),
+            FolderRelease::Free => {}
+            FolderRelease::Taken => {
                 let is_same = files.is_same(id, &aside, &tree, &described).await;
                 files.remove(&aside).await?;
                 if !is_same {
@@ -172,7 +172,7 @@ impl Weaviate {
                 }
             }
         }
-        journal.note(|notes| notes.loose.retain(|loose| loose.id != aside)).await
+        journal.note(|notes| notes.orphans.retain(|orphan| orphan.id != aside)).await
     }
 }
 
@@ -198,7 +198,7 @@ pub(super) struct Copy {
     /// True if users, roles and aliases come as well.
     access: bool,
     /// The task that orders the restore; `None`: somebody by hand.
-    deed: Option<Deed>,
+    note: Option<TaskNote>,
     /// Of the run: the longest part is still to come.
     meter: Meter,
 }
@@ -206,7 +206,9 @@ pub(super) struct Copy {
 impl Copy {
     /// Makes sure that the backup holds users or roles: a server without them makes backups without them.
     async fn holds_access(&self) -> Result<(), ComponentError> {
-        let (Place::Server(files), id) = (&self.source.place, &self.source.index.id) else { return Ok(()) };
+        let (SourceLocation::Server(files), id) = (&self.source.location, &self.source.index.id) else {
+            return Ok(());
+        };
         if described(&files.tree(id).await?, id)?.has_access {
             return Ok(());
         }
@@ -217,7 +219,7 @@ impl Copy {
     }
 
     /// Restores it for real, where nobody needs anything.
-    async fn try_out(&mut self, journal: &mut Journal) -> Result<(), ComponentError> {
+    async fn run_trial(&mut self, journal: &mut Journal) -> Result<(), ComponentError> {
         journal.note(|notes| notes.drill.clone_from(&self.bring)).await?;
         let restored = async {
             self.source.bring(&self.weaviate, &self.server, &self.bring, Access::Stays, &self.meter).await?;
@@ -246,10 +248,12 @@ impl Copy {
             remove_classes(&self.server, &made).await?;
             journal.note(|notes| notes.drill.clear()).await?;
         }
-        if let (Made::Filesystem, Place::Server(files)) = (self.source.index.way, &self.source.place) {
+        if let (BackupBackend::Filesystem, SourceLocation::Server(files)) =
+            (self.source.index.backend, &self.source.location)
+        {
             let id = &self.source.index.id;
             match files.remove(id).await {
-                Ok(()) => journal.note(|notes| notes.loose.retain(|loose| loose.id != *id)).await?,
+                Ok(()) => journal.note(|notes| notes.orphans.retain(|orphan| orphan.id != *id)).await?,
                 Err(err) if is_closed(&err) => {
                     tracing::warn!(error = %chain(&err), "a backup is left in Weaviate's folder");
                 }
@@ -266,12 +270,12 @@ impl Staged for Copy {
         &self.counts
     }
 
-    fn sign(&mut self, deed: Deed) {
-        self.deed = Some(deed);
+    fn set_task_note(&mut self, note: TaskNote) {
+        self.note = Some(note);
     }
 
-    async fn swap(self: Box<Self>) -> Result<Option<Kept>, ComponentError> {
-        let Self { weaviate, server, source, bring, access, deed, meter, .. } = &*self;
+    async fn swap(self: Box<Self>) -> Result<Option<UndoPoint>, ComponentError> {
+        let Self { weaviate, server, source, bring, access, note, meter, .. } = &*self;
         if self.drill {
             let what = "a copy for a drill cannot take the place of the classes".to_owned();
             return Err(ComponentError::Unusable { what, source: None });
@@ -279,7 +283,7 @@ impl Staged for Copy {
         let mut journal = Journal::open(&weaviate.config.state).await?;
         let bring = bring.iter().map(|class| (class.clone(), Some(source))).collect();
         let purpose = if *access { Purpose::RestoreWithAccess } else { Purpose::Restore };
-        let replaced = weaviate.replace(server, &mut journal, &bring, purpose, deed.clone(), meter).await;
+        let replaced = weaviate.replace(server, &mut journal, &bring, purpose, note.clone(), meter).await;
         if let Err(err) = self.clean(&mut journal).await {
             tracing::warn!(error = %chain(&err), "the files of the restored backup are left until the next start");
         }

@@ -4,7 +4,7 @@
 use crate::component::ComponentError;
 use crate::component::weaviate::class::{self, Class, Classes};
 use crate::component::weaviate::client::Fault;
-use crate::component::weaviate::index::Made;
+use crate::component::weaviate::index::BackupBackend;
 use crate::component::weaviate::server::Server;
 use crate::component::weaviate::trial::names_of_trials;
 use reqwest::Method;
@@ -34,9 +34,9 @@ struct Role {
 /// The classes of a restore, as far as they tell which rights it needs.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Replaced<'a> {
-    /// Those that are on the server.
+    /// The classes that are on the server.
     pub(super) live: &'a Classes,
-    /// Those of the backup; `None` while nothing but its manifest is read.
+    /// The classes of the backup; `None` while nothing but its manifest is read.
     pub(super) coming: Option<&'a Classes>,
     /// The number of objects of each class of the backup, where that is known.
     pub(super) counts: &'a BTreeMap<String, u64>,
@@ -55,7 +55,7 @@ struct Wanted<'a> {
 
 impl<'a> Replaced<'a> {
     /// The rights on a class, and on the classes of its trial, that are certain to be needed.
-    fn wanted(self, way: Option<Made>, name: &str) -> Vec<Wanted<'a>> {
+    fn wanted(self, backend: Option<BackupBackend>, name: &str) -> Vec<Wanted<'a>> {
         const OF_TRIALS: [&str; 4] =
             ["create_collections", "create_tenants", "delete_collections", "read_collections"];
         // The server asks for both where objects come in batches.
@@ -71,8 +71,8 @@ impl<'a> Replaced<'a> {
         };
         on(name, &["read_data"]);
         let trials = names_of_trials(name);
-        match way {
-            Some(Made::Export) => {
+        match backend {
+            Some(BackupBackend::Export) => {
                 on(name, &["create_collections", "create_tenants"]);
                 on(&trials, &OF_TRIALS);
                 if self.has_objects(name) {
@@ -81,9 +81,9 @@ impl<'a> Replaced<'a> {
                     on(&trials, &["read_data"]);
                 }
             }
-            Some(Made::Filesystem | Made::S3) => {
+            Some(BackupBackend::Filesystem | BackupBackend::S3) => {
                 on(name, &["manage_backups"]);
-                // Such a class is made under another name by `try_out`, without objects.
+                // Such a class is made under another name by `run_trial`, without objects.
                 if known.iter().any(|class| class::expires(&class.definition)) {
                     on(&trials, &OF_TRIALS);
                 }
@@ -121,7 +121,7 @@ fn tenants_of<'a>(right: &str, known: &[&'a Class]) -> Option<BTreeSet<&'a str>>
 }
 
 impl Rights {
-    /// Makes sure that the key may replace these classes by those of a backup of this way: make and change marks, delete
+    /// Makes sure that the key may replace these classes by those of a backup by this backend: make and change marks, delete
     /// what is live, bring what is in the backup, and try it before. Only rights that every such restore needs are asked
     /// for, so that none is refused that could succeed.
     ///
@@ -130,7 +130,7 @@ impl Rights {
     /// [`ComponentError::Denied`], which names the rights that are missing.
     pub(super) fn suffice(
         &self,
-        way: Option<Made>,
+        backend: Option<BackupBackend>,
         names: &BTreeSet<&str>,
         classes: Replaced<'_>,
     ) -> Result<(), ComponentError> {
@@ -138,7 +138,7 @@ impl Rights {
             ["create_collections", "delete_collections", "read_collections", "update_collections"];
         let on_mark = |right| Wanted { right, class: "RnaBackupMark_*".to_owned(), tenants: None };
         let wanted = ON_MARKS.into_iter().map(on_mark);
-        let wanted = wanted.chain(names.iter().flat_map(|name| classes.wanted(way, name)));
+        let wanted = wanted.chain(names.iter().flat_map(|name| classes.wanted(backend, name)));
         let mut missing = BTreeMap::<&str, Vec<String>>::new();
         for Wanted { right, class, tenants } in wanted.filter(|wanted| !self.has(wanted)) {
             let has_tenants = tenants.is_some_and(|tenants| !tenants.contains("*"));
@@ -326,7 +326,7 @@ fn a_pattern_that_may_be_a_regular_expression_is_not_judged() {
 mod tests {
     use super::*;
     use crate::component::weaviate::class::Tenant;
-    use crate::component::weaviate::count::Bracket;
+    use crate::component::weaviate::count::CountRange;
 
     /// A class of these tenants, the last of which is not active; of none at all without any.
     fn class(tenants: &[&str], objects: u64) -> Class {
@@ -335,7 +335,7 @@ mod tests {
             |(at, name): (_, &&str)| Tenant { name: (*name).to_owned(), status: status(at).to_owned() };
         let definition = json!({"class": "Sample", "multiTenancyConfig": {"enabled": !tenants.is_empty()}});
         let tenants = tenants.iter().enumerate().map(tenant).collect();
-        Class { definition, tenants, objects: Bracket::captured(objects) }
+        Class { definition, tenants, objects: CountRange::captured(objects) }
     }
 
     #[test]
@@ -361,11 +361,11 @@ mod tests {
 
     #[test]
     fn only_rights_that_are_certain_to_be_needed_are_wanted() {
-        let wanted = |way, live: Option<Class>, coming: u64| {
+        let wanted = |backend, live: Option<Class>, coming: u64| {
             let live: Classes = live.into_iter().map(|class| ("Sample".to_owned(), class)).collect();
             let counts = [("Sample".to_owned(), coming)].into();
             let classes = Replaced { live: &live, coming: None, counts: &counts };
-            let wanted = classes.wanted(Some(way), "Sample").into_iter();
+            let wanted = classes.wanted(Some(backend), "Sample").into_iter();
             let of_class = |wanted: Wanted<'_>| {
                 let place = if wanted.class == "Sample" { "" } else { " trial" };
                 let tenants = wanted.tenants.map(|tenants| tenants.into_iter().collect::<Vec<_>>().join("+"));
@@ -377,23 +377,24 @@ mod tests {
             let of_objects = ["create_data", "update_data", "read_data trial"];
             found.iter().filter(|one| of_objects.iter().any(|right| one.starts_with(right))).count()
         };
-        let empty = wanted(Made::Export, Some(class(&[], 0)), 0);
+        let empty = wanted(BackupBackend::Export, Some(class(&[], 0)), 0);
         assert!(empty.contains("read_data *") && empty.contains("delete_collections"), "{empty:?}");
         for (live, coming, count) in [(Some(0), 0, 0), (None, 0, 0), (Some(0), 1, 5), (Some(1), 0, 5)] {
-            let found = wanted(Made::Export, live.map(|objects| class(&[], objects)), coming);
+            let found = wanted(BackupBackend::Export, live.map(|objects| class(&[], objects)), coming);
             assert_eq!(filling(&found), count, "{live:?} {coming} {found:?}");
         }
-        let found = wanted(Made::Export, Some(class(&["dry", "wet", "cold"], 1)), 1);
+        let found = wanted(BackupBackend::Export, Some(class(&["dry", "wet", "cold"], 1)), 1);
         for words in
             ["create_data dry+wet", "create_tenants cold+dry+wet", "create_tenants trial cold+dry+wet"]
         {
             assert!(found.contains(words), "{found:?}");
         }
-        // A class whose objects expire is tried whatever the way.
+        // A class whose objects expire is tried with every backend.
         let mut brief = class(&[], 1);
-        assert!(!wanted(Made::Filesystem, Some(brief.clone()), 1).iter().any(|one| one.contains("trial")));
+        let found = wanted(BackupBackend::Filesystem, Some(brief.clone()), 1);
+        assert!(!found.iter().any(|one| one.contains("trial")));
         brief.definition["objectTtlConfig"] = json!({"enabled": true});
-        let found = wanted(Made::S3, Some(brief), 1);
+        let found = wanted(BackupBackend::S3, Some(brief), 1);
         assert!(found.contains("create_collections trial") && filling(&found) == 0, "{found:?}");
     }
 }

@@ -6,7 +6,7 @@
 use crate::component::ComponentError;
 use crate::component::weaviate::class::{self, Class, Classes, Tenant};
 use crate::component::weaviate::client::Fault;
-use crate::component::weaviate::count::Bracket;
+use crate::component::weaviate::count::CountRange;
 use crate::component::weaviate::mark::is_mark;
 use crate::component::weaviate::server::Server;
 use serde_json::Value;
@@ -82,13 +82,13 @@ impl Server {
         for (name, definition) in definitions {
             let tenants =
                 if class::has_tenants(&definition) { self.all_tenants(&name).await? } else { Vec::new() };
-            classes.insert(name, Class { definition, tenants, objects: Bracket::default() });
+            classes.insert(name, Class { definition, tenants, objects: CountRange::default() });
         }
         let counts = self.counts(&classes).await;
         let counts = counts.map_err(|fault| fault.of("count the objects of all classes"))?;
         for (name, count) in counts {
             if let Some(class) = classes.get_mut(&name) {
-                class.objects = Bracket { before: count, after: count };
+                class.objects = CountRange { before: count, after: count };
             }
         }
         Ok(classes)
@@ -111,7 +111,7 @@ impl Server {
     pub(super) async fn tenants(&self, class: &str) -> Result<Vec<Tenant>, Fault> {
         let found = self.client.get(&format!("/v1/schema/{class}/tenants")).await?;
         let mut tenants: Vec<Tenant> =
-            serde_json::from_value(found).map_err(|err| Fault::Away(err.into()))?;
+            serde_json::from_value(found).map_err(|err| Fault::Unavailable(err.into()))?;
         tenants.sort();
         Ok(tenants)
     }
@@ -140,7 +140,8 @@ impl Server {
     pub(super) async fn schema_with_marks(&self) -> Result<Definitions, Fault> {
         let found = self.client.get("/v1/schema").await?;
         let classes = found["classes"].as_array();
-        let classes = classes.ok_or_else(|| Fault::Away("the answer holds no list of classes".into()))?;
+        let classes =
+            classes.ok_or_else(|| Fault::Unavailable("the answer holds no list of classes".into()))?;
         let name = |definition: &Value| definition["class"].as_str().unwrap_or_default().to_owned();
         Ok(classes.iter().map(|definition| (name(definition), definition.clone())).collect())
     }

@@ -24,7 +24,7 @@ impl Vectors {
 #[derive(Debug)]
 pub(super) struct Segment {
     pub(super) found: Vectors,
-    step: Step,
+    step: ParseState,
     /// The bytes of this step so far, and how many are needed.
     bytes: Vec<u8>,
     needed: usize,
@@ -35,7 +35,7 @@ pub(super) struct Segment {
 }
 
 #[derive(Debug, Clone, Copy)]
-enum Step {
+enum ParseState {
     Head,
     Object,
     Value { is_deletion: bool, length: usize },
@@ -48,7 +48,7 @@ impl Default for Segment {
     fn default() -> Self {
         Self {
             found: Vectors::default(),
-            step: Step::Head,
+            step: ParseState::Head,
             bytes: Vec::new(),
             needed: Self::HEAD,
             passed: 0,
@@ -68,7 +68,7 @@ impl Segment {
 
     /// Takes the next bytes.
     pub(super) fn take(&mut self, mut bytes: &[u8]) {
-        while !matches!(self.step, Step::Over) {
+        while !matches!(self.step, ParseState::Over) {
             let (part, rest) = bytes.split_at(bytes.len().min(self.needed - self.bytes.len()));
             self.bytes.extend_from_slice(part);
             bytes = rest;
@@ -77,29 +77,31 @@ impl Segment {
             }
             self.passed += self.needed as u64;
             let text = std::mem::take(&mut self.bytes);
-            (self.step, self.needed) = self.next(&text).unwrap_or((Step::Over, 0));
+            (self.step, self.needed) = self.next(&text).unwrap_or((ParseState::Over, 0));
         }
     }
 
     /// Returns the step behind these bytes, and how many bytes that one needs.
-    fn next(&mut self, bytes: &[u8]) -> Option<(Step, usize)> {
-        let key = |left| if left == 0 { (Step::Object, Self::OBJECT) } else { (Step::KeyLength { left }, 4) };
+    fn next(&mut self, bytes: &[u8]) -> Option<(ParseState, usize)> {
+        let key = |left| {
+            if left == 0 { (ParseState::Object, Self::OBJECT) } else { (ParseState::KeyLength { left }, 4) }
+        };
         Some(match self.step {
-            Step::Head => {
+            ParseState::Head => {
                 let (_, mut rest) = bytes.split_at_checked(4)?;
                 self.secondary_keys = u16::from_le_bytes(*take(&mut rest)?);
                 let strategy = u16::from_le_bytes(*take(&mut rest)?);
                 self.end = u64::from_le_bytes(*take(&mut rest)?);
-                (strategy == 0).then_some((Step::Object, Self::OBJECT))?
+                (strategy == 0).then_some((ParseState::Object, Self::OBJECT))?
             }
-            Step::Object if self.passed > self.end || self.found.is_any() => return None,
-            Step::Object => {
+            ParseState::Object if self.passed > self.end || self.found.is_any() => return None,
+            ParseState::Object => {
                 let (is_deletion, mut rest) = (bytes[0] == 1, &bytes[1..]);
                 let length = u64::from_le_bytes(*take(&mut rest)?);
                 let length = usize::try_from(length).ok().filter(|_| length < Self::LONGEST)?;
-                (Step::Value { is_deletion, length }, length + 4 + Self::UUID)
+                (ParseState::Value { is_deletion, length }, length + 4 + Self::UUID)
             }
-            Step::Value { is_deletion, length } => {
+            ParseState::Value { is_deletion, length } => {
                 let (value, mut rest) = bytes.split_at(length);
                 let key_length = u32::from_le_bytes(*take(&mut rest)?);
                 // A value without the UUID of its key is no object that this reader understands.
@@ -111,13 +113,13 @@ impl Segment {
                 }
                 key(self.secondary_keys)
             }
-            Step::KeyLength { left } => {
+            ParseState::KeyLength { left } => {
                 let length = u32::from_le_bytes(bytes.try_into().ok()?);
                 let length = usize::try_from(length).ok().filter(|length| *length < 1024)?;
-                if length == 0 { key(left - 1) } else { (Step::Key { left }, length) }
+                if length == 0 { key(left - 1) } else { (ParseState::Key { left }, length) }
             }
-            Step::Key { left } => key(left - 1),
-            Step::Over => return None,
+            ParseState::Key { left } => key(left - 1),
+            ParseState::Over => return None,
         })
     }
 }

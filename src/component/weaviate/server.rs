@@ -3,7 +3,7 @@
 use crate::base::chain;
 use crate::component::ComponentError;
 use crate::component::weaviate::class::{self, Class, Tenant};
-use crate::component::weaviate::client::{Client, Fault, Patience, is_too_long};
+use crate::component::weaviate::client::{Client, Fault, RetryProfile, is_too_long};
 use crate::component::weaviate::version::Version;
 use bytes::Bytes;
 use reqwest::Method;
@@ -27,10 +27,10 @@ impl Server {
     /// # Errors
     ///
     /// When it gives no answer, refuses us, or is no Weaviate.
-    pub(super) async fn meet(client: Client) -> Result<Self, ComponentError> {
-        let what = || format!("ask Weaviate at {} who it is", client.place());
-        let meta = client.knock("/v1/meta").await.map_err(|fault| {
-            let help = reach(&client, &fault).map_or_else(String::new, |help| format!(": {help}"));
+    pub(super) async fn connect(client: Client) -> Result<Self, ComponentError> {
+        let what = || format!("ask Weaviate at {} who it is", client.address());
+        let meta = client.probe("/v1/meta").await.map_err(|fault| {
+            let help = connection_help(&client, &fault).map_or_else(String::new, |help| format!(": {help}"));
             fault.of(what() + &help)
         })?;
         let version = meta["version"].as_str().and_then(|text| text.parse().ok());
@@ -42,9 +42,9 @@ impl Server {
         Ok(Self { client, version, modules })
     }
 
-    /// The same server for a time when classes are missing: it is asked for minutes, not for one.
+    /// A copy of the server for the time in which classes are missing: requests are retried for ten minutes, not for one.
     pub(super) fn while_classes_are_missing(&self) -> Self {
-        Self { client: self.client.with(Patience::ClassesAreMissing), ..self.clone() }
+        Self { client: self.client.with(RetryProfile::ClassesAreMissing), ..self.clone() }
     }
 
     /// The names of its nodes, which stand in every backup.
@@ -125,7 +125,7 @@ impl Server {
         let body = json!(references);
         let answer = self.client.ask(Method::POST, "/v1/batch/references", Some(&body)).await?;
         let items: Option<Vec<Item>> =
-            serde_json::from_value(answer).map_err(|err| Fault::Away(err.into()))?;
+            serde_json::from_value(answer).map_err(|err| Fault::Unavailable(err.into()))?;
         refusals(&items.unwrap_or_default(), references.len())
     }
 
@@ -141,7 +141,7 @@ impl Server {
             None => return Ok(()),
         };
         match self.client.get_text(&format!("/v1/objects?class={name}&limit=1{tenant}"), BEGINNING).await {
-            Err(Fault::Away(err)) if is_too_long(&*err) => Ok(()),
+            Err(Fault::Unavailable(err)) if is_too_long(&*err) => Ok(()),
             answer => answer.map(drop),
         }
     }
@@ -191,12 +191,12 @@ impl Server {
         self.client.ask(Method::DELETE, &format!("/v1/backups/{backend}/{id}"), None).await.map(drop)
     }
 
-    /// The same as [`status`](Self::status), asked again while there is no answer.
+    /// The [`status`](Self::status) of a job, asked for again while there is no answer.
     pub(super) async fn status_again(&self, backend: &str, id: &str, of: Work) -> Result<Status, Fault> {
-        let mut turns = self.client.turns();
+        let mut retries = self.client.retries();
         loop {
             match self.status(backend, id, of).await {
-                Err(fault @ Fault::Away(_)) if turns.another(&fault).await => {}
+                Err(fault @ Fault::Unavailable(_)) if retries.wait(&fault).await => {}
                 answer => return answer,
             }
         }
@@ -213,22 +213,22 @@ impl Server {
             Some(word @ ("FAILED" | "CANCELED")) => Status::Failed { word: word.to_owned(), why: why() },
             // Whatever later versions call it: it is under way.
             Some(_) => Status::Running,
-            None => return Err(Fault::Away("the answer names no status".into())),
+            None => return Err(Fault::Unavailable("the answer names no status".into())),
         })
     }
 }
 
 /// Our setting that helps where nobody answers, or somebody who is no Weaviate.
-fn reach(client: &Client, fault: &Fault) -> Option<String> {
+fn connection_help(client: &Client, fault: &Fault) -> Option<String> {
     let said = chain(fault);
     Some(match fault {
         Fault::Denied { .. } => return None,
         fault if fault.is_not_ready() => return None,
-        Fault::Away(_) if said.contains("received fatal alert") => {
+        Fault::Unavailable(_) if said.contains("received fatal alert") => {
             "correct WEAVIATE_CLIENT_CERT and WEAVIATE_CLIENT_KEY".to_owned()
         }
-        Fault::Away(_) if said.contains("certificate") => "correct WEAVIATE_CA_CERT".to_owned(),
-        Fault::Away(_) => format!("start it, or correct {}", client.setting()),
+        Fault::Unavailable(_) if said.contains("certificate") => "correct WEAVIATE_CA_CERT".to_owned(),
+        Fault::Unavailable(_) => format!("start it, or correct {}", client.setting()),
         Fault::Refused { .. } => format!("correct {}", client.setting()),
     })
 }
@@ -263,17 +263,17 @@ pub(super) enum Status {
 #[derive(Debug, Default, Deserialize)]
 struct Item {
     #[serde(default)]
-    result: Outcome,
+    result: ImportResult,
 }
 
 #[derive(Debug, Default, Deserialize)]
-struct Outcome {
+struct ImportResult {
     status: Option<String>,
     #[serde(default)]
     errors: Value,
 }
 
-impl Outcome {
+impl ImportResult {
     /// The reason why the item was refused; `None` if the server took the item.
     fn refusal(&self) -> Option<String> {
         let errors = self.errors["error"].as_array().filter(|errors| !errors.is_empty());
@@ -290,7 +290,7 @@ impl Outcome {
 fn refusals(items: &[Item], count: usize) -> Result<Vec<String>, Fault> {
     if items.len() != count {
         let why = format!("the answer has results of {} items, and {count} were sent", items.len());
-        return Err(Fault::Away(why.into()));
+        return Err(Fault::Unavailable(why.into()));
     }
     Ok(items.iter().filter_map(|item| item.result.refusal()).collect())
 }
@@ -302,6 +302,6 @@ fn a_list_of_results_that_is_shorter_than_the_batch_is_no_success() {
     let bad = r#"{"result":{"status":"FAILED","errors":{"error":[{"message":"invalid"}]}}}"#;
     assert_eq!(refusals(&items(&format!("[{good},{bad}]")), 2).unwrap(), ["invalid"]);
     for short in [format!("[{good}]"), "[]".to_owned()] {
-        assert!(matches!(refusals(&items(&short), 2), Err(Fault::Away(_))), "{short}");
+        assert!(matches!(refusals(&items(&short), 2), Err(Fault::Unavailable(_))), "{short}");
     }
 }

@@ -3,16 +3,16 @@
 use crate::base::chain;
 use crate::component::ComponentError;
 use crate::component::weaviate::Weaviate;
+use crate::component::weaviate::announced_backups::AnnouncedBackups;
 use crate::component::weaviate::class::{self, Class, Classes};
 use crate::component::weaviate::client::Fault;
-use crate::component::weaviate::count::{Bracket, Verdict};
+use crate::component::weaviate::count::{CountRange, Verdict};
 use crate::component::weaviate::export::{NOT_KEPT, export};
 use crate::component::weaviate::files::Files;
 use crate::component::weaviate::hnsw::without;
-use crate::component::weaviate::index::{Index, Made, corrupt};
-use crate::component::weaviate::job::{Job, Ours};
+use crate::component::weaviate::index::{BackupBackend, Index, corrupt};
+use crate::component::weaviate::job::{Job, OwnBackupIds};
 use crate::component::weaviate::journal::Journal;
-use crate::component::weaviate::noted::Noted;
 use crate::component::weaviate::server::{Access, Server};
 use crate::component::weaviate::tree::{Described, Tree};
 use crate::domain::{facts::Facts, progress::Meter};
@@ -32,14 +32,14 @@ impl Weaviate {
     pub(super) async fn native(
         &self,
         server: &Server,
-        made: Made,
+        backend: BackupBackend,
         mut classes: Classes,
         journal: &mut Journal,
         meter: &Meter,
     ) -> Result<(Index, Tree), ComponentError> {
-        let files = self.files(server, made)?;
+        let files = self.files(server, backend)?;
         meter.begin("backup by Weaviate", 0);
-        let ordered = self.indexed(server, made, &files, &classes, journal).await;
+        let ordered = self.indexed(server, backend, &files, &classes, journal).await;
         let ((id, tree, described), unindexed) = ordered.map_err(|err| match &files {
             Files::Bucket(_) => explained(err, &classes),
             Files::Folder(folder) => folder.judge(explained(err, &classes)),
@@ -57,7 +57,7 @@ impl Weaviate {
         count_again(server, &mut classes).await?;
         let index = Index {
             format: Index::FORMAT,
-            way: made,
+            backend,
             id,
             server_version: server.version.to_string(),
             nodes: described.nodes,
@@ -75,7 +75,7 @@ impl Weaviate {
     async fn indexed(
         &self,
         server: &Server,
-        made: Made,
+        backend: BackupBackend,
         files: &Files,
         classes: &Classes,
         journal: &mut Journal,
@@ -83,14 +83,14 @@ impl Weaviate {
         const TIMES: u32 = 4;
         let mut before = BTreeSet::new();
         for _ in 0..TIMES {
-            let (id, tree, described) = self.order(server, made, files, classes, journal).await?;
+            let (id, tree, described) = self.order(server, backend, files, classes, journal).await?;
             let lost = files.lost_indexes(&id, &tree, &described, classes).await?;
             if lost.is_subset(&before) {
                 return Ok(((id, tree, described), lost));
             }
             tracing::warn!(id, "{}: ordering another backup", without(&lost));
             files.remove(&id).await?;
-            journal.note(|notes| notes.loose.retain(|loose| loose.id != id)).await?;
+            journal.note(|notes| notes.orphans.retain(|orphan| orphan.id != id)).await?;
             server.client.wait(2).await;
             before = lost;
         }
@@ -102,7 +102,7 @@ impl Weaviate {
     async fn order(
         &self,
         server: &Server,
-        made: Made,
+        backend: BackupBackend,
         files: &Files,
         classes: &Classes,
         journal: &mut Journal,
@@ -114,22 +114,27 @@ impl Weaviate {
         };
         let names: Vec<_> = classes.keys().collect();
         let origin = journal.id().await?;
-        let backend = made.as_str();
-        let is_plain = made == Made::Filesystem && is_small(classes);
+        let is_plain = backend == BackupBackend::Filesystem && is_small(classes);
         let job = Job {
             server,
-            backend,
+            backend: backend.as_str(),
             classes: names.clone(),
             is_plain,
             access: Access::Stays,
             timeout: self.config.timeout,
             origin: &origin,
         };
-        let ours = Ours::after(journal.notes.loose.iter().map(|loose| loose.id.clone()).collect());
-        let mut noted =
-            Noted { journal: &mut *journal, made, files, nodes: &nodes, classes: &names, ids: Vec::new() };
-        let made = job.back_up(ours, &mut noted).await;
-        let ordered = noted.ids;
+        let own = OwnBackupIds::after(journal.notes.orphans.iter().map(|orphan| orphan.id.clone()).collect());
+        let mut announced = AnnouncedBackups {
+            journal: &mut *journal,
+            backend,
+            files,
+            nodes: &nodes,
+            classes: &names,
+            ids: Vec::new(),
+        };
+        let made = job.back_up(own, &mut announced).await;
+        let ordered = announced.ids;
         if let Files::Folder(folder) = files {
             folder.discard_unused(ordered.clone()).await;
         }
@@ -137,14 +142,14 @@ impl Weaviate {
         // The server works on one backup at a time, so all that were ordered before this one have ended.
         journal
             .note(|notes| {
-                for dead in notes.loose.iter_mut().filter(|loose| loose.id != id) {
+                for dead in notes.orphans.iter_mut().filter(|orphan| orphan.id != id) {
                     dead.has_ended = true;
                 }
             })
             .await?;
         for lost in ordered.iter().filter(|lost| **lost != id) {
             if files.remove(lost).await.is_ok() {
-                journal.note(|notes| notes.loose.retain(|loose| loose.id != *lost)).await?;
+                journal.note(|notes| notes.orphans.retain(|orphan| orphan.id != *lost)).await?;
             }
         }
         let (tree, described) = whole(server, files, &id).await?;
@@ -165,7 +170,7 @@ impl Weaviate {
     ) -> Result<(Index, BTreeMap<String, u64>), ComponentError> {
         let mut index = Index {
             format: Index::FORMAT,
-            way: Made::Export,
+            backend: BackupBackend::Export,
             id: String::new(),
             server_version: server.version.to_string(),
             nodes: BTreeSet::new(),
@@ -297,7 +302,9 @@ pub(super) async fn warn(facts: &mut Facts, server: &Server, index: &Index) {
             ));
         }
         let inactive: Vec<_> = class.inactive().collect();
-        if !inactive.is_empty() && (index.way == Made::Export || !server.version.keeps_inactive_tenants()) {
+        if !inactive.is_empty()
+            && (index.backend == BackupBackend::Export || !server.version.keeps_inactive_tenants())
+        {
             let (count, first) = (inactive.len(), inactive[0]);
             facts.warn(format!(
                 "the data of {count} inactive tenants of class {name} is not in the backup, {first} among them: \
@@ -305,7 +312,7 @@ pub(super) async fn warn(facts: &mut Facts, server: &Server, index: &Index) {
             ));
         }
     }
-    if index.way == Made::Export && !index.classes.is_empty() {
+    if index.backend == BackupBackend::Export && !index.classes.is_empty() {
         facts.warn(NOT_KEPT.to_owned());
         for dangling in class::dangling(&index.classes, &BTreeSet::new()) {
             facts.warn(format!("{dangling}: it can be restored only when that class is there, make it or remove the reference"));
@@ -324,8 +331,9 @@ async fn warn_of_missing(facts: &mut Facts, server: &Server, index: &Index) {
     };
     for (name, definition) in there.into_iter().filter(|(name, _)| !index.classes.contains_key(name)) {
         let tenants = if class::has_tenants(&definition) { server.tenants(&name).await.ok() } else { None };
-        let class = Class { definition, tenants: tenants.unwrap_or_default(), objects: Bracket::default() };
-        if index.way != Made::Export && is_left_out(server, &class) {
+        let class =
+            Class { definition, tenants: tenants.unwrap_or_default(), objects: CountRange::default() };
+        if index.backend != BackupBackend::Export && is_left_out(server, &class) {
             facts.warn(format!(
                 "class {name} is not in the backup: none of its tenants is active, and Weaviate {} leaves such a class \
                  out: activate a tenant before, or set BACKUP_WEAVIATE_BACKEND=export to have its definition",

@@ -2,9 +2,9 @@
 
 use crate::base::chain;
 use crate::component::weaviate::class::{self, Class};
-use crate::component::weaviate::count::{Bracket, Verdict};
+use crate::component::weaviate::count::{CountRange, Verdict};
 use crate::component::weaviate::files::Files;
-use crate::component::weaviate::index::{Index, Made};
+use crate::component::weaviate::index::{BackupBackend, Index};
 use crate::component::weaviate::job::Job;
 use crate::component::weaviate::nearest::NOT_TRIED;
 use crate::component::weaviate::server::{Access, Server};
@@ -20,21 +20,22 @@ use std::{
     time::Instant,
 };
 
-/// A place with classes in it.
+/// A backup that classes are brought from.
 #[derive(Debug)]
 pub(super) struct Source {
     /// The classes. Of an export, both counts of a class are what was counted in the export.
     pub(super) index: Index,
-    pub(super) place: Place,
+    pub(super) location: SourceLocation,
 }
 
+/// The location of the contents of a source.
 #[derive(Debug)]
-pub(super) enum Place {
+pub(super) enum SourceLocation {
     /// A backup that the server sees.
     Server(Files),
     /// An export on disk.
     Scratch(Scratch),
-    /// The same, under a name.
+    /// An export on disk, in a file with a name.
     File(PathBuf),
 }
 
@@ -43,12 +44,12 @@ pub(super) type Bring<'a> = BTreeMap<String, Option<&'a Source>>;
 
 impl Source {
     pub(super) async fn open(&self) -> Result<tokio::fs::File, ComponentError> {
-        match &self.place {
-            Place::Scratch(scratch) => scratch.reader().await,
-            Place::File(path) => tokio::fs::File::open(path)
+        match &self.location {
+            SourceLocation::Scratch(scratch) => scratch.reader().await,
+            SourceLocation::File(path) => tokio::fs::File::open(path)
                 .await
                 .map_err(|source| ComponentError::Read { what: format!("read {}", path.display()), source }),
-            Place::Server(_) => unreachable!("the server reads its own backups"),
+            SourceLocation::Server(_) => unreachable!("the server reads its own backups"),
         }
     }
 
@@ -68,10 +69,10 @@ impl Source {
         if only.is_empty() {
             return Ok(());
         }
-        if let Place::Server(files) = &self.place {
-            files.forget_restore(&self.index.id).await?;
+        if let SourceLocation::Server(files) = &self.location {
+            files.remove_restore_status(&self.index.id).await?;
             let classes = only.iter().collect();
-            let backend = self.index.way.as_str();
+            let backend = self.index.backend.as_str();
             let timeout = weaviate.config.timeout;
             let job = Job { server, backend, classes, is_plain: false, access, timeout, origin: "" };
             return job.restore(&self.index.id, &self.index.nodes).await;
@@ -88,7 +89,7 @@ impl Source {
     /// other moments than the one at which the server captured the class, so of them an empty class alone decides.
     pub(super) fn promised(&self, name: &str) -> Class {
         let mut class = self.index.classes[name].clone();
-        if self.index.way != Made::Export {
+        if self.index.backend != BackupBackend::Export {
             class.objects = class.objects.estimated();
         }
         class
@@ -154,7 +155,7 @@ pub(super) async fn prove(
     let begun = Instant::now();
     loop {
         let count = server.count_exactly(name, promised).await.map_err(|fault| fault.of(what()))?;
-        let Bracket { before, after } = promised.objects;
+        let CountRange { before, after } = promised.objects;
         let wanted = if before == after { before.to_string() } else { format!("{before} to {after}") };
         match promised.judge(count) {
             Verdict::Whole => break,
@@ -212,16 +213,16 @@ pub(super) fn sources<'a>(bring: &Bring<'a>) -> Vec<(&'a Source, BTreeSet<String
 }
 
 /// The way of the copies that are made before a replacement: that of the backup that the server restores, if any.
-pub(super) fn way_of(bring: &Bring<'_>) -> Made {
-    let mut ways = bring.values().flatten().map(|source| source.index.way);
-    ways.find(|way| *way != Made::Export).unwrap_or(Made::Export)
+pub(super) fn backend_of(bring: &Bring<'_>) -> BackupBackend {
+    let mut backends = bring.values().flatten().map(|source| source.index.backend);
+    backends.find(|backend| *backend != BackupBackend::Export).unwrap_or(BackupBackend::Export)
 }
 
 /// Removes the files that a restore which has failed unpacked into Weaviate's folder, if that is full: what is put back
 /// needs room in it.
 pub(super) async fn make_room(bring: &Bring<'_>) {
     for (source, _) in sources(bring) {
-        if let Place::Server(files) = &source.place {
+        if let SourceLocation::Server(files) = &source.location {
             remove_if_full(files, &source.index.id).await;
         }
     }

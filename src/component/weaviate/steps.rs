@@ -2,13 +2,13 @@
 //! run and drill name the steps that they do not take. The steps that do something stand in `restore` and `replace`.
 
 use crate::component::ComponentError;
-use crate::component::stage::{Steps, Target, Walk};
+use crate::component::stage::{RestoreMode, Steps, Target};
 use crate::component::weaviate::Weaviate;
 use crate::component::weaviate::class::Classes;
 use crate::component::weaviate::files::Files;
-use crate::component::weaviate::index::{Index, Made};
-use crate::component::weaviate::needs::Needs;
+use crate::component::weaviate::index::{BackupBackend, Index};
 use crate::component::weaviate::refusals;
+use crate::component::weaviate::requirements::Requirements;
 use crate::component::weaviate::restore::counted;
 use crate::component::weaviate::rights::Replaced;
 use crate::component::weaviate::server::Server;
@@ -37,7 +37,7 @@ pub(super) enum Step {
     Replacement,
 }
 
-use Walk::{Check, Drill, DryRun, Restore};
+use RestoreMode::{Check, Drill, DryRun, Restore};
 
 /// The steps of a restore into Weaviate.
 pub(super) const STEPS: Steps<Step> = Steps(&[
@@ -69,48 +69,48 @@ pub(super) const STEPS: Steps<Step> = Steps(&[
     (Step::Replacement, "delete, restore and prove the live classes one by one", &[Restore]),
 ]);
 
-/// Everything that the questions before a restore need to know.
+/// The input of the checks before a restore.
 #[derive(Debug)]
-pub(super) struct Questions<'a> {
+pub(super) struct CheckContext<'a> {
     pub(super) weaviate: &'a Weaviate,
     pub(super) target: &'a Target,
     pub(super) server: &'a Server,
-    pub(super) needs: &'a Needs,
+    pub(super) requirements: &'a Requirements,
     /// The classes that are to come; `None` where nobody has noted them.
     pub(super) bring: Option<&'a BTreeSet<String>>,
-    /// Those of these classes that are on the server.
+    /// The classes of these that are on the server.
     pub(super) live: &'a Classes,
     /// The index of the archive; `None` while nothing but its manifest is read, and for `check`, which asks about a
     /// backup of the live classes.
     pub(super) index: Option<&'a Index>,
 }
 
-impl Questions<'_> {
+impl CheckContext<'_> {
     /// Asks what a step asks before anything is touched. Steps that do something ask nothing.
     ///
     /// # Errors
     ///
     /// The reason why a restore would fail, and what to do about it.
     async fn ask(&self, step: Step) -> Result<(), ComponentError> {
-        let Self { weaviate, target, server, needs, bring, live, index } = *self;
+        let Self { weaviate, target, server, requirements, bring, live, index } = *self;
         match step {
-            Step::Version => refusals::of_version(server, needs),
-            Step::Access if *target == Target::LiveWithAccess => refusals::of_access(server, needs),
-            Step::Folder => match needs.way.filter(|way| *way != Made::Export) {
-                Some(way) => match weaviate.files(server, way)? {
+            Step::Version => refusals::of_version(server, requirements),
+            Step::Access if *target == Target::LiveWithAccess => refusals::of_access(server, requirements),
+            Step::Folder => match requirements.backend.filter(|backend| *backend != BackupBackend::Export) {
+                Some(backend) => match weaviate.files(server, backend)? {
                     Files::Folder(folder) => folder.probe().await,
                     Files::Bucket(_) => Ok(()),
                 },
                 None => Ok(()),
             },
-            Step::Nodes => refusals::of_nodes(server, needs).await,
+            Step::Nodes => refusals::of_nodes(server, requirements).await,
             Step::Aliases => server.no_alias_bears(bring.into_iter().flatten()).await,
-            Step::Modules => refusals::of_modules(server, needs),
+            Step::Modules => refusals::of_modules(server, requirements),
             Step::SomethingComes => bring.map_or(Ok(()), refusals::of_an_empty_backup),
             Step::NothingThere => refusals::of_a_server_in_use(server, live),
-            Step::NothingLost => {
-                needs.way.map_or(Ok(()), |way| refusals::of_what_cannot_be_kept(server, live, way))
-            }
+            Step::NothingLost => requirements
+                .backend
+                .map_or(Ok(()), |backend| refusals::of_what_cannot_be_kept(server, live, backend)),
             Step::References => {
                 let classes = index.map_or(live, |index| &index.classes);
                 match bring {
@@ -138,19 +138,19 @@ impl Questions<'_> {
     /// what exists may be gone at that moment.
     async fn ask_about_rights(
         &self,
-        walk: Walk,
+        mode: RestoreMode,
         counts: &BTreeMap<String, u64>,
     ) -> Result<bool, ComponentError> {
-        let Self { server, needs, bring, live, index, .. } = *self;
+        let Self { server, requirements, bring, live, index, .. } = *self;
         if !server.client.has_key() {
             return Ok(true); // without keys there are no roles
         }
         if let Some(rights) = server.rights().await? {
             let names = live.keys().chain(bring.into_iter().flatten()).map(String::as_str).collect();
             let classes = Replaced { live, coming: index.map(|index| &index.classes), counts };
-            return rights.suffice(needs.way, &names, classes).map(|()| true);
+            return rights.suffice(requirements.backend, &names, classes).map(|()| true);
         }
-        if needs.way != Some(Made::Export) || walk == Check {
+        if requirements.backend != Some(BackupBackend::Export) || mode == Check {
             return Ok(false);
         }
         for (name, class) in live {
@@ -159,27 +159,27 @@ impl Questions<'_> {
         Ok(!live.is_empty())
     }
 
-    /// Asks all that a walk asks, in the order of the steps, and returns the steps that could not be taken here, in words.
+    /// Asks all that a mode asks, in the order of the steps, and returns the steps that could not be taken here, in words.
     ///
     /// # Errors
     ///
     /// As [`ask`](Self::ask), of the first step.
-    pub(super) async fn ask_all(&self, walk: Walk) -> Result<Vec<&'static str>, ComponentError> {
+    pub(super) async fn ask_all(&self, mode: RestoreMode) -> Result<Vec<&'static str>, ComponentError> {
         let coming = self.index.map_or(self.live, |index| &index.classes);
-        self.ask_all_of(walk, &counted(coming).classes).await
+        self.ask_all_of(mode, &counted(coming).classes).await
     }
 
     /// Asks the same about a backup with so many objects of each class, where no index tells that.
     pub(super) async fn ask_all_of(
         &self,
-        walk: Walk,
+        mode: RestoreMode,
         counts: &BTreeMap<String, u64>,
     ) -> Result<Vec<&'static str>, ComponentError> {
         let mut not_tried = Vec::new();
-        for step in STEPS.of(walk) {
+        for step in STEPS.of(mode) {
             if step != Step::Rights {
                 self.ask(step).await?;
-            } else if !self.ask_about_rights(walk, counts).await? {
+            } else if !self.ask_about_rights(mode, counts).await? {
                 not_tried.push(STEPS.words(step));
             }
         }
@@ -190,10 +190,10 @@ impl Questions<'_> {
 #[test]
 fn a_restore_takes_every_step_but_that_of_a_drill_alone_and_whoever_takes_fewer_names_the_rest() {
     assert_eq!(STEPS.of(Restore).count(), STEPS.0.len() - 1);
-    assert_eq!(STEPS.left_out(Restore), [""; 0]);
-    for walk in [Check, DryRun, Drill] {
-        let taken = STEPS.of(walk).filter(|step| *step != Step::NothingThere).count();
-        assert_eq!(taken + STEPS.left_out(walk).len(), STEPS.of(Restore).count(), "{walk:?}");
+    assert_eq!(STEPS.skipped_steps(Restore), [""; 0]);
+    for mode in [Check, DryRun, Drill] {
+        let taken = STEPS.of(mode).filter(|step| *step != Step::NothingThere).count();
+        assert_eq!(taken + STEPS.skipped_steps(mode).len(), STEPS.of(Restore).count(), "{mode:?}");
     }
     let changes = [Step::Trial, Step::SafetyCopy, Step::TrialOfCopy, Step::Replacement];
     assert!(

@@ -6,7 +6,7 @@ use crate::component::weaviate::job::origin_of;
 use crate::component::weaviate::journal::Journal;
 use crate::component::weaviate::leftovers::is_older;
 use crate::component::weaviate::replace::names;
-use crate::component::{ComponentError, Shelf, weaviate::Weaviate};
+use crate::component::{BucketFolder, ComponentError, weaviate::Weaviate};
 use crate::domain::facts::Facts;
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -18,13 +18,13 @@ impl Weaviate {
     /// Removes the backups of ours in the bucket that neither a manifest, nor a journal of this machine, nor a mark of
     /// any machine names: those of this machine once they cannot be under way any more, those of earlier versions after
     /// [`STRANGE`] and only if the server has every class of theirs, so that none is the only copy of a deleted class.
-    /// Those of other machines are left to these.
+    /// The backups of other machines are left to these machines.
     ///
     /// # Errors
     ///
     /// When the bucket or the marks cannot be read; then nothing more is removed.
     pub(super) async fn swept(&self, living: &[&Facts]) -> Result<Vec<String>, ComponentError> {
-        let Some(shelf) = &self.shelf else { return Ok(Vec::new()) };
+        let Some(bucket_folder) = &self.bucket_folder else { return Ok(Vec::new()) };
         let mut journals = vec![Journal::open(&self.config.state).await?];
         journals.extend(Journal::others(&self.config.state).await?.into_iter().map(|(_, journal)| journal));
         let mut needed: BTreeSet<String> =
@@ -32,7 +32,7 @@ impl Weaviate {
         needed.extend(
             journals.iter().flat_map(|journal| journal.notes.snapshots()).map(|copy| copy.id.clone()),
         );
-        let found = shelf.files("").await?;
+        let found = bucket_folder.files("").await?;
         let ids = found.iter().filter_map(|(path, _)| path.split_once('/')).map(|(id, _)| id);
         // A backup that began a moment ago may be one whose manifest is still to come.
         let is_free = |id: &&str| is_ours(id) && !needed.contains(*id) && is_older(id, self.config.timeout);
@@ -40,7 +40,7 @@ impl Weaviate {
         if ids.is_empty() {
             return Ok(Vec::new());
         }
-        let server = self.meet().await?;
+        let server = self.connect().await?;
         let marked: BTreeSet<_> = server.marks().await?.into_iter().flat_map(|mark| mark.copies).collect();
         let there = server.definitions().await.map_err(|fault| fault.of("read Weaviate's schema"))?;
         let there: BTreeSet<_> = there.into_keys().collect();
@@ -57,7 +57,7 @@ impl Weaviate {
                     tracing::debug!(id, "a backup in the bucket may be of another machine and is left");
                     continue;
                 }
-                if let Some(why) = reason_to_leave(shelf, id, &there).await? {
+                if let Some(why) = reason_to_leave(bucket_folder, id, &there).await? {
                     tracing::warn!(
                         id,
                         "a backup of Weaviate in the bucket that no manifest names here is left: {why}; remove it by hand if \
@@ -66,7 +66,7 @@ impl Weaviate {
                     continue;
                 }
             }
-            Files::Bucket(Arc::clone(shelf)).remove(id).await?;
+            Files::Bucket(Arc::clone(bucket_folder)).remove(id).await?;
             done.push(format!("removed backup {id} of Weaviate from the bucket: no manifest names it"));
         }
         Ok(done)
@@ -75,14 +75,14 @@ impl Weaviate {
 
 /// The reason for which an old backup that this machine has not made stays; `None` where it may go.
 async fn reason_to_leave(
-    shelf: &Arc<dyn Shelf>,
+    bucket_folder: &Arc<dyn BucketFolder>,
     id: &str,
     there: &BTreeSet<String>,
 ) -> Result<Option<String>, ComponentError> {
     if origin_of(id).is_some() {
         return Ok(Some("another machine has made it, and removes it itself".to_owned()));
     }
-    let tree = Files::Bucket(Arc::clone(shelf)).tree(id).await?;
+    let tree = Files::Bucket(Arc::clone(bucket_folder)).tree(id).await?;
     let Ok(described) = described(&tree, id) else {
         return Ok(Some("its descriptor cannot be read, so nobody knows its classes".to_owned()));
     };

@@ -166,7 +166,7 @@ impl Tree {
     }
 
     /// Notes a descriptor. Its length is that of this text: the server may write the file again after it was listed.
-    pub(super) fn say(&mut self, path: &str, text: Vec<u8>) {
+    pub(super) fn add_descriptor(&mut self, path: &str, text: Vec<u8>) {
         self.add(path, text.len() as u64);
         self.texts.insert(path.to_owned(), text);
     }
@@ -182,7 +182,7 @@ impl Tree {
         self.files.values().sum()
     }
 
-    /// Looks whether it is the whole backup `id`, as far as can be seen without reading the chunks.
+    /// Tests whether it is the whole backup `id`, as far as can be seen without reading the chunks.
     ///
     /// # Errors
     ///
@@ -281,7 +281,7 @@ mod tests {
         let mut tree = Tree::default();
         for (path, text) in [(DESCRIPTOR, global), ("node1/backup.json", node)] {
             tree.add(path, 1);
-            tree.say(path, text.to_string().into_bytes());
+            tree.add_descriptor(path, text.to_string().into_bytes());
         }
         tree.add("node1/Document/chunk-7", 0); // of an idle worker
         tree.add(RESTORED, 9);
@@ -309,7 +309,7 @@ mod tests {
     fn a_descriptor_is_as_long_as_its_text_whatever_a_listing_said_before() {
         let mut tree = Tree::default();
         tree.add(DESCRIPTOR, 406);
-        tree.say(DESCRIPTOR, vec![b' '; 433]);
+        tree.add_descriptor(DESCRIPTOR, vec![b' '; 433]);
         assert_eq!(tree.bytes(), 433);
     }
 
@@ -360,7 +360,7 @@ mod tests {
             assert!(found.contains(words), "{words}: {found}");
         }
         let mut cut = tree(&descriptors(), Some(1));
-        cut.say(DESCRIPTOR, b"{\"id\":".to_vec());
+        cut.add_descriptor(DESCRIPTOR, b"{\"id\":".to_vec());
         assert!(cut.describe("rna-1").unwrap_err()[0].contains("cannot be read"));
         assert!(Tree::default().describe("rna-1").unwrap_err()[0].contains("is missing"));
     }

@@ -5,15 +5,15 @@ use crate::base::chain;
 use crate::component::ComponentError;
 use crate::component::weaviate::class::{self, Class};
 use crate::component::weaviate::client::Fault;
-use crate::component::weaviate::import::{self, Batch};
+use crate::component::weaviate::import::{self, ObjectBatch};
 use crate::component::weaviate::index::corrupt;
 use crate::component::weaviate::journal::Journal;
 use crate::component::weaviate::pages;
-use crate::component::weaviate::parts::Parts;
-use crate::component::weaviate::refer::Batch as Links;
+use crate::component::weaviate::parts::PartReader;
+use crate::component::weaviate::references::ReferenceBatch;
 use crate::component::weaviate::replace::remove_classes;
 use crate::component::weaviate::server::Server;
-use crate::component::weaviate::source::{Place, Source};
+use crate::component::weaviate::source::{Source, SourceLocation};
 use crate::domain::progress::Meter;
 use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
@@ -38,19 +38,19 @@ impl Source {
     ///
     /// When the server refuses a class or an object, or keeps an object otherwise than it was; no class that was
     /// there before is touched.
-    pub(super) async fn try_out(
+    pub(super) async fn run_trial(
         &self,
         server: &Server,
         journal: &mut Journal,
         only: &BTreeSet<String>,
     ) -> Result<(), ComponentError> {
         let there = server.definitions().await.map_err(|fault| fault.of("read Weaviate's schema"))?;
-        let mut trial = Trial { server, journal, there: there.keys().cloned().collect() };
+        let mut trial = TrialImport { server, journal, there: there.keys().cloned().collect() };
         let mut waiting = only.clone();
-        if matches!(self.place, Place::Server(_)) {
+        if matches!(self.location, SourceLocation::Server(_)) {
             waiting.retain(|name| class::expires(&self.index.classes[name].definition));
         } else {
-            let mut parts = Parts::new(self.open().await?);
+            let mut parts = PartReader::new(self.open().await?);
             let mut under_way: Option<(&String, Sample)> = None;
             while let Some(path) = parts.next().await? {
                 let Some(name) = self.index.class_of(&path) else { continue };
@@ -72,7 +72,7 @@ impl Source {
             let class = &self.index.classes[name];
             trial.class(name, class, &Sample::new(class)).await?;
         }
-        if !matches!(self.place, Place::Server(_)) {
+        if !matches!(self.location, SourceLocation::Server(_)) {
             for (name, definition) in there.iter().filter(|(name, _)| only.contains(*name)) {
                 server.may_make_again(name, definition).await?;
             }
@@ -93,7 +93,7 @@ struct Sample {
 }
 
 #[derive(Deserialize)]
-struct Object<'a> {
+struct SampledObject<'a> {
     #[serde(borrow)]
     tenant: Option<Cow<'a, str>>,
 }
@@ -117,12 +117,12 @@ impl Sample {
     /// Takes what it may of one part of the export.
     async fn fill(
         &mut self,
-        parts: &mut Parts<impl tokio::io::AsyncRead + Unpin>,
+        parts: &mut PartReader<impl tokio::io::AsyncRead + Unpin>,
     ) -> Result<(), ComponentError> {
         let mut line = Vec::new();
         while self.left > 0 && parts.line(&mut line).await? {
             if self.bytes + line.len() <= BYTES {
-                let object: Object<'_> = serde_json::from_slice(&line).map_err(corrupt)?;
+                let object: SampledObject<'_> = serde_json::from_slice(&line).map_err(corrupt)?;
                 let lines = self.lines.entry(object.tenant.map(Cow::into_owned)).or_default();
                 if lines.len() < self.most {
                     self.bytes += line.len();
@@ -136,15 +136,15 @@ impl Sample {
     }
 }
 
-/// The classes of one source on their trial.
-struct Trial<'a> {
+/// The trial import of the classes of a source, under other names.
+struct TrialImport<'a> {
     server: &'a Server,
     journal: &'a mut Journal,
     /// The classes that the server has: no server makes a class that refers to any other.
     there: BTreeSet<String>,
 }
 
-impl Trial<'_> {
+impl TrialImport<'_> {
     /// Tries one class, with so many tenants at once that a server which holds them already has files and memory for
     /// them.
     async fn class(&mut self, name: &str, class: &Class, sample: &Sample) -> Result<(), ComponentError> {
@@ -186,9 +186,9 @@ impl Trial<'_> {
         let (all, kept) = (class::references(&class.definition), class::references(&definition));
         let made = Class { definition, ..class.clone() };
         import::make_classes(self.server, &[(other.to_owned(), made)].into()).await?;
-        let mut links = Links::new(other, &kept);
+        let mut links = ReferenceBatch::new(other, &kept);
         for (_, lines) in sample.of(class) {
-            let mut batch = Batch::new();
+            let mut batch = ObjectBatch::new();
             for line in lines {
                 let line = of_class(line, other)?;
                 batch.next().extend_from_slice(&line);
@@ -244,7 +244,7 @@ const RANDOM: usize = 8;
 
 /// The beginning of the names under which a class is tried.
 fn beginning(class: &str) -> String {
-    /// So that the server can remove the class's folder again.
+    /// The longest name, so that the server can remove the class's folder again.
     const LONGEST: usize = 200;
     const END: &str = "_rna_trial_";
     format!("{}{END}", &class[..class.len().min(LONGEST - END.len() - RANDOM)])

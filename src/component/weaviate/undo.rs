@@ -1,14 +1,14 @@
 //! The undo of a restore: the classes as they were before.
 
 use crate::component::weaviate::class;
-use crate::component::weaviate::index::Made;
+use crate::component::weaviate::index::BackupBackend;
 use crate::component::weaviate::journal::Journal;
 use crate::component::weaviate::notes::Snapshot;
 use crate::component::weaviate::replace::Purpose;
 use crate::component::weaviate::source::Bring;
 use crate::component::weaviate::{Weaviate, kept_as};
-use crate::component::{ComponentError, Kept};
-use crate::domain::{deed::Deed, progress::Meter};
+use crate::component::{ComponentError, UndoPoint};
+use crate::domain::{progress::Meter, task_note::TaskNote};
 use jiff::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,7 +18,11 @@ impl Weaviate {
     /// # Errors
     ///
     /// As [`replace`](Self::replace).
-    pub(super) async fn undone(&self, deed: Option<Deed>, meter: &Meter) -> Result<Kept, ComponentError> {
+    pub(super) async fn undone(
+        &self,
+        note: Option<TaskNote>,
+        meter: &Meter,
+    ) -> Result<UndoPoint, ComponentError> {
         let mut journal = Journal::open(&self.config.state).await?;
         let Some(kept) = journal.notes.kept.clone() else {
             let elsewhere =
@@ -26,7 +30,7 @@ impl Weaviate {
             let what = format!("undo the restore of weaviate: nothing is kept of before{elsewhere}");
             return Err(ComponentError::Unusable { what, source: None });
         };
-        let server = self.meet().await?;
+        let server = self.connect().await?;
         self.name_later_restores(&server, &journal.notes, &kept, meter).await?;
         let mut sources = BTreeMap::new();
         for copy in kept.before.values().flatten() {
@@ -46,11 +50,11 @@ impl Weaviate {
                 ));
             }
         }
-        let replaced = self.replace(&server, &mut journal, &bring, Purpose::Undo, deed, meter).await?;
-        let none = || Kept {
+        let replaced = self.replace(&server, &mut journal, &bring, Purpose::Undo, note, meter).await?;
+        let none = || UndoPoint {
             place: "nothing: none of its classes was there".to_owned(),
             at: Timestamp::now(),
-            deeds: None,
+            task_notes: None,
         };
         Ok(replaced.map_or_else(none, |kept| kept_as(&journal, &kept)))
     }
@@ -75,6 +79,6 @@ impl Weaviate {
 /// The classes to which those refer that are brought from exports: a server restores its own backups without them.
 fn referred_to(bring: &Bring<'_>) -> BTreeSet<String> {
     let exports = bring.iter().filter_map(|(class, source)| Some((class, (*source)?)));
-    let exports = exports.filter(|(_, source)| source.index.way == Made::Export);
+    let exports = exports.filter(|(_, source)| source.index.backend == BackupBackend::Export);
     exports.flat_map(|(class, source)| class::targets(&source.index.classes[class].definition)).collect()
 }

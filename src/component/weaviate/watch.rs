@@ -23,8 +23,8 @@ pub(super) struct Watch<'a> {
     job: &'a Job<'a>,
     work: Work,
     deadline: Instant,
-    /// Since when nothing can be seen.
-    blind: Option<Instant>,
+    /// The time since which the server has not answered.
+    silent_since: Option<Instant>,
     /// True if the server may have lost the job: the server was away meanwhile, and not just some status of it, or
     /// nothing proves that the order came before a restart.
     pub(super) is_doubtful: bool,
@@ -34,7 +34,7 @@ pub(super) struct Watch<'a> {
 
 impl<'a> Watch<'a> {
     pub(super) fn new(job: &'a Job<'a>, work: Work, deadline: Instant, is_doubtful: bool) -> Self {
-        Self { job, work, deadline, blind: None, is_doubtful, proven: Instant::now() }
+        Self { job, work, deadline, silent_since: None, is_doubtful, proven: Instant::now() }
     }
 
     /// Returns whether the job must be proven to be under way. A restore cannot be: once it has ended, another order
@@ -71,15 +71,15 @@ impl<'a> Watch<'a> {
                 transient: true,
             }),
             Ok(Status::Running) => {
-                self.blind = None;
+                self.silent_since = None;
                 Ok(if self.doubts() { Seen::Doubtful } else { Seen::Running })
             }
             Err(fault @ Fault::Denied { .. }) => {
                 Err(fault.of(format!("ask for the status of a {}", self.name())))
             }
             Err(fault) => {
-                self.is_doubtful |= matches!(fault, Fault::Away(_));
-                let since = *self.blind.get_or_insert_with(Instant::now);
+                self.is_doubtful |= matches!(fault, Fault::Unavailable(_));
+                let since = *self.silent_since.get_or_insert_with(Instant::now);
                 if since.elapsed() > server.client.seconds(BLIND) {
                     return Err(fault.of(format!("follow a {}", self.name())));
                 }

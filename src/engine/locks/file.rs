@@ -1,6 +1,6 @@
 //! The file of one lock: its `flock`, and the words of its holder. Everything here waits for the disk.
 
-use crate::engine::locks::Owner;
+use crate::engine::locks::LockOwner;
 use rustix::fs::{FlockOperation, flock};
 use std::{
     fs::File,
@@ -23,7 +23,7 @@ impl LockFile {
     }
 
     /// Writes the holder's words down, durably.
-    pub(super) fn sign(&self, owner: &Owner) -> io::Result<()> {
+    pub(super) fn write_owner(&self, owner: &LockOwner) -> io::Result<()> {
         match &*self.file() {
             Some(file) => write(file, Some(owner)).and_then(|()| file.sync_data()),
             None => Ok(()),
@@ -31,7 +31,7 @@ impl LockFile {
     }
 
     /// Unlocks the file; removes the holder's words first if they are `settled`.
-    pub(super) fn give_up(&self, settled: bool) {
+    pub(super) fn unlock(&self, settled: bool) {
         if let Some(file) = self.file().take() {
             if settled {
                 let _ = write(&file, None);
@@ -60,7 +60,7 @@ pub(super) fn shares(file: &File) -> bool {
 }
 
 /// Writes the owner, or blanks, over the first block.
-pub(super) fn write(file: &File, owner: Option<&Owner>) -> io::Result<()> {
+pub(super) fn write(file: &File, owner: Option<&LockOwner>) -> io::Result<()> {
     let mut words = owner.map(serde_json::to_vec).transpose()?.unwrap_or_default();
     words.resize(words.len().max(BLOCK), b' ');
     file.write_all_at(&words, 0)?;
@@ -68,7 +68,7 @@ pub(super) fn write(file: &File, owner: Option<&Owner>) -> io::Result<()> {
 }
 
 /// The last words in a lock file; none in the instant between a lock and its holder's words.
-pub(super) fn holder_in(file: &mut File) -> io::Result<Option<Owner>> {
+pub(super) fn holder_in(file: &mut File) -> io::Result<Option<LockOwner>> {
     let mut words = String::new();
     file.read_to_string(&mut words)?;
     Ok(serde_json::from_str(&words).ok())

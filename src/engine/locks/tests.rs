@@ -4,11 +4,11 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use std::{fmt, sync::Mutex};
 
-fn owner(task_id: &str) -> Owner {
-    Owner { pid: 1, host: "lab".into(), task_id: Some(task_id.into()), recovers: false, loose: None }
+fn owner(task_id: &str) -> LockOwner {
+    LockOwner { pid: 1, host: "lab".into(), task_id: Some(task_id.into()), recovers: false, loose: None }
 }
 
-async fn take(locks: &Locks, task_id: &str, wait: bool) -> Result<Held, EngineError> {
+async fn take(locks: &Locks, task_id: &str, wait: bool) -> Result<ComponentLock, EngineError> {
     let meter = Meter::default();
     locks.take(ComponentName::Media, &owner(task_id), wait.then_some(&meter), &SystemClock).await
 }
@@ -51,7 +51,7 @@ impl Clock for Ends {
 }
 
 /// The clock by which a lock that is held becomes free.
-fn freeing(held: Held) -> Ends {
+fn freeing(held: ComponentLock) -> Ends {
     let held = Mutex::new(Some(held));
     Ends(Box::new(move || drop(held.lock().unwrap().take())))
 }
@@ -60,7 +60,7 @@ fn freeing(held: Held) -> Ends {
 async fn a_command_waits_for_a_worker_that_looks_what_dead_runs_left() {
     let dir = tempfile::tempdir().unwrap();
     let locks = Locks::new(dir.path().join(".locks"));
-    let look = Owner { recovers: true, task_id: None, ..owner("") };
+    let look = LockOwner { recovers: true, task_id: None, ..owner("") };
     let held = locks.take(ComponentName::Media, &look, None, &SystemClock).await.unwrap();
     let ends = freeing(held);
     let held = locks.take(ComponentName::Media, &owner("a"), None, &ends).await;
@@ -72,7 +72,7 @@ async fn a_command_waits_for_a_worker_that_looks_what_dead_runs_left() {
 async fn a_look_that_does_not_end_is_said_after_a_minute() {
     let dir = tempfile::tempdir().unwrap();
     let locks = Locks::new(dir.path().join(".locks"));
-    let look = Owner { recovers: true, task_id: None, ..owner("") };
+    let look = LockOwner { recovers: true, task_id: None, ..owner("") };
     let _held = locks.take(ComponentName::Media, &look, None, &SystemClock).await.unwrap();
     let never = Ends(Box::new(|| ()));
     let busy = locks.take(ComponentName::Media, &owner("a"), None, &never).await.unwrap_err();

@@ -1,7 +1,7 @@
 //! Folders by descriptor: every step down is one `openat` that follows no link, so no link that
 //! somebody plants meanwhile leads out of the root.
 
-use crate::base::place::sync_folder;
+use crate::base::durable::sync_folder;
 use crate::store::{ObjectKey, ObjectMeta};
 use jiff::Timestamp;
 use rustix::fs::{AtFlags, CWD, Dir, FileType, FlockOperation, Mode, OFlags, RenameFlags, Stat};

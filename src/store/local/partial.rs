@@ -1,6 +1,6 @@
-//! Files in the making, and the remains of them from dead runs.
+//! Partial files: files that are being written, and those that dead runs have left.
 
-use crate::base::lock::Locked;
+use crate::base::lock::FileLock;
 use crate::store::local::folder::Folder;
 use rustix::fs::{Advice, FlockOperation};
 use rustix::io::Errno;
@@ -155,8 +155,8 @@ fn lock(file: &File) -> io::Result<Lock> {
 
 /// Locks a file that nobody else has locked, until the value is dropped. A file that the sweep leaves is free at that
 /// instant, whoever has inherited it.
-fn lock_alone(file: &File) -> io::Result<Option<Locked<&File>>> {
-    let locked = Locked::try_lock(file);
+fn lock_alone(file: &File) -> io::Result<Option<FileLock<&File>>> {
+    let locked = FileLock::try_lock(file);
     let found = known(locked.as_ref().map(|_| ()).map_err(|err| *err))?;
     Ok(locked.ok().filter(|_| found == Lock::Ours))
 }

@@ -41,7 +41,7 @@ impl LocalUpload {
     }
 
     /// Waits until the batch under way is written.
-    async fn settle(&mut self) -> Result<(), StoreError> {
+    async fn wait_written(&mut self) -> Result<(), StoreError> {
         let done = ended(&mut self.writing).await;
         self.sorted(done)
     }
@@ -61,7 +61,7 @@ impl LocalUpload {
 
     /// Hands over the gathered batch, once the batch before it is written.
     async fn hand_over(&mut self) -> Result<(), StoreError> {
-        self.settle().await?;
+        self.wait_written().await?;
         let batch = mem::take(&mut self.gathered);
         self.written += mem::take(&mut self.gathered_bytes) as u64;
         let look = self.written >= self.look_at;
@@ -83,7 +83,7 @@ impl LocalUpload {
         if !self.gathered.is_empty() {
             self.hand_over().await?;
         }
-        self.settle().await?;
+        self.wait_written().await?;
         let done = ended(&mut self.syncing).await;
         self.sorted(done)
     }
@@ -133,7 +133,7 @@ impl Upload for LocalUpload {
 
     async fn abort(mut self: Box<Self>) {
         // The outcome does not matter any more, but the space is to be free when we return.
-        let _ = self.settle().await;
+        let _ = self.wait_written().await;
         let _ = ended(&mut self.syncing).await;
         let _ = tokio::task::spawn_blocking(move || drop(self)).await;
     }

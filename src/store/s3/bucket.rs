@@ -6,8 +6,8 @@ use crate::store::s3::{
     S3OpenError,
     config::S3Config,
     connect::http_client,
-    fault::{Fault, Kind},
-    part::{Part, Pulse},
+    fault::{Fault, FaultKind},
+    part::{ActivityTimer, Part},
 };
 use crate::store::{ObjectKey, StoreError};
 use aws_runtime::auth::PayloadSigningOverride;
@@ -46,7 +46,7 @@ pub(super) const ATTEMPTS: u32 = 5;
 /// patience of a minute the first word comes after 15 seconds, and the end before two minutes.
 const SILENCE: [(u32, u32); 3] = [(1, 4), (1, 2), (1, 1)];
 
-/// The same for a server that has said nothing to all attempts of a request half a minute ago or less: one attempt.
+/// The one attempt at a server that has said nothing to all attempts of a request half a minute ago or less.
 const SILENT: [(u32, u32); 1] = [(1, 12)];
 
 /// The longest wait between attempts.
@@ -155,12 +155,12 @@ impl Bucket {
     }
 
     /// The attempts of a request without a body.
-    pub(super) fn tries(&self, op: &'static str) -> Tries<'_> {
+    pub(super) fn attempts(&self, op: &'static str) -> RequestAttempts<'_> {
         let since = *self.silence();
         let is_silent = since.is_some_and(|since| since.elapsed() < self.config.patience / 2);
         let all: &[_] = if is_silent { &SILENT } else { &SILENCE };
         let wait = Backoff::new(self.config.wait, LONGEST_WAIT);
-        Tries { bucket: self, op, made: 0, all, silences: all, wait }
+        RequestAttempts { bucket: self, op, made: 0, all, silences: all, wait }
     }
 
     /// Sends a request without a body until the answer is final.
@@ -169,48 +169,48 @@ impl Bucket {
         F: Future<Output = Result<T, SdkError<E, HttpResponse>>>,
         E: ProvideErrorMetadata + Error + 'static,
     {
-        let mut tries = self.tries(op);
+        let mut attempts = self.attempts(op);
         loop {
-            let patience = tries.patience();
+            let patience = attempts.patience();
             let answer = tokio::time::timeout(patience, Box::pin(send())).await;
             let answer = answer.map_or_else(
                 |_| Err(Fault::stalled(patience)),
                 |answer| answer.map_err(|err| Fault::of(&err)),
             );
-            self.count(op, &answer, tries.is_retry());
+            self.count(op, &answer, attempts.is_retry());
             match answer {
-                Err(fault) => tries.again(fault).await?,
+                Err(fault) => attempts.again(fault).await?,
                 done => return done,
             }
         }
     }
 
     /// Sends a request with a body until the answer is final. An attempt ends when nothing moves for `patience`: the
-    /// body beats the pulse as it goes out. An attempt that takes more than the usual patience is waited for twice.
+    /// body touches the timer as it goes out. An attempt that takes more than the usual patience is waited for twice.
     pub(super) async fn send<T, E, F>(
         &self,
         op: &'static str,
         patience: Duration,
-        mut send: impl FnMut(&Pulse) -> F,
+        mut send: impl FnMut(&ActivityTimer) -> F,
     ) -> Result<T, Fault>
     where
         F: Future<Output = Result<T, SdkError<E, HttpResponse>>>,
         E: ProvideErrorMetadata + Error + 'static,
     {
         let all = &[(1, 1); ATTEMPTS as usize];
-        let mut tries = Tries { all, silences: all, ..self.tries(op) };
+        let mut attempts = RequestAttempts { all, silences: all, ..self.attempts(op) };
         loop {
-            let pulse = Pulse::new();
-            let answer = match watched(Box::pin(send(&pulse)), &pulse, patience).await {
+            let activity = ActivityTimer::new();
+            let answer = match watched(Box::pin(send(&activity)), &activity, patience).await {
                 Some(answer) => answer.map_err(|err| Fault::of(&err)),
-                None if patience > self.config.patience && tries.is_retry() => {
+                None if patience > self.config.patience && attempts.is_retry() => {
                     return Err(Fault::stalled(patience));
                 }
                 None => Err(Fault::stalled(patience)),
             };
-            self.count(op, &answer, tries.is_retry());
+            self.count(op, &answer, attempts.is_retry());
             match answer {
-                Err(fault) => tries.again(fault).await?,
+                Err(fault) => attempts.again(fault).await?,
                 done => return done,
             }
         }
@@ -234,7 +234,7 @@ impl Bucket {
 
 /// The attempts of one request.
 #[derive(Debug)]
-pub(super) struct Tries<'a> {
+pub(super) struct RequestAttempts<'a> {
     bucket: &'a Bucket,
     op: &'static str,
     made: u32,
@@ -244,7 +244,7 @@ pub(super) struct Tries<'a> {
     wait: Backoff,
 }
 
-impl Tries<'_> {
+impl RequestAttempts<'_> {
     pub(super) fn is_retry(&self) -> bool {
         self.made > 0
     }
@@ -271,7 +271,7 @@ impl Tries<'_> {
         // The SDK corrects its clock by the answer.
         let skewed = fault.code == "RequestTimeTooSkewed" && self.made == 1;
         let is_over = self.made >= ATTEMPTS || self.silences.is_empty();
-        if is_over || !(fault.kind == Kind::Passing || skewed) {
+        if is_over || !(fault.kind == FaultKind::Passing || skewed) {
             if fault.is_silence {
                 *self.bucket.silence() = Some(Instant::now());
             }
@@ -293,16 +293,16 @@ impl Tries<'_> {
     }
 }
 
-/// Returns the answer to the request, or `None` if the request's pulse stops for `patience`.
-async fn watched<T>(request: impl Future<Output = T>, pulse: &Pulse, patience: Duration) -> Option<T> {
-    let mut request = pin!(request);
+/// Returns the answer to the request, or `None` if the request makes no progress for `patience`.
+async fn watched<T>(work: impl Future<Output = T>, timer: &ActivityTimer, patience: Duration) -> Option<T> {
+    let mut work = pin!(work);
     loop {
-        let until = pulse.last() + patience;
+        let until = timer.last() + patience;
         tokio::select! {
             biased;
-            answer = &mut request => return Some(answer),
+            answer = &mut work => return Some(answer),
             () = tokio::time::sleep_until(until) => {
-                if pulse.last() + patience <= Instant::now() {
+                if timer.last() + patience <= Instant::now() {
                     return None;
                 }
             }
@@ -312,8 +312,8 @@ async fn watched<T>(request: impl Future<Output = T>, pulse: &Pulse, patience: D
 
 impl Part {
     /// The part as the body of a request.
-    pub(super) fn stream(&self, pulse: &Pulse) -> ByteStream {
-        ByteStream::new(SdkBody::from_body_1_x(self.body(pulse)))
+    pub(super) fn stream(&self, activity: &ActivityTimer) -> ByteStream {
+        ByteStream::new(SdkBody::from_body_1_x(self.body(activity)))
     }
 
     /// Signs the part's hash with the request, so that the server refuses bytes that were damaged on
@@ -386,14 +386,14 @@ mod tests {
 
     #[tokio::test]
     async fn what_moves_is_waited_for_and_what_does_not_is_not() {
-        let (pulse, patience) = (Pulse::new(), Duration::from_millis(500));
+        let (activity, patience) = (ActivityTimer::new(), Duration::from_millis(500));
         let moving = async {
             for _ in 0..12 {
                 tokio::time::sleep(patience / 10).await;
-                pulse.beat();
+                activity.touch();
             }
         };
-        assert_eq!(watched(moving, &pulse, patience).await, Some(()));
-        assert_eq!(watched(std::future::pending::<()>(), &pulse, patience).await, None);
+        assert_eq!(watched(moving, &activity, patience).await, Some(()));
+        assert_eq!(watched(std::future::pending::<()>(), &activity, patience).await, None);
     }
 }

@@ -12,7 +12,7 @@ const MESSAGE_CHARS: usize = 240;
 /// One request that did not succeed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Fault {
-    pub(super) kind: Kind,
+    pub(super) kind: FaultKind,
     /// The server's own word, such as `AccessDenied`; empty when it gave none.
     pub(super) code: String,
     /// True if the server has not answered at all.
@@ -23,7 +23,7 @@ pub(super) struct Fault {
 
 /// The kinds of faults, by the remedy that a caller has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum FaultKind {
     /// No such object or upload.
     Missing,
     /// A condition does not hold: the key is taken, or the object is another one.
@@ -57,9 +57,9 @@ impl Fault {
         let text = chain(err);
         let (kind, advice) = match err {
             // The request never left: the settings make none.
-            SdkError::ConstructionFailure(_) => (Kind::Denied, ""),
+            SdkError::ConstructionFailure(_) => (FaultKind::Denied, ""),
             SdkError::DispatchFailure(failure) => sort_dispatch(failure.as_connector_error(), &text),
-            _ => (Kind::Passing, ""),
+            _ => (FaultKind::Passing, ""),
         };
         let text = if advice.is_empty() { shown(&text) } else { format!("{}; {advice}", shown(&text)) };
         let is_silence = matches!(err, SdkError::TimeoutError(_))
@@ -70,8 +70,8 @@ impl Fault {
     /// Sorts an answer by its code, or by its status where there is none: an answer to HEAD has no body.
     fn answered(status: u16, code: &str, message: &str) -> Self {
         let (kind, advice) = match sort(status, code) {
-            (Kind::Denied, _) if speaks_of_a_lock(code, message) => {
-                (Kind::Locked, "it can be deleted when its lock ends")
+            (FaultKind::Denied, _) if speaks_of_a_lock(code, message) => {
+                (FaultKind::Locked, "it can be deleted when its lock ends")
             }
             sorted => sorted,
         };
@@ -92,41 +92,41 @@ impl Fault {
 
     /// Something that may pass.
     pub(super) fn passing(text: impl Into<String>) -> Self {
-        Self { kind: Kind::Passing, code: String::new(), is_silence: false, text: text.into() }
+        Self { kind: FaultKind::Passing, code: String::new(), is_silence: false, text: text.into() }
     }
 
     /// The fault of a store that answers otherwise than S3 does, so that nothing may be concluded from the answer.
     pub(super) fn unable(text: &str) -> Self {
-        Self { kind: Kind::Unknown, code: String::new(), is_silence: false, text: text.to_owned() }
+        Self { kind: FaultKind::Unknown, code: String::new(), is_silence: false, text: text.to_owned() }
     }
 
     /// The fault of an object that is shorter than its answer said.
     pub(super) fn too_short(text: String) -> Self {
-        Self { kind: Kind::Range, code: String::new(), is_silence: false, text }
+        Self { kind: FaultKind::Range, code: String::new(), is_silence: false, text }
     }
 
     /// One refusal among the answers to a request for many objects; `None` when it is none.
     pub(super) fn refused(code: &str, message: &str) -> Option<Self> {
         let fault = Self::answered(400, code, message);
-        (fault.kind != Kind::Missing).then_some(fault)
+        (fault.kind != FaultKind::Missing).then_some(fault)
     }
 
     /// True if the same request will fail again.
     pub(super) fn is_final(&self) -> bool {
-        self.kind != Kind::Passing
+        self.kind != FaultKind::Passing
     }
 
     /// As the error of the store.
     pub(super) fn on(self, bucket: &str, op: &'static str, key: &ObjectKey) -> StoreError {
         let key = key.clone();
         match self.kind {
-            Kind::Missing if self.code != "NoSuchUpload" => StoreError::NotFound { op, key },
-            Kind::Denied | Kind::Unknown => {
+            FaultKind::Missing if self.code != "NoSuchUpload" => StoreError::NotFound { op, key },
+            FaultKind::Denied | FaultKind::Unknown => {
                 StoreError::Denied { op, key, source: self.in_bucket(bucket).into() }
             }
-            Kind::Locked => StoreError::Locked { op, key, source: self.in_bucket(bucket).into() },
-            Kind::Full => StoreError::OverQuota { op, key, source: self.in_bucket(bucket).into() },
-            Kind::Missing | Kind::Condition | Kind::Range | Kind::Passing => {
+            FaultKind::Locked => StoreError::Locked { op, key, source: self.in_bucket(bucket).into() },
+            FaultKind::Full => StoreError::OverQuota { op, key, source: self.in_bucket(bucket).into() },
+            FaultKind::Missing | FaultKind::Condition | FaultKind::Range | FaultKind::Passing => {
                 StoreError::Unavailable { op, key, source: self.in_bucket(bucket).into() }
             }
         }
@@ -139,7 +139,7 @@ impl Fault {
     /// The label of the metric.
     pub(super) fn result(&self) -> &'static str {
         match self.kind {
-            Kind::Passing => "failed",
+            FaultKind::Passing => "failed",
             _ => "refused",
         }
     }
@@ -161,29 +161,29 @@ struct InBucket {
 
 /// Codes of [S3](https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html), and those that
 /// Ceph, MinIO and others have of their own.
-fn sort(status: u16, code: &str) -> (Kind, &'static str) {
+fn sort(status: u16, code: &str) -> (FaultKind, &'static str) {
     match code {
         "NoSuchBucket" | "InvalidBucketName" => {
-            (Kind::Denied, "create the bucket, or correct AWS_BACKUP_BUCKET")
+            (FaultKind::Denied, "create the bucket, or correct AWS_BACKUP_BUCKET")
         }
-        "NoSuchKey" | "NotFound" | "NoSuchUpload" | "NoSuchVersion" => (Kind::Missing, ""),
-        "PreconditionFailed" => (Kind::Condition, ""),
-        "InvalidRange" => (Kind::Range, ""),
-        "NotImplemented" | "MethodNotAllowed" => (Kind::Unknown, "this store cannot do what was asked"),
+        "NoSuchKey" | "NotFound" | "NoSuchUpload" | "NoSuchVersion" => (FaultKind::Missing, ""),
+        "PreconditionFailed" => (FaultKind::Condition, ""),
+        "InvalidRange" => (FaultKind::Range, ""),
+        "NotImplemented" | "MethodNotAllowed" => (FaultKind::Unknown, "this store cannot do what was asked"),
         "InvalidAccessKeyId" | "SignatureDoesNotMatch" | "InvalidToken" | "ExpiredToken" => {
-            (Kind::Denied, "correct AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
+            (FaultKind::Denied, "correct AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
         }
-        "RequestTimeTooSkewed" => (Kind::Denied, "set this machine's clock right"),
+        "RequestTimeTooSkewed" => (FaultKind::Denied, "set this machine's clock right"),
         "PermanentRedirect" | "AuthorizationHeaderMalformed" | "IllegalLocationConstraintException" => {
-            (Kind::Denied, "correct AWS_REGION or AWS_S3_ENDPOINT")
+            (FaultKind::Denied, "correct AWS_REGION or AWS_S3_ENDPOINT")
         }
-        "InvalidStorageClass" => (Kind::Denied, "correct BACKUP_S3_STORAGE_CLASS"),
-        "InvalidObjectState" => (Kind::Denied, "bring the object back from its archive class first"),
+        "InvalidStorageClass" => (FaultKind::Denied, "correct BACKUP_S3_STORAGE_CLASS"),
+        "InvalidObjectState" => (FaultKind::Denied, "bring the object back from its archive class first"),
         "QuotaExceeded"
         | "XMinioAdminBucketQuotaExceeded"
         | "XMinioStorageFull"
         | "InsufficientStorage"
-        | "StorageQuotaExceeded" => (Kind::Full, "make room in the bucket, or raise its quota"),
+        | "StorageQuotaExceeded" => (FaultKind::Full, "make room in the bucket, or raise its quota"),
         // The bytes were damaged on the way here or there; what is sent again may be whole.
         "BadDigest"
         | "XAmzContentSHA256Mismatch"
@@ -195,25 +195,25 @@ fn sort(status: u16, code: &str) -> (Kind, &'static str) {
         | "SlowDown"
         | "TooManyRequests"
         | "InternalError"
-        | "ServiceUnavailable" => (Kind::Passing, ""),
+        | "ServiceUnavailable" => (FaultKind::Passing, ""),
         _ => match status {
             // A server that is no S3 server, or a proxy in between, answers with these as well.
-            404 => (Kind::Missing, ""),
-            412 => (Kind::Condition, ""),
-            416 => (Kind::Range, ""),
-            501 => (Kind::Unknown, "this store cannot do what was asked"),
-            507 => (Kind::Full, "make room in the bucket, or raise its quota"),
-            301 | 307 | 308 => (Kind::Denied, "correct AWS_REGION or AWS_S3_ENDPOINT"),
+            404 => (FaultKind::Missing, ""),
+            412 => (FaultKind::Condition, ""),
+            416 => (FaultKind::Range, ""),
+            501 => (FaultKind::Unknown, "this store cannot do what was asked"),
+            507 => (FaultKind::Full, "make room in the bucket, or raise its quota"),
+            301 | 307 | 308 => (FaultKind::Denied, "correct AWS_REGION or AWS_S3_ENDPOINT"),
             // An answer to HEAD does not say which.
             401 | 403 if code.is_empty() => (
-                Kind::Denied,
+                FaultKind::Denied,
                 "correct AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or let these keys list, read, write and \
                  delete in the bucket",
             ),
-            401 | 403 => (Kind::Denied, "let these keys list, read, write and delete in the bucket"),
+            401 | 403 => (FaultKind::Denied, "let these keys list, read, write and delete in the bucket"),
             // 200: an error was found where the answer should be.
-            200..=299 | 408 | 409 | 425 | 429 | 500.. => (Kind::Passing, ""),
-            _ => (Kind::Denied, ""),
+            200..=299 | 408 | 409 | 425 | 429 | 500.. => (FaultKind::Passing, ""),
+            _ => (FaultKind::Denied, ""),
         },
     }
 }
@@ -229,14 +229,17 @@ fn speaks_of_a_lock(code: &str, message: &str) -> bool {
 
 /// A request that did not reach the server. The SDK asks for credentials on the way there, and calls
 /// that dispatch as well.
-fn sort_dispatch(err: Option<&ConnectorError>, text: &str) -> (Kind, &'static str) {
+fn sort_dispatch(err: Option<&ConnectorError>, text: &str) -> (FaultKind, &'static str) {
     let on_the_line = err.is_none_or(|err| err.is_io() || err.is_timeout());
     if text.contains("invalid peer certificate") {
-        (Kind::Denied, "name the file of the authority that signed the server's certificate in AWS_CA_BUNDLE")
+        (
+            FaultKind::Denied,
+            "name the file of the authority that signed the server's certificate in AWS_CA_BUNDLE",
+        )
     } else if !on_the_line && text.contains("credential") {
-        (Kind::Denied, "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
+        (FaultKind::Denied, "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
     } else {
-        (Kind::Passing, "")
+        (FaultKind::Passing, "")
     }
 }
 
@@ -256,21 +259,21 @@ mod tests {
     #[test]
     fn answers_are_sorted_by_what_can_be_done() {
         for (status, code, kind) in [
-            (404, "NoSuchKey", Kind::Missing),
-            (404, "", Kind::Missing),
-            (404, "NoSuchBucket", Kind::Denied),
-            (403, "AccessDenied", Kind::Denied),
-            (403, "", Kind::Denied),
-            (403, "QuotaExceeded", Kind::Full),
-            (400, "XAmzContentSHA256Mismatch", Kind::Passing),
-            (400, "InvalidArgument", Kind::Denied),
-            (412, "PreconditionFailed", Kind::Condition),
-            (416, "", Kind::Range),
-            (501, "NotImplemented", Kind::Unknown),
-            (403, "RetentionPolicyNotMet", Kind::Locked),
-            (503, "SlowDown", Kind::Passing),
-            (502, "", Kind::Passing),
-            (599, "Whatever", Kind::Passing),
+            (404, "NoSuchKey", FaultKind::Missing),
+            (404, "", FaultKind::Missing),
+            (404, "NoSuchBucket", FaultKind::Denied),
+            (403, "AccessDenied", FaultKind::Denied),
+            (403, "", FaultKind::Denied),
+            (403, "QuotaExceeded", FaultKind::Full),
+            (400, "XAmzContentSHA256Mismatch", FaultKind::Passing),
+            (400, "InvalidArgument", FaultKind::Denied),
+            (412, "PreconditionFailed", FaultKind::Condition),
+            (416, "", FaultKind::Range),
+            (501, "NotImplemented", FaultKind::Unknown),
+            (403, "RetentionPolicyNotMet", FaultKind::Locked),
+            (503, "SlowDown", FaultKind::Passing),
+            (502, "", FaultKind::Passing),
+            (599, "Whatever", FaultKind::Passing),
         ] {
             assert_eq!(Fault::answered(status, code, "").kind, kind, "{status} {code}");
         }
@@ -279,11 +282,16 @@ mod tests {
     #[test]
     fn a_lock_is_told_from_missing_rights() {
         for (status, code, message, kind) in [
-            (403, "AccessDenied", "Access Denied because object protected by object lock.", Kind::Locked),
-            (400, "InvalidRequest", "Object is WORM protected and cannot be overwritten", Kind::Locked),
-            (403, "AccessDenied", "forbidden by object retention", Kind::Locked),
-            (403, "AccessDenied", "User is not authorized to perform: s3:DeleteObject", Kind::Denied),
-            (503, "SlowDown", "worm", Kind::Passing),
+            (
+                403,
+                "AccessDenied",
+                "Access Denied because object protected by object lock.",
+                FaultKind::Locked,
+            ),
+            (400, "InvalidRequest", "Object is WORM protected and cannot be overwritten", FaultKind::Locked),
+            (403, "AccessDenied", "forbidden by object retention", FaultKind::Locked),
+            (403, "AccessDenied", "User is not authorized to perform: s3:DeleteObject", FaultKind::Denied),
+            (503, "SlowDown", "worm", FaultKind::Passing),
         ] {
             assert_eq!(Fault::answered(status, code, message).kind, kind, "{message}");
         }

@@ -186,7 +186,7 @@ impl Intercept for BodyMd5 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::s3::fault::Kind;
+    use crate::store::s3::fault::FaultKind;
     use aws_sdk_s3::types::{DeletedObject, Error};
 
     #[test]
@@ -204,7 +204,7 @@ mod tests {
             .build();
         let (refused, untold) = sort_answer(&keys, &answer, |key| key.parse().ok());
         let refused: Vec<_> = refused.iter().map(|(key, fault)| (key.as_str(), fault.kind)).collect();
-        assert_eq!(refused, [("b", Kind::Denied), ("c", Kind::Denied)]);
+        assert_eq!(refused, [("b", FaultKind::Denied), ("c", FaultKind::Denied)]);
         assert_eq!(untold, keys[4..], "nothing is said of it");
     }
 

@@ -35,7 +35,7 @@ const FRAME: usize = 128 << 10;
 
 /// The division of an object into equal parts, because some stores (R2, Mega) take no others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Plan {
+pub(super) struct PartPlan {
     /// Bytes of every part but the last.
     pub(super) part_bytes: u64,
     /// Parts that may be on their way while the next is gathered.
@@ -44,7 +44,7 @@ pub(super) struct Plan {
     pub(super) max_parts: u32,
 }
 
-impl Plan {
+impl PartPlan {
     /// Divides an object of about `expected` bytes into at most `max_parts`, with a quarter of them to spare.
     pub(super) fn new(expected: Option<u64>, max_parts: u32) -> Self {
         let least = expected.map_or(UNKNOWN, |bytes| {
@@ -116,16 +116,16 @@ fn hex(bytes: &[u8]) -> String {
     })
 }
 
-/// The last moment at which a request moved. Clones are the same one.
+/// The time of the last progress of a request. Clones share the time.
 #[derive(Debug, Clone)]
-pub(super) struct Pulse(Arc<Mutex<Instant>>);
+pub(super) struct ActivityTimer(Arc<Mutex<Instant>>);
 
-impl Pulse {
+impl ActivityTimer {
     pub(super) fn new() -> Self {
         Self(Arc::new(Mutex::new(Instant::now())))
     }
 
-    pub(super) fn beat(&self) {
+    pub(super) fn touch(&self) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
 
@@ -142,7 +142,7 @@ pub(super) struct PartBody {
     /// The rest of the chunk before `next`.
     rest: Bytes,
     left: u64,
-    pulse: Pulse,
+    activity: ActivityTimer,
 }
 
 impl Part {
@@ -164,9 +164,9 @@ impl Part {
         tokio::task::spawn_blocking(hash).await.ok()
     }
 
-    pub(super) fn body(&self, pulse: &Pulse) -> PartBody {
+    pub(super) fn body(&self, activity: &ActivityTimer) -> PartBody {
         let chunks = self.chunks.clone();
-        PartBody { chunks, next: 0, rest: Bytes::new(), left: self.bytes, pulse: pulse.clone() }
+        PartBody { chunks, next: 0, rest: Bytes::new(), left: self.bytes, activity: activity.clone() }
     }
 }
 
@@ -178,7 +178,7 @@ impl Body for PartBody {
         mut self: Pin<&mut Self>,
         _: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        self.pulse.beat();
+        self.activity.touch();
         while self.rest.is_empty() {
             let Some(chunk) = self.chunks.get(self.next).cloned() else { return Poll::Ready(None) };
             self.next += 1;
@@ -215,14 +215,14 @@ mod tests {
             (Some(1 << 40), 10_000, 132, 1),
         ];
         for (expected, max_parts, mib, in_flight) in cases {
-            let plan = Plan::new(expected, max_parts);
+            let plan = PartPlan::new(expected, max_parts);
             assert_eq!((plan.part_bytes / MIB, plan.in_flight), (mib, in_flight), "{expected:?} {max_parts}");
             let room = plan.part_bytes * u64::from(max_parts);
             assert!(room >= expected.unwrap_or(0) / 4 * 5, "{expected:?} {max_parts}");
             let held = plan.part_bytes * (plan.in_flight as u64 + 1);
             assert!(held <= MEMORY || plan.in_flight == 1, "{expected:?} {max_parts}");
         }
-        assert_eq!(Plan::new(Some(u64::MAX), 0).part_bytes, LONGEST);
+        assert_eq!(PartPlan::new(Some(u64::MAX), 0).part_bytes, LONGEST);
     }
 
     #[tokio::test]
@@ -239,7 +239,7 @@ mod tests {
         assert_eq!(part.sha256().await, Some(hex(&Sha256::digest(&whole))));
         assert!(part.chunks.len() <= 5, "small chunks are gathered into one");
         for _ in 0..2 {
-            let mut body = part.body(&Pulse::new());
+            let mut body = part.body(&ActivityTimer::new());
             let mut sent = Vec::new();
             let mut context = Context::from_waker(std::task::Waker::noop());
             while let Poll::Ready(Some(Ok(frame))) = Pin::new(&mut body).poll_frame(&mut context) {

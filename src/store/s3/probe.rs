@@ -3,9 +3,9 @@
 use crate::store::s3::{
     S3Store,
     bucket::Bucket,
-    fault::{Fault, Kind},
+    fault::{Fault, FaultKind},
     list,
-    part::{Part, Plan},
+    part::{Part, PartPlan},
     read,
     upload::S3Upload,
 };
@@ -54,7 +54,7 @@ impl S3Store {
     }
 
     /// Lists one key at most: the cheapest question whose answer names what is wrong with bucket or keys.
-    pub(super) async fn try_reading(&self) -> Result<(), StoreError> {
+    pub(super) async fn check_reading(&self) -> Result<(), StoreError> {
         let bucket = self.bucket();
         let key = marker();
         let listed = list::list_one(bucket, &folder_of(bucket, &key)).await;
@@ -63,7 +63,7 @@ impl S3Store {
 
     /// Puts a marker and deletes it. A marker that may not be deleted stays, and the next one takes its place: keys
     /// without that right are no fault.
-    pub(super) async fn try_writing(&self) -> Result<(), StoreError> {
+    pub(super) async fn check_writing(&self) -> Result<(), StoreError> {
         let bucket = self.bucket();
         let key = marker();
         let put = self.put_object(&key, &Part::of(Bytes::from_static(CONTENT), bucket.hashes()), None).await;
@@ -115,14 +115,16 @@ impl S3Store {
         let answer = self.put_object(key, marker, Some("check")).await;
         match answer {
             Ok(()) => Ok(false),
-            Err(fault) if fault.kind == Kind::Condition => Ok(self.inner.conditional.load(Ordering::Relaxed)),
+            Err(fault) if fault.kind == FaultKind::Condition => {
+                Ok(self.inner.conditional.load(Ordering::Relaxed))
+            }
             Err(fault) if self.is_unconditional(&fault) => Ok(false),
             Err(fault) => Err(fault),
         }
     }
 
     async fn probe_parts(&self, key: &ObjectKey) -> Result<bool, StoreError> {
-        let plan = Plan::new(None, self.bucket().config.max_parts);
+        let plan = PartPlan::new(None, self.bucket().config.max_parts);
         let mut upload = Box::new(S3Upload::new(self.clone(), key.clone(), plan));
         upload.write(Bytes::from_static(CONTENT)).await?;
         upload.use_parts().await?;
@@ -134,7 +136,7 @@ impl S3Store {
     async fn lists_upload(&self, key: &ObjectKey) -> Result<bool, Fault> {
         match self.open_uploads(&folder_of(self.bucket(), key)).await {
             Ok(open) => Ok(open.iter().any(|open| open.full == self.bucket().full(key))),
-            Err(fault) if fault.kind == Kind::Unknown => Ok(false),
+            Err(fault) if fault.kind == FaultKind::Unknown => Ok(false),
             Err(fault) => Err(fault),
         }
     }

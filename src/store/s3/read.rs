@@ -4,7 +4,7 @@
 use crate::base::chain;
 use crate::store::s3::{
     S3Store,
-    fault::{Fault, Kind},
+    fault::{Fault, FaultKind},
 };
 use crate::store::{Body, ObjectKey, StoreError};
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
@@ -36,16 +36,16 @@ async fn start(store: &S3Store, key: &ObjectKey, range: Range<u64>, most: u64) -
         store.describe(key).await?;
         return Ok(Box::new(io::Cursor::new([])));
     }
-    let mut tries = store.bucket().tries("get");
+    let mut attempts = store.bucket().attempts("get");
     loop {
         let (store, key, Range { start: at, end }) = (store.clone(), key.clone(), range.clone());
-        let mut reading = Reading { store, key, at, end, most, etag: None };
+        let mut reading = RangeReader { store, key, at, end, most, etag: None };
         match reading.fetch().await {
             Ok(first) => return Ok(Box::new(StreamReader::new(reading.stream(first)))),
             // The object was replaced between two attempts, before a byte of it was used: the next attempt reads the
             // new one. Some servers compare the range with the length before they compare the `ETag`.
-            Err(fault) if fault.kind == Kind::Condition || fault.kind == Kind::Range => {
-                tries.again(Fault::passing(fault.to_string())).await?;
+            Err(fault) if fault.kind == FaultKind::Condition || fault.kind == FaultKind::Range => {
+                attempts.again(Fault::passing(fault.to_string())).await?;
             }
             Err(fault) => return Err(fault),
         }
@@ -53,7 +53,7 @@ async fn start(store: &S3Store, key: &ObjectKey, range: Range<u64>, most: u64) -
 }
 
 /// The progress of one reader.
-struct Reading {
+struct RangeReader {
     store: S3Store,
     key: ObjectKey,
     at: u64,
@@ -64,7 +64,7 @@ struct Reading {
     etag: Option<String>,
 }
 
-impl Reading {
+impl RangeReader {
     /// The chunks of `first` and of all ranges after it.
     fn stream(self, first: Vec<Bytes>) -> impl futures_util::Stream<Item = io::Result<Bytes>> + Unpin {
         let (send, mut receive) = mpsc::channel(1);
@@ -104,9 +104,9 @@ impl Reading {
 
     fn interrupted(&self, fault: Fault) -> io::Error {
         match fault.kind {
-            Kind::Range => io::Error::new(io::ErrorKind::UnexpectedEof, fault.to_string()),
-            Kind::Missing => io::Error::new(io::ErrorKind::NotFound, "the object was deleted meanwhile"),
-            Kind::Condition => io::Error::other("the object was replaced meanwhile"),
+            FaultKind::Range => io::Error::new(io::ErrorKind::UnexpectedEof, fault.to_string()),
+            FaultKind::Missing => io::Error::new(io::ErrorKind::NotFound, "the object was deleted meanwhile"),
+            FaultKind::Condition => io::Error::other("the object was replaced meanwhile"),
             _ => {
                 let err = self.store.bucket().error(fault, "read", &self.key);
                 io::Error::other(chain(&err))
@@ -118,22 +118,22 @@ impl Reading {
     async fn fetch(&mut self) -> Result<Vec<Bytes>, Fault> {
         let mut end = self.end.min(self.at.saturating_add(self.most));
         let store = self.store.clone();
-        let (mut chunks, mut tries) = (Vec::new(), store.bucket().tries("get"));
+        let (mut chunks, mut attempts) = (Vec::new(), store.bucket().attempts("get"));
         loop {
             let before = self.at;
-            let got = self.fetch_some(end, tries.patience(), &mut chunks).await;
-            self.store.bucket().count("get", &got, tries.is_retry());
+            let got = self.fetch_some(end, attempts.patience(), &mut chunks).await;
+            self.store.bucket().count("get", &got, attempts.is_retry());
             match got {
                 Ok(()) if self.at >= end.min(self.end) => return Ok(chunks),
                 // Less than was asked for, which a server may do.
-                Ok(()) if self.at > before => tries.reset(),
+                Ok(()) if self.at > before => attempts.reset(),
                 Ok(()) => return Err(short(self.at, self.end)),
-                Err(fault) if fault.kind == Kind::Denied && self.is_beyond(end).await => end = self.end,
+                Err(fault) if fault.kind == FaultKind::Denied && self.is_beyond(end).await => end = self.end,
                 Err(fault) => {
                     if self.at > before {
-                        tries.reset();
+                        attempts.reset();
                     }
-                    tries.again(fault).await?;
+                    attempts.again(fault).await?;
                 }
             }
         }
@@ -165,7 +165,7 @@ impl Reading {
         let answer = tokio::time::timeout(patience, Box::pin(get.send())).await;
         let mut answer = match answer.map_err(|_| Fault::stalled(patience))?.map_err(|err| Fault::of(&err)) {
             // Nothing lies there: the object is empty, or ends before.
-            Err(fault) if fault.kind == Kind::Range && self.etag.is_none() => {
+            Err(fault) if fault.kind == FaultKind::Range && self.etag.is_none() => {
                 self.end = self.at;
                 return Ok(());
             }

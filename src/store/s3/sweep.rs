@@ -2,7 +2,7 @@
 
 use crate::store::s3::{
     S3Store,
-    fault::{Fault, Kind},
+    fault::{Fault, FaultKind},
 };
 use crate::store::{ObjectKey, StoreError};
 use jiff::Timestamp;
@@ -10,7 +10,7 @@ use std::time::Duration;
 
 /// An upload in parts that is open.
 #[derive(Debug)]
-pub(super) struct Open {
+pub(super) struct OpenUpload {
     pub(super) full: String,
     id: String,
     initiated: Timestamp,
@@ -81,12 +81,12 @@ impl S3Store {
         let abort = bucket.client.abort_multipart_upload().bucket(&bucket.config.bucket);
         let abort = abort.key(full).upload_id(id);
         match bucket.ask("abort_multipart", || abort.clone().send()).await {
-            Err(fault) if fault.kind == Kind::Missing => Ok(false),
+            Err(fault) if fault.kind == FaultKind::Missing => Ok(false),
             done => done.map(|_| true),
         }
     }
 
-    pub(super) async fn open_uploads(&self, prefix: &str) -> Result<Vec<Open>, Fault> {
+    pub(super) async fn open_uploads(&self, prefix: &str) -> Result<Vec<OpenUpload>, Fault> {
         let bucket = self.bucket();
         let list = bucket.client.list_multipart_uploads().bucket(&bucket.config.bucket).prefix(prefix);
         let mut found = Vec::new();
@@ -96,7 +96,11 @@ impl S3Store {
             let page = bucket.ask("list_multipart", || list.clone().send()).await?;
             found.extend(page.uploads().iter().filter_map(|upload| {
                 let initiated = Timestamp::from_second(upload.initiated()?.secs()).ok()?;
-                Some(Open { full: upload.key()?.to_owned(), id: upload.upload_id()?.to_owned(), initiated })
+                Some(OpenUpload {
+                    full: upload.key()?.to_owned(),
+                    id: upload.upload_id()?.to_owned(),
+                    initiated,
+                })
             }));
             let next = (page.next_key_marker, page.next_upload_id_marker);
             if page.is_truncated != Some(true) {

@@ -4,11 +4,11 @@ use crate::store::s3::{
     S3Store,
     bucket::Bucket,
     config::Sse,
-    fault::{Fault, Kind},
+    fault::{Fault, FaultKind},
     folder,
-    noted::Note,
-    part::{Gathered, Part, Plan},
+    part::{Gathered, Part, PartPlan},
     read,
+    upload_notes::UploadNote,
 };
 use crate::store::{Body, ObjectKey, StoreError, Upload};
 use async_trait::async_trait;
@@ -32,25 +32,25 @@ const COMPLETION: u32 = 5;
 pub(super) struct S3Upload {
     store: S3Store,
     key: ObjectKey,
-    plan: Plan,
+    plan: PartPlan,
     gathered: Gathered,
     written: u64,
     /// The last number of a part.
     number: i32,
     sent: Vec<CompletedPart>,
-    remains: Remains,
+    unfinished: UnfinishedUpload,
 }
 
-/// The remains of an upload on the server, unless they are removed.
+/// The parts of an upload on the server that must be removed unless the upload is committed.
 #[derive(Debug, Default)]
-struct Remains {
+struct UnfinishedUpload {
     /// The upload in parts that is open.
     multipart: Option<String>,
     /// The note on that upload on this machine.
-    note: Option<Note>,
+    note: Option<UploadNote>,
     /// True if there may be another upload in parts, whose name was lost with an answer.
     strays: bool,
-    object: Object,
+    object: ObjectPresence,
     in_flight: JoinSet<Result<CompletedPart, Fault>>,
     /// The value of [`MARK`].
     mark: String,
@@ -58,19 +58,20 @@ struct Remains {
 
 /// The state of the object on the server.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-enum Object {
+enum ObjectPresence {
     #[default]
     Absent,
     /// The object was to be made; no answer came.
-    Perhaps,
+    Unknown,
     Whole,
 }
 
 impl S3Upload {
-    pub(super) fn new(store: S3Store, key: ObjectKey, plan: Plan) -> Self {
+    pub(super) fn new(store: S3Store, key: ObjectKey, plan: PartPlan) -> Self {
         let gathered = Gathered::new(store.bucket().hashes());
-        let remains = Remains { mark: Uuid::new_v4().simple().to_string(), ..Remains::default() };
-        Self { store, key, plan, gathered, written: 0, number: 0, sent: Vec::new(), remains }
+        let unfinished =
+            UnfinishedUpload { mark: Uuid::new_v4().simple().to_string(), ..UnfinishedUpload::default() };
+        Self { store, key, plan, gathered, written: 0, number: 0, sent: Vec::new(), unfinished }
     }
 
     fn error(&self, op: &'static str, fault: Fault) -> StoreError {
@@ -79,33 +80,33 @@ impl S3Upload {
 
     /// Sends a part off as soon as there is room in flight.
     async fn send(&mut self, part: Part) -> Result<(), Fault> {
-        while self.remains.in_flight.len() >= self.plan.in_flight {
-            self.land().await?;
+        while self.unfinished.in_flight.len() >= self.plan.in_flight {
+            self.await_part().await?;
         }
         if u32::try_from(self.number).is_ok_and(|number| number >= self.plan.max_parts) {
-            return Err(self.outgrow());
+            return Err(self.part_size_exceeded());
         }
-        let id = match &self.remains.multipart {
+        let id = match &self.unfinished.multipart {
             Some(id) => id.clone(),
             None => self.create().await?,
         };
         self.number += 1;
         let (store, key, number) = (self.store.clone(), self.key.clone(), self.number);
-        self.remains.in_flight.spawn(async move { store.upload_part(&key, &id, number, &part).await });
+        self.unfinished.in_flight.spawn(async move { store.upload_part(&key, &id, number, &part).await });
         Ok(())
     }
 
     /// Waits for one part that is in flight.
-    async fn land(&mut self) -> Result<(), Fault> {
-        if let Some(landed) = self.remains.in_flight.join_next().await {
-            self.sent.push(landed.map_err(|err| Fault::passing(err.to_string()))??);
+    async fn await_part(&mut self) -> Result<(), Fault> {
+        if let Some(part) = self.unfinished.in_flight.join_next().await {
+            self.sent.push(part.map_err(|err| Fault::passing(err.to_string()))??);
         }
         Ok(())
     }
 
     /// The object is longer than its parts can hold: the next one of its folder gets longer parts.
-    fn outgrow(&self) -> Fault {
-        let Plan { part_bytes, max_parts, .. } = self.plan;
+    fn part_size_exceeded(&self) -> Fault {
+        let PartPlan { part_bytes, max_parts, .. } = self.plan;
         let room = part_bytes.saturating_mul(u64::from(max_parts));
         self.store.outgrown().insert(folder(&self.key).to_owned(), room.saturating_mul(2));
         Fault::passing(format!(
@@ -119,11 +120,11 @@ impl S3Upload {
         let bucket = self.store.bucket();
         let (sse, kms_key) = encryption(bucket);
         let create = bucket.client.create_multipart_upload().bucket(&bucket.config.bucket);
-        let create = create.key(bucket.full(&self.key)).metadata(MARK, &self.remains.mark);
+        let create = create.key(bucket.full(&self.key)).metadata(MARK, &self.unfinished.mark);
         let create = create.set_server_side_encryption(sse).set_ssekms_key_id(kms_key);
         let create = create.set_storage_class(storage_class(bucket));
         // Until the answer with the upload's id is here, nothing else tells that the upload exists.
-        self.remains.strays = true;
+        self.unfinished.strays = true;
         let mut times = 0;
         let send = || {
             times += 1;
@@ -132,9 +133,9 @@ impl S3Upload {
         let answer = bucket.ask("create_multipart", send).await?;
         let id = answer.upload_id.ok_or_else(|| Fault::passing("the server gave the upload no name"))?;
         self.store.living().insert(id.clone());
-        self.remains.multipart = Some(id.clone());
-        self.remains.strays = times > 1;
-        self.remains.note = self.store.note_upload(&self.store.bucket().full(&self.key), &id).await;
+        self.unfinished.multipart = Some(id.clone());
+        self.unfinished.strays = times > 1;
+        self.unfinished.note = self.store.note_upload(&self.store.bucket().full(&self.key), &id).await;
         Ok(id)
     }
 
@@ -145,10 +146,10 @@ impl S3Upload {
 
     /// Completes the object, once, and proves that the server holds it as it was sent.
     async fn finish(&mut self, op: &'static str) -> Result<(), StoreError> {
-        if self.remains.object == Object::Whole {
+        if self.unfinished.object == ObjectPresence::Whole {
             return Ok(());
         }
-        if self.remains.multipart.is_some() {
+        if self.unfinished.multipart.is_some() {
             self.land_all().await.map_err(|fault| self.error(op, fault))?;
         }
         let last = self.gathered.take();
@@ -156,10 +157,10 @@ impl S3Upload {
         let _turn = store.inner.turn.lock().await;
         match store.describe(&self.key).await {
             Ok(_) => return Err(StoreError::Exists { op, key: self.key.clone() }),
-            Err(fault) if fault.kind == Kind::Missing => {}
+            Err(fault) if fault.kind == FaultKind::Missing => {}
             Err(fault) => return Err(self.error(op, fault)),
         }
-        self.remains.object = Object::Perhaps;
+        self.unfinished.object = ObjectPresence::Unknown;
         let mut answer = self.make_whole(&last).await;
         if answer.as_ref().is_err_and(|fault| store.is_unconditional(fault)) {
             answer = self.make_whole(&last).await;
@@ -178,16 +179,16 @@ impl S3Upload {
 
     async fn land_all(&mut self) -> Result<(), Fault> {
         self.send_last().await?;
-        while !self.remains.in_flight.is_empty() {
-            self.land().await?;
+        while !self.unfinished.in_flight.is_empty() {
+            self.await_part().await?;
         }
         self.sent.sort_unstable_by_key(CompletedPart::part_number);
         Ok(())
     }
 
     async fn make_whole(&self, last: &Part) -> Result<(), Fault> {
-        let Some(id) = &self.remains.multipart else {
-            return self.store.put_object(&self.key, last, Some(&self.remains.mark)).await;
+        let Some(id) = &self.unfinished.multipart else {
+            return self.store.put_object(&self.key, last, Some(&self.unfinished.mark)).await;
         };
         let bucket = self.store.bucket();
         let parts = CompletedMultipartUpload::builder().set_parts(Some(self.sent.clone())).build();
@@ -204,22 +205,22 @@ impl S3Upload {
             (Ok(found), _) => found,
             // The first fault says more. What it was that happened is not known.
             (Err(_), Err(fault)) => return Err(self.error(op, fault.clone())),
-            (Err(fault), Ok(())) if fault.kind == Kind::Missing => {
+            (Err(fault), Ok(())) if fault.kind == FaultKind::Missing => {
                 return Err(self.error(op, Fault::passing("the server took the object and does not have it")));
             }
             (Err(fault), Ok(())) => return Err(self.error(op, fault)),
         };
         // A store that keeps no metadata has at least confirmed the completion.
-        if !is_marked(&found, &self.remains.mark).unwrap_or(answer.is_ok()) {
-            self.remains.object = Object::Absent;
+        if !is_marked(&found, &self.unfinished.mark).unwrap_or(answer.is_ok()) {
+            self.unfinished.object = ObjectPresence::Absent;
             return Err(StoreError::Exists { op, key: self.key.clone() });
         }
-        self.remains.object = Object::Whole;
-        if let Some(id) = self.remains.multipart.take() {
+        self.unfinished.object = ObjectPresence::Whole;
+        if let Some(id) = self.unfinished.multipart.take() {
             self.store.living().remove(&id);
         }
-        if let Some(note) = self.remains.note.take() {
-            note.settle().await;
+        if let Some(note) = self.unfinished.note.take() {
+            note.remove().await;
         }
         let bytes = found.content_length().unwrap_or_default();
         if u64::try_from(bytes) != Ok(self.written) {
@@ -229,15 +230,15 @@ impl S3Upload {
         Ok(())
     }
 
-    /// Begins to remove the remains, and goes on when nobody waits for it.
+    /// Begins to remove the unfinished upload, in the background.
     fn clean(&mut self) -> Option<tokio::task::JoinHandle<()>> {
-        let remains = mem::take(&mut self.remains);
-        let handle = Handle::try_current().ok().filter(|_| !remains.is_nothing())?;
+        let unfinished = mem::take(&mut self.unfinished);
+        let handle = Handle::try_current().ok().filter(|_| !unfinished.is_nothing())?;
         let (store, key) = (self.store.clone(), self.key.clone());
-        Some(self.store.inner.tasks.spawn_on(remains.remove(store, key), &handle))
+        Some(self.store.inner.tasks.spawn_on(unfinished.remove(store, key), &handle))
     }
 
-    /// Removes the remains. A dead server is waited for only so long: the removal goes on by itself.
+    /// Removes the unfinished upload. A dead server is waited for only so long: the removal goes on by itself.
     async fn clean_up(&mut self) {
         if let Some(cleaning) = self.clean() {
             let _ = tokio::time::timeout(self.store.bucket().config.patience, cleaning).await;
@@ -263,7 +264,7 @@ impl Upload for S3Upload {
     }
 
     async fn end(&mut self) -> Result<(), StoreError> {
-        match self.remains.multipart {
+        match self.unfinished.multipart {
             Some(_) => self.send_last().await.map_err(|fault| self.error("write", fault)),
             // An object of one part exists as soon as it is sent, so `finish` sends it.
             None => Ok(()),
@@ -279,10 +280,10 @@ impl Upload for S3Upload {
         let done = self.finish("commit").await;
         if done.is_ok() {
             // The object is there to stay: only uploads without a name can be left.
-            self.remains.object = Object::Absent;
-            // Also remains of an earlier attempt are looked for, whose connection was down when it wanted to abort
+            self.unfinished.object = ObjectPresence::Absent;
+            // Uploads of an earlier attempt are looked for as well, whose connection was down when it wanted to abort
             // them.
-            self.remains.strays |= self.number > 0;
+            self.unfinished.strays |= self.number > 0;
         }
         self.clean_up().await;
         done
@@ -299,9 +300,9 @@ impl Drop for S3Upload {
     }
 }
 
-impl Remains {
+impl UnfinishedUpload {
     fn is_nothing(&self) -> bool {
-        self.multipart.is_none() && !self.strays && self.object == Object::Absent
+        self.multipart.is_none() && !self.strays && self.object == ObjectPresence::Absent
     }
 
     /// Best effort: what stays is removed by the next sweep, or is an object without a manifest.
@@ -309,11 +310,11 @@ impl Remains {
         // A part that arrives after the end of its upload might stay.
         self.in_flight.shutdown().await;
         let ours = match self.object {
-            Object::Absent => false,
-            Object::Perhaps => {
+            ObjectPresence::Absent => false,
+            ObjectPresence::Unknown => {
                 store.describe(&key).await.is_ok_and(|found| is_marked(&found, &self.mark) == Some(true))
             }
-            Object::Whole => true,
+            ObjectPresence::Whole => true,
         };
         if ours {
             let _ = store.remove(&key).await;
@@ -322,7 +323,7 @@ impl Remains {
             let aborted = store.abort_multipart(&store.bucket().full(&key), id).await;
             store.living().remove(id);
             if let (Ok(_), Some(note)) = (aborted, self.note.take()) {
-                note.settle().await;
+                note.remove().await;
             }
         }
         if self.strays {
@@ -340,11 +341,11 @@ impl S3Store {
         mark: Option<&str>,
     ) -> Result<(), Fault> {
         let (bucket, signed) = (self.bucket(), part.signed().await);
-        let send = |pulse: &_| {
+        let send = |activity: &_| {
             let (sse, kms_key) = encryption(bucket);
             let put = bucket.client.put_object().bucket(&bucket.config.bucket).key(bucket.full(key));
             let put = put.set_server_side_encryption(sse).set_ssekms_key_id(kms_key);
-            let put = put.set_content_length(i64::try_from(part.bytes).ok()).body(part.stream(pulse));
+            let put = put.set_content_length(i64::try_from(part.bytes).ok()).body(part.stream(activity));
             let put = match mark {
                 None => put,
                 Some(mark) => put
@@ -365,10 +366,11 @@ impl S3Store {
         part: &Part,
     ) -> Result<CompletedPart, Fault> {
         let (bucket, signed) = (self.bucket(), part.signed().await);
-        let send = |pulse: &_| {
+        let send = |activity: &_| {
             let upload = bucket.client.upload_part().bucket(&bucket.config.bucket).key(bucket.full(key));
             let upload = upload.upload_id(id).part_number(number);
-            let upload = upload.set_content_length(i64::try_from(part.bytes).ok()).body(part.stream(pulse));
+            let upload =
+                upload.set_content_length(i64::try_from(part.bytes).ok()).body(part.stream(activity));
             upload.customize().interceptor(signed.clone()).send()
         };
         let taken = bucket.send("upload_part", bucket.config.patience, send).await?;

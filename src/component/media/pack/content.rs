@@ -1,8 +1,8 @@
 //! The content of a file, read into the archive.
 
 use super::{Packing, Stop};
+use crate::component::media::file_stat::FileStat;
 use crate::component::media::folder::{read, read_at};
-use crate::component::media::look::Look;
 use crate::component::tar::Segment;
 use async_tar::EntryType;
 use rustix::fs::Stat;
@@ -11,7 +11,7 @@ use std::fs::File;
 impl Packing {
     /// Packs a file from its beginning to its end; returns how many bytes of it were not there.
     pub(super) fn dense(&mut self, file: &File, stat: &Stat, compressed: bool) -> Result<u64, Stop> {
-        let size = Look::of(stat).bytes();
+        let size = FileStat::of(stat).bytes();
         self.tar.entry(EntryType::Regular, &self.path, b"", stat, size)?;
         let missing = self.contents(file, size, compressed)?;
         self.tar.zeros(missing)?;
@@ -28,7 +28,7 @@ impl Packing {
         segments: &[Segment],
         compressed: bool,
     ) -> Result<(u64, u64), Stop> {
-        let size = Look::of(stat).bytes();
+        let size = FileStat::of(stat).bytes();
         self.tar.sparse(&self.path, stat, size, segments)?;
         let (mut missing, mut stored) = (0, 0);
         for Segment { offset, bytes } in segments {

@@ -1,6 +1,6 @@
 use super::*;
 
-/// What `pg_restore --verbose` of 15 says, shortened.
+/// The output of `pg_restore --verbose` of 15, shortened.
 const SAID: &str = "pg_restore: connecting to database for restore
 pg_restore: creating MATERIALIZED VIEW \"public.words\"
 pg_restore: processing data for table \"public.gen\"
@@ -30,7 +30,7 @@ pg_restore: warning: errors ignored on restore: 3";
 fn refused_entries_are_read_with_their_names_and_causes() {
     let mut refusals = Refusals::default();
     for line in SAID.lines() {
-        assert_ne!(refusals.read(None, line, |_| true), Heard::Stop, "{line}");
+        assert_ne!(refusals.read(None, line, |_| true), LineAction::Stop, "{line}");
     }
     refusals.finish();
     let names: Vec<_> = refusals.found.iter().map(|one| (one.kind.as_str(), one.name())).collect();
@@ -57,7 +57,7 @@ fn refused_entries_are_read_with_their_names_and_causes() {
     while lines.iter().any(|lines| lines.clone().next().is_some()) {
         for (process, lines) in processes.iter().zip(&mut lines) {
             let heard = lines.next().map(|line| again.read(*process, line, |_| true));
-            assert_ne!(heard, Some(Heard::Stop));
+            assert_ne!(heard, Some(LineAction::Stop));
         }
     }
     again.finish();
@@ -65,7 +65,7 @@ fn refused_entries_are_read_with_their_names_and_causes() {
     assert_eq!((sorted(&again.found), again.is_broken), (sorted(&refusals.found), false));
     let mut strict = Refusals::default();
     let stops =
-        SAID.lines().filter(|line| strict.read(None, line, Refusal::is_derived) == Heard::Stop).count();
+        SAID.lines().filter(|line| strict.read(None, line, Refusal::is_derived) == LineAction::Stop).count();
     assert_eq!(stops, 1, "the rows of a table may not be missing");
 }
 
@@ -73,7 +73,9 @@ fn refused_entries_are_read_with_their_names_and_causes() {
 fn a_refusal_is_read_in_the_language_of_the_server() {
     let german = SAID.replace("ERROR:  ", "FEHLER:  ");
     let mut refusals = Refusals::default();
-    german.lines().for_each(|line| assert_ne!(refusals.read(None, line, |_| true), Heard::Stop, "{line}"));
+    german
+        .lines()
+        .for_each(|line| assert_ne!(refusals.read(None, line, |_| true), LineAction::Stop, "{line}"));
     refusals.finish();
     assert_eq!((refusals.found.len(), refusals.is_broken), (3, false));
 }

@@ -1,6 +1,6 @@
 //! The notes as versions have written them.
 
-use crate::component::weaviate::notes::{self, Snapshot, State, Step};
+use crate::component::weaviate::notes::{self, ClassProgress, Snapshot, State};
 use jiff::Timestamp;
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 #[serde(untagged)]
 pub(super) enum Replacing {
     ClassByClass {
-        classes: BTreeMap<String, Step>,
+        classes: BTreeMap<String, ClassProgress>,
         began: Option<Timestamp>,
         #[serde(default)]
         number: Option<u64>,
@@ -20,7 +20,7 @@ pub(super) enum Replacing {
         #[serde(default)]
         is_undo: bool,
         #[serde(default)]
-        earlier: Option<notes::Kept>,
+        earlier: Option<notes::PreviousClasses>,
     },
     AllAtOnce {
         classes: BTreeSet<String>,
@@ -36,8 +36,8 @@ impl From<Replacing> for notes::Replacing {
                 Self { classes, began, number, left, has_kept, is_undo, earlier }
             }
             Replacing::AllAtOnce { classes, safety, began } => {
-                let step = |before| Step { state: State::Deleted, before };
-                let before = befores(classes, safety.as_ref()).into_iter();
+                let step = |before| ClassProgress { state: State::Deleted, before };
+                let before = previous_copies(classes, safety.as_ref()).into_iter();
                 let classes = before.map(|(class, before)| (class, step(before))).collect();
                 Self { classes, began, ..Self::default() }
             }
@@ -48,16 +48,18 @@ impl From<Replacing> for notes::Replacing {
 /// The copies that `undo` brings back, as this version writes them, or as versions did that made one copy of all classes.
 #[derive(Deserialize)]
 #[serde(untagged)]
-pub(super) enum Kept {
+pub(super) enum PreviousClasses {
     ClassByClass { before: BTreeMap<String, Option<Snapshot>> },
     AllAtOnce { snapshot: CopyOfAll, classes: BTreeSet<String> },
 }
 
-impl From<Kept> for notes::Kept {
-    fn from(written: Kept) -> Self {
+impl From<PreviousClasses> for notes::PreviousClasses {
+    fn from(written: PreviousClasses) -> Self {
         match written {
-            Kept::ClassByClass { before } => Self { before },
-            Kept::AllAtOnce { snapshot, classes } => Self { before: befores(classes, Some(&snapshot)) },
+            PreviousClasses::ClassByClass { before } => Self { before },
+            PreviousClasses::AllAtOnce { snapshot, classes } => {
+                Self { before: previous_copies(classes, Some(&snapshot)) }
+            }
         }
     }
 }
@@ -71,7 +73,10 @@ pub(super) struct CopyOfAll {
 }
 
 /// The copy of each class; `None` for a class that is not in the copy.
-fn befores(classes: BTreeSet<String>, of_all: Option<&CopyOfAll>) -> BTreeMap<String, Option<Snapshot>> {
+fn previous_copies(
+    classes: BTreeSet<String>,
+    of_all: Option<&CopyOfAll>,
+) -> BTreeMap<String, Option<Snapshot>> {
     let before = |class: &String| {
         of_all.filter(|of_all| of_all.classes.contains(class)).map(|of_all| of_all.copy.clone())
     };

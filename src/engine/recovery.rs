@@ -1,0 +1,67 @@
+//! The recovery of what dead runs left half done: at the start of a worker, and while it lives.
+
+use crate::base::chain;
+use crate::component::Component;
+use crate::domain::component::ComponentName;
+use crate::engine::restore::{recover, tell_unrecovered};
+use crate::engine::{Engine, Run};
+use std::{sync::Arc, time::Duration};
+
+/// The interval of the looks of a living worker: each reads one file.
+const LOOK_EVERY: Duration = Duration::from_secs(15);
+
+impl Engine {
+    /// Puts right the remains of dead runs, on every component that nobody works on: at the start of a worker. Work
+    /// that cannot be done now is done by the next run on that component.
+    pub async fn recover(&self) {
+        for component in &self.components {
+            self.recover_one(component).await;
+        }
+    }
+
+    /// Puts right, as soon as somebody can, the remains of failed or dead restores, until the future is dropped.
+    pub async fn keep_recovering(&self) {
+        loop {
+            self.clock.sleep(LOOK_EVERY).await;
+            for component in &self.components {
+                if matches!(component.due().await, Ok(None)) {
+                    self.metrics.restore_due(component.name(), false);
+                } else {
+                    self.recover_one(component).await;
+                }
+            }
+        }
+    }
+
+    /// Returns the work that restores have left for a recovery, for people: one sentence for each component.
+    pub async fn due(&self, only: Option<ComponentName>) -> Vec<String> {
+        let mut due = Vec::new();
+        for component in &self.components {
+            if only.is_some_and(|only| only != component.name()) {
+                continue;
+            }
+            match component.due().await {
+                Ok(found) => due.extend(found.map(|what| format!("{}: {what}", component.name()))),
+                Err(err) => due.push(format!("{}: {}", component.name(), chain(&err))),
+            }
+        }
+        due
+    }
+
+    async fn recover_one(&self, component: &Arc<dyn Component>) {
+        let looking = Run { recovers: true, ..Run::default() };
+        let held = match self.take(component.name(), &looking).await {
+            Ok(held) => held,
+            Err(err) => {
+                tracing::debug!(error = %chain(&err), "not the time to look for what dead runs left");
+                return;
+            }
+        };
+        if let Err(err) = recover(component).await {
+            tell_unrecovered(&err);
+        }
+        // While another run holds the component, classes may be missing because that run restores them.
+        self.metrics.restore_due(component.name(), !matches!(component.due().await, Ok(None)));
+        held.free().await;
+    }
+}
