@@ -4,6 +4,8 @@
 //! cargo run --example send -- redis://localhost:6379/0
 //! ```
 
+#![allow(clippy::print_stdout, reason = "the result is what people see")]
+
 use celery_redis::client::{Client, ConnectOptions};
 use celery_redis::keys::Keys;
 use celery_redis::publish::{Outgoing, publish};
