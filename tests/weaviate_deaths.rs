@@ -2,7 +2,8 @@
 //! next run each class is as it was or as it was to be, whole.
 //!
 //! `WEAVIATE_KILL_STRIDE=1` tries every request; else a part of them is tried, spread over each kind of work.
-//! `WEAVIATE_KILL_ONLY=Undo` tries one kind of work, and `WEAVIATE_KILL_ONLY=Restore:57` one request of a kind.
+//! `WEAVIATE_KILL_ONLY=Undo` tries one kind of work, `WEAVIATE_KILL_ONLY=Undo:57` one request of that kind, and
+//! `WEAVIATE_KILL_ONLY=Undo:57..` those from there on.
 
 use crate::support::lab::eventually;
 use crate::support::s3_proxy::{BadLine, Line};
@@ -20,6 +21,7 @@ use serde_json::Value;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
+    ops::RangeInclusive,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -58,13 +60,17 @@ fn stride(usual: usize) -> usize {
     std::env::var("WEAVIATE_KILL_STRIDE").map_or(usual, |stride| stride.parse().unwrap())
 }
 
-/// The one kind of work that is to be tried, and the one request of that kind.
+/// The one kind of work that is to be tried, and the requests of that kind.
 #[expect(clippy::disallowed_methods, reason = "how much is tried is no setting of the program")]
-fn only() -> Option<(Work, Option<usize>)> {
+fn only() -> Option<(Work, RangeInclusive<usize>)> {
     let only = std::env::var("WEAVIATE_KILL_ONLY").ok()?;
-    let (work, deadly) = only.split_once(':').map_or((&*only, None), |(work, deadly)| (work, Some(deadly)));
+    let (work, requests) = only.split_once(':').unwrap_or((&only, "1.."));
     let work = ALL_WORK.into_iter().find(|known| format!("{known:?}") == work).unwrap();
-    Some((work, deadly.map(|deadly| deadly.parse().unwrap())))
+    let requests = match requests.strip_suffix("..") {
+        Some(first) => first.parse().unwrap()..=usize::MAX,
+        None => requests.parse().unwrap()..=requests.parse().unwrap(),
+    };
+    Some((work, requests))
 }
 
 /// One way on one server.
@@ -280,19 +286,18 @@ fn is_dead_process(pid: i32) -> bool {
 /// Lets somebody die at one request after the other of each kind of work, and tells at how many.
 async fn die_everywhere(version: &str, backend: BackendSetting, death: Death, stride: usize) -> usize {
     let (mut lab, mut points) = (Lab::new(version, backend).await, 0);
-    if let Some((work, Some(deadly))) = only() {
-        assert!(lab.die(work, death, deadly).await, "the work ended before request {deadly}");
-        return 3;
-    }
     // The first death is another one for each kind of work, so that together they are spread.
     for (first, work) in ALL_WORK.into_iter().enumerate() {
-        if only().is_some_and(|(only, _)| only != work) {
-            continue;
-        }
-        let mut deadly = 1 + first * stride / ALL_WORK.len();
-        while lab.die(work, death, deadly).await {
+        let requests = match only() {
+            Some((only, _)) if only != work => continue,
+            Some((_, requests)) => requests,
+            None => 1 + first * stride / ALL_WORK.len()..=usize::MAX,
+        };
+        for deadly in requests.step_by(stride) {
+            if !lab.die(work, death, deadly).await {
+                break;
+            }
             points += 1;
-            deadly += stride;
         }
     }
     points
@@ -304,7 +309,7 @@ async fn die_on<const LANES: usize>(lanes: [(&str, BackendSetting, Death); LANES
         if versions().contains(&version) {
             let points = die_everywhere(version, backend, death, stride).await;
             println!("{points} points: {version} {backend:?} {death:?}");
-            assert!(points > 2);
+            assert!(points > 2 || only().is_some());
         }
     })
     .await;

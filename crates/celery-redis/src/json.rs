@@ -197,7 +197,7 @@ impl fmt::Display for Object<'_> {
 
 /// Returns the texts of an array's elements unchanged, with `NaN` and other values that Python writes beyond JSON.
 ///
-/// Returns `None` if the text is not an array, or if [`tame`] cannot convert it to strict JSON.
+/// Returns `None` if the text is not an array, or if [`to_strict`] cannot convert it to strict JSON.
 pub(super) fn items(text: &str) -> Option<Vec<&str>> {
     within(text, '[', ']')
 }

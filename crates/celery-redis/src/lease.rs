@@ -225,7 +225,7 @@ impl Lease {
         self.raw = None;
     }
 
-    /// Reads the message again, of which the text was [forgotten](Self::shed); `None` if another worker has it by now.
+    /// Reads the message again, of which the text was [dropped](Self::drop_text); `None` if another worker has it by now.
     ///
     /// # Errors
     ///
