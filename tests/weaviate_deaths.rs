@@ -196,11 +196,8 @@ impl Lab {
     /// Somebody dies at the request of that number. Returns false when the work has ended before it.
     async fn die(&mut self, work: Work, death: Death, deadly: usize) -> bool {
         let allowed = self.prepare(work, death == Death::Server).await;
-        let what = format!(
-            "{:?} {:?}, {work:?}, {death:?} at request {deadly}",
-            self.server.version(),
-            self.backend
-        );
+        let (version, backend) = (self.server.version(), self.backend);
+        let what = format!("{version:?} {backend:?}, {work:?}, {death:?} at request {deadly}");
         let (seen, died, pid) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()), self.server.pid());
         let dies = died.clone();
         let line = BadLine::before(&self.server.address(), move |_| {

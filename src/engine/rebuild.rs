@@ -152,7 +152,7 @@ impl Engine {
             match read {
                 Ok(()) => {}
                 Err(EngineError::Damaged { problems }) => {
-                    report.damaged.push(problem_of(problems.join("; ")))
+                    report.damaged.push(problem_of(problems.join("; ")));
                 }
                 Err(err) => report.skipped.push(problem_of(chain(&err))),
             }

@@ -143,7 +143,7 @@ impl Weaviate {
                 }
                 match folder.remove(&index.id).await {
                     Ok(()) => {
-                        journal.note(|notes| notes.orphans.retain(|orphan| orphan.id != index.id)).await?
+                        journal.note(|notes| notes.orphans.retain(|orphan| orphan.id != index.id)).await?;
                     }
                     Err(err) => facts.warn(chain(&err)),
                 }

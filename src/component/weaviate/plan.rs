@@ -23,8 +23,8 @@ impl Weaviate {
         facts: Option<&Facts>,
     ) -> Result<Plan, ComponentError> {
         let server = self.target_server(target).await?;
-        let requirements =
-            facts.map(|facts| Requirements::of_manifest(facts, target)).transpose()?.unwrap_or_default();
+        let requirements = facts.map(|facts| Requirements::of_manifest(facts, target)).transpose()?;
+        let requirements = requirements.unwrap_or_default();
         let counts = facts.map(|facts| facts.counts.classes.clone());
         let all: Option<BTreeSet<String>> = counts.as_ref().map(|counts| counts.keys().cloned().collect());
         let wanted = all.as_ref().map(|all| chosen(target, all)).transpose()?;
@@ -41,8 +41,8 @@ impl Weaviate {
             index: None,
         };
         let not_tried = context.ask_all_of(mode, &counts.unwrap_or_default()).await?;
-        let due =
-            Journal::open(&self.config.state).await?.notes.still_due().filter(|_| *target != Target::Scratch);
+        let due = Journal::open(&self.config.state).await?.notes.still_due();
+        let due = due.filter(|_| *target != Target::Scratch);
         let (needs_bytes, free_bytes) = self.room(requirements.backend, facts, &going);
         let mut plan = Plan {
             replaces: match target {
@@ -76,10 +76,7 @@ impl Weaviate {
         if let (Target::Live | Target::LiveWithAccess, Some(wanted)) = (target, &wanted) {
             let there = server.definitions().await.map_err(|fault| fault.of("read Weaviate's schema"))?;
             plan.warnings.extend(staying(there.into_keys().collect(), wanted));
-            plan.advice.push(
-                "Stop what writes to Weaviate first: what is written meanwhile is lost or mixed in."
-                    .to_owned(),
-            );
+            plan.advice.push(WRITERS.to_owned());
         }
         Ok(plan)
     }
@@ -128,6 +125,9 @@ fn said(facts: &Facts) -> impl Iterator<Item = String> {
     let matters = |warning: &&String| !warning.contains("BACKUP_WEAVIATE_BACKEND");
     facts.warnings.iter().filter(matters).map(|warning| format!("When the backup was made: {warning}"))
 }
+
+/// The advice of a plan that replaces live classes.
+const WRITERS: &str = "Stop what writes to Weaviate first: what is written meanwhile is lost or mixed in.";
 
 /// The warning of a plan to restore users and roles.
 const ACCESS: &str = "Users, roles and keys of the backup take the place of those that there are: the key of \

@@ -280,7 +280,7 @@ impl Weaviate {
             let source = self.source_of(server, journal, snapshot).await?;
             match &source.location {
                 SourceLocation::Server(files) => {
-                    drop(described(&files.tree(&snapshot.id).await?, &snapshot.id)?)
+                    drop(described(&files.tree(&snapshot.id).await?, &snapshot.id)?);
                 }
                 SourceLocation::Scratch(_) | SourceLocation::File(_) => drop(source.open().await?),
             }

@@ -50,6 +50,11 @@ impl Weaviate {
 }
 
 impl ReplacementMark {
+    /// Appends the note of a task.
+    fn append_note(&mut self, note: TaskNote) {
+        self.task_notes = task_note::append(std::mem::take(&mut self.task_notes), Some(note));
+    }
+
     /// The notes on tasks that may be delivered again.
     pub(super) fn needed_notes(&self) -> Vec<TaskNote> {
         let now = Timestamp::now();
@@ -67,11 +72,7 @@ impl ReplacementClaim {
     ) -> Result<T, ComponentError> {
         let done = work.await?;
         if let Some(note) = note
-            && let Err(err) = self
-                .change(|mark| {
-                    mark.task_notes = task_note::append(std::mem::take(&mut mark.task_notes), Some(note))
-                })
-                .await
+            && let Err(err) = self.change(|mark| mark.append_note(note)).await
         {
             tracing::warn!(error = %chain(&err), "other machines are not told that this task has done its work");
         }
