@@ -2,7 +2,7 @@
 
 use crate::support::{
     faulty::{self, AWAY, Fault, Faults, Faulty, GOOD, Op},
-    lab::{files, unfinished},
+    lab::{eventually, files, unfinished},
     tree,
 };
 use jiff::SignedDuration;
@@ -169,6 +169,20 @@ async fn what_fails_in_one_destination_is_a_backup_in_the_other_and_the_next_att
             assert!(the_same(Path::new(&report.path), Path::new(&report.s3_uri.unwrap())));
         }
     }
+}
+
+#[tokio::test]
+async fn a_copy_whose_run_dies_before_its_manifest_is_written_goes_with_the_next_run() {
+    let bench = Bench::new();
+    back_up(&bench.engine(GOOD, AWAY), &task("a")).await.unwrap_err();
+    let dying = bench.engine(GOOD, faulty::SILENT_MANIFEST);
+    tokio::select! {
+        ended = back_up(&dying, &task("a")) => panic!("it ended: {ended:?}"),
+        copied = eventually(async || !files(&bench.path("far/media")).is_empty()) => assert!(copied),
+    }
+    assert_eq!((bench.counts("near"), bench.counts("far")), ((1, 1), (1, 0)), "copied, and in no manifest");
+    back_up(&bench.engine(GOOD, GOOD), &task("b")).await.unwrap();
+    assert_eq!((bench.counts("near"), bench.counts("far")), ((2, 2), (1, 1)));
 }
 
 #[tokio::test]

@@ -71,6 +71,11 @@ class Machine:
         """SIGKILL to its workers alone: their children are orphans. Whether there was one to kill."""
         return any([kill(worker) for worker in self.workers])
 
+    def clear_lines(self):
+        """Lets its lines pass on again whatever comes."""
+        for line in self.lines.values():
+            line.mode = "clear"
+
     def put_clock(self, seconds):
         new = self.clock.with_suffix(".new")
         new.write_text(f"{seconds:+}")

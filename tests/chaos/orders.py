@@ -23,17 +23,21 @@ class Ledger:
     `made` are the backups that a task said it had made, each with a destination where it put them, and `holds` what is
     in those of which that is certain. `pinned` is what a task said it had pinned. `alone` are the components that one
     restore of the round alone replaces, `since` what was written in the middle of the round and has to be there, and
-    `undone` the components that were put back to what they were before the round.
+    `undone` the components that were put back to what they were before the round, by hand, and `back` those that an undo of
+    the round put back. `visited` are the runs that somebody has met by hand, each with its states from then on.
     """
 
     def __init__(self):
         self.whole, self.before, self.orders = {component: set() for component in COMPONENTS}, {}, {}
         self.made, self.holds, self.pinned = set(), {}, set()
-        self.alone, self.since, self.undone = set(), {}, set()
+        self.begin_anew()
+
+    def begin_anew(self):
+        self.alone, self.since, self.undone, self.back, self.visited = set(), {}, set(), set(), {}
 
     def begin(self, fingerprints):
         self.before, self.orders = fingerprints, {}
-        self.alone, self.since, self.undone = set(), {}, set()
+        self.begin_anew()
         for component, state in fingerprints.items():
             self.whole[component].add(state)
 
@@ -121,6 +125,12 @@ def order(lab, client, ledger):
     ]
     for what in [back_up, back_up, *chance.choices(rest, k=chance.randrange(1, 5))]:
         what()
+
+
+def reachable(lab, component):
+    """The backups of a component that every machine can reach, since they are in the bucket."""
+    listed = lab.machine().json("list", component)["backups"]
+    return [one["backup_id"] for one in listed if any((copy["destination"], copy["state"]) == ("s3", "ok") for copy in one["destinations"])]
 
 
 def component_of(backup):

@@ -1,0 +1,114 @@
+"""Somebody works by hand on the data of a run that lives, in the middle of that run: it goes on, and ends well at its first attempt."""
+
+import json
+import signal
+import subprocess
+import time
+
+from lab import COMPONENTS, is_mark
+from machine import is_up
+from orders import BACKUPS, ENDED, RESTORES, reachable
+from servers import Failed, wait_for
+
+COME = 20  # seconds for a run to come so far
+STAY = 10  # seconds for which the run may stand still: no longer than others believe that it lives
+END = 90  # and for the run to end afterwards
+
+
+class Visit:
+    """A restore that a command on another machine meets, or a backup that a command on the same machine meets."""
+
+    def __init__(self, lab, ledger, client, number):
+        self.lab, self.ledger, self.client = lab, ledger, client
+        self.component = lab.chance.choice(COMPONENTS)
+        # A server of Weaviate makes one backup at a time, so two of them may well be in each other's way.
+        self.is_restore = self.component == "weaviate" or lab.chance.random() < 0.6
+        self.event = "nobody_was_visited"
+
+    def order(self):
+        """Orders the run, and visits it before anything else goes on."""
+        task, args = BACKUPS[self.component], []
+        if self.is_restore:
+            found = reachable(self.lab, self.component)
+            if not found:
+                return False
+            task, args = RESTORES[self.component], [self.lab.chance.choice(found)]
+            self.ledger.alone.add(self.component)
+        self.id = self.client.delay(task, *args)
+        self.ledger.note(self.id, self.component, task, *args)
+        try:
+            wait_for("a run that can be visited", self.is_at_work, seconds=COME)
+        except Failed:
+            return True
+        self.visit(args)
+        return True
+
+    def visit(self, args):
+        """Stops all workers, so that the run stays where it is while somebody works by hand."""
+        workers = [worker for worker in self.lab.workers if is_up(worker)]
+        for worker in workers:
+            worker.process.send_signal(signal.SIGSTOP)
+        visitor = None
+        if self.is_at_work():
+            machine = self.visitor()
+            # No backup of Weaviate needs to know of restores elsewhere; a restore does.
+            words = ["restore", "weaviate", *args, "--yes"] if self.component == "weaviate" else ["backup", self.component]
+            visitor = self.lab.stage.start([self.lab.program, *words], f"by-hand-{machine.name}.log", env=machine.direct | {"RUST_LOG": "info"})
+            try:
+                visitor.wait(STAY)
+            except subprocess.TimeoutExpired:
+                pass
+        for worker in workers:
+            worker.process.send_signal(signal.SIGCONT)
+        states = self.states()
+        if visitor:
+            visitor.wait(120)
+            self.event = f"visited_{'restore' if self.is_restore else 'backup'}_of_{self.component}"
+            self.ledger.visited[self.id] = states
+
+    def is_at_work(self):
+        """Returns whether the run has begun something that a command by hand might take for a dead run's."""
+        if not self.is_restore:
+            partial = [path.name for machine in self.lab.machines for path in (machine.root / ".partial").glob("*")]
+            return any("-trial-" not in name for name in partial)
+        if self.component == "postgres":
+            return "_restore_" in self.lab.postgres.psql("select datname from pg_database", "postgres").stdout
+        if self.component == "media":
+            return any(".rna-restore-" in path.name for path in self.lab.media.parent.iterdir())
+        classes = self.lab.weaviate.ask("GET", "/v1/schema")["classes"]
+        return any(json.loads(one["description"])["replacing"] for one in classes if is_mark(one["class"]))
+
+    def visitor(self):
+        """The machine on which somebody works by hand."""
+        holder = self.lab.redis.cli("hget", "rna-backup:locks", self.component).stdout.strip()
+        node = json.loads(holder)["node"] if holder else None
+        names = lambda machine: [worker.env["BACKUP_WORKER_NAME"] for worker in machine.workers]  # noqa: E731
+        fitting = [machine for machine in self.lab.machines if (node in names(machine)) != self.is_restore]
+        return self.lab.chance.choice(fitting or self.lab.machines)
+
+    def states(self):
+        """The states of the task from now on, until it has ended."""
+        states, deadline = [], time.monotonic() + END
+        while time.monotonic() < deadline:
+            state = self.lab.results([self.id]).get(self.id, {}).get("status")
+            if state not in states[-1:]:
+                states.append(state)
+            if state in ENDED:
+                break
+            time.sleep(0.1)
+        return states
+
+    def strike(self):
+        return self.event
+
+    def leaves_all_well(self):
+        return True
+
+    def be_taken_over(self):
+        """The run has ended."""
+
+    def come_back(self):
+        """Nobody was away."""
+
+    def undo(self):
+        return False
