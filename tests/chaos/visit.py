@@ -1,6 +1,7 @@
 """Somebody works by hand on the data of a run that lives, in the middle of that run: it goes on, and ends well at its first attempt."""
 
 import json
+import re
 import signal
 import subprocess
 import time
@@ -9,6 +10,7 @@ from lab import COMPONENTS, is_mark
 from machine import is_up
 from orders import BACKUPS, ENDED, RESTORES, reachable
 from servers import Failed, wait_for
+from takeover import REQUESTS
 
 COME = 20  # seconds for a run to come so far
 STAY = 10  # seconds for which the run may stand still: no longer than others believe that it lives
@@ -16,19 +18,24 @@ END = 90  # and for the run to end afterwards
 
 
 class Visit:
-    """A restore that a command on another machine meets, or a backup that a command on the same machine meets."""
+    """A restore that a command on another machine meets with its copy half made, or a backup that a command on the same machine meets just
+    before its manifest is written."""
 
     def __init__(self, lab, ledger, client, number):
         self.lab, self.ledger, self.client = lab, ledger, client
         self.component = lab.chance.choice(COMPONENTS)
         # A server of Weaviate makes one backup at a time, so two of them may well be in each other's way.
         self.is_restore = self.component == "weaviate" or lab.chance.random() < 0.6
-        self.event = "nobody_was_visited"
+        self.visitor, self.event = None, "nobody_was_visited"
 
     def order(self):
         """Orders the run, and visits it before anything else goes on."""
         task, args = BACKUPS[self.component], []
-        if self.is_restore:
+        if not self.is_restore:
+            # The archive is in the bucket, and its manifest is on its way.
+            trap = re.compile(f"({REQUESTS['manifest'].format(component=self.component)})".encode())
+            self.caught = [machine.lines["s3"].catch(trap) for machine in self.lab.machines]
+        else:
             found = reachable(self.lab, self.component)
             if not found:
                 return False
@@ -38,9 +45,15 @@ class Visit:
         self.ledger.note(self.id, self.component, task, *args)
         try:
             wait_for("a run that can be visited", self.is_at_work, seconds=COME)
+            self.visit(args)
         except Failed:
-            return True
-        self.visit(args)
+            pass
+        for machine in self.lab.machines:
+            machine.lines["s3"].trap = None
+            machine.clear_lines()
+        if self.visitor:
+            self.ledger.visited[self.id] = self.states()
+            self.visitor.wait(120)
         return True
 
     def visit(self, args):
@@ -48,29 +61,23 @@ class Visit:
         workers = [worker for worker in self.lab.workers if is_up(worker)]
         for worker in workers:
             worker.process.send_signal(signal.SIGSTOP)
-        visitor = None
         if self.is_at_work():
-            machine = self.visitor()
+            machine = self.place()
             # No backup of Weaviate needs to know of restores elsewhere; a restore does.
             words = ["restore", "weaviate", *args, "--yes"] if self.component == "weaviate" else ["backup", self.component]
-            visitor = self.lab.stage.start([self.lab.program, *words], f"by-hand-{machine.name}.log", env=machine.direct | {"RUST_LOG": "info"})
+            self.visitor = self.lab.stage.start([self.lab.program, *words], f"by-hand-{machine.name}.log", env=machine.direct | {"RUST_LOG": "info"})
             try:
-                visitor.wait(STAY)
+                self.visitor.wait(STAY)
             except subprocess.TimeoutExpired:
                 pass
+            self.event = f"visited_{'restore' if self.is_restore else 'backup'}_of_{self.component}"
         for worker in workers:
             worker.process.send_signal(signal.SIGCONT)
-        states = self.states()
-        if visitor:
-            visitor.wait(120)
-            self.event = f"visited_{'restore' if self.is_restore else 'backup'}_of_{self.component}"
-            self.ledger.visited[self.id] = states
 
     def is_at_work(self):
         """Returns whether the run has begun something that a command by hand might take for a dead run's."""
         if not self.is_restore:
-            partial = [path.name for machine in self.lab.machines for path in (machine.root / ".partial").glob("*")]
-            return any("-trial-" not in name for name in partial)
+            return any(caught.is_set() for caught in self.caught)
         if self.component == "postgres":
             return "_restore_" in self.lab.postgres.psql("select datname from pg_database", "postgres").stdout
         if self.component == "media":
@@ -78,7 +85,7 @@ class Visit:
         classes = self.lab.weaviate.ask("GET", "/v1/schema")["classes"]
         return any(json.loads(one["description"])["replacing"] for one in classes if is_mark(one["class"]))
 
-    def visitor(self):
+    def place(self):
         """The machine on which somebody works by hand."""
         holder = self.lab.redis.cli("hget", "rna-backup:locks", self.component).stdout.strip()
         node = json.loads(holder)["node"] if holder else None
