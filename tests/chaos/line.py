@@ -27,6 +27,9 @@ class Line:
         self.open.add(writer)
         try:
             await self.passable()
+            if writer.is_closing():  # cut meanwhile: what it has sent is lost
+                self.open.discard(writer)
+                return
             far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self.target)
         except OSError:
             writer.close()

@@ -71,9 +71,11 @@ class Machine:
         """SIGKILL to its workers alone: their children are orphans. Whether there was one to kill."""
         return any([kill(worker) for worker in self.workers])
 
-    def clear_lines(self):
-        """Lets its lines pass on again whatever comes."""
+    def clear_lines(self, loses=False):
+        """Lets its lines pass on again whatever comes. What is still on its way arrives, or is lost."""
         for line in self.lines.values():
+            if loses:
+                line.cut()
             line.mode = "clear"
 
     def put_clock(self, seconds):

@@ -32,7 +32,7 @@ def die(machine, takeover):
     """SIGKILL to its workers."""
     time.sleep(takeover.lab.chance.random() * 0.3)  # no wait for anything: the instant is the point
     machine.die()
-    machine.clear_lines()
+    machine.clear_lines(loses=takeover.lab.chance.random() < 0.5)
 
 
 def die_before_a_backup(machine, takeover):
