@@ -21,7 +21,7 @@ class Ledger:
     """The tasks of this round, every state in which a component ever was as a whole, and what has been promised.
 
     `made` are the backups that a task said it had made, each with a destination where it put them, and `holds` what is
-    in those of which that is certain. `pinned` is what a task said it had pinned. `alone` are the components that one
+    in those of which that is certain. `partial` are those that may lack a class which was missing. `pinned` is what a task said it had pinned. `alone` are the components that one
     restore of the round alone replaces, `since` what was written in the middle of the round and has to be there, and
     `undone` the components that were put back to what they were before the round, by hand, and `back` those that an undo of
     the round put back. `visited` are the runs that somebody has met by hand, each with its states from then on.
@@ -29,7 +29,7 @@ class Ledger:
 
     def __init__(self):
         self.whole, self.before, self.orders = {component: set() for component in COMPONENTS}, {}, {}
-        self.made, self.holds, self.pinned = set(), {}, set()
+        self.made, self.holds, self.pinned, self.partial = set(), {}, set(), set()
         self.begin_anew()
 
     def begin_anew(self):
@@ -83,7 +83,8 @@ class Ledger:
 def order(lab, client, ledger):
     """Three to six tasks, backups among them."""
     chance = lab.chance
-    listed = [(backup["component"], backup["backup_id"]) for backup in lab.machine().json("list")["backups"] if backup["state"] == "ok"]
+    listed = [(one["component"], one["backup_id"]) for one in lab.machine().json("list")["backups"] if one["state"] == "ok"]
+    listed = [(component, backup) for component, backup in listed if backup not in ledger.partial]
 
     def send(component, task, *args, **kwargs):
         ledger.note(client.delay(task, *args, **kwargs), component, task)
@@ -127,9 +128,9 @@ def order(lab, client, ledger):
         what()
 
 
-def reachable(lab, component):
+def reachable(lab, ledger, component):
     """The backups of a component that every machine can reach, since they are in the bucket."""
-    listed = lab.machine().json("list", component)["backups"]
+    listed = [one for one in lab.machine().json("list", component)["backups"] if one["backup_id"] not in ledger.partial]
     return [one["backup_id"] for one in listed if any((copy["destination"], copy["state"]) == ("s3", "ok") for copy in one["destinations"])]
 
 

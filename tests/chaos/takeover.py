@@ -17,6 +17,8 @@ from servers import Failed, wait_for
 RESULT = "SUCCESS"
 # Progress that is told by way of Redis, by a word in it.
 STEPS = ("restore", "swap", "replace classes")
+# A class of Weaviate is deleted, and not there again.
+MISSING = "missing class"
 # Requests to the bucket: a backup's archive comes there, then its manifest; retention deletes a manifest, then the archive.
 REQUESTS = {
     "archive": "PUT /[^/ ]+/{component}/",
@@ -64,20 +66,40 @@ class Takeover:
         self.component = lab.chance.choice(self.components())
         self.point, self.end = lab.chance.choice(self.points), lab.chance.choice(self.ends)
         self.is_followed = lab.chance.random() < 0.4
+        if self.component == "weaviate" and self.point in STEPS[1:]:
+            self.point, self.end = MISSING, freeze if self.end is be_cut_off else self.end
 
     def components(self):
         return COMPONENTS
 
     def order(self):
         """Orders a restore of a backup that every machine can reach; returns False where there is none."""
-        found = reachable(self.lab, self.component)
+        found = reachable(self.lab, self.ledger, self.component)
         if not found:
             return False
         self.ledger.alone.add(self.component)
         backup, task = self.lab.chance.choice(found), RESTORES[self.component]
+        self.there = self.backups() if self.point is MISSING else set()
         self.send(task, backup)
         self.ledger.note(self.id, self.component, task, backup)
+        if self.point is MISSING:
+            self.stop_without_a_class()
         return True
+
+    def backups(self):
+        return {one["backup_id"] for machine in self.lab.machines for one in machine.json("list", self.component)["backups"]}
+
+    def stop_without_a_class(self):
+        """Stops the machine that restores while the class is missing: a moment that no message tells of."""
+        is_missing = lambda: "Paper" not in self.lab.classes()  # noqa: E731
+        try:
+            wait_for("a class to be deleted", lambda: is_missing() or self.has_ended(), seconds=CATCH)
+        except Failed:
+            return
+        victim = self.lab.at_work(self.component)
+        if victim and is_missing():
+            freeze(victim, self)
+            self.victim, self.at = victim, MISSING
 
     def send(self, task, *args):
         """Sends the task, with a trap on every line for the message that is awaited."""
@@ -93,9 +115,9 @@ class Takeover:
     def strike(self):
         """At the instant that is awaited; what has happened, in a word."""
         for _ in range(CATCH):
-            self.caught_one()
             if self.victim or self.has_ended():
                 break
+            self.caught_one()
         for machine, name, _ in self.caught:
             machine.lines[name].trap = None
             if machine is not self.victim:
@@ -146,6 +168,9 @@ class Takeover:
             pass  # whoever stands still may keep its locks
         if self.has_ended("SUCCESS"):
             self.taken_over()
+        if self.at is MISSING:
+            # Others may have backed up what was there.
+            self.ledger.partial |= self.backups() - self.there
         for worker in filter(is_up, self.victim.workers):
             worker.process.send_signal(signal.SIGCONT)
         self.victim.clear_lines()
@@ -184,7 +209,7 @@ class UndoTakeover(Takeover):
         return ("postgres", "media")
 
     def order(self):
-        found = reachable(self.lab, self.component)
+        found = reachable(self.lab, self.ledger, self.component)
         if not found:
             return False
         self.ledger.alone.add(self.component)

@@ -36,7 +36,7 @@ class Visit:
             trap = re.compile(f"({REQUESTS['manifest'].format(component=self.component)})".encode())
             self.caught = [machine.lines["s3"].catch(trap) for machine in self.lab.machines]
         else:
-            found = reachable(self.lab, self.component)
+            found = reachable(self.lab, self.ledger, self.component)
             if not found:
                 return False
             task, args = RESTORES[self.component], [self.lab.chance.choice(found)]
@@ -87,11 +87,8 @@ class Visit:
 
     def place(self):
         """The machine on which somebody works by hand."""
-        holder = self.lab.redis.cli("hget", "rna-backup:locks", self.component).stdout.strip()
-        node = json.loads(holder)["node"] if holder else None
-        names = lambda machine: [worker.env["BACKUP_WORKER_NAME"] for worker in machine.workers]  # noqa: E731
-        fitting = [machine for machine in self.lab.machines if (node in names(machine)) != self.is_restore]
-        return self.lab.chance.choice(fitting or self.lab.machines)
+        at_work = self.lab.at_work(self.component)
+        return self.lab.chance.choice([machine for machine in self.lab.machines if (machine is at_work) != self.is_restore] or self.lab.machines)
 
     def states(self):
         """The states of the task from now on, until it has ended."""
