@@ -2,7 +2,7 @@
 
 use crate::support::{
     faulty::{self, AWAY, Fault, Faults, Faulty, GOOD, Op},
-    lab::{eventually, files, unfinished},
+    lab::{files, unfinished},
     tree,
 };
 use jiff::SignedDuration;
@@ -56,7 +56,7 @@ impl Bench {
     }
 
     /// An engine of real parts, with faults in front of its destinations.
-    fn engine(&self, near: Faults, far: Faults) -> Engine {
+    pub fn engine(&self, near: Faults, far: Faults) -> Engine {
         let folder = |name| Arc::new(LocalStore::open(self.path(name), 0).unwrap());
         let near = Arc::new(Faulty::new(folder("near"), near));
         let far = Arc::new(Faulty::new(folder("far"), far).named("s3"));
@@ -169,37 +169,6 @@ async fn what_fails_in_one_destination_is_a_backup_in_the_other_and_the_next_att
             assert!(the_same(Path::new(&report.path), Path::new(&report.s3_uri.unwrap())));
         }
     }
-}
-
-#[tokio::test]
-async fn a_copy_whose_run_dies_before_its_manifest_is_written_goes_with_the_next_run() {
-    let bench = Bench::new();
-    back_up(&bench.engine(GOOD, AWAY), &task("a")).await.unwrap_err();
-    let run = task("a");
-    let dying = bench.engine(GOOD, faulty::SILENT_MANIFEST);
-    tokio::select! {
-        ended = back_up(&dying, &run) => panic!("it ended: {ended:?}"),
-        copied = eventually(async || !files(&bench.path("far/media")).is_empty()) => assert!(copied),
-    }
-    assert_eq!((bench.counts("near"), bench.counts("far")), ((1, 1), (1, 0)), "copied, and in no manifest");
-    back_up(&bench.engine(GOOD, GOOD), &task("b")).await.unwrap();
-    assert_eq!((bench.counts("near"), bench.counts("far")), ((2, 2), (1, 1)));
-}
-
-#[tokio::test]
-async fn a_copy_that_the_manifest_beside_it_names_stays_though_its_run_died_before_the_other_manifest_was_written()
- {
-    let bench = Bench::new();
-    back_up(&bench.engine(GOOD, AWAY), &task("a")).await.unwrap_err();
-    let run = task("a");
-    let dying = bench.engine(faulty::SILENT_MANIFEST, GOOD);
-    tokio::select! {
-        ended = back_up(&dying, &run) => panic!("it ended: {ended:?}"),
-        noted = eventually(async || !files(&bench.path("far/manifests/media")).is_empty()) => assert!(noted),
-    }
-    // Another machine, which sees the far destination alone, relies on that copy by now.
-    back_up(&bench.engine(GOOD, GOOD), &task("b")).await.unwrap();
-    assert_eq!((bench.counts("near"), bench.counts("far")), ((2, 2), (2, 2)));
 }
 
 #[tokio::test]

@@ -120,8 +120,15 @@ impl Engine {
         object: StoredObject,
         held: &mut Held,
     ) -> Result<(), EngineError> {
+        let copy = noted([(&*object.destination, &object.key)]);
         let written = self.write_copy(manifest, object, held).await;
-        held.note(None).await?;
+        if matches!(written, Err(EngineError::LockLost { .. })) {
+            // Another machine has the component, and no manifest names this copy: the next holder here removes it.
+            let left: Vec<_> = held.left_behind().map(str::to_owned).into_iter().chain([copy]).collect();
+            held.leave(&left).await?;
+        } else {
+            held.note(None).await?;
+        }
         *manifest = written?;
         Ok(())
     }
