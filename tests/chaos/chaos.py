@@ -25,11 +25,11 @@ from invariants import AFTER_UNDO, violations  # noqa: E402
 from lab import Lab  # noqa: E402
 from servers import Failed, Stage, wait_for  # noqa: E402
 from takeover import BackupTakeover, Takeover, UndoTakeover  # noqa: E402
-from visit import Visit  # noqa: E402
+from visit import Crontab, Visit  # noqa: E402
 
 PATIENCE = 300  # seconds that a round's work may take, once all is well again: three attempts of everything, and 30 s for what died
 
-SCENES = (*4 * (Takeover,), *2 * (BackupTakeover,), UndoTakeover, *2 * (Visit,), None, None)  # what a round may have beside its faults
+SCENES = (*4 * (Takeover,), *2 * (BackupTakeover,), UndoTakeover, *2 * (Visit,), None, None, Crontab)  # what a round may have beside its faults
 
 
 def strike(lab, events, most):

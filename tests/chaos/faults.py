@@ -147,19 +147,8 @@ def jump_clock(lab):
 
 def back_up_by_hand(lab):
     """A backup beside the work of the fleet: it takes the lock of its machine alone, and puts right what it takes for a dead run's."""
-    return by_hand(lab, [lab.machine()])
-
-
-def back_up_by_hand_everywhere(lab):
-    """The same line in the crontab of every machine: they begin in the same second, and none has the lock of another."""
-    return by_hand(lab, lab.machines)
-
-
-def by_hand(lab, machines):
-    component = lab.chance.choice(COMPONENTS)
-    begin = lambda machine: lab.stage.start([lab.program, "backup", component], f"by-hand-{machine.name}.log", env=machine.direct | {"RUST_LOG": "info"})  # noqa: E731
-    processes = [begin(machine) for machine in machines]
-    return lambda: [process.wait(120) for process in processes]
+    process = lab.machine().by_hand("backup", lab.chance.choice(COMPONENTS))
+    return lambda: process.wait(120)
 
 
 ALL = [
@@ -182,5 +171,4 @@ ALL = [
     full_disk,
     jump_clock,
     back_up_by_hand,
-    back_up_by_hand_everywhere,
 ]

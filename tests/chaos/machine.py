@@ -87,6 +87,10 @@ class Machine:
         """Runs a command of rna-backup over connections without faults."""
         return self.stage.run([self.lab.program, *arguments, "--json"], env=self.direct | {"REDIS_URL": self.lab.redis.url}, check=check)
 
+    def by_hand(self, *arguments):
+        """Starts a command of rna-backup over connections without faults, and without the locks of the fleet."""
+        return self.stage.start([self.lab.program, *arguments], f"by-hand-{self.name}.log", env=self.direct | {"RUST_LOG": "info"})
+
     def json(self, *arguments):
         done = self.command(*arguments, check=False)
         try:

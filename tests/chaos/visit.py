@@ -17,15 +17,47 @@ STAY = 10  # seconds for which the run may stand still: no longer than others be
 END = 90  # and for the run to end afterwards
 
 
-class Visit:
-    """A restore that a command on another machine meets with its copy half made, or a backup that a command on the same machine meets just
-    before its manifest is written."""
+class Scene:
+    """Something of which nothing is left to be put right when it is over."""
 
     def __init__(self, lab, ledger, client, number):
         self.lab, self.ledger, self.client = lab, ledger, client
-        self.component = lab.chance.choice(COMPONENTS)
+        self.component, self.event = lab.chance.choice(COMPONENTS), None
+
+    def strike(self):
+        return self.event
+
+    def leaves_all_well(self):
+        return True
+
+    def be_taken_over(self):
+        """It is over."""
+
+    def come_back(self):
+        """Nobody was away."""
+
+    def undo(self):
+        return False
+
+
+class Crontab(Scene):
+    """The same line in the crontab of every machine: they make a backup in the same second, and none has the lock of another."""
+
+    def order(self):
+        for process in [machine.by_hand("backup", self.component) for machine in self.lab.machines]:
+            process.wait(120)
+        self.event = f"everybody_backed_up_{self.component}"
+        return True
+
+
+class Visit(Scene):
+    """A restore that a command on another machine meets with its copy half made, or a backup that a command on the same machine meets just
+    before its manifest is written."""
+
+    def __init__(self, *rest):
+        super().__init__(*rest)
         # A server of Weaviate makes one backup at a time, so two of them may well be in each other's way.
-        self.is_restore = self.component == "weaviate" or lab.chance.random() < 0.6
+        self.is_restore = self.component == "weaviate" or self.lab.chance.random() < 0.6
         self.visitor, self.event = None, "nobody_was_visited"
 
     def order(self):
@@ -65,7 +97,7 @@ class Visit:
             machine = self.place()
             # No backup of Weaviate needs to know of restores elsewhere; a restore does.
             words = ["restore", "weaviate", *args, "--yes"] if self.component == "weaviate" else ["backup", self.component]
-            self.visitor = self.lab.stage.start([self.lab.program, *words], f"by-hand-{machine.name}.log", env=machine.direct | {"RUST_LOG": "info"})
+            self.visitor = machine.by_hand(*words)
             try:
                 self.visitor.wait(STAY)
             except subprocess.TimeoutExpired:
@@ -101,18 +133,3 @@ class Visit:
                 break
             time.sleep(0.1)
         return states
-
-    def strike(self):
-        return self.event
-
-    def leaves_all_well(self):
-        return True
-
-    def be_taken_over(self):
-        """The run has ended."""
-
-    def come_back(self):
-        """Nobody was away."""
-
-    def undo(self):
-        return False
