@@ -56,7 +56,7 @@ impl Bench {
     }
 
     /// An engine of real parts, with faults in front of its destinations.
-    fn engine(&self, near: Faults, far: Faults) -> Engine {
+    pub fn engine(&self, near: Faults, far: Faults) -> Engine {
         let folder = |name| Arc::new(LocalStore::open(self.path(name), 0).unwrap());
         let near = Arc::new(Faulty::new(folder("near"), near));
         let far = Arc::new(Faulty::new(folder("far"), far).named("s3"));

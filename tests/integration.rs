@@ -25,6 +25,7 @@ mod cli_check;
 mod cli_faults;
 mod clients;
 mod copies;
+mod copies_left;
 mod deploy;
 mod drill;
 mod encrypted;

@@ -1,8 +1,8 @@
 //! One archive in several destinations: copied to one that failed, and taken away from one again.
 
 use crate::base::chain;
-use crate::catalog::{Damaged, Entry, StoredCopy};
 use crate::domain::component::ComponentName;
+use crate::domain::id::BackupId;
 use crate::domain::manifest::{Manifest, StoredObject};
 use crate::engine::archive::CHUNK;
 use crate::engine::uploads::{ArchiveHashes, ArchiveUploads};
@@ -120,8 +120,15 @@ impl Engine {
         object: StoredObject,
         held: &mut ComponentLock,
     ) -> Result<(), EngineError> {
+        let copy = noted([(&*object.destination, &object.key)]);
         let written = self.write_copy(manifest, object, held).await;
-        held.note(None).await?;
+        if matches!(written, Err(EngineError::LockLost { .. })) {
+            // Another machine has the component, and no manifest names this copy: the next holder here removes it.
+            let left: Vec<_> = held.left_behind().map(str::to_owned).into_iter().chain([copy]).collect();
+            held.leave(&left).await?;
+        } else {
+            held.note(None).await?;
+        }
         *manifest = written?;
         Ok(())
     }
@@ -181,12 +188,19 @@ impl Engine {
             tracing::warn!("what a dead run left stays until every destination can be read");
             return Ok(left.lines().map(str::to_owned).collect());
         }
+        // Each destination by itself: a run that died before it changed the manifest here may have changed the one there, and
+        // another machine may have said since that the backup is there.
+        let surveys = self.catalog.survey(component).await?;
         let known = |destination: &str, key: &ObjectKey| {
-            let is_it = |copy: &StoredCopy| copy.destination == destination && copy.key == *key;
+            let is_it =
+                |object: &StoredObject| object.destination == destination && object.key == key.as_str();
             // If a manifest cannot be read, only its name is known, which is that of its archive too.
-            let is_its = |damaged: &Damaged| key.file_name().starts_with(damaged.backup_id.as_str());
-            listing.entries.iter().any(|entry: &Entry| entry.copies.iter().any(is_it))
-                || listing.damaged.iter().any(is_its)
+            let is_its = |id: &BackupId| key.file_name().starts_with(id.as_str());
+            surveys.iter().any(|survey| {
+                let mut unread = survey.damaged.iter().map(|damaged| &damaged.backup_id).chain(&survey.newer);
+                unread.any(is_its)
+                    || survey.manifests.values().any(|manifest| manifest.objects.iter().any(is_it))
+            })
         };
         let mut still = Vec::new();
         for line in left.lines() {

@@ -4,11 +4,12 @@
 
 CHAOS_SECONDS (1800) bounds it, CHAOS_SEED repeats what is ordered and which faults strike, though not the instant to
 the microsecond. Each round orders work of the workers of two machines, lets one to four things go wrong in the middle of
-it, puts them right, waits until every task has ended, starts the workers anew, and checks invariants.py. In every other
-round a machine dies over a restore or is cut off (takeover.py). A violation ends it;
+it, puts them right, waits until every task has ended, starts the workers anew, and checks invariants.py. In most rounds
+a machine dies over a task or is cut off (takeover.py), or somebody works by hand in the middle of a run (visit.py). A violation ends it;
 the folder with all logs stays. --sabotage breaks one thing after the other by hand and wants the invariant to notice.
 """
 
+import json
 import os
 import sys
 import time
@@ -23,9 +24,12 @@ import sabotage  # noqa: E402
 from invariants import AFTER_UNDO, violations  # noqa: E402
 from lab import Lab  # noqa: E402
 from servers import Failed, Stage, wait_for  # noqa: E402
-from takeover import Takeover  # noqa: E402
+from takeover import BackupTakeover, Takeover, UndoTakeover  # noqa: E402
+from visit import Crontab, Visit  # noqa: E402
 
 PATIENCE = 300  # seconds that a round's work may take, once all is well again: three attempts of everything, and 30 s for what died
+
+SCENES = (*4 * (Takeover,), *2 * (BackupTakeover,), UndoTakeover, *2 * (Visit,), None, None, Crontab)  # what a round may have beside its faults
 
 
 def strike(lab, events, most):
@@ -62,25 +66,35 @@ def round_of(lab, ledger, client, number):
     events = []
     lab.live_on(number)
     ledger.begin(lab.fingerprints())
-    takeover = Takeover(lab, ledger, client, number) if lab.chance.random() < 0.6 else None
-    if takeover and not takeover.order():
-        takeover = None
+    scene = lab.chance.choice(SCENES)
+    scene = scene and scene(lab, ledger, client, number)
+    if scene and not scene.order():
+        scene = None
     orders.order(lab, client, ledger)
-    if takeover:
-        events.append(takeover.strike())
-    if takeover is None or takeover.leaves_all_well():
-        strike(lab, events, 2 if takeover else 4)
-    if takeover:
-        takeover.be_taken_over()
+    if scene:
+        events.append(scene.strike())
+    if scene is None or scene.leaves_all_well():
+        strike(lab, events, 2 if scene else 4)
+    if scene:
+        scene.be_taken_over()
     settle(lab, ledger)
-    if takeover and lab.chance.random() < 0.6:
-        takeover.come_back()
+    if scene and lab.chance.random() < 0.6:
+        scene.come_back()
     broken = violations(lab, ledger)
     # The next backup of a component forgets what was before.
-    if takeover and not broken and takeover.undo():
-        events.append(f"undid_{takeover.component}")
+    if scene and not broken and scene.undo():
+        events.append(f"undid_{scene.component}")
         broken = violations(lab, ledger, AFTER_UNDO)
     return events, broken
+
+
+def prepare(lab, ledger):
+    """A backup of everything, so that the first round has something to restore."""
+    before = lab.fingerprints()
+    ledger.begin(before)
+    for component in before:
+        made = json.loads(lab.machine().command("backup", component).stdout)
+        ledger.holds[made["backup_id"]] = before[component]
 
 
 def main():
@@ -103,8 +117,10 @@ def main():
 def run(lab, seed, seconds):
     print(f"CHAOS_SEED={seed}, {seconds:.0f} s")
     ledger, struck, began, number = orders.Ledger(), {}, time.monotonic(), 0
+    prepare(lab, ledger)
     while time.monotonic() - began < seconds:
         number += 1
+        lab.chance.seed(f"{seed}, round {number}")  # so that a round's beginning depends on none before it
         client = lab.client()
         events, broken = round_of(lab, ledger, client, number)
         lab.stage.end(client.process)

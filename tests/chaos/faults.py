@@ -147,8 +147,7 @@ def jump_clock(lab):
 
 def back_up_by_hand(lab):
     """A backup beside the work of the fleet: it takes the lock of its machine alone, and puts right what it takes for a dead run's."""
-    machine, component = lab.machine(), lab.chance.choice(COMPONENTS)
-    process = lab.stage.start([lab.program, "backup", component], f"by-hand-{machine.name}.log", env=machine.direct | {"RUST_LOG": "info"})
+    process = lab.machine().by_hand("backup", lab.chance.choice(COMPONENTS))
     return lambda: process.wait(120)
 
 

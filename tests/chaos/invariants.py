@@ -116,9 +116,17 @@ def a_restore_is_done_once(lab, ledger):
 
 def undo_leads_to_what_was_live(lab, ledger):
     """An undo brings back the data that was live before the restore, on whichever machines the restore began and ended."""
-    for component in ledger.undone:
-        if lab.fingerprint(component) != ledger.before[component] or component in ledger.since and lab.has(component, ledger.since[component]):
+    for component in ledger.undone | ledger.back:
+        is_later = component in ledger.undone and component in ledger.since and lab.has(component, ledger.since[component])
+        if is_later or lab.fingerprint(component) != ledger.before[component]:
             yield f"{component} is not what was live before the restore that was undone"
+
+
+def a_living_run_is_left_alone(lab, ledger):
+    """A run in the middle of which somebody works by hand on the same data, on the same machine or another, ends well at its first attempt."""
+    for id, states in ledger.visited.items():
+        if "RETRY" in states or states[-1:] != ["SUCCESS"]:
+            yield f"{ledger.orders[id]['task']} {id}, in the middle of which somebody worked by hand, went on as {states}"
 
 
 def nothing_half_is_left(lab, ledger):
@@ -191,6 +199,7 @@ ALL = [
     no_class_is_lost,
     a_restore_is_done_once,
     undo_leads_to_what_was_live,
+    a_living_run_is_left_alone,
     no_lock_is_stale,
     nothing_half_is_left,
     no_scratch_is_left,

@@ -68,6 +68,12 @@ class Lab:
         """Any of them."""
         return self.chance.choice(self.machines)
 
+    def at_work(self, component):
+        """The machine that holds the lock of a component in the fleet; None where none does."""
+        holder = self.redis.cli("hget", "rna-backup:locks", component).stdout.strip()
+        node = json.loads(holder)["node"] if holder else None
+        return next((machine for machine in self.machines if node in [worker.env["BACKUP_WORKER_NAME"] for worker in machine.workers]), None)
+
     def line(self):
         """Any line of any machine."""
         return self.chance.choice([line for machine in self.machines for line in machine.lines.values()])

@@ -11,7 +11,7 @@ class Line:
 
     def __init__(self, target):
         self.target, self.port, self.mode, self.open = target, None, "clear", set()
-        self.trap, self.caught = None, threading.Event()
+        self.trap, self.word, self.caught = None, None, threading.Event()
         self.loop, ready = asyncio.new_event_loop(), threading.Event()
         threading.Thread(target=self.serve, args=(ready,), daemon=True).start()
         ready.wait()
@@ -27,6 +27,9 @@ class Line:
         self.open.add(writer)
         try:
             await self.passable()
+            if writer.is_closing():  # cut meanwhile: what it has sent is lost
+                self.open.discard(writer)
+                return
             far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self.target)
         except OSError:
             writer.close()
@@ -41,9 +44,9 @@ class Line:
     async def carry(self, reader, writer):
         try:
             while data := await reader.read(16 * 1024):
-                if self.trap and self.trap.search(data):
+                if found := self.trap and self.trap.search(data):
                     # For ever: what is caught never arrives, whatever becomes of the line.
-                    self.mode, self.trap = "hole", None
+                    self.mode, self.trap, self.word = "hole", None, found[1]
                     self.caught.set()
                     break
                 await self.passable()
@@ -60,7 +63,7 @@ class Line:
             await asyncio.sleep(0.05)
 
     def catch(self, trap):
-        """Becomes a black hole at the first message in which this expression is found; an event that is set then."""
+        """Becomes a black hole at the first message in which this expression is found; an event that is set then. `word` is its first group."""
         self.caught, self.trap = threading.Event(), trap
         return self.caught
 

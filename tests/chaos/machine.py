@@ -71,6 +71,13 @@ class Machine:
         """SIGKILL to its workers alone: their children are orphans. Whether there was one to kill."""
         return any([kill(worker) for worker in self.workers])
 
+    def clear_lines(self, loses=False):
+        """Lets its lines pass on again whatever comes. What is still on its way arrives, or is lost."""
+        for line in self.lines.values():
+            if loses:
+                line.cut()
+            line.mode = "clear"
+
     def put_clock(self, seconds):
         new = self.clock.with_suffix(".new")
         new.write_text(f"{seconds:+}")
@@ -79,6 +86,10 @@ class Machine:
     def command(self, *arguments, check=True):
         """Runs a command of rna-backup over connections without faults."""
         return self.stage.run([self.lab.program, *arguments, "--json"], env=self.direct | {"REDIS_URL": self.lab.redis.url}, check=check)
+
+    def by_hand(self, *arguments):
+        """Starts a command of rna-backup over connections without faults, and without the locks of the fleet."""
+        return self.stage.start([self.lab.program, *arguments], f"by-hand-{self.name}.log", env=self.direct | {"RUST_LOG": "info"})
 
     def json(self, *arguments):
         done = self.command(*arguments, check=False)

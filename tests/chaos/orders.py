@@ -21,19 +21,23 @@ class Ledger:
     """The tasks of this round, every state in which a component ever was as a whole, and what has been promised.
 
     `made` are the backups that a task said it had made, each with a destination where it put them, and `holds` what is
-    in those of which that is certain. `pinned` is what a task said it had pinned. `alone` are the components that one
+    in those of which that is certain. `partial` are those that may lack a class which was missing. `pinned` is what a task said it had pinned. `alone` are the components that one
     restore of the round alone replaces, `since` what was written in the middle of the round and has to be there, and
-    `undone` the components that were put back to what they were before the round.
+    `undone` the components that were put back to what they were before the round, by hand, and `back` those that an undo of
+    the round put back. `visited` are the runs that somebody has met by hand, each with its states from then on.
     """
 
     def __init__(self):
         self.whole, self.before, self.orders = {component: set() for component in COMPONENTS}, {}, {}
-        self.made, self.holds, self.pinned = set(), {}, set()
-        self.alone, self.since, self.undone = set(), {}, set()
+        self.made, self.holds, self.pinned, self.partial = set(), {}, set(), set()
+        self.begin_anew()
+
+    def begin_anew(self):
+        self.alone, self.since, self.undone, self.back, self.visited = set(), {}, set(), set(), {}
 
     def begin(self, fingerprints):
         self.before, self.orders = fingerprints, {}
-        self.alone, self.since, self.undone = set(), {}, set()
+        self.begin_anew()
         for component, state in fingerprints.items():
             self.whole[component].add(state)
 
@@ -79,7 +83,8 @@ class Ledger:
 def order(lab, client, ledger):
     """Three to six tasks, backups among them."""
     chance = lab.chance
-    listed = [(backup["component"], backup["backup_id"]) for backup in lab.machine().json("list")["backups"] if backup["state"] == "ok"]
+    listed = [(one["component"], one["backup_id"]) for one in lab.machine().json("list")["backups"] if one["state"] == "ok"]
+    listed = [(component, backup) for component, backup in listed if backup not in ledger.partial]
 
     def send(component, task, *args, **kwargs):
         ledger.note(client.delay(task, *args, **kwargs), component, task)
@@ -121,6 +126,12 @@ def order(lab, client, ledger):
     ]
     for what in [back_up, back_up, *chance.choices(rest, k=chance.randrange(1, 5))]:
         what()
+
+
+def reachable(lab, ledger, component):
+    """The backups of a component that every machine can reach, since they are in the bucket."""
+    listed = [one for one in lab.machine().json("list", component)["backups"] if one["backup_id"] not in ledger.partial]
+    return [one["backup_id"] for one in listed if any((copy["destination"], copy["state"]) == ("s3", "ok") for copy in one["destinations"])]
 
 
 def component_of(backup):

@@ -163,6 +163,13 @@ def wrong_undo(lab, ledger):
     return lambda: (ledger.undone.clear(), ledger.before.update(media=before))
 
 
+def disturbed(lab, ledger):
+    """Notes a run as one that had to be tried again after somebody had worked by hand."""
+    id = next(iter(ledger.orders))
+    ledger.visited[id] = ["PROGRESS", "RETRY", "SUCCESS"]
+    return ledger.visited.clear
+
+
 def marks(lab, ledger):
     """Makes more marks on the server than there are machines."""
     names = [f"RnaBackupMark_{number}" for number in range(100, 103)]
@@ -194,6 +201,7 @@ TABLE = [
     ("no_class_is_lost", marks),
     ("a_restore_is_done_once", second_swap),
     ("undo_leads_to_what_was_live", wrong_undo),
+    ("a_living_run_is_left_alone", disturbed),
     ("listed_backups_are_whole", other_archive),
     ("no_name_is_of_two_backups", shared_name),
     ("what_is_promised_is_kept", lost_backup),

@@ -1,6 +1,6 @@
-"""A machine that dies over a restore, or is cut off: another takes the restore over, then the first comes back and makes its next backup.
+"""A machine that dies over a task, stands still or is cut off: another takes the task over, then the first comes back and makes its next backup.
 
-The instant is no guess: the machine's line to Redis catches the very message that tells of it.
+The instant is no guess: one of the machine's lines catches the very message that tells of it.
 """
 
 import re
@@ -8,110 +8,176 @@ import signal
 import time
 import uuid
 
+from lab import COMPONENTS
 from machine import is_up
-from orders import ENDED, RESTORES, component_of
+from orders import BACKUPS, ENDED, RESTORES, UNDO, reachable
 from servers import Failed, wait_for
 
-# The message that is caught, by a word in it. Where a step is too short to be told of, it is the result.
+# The result that is about to be stored: the work is done. Where a step is too short to be told of, this is the instant too.
 RESULT = "SUCCESS"
-POINTS = (RESULT, RESULT, RESULT, "restore", "swap", "replace classes")
-CATCH = 30  # seconds for a restore to come so far
+# Progress that is told by way of Redis, by a word in it.
+STEPS = ("restore", "swap", "replace classes")
+# A class of Weaviate is deleted, and not there again.
+MISSING = "missing class"
+# Requests to the bucket: a backup's archive comes there, then its manifest; retention deletes a manifest, then the archive.
+REQUESTS = {
+    "archive": "PUT /[^/ ]+/{component}/",
+    "manifest": "PUT /[^/ ]+/manifests/{component}/",
+    "deletion": "DELETE /[^/ ]+/manifests/{component}/|<Object><Key>manifests/{component}/",
+}
+CATCH = 30  # seconds for a task to come so far
 LOST = 45  # seconds in which others take the work of a machine that they do not hear of
-TAKEN = 150  # and that of a dead one, whose mark in Weaviate is looked at for a while
+TAKEN = 150  # and that of a dead one, or of one without a sign of life, whose mark in Weaviate is looked at for a while
 
 
-def die(machine, chance):
+def die(machine, takeover):
     """SIGKILL to its workers."""
-    time.sleep(chance.random() * 0.3)  # no wait for anything: the instant is the point
+    time.sleep(takeover.lab.chance.random() * 0.3)  # no wait for anything: the instant is the point
     machine.die()
-    machine.lines["redis"].mode = "clear"
+    machine.clear_lines(loses=takeover.lab.chance.random() < 0.5)
 
 
-def be_cut_off(machine, chance):
+def die_before_a_backup(machine, takeover):
+    """SIGKILL to all workers, and somebody makes a backup by hand before any is there again."""
+    for each in takeover.lab.machines:
+        each.die()
+    machine.clear_lines()
+    takeover.lab.machine().command("backup", takeover.component, check=False)
+
+
+def be_cut_off(machine, takeover):
     """Cuts a machine off from Redis, while its work goes on, until another machine has taken the work over."""
 
 
-def freeze(machine, chance):
+def freeze(machine, takeover):
     """Stops the processes of a machine in the middle of its work, and lets them go on when another machine has taken the work over."""
     for worker in filter(is_up, machine.workers):
         worker.process.send_signal(signal.SIGSTOP)
 
 
-ENDS = (*8 * (die,), be_cut_off, freeze)
-
-
 class Takeover:
     """The restore of a round, of a component that no other order of the round replaces."""
 
+    kind, points, ends = "restore", (RESULT, RESULT, RESULT, *STEPS), (*6 * (die,), be_cut_off, freeze)
+
     def __init__(self, lab, ledger, client, number):
         self.lab, self.ledger, self.client, self.number = lab, ledger, client, number
-        self.id, self.victim = str(uuid.UUID(int=lab.chance.getrandbits(128), version=4)), None
-        self.point, self.end = lab.chance.choice(POINTS), lab.chance.choice(ENDS)
+        self.id, self.victim, self.at = str(uuid.UUID(int=lab.chance.getrandbits(128), version=4)), None, None
+        self.component = lab.chance.choice(self.components())
+        self.point, self.end = lab.chance.choice(self.points), lab.chance.choice(self.ends)
+        self.is_followed = lab.chance.random() < 0.4
+        if self.component == "weaviate" and self.point in STEPS[1:]:
+            self.point, self.end = MISSING, freeze if self.end is be_cut_off else self.end
+
+    def components(self):
+        return COMPONENTS
 
     def order(self):
         """Orders a restore of a backup that every machine can reach; returns False where there is none."""
-        listed = self.lab.machine().json("list")["backups"]
-        found = [one["backup_id"] for one in listed if any((copy["destination"], copy["state"]) == ("s3", "ok") for copy in one["destinations"])]
+        found = reachable(self.lab, self.ledger, self.component)
         if not found:
             return False
-        backup = self.lab.chance.choice(found)
-        self.component = component_of(backup)
         self.ledger.alone.add(self.component)
-        # The result of a task is JSON on one line, with the task's id at its end; a packet may hold more, and other tasks may name the id too.
-        trap = re.compile(f'"({self.point}|{RESULT})"[^\r\n]*"task_id": ?"{self.id}'.encode())
-        self.caught = [(machine, machine.lines["redis"].catch(trap)) for machine in self.lab.machines]
-        task = RESTORES[self.component]
-        self.client.ask(do="send", task=task, args=[backup], kwargs={}, options={"task_id": self.id})
+        backup, task = self.lab.chance.choice(found), RESTORES[self.component]
+        self.there = self.backups() if self.point is MISSING else set()
+        self.send(task, backup)
         self.ledger.note(self.id, self.component, task, backup)
+        if self.point is MISSING:
+            self.stop_without_a_class()
         return True
+
+    def backups(self):
+        return {one["backup_id"] for machine in self.lab.machines for one in machine.json("list", self.component)["backups"]}
+
+    def stop_without_a_class(self):
+        """Stops the machine that restores while the class is missing: a moment that no message tells of."""
+        is_missing = lambda: "Paper" not in self.lab.classes()  # noqa: E731
+        try:
+            wait_for("a class to be deleted", lambda: is_missing() or self.has_ended(), seconds=CATCH)
+        except Failed:
+            return
+        victim = self.lab.at_work(self.component)
+        if victim and is_missing():
+            freeze(victim, self)
+            self.victim, self.at = victim, MISSING
+
+    def send(self, task, *args):
+        """Sends the task, with a trap on every line for the message that is awaited."""
+        # The result of a task is JSON on one line, with the task's id at its end; a packet may hold more, and other tasks may name the id too.
+        words = {RESULT} if self.point in REQUESTS else {self.point, RESULT}
+        traps = {"redis": f'"({"|".join(words)})"[^\r\n]*"task_id": ?"{self.id}'}
+        if self.point in REQUESTS:
+            traps["s3"] = f"({REQUESTS[self.point].format(component=self.component)})"
+        lines = [(machine, name) for machine in self.lab.machines for name in traps]
+        self.caught = [(machine, name, machine.lines[name].catch(re.compile(traps[name].encode()))) for machine, name in lines]
+        self.client.ask(do="send", task=task, args=args, kwargs={}, options={"task_id": self.id})
 
     def strike(self):
         """At the instant that is awaited; what has happened, in a word."""
         for _ in range(CATCH):
-            self.victim = self.caught_one()
             if self.victim or self.has_ended():
                 break
-        for machine, _ in self.caught:
-            machine.lines["redis"].trap = None
+            self.caught_one()
+        for machine, name, _ in self.caught:
+            machine.lines[name].trap = None
+            if machine is not self.victim:
+                machine.lines[name].mode = "clear"  # it may have caught something at the same time
         if self.victim is None:
             return "nobody_died"
-        if self.point is RESULT:
-            # The restore is done, and only its result is not stored: data that is written from now on stays.
+        if self.at == RESULT:
+            self.write()
+            if self.end is die and self.is_followed:
+                self.end = die_before_a_backup
+        self.end(self.victim, self)
+        return f"{self.end.__name__}_at_{self.at.split()[0].lower()}_of_{self.kind}_{self.component}"
+
+    def write(self):
+        """Data that is written once the restore is done stays: what is still to come is the stored result."""
+        if self.component not in self.ledger.since:
             self.lab.write(self.component, self.number)
             self.ledger.since[self.component] = self.number
-        self.end(self.victim, self.lab.chance)
-        return f"{self.end.__name__}_at_{self.point.split()[0].lower()}_of_{self.component}"
 
     def caught_one(self):
-        """The machine whose message was caught within a second."""
+        """Notes the machine whose message was caught within a second, and which message that was."""
         deadline = time.monotonic() + 1
         while time.monotonic() < deadline:
-            for machine, caught in self.caught:
+            for machine, line, caught in self.caught:
                 if caught.wait(0.02):
-                    return machine
-        return None
+                    self.victim = machine
+                    self.at = self.point if line == "s3" else machine.lines[line].word.decode()
+                    return
 
     def has_ended(self, *states):
         return self.lab.results([self.id]).get(self.id, {}).get("status") in (states or ENDED)
 
     def leaves_all_well(self):
         """Returns whether no machine is stopped or cut off, so that other faults may strike."""
-        return self.victim is None or self.end is die
+        return self.victim is None or self.end in (die, die_before_a_backup)
 
     def be_taken_over(self):
-        """Waits until another machine has ended the restore, or what was left of it; then the first machine comes back."""
+        """Waits until another machine has ended the task, or what was left of it; then the first machine comes back."""
         if self.victim is None:
             return
         for machine in self.lab.machines:
             if machine is not self.victim:
                 machine.start()
+        is_quick = self.end in (freeze, be_cut_off) and self.component != "weaviate"
         try:
-            wait_for("another machine to take the restore over", self.has_ended, seconds=TAKEN if self.end is die else LOST)
+            wait_for("another machine to take the task over", self.has_ended, seconds=LOST if is_quick else TAKEN)
         except Failed:
             pass  # whoever stands still may keep its locks
+        if self.has_ended("SUCCESS"):
+            self.taken_over()
+        if self.at is MISSING:
+            # Others may have backed up what was there.
+            self.ledger.partial |= self.backups() - self.there
         for worker in filter(is_up, self.victim.workers):
             worker.process.send_signal(signal.SIGCONT)
-        self.victim.lines["redis"].mode = "clear"
+        self.victim.clear_lines()
+
+    def taken_over(self):
+        """What the machine that was away may not undo when it comes back."""
+        self.write()
 
     def come_back(self):
         """The machine that was away makes its next backup of what the other has restored."""
@@ -121,11 +187,78 @@ class Takeover:
     def undo(self):
         """Undoes the restore by hand on a machine that can; returns whether anything was undone."""
         # Weaviate has no second place for classes: those that a dead machine has deleted are not there for the next.
-        is_one_swap = self.point is RESULT or self.component != "weaviate"
+        is_one_swap = self.at == RESULT or self.component != "weaviate"
         if self.victim is None or not is_one_swap or not self.has_ended("SUCCESS"):
             return False
-        for machine in self.lab.machines:
+        # What a restore has set aside of Weaviate lies on the machine that has restored.
+        others = [machine for machine in self.lab.machines if machine is not self.victim and self.component != "weaviate"]
+        for machine in [self.victim, *others]:
             if machine.command("undo", self.component, "--yes", check=False).returncode == 0:
                 self.ledger.undone.add(self.component)
                 return True
+        return False
+
+
+class UndoTakeover(Takeover):
+    """An undo, of a restore that was done just before."""
+
+    kind, points = "undo", (RESULT,)
+
+    def components(self):
+        # What is set aside of Weaviate lies on one machine: no other can undo that.
+        return ("postgres", "media")
+
+    def order(self):
+        found = reachable(self.lab, self.ledger, self.component)
+        if not found:
+            return False
+        self.ledger.alone.add(self.component)
+        backup, task = self.lab.chance.choice(found), RESTORES[self.component]
+        restore = self.client.delay(task, backup)
+        self.ledger.note(restore, self.component, task, backup)
+        ended = lambda: self.lab.results([restore]).get(restore, {}).get("status")  # noqa: E731
+        try:
+            wait_for("the restore that is to be undone", lambda: ended() in ENDED, seconds=CATCH)
+        except Failed:
+            pass
+        if ended() != "SUCCESS":
+            return False
+        self.send(UNDO, self.component)
+        self.ledger.note(self.id, self.component, UNDO)
+        return True
+
+    def taken_over(self):
+        self.ledger.back.add(self.component)
+
+    def undo(self):
+        return False
+
+
+class BackupTakeover(Takeover):
+    """A backup: what was made of it when the machine died is the only one of the task, or goes."""
+
+    kind, points = "backup", (RESULT, *REQUESTS, *REQUESTS)
+    # One that is cut off keeps its backup, as one that is too many harms nobody.
+    ends = (*3 * (die,), freeze)
+
+    def __init__(self, *rest):
+        super().__init__(*rest)
+        if self.end is freeze:
+            # A request that was on its way is carried out when the machine goes on, whoever has the component by then: so this
+            # one is the archive's, which is nothing without its manifest.
+            self.point = "archive"
+
+    def order(self):
+        self.send(BACKUPS[self.component])
+        self.ledger.note(self.id, self.component, BACKUPS[self.component])
+        return True
+
+    def write(self):
+        """Nothing was replaced."""
+
+    def leaves_all_well(self):
+        # Where the bucket is away, a machine cannot know what the one before it has made.
+        return self.victim is None
+
+    def undo(self):
         return False

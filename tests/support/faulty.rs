@@ -55,6 +55,8 @@ pub enum Fault {
     Short,
     /// Each answer and each piece takes its time.
     Slow,
+    /// The answer never comes.
+    Silent,
 }
 
 /// Everything that goes wrong with a store, the rest is as it should be.
@@ -84,6 +86,7 @@ pub const SLOW: Faults = &[
 ];
 pub const NO_COMMIT: Faults = &[(Op::Commit, Fault::Away)];
 pub const NO_MANIFEST: Faults = &[(Op::Put, Fault::Away)];
+pub const SILENT_MANIFEST: Faults = &[(Op::Put, Fault::Silent)];
 
 /// A store with faults in front of it, perhaps under another name. Counts what is opened, and uploads that are
 /// told that nothing more comes.
@@ -135,6 +138,7 @@ async fn ask<T>(
             tokio::time::sleep(PAUSE).await;
             work.await
         }
+        Some(Fault::Silent) => std::future::pending().await,
         Some(Fault::CutAfter(_) | Fault::Flip(_) | Fault::Short) | None => work.await,
     }
 }
