@@ -9,7 +9,7 @@ use crate::support::{
 use async_trait::async_trait;
 use rna_backup::{
     domain::component::ComponentName,
-    engine::{EngineError, Fleet, FleetError, FleetHold, FleetTake, Run, Standing},
+    engine::{EngineError, Fleet, FleetError, FleetHold, FleetTake, LockState, Run},
 };
 use std::sync::{
     Arc,
@@ -70,8 +70,8 @@ impl FleetHold for Hold {
     fn lost(&self) -> CancellationToken {
         CancellationToken::new()
     }
-    async fn standing(&self) -> Standing {
-        if self.0.swap(true, Ordering::SeqCst) { Standing::Lost } else { Standing::Ours }
+    async fn lock_state(&self) -> LockState {
+        if self.0.swap(true, Ordering::SeqCst) { LockState::Lost } else { LockState::Ours }
     }
     async fn free(self: Box<Self>) {}
 }
