@@ -2,7 +2,8 @@
 
     python benches/bench.py PROGRAM [celery|media|postgres|restore|s3|weaviate ...]
 
-BENCH_SCALE (1.0) scales the data, BENCH_ROUNDS (3) the repetitions; 0.01 and 1 make a smoke test.
+BENCH_SCALE (1.0) scales the data, BENCH_ROUNDS (3) the repetitions; 0.01 and 1 make a smoke test. BENCH_BEFORE names the
+program of an earlier build: backups and restores of media and PostgreSQL are then measured beside that build alone.
 Writes target/bench/latest.json beside the tables.
 """
 
@@ -28,6 +29,7 @@ from servers import PYTHONS, ROOT, Client, Postgres, Redis, Stage, Worker, wait_
 
 SCALE = float(os.environ.get("BENCH_SCALE", "1"))
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", "3"))
+BEFORE = os.environ.get("BENCH_BEFORE")
 OURS = "rna-backup, with proof"
 WORKER = "rna-backup worker"
 
@@ -47,11 +49,15 @@ class Bench:
         out = self.stage.dir / "out"
         return (self.shell(command, env), lambda: out.stat().st_size, out.unlink)
 
-    def ours(self, component, env):
+    def ours(self, component, env, program=None):
         env = self.stage.env | {"BACKUP_ROOT": str(self.root), "REDIS_URL": "", "BACKUP_METRICS_ADDR": ""} | env
-        command = [self.program, "backup", component, "--json"]
+        command = [program or self.program, "backup", component, "--json"]
         archives = lambda: sum(path.stat().st_size for path in self.root.glob(f"{component}/*"))  # noqa: E731
         return (lambda: measure.run(command, env, self.stage.dir), archives, lambda: shutil.rmtree(self.root))
+
+    def builds(self, component, env):
+        """Backups by this build and by the build before."""
+        return {OURS: self.ours(component, env), "the build before": self.ours(component, env, BEFORE)}
 
     def restic(self, folder):
         """restic as its manual begins: a repository, a backup. Restored and proven is nothing of it."""
@@ -94,8 +100,12 @@ class Bench:
     def media(self, name, title, fill):
         folder = self.stage.dir / name
         fill(folder)
-        init, backup, size, clear = self.restic(folder)
         sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
+        if BEFORE:
+            env = {"MEDIA_ROOT": str(folder), "BACKUP_MEDIA_FULL_EVERY": "0"}
+            self.race(f"media: {title}", sum(sizes), len(sizes), self.builds("media", env))
+            return shutil.rmtree(folder)
+        init, backup, size, clear = self.restic(folder)
         packed = f"tar -C {folder} -cf - . "
         gztar = f"import shutil; shutil.make_archive('out', 'gztar', {str(folder)!r})"
         self.race(
@@ -123,8 +133,11 @@ class Bench:
         dump, env = f"{server.bin}/pg_dump -Fc ", server.env()
         raw = self.stage.run(["bash", "-c", dump + "-Z0 | wc -c"], env=env).stdout
         zstd = dump + "-Z0 | zstd -q -3 -T2 >out && sync out"
+        title = f"PostgreSQL: {int(server.psql('select pg_database_size(current_database())').stdout) / 1e6:.0f} MB of database"
+        if BEFORE:
+            return self.race(title, int(raw), None, self.builds("postgres", {"DATABASE_URL": server.url()}))
         self.race(
-            f"PostgreSQL: {int(server.psql('select pg_database_size(current_database())').stdout) / 1e6:.0f} MB of database",
+            title,
             int(raw),
             None,
             {

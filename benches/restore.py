@@ -1,6 +1,7 @@
 """Restores: how long one takes, and how long the app is without its database. `bench.py PROGRAM restore`."""
 
 import json
+import os
 import shutil
 import signal
 import statistics
@@ -11,6 +12,7 @@ import data
 import measure
 from servers import ROOT, Postgres
 
+BEFORE = os.environ.get("BENCH_BEFORE")
 OURS = "rna-backup restore"
 SESSIONS = 50
 
@@ -37,14 +39,20 @@ class Restores:
         self.media("small", "files of 4 KB", lambda at: data.small_files(at, int(100_000 * self.scale)))
         shutil.rmtree(self.bench.root)
 
-    def program(self, component, env):
+    def program(self, component, env, program=None):
         """Makes a backup; its archive, and how it is restored."""
-        shutil.rmtree(self.bench.root, ignore_errors=True)
-        env = self.stage.env | {"BACKUP_ROOT": str(self.bench.root), "REDIS_URL": "", "BACKUP_METRICS_ADDR": ""} | env
-        measure.run([self.bench.program, "backup", component, "--json"], env, self.stage.dir)
-        (archive,) = self.bench.root.glob(f"{component}/*")
-        command = [self.bench.program, "restore", component, "--yes", "--json"]
+        program = program or self.bench.program
+        root = self.bench.root / program.name
+        shutil.rmtree(root, ignore_errors=True)
+        env = self.stage.env | {"BACKUP_ROOT": str(root), "REDIS_URL": "", "BACKUP_METRICS_ADDR": ""} | env
+        measure.run([program, "backup", component, "--json"], env, self.stage.dir)
+        (archive,) = root.glob(f"{component}/*")
+        command = [program, "restore", component, "--yes", "--json"]
         return archive, lambda: measure.run(command, env, self.stage.dir)
+
+    def builds(self, component, env):
+        """Restores by this build and by the build before, each of a backup of its own."""
+        return {OURS: self.program(component, env)[1], "the build before": self.program(component, env, Path(BEFORE))[1]}
 
     def let_in(self, server):
         """Sessions of a role that needs no password: to hash it takes a client 5 ms, and elsewhere not of our cores."""
@@ -59,6 +67,10 @@ class Restores:
         script = self.stage.dir / "restore.sql"
         script.write_text(data.DATABASE.format(rows=max(1000, int(1_210_000 * self.scale))) + DASHBOARD)
         server.script(script)
+        megabytes = int(server.psql("select pg_database_size(current_database())").stdout) / 1e6
+        title = f"restore PostgreSQL: {megabytes:.0f} MB of database"
+        if BEFORE:
+            return self.race(title, self.builds("postgres", {"DATABASE_URL": server.url()}), self.drop_kept)
         archive, ours = self.program("postgres", {"DATABASE_URL": server.url()})
         env, name = server.env("postgres"), server.database
         anew = f"PATH={server.bin}:$PATH; dropdb --force {name} && createdb {name} && "
@@ -70,8 +82,7 @@ class Restores:
             "the same by pg_restore -j2": shell(anew + f"zstd -qdf {archive} -o plain && pg_restore --exit-on-error -j2 -d {name} plain"),
             "pg_restore --clean, one step": shell(restore + " --clean --if-exists --single-transaction"),
         }
-        megabytes = int(server.psql("select pg_database_size(current_database())").stdout) / 1e6
-        self.race(f"restore PostgreSQL: {megabytes:.0f} MB of database", contenders, self.drop_kept)
+        self.race(title, contenders, self.drop_kept)
         cut = f"select pg_terminate_backend(pid) from pg_stat_activity where datname = '{name}'"
         nothing = {"nothing but the connections cut": shell(f'{server.bin}/psql -qc "{cut}"')}
         self.outages(f"the app meanwhile: {SESSIONS} sessions", contenders | nothing)
@@ -86,6 +97,10 @@ class Restores:
         folder = self.stage.dir / name
         fill(folder)
         sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
+        title = f"restore media, {title}: {sum(sizes) / 1e6:.0f} MB in {len(sizes):,} files"
+        if BEFORE:
+            self.race(title, self.builds("media", {"MEDIA_ROOT": str(folder)}), self.put_aside)
+            return shutil.rmtree(folder)
         archive, ours = self.program("media", {"MEDIA_ROOT": str(folder)})
         self.stage.run(["/usr/bin/python3", "-c", f"import shutil; shutil.make_archive('old', 'gztar', {str(folder)!r})"])
         swap = f" && mv {folder} old && mv new {folder}"
@@ -97,7 +112,7 @@ class Restores:
             "the same, no sync": self.bench.shell(unpack + swap),
             "shutil.unpack_archive, no sync": self.bench.shell(unpack_archive + swap),
         }
-        self.race(f"restore media, {title}: {sum(sizes) / 1e6:.0f} MB in {len(sizes):,} files", contenders, self.put_aside)
+        self.race(title, contenders, self.put_aside)
         shutil.rmtree(folder)
         (self.stage.dir / "old.tar.gz").unlink()
 
