@@ -129,7 +129,8 @@ chaos: tools-test weaviate-1.26.1 ## Kill, crash, cut and fill disks in the midd
 coverage: tools-test weaviate ## Count the lines that the Rust tests run, file by file (installs cargo-tarpaulin the first time)
 	@command -v cargo-tarpaulin >/dev/null || cargo install --locked cargo-tarpaulin
 	@RNA_BACKUP_TEST_PROFILE=$(abspath $(TARGET))/coverage/tarpaulin/profraws/program-%8m.profraw \
-	  cargo tarpaulin --locked --engine llvm --skip-clean --no-fail-fast --timeout 3600 --exclude-files 'tests/*' \
+	  cargo tarpaulin --locked --engine llvm --skip-clean --no-fail-fast --timeout 3600 \
+	  --exclude-files 'tests/*' 'crates/*/tests/*' 'crates/test-support/*' \
 	  --target-dir $(TARGET)/coverage --objects $(TARGET)/coverage/debug/rna-backup --out Stdout
 
 soak: tools-test weaviate-1.26.1 ## Watch memory, descriptors and threads of one worker for an hour of backups with faults (target/soak/soak.svg)
