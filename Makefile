@@ -69,6 +69,7 @@ lint: tools-build ## Check format, clippy, dependencies, scripts and documentati
 	@$(INSTALL) debian shellcheck:shellcheck
 	@echo '--- cargo fmt'; cargo fmt --all --check
 	@echo '--- cargo clippy'; cargo clippy --all-targets --locked -- -D warnings
+	@echo '--- celery-redis by itself'; cargo check --package celery-redis --all-targets --locked --quiet
 	@echo '--- cargo doc'; RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --document-private-items --locked
 	@if command -v cargo-deny >/dev/null; then echo '--- cargo deny'; cargo deny --locked check; \
 	  else echo '--- cargo deny SKIPPED: licences and advisories unchecked (cargo install cargo-deny)'; fi
@@ -128,9 +129,10 @@ chaos: tools-test weaviate-1.26.1 ## Kill, crash, cut and fill disks in the midd
 
 coverage: tools-test weaviate ## Count the lines that the Rust tests run, file by file (installs cargo-tarpaulin the first time)
 	@command -v cargo-tarpaulin >/dev/null || cargo install --locked cargo-tarpaulin
+	@cargo build --locked --examples --target-dir $(TARGET)/coverage
 	@RNA_BACKUP_TEST_PROFILE=$(abspath $(TARGET))/coverage/tarpaulin/profraws/program-%8m.profraw \
 	  cargo tarpaulin --locked --engine llvm --skip-clean --no-fail-fast --timeout 3600 \
-	  --exclude-files 'tests/*' 'crates/*/tests/*' 'crates/test-support/*' \
+	  --exclude-files 'tests/*' --exclude-files 'crates/*/tests/*' --exclude-files 'crates/test-support/*' \
 	  --target-dir $(TARGET)/coverage --objects $(TARGET)/coverage/debug/rna-backup --out Stdout
 
 soak: tools-test weaviate-1.26.1 ## Watch memory, descriptors and threads of one worker for an hour of backups with faults (target/soak/soak.svg)

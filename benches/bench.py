@@ -29,7 +29,7 @@ from servers import PYTHONS, ROOT, Client, Postgres, Redis, Stage, Worker, wait_
 
 SCALE = float(os.environ.get("BENCH_SCALE", "1"))
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", "3"))
-BEFORE = os.environ.get("BENCH_BEFORE")
+BEFORE = os.environ.get("BENCH_BEFORE") and Path(os.environ["BENCH_BEFORE"]).resolve()
 OURS = "rna-backup, with proof"
 WORKER = "rna-backup worker"
 

@@ -12,7 +12,7 @@ import data
 import measure
 from servers import ROOT, Postgres
 
-BEFORE = os.environ.get("BENCH_BEFORE")
+BEFORE = os.environ.get("BENCH_BEFORE") and Path(os.environ["BENCH_BEFORE"]).resolve()
 OURS = "rna-backup restore"
 SESSIONS = 50
 
@@ -42,7 +42,7 @@ class Restores:
     def program(self, component, env, program=None):
         """Makes a backup; its archive, and how it is restored."""
         program = program or self.bench.program
-        root = self.bench.root / program.name
+        root = self.bench.root / ("now" if program == self.bench.program else "before")
         shutil.rmtree(root, ignore_errors=True)
         env = self.stage.env | {"BACKUP_ROOT": str(root), "REDIS_URL": "", "BACKUP_METRICS_ADDR": ""} | env
         measure.run([program, "backup", component, "--json"], env, self.stage.dir)
@@ -52,7 +52,7 @@ class Restores:
 
     def builds(self, component, env):
         """Restores by this build and by the build before, each of a backup of its own."""
-        return {OURS: self.program(component, env)[1], "the build before": self.program(component, env, Path(BEFORE))[1]}
+        return {OURS: self.program(component, env)[1], "the build before": self.program(component, env, BEFORE)[1]}
 
     def let_in(self, server):
         """Sessions of a role that needs no password: to hash it takes a client 5 ms, and elsewhere not of our cores."""

@@ -200,7 +200,7 @@ async fn what_does_not_exist_or_must_not_be_looked_at_is_told_apart() {
 
 #[tokio::test]
 async fn the_files_of_the_apps_old_tasks_are_listed_and_opened() {
-    let (lab, database) = with_postgres("cli incumbent");
+    let (lab, database) = with_postgres("cli legacy");
     let root = lab.backups();
     for folder in ["postgres", "media", "weaviate/weaviate_backup_20240101_030000/node1"] {
         fs::create_dir_all(root.join(folder)).unwrap();

@@ -4,7 +4,7 @@ use super::{DAY, HOUR, MINUTE, NUMBER};
 use crate::base::env::Env;
 use crate::celery::client::ConnectOptions;
 use crate::celery::keys::Priorities;
-use crate::worker::Options;
+use crate::worker::{Options, SOFTWARE, VERSION};
 use secrecy::ExposeSecret;
 use std::{path::Path, time::Duration};
 
@@ -19,7 +19,7 @@ pub(super) fn read_worker(env: &mut Env, host: &str, root: &Path) -> Option<Opti
             return None;
         }
         ConnectOptions::parse_with(url.expose_secret(), master.as_deref())
-            .map(|options| options.with_library("rna-backup", env!("CARGO_PKG_VERSION")))
+            .map(|options| options.with_library(SOFTWARE, VERSION))
             .map_err(|err| env.note(from, crate::base::chain(&err)))
             .ok()
     };

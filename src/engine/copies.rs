@@ -190,7 +190,13 @@ impl Engine {
         }
         // Each destination by itself: a run that died before it changed the manifest here may have changed the one there, and
         // another machine may have said since that the backup is there.
-        let surveys = self.catalog.survey(component).await?;
+        let surveys = match self.catalog.survey(component).await {
+            Ok(surveys) => surveys,
+            Err(err) => {
+                tracing::warn!(error = %chain(&err), "what a dead run left stays until every destination can be read");
+                return Ok(left.lines().map(str::to_owned).collect());
+            }
+        };
         let known = |destination: &str, key: &ObjectKey| {
             let is_it =
                 |object: &StoredObject| object.destination == destination && object.key == key.as_str();

@@ -30,8 +30,9 @@ pub(super) struct Filled {
     decoded: Counts,
 }
 
-/// Streams a component, packed, on its way, and at the same time decodes the very bytes that are
-/// stored, decrypted by a key that lives as long as this run: one pass over the data, memory bounded, the slowest stage sets the pace.
+/// Packs a component and streams the archive to its destinations, and at the same time decodes the very bytes that are
+/// stored, decrypted by a key that lives as long as this run: one pass over the data, memory bounded, the slowest
+/// stage sets the pace.
 ///
 /// # Errors
 ///

@@ -61,13 +61,13 @@ pub fn init(format: LogFormat, filter: &str) {
 const CRATES: [&str; 1] = ["celery_redis"];
 
 /// Repeats a directive for `rna_backup` for the other crates of this program, since a filter such as `rna_backup=debug`
-/// means the whole program.
+/// means the whole program. The directives as given come last, since the last one for a target counts.
 fn with_crates(filter: &str) -> String {
-    let mut directives = vec![filter.to_owned()];
-    for level in filter.split(',').filter_map(|directive| directive.trim().strip_prefix("rna_backup=")) {
-        directives.extend(CRATES.map(|name| format!("{name}={level}")));
-    }
-    directives.join(",")
+    let repeated = filter.split(',').filter_map(|directive| {
+        let level = directive.trim().strip_prefix("rna_backup")?;
+        (level.is_empty() || level.starts_with('=')).then(|| CRATES.map(|name| format!("{name}{level}")))
+    });
+    repeated.flatten().chain([filter.to_owned()]).collect::<Vec<_>>().join(",")
 }
 
 #[cfg(test)]
@@ -76,8 +76,10 @@ mod tests {
 
     #[test]
     fn a_filter_for_the_program_is_for_all_of_its_crates() {
-        assert_eq!(with_crates("rna_backup=debug"), "rna_backup=debug,celery_redis=debug");
-        assert_eq!(with_crates("warn, rna_backup=trace"), "warn, rna_backup=trace,celery_redis=trace");
+        assert_eq!(with_crates("rna_backup=debug"), "celery_redis=debug,rna_backup=debug");
+        assert_eq!(with_crates("rna_backup"), "celery_redis,rna_backup");
+        let given = "warn, rna_backup=trace,celery_redis=warn";
+        assert_eq!(with_crates(given), format!("celery_redis=trace,{given}"));
         for filter in ["info", "rna_backup::engine=debug", "aws=warn"] {
             assert_eq!(with_crates(filter), filter);
         }

@@ -213,5 +213,5 @@ fn zstd_parameters(level: i32) -> [CParameter; 3] {
 
 /// The result of a future that cannot wait, since [`ArchiveWriter`] does not.
 fn ready<T>(future: impl Future<Output = io::Result<T>>) -> io::Result<T> {
-    future.now_or_never().expect("a sealer is always ready")
+    future.now_or_never().expect("an archive writer is always ready")
 }

@@ -21,6 +21,7 @@ mod watch;
 
 pub use fleet::RedisFleet;
 pub use lost::MOST_DEATHS;
+pub(crate) use node_info::{SOFTWARE, VERSION};
 pub use options::Options;
 pub use watch::option_setting;
 
@@ -124,8 +125,8 @@ impl Worker {
         let keys = options.keys();
         let leases = Leases::new(broker.clone(), keys.clone(), Instance::here(&options.node));
         engine.locks.join(Arc::new(RedisFleet::new(leases.locks().clone())));
-        let mut backend = Backend::new(results, &options.result_prefix, options.result_expires)
-            .with_namespace(node_info::SOFTWARE);
+        let mut backend =
+            Backend::new(results, &options.result_prefix, options.result_expires).with_namespace(SOFTWARE);
         if options.result_extended {
             backend = backend.with_extended(&options.node);
         }

@@ -7,10 +7,10 @@ use serde_json::{Value, json};
 /// The name of this program in Redis: the namespace of its keys, and the library of its connections.
 ///
 /// Two versions in one fleet share the keys, so the name stays as it is.
-pub(super) const SOFTWARE: &str = "rna-backup";
+pub(crate) const SOFTWARE: &str = "rna-backup";
 
 /// The version of this program.
-pub(super) const VERSION: &str = env!("CARGO_PKG_VERSION");
+pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Returns the worker's settings under Celery's names. Addresses are without user and password.
 pub(super) fn node_info(options: &Options) -> About {

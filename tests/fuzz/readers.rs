@@ -18,7 +18,7 @@ use serde_json::Value;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-/// Bytes of a message that is too long that its reader is shown; of `celery/consumer/judge.rs`.
+/// Bytes of a message that is too long that its reader is shown; of `crates/celery-redis/src/consumer/judge.rs`.
 const TAIL: usize = 64 << 10;
 
 /// A broker that is never asked.

@@ -31,7 +31,9 @@ def reference(package):
 
 
 def component(package, checksums):
-    described = {"type": "library", "bom-ref": reference(package), "name": package["name"], "version": package["version"], "purl": reference(package)}
+    described = {"type": "library", "bom-ref": reference(package), "name": package["name"], "version": package["version"]}
+    if package["source"]:  # a crate of this repository is in no registry
+        described["purl"] = reference(package)
     if package["license"]:
         # Old manifests write a slash for "or".
         described["licenses"] = [{"expression": re.sub(r"\s*/\s*", " OR ", package["license"])}]

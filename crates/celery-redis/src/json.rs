@@ -331,7 +331,7 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_can_be_tamed(bytes: Vec<u8>) {
+        fn any_bytes_can_be_made_strict(bytes: Vec<u8>) {
             let _ = to_strict(&bytes);
         }
 

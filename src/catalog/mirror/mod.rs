@@ -1,7 +1,8 @@
 //! The catalogue in the app's database, for Django Admin: two tables that follow the manifests and the runs.
 //!
-//! No run waits for the tables. The newest state is left in an inbox, and a background task carries that to the database: in one transaction, with a connection that it does not
-//! keep, again and again with longer and longer pauses while the database is down.
+//! No run waits for the tables. The newest state is left in an inbox, and a background task carries that to the
+//! database: in one transaction, with a connection that it does not keep, again and again with longer and longer
+//! pauses while the database is down.
 
 mod rows;
 mod tables;

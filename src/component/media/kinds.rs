@@ -1,5 +1,5 @@
-//! The kinds of entries and properties of a media tree, and the support of each in a backup and a restore: a table, from which the one in
-//! `docs/media.md` is written.
+//! The kinds of entries and properties of a media tree, and the support of each in a backup and a restore: a
+//! table, from which the one in `docs/media.md` is written.
 
 use std::fmt::Write as _;
 

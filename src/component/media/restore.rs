@@ -62,7 +62,7 @@ fn unpack(
 ) -> Result<Copy, ComponentError> {
     if let Target::Folder(folder) = &target {
         // Nobody looks there but who restores to it once more.
-        remove_set_aside(folder)?;
+        remove_empty_areas(folder)?;
     }
     let mode = if target == Target::Scratch { RestoreMode::Drill } else { RestoreMode::Restore };
     let Prepared { area, capabilities, free } = prepare(mode, paths, &target, promised)?;
@@ -329,8 +329,8 @@ pub(super) fn recover(root: &Path, drills: Option<&Path>) -> Result<Vec<String>,
     Ok(done)
 }
 
-/// Recovers the areas of another folder, and removes those that set nothing aside.
-fn remove_set_aside(folder: &Path) -> Result<(), ComponentError> {
+/// Recovers the areas of another folder, and removes those whose tree is empty.
+fn remove_empty_areas(folder: &Path) -> Result<(), ComponentError> {
     for line in recover(folder, None)? {
         tracing::warn!("{line}");
     }

@@ -171,8 +171,8 @@ impl DatabaseSwap {
         Ok(())
     }
 
-    /// Finds out, after a failure, whether the databases are swapped all the same. If not, connections are allowed again, if need be as soon
-    /// as the server takes sessions again: until then the app is shut out.
+    /// Finds out, after a failure, whether the databases are swapped all the same. If not, connections are allowed
+    /// again, if need be as soon as the server takes sessions again: until then the app is shut out.
     async fn resolve_outcome(&self, mark: &Mark, lock: &mut AdvisoryLock) -> bool {
         /// The longest time for which a server that restarts is away.
         const RESTART: Duration = Duration::from_mins(2);

@@ -45,7 +45,7 @@ pub struct Client(Arc<Shared>);
 struct Shared {
     options: ConnectOptions,
     dialer: Dialer,
-    setup: Option<PreparedSetup>,
+    subscription: Option<PreparedSubscription>,
     current: Mutex<Option<Connection>>,
     connected: watch::Sender<bool>,
     connects: AtomicU64,
@@ -66,13 +66,13 @@ pub(super) struct PushSubscription {
 }
 
 /// A [`PushSubscription`] with the RESP3 dialer that push messages need.
-struct PreparedSetup {
+struct PreparedSubscription {
     dialer: Dialer,
     command: Cmd,
     refusal: std::sync::Mutex<Option<String>>,
 }
 
-impl PreparedSetup {
+impl PreparedSubscription {
     /// Connects with push messages. If the server refuses those, keeps a connection without them and the server's
     /// refusal.
     async fn connect(&self, plain: &Shared) -> RedisResult<MultiplexedConnection> {
@@ -103,26 +103,26 @@ impl Client {
         Self::build(options, None)
     }
 
-    /// Creates a second client with the same options, which receives the push messages of `setup`.
-    pub(super) fn with_pushes(&self, setup: PushSubscription) -> Result<Self, CeleryError> {
-        Self::build(self.0.options.clone(), Some(setup))
+    /// Creates a second client with the same options, which receives the push messages of `subscription`.
+    pub(super) fn with_pushes(&self, subscription: PushSubscription) -> Result<Self, CeleryError> {
+        Self::build(self.0.options.clone(), Some(subscription))
     }
 
-    fn build(options: ConnectOptions, setup: Option<PushSubscription>) -> Result<Self, CeleryError> {
+    fn build(options: ConnectOptions, subscription: Option<PushSubscription>) -> Result<Self, CeleryError> {
         let prepare = |PushSubscription { on_push, command }: PushSubscription| {
             let push = move |push| {
                 on_push(push);
                 Ok::<_, redis::aio::SendError>(())
             };
             let dialer = Dialer::new(&options, true)?.with_pushes(push);
-            Ok(PreparedSetup { dialer, command, refusal: std::sync::Mutex::default() })
+            Ok(PreparedSubscription { dialer, command, refusal: std::sync::Mutex::default() })
         };
-        let setup = setup.map(prepare).transpose()?;
+        let subscription = subscription.map(prepare).transpose()?;
         let (connected, _) = watch::channel(false);
         Ok(Self(Arc::new(Shared {
             dialer: Dialer::new(&options, false)?,
             options,
-            setup,
+            subscription,
             current: Mutex::default(),
             connected,
             connects: AtomicU64::new(0),
@@ -136,8 +136,8 @@ impl Client {
 
     /// The server's refusal to send push messages on the current connection, if the server refused.
     pub(super) fn refusal(&self) -> Option<String> {
-        let setup = self.0.setup.as_ref()?;
-        setup.refusal.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let subscription = self.0.subscription.as_ref()?;
+        subscription.refusal.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// A channel that is `true` while the last command or attempt to connect reached Redis. Receivers are notified of
@@ -283,8 +283,8 @@ impl Client {
         if let Some(connection) = &*current {
             return Ok(connection.clone());
         }
-        let made = match &self.0.setup {
-            Some(setup) => setup.connect(&self.0).await,
+        let made = match &self.0.subscription {
+            Some(subscription) => subscription.connect(&self.0).await,
             None => self.0.dialer.connect().await,
         };
         self.reached(made.is_ok());

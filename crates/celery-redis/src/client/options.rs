@@ -16,10 +16,10 @@ const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
 ///
 /// The least rights of a worker's user, as an ACL of Redis 7, for the queue `QUEUE` and the keys of `NAMESPACE` (see
 /// [`Keys`](crate::keys::Keys)) in database 0 without a key prefix. `QUEUE*` ends in `*` because the priority
-/// steps of a queue are keys of their own. Queues that callbacks go to need a `~` rule of their own. `select` is for another database than 0, `role` for sentinels and lists,
-/// `mget` and the second `celery-…` for chords, `brpop` for mingling. From Redis 7.2 on `+client|setinfo` avoids
-/// entries in the ACL log. `scan` is for the search of lists that this worker does not read, which passes over those that
-/// this user may not read.
+/// steps of a queue are keys of their own. Queues that callbacks go to need a `~` rule of their own. `select` is
+/// for another database than 0, `role` for sentinels and lists, `mget` and the second `celery-…` for chords,
+/// `brpop` for mingling. From Redis 7.2 on `+client|setinfo` avoids entries in the ACL log. `scan` is for the
+/// search of lists that this worker does not read, which passes over those that this user may not read.
 ///
 /// ```text
 /// resetkeys resetchannels -@all

@@ -220,7 +220,7 @@ impl Consumer {
     /// free.
     pub fn reconsider(&self) {
         self.again.store(true, Ordering::Release);
-        self.wake.notify_all();
+        self.wake.wake_up();
     }
 
     /// The number of messages for other programs in each queue, as of the last look that took no message. Entries
@@ -332,7 +332,7 @@ impl Consumer {
         if leases.iter().any(Option::is_none) {
             // Another worker took the message first, so messages that were deferred because of it are judged again.
             self.again.store(true, Ordering::Release);
-            self.wake.notify_all();
+            self.wake.wake_up();
         }
         let taken = leases.into_iter().zip(chosen).filter_map(|(lease, chosen)| Some((lease?, chosen)));
         let deliver = |(lease, Chosen { entry, look, .. })| {

@@ -35,12 +35,12 @@ impl Wake {
         Ok(Self { link, changed })
     }
 
-    /// Waits until a list has changed since the last call, or [`notify_all`](Self::notify_all) was called.
+    /// Waits until a list has changed since the last call, or [`wake_up`](Self::wake_up) was called.
     pub(super) async fn heard(&self) {
         self.changed.notified().await;
     }
 
-    pub(super) fn notify_all(&self) {
+    pub(super) fn wake_up(&self) {
         self.changed.notify_one();
     }
 }
