@@ -29,7 +29,6 @@ from servers import PYTHONS, ROOT, Client, Postgres, Redis, Stage, Worker, wait_
 
 SCALE = float(os.environ.get("BENCH_SCALE", "1"))
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", "3"))
-BEFORE = os.environ.get("BENCH_BEFORE") and Path(os.environ["BENCH_BEFORE"]).resolve()
 OURS = "rna-backup, with proof"
 WORKER = "rna-backup worker"
 
@@ -57,7 +56,7 @@ class Bench:
 
     def builds(self, component, env):
         """Backups by this build and by the build before."""
-        return {OURS: self.ours(component, env), "the build before": self.ours(component, env, BEFORE)}
+        return {OURS: self.ours(component, env), "the build before": self.ours(component, env, measure.BEFORE)}
 
     def restic(self, folder):
         """restic as its manual begins: a repository, a backup. Restored and proven is nothing of it."""
@@ -101,7 +100,7 @@ class Bench:
         folder = self.stage.dir / name
         fill(folder)
         sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
-        if BEFORE:
+        if measure.BEFORE:
             env = {"MEDIA_ROOT": str(folder), "BACKUP_MEDIA_FULL_EVERY": "0"}
             self.race(f"media: {title}", sum(sizes), len(sizes), self.builds("media", env))
             return shutil.rmtree(folder)
@@ -134,7 +133,7 @@ class Bench:
         raw = self.stage.run(["bash", "-c", dump + "-Z0 | wc -c"], env=env).stdout
         zstd = dump + "-Z0 | zstd -q -3 -T2 >out && sync out"
         title = f"PostgreSQL: {int(server.psql('select pg_database_size(current_database())').stdout) / 1e6:.0f} MB of database"
-        if BEFORE:
+        if measure.BEFORE:
             return self.race(title, int(raw), None, self.builds("postgres", {"DATABASE_URL": server.url()}))
         self.race(
             title,

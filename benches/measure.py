@@ -8,6 +8,10 @@ import time
 from pathlib import Path
 
 
+# The program of an earlier build, for BENCH_BEFORE of bench.py.
+BEFORE = os.environ.get("BENCH_BEFORE") and Path(os.environ["BENCH_BEFORE"]).resolve()
+
+
 def run(command, env, cwd):
     """Wall and CPU seconds (children too) and peak memory of one command."""
     began = time.perf_counter()

@@ -1,7 +1,6 @@
 """Restores: how long one takes, and how long the app is without its database. `bench.py PROGRAM restore`."""
 
 import json
-import os
 import shutil
 import signal
 import statistics
@@ -12,7 +11,6 @@ import data
 import measure
 from servers import ROOT, Postgres
 
-BEFORE = os.environ.get("BENCH_BEFORE") and Path(os.environ["BENCH_BEFORE"]).resolve()
 OURS = "rna-backup restore"
 SESSIONS = 50
 
@@ -52,7 +50,7 @@ class Restores:
 
     def builds(self, component, env):
         """Restores by this build and by the build before, each of a backup of its own."""
-        return {OURS: self.program(component, env)[1], "the build before": self.program(component, env, BEFORE)[1]}
+        return {OURS: self.program(component, env)[1], "the build before": self.program(component, env, measure.BEFORE)[1]}
 
     def let_in(self, server):
         """Sessions of a role that needs no password: to hash it takes a client 5 ms, and elsewhere not of our cores."""
@@ -69,7 +67,7 @@ class Restores:
         server.script(script)
         megabytes = int(server.psql("select pg_database_size(current_database())").stdout) / 1e6
         title = f"restore PostgreSQL: {megabytes:.0f} MB of database"
-        if BEFORE:
+        if measure.BEFORE:
             return self.race(title, self.builds("postgres", {"DATABASE_URL": server.url()}), self.drop_kept)
         archive, ours = self.program("postgres", {"DATABASE_URL": server.url()})
         env, name = server.env("postgres"), server.database
@@ -98,7 +96,7 @@ class Restores:
         fill(folder)
         sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
         title = f"restore media, {title}: {sum(sizes) / 1e6:.0f} MB in {len(sizes):,} files"
-        if BEFORE:
+        if measure.BEFORE:
             self.race(title, self.builds("media", {"MEDIA_ROOT": str(folder)}), self.put_aside)
             return shutil.rmtree(folder)
         archive, ours = self.program("media", {"MEDIA_ROOT": str(folder)})

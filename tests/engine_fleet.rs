@@ -194,7 +194,7 @@ async fn when_the_holder_dies_the_next_one_goes_on_and_a_holder_that_lives_on_ca
     within(waiting).await.unwrap().unwrap();
     assert_eq!(b.left(), (1, 1));
 
-    // It was only cut off. Its LeaseKeeper is back, and ends the run.
+    // Worker `a` was only cut off: its `LeaseKeeper` is back, and ends the run.
     let keeper = LeaseKeeper::new(a.leases.clone(), Duration::from_hours(1));
     tokio::spawn(keeper.run(tokio_util::sync::CancellationToken::new()));
     let error = within(running).await.unwrap().unwrap_err();

@@ -72,13 +72,20 @@ class Takeover:
     def components(self):
         return COMPONENTS
 
-    def order(self):
-        """Orders a restore of a backup that every machine can reach; returns False where there is none."""
+    def choose(self):
+        """A backup that every machine can reach, and the task that restores it; None where there is no such backup."""
         found = reachable(self.lab, self.ledger, self.component)
         if not found:
-            return False
+            return None
         self.ledger.alone.add(self.component)
-        backup, task = self.lab.chance.choice(found), RESTORES[self.component]
+        return self.lab.chance.choice(found), RESTORES[self.component]
+
+    def order(self):
+        """Orders a restore of a backup that every machine can reach; returns False where there is none."""
+        chosen = self.choose()
+        if chosen is None:
+            return False
+        backup, task = chosen
         self.there = self.backups() if self.point is MISSING else set()
         self.send(task, backup)
         self.ledger.note(self.id, self.component, task, backup)
@@ -176,7 +183,7 @@ class Takeover:
         self.victim.clear_lines()
 
     def taken_over(self):
-        """What the machine that was away may not undo when it comes back."""
+        """Writes to the live data what the machine that was away may not undo when that machine comes back."""
         self.write()
 
     def come_back(self):
@@ -190,7 +197,7 @@ class Takeover:
         is_one_swap = self.at == RESULT or self.component != "weaviate"
         if self.victim is None or not is_one_swap or not self.has_ended("SUCCESS"):
             return False
-        # What a restore has set aside of Weaviate lies on the machine that has restored.
+        # The copies for an undo of Weaviate lie on the machine that has restored.
         others = [machine for machine in self.lab.machines if machine is not self.victim and self.component != "weaviate"]
         for machine in [self.victim, *others]:
             if machine.command("undo", self.component, "--yes", check=False).returncode == 0:
@@ -205,15 +212,14 @@ class UndoTakeover(Takeover):
     kind, points = "undo", (RESULT,)
 
     def components(self):
-        # What is set aside of Weaviate lies on one machine: no other can undo that.
+        # The copies for an undo of Weaviate lie on one machine: no other machine can undo that restore.
         return ("postgres", "media")
 
     def order(self):
-        found = reachable(self.lab, self.ledger, self.component)
-        if not found:
+        chosen = self.choose()
+        if chosen is None:
             return False
-        self.ledger.alone.add(self.component)
-        backup, task = self.lab.chance.choice(found), RESTORES[self.component]
+        backup, task = chosen
         restore = self.client.delay(task, backup)
         self.ledger.note(restore, self.component, task, backup)
         ended = lambda: self.lab.results([restore]).get(restore, {}).get("status")  # noqa: E731
@@ -238,7 +244,7 @@ class BackupTakeover(Takeover):
     """A backup: what was made of it when the machine died is the only one of the task, or goes."""
 
     kind, points = "backup", (RESULT, *REQUESTS, *REQUESTS)
-    # One that is cut off keeps its backup, as one that is too many harms nobody.
+    # A machine that is cut off keeps its backup, since one backup too many harms nobody: so that end is left out.
     ends = (*3 * (die,), freeze)
 
     def __init__(self, *rest):

@@ -31,10 +31,10 @@ class Scene:
         return True
 
     def be_taken_over(self):
-        """It is over."""
+        """No machine has died, so no other takes anything over."""
 
     def come_back(self):
-        """Nobody was away."""
+        """No machine was away."""
 
     def undo(self):
         return False

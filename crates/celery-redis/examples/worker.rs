@@ -35,7 +35,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         match &delivery.content {
             Ok(message) => {
                 let mut result = add(message).of(message);
-                // What follows a success is sent before the result is stored, so that a crash loses no callback.
+                // Callbacks and the next chain step are sent before the result is stored, so that a crash loses none of them.
                 if result.state == State::Success {
                     result.children = canvas.succeed(message, &result.result, &stop).await?;
                 }

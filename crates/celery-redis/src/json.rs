@@ -81,7 +81,7 @@ fn tame_string(text: &str, mut at: usize, out: &mut String, copied: &mut usize) 
     at
 }
 
-/// Returns the code unit of the `\uXXXX` at this index.
+/// Returns the code unit that `\u` and four hexadecimal digits at this index name.
 fn escape(bytes: &[u8], at: usize) -> Option<u16> {
     let digits = bytes.get(at..at + 6)?.strip_prefix(br"\u")?;
     digits.iter().try_fold(0, |unit: u16, digit| {

@@ -1,4 +1,4 @@
-//! One binary for all tests of this crate with a real Redis and real Celery: each further one would link everything again.
+//! All tests of this crate with a real Redis and real Celery, in one binary: each further binary would link everything again.
 
 #![allow(
     clippy::unwrap_used,

@@ -42,7 +42,9 @@ impl Lab {
 
     /// A consumer of queue `q` that hears of changes from Redis alone: it never polls.
     pub fn consumer(&self) -> Consumer {
-        Consumer::new(self.leases.clone(), &["q".to_owned()]).unwrap().with_safety_poll(PATIENCE * 100)
+        Consumer::new(self.leases.clone(), &["q".to_owned()])
+            .expect("the client has no certificate files")
+            .with_safety_poll(PATIENCE * 100)
     }
 
     pub async fn link(&self) -> MultiplexedConnection {
@@ -53,13 +55,13 @@ impl Lab {
     pub async fn push<T: AsRef<str>>(&self, entries: &[T]) {
         let mut link = self.link().await;
         for entry in entries {
-            let _: usize = link.lpush("q", entry.as_ref()).await.unwrap();
+            let _: usize = link.lpush("q", entry.as_ref()).await.expect("Redis runs");
         }
     }
 
     /// A list from the oldest entry to the newest.
     pub async fn list(&self, key: &str) -> Vec<String> {
-        let mut list: Vec<String> = self.link().await.lrange(key, 0, -1).await.unwrap();
+        let mut list: Vec<String> = self.link().await.lrange(key, 0, -1).await.expect("Redis runs");
         list.reverse();
         list
     }
@@ -67,9 +69,9 @@ impl Lab {
     /// The tags in `unacked`, `unacked_index` and the leases: the same three times, or a bug.
     pub async fn unacked(&self) -> Vec<String> {
         let mut link = self.link().await;
-        let mut tags: Vec<String> = link.hkeys("unacked").await.unwrap();
-        let mut leased: Vec<String> = link.hkeys("celery-redis:leases").await.unwrap();
-        let mut index: Vec<String> = link.zrange("unacked_index", 0, -1).await.unwrap();
+        let mut tags: Vec<String> = link.hkeys("unacked").await.expect("Redis runs");
+        let mut leased: Vec<String> = link.hkeys("celery-redis:leases").await.expect("Redis runs");
+        let mut index: Vec<String> = link.zrange("unacked_index", 0, -1).await.expect("Redis runs");
         tags.sort();
         leased.sort();
         index.sort();
@@ -80,7 +82,8 @@ impl Lab {
 }
 
 pub fn client(redis: &Redis) -> Client {
-    Client::new(ConnectOptions::parse(&redis.url()).unwrap()).unwrap()
+    let options = ConnectOptions::parse(&redis.url()).expect("it is the URL of a socket");
+    Client::new(options).expect("it has no certificate files")
 }
 
 /// Takes a message of a task that begins with `ours`.
@@ -90,7 +93,8 @@ pub fn judge(look: &Envelope) -> Verdict {
 
 /// The next message; fails the test rather than waiting for ever.
 pub async fn next(consumer: &Consumer) -> Delivery {
-    within(consumer.next(&judge, &CancellationToken::new())).await.unwrap().unwrap()
+    let next = within(consumer.next(&judge, &CancellationToken::new())).await;
+    next.expect("Redis refuses nothing").expect("nobody stops the wait")
 }
 
 /// Waits, but not for ever.
@@ -110,7 +114,7 @@ pub async fn until(mut probe: impl AsyncFnMut() -> bool) {
 
 /// The message of a delivery that was not refused.
 pub fn content(delivery: &Delivery) -> &Message {
-    delivery.content.as_ref().unwrap()
+    delivery.content.as_ref().expect("the message is not refused")
 }
 
 /// A message of protocol 2 without arguments; its tag is `tag-<id>`.
@@ -137,15 +141,20 @@ pub fn with_body(task: &str, id: &str, body: &str) -> String {
 /// A capture by its path below `tests/fixtures/celery`, without `.json`.
 pub fn capture(name: &str) -> Value {
     let file = format!("tests/fixtures/celery/{name}.json");
-    serde_json::from_slice(&fs::read(crate::root().join(file)).unwrap()).unwrap()
+    let text = fs::read(crate::root().join(&file)).unwrap_or_else(|err| panic!("{file}: {err}"));
+    serde_json::from_slice(&text).unwrap_or_else(|err| panic!("{file}: {err}"))
 }
 
 /// The entries of all lists in a capture of keys.
 pub fn entries(name: &str) -> Vec<String> {
     let capture = capture(name);
-    let lists = capture["seen"].as_array().unwrap().iter().filter(|key| key["redis_type"] == "list");
-    let entries = lists.flat_map(|key| key["raw"].as_array().unwrap());
-    entries.map(|raw| raw.as_str().unwrap().to_owned()).collect()
+    let lists = capture["seen"]
+        .as_array()
+        .expect("a capture of keys")
+        .iter()
+        .filter(|key| key["redis_type"] == "list");
+    let entries = lists.flat_map(|key| key["raw"].as_array().expect("a list has entries"));
+    entries.map(|raw| raw.as_str().expect("an entry is text").to_owned()).collect()
 }
 
 /// A remote control request to all workers, without an address for replies.

@@ -1,6 +1,6 @@
 //! Real servers and clients that the tests of several crates start, each for one test and gone with it.
 
-#![allow(clippy::unwrap_used, missing_docs, missing_debug_implementations)]
+#![allow(missing_docs, missing_debug_implementations)]
 
 pub mod celery_lab;
 pub mod certificate;

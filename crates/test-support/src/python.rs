@@ -184,8 +184,8 @@ impl Client {
     pub async fn canvas(&mut self, expression: &str) -> (String, Vec<String>) {
         let answer = self.ask(&json!({"do": "canvas", "expression": expression})).await;
         (
-            answer["id"].as_str().unwrap().to_owned(),
-            serde_json::from_value(answer["members"].clone()).unwrap(),
+            answer["id"].as_str().expect("client.py answers with an id").to_owned(),
+            serde_json::from_value(answer["members"].clone()).expect("client.py answers with ids"),
         )
     }
 
@@ -224,12 +224,12 @@ impl Client {
 
     /// All lines of the answer to any request.
     pub async fn ask_all(&mut self, request: &Value) -> Vec<Value> {
-        self.requests.write_all(format!("{request}\n").as_bytes()).await.unwrap();
+        self.requests.write_all(format!("{request}\n").as_bytes()).await.expect("the Python client runs");
         let mut answers = Vec::new();
         loop {
-            let line = self.answers.next_line().await.unwrap();
+            let line = self.answers.next_line().await.expect("the Python client writes text");
             let line = line.unwrap_or_else(|| panic!("the Python client died over {request}"));
-            let answer: Value = serde_json::from_str(&line).unwrap();
+            let answer: Value = serde_json::from_str(&line).expect("the Python client writes JSON");
             assert!(answer["failed"].is_null(), "the Python client fails {request}: {answer}");
             answers.push(answer);
             if answers.last().is_some_and(|answer| answer["done"] == true) {

@@ -24,7 +24,8 @@ impl Redis {
     /// Like [`start`](Self::start), with further arguments for `redis-server`.
     pub fn start_with(extra: &[&str]) -> Self {
         let extra = extra.iter().map(|arg| (*arg).to_owned()).collect();
-        let mut redis = Self { child: None, dir: tempfile::tempdir().unwrap(), extra };
+        let mut redis =
+            Self { child: None, dir: tempfile::tempdir().expect("make a temporary folder"), extra };
         redis.start_again();
         redis
     }
@@ -38,7 +39,8 @@ impl Redis {
     pub fn open_to_all(&self) {
         for (path, mode) in [(self.dir.path().to_owned(), 0o755), (self.dir.path().join("redis.sock"), 0o666)]
         {
-            fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+            fs::set_permissions(path, Permissions::from_mode(mode))
+                .expect("the folder and the socket are there");
         }
     }
 
@@ -52,7 +54,7 @@ impl Redis {
             .stdout(Stdio::piped())
             .spawn()
             .expect("these tests need `redis-server` on PATH");
-        let mut log = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut log = BufReader::new(child.stdout.take().expect("stdout is piped above")).lines();
         self.child = Some(child);
         let ready =
             log.by_ref().map_while(Result::ok).any(|line| line.contains("ready to accept connections"));
@@ -64,8 +66,8 @@ impl Redis {
     /// Stops the server at once; what it had acknowledged is on disk.
     pub fn stop(&mut self) {
         if let Some(mut child) = self.child.take() {
-            child.kill().unwrap();
-            child.wait().unwrap();
+            child.kill().expect("the server is a child of this process");
+            child.wait().expect("the server is a child of this process");
         }
     }
 
@@ -76,9 +78,12 @@ impl Redis {
 
     /// A plain connection, to look and meddle with.
     pub async fn connect(&self) -> MultiplexedConnection {
-        let client = redis::Client::open(format!("redis+{}", self.url())).unwrap();
+        let client = redis::Client::open(format!("redis+{}", self.url())).expect("it is the URL of a socket");
         let patient = AsyncConnectionConfig::new().set_response_timeout(None);
-        client.get_multiplexed_async_connection_with_config(&patient).await.unwrap()
+        client
+            .get_multiplexed_async_connection_with_config(&patient)
+            .await
+            .expect("the server takes connections")
     }
 }
 

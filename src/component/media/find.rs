@@ -29,7 +29,7 @@ use std::{
 /// file of its parent for about a millisecond, also of a parent that was killed.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// The pause between two tries to lock one.
+/// The pause between two tries to lock one: `flock` has no form that waits for a limited time.
 const AGAIN: Duration = Duration::from_millis(5);
 
 /// The longest words of a holder that are told.

@@ -182,7 +182,7 @@ fn resolve(root: &Path) -> Result<PathBuf, ComponentError> {
     }
 }
 
-/// One hidden folder of ours, with the copy of a restore, or with the data that a restore has set aside.
+/// A hidden folder of this program, with the copy of a restore, or with the data that a restore has set aside.
 #[derive(Debug)]
 pub(super) struct StagingArea {
     pub(super) staging: StagingRoot,

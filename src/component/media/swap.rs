@@ -255,6 +255,11 @@ mod tests {
         (Change { name: c"x".to_owned(), new, old }, folders)
     }
 
+    /// The step that exchanges the file of such a state.
+    fn step_of([live, copies, spare]: &[File; 3]) -> SwapStep<'_> {
+        SwapStep { live, name: c"x", copies, copy: c"x", spare }
+    }
+
     #[test]
     fn from_wherever_a_step_died_both_sides_can_be_reached() {
         // Live, tree, spare; then what is live and in the tree for the new side, and for the old.
@@ -273,13 +278,7 @@ mod tests {
             for (side, [live, tree]) in [(Side::New, forth), (Side::Old, back)] {
                 let dir = tempfile::tempdir().unwrap();
                 let (change, folders) = make(dir.path(), places);
-                let step = SwapStep {
-                    live: &folders[0],
-                    name: c"x",
-                    copies: &folders[1],
-                    copy: c"x",
-                    spare: &folders[2],
-                };
+                let step = step_of(&folders);
                 let some = |content: &str| (!content.is_empty()).then(|| content.to_owned());
                 for _ in 0..2 {
                     step.go(&change, side).unwrap();
@@ -294,8 +293,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (change, folders) = make(dir.path(), ["upload", "old", ""]);
         let change = Change { new: Some(u64::MAX), ..change };
-        let step =
-            SwapStep { live: &folders[0], name: c"x", copies: &folders[1], copy: c"x", spare: &folders[2] };
+        let step = step_of(&folders);
         step.go(&change, Side::New).unwrap();
         assert_eq!(states(dir.path()), [Some("upload".to_owned()), Some("old".to_owned()), None]);
         let change = Change { new: None, ..change };
@@ -314,13 +312,7 @@ mod tests {
             let dir = tempfile::tempdir().unwrap();
             let (change, folders) = make(dir.path(), places);
             let change = Change { old: Some(u64::MAX), ..change };
-            let step = SwapStep {
-                live: &folders[0],
-                name: c"x",
-                copies: &folders[1],
-                copy: c"x",
-                spare: &folders[2],
-            };
+            let step = step_of(&folders);
             for _ in 0..2 {
                 step.go(&change, Side::Old).unwrap();
                 let some = |content: &str| (!content.is_empty()).then(|| content.to_owned());

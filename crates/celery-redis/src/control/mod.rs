@@ -228,5 +228,5 @@ fn what_waits_is_bounded_in_bytes_and_its_end_makes_room() {
     assert_eq!(waiting.iter().map(|waiting| waiting.raw.len()).collect::<Vec<_>>(), [LONGEST, 10]);
     drop(waiting);
     hear(LONGEST);
-    assert_eq!(inbox.try_recv().unwrap().raw.len(), LONGEST);
+    assert_eq!(inbox.try_recv().expect("there is room again").raw.len(), LONGEST);
 }
