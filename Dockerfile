@@ -26,11 +26,15 @@ WORKDIR /src
 # The dependencies, compiled for an empty program: this layer lasts until Cargo.lock changes.
 COPY Cargo.toml Cargo.lock ./
 COPY .cargo .cargo
+COPY crates/archive/Cargo.toml crates/archive/
+COPY crates/backup-model/Cargo.toml crates/backup-model/
+COPY crates/base/Cargo.toml crates/base/
 COPY crates/celery-redis/Cargo.toml crates/celery-redis/
 COPY crates/test-support/Cargo.toml crates/test-support/
-RUN mkdir -p src tests crates/celery-redis/src crates/celery-redis/tests crates/test-support/src \
+RUN mkdir -p src tests crates/celery-redis/tests \
     && echo 'fn main() {}' >src/main.rs \
-    && touch src/lib.rs tests/integration.rs crates/celery-redis/src/lib.rs crates/celery-redis/tests/integration.rs crates/test-support/src/lib.rs \
+    && touch src/lib.rs tests/integration.rs crates/celery-redis/tests/integration.rs \
+    && for crate in crates/*; do mkdir -p "${crate}/src" && touch "${crate}/src/lib.rs"; done \
     && cargo build --locked --profile "${PROFILE}" --package rna-backup --no-default-features --features "$(test "${PROFILE}" = release && echo default)" \
     && rm -r src
 COPY schemas schemas

@@ -2,12 +2,13 @@
 
 mod celery;
 mod destinations;
+pub mod env;
 mod weaviate;
 
-use crate::base::env::{ConfigError, Env, Warning};
 use crate::component::media::{Increments, MediaConfig};
 use crate::component::postgres::PostgresConfig;
 use crate::component::weaviate::WeaviateConfig;
+use crate::config::env::{ConfigError, Env, Warning};
 use crate::domain::component::ComponentName;
 use crate::domain::retention::Policy;
 use crate::observe::telemetry::LogFormat;

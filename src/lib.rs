@@ -3,7 +3,7 @@
 //!
 //! # The house
 //!
-//! A module imports from lower floors only; `tests/architecture.rs` holds that.
+//! A module imports from lower floors only. The compiler holds that for the crates, `tests/architecture.rs` for the modules.
 //!
 //! | floor | module | what lives there |
 //! | --- | --- | --- |
@@ -13,9 +13,9 @@
 //! | 2 | [`store`], [`catalog`] | where archives lie, and which backups exist |
 //! | 2 | [`observe`] | metrics, health, logs |
 //! | 1 | [`celery`] | the crate `celery-redis`: Celery's protocol on Redis; knows nothing of backups |
-//! | 1 | [`domain`] | pure: commands, manifests, retention, reports |
-//! | 1 | [`stream`] | bytes: compress, hash, count, and back |
-//! | 0 | [`base`] | settings, units, clock |
+//! | 1 | [`domain`] | the crate `rna-backup-model`, pure: commands, manifests, retention, reports |
+//! | 1 | [`stream`] | the crate `rna-backup-archive`: compress, encrypt, hash, count, the tar format, and back |
+//! | 0 | [`base`] | the crate `rna-backup-base`: units, clock, durable writes |
 //!
 //! Above them stand [`config`] (what can be set), [`app`] (which puts the parts together) and
 //! [`cli`] (the other front door beside the worker).
@@ -33,17 +33,18 @@
 //! and counted → read back and hashed → commit → manifest, last. **A backup exists when its manifest does.**
 
 pub use celery_redis as celery;
+pub use rna_backup_archive as stream;
+pub use rna_backup_base as base;
+pub use rna_backup_model as domain;
 
 pub mod app;
-pub mod base;
 pub mod catalog;
 pub mod cli;
 pub mod component;
 pub mod config;
-pub mod domain;
+pub mod core_dumps;
 pub mod engine;
 pub mod observe;
 pub mod preflight;
 pub mod store;
-pub mod stream;
 pub mod worker;

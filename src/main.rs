@@ -2,9 +2,9 @@
 
 use clap::Parser;
 use rna_backup::{
-    base::{core_dumps, env::Env},
     cli::{self, Cli, Exit},
-    config::Config,
+    config::{Config, env::Env},
+    core_dumps,
     observe::telemetry,
 };
 use std::{

@@ -9,13 +9,12 @@ use jiff::Timestamp;
 use redis::AsyncCommands;
 use rna_backup::{
     app::App,
-    base::env::Env,
     celery::publish::Outgoing,
     component::{
         media::{Media, MediaConfig},
         process::Program,
     },
-    config::Config,
+    config::{Config, env::Env},
     domain::{
         command::task,
         signature::{self, Order},

@@ -1,6 +1,8 @@
 //! The errors of components, sorted by the remedy that a caller has.
 
+use crate::stream::ArchiveError;
 use std::io;
+use tokio::task::JoinError;
 
 type Source = Box<dyn std::error::Error + Send + Sync>;
 
@@ -113,5 +115,22 @@ impl ComponentError {
             | Self::Corrupt { .. }
             | Self::Unreadable { .. } => false,
         }
+    }
+}
+
+impl From<ArchiveError> for ComponentError {
+    fn from(err: ArchiveError) -> Self {
+        match err {
+            ArchiveError::Corrupt { what, source } => Self::Corrupt { what, source },
+            ArchiveError::Read { what, source } => Self::Read { what, source },
+            ArchiveError::Output(source) => Self::Output(source),
+        }
+    }
+}
+
+/// The error of blocking work that panicked, or that the end of the runtime stopped.
+impl From<JoinError> for ComponentError {
+    fn from(err: JoinError) -> Self {
+        Self::Read { what: "work on files".to_owned(), source: err.into() }
     }
 }

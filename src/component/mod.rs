@@ -7,7 +7,6 @@ pub mod postgres;
 pub mod process;
 mod scratch;
 pub mod stage;
-mod tar;
 pub mod weaviate;
 
 use crate::domain::{
@@ -21,14 +20,11 @@ use crate::stream::{Output, unpack::Unpacked};
 use async_trait::async_trait;
 use jiff::Timestamp;
 use std::{collections::BTreeSet, fmt};
-use tokio::io::AsyncRead;
 
+pub use crate::stream::Feed;
 pub use bucket_folder::BucketFolder;
 pub use error::ComponentError;
 pub use stage::{CompletedSwap, Plan, RestoreMode, Staged, Steps, Target, UndoPoint};
-
-/// The bytes of an archive, decompressed, on their way back into a component.
-pub type Feed<'a> = &'a mut (dyn AsyncRead + Send + Unpin);
 
 /// The new backup, and the earlier ones that it may build on if it is incremental.
 #[derive(Debug, Clone)]

@@ -4,7 +4,7 @@
 //! either takes the place of the live data, in one instant, or is thrown away. Until then nothing live is
 //! touched, and whatever goes wrong leaves it as it was.
 
-use super::{ComponentError, Feed};
+use crate::component::{ComponentError, Feed};
 use crate::domain::facts::Counts;
 use crate::domain::progress::Meter;
 use crate::domain::task_note::TaskNote;

@@ -1,9 +1,9 @@
 //! The Celery side.
 
 use super::{DAY, HOUR, MINUTE, NUMBER};
-use crate::base::env::Env;
 use crate::celery::client::ConnectOptions;
 use crate::celery::keys::Priorities;
+use crate::config::env::Env;
 use crate::worker::{Options, SOFTWARE, VERSION};
 use secrecy::ExposeSecret;
 use std::{path::Path, time::Duration};

@@ -1,7 +1,7 @@
 //! The settings of the destinations, and of the keys that open archives.
 
 use crate::base::chain;
-use crate::base::env::Env;
+use crate::config::env::Env;
 use crate::store::s3::{Keys, MAX_PARTS, S3Config};
 use crate::stream::crypt::Encryption;
 use std::path::{Path, PathBuf};

@@ -3,8 +3,8 @@
 use crate::component::ComponentError;
 use crate::component::media::extended::{At, Refused, is_kept, without_capability};
 use crate::component::media::fs_capabilities::FsCapabilities;
-use crate::component::tar::{Acl, AttributeKind, Entry, ExtendedAttributes};
 use crate::domain::metadata::MetadataCounts;
+use crate::stream::tar::{Acl, AttributeKind, Entry, ExtendedAttributes};
 use rustix::{
     fs::{Gid, Mode, Stat, Timespec, Timestamps, UTIME_NOW, Uid, fchmod, fchown, fstat, futimens},
     io::Errno,

@@ -13,7 +13,7 @@ use crate::component::media::{
     path::parts,
     unpack::open_folder,
 };
-use crate::component::tar::{Entry, Visit};
+use crate::stream::tar::{Entry, Visit};
 use async_tar::EntryType;
 use rustix::{
     fs::{AtFlags, FileType, Mode, SeekFrom, Stat, chmodat, fstat, readlinkat, seek, statat},
@@ -259,6 +259,8 @@ impl Comparing {
 }
 
 impl Visit for Comparing {
+    type Error = ComponentError;
+
     fn entry(&mut self, entry: &Entry<'_>, size: u64) -> Result<(), ComponentError> {
         self.file = None;
         self.path.clear();

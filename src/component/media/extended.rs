@@ -4,7 +4,7 @@
 //! EVM. Brought to another machine, or back to the same one after its policy has changed, these would lock people out.
 
 use crate::component::media::steps::room_in;
-use crate::component::tar::{Acl, AttributeKind, AttributeKinds, ExtendedAttributes};
+use crate::stream::tar::{Acl, AttributeKind, AttributeKinds, ExtendedAttributes};
 use rustix::{
     fs::{XattrFlags, fgetxattr, flistxattr, fremovexattr, fsetxattr, lgetxattr, llistxattr, lsetxattr},
     io::Errno,

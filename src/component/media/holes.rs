@@ -1,6 +1,6 @@
 //! The parts of a file that are no holes, as its file system tells.
 
-use crate::component::tar::Segment;
+use crate::stream::tar::Segment;
 use rustix::{
     fs::{SeekFrom, Stat, seek},
     io::Errno,

@@ -3,12 +3,12 @@
 use crate::component::media::{
     attributes::UnsetAttributes, extended::Refused, fs_capabilities::FsCapabilities,
 };
-use crate::component::tar::AttributeKind;
 use crate::domain::{
     facts::{AttributeCounts, Counts},
     metadata::{ChangedMetadata, MetadataCounts},
     progress::Meter,
 };
+use crate::stream::tar::AttributeKind;
 use rustix::process::geteuid;
 
 /// The numbers of entries that came back without an attribute.

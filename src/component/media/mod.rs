@@ -65,7 +65,6 @@ mod unpack;
 mod unreadable;
 
 use crate::base::access;
-use crate::component::tar::{self, Entry, Reference, Visit};
 use crate::component::{
     CompletedSwap, Component, ComponentError, Feed, IncrementalBase, Plan, RestoreMode, Staged, Target,
     UndoPoint,
@@ -77,6 +76,7 @@ use crate::domain::{
     progress::Meter,
     task_note::TaskNote,
 };
+use crate::stream::tar::{self, Entry, Reference, Visit};
 use crate::stream::{Content, Output, unpack::Unpacked};
 use async_trait::async_trait;
 use folder::{Folder, open_root};
@@ -139,7 +139,7 @@ impl Media {
     /// Opens and lists the root.
     async fn open(&self) -> Result<Folder, ComponentError> {
         let root = self.config.root.clone();
-        let opened = task::spawn_blocking(move || Folder::root(&root)).await.map_err(tar::join_error)?;
+        let opened = task::spawn_blocking(move || Folder::root(&root)).await?;
         let root = self.config.root.display();
         opened.map_err(|err| match access::check_folder(&self.config.root, access::Need::Read) {
             Err(system_error) => unusable(system_error),
@@ -206,7 +206,7 @@ impl Media {
                 }
             }
         }
-        (&mut packing).await.map_err(tar::join_error)?
+        (&mut packing).await?
     }
 }
 
@@ -220,6 +220,8 @@ fn unusable(problem: access::AccessProblem) -> ComponentError {
 struct Needed(BTreeSet<BackupId>);
 
 impl Visit for Needed {
+    type Error = ComponentError;
+
     fn entry(&mut self, _: &Entry<'_>, _: u64) -> Result<(), ComponentError> {
         Ok(())
     }
@@ -252,8 +254,7 @@ impl Component for Media {
 
     async fn check(&self) -> Result<String, ComponentError> {
         let (entries, paths) = (self.open().await?.len(), self.paths());
-        let restore =
-            task::spawn_blocking(move || steps::describe_restore(&paths)).await.map_err(tar::join_error)?;
+        let restore = task::spawn_blocking(move || steps::describe_restore(&paths)).await?;
         Ok(format!("{} is readable, {entries} entries at its top; {restore}", self.config.root.display()))
     }
 
@@ -261,7 +262,7 @@ impl Component for Media {
         // Not by its contents: a folder of a million files is not listed every minute.
         let root = self.config.root.clone();
         let found = task::spawn_blocking(move || access::check_folder(&root, access::Need::Read));
-        found.await.map_err(tar::join_error)?.map_err(unusable)
+        found.await?.map_err(unusable)
     }
 
     async fn backup(&self, out: &mut dyn Output, meter: &Meter) -> Result<Facts, ComponentError> {
@@ -277,7 +278,7 @@ impl Component for Media {
         let Some(allowed) = self.config.increments.clone() else { return self.backup(out, meter).await };
         let (root, base) = (self.config.root.clone(), base.clone());
         let increment = task::spawn_blocking(move || Increment::begin(&allowed, &root, &base));
-        self.pack(increment.await.map_err(tar::join_error)?, out, meter).await
+        self.pack(increment.await?, out, meter).await
     }
 
     async fn backup_committed(&self, id: &BackupId) -> Result<(), ComponentError> {
@@ -285,7 +286,7 @@ impl Component for Media {
             return Ok(());
         };
         let keep = move || snapshot::keep(&state, &id).map_err(|err| access::explained(&state, err));
-        let kept = task::spawn_blocking(keep).await.map_err(tar::join_error)?;
+        let kept = task::spawn_blocking(keep).await?;
         kept.map_err(|source| ComponentError::Read { what: "keep what the backup saw".to_owned(), source })
     }
 
@@ -304,7 +305,7 @@ impl Component for Media {
     }
 
     async fn decode(&self, feed: Feed<'_>, meter: &Meter) -> Result<Counts, ComponentError> {
-        tar::decode(feed, meter).await
+        Ok(tar::decode(feed, meter).await?)
     }
 
     async fn plan(&self, target: &Target, facts: Option<&Facts>) -> Result<Plan, ComponentError> {

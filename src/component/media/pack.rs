@@ -16,13 +16,13 @@ use crate::component::media::path::DEEPEST;
 use crate::component::media::snapshot::Extras;
 use crate::component::media::staging_area::is_area;
 use crate::component::media::unreadable::Unreadable;
-use crate::component::tar::{
-    AttributeKinds, Chunk, ConsumerGone, DUMPDIR, ExtendedAttributes, Reference, TarWriter,
-};
 use crate::domain::{
     facts::{AttributeCounts, Counts, Facts, FileCounts},
     metadata::MetadataCounts,
     progress::Meter,
+};
+use crate::stream::tar::{
+    AttributeKinds, Chunk, ConsumerGone, DUMPDIR, ExtendedAttributes, Reference, TarWriter,
 };
 use async_tar::EntryType;
 use rustix::{

@@ -7,12 +7,12 @@ use crate::component::media::{
     staging_area::StagingRoot,
     steps::{Prepared, RestorePaths, prepare, staging_root_of},
 };
-use crate::component::tar::AttributeKind;
 use crate::component::{
     ComponentError,
     stage::{Plan, RestoreMode, Target},
 };
 use crate::domain::facts::{AttributeCounts, Facts, FileCounts};
+use crate::stream::tar::AttributeKind;
 use rustix::{
     process::geteuid,
     thread::{CapabilitySet, capabilities},

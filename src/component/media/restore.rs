@@ -17,13 +17,13 @@ use crate::component::media::{
 use crate::component::{
     ComponentError, Feed,
     stage::{RestoreMode, Staged, Target, UndoPoint},
-    tar::{self, AttributeKind, BlockingFeed, run_blocking},
 };
 use crate::domain::{
     facts::{Counts, Facts, FileCounts},
     progress::Meter,
     task_note::TaskNote,
 };
+use crate::stream::tar::{AttributeKind, BlockingFeed, run_blocking};
 use async_trait::async_trait;
 use rustix::{
     fs::{AtFlags, FileType, Mode, mkdirat, syncfs, unlinkat},
@@ -36,7 +36,7 @@ use tokio::task;
 pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, ComponentError> + Send + 'static,
 ) -> Result<T, ComponentError> {
-    task::spawn_blocking(work).await.map_err(tar::join_error)?
+    task::spawn_blocking(work).await?
 }
 
 /// Unpacks a stream of an archive beside a folder.

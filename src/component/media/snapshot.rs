@@ -6,8 +6,8 @@
 
 use crate::base::durable;
 use crate::component::media::file_stat::FileStat;
-use crate::component::tar::AttributeKinds;
 use crate::domain::id::BackupId;
+use crate::stream::tar::AttributeKinds;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::{

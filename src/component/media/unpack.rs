@@ -16,8 +16,8 @@ use crate::component::media::{
     staging_area::MARK,
     steps::room_in,
 };
-use crate::component::tar::{Acl, Entry, Visit};
 use crate::domain::facts::FileCounts;
+use crate::stream::tar::{Acl, Entry, Visit};
 use async_tar::EntryType;
 use rustix::{
     fs::{
@@ -292,6 +292,8 @@ impl Unpacking {
 }
 
 impl Visit for Unpacking {
+    type Error = ComponentError;
+
     fn entry(&mut self, entry: &Entry<'_>, size: u64) -> Result<(), ComponentError> {
         self.close()?;
         self.path.clear();

@@ -1,12 +1,12 @@
 //! An archive read to its end: whether all is there that its index and Weaviate's descriptors name.
 
-use crate::component::tar::{Entry, Visit, walk};
 use crate::component::weaviate::chunk::{Chunk, Contents};
 use crate::component::weaviate::index::{BackupBackend, Index, corrupt};
 use crate::component::weaviate::ndjson::{Lines, ObjectOwner};
 use crate::component::weaviate::tree::Tree;
 use crate::component::{ComponentError, Feed};
 use crate::domain::{facts::Counts, progress::Meter};
+use crate::stream::tar::{Entry, Visit, walk};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Reads an archive behind its index to the end, and counts what it holds.
@@ -114,6 +114,8 @@ impl<'a> Reading<'a> {
 }
 
 impl Visit for Reading<'_> {
+    type Error = ComponentError;
+
     fn entry(&mut self, entry: &Entry<'_>, size: u64) -> Result<(), ComponentError> {
         self.close()?;
         if !entry.is_file() {

@@ -39,9 +39,7 @@ impl Files {
         match self {
             Self::Folder(folder) => {
                 let folder = folder.of(id);
-                task::spawn_blocking(move || read_folder(&folder))
-                    .await
-                    .map_err(crate::component::tar::join_error)?
+                task::spawn_blocking(move || read_folder(&folder)).await?
             }
             Self::Bucket(bucket_folder) => {
                 let mut tree = Tree::default();
@@ -195,11 +193,9 @@ impl Files {
         let Self::Folder(folder) = self else { return Ok(()) };
         let folder = folder.of(id);
         let sync = move || syncfs(fs::File::open(folder)?).map_err(io::Error::from);
-        task::spawn_blocking(sync).await.map_err(crate::component::tar::join_error)?.map_err(|source| {
-            ComponentError::Unavailable {
-                what: format!("write backup {id} to disk"),
-                source: Some(source.into()),
-            }
+        task::spawn_blocking(sync).await?.map_err(|source| ComponentError::Unavailable {
+            what: format!("write backup {id} to disk"),
+            source: Some(source.into()),
         })
     }
 

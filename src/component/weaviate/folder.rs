@@ -7,7 +7,6 @@
 
 use crate::base::durable::blocking;
 use crate::component::ComponentError;
-use crate::component::tar::join_error;
 use crate::component::weaviate::access::{has_no_file, make, remove, share, unremovable_folder};
 use crate::component::weaviate::files::is_ours;
 use crate::component::weaviate::tree::DESCRIPTOR;
@@ -75,7 +74,7 @@ impl Folder {
             let removed = fs::remove_dir_all(folder);
             written.and(removed)
         });
-        tried.await.map_err(join_error)?.map_err(|err| self.not_made(err))
+        tried.await?.map_err(|err| self.not_made(err))
     }
 
     /// Refuses the folder where the server has made folders of its own inside a backup's folder of this process,
@@ -110,7 +109,7 @@ impl Folder {
             left.sort();
             Ok(left)
         });
-        found.await.map_err(join_error)?.map_err(|source| self.unread(source))
+        found.await?.map_err(|source| self.unread(source))
     }
 
     /// The command to run for backups that this process may not remove; `None` where there are none.
@@ -170,7 +169,7 @@ impl Folder {
     pub(super) async fn share(&self, id: &str) -> Result<(), ComponentError> {
         let (root, folder) = (self.path.clone(), self.of(id));
         let shared = spawn_blocking(move || share(&folder, &fs::metadata(root)?));
-        shared.await.map_err(join_error)?.map_err(|source| self.unread(source))
+        shared.await?.map_err(|source| self.unread(source))
     }
 
     /// Removes a backup, its descriptor first, so that what a crash leaves is taken for nothing. One that is not
@@ -182,7 +181,7 @@ impl Folder {
     pub(super) async fn remove(&self, id: &str) -> Result<(), ComponentError> {
         let folder = self.of(id);
         let removed = spawn_blocking(move || remove(&folder));
-        removed.await.map_err(join_error)?.map_err(|err| self.not_removed(id, err))
+        removed.await?.map_err(|err| self.not_removed(id, err))
     }
 
     /// Frees the name of a backup: removes the files that have the name, or else renames them to `aside`.

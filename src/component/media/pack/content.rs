@@ -3,7 +3,7 @@
 use super::{Packing, Stop};
 use crate::component::media::file_stat::FileStat;
 use crate::component::media::folder::{read, read_at};
-use crate::component::tar::Segment;
+use crate::stream::tar::Segment;
 use async_tar::EntryType;
 use rustix::fs::Stat;
 use std::fs::File;

@@ -1,0 +1,25 @@
+//! What every crate of rna-backup stands on: units, the clock, durable writes, access to folders, retries.
+
+pub mod access;
+pub mod backoff;
+pub mod clock;
+pub mod durable;
+pub mod lock;
+pub mod units;
+
+use std::{error::Error, fmt::Write};
+
+/// An error and its causes on one line, joined by `: `. For the place where the error ends.
+pub fn chain(err: &(dyn Error + 'static)) -> String {
+    let mut text = err.to_string();
+    let mut cause = err.source();
+    while let Some(err) = cause {
+        let words = err.to_string();
+        // Transparent wrappers repeat their cause; the reader should not have to.
+        if !text.ends_with(&words) {
+            let _ = write!(text, ": {words}");
+        }
+        cause = err.source();
+    }
+    text
+}
