@@ -2,9 +2,8 @@
 
 use crate::base::{backoff::Backoff, chain};
 use crate::component::ComponentError;
-use crate::component::weaviate::answer::{Answer, ClassNotLoaded, NotReady};
+use crate::component::weaviate::answer::{Answer, ClassNotLoaded, Expected, NotReady};
 use crate::component::weaviate::config::{Address, Tls, WeaviateConfig};
-use crate::component::weaviate::ndjson::append;
 use bytes::Bytes;
 use reqwest::{Certificate, Identity, Method, StatusCode, header::CONTENT_TYPE};
 use secrecy::{ExposeSecret, SecretString};
@@ -167,7 +166,7 @@ impl Client {
         longest: usize,
     ) -> Result<Vec<u8>, Fault> {
         let body = body.map(|body| Bytes::from(body.to_string()));
-        self.ask_bytes(method, path, body, longest).await
+        self.ask_bytes(method, path, body, Expected::text(longest)).await
     }
 
     async fn ask_bytes(
@@ -175,21 +174,21 @@ impl Client {
         method: Method,
         path: &str,
         body: Option<Bytes>,
-        longest: usize,
+        expected: Expected,
     ) -> Result<Vec<u8>, Fault> {
         self.look_ready().await?;
-        let mut answer = self.send(method.clone(), path, body.clone(), longest).await?;
+        let mut answer = self.send(method.clone(), path, body.clone(), expected).await?;
         if answer.may_be_of_a_start(path) {
             // A server that has been restarted since the last look: nothing was done, and the answer is another
             // one as soon as the server is ready.
             self.is_ready.store(false, Relaxed);
             self.look_ready().await?;
-            answer = self.send(method, path, body, longest).await?;
+            answer = self.send(method, path, body, expected).await?;
         }
         if let Some(class) = answer.class_not_found(path) {
             // One question by which to tell a class that is not loaded from one that is not there.
             let path = format!("/v1/schema/{class}");
-            if self.send(Method::GET, &path, None, Self::LONGEST).await?.status.is_success() {
+            if self.send(Method::GET, &path, None, Expected::text(Self::LONGEST)).await?.status.is_success() {
                 return Err(Fault::Unavailable(ClassNotLoaded(class.to_owned()).into()));
             }
         }
@@ -205,7 +204,7 @@ impl Client {
         if self.is_ready.load(Relaxed) {
             return Ok(());
         }
-        let answer = self.send(Method::GET, Self::READY, None, Self::LONGEST).await?;
+        let answer = self.send(Method::GET, Self::READY, None, Expected::text(Self::LONGEST)).await?;
         // A proxy may keep this path to itself: nothing but Weaviate's own word is believed.
         if answer.status == StatusCode::SERVICE_UNAVAILABLE {
             return Err(Fault::Unavailable(NotReady.into()));
@@ -219,7 +218,7 @@ impl Client {
         method: Method,
         path: &str,
         body: Option<Bytes>,
-        longest: usize,
+        expected: Expected,
     ) -> Result<Answer, Fault> {
         let mut request = self.http.request(method, self.server.join(path));
         // Whoever waits at a terminal hears within 15 seconds that a server says nothing.
@@ -239,14 +238,11 @@ impl Client {
         };
         let mut answer = request.send().await.map_err(away)?;
         let status = answer.status();
-        let mut text = Vec::new();
+        let mut body = expected.body_of(status);
         while let Some(chunk) = answer.chunk().await.map_err(away)? {
-            if text.len() + chunk.len() > longest {
-                return Err(Fault::Unavailable(io::Error::from(io::ErrorKind::FileTooLarge).into()));
-            }
-            append(&mut text, &chunk, longest);
+            body.take(&chunk)?;
         }
-        Ok(Answer { status, body: text })
+        Ok(Answer { status, body: body.into_text() })
     }
 
     /// Asks for what has no effect, or the same each time, again and again for as long as this client's retries
@@ -280,15 +276,18 @@ impl Client {
     }
 
     /// Posts a text of JSON whose effect is the same however often it is posted, again and again while there is
-    /// no answer. An answer without a body is the default of `T`; an answer may be as long as what was posted.
+    /// no answer. The answer is a list, of whose objects these fields alone are read: it repeats what was posted. An
+    /// answer without a body is the default of `T`.
     pub(super) async fn post_again<T: DeserializeOwned + Default>(
         &self,
         path: &str,
         body: &Bytes,
+        fields: &'static [&'static str],
     ) -> Result<T, Fault> {
-        let (mut retries, longest) = (self.retries(), Self::LONGEST + 2 * body.len());
+        let mut retries = self.retries();
+        let expected = Expected { longest: Self::LONGEST + 2 * body.len(), fields: Some(fields) };
         loop {
-            let answer = self.ask_bytes(Method::POST, path, Some(body.clone()), longest).await;
+            let answer = self.ask_bytes(Method::POST, path, Some(body.clone()), expected).await;
             let answer = answer.and_then(|text| match &*text {
                 [] => Ok(T::default()),
                 text => serde_json::from_slice(text).map_err(|err| Fault::Unavailable(err.into())),

@@ -58,7 +58,7 @@ pub(super) async fn export(
             while let Some(page) = pages.next().await? {
                 count += page.count() as u64;
                 meter.add(page.bytes() as u64);
-                parts.add_all(&page, tenant).await?;
+                parts.add_all(page, tenant).await?;
             }
             most = pages.most();
         }
@@ -100,13 +100,18 @@ struct PartWriter<'a> {
 
 impl PartWriter<'_> {
     /// Writes the objects of a page of a class, or of one of its tenants.
-    async fn add_all(&mut self, page: &Page, tenant: Option<&str>) -> Result<(), ComponentError> {
+    async fn add_all(&mut self, page: Page, tenant: Option<&str>) -> Result<(), ComponentError> {
         for object in page.objects() {
             let is_said =
                 || serde_json::from_str::<ListedObject>(object).is_ok_and(|listed| listed.tenant.is_some());
             // No server of today says of which tenant a listed object is.
             let unsaid = tenant.filter(|_| !is_said());
             self.add(object, unsaid).await?;
+        }
+        // Memory is not to hold a long page, and a part that is as long, while the next page comes.
+        drop(page);
+        if self.bytes >= PART {
+            self.flush().await?;
         }
         Ok(())
     }

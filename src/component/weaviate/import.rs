@@ -20,6 +20,8 @@ use tokio::io::AsyncRead;
 /// The most objects of one request, and about the most bytes.
 const MOST: usize = 500;
 const BATCH: usize = 4 << 20;
+/// No other batch is read while one of so many bytes is under way.
+const LONG: usize = 2 * BATCH;
 
 /// The requests that are under way at once: the server has work for all of its processors while one of them ends.
 const AT_ONCE: usize = 2;
@@ -147,7 +149,12 @@ pub(super) async fn put_objects(
             while under_way.len() >= at_once {
                 under_way.next().await.transpose()?;
             }
+            let is_long = batch.end >= LONG;
             under_way.push(batch.store(server, class, meter));
+            // Memory is to hold one long object, not as many as can be under way.
+            while is_long && let Some(stored) = under_way.next().await {
+                stored?;
+            }
         }
         Ok(())
     }

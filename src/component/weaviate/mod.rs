@@ -27,6 +27,7 @@ mod count;
 mod counting;
 mod decode;
 mod export;
+mod field_filter;
 mod files;
 mod folder;
 mod hnsw;

@@ -1,6 +1,7 @@
 //! A part of an export: objects, one a line, in a zstd frame with its checksum.
 
 use crate::component::weaviate::class::{self, Class};
+use crate::component::weaviate::field_filter::FieldFilter;
 use bytes::Bytes;
 use serde::Deserialize;
 use std::{
@@ -84,8 +85,9 @@ impl<'a> Lines<'a> {
     /// When it is cut short.
     pub(super) fn finish(mut self) -> io::Result<u64> {
         self.0.finish()?;
-        let (Counting { objects, line, .. }, _) = self.0.into_inner();
-        if line.is_empty() { Ok(objects) } else { Err(invalid("the last line is cut")) }
+        let (Counting { objects, line, long_line, .. }, _) = self.0.into_inner();
+        let is_whole = line.is_empty() && long_line.is_none();
+        is_whole.then_some(objects).ok_or_else(|| invalid("the last line is cut"))
     }
 }
 
@@ -94,7 +96,10 @@ struct Counting<'a> {
     owner: Option<ObjectOwner<'a>>,
     objects: u64,
     bytes: usize,
+    /// The line under way.
     line: Vec<u8>,
+    /// The line under way, if it is too long to be held.
+    long_line: Option<FieldFilter>,
 }
 
 /// The fields that every object must have.
@@ -108,6 +113,37 @@ struct ExportedObject<'a> {
     tenant: Option<Cow<'a, str>>,
 }
 
+impl Counting<'_> {
+    /// A longer line is not held: of its fields, those that are looked at.
+    const LONG: usize = 1 << 20;
+
+    /// Appends to the line under way.
+    fn append(&mut self, bytes: &[u8]) {
+        if let Some(filter) = &mut self.long_line {
+            filter.take(bytes);
+            return;
+        }
+        self.line.extend_from_slice(bytes);
+        if self.line.len() > Self::LONG {
+            let filter = self.long_line.insert(FieldFilter::of_object(&["id", "class", "tenant"]));
+            filter.take(&self.line);
+            self.line = Vec::new();
+        }
+    }
+
+    /// Ends the line under way.
+    fn end_line(&mut self) -> io::Result<()> {
+        if let Some(filter) = self.long_line.take() {
+            self.line = filter.into_kept();
+        }
+        let object = serde_json::from_slice(&self.line).map_err(invalid)?;
+        self.owner.as_ref().map_or(Ok(()), |owner| owner.check(&object)).map_err(invalid)?;
+        self.objects += 1;
+        self.line.clear();
+        Ok(())
+    }
+}
+
 impl Write for Counting<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.bytes += bytes.len();
@@ -116,14 +152,11 @@ impl Write for Counting<'_> {
         }
         let mut rest = bytes;
         while let Some(end) = memchr::memchr(b'\n', rest) {
-            append(&mut self.line, &rest[..end], LONGEST_PART);
-            let object = serde_json::from_slice(&self.line).map_err(invalid)?;
-            self.owner.as_ref().map_or(Ok(()), |owner| owner.check(&object)).map_err(invalid)?;
-            self.objects += 1;
-            self.line.clear();
+            self.append(&rest[..end]);
+            self.end_line()?;
             rest = &rest[end + 1..];
         }
-        append(&mut self.line, rest, LONGEST_PART);
+        self.append(rest);
         Ok(bytes.len())
     }
 
@@ -205,6 +238,14 @@ fn objects_are_counted_and_every_cut_and_flip_is_seen() {
     let last = flipped.len() - 1;
     flipped[last] ^= 1;
     assert!(count(&flipped).is_err());
+    let long = |class: &str| {
+        format!("{{\"text\":\"{}\",\"class\":\"{class}\",\"id\":\"1\"}}\n", "x".repeat(3 << 20))
+    };
+    let objects = [long("A"), object(1), long("A")].concat();
+    assert_eq!(count(&pack(objects.as_bytes()).unwrap()).unwrap(), 3);
+    for bad in [&long("B"), long("A").trim_end(), &long("A").replace("\"id\"", "\"no\"")] {
+        assert!(count(&pack(bad.as_bytes()).unwrap()).is_err());
+    }
     let of_another = "{\"class\":\"B\",\"id\":\"1\"}\n";
     for bad in ["{\"class\":\"A\"}\n", "not JSON\n", "{\"class\":\"A\",\"id\":\"1\"}", of_another] {
         assert!(count(&pack(bad.as_bytes()).unwrap()).is_err(), "{bad}");

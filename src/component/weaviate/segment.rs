@@ -2,7 +2,9 @@
 //!
 //! A segment begins with its level, version, number of secondary keys and strategy, two bytes each, and eight bytes
 //! with the place of its index. Then comes each object: a byte that is 1 for a deletion, eight bytes with the length
-//! of the value, the value, and the keys, each behind four bytes with its length. (Weaviate's source,
+//! of the value, the value, and the keys, each behind four bytes with its length. The value begins with its version (1),
+//! eight bytes, its kind, the UUID, two times, and the vector without a name behind two bytes with its length; then come the
+//! class and three texts, each behind its length, and the places of the vectors with names. (Weaviate's source,
 //! `lsmkv/segment_serialization.go` and `storobj/storage_object.go`.)
 
 /// The kinds of vectors that objects have.
@@ -25,6 +27,8 @@ impl Vectors {
 pub(super) struct Segment {
     pub(super) found: Vectors,
     step: ParseState,
+    /// The bytes to pass over before this step: memory holds no object.
+    skipped: u64,
     /// The bytes of this step so far, and how many are needed.
     bytes: Vec<u8>,
     needed: usize,
@@ -32,15 +36,42 @@ pub(super) struct Segment {
     passed: u64,
     end: u64,
     secondary_keys: u16,
+    /// The object under way.
+    object: Object,
+}
+
+/// The state of an object that is read.
+#[derive(Debug, Default)]
+struct Object {
+    /// The bytes of the value that are not read yet.
+    left: u64,
+    /// The UUID within the value; `None` of a deletion.
+    uuid: Option<[u8; Segment::UUID]>,
+    vectors: Vectors,
 }
 
 #[derive(Debug, Clone, Copy)]
 enum ParseState {
     Head,
     Object,
-    Value { is_deletion: bool, length: usize },
-    KeyLength { left: u16 },
-    Key { left: u16 },
+    /// The beginning of a value, to the length of the vector without a name.
+    ValueHead,
+    /// The length of the class's name, behind that vector.
+    ClassLength,
+    /// The length of a text: the properties, the meta data, the weights.
+    TextLength {
+        behind: u8,
+    },
+    /// The places of the vectors with names; versions before these vectors end here.
+    Places,
+    /// The key of the object, behind its length.
+    Uuid,
+    KeyLength {
+        left: u16,
+    },
+    Key {
+        left: u16,
+    },
     Over,
 }
 
@@ -49,11 +80,13 @@ impl Default for Segment {
         Self {
             found: Vectors::default(),
             step: ParseState::Head,
+            skipped: 0,
             bytes: Vec::new(),
             needed: Self::HEAD,
             passed: 0,
             end: 0,
             secondary_keys: 0,
+            object: Object::default(),
         }
     }
 }
@@ -61,14 +94,20 @@ impl Default for Segment {
 impl Segment {
     const HEAD: usize = 16;
     const OBJECT: usize = 9;
+    const VALUE_HEAD: usize = 44;
     /// The key of an object is its UUID.
     const UUID: usize = 16;
-    /// No object is longer.
-    const LONGEST: u64 = 64 << 20;
 
     /// Takes the next bytes.
     pub(super) fn take(&mut self, mut bytes: &[u8]) {
         while !matches!(self.step, ParseState::Over) {
+            let skipped = usize::try_from(self.skipped).map_or(bytes.len(), |left| left.min(bytes.len()));
+            self.skipped -= skipped as u64;
+            self.passed += skipped as u64;
+            bytes = &bytes[skipped..];
+            if self.skipped > 0 {
+                return;
+            }
             let (part, rest) = bytes.split_at(bytes.len().min(self.needed - self.bytes.len()));
             self.bytes.extend_from_slice(part);
             bytes = rest;
@@ -82,45 +121,89 @@ impl Segment {
     }
 
     /// Returns the step behind these bytes, and how many bytes that one needs.
-    fn next(&mut self, bytes: &[u8]) -> Option<(ParseState, usize)> {
+    fn next(&mut self, mut bytes: &[u8]) -> Option<(ParseState, usize)> {
+        let bytes = &mut bytes;
         let key = |left| {
             if left == 0 { (ParseState::Object, Self::OBJECT) } else { (ParseState::KeyLength { left }, 4) }
         };
         Some(match self.step {
             ParseState::Head => {
-                let (_, mut rest) = bytes.split_at_checked(4)?;
-                self.secondary_keys = u16::from_le_bytes(*take(&mut rest)?);
-                let strategy = u16::from_le_bytes(*take(&mut rest)?);
-                self.end = u64::from_le_bytes(*take(&mut rest)?);
+                take::<4>(bytes)?;
+                self.secondary_keys = u16::from_le_bytes(*take(bytes)?);
+                let strategy = u16::from_le_bytes(*take(bytes)?);
+                self.end = u64::from_le_bytes(*take(bytes)?);
                 (strategy == 0).then_some((ParseState::Object, Self::OBJECT))?
             }
             ParseState::Object if self.passed > self.end || self.found.is_any() => return None,
             ParseState::Object => {
-                let (is_deletion, mut rest) = (bytes[0] == 1, &bytes[1..]);
-                let length = u64::from_le_bytes(*take(&mut rest)?);
-                let length = usize::try_from(length).ok().filter(|_| length < Self::LONGEST)?;
-                (ParseState::Value { is_deletion, length }, length + 4 + Self::UUID)
+                let [kind] = *take(bytes)?;
+                self.object = Object { left: u64::from_le_bytes(*take(bytes)?), ..Object::default() };
+                if kind == 1 {
+                    self.value_ends()
+                } else {
+                    self.value(ParseState::ValueHead, Self::VALUE_HEAD)?
+                }
             }
-            ParseState::Value { is_deletion, length } => {
-                let (value, mut rest) = bytes.split_at(length);
-                let key_length = u32::from_le_bytes(*take(&mut rest)?);
+            ParseState::ValueHead => {
+                let ([1], _, uuid) = (*take(bytes)?, take::<9>(bytes)?, take(bytes)?) else { return None };
+                self.object.uuid = Some(*uuid);
+                let (_, dimensions) = (take::<16>(bytes)?, u16::from_le_bytes(*take(bytes)?));
+                self.object.vectors.plain = dimensions > 0;
+                self.skip(u64::from(dimensions) * 4)?;
+                self.value(ParseState::ClassLength, 2)?
+            }
+            ParseState::ClassLength => {
+                self.skip(u16::from_le_bytes(*take(bytes)?).into())?;
+                self.value(ParseState::TextLength { behind: 2 }, 4)?
+            }
+            ParseState::TextLength { behind } => {
+                self.skip(u32::from_le_bytes(*take(bytes)?).into())?;
+                match behind {
+                    0 if self.object.left < 4 => self.value_ends(),
+                    0 => self.value(ParseState::Places, 4)?,
+                    _ => self.value(ParseState::TextLength { behind: behind - 1 }, 4)?,
+                }
+            }
+            ParseState::Places => {
+                self.object.vectors.named = u32::from_le_bytes(*take(bytes)?) > 0;
+                self.value_ends()
+            }
+            ParseState::Uuid => {
+                let (length, uuid) = (u32::from_le_bytes(*take(bytes)?), *take(bytes)?);
                 // A value without the UUID of its key is no object that this reader understands.
-                if key_length as usize != Self::UUID || !is_deletion && value.get(10..26) != Some(rest) {
+                if length as usize != Self::UUID || self.object.uuid.is_some_and(|within| within != uuid) {
                     return None;
                 }
-                if !is_deletion {
-                    self.found = vectors(value)?;
-                }
+                self.found = self.object.vectors;
                 key(self.secondary_keys)
             }
             ParseState::KeyLength { left } => {
-                let length = u32::from_le_bytes(bytes.try_into().ok()?);
+                let length = u32::from_le_bytes(*take(bytes)?);
                 let length = usize::try_from(length).ok().filter(|length| *length < 1024)?;
                 if length == 0 { key(left - 1) } else { (ParseState::Key { left }, length) }
             }
             ParseState::Key { left } => key(left - 1),
             ParseState::Over => return None,
         })
+    }
+
+    /// Goes to a step within the value, which must have so many bytes more.
+    fn value(&mut self, step: ParseState, needed: usize) -> Option<(ParseState, usize)> {
+        self.object.left = self.object.left.checked_sub(needed as u64)?;
+        Some((step, needed))
+    }
+
+    /// Passes over bytes of the value.
+    fn skip(&mut self, bytes: u64) -> Option<()> {
+        self.object.left = self.object.left.checked_sub(bytes)?;
+        self.skipped = bytes;
+        Some(())
+    }
+
+    /// Passes over the rest of the value. What is wanted of it is known.
+    fn value_ends(&mut self) -> (ParseState, usize) {
+        self.skipped += self.object.left;
+        (ParseState::Uuid, 4 + Self::UUID)
     }
 }
 
@@ -129,24 +212,6 @@ fn take<'a, const COUNT: usize>(rest: &mut &'a [u8]) -> Option<&'a [u8; COUNT]> 
     let (first, behind) = rest.split_first_chunk()?;
     *rest = behind;
     Some(first)
-}
-
-/// Returns what vectors an object has: behind 42 bytes comes the vector without a name, then the class and three
-/// texts, then the places of the vectors with names.
-fn vectors(object: &[u8]) -> Option<Vectors> {
-    const HEAD: usize = 42;
-    let mut rest = object.get(HEAD..).filter(|_| object[0] == 1)?;
-    let dimensions = u16::from_le_bytes(*take(&mut rest)?);
-    rest = rest.get(usize::from(dimensions) * 4..)?;
-    let class = u16::from_le_bytes(*take(&mut rest)?);
-    rest = rest.get(usize::from(class)..)?;
-    for _ in ["properties", "meta data", "weights"] {
-        let length = u32::from_le_bytes(*take(&mut rest)?);
-        rest = rest.get(length as usize..)?;
-    }
-    // Versions before vectors with names end here.
-    let places = take(&mut rest).map_or(0, |length| u32::from_le_bytes(*length));
-    Some(Vectors { plain: dimensions > 0, named: places > 0 })
 }
 
 #[cfg(test)]

@@ -115,7 +115,7 @@ impl Server {
     /// Stores `count` objects, new or not, whose request is `body`, and tells of each that is refused why. An object
     /// that is stored again replaces the one before.
     pub(super) async fn put_objects(&self, body: &Bytes, count: usize) -> Result<Vec<String>, Fault> {
-        let items: Vec<Item> = self.client.post_again("/v1/batch/objects", body).await?;
+        let items: Vec<Item> = self.client.post_again("/v1/batch/objects", body, &["result"]).await?;
         refusals(&items, count)
     }
 
