@@ -23,11 +23,9 @@ impl Engine {
             .await;
         }
         self.metrics.worker_lost(component, operation);
-        match self.take(component, &Run::default()).await {
-            Ok(held) => held.free().await,
-            Err(err) => {
-                tracing::debug!(%component, error = %chain(&err), "the next run removes what the dead ones left");
-            }
+        // Whoever takes the component removes what dead runs have left in the destinations.
+        if let Err(err) = self.locked(component, &Run::default(), async |_| Ok(())).await {
+            tracing::debug!(%component, error = %chain(&err), "the next run removes what the dead ones left");
         }
         self.refresh_metrics().await;
     }
