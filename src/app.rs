@@ -90,7 +90,7 @@ impl App {
             encryption: config.encryption.clone(),
             policy: config.policy,
             clock,
-            metrics: metrics.clone(),
+            observer: Arc::new(metrics.clone()),
             host: config.host.clone(),
         };
         Ok(Self { engine: Arc::new(engine), metrics, local, bucket, config })

@@ -67,7 +67,7 @@ impl Bench {
             encryption: rna_backup::stream::crypt::Encryption::default(),
             policy: Policy::default(),
             clock: Arc::new(SystemClock),
-            metrics: Metrics::new("test").unwrap(),
+            observer: Arc::new(Metrics::new("test").unwrap()),
             host: "lab".to_owned(),
         }
     }

@@ -69,7 +69,7 @@ impl Host {
             encryption: rna_backup::stream::crypt::Encryption::default(),
             policy: Policy { days: 0, last: 1, weekly: 0, monthly: 0 },
             clock: Arc::new(SystemClock),
-            metrics: Metrics::new("test").unwrap(),
+            observer: Arc::new(Metrics::new("test").unwrap()),
             host: name.to_owned(),
         };
         let keeper = LeaseKeeper::new(leases.clone(), Duration::from_hours(1)).with_patience(Duration::ZERO);

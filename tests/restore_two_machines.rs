@@ -70,7 +70,7 @@ impl Shared {
             encryption: Encryption::default(),
             policy: Policy { days: 30, last: 9, weekly: 0, monthly: 0 },
             clock: Arc::new(SystemClock),
-            metrics: Metrics::new("test").unwrap(),
+            observer: Arc::new(Metrics::new("test").unwrap()),
             host: name.to_owned(),
         })
     }

@@ -5,8 +5,8 @@ use crate::catalog::{Entry, Listing, archive_key, manifest_key};
 use crate::component::Component;
 use crate::domain::anomaly::Anomaly;
 use crate::domain::command::Backup;
-use crate::domain::component::ComponentName;
 use crate::domain::id::BackupId;
+use crate::domain::labels::{Operation, Reason};
 use crate::domain::listing::BackupState;
 use crate::domain::manifest::{Manifest, Verified, VerifyLevel};
 use crate::domain::report::BackupReport;
@@ -16,7 +16,6 @@ use crate::engine::pipeline::{self, Filled};
 use crate::engine::restore::{recover, tell_unrecovered};
 use crate::engine::uploads::{ArchiveHashes, ArchiveUploads};
 use crate::engine::{ComponentLock, Engine, EngineError, Run};
-use crate::observe::labels::{Operation, Reason};
 use crate::store::{ObjectKey, Store, StoreError};
 use crate::stream::crypt::Recipients;
 use jiff::Timestamp;
@@ -44,7 +43,7 @@ impl Engine {
         let work = Box::pin(work);
         let remembered = async {
             let began = self.clock.now();
-            self.metrics.backup_began(name, began.as_second());
+            self.observer.backup_began(name, began.as_second());
             let outcome = tokio::select! {
                 outcome = work => outcome,
                 () = run.cancel.cancelled() => Err(EngineError::Cancelled),
@@ -54,7 +53,7 @@ impl Engine {
                 self.remember(name, |last| last.attempt = Some(attempt)).await;
             }
             if outcome.as_ref().is_err_and(|err| err.reason() == Reason::Store) {
-                self.metrics.doubt_destinations();
+                self.observer.doubt_destinations();
             }
             outcome
         };
@@ -86,7 +85,7 @@ impl Engine {
             tell_unrecovered(&err);
         }
         let (manifest, failed) = self.make(component, order, listing, run, held).await?;
-        self.metrics.backed_up(&manifest);
+        self.observer.backed_up(&manifest);
         let manifest = self.clean_up_local(manifest, held).await?;
         let pruned = self.prune_superseded(component, &manifest, held).await;
         match failed {

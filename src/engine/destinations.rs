@@ -44,7 +44,7 @@ impl Engine {
         for store in self.catalog.stores() {
             match self.check_access(store, AccessCheck::Answer).await {
                 Err(source) => unusable.push(Unusable::new(store, source)),
-                Ok(()) if self.metrics.is_destination_well(store.destination()) => {}
+                Ok(()) if self.observer.is_destination_well(store.destination()) => {}
                 Ok(()) => {
                     self.catalog.answers(store.destination());
                     return self.read_destinations(true).await;
@@ -71,13 +71,13 @@ impl Engine {
         for store in self.catalog.stores() {
             let destination = store.destination();
             if let Ok(Some(free)) = store.free_bytes().await {
-                self.metrics.destination_free(destination, free);
+                self.observer.destination_free(destination, free);
             }
             if !listing.has_read(destination) {
                 continue;
             }
             self.count_copies(destination, &listing.entries);
-            let is_well = self.metrics.is_destination_well(destination);
+            let is_well = self.observer.is_destination_well(destination);
             let depth = if writing && !is_well { AccessCheck::Write } else { AccessCheck::Rights };
             if let Err(source) = self.check_access(store, depth).await {
                 unusable.push(Unusable::new(store, source));
@@ -135,9 +135,9 @@ impl Engine {
             let destination = store.destination();
             let found = unusable.iter().find(|unusable| unusable.destination == destination);
             match found {
-                Some(found) => self.metrics.destination(destination, Err(found.reason())),
-                None if written || self.metrics.is_destination_well(destination) => {
-                    self.metrics.destination(destination, Ok(()));
+                Some(found) => self.observer.destination(destination, Err(found.reason())),
+                None if written || self.observer.is_destination_well(destination) => {
+                    self.observer.destination(destination, Ok(()));
                 }
                 None => {}
             }
@@ -150,18 +150,18 @@ impl Engine {
         for name in ComponentName::ALL {
             let all = || entries.iter().filter(move |entry| entry.component() == name);
             // A time that a clock ahead has noted would hide all to come.
-            let verified =
-                all().filter_map(Entry::manifest).filter(|manifest| manifest.verified.at <= Some(now));
-            verified.for_each(|manifest| self.metrics.verified(manifest));
+            for verified in all().filter_map(Entry::manifest).map(|manifest| &manifest.verified) {
+                if let Some(at) = verified.at.filter(|at| *at <= now) {
+                    self.observer.proven(name, verified.level, at.as_second());
+                }
+            }
             let of_this = || all().filter(|entry| !entry.is_ahead(now));
             let is_doubted = clock_doubt(of_this(), now).is_some() || all().any(|entry| entry.is_ahead(now));
-            self.metrics.clock_in_doubt(name, is_doubted);
-            self.metrics.anomaly(name, newest_is_suspect(of_this()));
+            self.observer.clock_in_doubt(name, is_doubted);
+            self.observer.anomaly(name, newest_is_suspect(of_this()));
             let newest = of_this().filter_map(Entry::manifest).find(|manifest| manifest.is_verified());
-            match newest {
-                Some(manifest) => self.metrics.newest(manifest),
-                None if listing.unreachable.is_empty() => self.metrics.none_left(name),
-                None => {}
+            if newest.is_some() || listing.unreachable.is_empty() {
+                self.observer.newest(name, newest);
             }
             self.recall(name, newest).await;
         }
@@ -176,7 +176,7 @@ impl Engine {
                 .collect();
             for state in CATALOGUE_STATES {
                 let count = states.iter().filter(|of_one| **of_one == state).count();
-                self.metrics.catalogue(name, destination, state, count);
+                self.observer.catalogue(name, destination, state, count);
             }
         }
     }

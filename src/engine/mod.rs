@@ -18,6 +18,7 @@ mod listing;
 mod lock_state;
 mod locks;
 mod manifest_update;
+mod observer;
 mod pipeline;
 mod prune;
 mod rebuild;
@@ -37,6 +38,7 @@ pub use destinations::Unusable;
 pub use error::EngineError;
 pub use fleet::{Fleet, FleetError, FleetHold, FleetTake, LockState};
 pub use locks::{ComponentLock, LockOwner, Locks};
+pub use observer::{RunInProgress, RunObserver};
 pub use prune::PruneRequest;
 pub use restore::RestoreRequest;
 pub use verify::VerifyRequest;
@@ -47,7 +49,6 @@ use crate::component::Component;
 use crate::domain::component::ComponentName;
 use crate::domain::progress::Meter;
 use crate::domain::retention::Policy;
-use crate::observe::metrics::Metrics;
 use crate::store::Store;
 use crate::stream::crypt::Encryption;
 use crate::stream::pack::Compression;
@@ -79,8 +80,8 @@ pub struct Engine {
     pub policy: Policy,
     /// The time.
     pub clock: Arc<dyn Clock>,
-    /// The metrics.
-    pub metrics: Metrics,
+    /// The observer of the runs: the metrics.
+    pub observer: Arc<dyn RunObserver>,
     /// Host name, for manifests and locks.
     pub host: String,
 }

@@ -4,11 +4,11 @@ use crate::base::chain;
 use crate::catalog::{Damaged, Entry, Listing, PendingRemoval, RemovalOutcome};
 use crate::domain::component::ComponentName;
 use crate::domain::id::BackupId;
+use crate::domain::labels::{Operation, Refusal, RunResult};
 use crate::domain::report::{KeptBackup, PruneReport};
 use crate::domain::retention::{Candidate, KeepReason, Policy, RetentionPlan, needed};
 use crate::engine::destinations::{clock_doubt, newest_is_suspect};
 use crate::engine::{ComponentLock, Engine, EngineError, Run};
-use crate::observe::labels::{Operation, Refusal, RunResult};
 use jiff::Timestamp;
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -69,9 +69,8 @@ impl Engine {
         let outcome = if request.dry_run {
             self.prune_one(name, request, None, &mut own).await
         } else {
-            let prune = async |held: &mut ComponentLock| {
-                self.prune_one(name, request, Some(held), &mut own).await
-            };
+            let prune =
+                async |held: &mut ComponentLock| self.prune_one(name, request, Some(held), &mut own).await;
             self.locked(name, &Run::default(), prune).await
         };
         let outcome = match outcome {
@@ -141,7 +140,7 @@ impl Engine {
         let failed = report.problems.len() > problems;
         let result = if failed { RunResult::Failure } else { RunResult::Success };
         let took = self.clock.now().duration_since(began).unsigned_abs();
-        self.metrics.run_ended(name, Operation::Prune, result, took);
+        self.observer.pruned(name, result, took);
         Ok(())
     }
 
@@ -205,11 +204,11 @@ impl Engine {
         }
         if held_back && for_real {
             tracing::warn!(component = %name, "retention deletes nothing: {}", KeepReason::HeldBack);
-            self.metrics.refused(Refusal::Anomaly);
+            self.observer.refused(Refusal::Anomaly);
         }
         if let Some(doubt) = clock_doubt.filter(|_| waits && for_real) {
             tracing::warn!(component = %name, "retention deletes nothing: {doubt}");
-            self.metrics.refused(Refusal::Clock);
+            self.observer.refused(Refusal::Clock);
         }
         prunable
     }
@@ -265,13 +264,13 @@ impl Engine {
         if !outcome.from.is_empty() {
             tracing::info!(backup_id = %id, from = outcome.from.join(", "), "retention deleted a backup");
             for destination in &outcome.from {
-                self.metrics.deleted(id.component(), destination);
+                self.observer.deleted(id.component(), destination);
             }
             report.deleted_from.insert(id.clone(), outcome.from.iter().map(ToString::to_string).collect());
             report.deleted.push(id.clone());
         }
         for (_, err) in &outcome.refused {
-            self.metrics.refused(if err.is_lock() { Refusal::Locked } else { Refusal::Denied });
+            self.observer.refused(if err.is_lock() { Refusal::Locked } else { Refusal::Denied });
         }
         let refused = outcome.refused.iter().map(|(_, err)| (err, err.is_lock()));
         for (err, is_locked) in refused.chain(outcome.failed.iter().map(|err| (err, false))) {

@@ -4,8 +4,8 @@ use crate::base::chain;
 use crate::base::clock::Clock;
 use crate::catalog::mirror::{Mirror, RunRow};
 use crate::domain::component::ComponentName;
+use crate::domain::labels::{Operation, Reason, RunResult};
 use crate::engine::{Engine, EngineError, Run};
-use crate::observe::labels::{Operation, Reason, RunResult};
 use serde::Serialize;
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -29,7 +29,7 @@ impl Engine {
         work: impl Future<Output = Result<T, EngineError>>,
     ) -> Result<T, EngineError> {
         let began = self.clock.now();
-        let underway = self.metrics.begin(component, operation);
+        let underway = self.observer.begin(component, operation);
         let recording = self.record(operation, component, run);
         let outcome = work.await;
         let damage = outcome.as_ref().map(damage).unwrap_or_default();
@@ -40,7 +40,7 @@ impl Engine {
             Err(err) => (RunResult::Failure, Some(err.reason())),
         };
         if let Some(reason) = reason {
-            self.metrics.failed(component, reason);
+            self.observer.failed(component, reason);
         }
         underway.end(result, self.clock.now().duration_since(began).unsigned_abs());
         if let Some(recording) = recording {

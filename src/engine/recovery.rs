@@ -25,7 +25,7 @@ impl Engine {
             self.clock.sleep(LOOK_EVERY).await;
             for component in &self.components {
                 if matches!(component.due().await, Ok(None)) {
-                    self.metrics.restore_due(component.name(), false);
+                    self.observer.restore_due(component.name(), false);
                 } else {
                     self.recover_one(component).await;
                 }
@@ -55,7 +55,7 @@ impl Engine {
                 tell_unrecovered(&err);
             }
             // While another run holds the component, classes may be missing because that run restores them.
-            self.metrics.restore_due(name, !matches!(component.due().await, Ok(None)));
+            self.observer.restore_due(name, !matches!(component.due().await, Ok(None)));
             Ok(())
         };
         if let Err(err) = self.locked(name, &looking, recovering).await {

@@ -4,12 +4,12 @@ use crate::base::chain;
 use crate::component::{Component, ComponentError, Plan, RestoreMode, Staged, Target};
 use crate::domain::component::ComponentName;
 use crate::domain::facts::Facts;
+use crate::domain::labels::Operation;
 use crate::domain::report::{RestorePlan, RestoreReport, SkippedBackup, UndoReport};
 use crate::engine::archive::{Archive, rest_of, unusable};
 use crate::engine::retry_hint::{complete, may_lose_rights, with_retry_hint};
 use crate::engine::watched::{abortable, watched};
 use crate::engine::{ComponentLock, Engine, EngineError, Run};
-use crate::observe::labels::Operation;
 use std::sync::Arc;
 
 /// An order to restore.

@@ -4,6 +4,7 @@ use crate::base::chain;
 use crate::catalog::{self, CatalogError, Damaged, Entry, UnreachableStore};
 use crate::component::{Component, RestoreMode};
 use crate::domain::component::ComponentName;
+use crate::domain::labels::Operation;
 use crate::domain::manifest::{Manifest, VerifyLevel};
 use crate::domain::report::{SkippedBackup, Verification, VerifyReport};
 use crate::engine::inspect::{inspect, nothing_yet};
@@ -11,7 +12,6 @@ use crate::engine::last::Drill;
 use crate::engine::restore::{discard_cancelled_copy, recover};
 use crate::engine::watched::abortable;
 use crate::engine::{ComponentLock, Engine, EngineError, Run};
-use crate::observe::labels::Operation;
 use std::{
     collections::{BTreeSet, VecDeque},
     sync::Arc,
@@ -164,7 +164,7 @@ impl Engine {
     /// Counts and remembers the findings of a drill.
     async fn note_drill(&self, component: ComponentName, results: &[Verification]) {
         let mismatches = results.iter().map(|found| found.problems.len() as u64).sum();
-        self.metrics.drilled(component, mismatches);
+        self.observer.drilled(component, mismatches);
         let has_stood = |found: &Verification| found.ok && found.level == VerifyLevel::Drill;
         let now = self.clock.now();
         let proven = results.iter().any(has_stood).then_some(now);
@@ -231,7 +231,7 @@ impl Engine {
         let proven = if failed_drill { VerifyLevel::Checksum } else { found.level };
         noted.note(proven, now, &found.destinations);
         if found.ok {
-            self.metrics.proven(component, found.level, now.as_second());
+            self.observer.proven(component, found.level, now.as_second());
         }
         // The findings of hours of reading must survive a broker that is away at this moment.
         held.confirmed(&*self.clock).await?;
