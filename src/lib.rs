@@ -8,10 +8,10 @@
 //! | floor | module | what lives there |
 //! | --- | --- | --- |
 //! | 4 | [`worker`] | one message from lease to acknowledgement, shutdown |
+//! | 4 | [`observe`] | metrics, health, logs |
 //! | 3 | [`engine`] | backup, retention, locks: knows components and stores, not Celery |
 //! | 2 | [`component`] | what can be backed up: PostgreSQL, Weaviate, media |
 //! | 2 | [`store`], [`catalog`] | where archives lie, and which backups exist |
-//! | 2 | [`observe`] | metrics, health, logs |
 //! | 1 | [`celery`] | the crate `celery-redis`: Celery's protocol on Redis; knows nothing of backups |
 //! | 1 | [`domain`] | the crate `rna-backup-model`, pure: commands, manifests, retention, reports |
 //! | 1 | [`stream`] | the crate `rna-backup-archive`: compress, encrypt, hash, count, the tar format, and back |

@@ -10,8 +10,8 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("store", &["base"]),
     ("component", &["base", "domain", "stream"]),
     ("catalog", &["base", "domain", "store"]),
-    ("observe", &["base", "domain"]),
-    ("engine", &["base", "domain", "stream", "store", "component", "catalog", "observe"]),
+    ("engine", &["base", "domain", "stream", "store", "component", "catalog"]),
+    ("observe", &["base", "domain", "engine"]),
     ("config", &["base", "domain", "celery", "stream", "store", "component", "observe", "worker"]),
     ("worker", &["base", "domain", "celery", "store", "component", "catalog", "engine", "observe"]),
     (

@@ -19,7 +19,7 @@ use rna_backup::{
         report::BackupReport,
         retention::Policy,
     },
-    engine::{Engine, EngineError, Locks, PruneRequest, RestoreRequest, Run, VerifyRequest},
+    engine::{Changes, Engine, EngineError, Locks, PruneRequest, RestoreRequest, Run, VerifyRequest},
     observe::metrics::Metrics,
     store::{Store, local::LocalStore},
     stream::pack::Compression,
@@ -85,9 +85,16 @@ pub fn engine(media: &Path, locks: &Path, stores: Vec<Arc<dyn Store>>) -> Engine
         encryption: rna_backup::stream::crypt::Encryption::default(),
         policy: Policy::default(),
         clock: Arc::new(SystemClock),
-        metrics: Metrics::new("test").unwrap(),
+        observer: Arc::new(Metrics::new("test").unwrap()),
+        changes: Changes::default(),
         host: "lab".to_owned(),
     }
+}
+
+/// An engine with metrics of its own.
+pub fn counted(engine: Engine) -> (Engine, Metrics) {
+    let metrics = Metrics::new("test").unwrap();
+    (Engine { observer: Arc::new(metrics.clone()), ..engine }, metrics)
 }
 
 /// The task of that id.
@@ -312,7 +319,7 @@ async fn retention_deletes_nothing_by_a_clock_that_has_jumped_until_it_was_right
     for day in [0, 1, 2, 30] {
         made.push(back_up(&on(day), &Run::default()).await.unwrap().backup_id);
     }
-    let jumped = on(30);
+    let (jumped, metrics) = counted(on(30));
     for retention_days in [None, Some(0)] {
         for dry_run in [true, false] {
             let request = PruneRequest { retention_days, dry_run, ..PruneRequest::default() };
@@ -322,8 +329,8 @@ async fn retention_deletes_nothing_by_a_clock_that_has_jumped_until_it_was_right
             assert_eq!(held.count(), 3, "{report:?}");
         }
     }
-    jumped.refresh_metrics().await;
-    let metrics = jumped.metrics.render().unwrap();
+    jumped.read_destinations(false).await;
+    let metrics = metrics.render().unwrap();
     assert!(metrics.contains(r#"rna_backup_clock_in_doubt{component="media"} 1"#), "{metrics}");
     assert!(metrics.contains(r#"rna_backup_retention_refused_total{reason="clock"} 2"#), "{metrics}");
 
@@ -336,14 +343,14 @@ async fn retention_deletes_nothing_by_a_clock_that_has_jumped_until_it_was_right
     // Retention runs after each backup.
     made.push(back_up(&on(33), &Run::default()).await.unwrap().backup_id);
     assert_eq!(listed(33).await, made[3..]);
-    let right = on(33);
-    right.refresh_metrics().await;
-    let metrics = right.metrics.render().unwrap();
+    let (right, metrics) = counted(on(33));
+    right.read_destinations(false).await;
+    let metrics = metrics.render().unwrap();
     assert!(metrics.contains(r#"rna_backup_clock_in_doubt{component="media"} 0"#), "{metrics}");
     // The metric of the last verification leaves out a time that a clock ahead has noted.
-    let early = on(30);
-    early.refresh_metrics().await;
-    let metrics = early.metrics.render().unwrap();
+    let (early, metrics) = counted(on(30));
+    early.read_destinations(false).await;
+    let metrics = metrics.render().unwrap();
     assert!(metrics.contains(r#"rna_backup_clock_in_doubt{component="media"} 1"#), "{metrics}");
     let verified = "rna_backup_verify_last_success_timestamp_seconds{component=\"media\",level=\"decode\"} ";
     let at: i64 = metrics.lines().find_map(|line| line.strip_prefix(verified)?.parse().ok()).unwrap();

@@ -1,6 +1,6 @@
 //! What retention cannot delete: it is said, it stays in the catalogue whole, and the rest goes.
 
-use crate::copies::engine;
+use crate::copies::{counted, engine};
 use crate::store_contract::{content, key, upload};
 use crate::support::{
     catalog::manifest,
@@ -59,7 +59,7 @@ impl Bench {
     }
 
     async fn prune(&self, near: Faults, far: Faults) -> (PruneReport, String) {
-        let engine = self.engine(near, far);
+        let (engine, metrics) = counted(self.engine(near, far));
         let request = PruneRequest {
             component: Some(MEDIA),
             retention_days: Some(0),
@@ -67,7 +67,7 @@ impl Bench {
             ..PruneRequest::default()
         };
         let report = engine.prune(request, &Run::default()).await.unwrap();
-        (report, engine.metrics.render().unwrap())
+        (report, metrics.render().unwrap())
     }
 
     /// Every backup, the oldest first: its hour, and where its copies are, each marked when it is not whole.

@@ -19,7 +19,7 @@ use rna_backup::{
         report::{BackupReport, RestoreReport},
         retention::Policy,
     },
-    engine::{Engine, EngineError, Locks, RestoreRequest, Run},
+    engine::{Changes, Engine, EngineError, Locks, RestoreRequest, Run},
     observe::metrics::Metrics,
     store::{Store, local::LocalStore},
     stream::{crypt::Encryption, pack::Compression},
@@ -70,7 +70,8 @@ impl Shared {
             encryption: Encryption::default(),
             policy: Policy { days: 30, last: 9, weekly: 0, monthly: 0 },
             clock: Arc::new(SystemClock),
-            metrics: Metrics::new("test").unwrap(),
+            observer: Arc::new(Metrics::new("test").unwrap()),
+            changes: Changes::default(),
             host: name.to_owned(),
         })
     }

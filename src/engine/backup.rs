@@ -5,8 +5,8 @@ use crate::catalog::{Entry, Listing, archive_key, manifest_key};
 use crate::component::Component;
 use crate::domain::anomaly::Anomaly;
 use crate::domain::command::Backup;
-use crate::domain::component::ComponentName;
 use crate::domain::id::BackupId;
+use crate::domain::labels::{Operation, Reason};
 use crate::domain::listing::BackupState;
 use crate::domain::manifest::{Manifest, Verified, VerifyLevel};
 use crate::domain::report::BackupReport;
@@ -16,11 +16,9 @@ use crate::engine::pipeline::{self, Filled};
 use crate::engine::restore::{recover, tell_unrecovered};
 use crate::engine::uploads::{ArchiveHashes, ArchiveUploads};
 use crate::engine::{ComponentLock, Engine, EngineError, Run};
-use crate::observe::labels::{Operation, Reason, RunResult};
-use crate::store::{ObjectKey, StoreError};
+use crate::store::{ObjectKey, Store, StoreError};
 use crate::stream::crypt::Recipients;
 use jiff::Timestamp;
-use serde_json::json;
 use std::sync::Arc;
 
 impl Engine {
@@ -36,52 +34,30 @@ impl Engine {
     /// the backup does not exist.
     pub async fn backup(&self, order: &Backup, run: &Run) -> Result<BackupReport, EngineError> {
         let name = order.component;
-        let began = self.clock.now();
-        let underway = self.metrics.begin(name, Operation::Backup);
-        self.metrics.backup_began(name, began.as_second());
-        let recording = self.record(Operation::Backup, name, run);
-        // The future is large, for all the buffers that it holds.
-        let work = Box::pin(self.backup_alone(order, run));
-        let outcome = tokio::select! {
-            outcome = work => outcome,
-            () = run.cancel.cancelled() => Err(EngineError::Cancelled),
+        let work = async {
+            let component = self.component(name)?;
+            // A second delivery of a task that is under way waits here too, and then finds its own work done.
+            self.locked(name, run, async |held| self.backup_held(component, order, run, held).await).await
         };
-        let took = self.clock.now().duration_since(began).unsigned_abs();
-        let result = self.run_result(name, outcome.as_ref().err());
-        underway.end(result, took);
-        if result != RunResult::Cancelled {
-            let attempt = Attempt { began, ended: self.clock.now(), ok: result == RunResult::Success };
-            self.remember(name, |last| last.attempt = Some(attempt)).await;
-        }
-        if let Some(recording) = recording {
-            recording.end(outcome.as_ref().map(|report| (json!(report), Vec::new())));
-        }
-        if outcome.as_ref().is_err_and(|err| err.reason() == Reason::Store) {
-            self.metrics.doubt_destinations();
-        }
-        self.refresh_metrics().await;
-        outcome
-    }
-
-    /// The result of a run, for the metrics; a failure is counted.
-    pub(super) fn run_result(&self, component: ComponentName, err: Option<&EngineError>) -> RunResult {
-        match err {
-            None => RunResult::Success,
-            Some(EngineError::Cancelled) => RunResult::Cancelled,
-            Some(err) => {
-                self.metrics.failed(component, err.reason());
-                RunResult::Failure
+        // The future is large, for all the buffers that it holds.
+        let work = Box::pin(work);
+        let remembered = async {
+            let began = self.clock.now();
+            self.observer.backup_began(name, began.as_second());
+            let outcome = tokio::select! {
+                outcome = work => outcome,
+                () = run.cancel.cancelled() => Err(EngineError::Cancelled),
+            };
+            if !matches!(outcome, Err(EngineError::Cancelled)) {
+                let attempt = Attempt { began, ended: self.clock.now(), ok: outcome.is_ok() };
+                self.remember(name, |last| last.attempt = Some(attempt)).await;
             }
-        }
-    }
-
-    async fn backup_alone(&self, order: &Backup, run: &Run) -> Result<BackupReport, EngineError> {
-        let component = self.component(order.component)?;
-        // A second delivery of a task that is under way waits here too, and then finds its own work done.
-        let mut held = self.lock(order.component, run).await?;
-        let outcome = self.backup_held(component, order, run, &mut held).await;
-        held.free().await;
-        outcome
+            if outcome.as_ref().is_err_and(|err| err.reason() == Reason::Store) {
+                self.observer.doubt_destinations();
+            }
+            outcome
+        };
+        self.recorded(Operation::Backup, name, run, |_| Vec::new(), remembered).await
     }
 
     async fn backup_held(
@@ -109,7 +85,7 @@ impl Engine {
             tell_unrecovered(&err);
         }
         let (manifest, failed) = self.make(component, order, listing, run, held).await?;
-        self.metrics.backed_up(&manifest);
+        self.observer.backed_up(&manifest);
         let manifest = self.clean_up_local(manifest, held).await?;
         let pruned = self.prune_superseded(component, &manifest, held).await;
         match failed {
@@ -230,10 +206,7 @@ impl Engine {
                     let written = self.write_manifest(manifest, held).await;
                     if written.is_err() {
                         manifest.objects.clear();
-                        // The manifest may be stored all the same. An archive without a manifest is no backup, only a
-                        // file that would be in the way.
-                        let unlisted = store.delete(&manifest_key(&archive.backup_id)).await;
-                        if unlisted.is_err() || store.delete(key).await.is_err() {
+                        if !retracted(&store, archive).await {
                             return written.map(|()| None);
                         }
                     }
@@ -310,6 +283,14 @@ impl Engine {
         let s3_uri = s3.and_then(|store| location_in(store, manifest));
         BackupReport { s3_uri, ..BackupReport::new(manifest, path, pruned) }
     }
+}
+
+/// Deletes an archive whose manifest could not be written, and that manifest, which may be stored all the same. Returns
+/// `false` if one of the two may be left. An archive without a manifest is no backup, only a file that would be in the
+/// way.
+async fn retracted(store: &Arc<dyn Store>, archive: &ProvenArchive) -> bool {
+    let unlisted = store.delete(&manifest_key(&archive.backup_id)).await;
+    unlisted.is_ok() && store.delete(&archive.key).await.is_ok()
 }
 
 /// The newest backup that is whole and whose size nobody doubts: what a new one is compared with. A second

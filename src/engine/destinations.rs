@@ -9,7 +9,15 @@ use crate::domain::manifest::Manifest;
 use crate::engine::Engine;
 use crate::store::{AccessCheck, Store, StoreError};
 use jiff::Timestamp;
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+use tokio::sync::{Mutex, Notify};
 
 /// No light look at one destination takes longer. A bucket that lets connections hang would hold up the others.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -22,6 +30,23 @@ pub struct Unusable {
     pub destination: &'static str,
     /// The error; several destinations may share one.
     pub source: Arc<CatalogError>,
+}
+
+/// The changes that runs make in the destinations. No result waits until metrics and tables show them: a task of the
+/// worker sees to that, and the end of the program.
+#[derive(Debug, Default)]
+pub struct Changes {
+    made: AtomicU64,
+    shown: Mutex<u64>,
+    arrived: Notify,
+}
+
+impl Changes {
+    /// Notes that a run has ended, which may have changed something.
+    pub(super) fn note(&self) {
+        self.made.fetch_add(1, Ordering::Relaxed);
+        self.arrived.notify_one();
+    }
 }
 
 impl Unusable {
@@ -44,7 +69,7 @@ impl Engine {
         for store in self.catalog.stores() {
             match self.check_access(store, AccessCheck::Answer).await {
                 Err(source) => unusable.push(Unusable::new(store, source)),
-                Ok(()) if self.metrics.is_destination_well(store.destination()) => {}
+                Ok(()) if self.observer.is_destination_well(store.destination()) => {}
                 Ok(()) => {
                     self.catalog.answers(store.destination());
                     return self.read_destinations(true).await;
@@ -71,13 +96,13 @@ impl Engine {
         for store in self.catalog.stores() {
             let destination = store.destination();
             if let Ok(Some(free)) = store.free_bytes().await {
-                self.metrics.destination_free(destination, free);
+                self.observer.destination_free(destination, free);
             }
             if !listing.has_read(destination) {
                 continue;
             }
             self.count_copies(destination, &listing.entries);
-            let is_well = self.metrics.is_destination_well(destination);
+            let is_well = self.observer.is_destination_well(destination);
             let depth = if writing && !is_well { AccessCheck::Write } else { AccessCheck::Rights };
             if let Err(source) = self.check_access(store, depth).await {
                 unusable.push(Unusable::new(store, source));
@@ -96,11 +121,26 @@ impl Engine {
         unusable
     }
 
-    /// As [`read_destinations`](Self::read_destinations), for callers that do not report the faults: they are logged.
-    pub async fn refresh_metrics(&self) {
+    /// Brings metrics and tables up to date after each change, until the future is dropped.
+    pub async fn keep_fresh(&self) {
+        loop {
+            self.changes.arrived.notified().await;
+            self.refresh().await;
+        }
+    }
+
+    /// As [`read_destinations`](Self::read_destinations), if something has changed since the last time; for callers that
+    /// do not report the faults: they are logged.
+    pub async fn refresh(&self) {
+        let mut shown = self.changes.shown.lock().await;
+        let made = self.changes.made.load(Ordering::Relaxed);
+        if *shown == made {
+            return;
+        }
         for unusable in self.read_destinations(false).await {
             tracing::warn!(error = %chain(&unusable), "a destination cannot be used");
         }
+        *shown = made;
     }
 
     /// The reason of each destination when none can be read: the catalogue tells of the last alone.
@@ -135,9 +175,9 @@ impl Engine {
             let destination = store.destination();
             let found = unusable.iter().find(|unusable| unusable.destination == destination);
             match found {
-                Some(found) => self.metrics.destination(destination, Err(found.reason())),
-                None if written || self.metrics.is_destination_well(destination) => {
-                    self.metrics.destination(destination, Ok(()));
+                Some(found) => self.observer.destination(destination, Err(found.reason())),
+                None if written || self.observer.is_destination_well(destination) => {
+                    self.observer.destination(destination, Ok(()));
                 }
                 None => {}
             }
@@ -150,18 +190,18 @@ impl Engine {
         for name in ComponentName::ALL {
             let all = || entries.iter().filter(move |entry| entry.component() == name);
             // A time that a clock ahead has noted would hide all to come.
-            let verified =
-                all().filter_map(Entry::manifest).filter(|manifest| manifest.verified.at <= Some(now));
-            verified.for_each(|manifest| self.metrics.verified(manifest));
+            for verified in all().filter_map(Entry::manifest).map(|manifest| &manifest.verified) {
+                if let Some(at) = verified.at.filter(|at| *at <= now) {
+                    self.observer.proven(name, verified.level, at.as_second());
+                }
+            }
             let of_this = || all().filter(|entry| !entry.is_ahead(now));
             let is_doubted = clock_doubt(of_this(), now).is_some() || all().any(|entry| entry.is_ahead(now));
-            self.metrics.clock_in_doubt(name, is_doubted);
-            self.metrics.anomaly(name, newest_is_suspect(of_this()));
+            self.observer.clock_in_doubt(name, is_doubted);
+            self.observer.anomaly(name, newest_is_suspect(of_this()));
             let newest = of_this().filter_map(Entry::manifest).find(|manifest| manifest.is_verified());
-            match newest {
-                Some(manifest) => self.metrics.newest(manifest),
-                None if listing.unreachable.is_empty() => self.metrics.none_left(name),
-                None => {}
+            if newest.is_some() || listing.unreachable.is_empty() {
+                self.observer.newest(name, newest);
             }
             self.recall(name, newest).await;
         }
@@ -176,7 +216,7 @@ impl Engine {
                 .collect();
             for state in CATALOGUE_STATES {
                 let count = states.iter().filter(|of_one| **of_one == state).count();
-                self.metrics.catalogue(name, destination, state, count);
+                self.observer.catalogue(name, destination, state, count);
             }
         }
     }

@@ -4,8 +4,8 @@ use crate::catalog::CatalogError;
 use crate::component::ComponentError;
 use crate::domain::component::ComponentName;
 use crate::domain::id::BackupId;
+use crate::domain::labels::Reason;
 use crate::engine::fleet::FleetError;
-use crate::observe::labels::Reason;
 use crate::store::StoreError;
 use std::io;
 

@@ -56,6 +56,27 @@ fn stays_marked(entry: &Entry, checked: &CheckedCopy, level: VerifyLevel) -> Opt
     ))
 }
 
+/// The report of a backup before any copy of it is read: with a problem if there is nothing to compare copies with.
+fn begun(reader: &Arc<dyn Component>, entry: &Entry, level: VerifyLevel) -> Verification {
+    let (level, why) = match reader.drill_unsupported() {
+        Some(why) if level == VerifyLevel::Drill => (VerifyLevel::Decode, Some(why)),
+        _ => (level, None),
+    };
+    let mut found = nothing_yet(entry.backup_id.clone(), level);
+    found.warnings.extend(why.map(|why| format!("it was read to its end, and not restored: {why}")));
+    if let Some(why) = nothing_to_compare(entry, level) {
+        found.problems.push(why.to_owned());
+        return found;
+    }
+    if matches!(entry.origin, Origin::Legacy) {
+        found.warnings.push(OF_OLD_TASKS.to_owned());
+    }
+    if let Some(flag) = entry.manifest().and_then(Manifest::flag) {
+        found.warnings.push(format!("a restore of `latest` passes over it: {flag}"));
+    }
+    found
+}
+
 /// Looks at every copy of a backup that can be read. Also tells of one that cannot, and then it is not said that
 /// the backup is whole.
 pub(super) async fn inspect(
@@ -65,22 +86,11 @@ pub(super) async fn inspect(
     level: VerifyLevel,
     run: &Run,
 ) -> Result<(Verification, Option<(String, EngineError)>), EngineError> {
-    let (level, why) = match reader.drill_unsupported() {
-        Some(why) if level == VerifyLevel::Drill => (VerifyLevel::Decode, Some(why)),
-        _ => (level, None),
-    };
-    let mut found = nothing_yet(entry.backup_id.clone(), level);
-    found.warnings.extend(why.map(|why| format!("it was read to its end, and not restored: {why}")));
-    if let Some(why) = nothing_to_compare(entry, level) {
-        found.problems.push(why.to_owned());
+    let mut found = begun(reader, entry, level);
+    if !found.problems.is_empty() {
         return Ok((found, None));
     }
-    if matches!(entry.origin, Origin::Legacy) {
-        found.warnings.push(OF_OLD_TASKS.to_owned());
-    }
-    if let Some(flag) = entry.manifest().and_then(Manifest::flag) {
-        found.warnings.push(format!("a restore of `latest` passes over it: {flag}"));
-    }
+    let level = found.level;
     let (mut to_drill, mut unread) = (level == VerifyLevel::Drill, None);
     for copy in &entry.copies {
         let within = if to_drill { VerifyLevel::Checksum } else { level.min(VerifyLevel::Decode) };

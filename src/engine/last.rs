@@ -71,13 +71,13 @@ impl Engine {
         let attempts = [made, last.attempt].into_iter().flatten().filter(|attempt| attempt.began <= now);
         let attempt = attempts.max_by_key(|attempt| attempt.ended);
         if let Some(Attempt { began, ok, .. }) = attempt {
-            self.metrics.remembered(component, began.as_second(), ok);
+            self.observer.remembered(component, began.as_second(), ok);
         }
         if let Some(drill) = last.drill {
-            self.metrics.drilled(component, drill.mismatches);
+            self.observer.drilled(component, drill.mismatches);
             if let Some(at) = drill.proven.filter(|at| *at <= now) {
                 // The drilled backup may be gone by now, and its manifest with it.
-                self.metrics.proven(component, VerifyLevel::Drill, at.as_second());
+                self.observer.proven(component, VerifyLevel::Drill, at.as_second());
             }
         }
     }

@@ -55,10 +55,9 @@ impl Engine {
     ) -> Result<Entry, EngineError> {
         let found = self.find(reference, component).await?;
         writable(&found)?;
-        let held = self.lock(found.component(), run).await?;
-        let outcome = self.update_held(&found, &held, change).await;
-        held.free().await;
-        self.refresh_metrics().await;
+        let update = async |held: &mut ComponentLock| Ok(self.update_held(&found, held, change).await);
+        let outcome = self.locked(found.component(), run, update).await?;
+        self.changes.note();
         outcome
     }
 

@@ -18,6 +18,7 @@ mod listing;
 mod lock_state;
 mod locks;
 mod manifest_update;
+mod observer;
 mod pipeline;
 mod prune;
 mod rebuild;
@@ -33,10 +34,11 @@ mod watched;
 mod worker_lost;
 
 pub use bucket_folder::StoreFolder;
-pub use destinations::Unusable;
+pub use destinations::{Changes, Unusable};
 pub use error::EngineError;
 pub use fleet::{Fleet, FleetError, FleetHold, FleetTake, LockState};
 pub use locks::{ComponentLock, LockOwner, Locks};
+pub use observer::{RunInProgress, RunObserver};
 pub use prune::PruneRequest;
 pub use restore::RestoreRequest;
 pub use verify::VerifyRequest;
@@ -47,7 +49,6 @@ use crate::component::Component;
 use crate::domain::component::ComponentName;
 use crate::domain::progress::Meter;
 use crate::domain::retention::Policy;
-use crate::observe::metrics::Metrics;
 use crate::store::Store;
 use crate::stream::crypt::Encryption;
 use crate::stream::pack::Compression;
@@ -79,8 +80,10 @@ pub struct Engine {
     pub policy: Policy,
     /// The time.
     pub clock: Arc<dyn Clock>,
-    /// The metrics.
-    pub metrics: Metrics,
+    /// The observer of the runs: the metrics.
+    pub observer: Arc<dyn RunObserver>,
+    /// The changes in the destinations that metrics and tables do not show yet.
+    pub changes: Changes,
     /// Host name, for manifests and locks.
     pub host: String,
 }
@@ -119,24 +122,36 @@ impl Engine {
         }
     }
 
-    /// Waits for the turn to [`take`](Self::take) a component, unless the run is cancelled.
-    async fn lock(&self, component: ComponentName, run: &Run) -> Result<ComponentLock, EngineError> {
-        run.meter.begin("waiting for its turn", 0);
-        tokio::select! {
-            held = self.take(component, run) => held,
-            () = run.cancel.cancelled() => Err(EngineError::Cancelled),
-        }
+    /// Does work on a component that no other run works on meanwhile, and frees the component whatever comes of it.
+    async fn locked<T>(
+        &self,
+        component: ComponentName,
+        run: &Run,
+        work: impl AsyncFnOnce(&mut ComponentLock) -> Result<T, EngineError>,
+    ) -> Result<T, EngineError> {
+        let mut held = self.lock(component, run).await?;
+        let outcome = work(&mut held).await;
+        held.free().await;
+        outcome
     }
 
-    /// Takes a component for one run, and removes the archives without a manifest that a dead run left.
-    async fn take(&self, component: ComponentName, run: &Run) -> Result<ComponentLock, EngineError> {
-        let wait = run.wait.then_some(&run.meter);
-        let mut held = self.locks.take(component, &self.owner(run), wait, &*self.clock).await?;
-        if let Some(left) = held.left_behind() {
-            let still = self.remove_left(component, left).await?;
-            held.leave(&still).await?;
+    /// Takes a component for one run when its turn comes, unless the run is cancelled, and removes the archives without a
+    /// manifest that a dead run left.
+    async fn lock(&self, component: ComponentName, run: &Run) -> Result<ComponentLock, EngineError> {
+        run.meter.begin("waiting for its turn", 0);
+        let (owner, wait) = (self.owner(run), run.wait.then_some(&run.meter));
+        let take = async {
+            let mut held = self.locks.take(component, &owner, wait, &*self.clock).await?;
+            if let Some(left) = held.left_behind() {
+                let still = self.remove_left(component, left).await?;
+                held.leave(&still).await?;
+            }
+            Ok(held)
+        };
+        tokio::select! {
+            held = take => held,
+            () = run.cancel.cancelled() => Err(EngineError::Cancelled),
         }
-        Ok(held)
     }
 
     fn owner(&self, run: &Run) -> LockOwner {

@@ -4,11 +4,12 @@ use crate::base::chain;
 use crate::catalog::{Damaged, Entry, Listing, PendingRemoval, RemovalOutcome};
 use crate::domain::component::ComponentName;
 use crate::domain::id::BackupId;
+use crate::domain::labels::{Operation, Refusal, RunResult};
 use crate::domain::report::{KeptBackup, PruneReport};
-use crate::domain::retention::{Candidate, KeepReason, needed};
+use crate::domain::retention::{Candidate, KeepReason, Policy, RetentionPlan, needed};
 use crate::engine::destinations::{clock_doubt, newest_is_suspect};
 use crate::engine::{ComponentLock, Engine, EngineError, Run};
-use crate::observe::labels::{Operation, Refusal, RunResult};
+use jiff::Timestamp;
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -43,17 +44,17 @@ impl Engine {
             PruneReport { status: "success".to_owned(), dry_run: request.dry_run, ..PruneReport::default() };
         for name in ComponentName::ALL {
             if request.component.is_none_or(|only| only == name) {
-                self.prune_recorded(name, request, run, &mut report).await?;
+                self.prune_component(name, request, run, &mut report).await?;
             }
         }
         if !request.dry_run {
-            self.refresh_metrics().await;
+            self.changes.note();
         }
         Ok(report)
     }
 
     /// One component, of which the app's database is told; but not of what was never backed up.
-    async fn prune_recorded(
+    async fn prune_component(
         &self,
         name: ComponentName,
         request: PruneRequest,
@@ -65,7 +66,21 @@ impl Engine {
             (is_wanted && !request.dry_run).then(|| self.record(Operation::Prune, name, run)).flatten();
         let (status, dry_run) = (report.status.clone(), report.dry_run);
         let mut own = PruneReport { status, dry_run, ..PruneReport::default() };
-        let outcome = self.prune_alone(name, request, &mut own).await;
+        let outcome = if request.dry_run {
+            self.prune_one(name, request, None, &mut own).await
+        } else {
+            let prune =
+                async |held: &mut ComponentLock| self.prune_one(name, request, Some(held), &mut own).await;
+            self.locked(name, &Run::default(), prune).await
+        };
+        let outcome = match outcome {
+            // The rest can go on; that run is followed by retention of its own.
+            Err(err @ EngineError::Busy { .. }) if request.component.is_none() => {
+                own.problems.push(chain(&err));
+                Ok(())
+            }
+            outcome => outcome,
+        };
         if let Some(recording) = recording {
             recording.end(outcome.as_ref().map(|()| (json!(own), own.problems.clone())));
         }
@@ -75,30 +90,6 @@ impl Engine {
         report.locked.append(&mut own.locked);
         report.problems.append(&mut own.problems);
         outcome
-    }
-
-    async fn prune_alone(
-        &self,
-        name: ComponentName,
-        request: PruneRequest,
-        report: &mut PruneReport,
-    ) -> Result<(), EngineError> {
-        if request.dry_run {
-            return self.prune_one(name, request, None, report).await;
-        }
-        match self.take(name, &Run::default()).await {
-            Ok(mut held) => {
-                let outcome = self.prune_one(name, request, Some(&mut held), report).await;
-                held.free().await;
-                outcome
-            }
-            // The rest can go on; that run is followed by retention of its own.
-            Err(err @ EngineError::Busy { .. }) if request.component.is_none() => {
-                report.problems.push(chain(&err));
-                Ok(())
-            }
-            Err(err) => Err(err),
-        }
     }
 
     async fn prune_one(
@@ -149,7 +140,7 @@ impl Engine {
         let failed = report.problems.len() > problems;
         let result = if failed { RunResult::Failure } else { RunResult::Success };
         let took = self.clock.now().duration_since(began).unsigned_abs();
-        self.metrics.run_ended(name, Operation::Prune, result, took);
+        self.observer.pruned(name, result, took);
         Ok(())
     }
 
@@ -180,7 +171,7 @@ impl Engine {
         for_real: bool,
         report: &mut PruneReport,
     ) -> BTreeMap<BackupId, Vec<&'static str>> {
-        let (policy, now) = (self.policy.with_days(request.retention_days), self.clock.now());
+        let now = self.clock.now();
         let is_listed =
             |damaged: &&Damaged| listing.entries.iter().any(|entry| entry.backup_id == damaged.backup_id);
         if let Some(damaged) = listing.damaged.iter().find(|damaged| !is_listed(damaged)) {
@@ -191,20 +182,7 @@ impl Engine {
         }
         let suspect = newest_is_suspect(listing.entries.iter().filter(|entry| !entry.is_ahead(now)));
         let clock_doubt = clock_doubt(&listing.entries, now).filter(|_| !request.trust_clock);
-        let mut plans = Vec::new();
-        for store in self.catalog.stores() {
-            let destination = store.destination();
-            if let Some(unreachable) =
-                listing.unreachable.iter().find(|unreachable| unreachable.destination == destination)
-            {
-                report.problems.push(chain(unreachable));
-                continue;
-            }
-            let entries = listing.entries.iter();
-            let candidates: Vec<Candidate> =
-                entries.filter_map(|entry| entry.candidate(destination)).collect();
-            plans.push((destination, policy.plan(&candidates, now)));
-        }
+        let plans = self.plans(self.policy.with_days(request.retention_days), listing, now, report);
         let builds_on: HashMap<_, _> =
             listing.entries.iter().map(|entry| (&entry.backup_id, entry.builds_on())).collect();
         let staying = plans.iter().flat_map(|(_, plan)| plan.keep.iter().map(|(id, _)| id));
@@ -226,13 +204,38 @@ impl Engine {
         }
         if held_back && for_real {
             tracing::warn!(component = %name, "retention deletes nothing: {}", KeepReason::HeldBack);
-            self.metrics.refused(Refusal::Anomaly);
+            self.observer.refused(Refusal::Anomaly);
         }
         if let Some(doubt) = clock_doubt.filter(|_| waits && for_real) {
             tracing::warn!(component = %name, "retention deletes nothing: {doubt}");
-            self.metrics.refused(Refusal::Clock);
+            self.observer.refused(Refusal::Clock);
         }
         prunable
+    }
+
+    /// The plan of the rule for each destination; the report tells of a destination that cannot be read.
+    fn plans(
+        &self,
+        policy: Policy,
+        listing: &Listing,
+        now: Timestamp,
+        report: &mut PruneReport,
+    ) -> Vec<(&'static str, RetentionPlan)> {
+        let mut plans = Vec::new();
+        for store in self.catalog.stores() {
+            let destination = store.destination();
+            if let Some(unreachable) =
+                listing.unreachable.iter().find(|unreachable| unreachable.destination == destination)
+            {
+                report.problems.push(chain(unreachable));
+                continue;
+            }
+            let entries = listing.entries.iter();
+            let candidates: Vec<Candidate> =
+                entries.filter_map(|entry| entry.candidate(destination)).collect();
+            plans.push((destination, policy.plan(&candidates, now)));
+        }
+        plans
     }
 
     /// All manifests of a batch first, then the archives; a crash in between is finished by the next run.
@@ -261,13 +264,13 @@ impl Engine {
         if !outcome.from.is_empty() {
             tracing::info!(backup_id = %id, from = outcome.from.join(", "), "retention deleted a backup");
             for destination in &outcome.from {
-                self.metrics.deleted(id.component(), destination);
+                self.observer.deleted(id.component(), destination);
             }
             report.deleted_from.insert(id.clone(), outcome.from.iter().map(ToString::to_string).collect());
             report.deleted.push(id.clone());
         }
         for (_, err) in &outcome.refused {
-            self.metrics.refused(if err.is_lock() { Refusal::Locked } else { Refusal::Denied });
+            self.observer.refused(if err.is_lock() { Refusal::Locked } else { Refusal::Denied });
         }
         let refused = outcome.refused.iter().map(|(_, err)| (err, err.is_lock()));
         for (err, is_locked) in refused.chain(outcome.failed.iter().map(|err| (err, false))) {

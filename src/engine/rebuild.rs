@@ -13,6 +13,7 @@ use crate::domain::progress::Meter;
 use crate::domain::rebuild::{CopyProblem, FoundCopies, RebuildReport, WrittenManifest};
 use crate::engine::archive::{rest_of, unusable};
 use crate::engine::uploads::{ArchiveHashes, read_all};
+use crate::engine::watched::abortable;
 use crate::engine::{ComponentLock, Engine, EngineError, Run};
 use crate::stream::pack::Compression;
 use std::collections::{BTreeMap, BTreeSet};
@@ -41,17 +42,15 @@ impl Engine {
         report: &mut RebuildReport,
     ) -> Result<(), EngineError> {
         report.dry_run = dry_run;
-        let held = if dry_run { None } else { Some(self.lock(component, run).await?) };
-        let lost = held.as_ref().map(ComponentLock::lost).unwrap_or_default();
-        let outcome = tokio::select! {
-            outcome = self.rebuild_held(component, held.as_ref(), run, report) => outcome,
-            () = lost.cancelled() => Err(EngineError::LockLost { component }),
-            () = run.cancel.cancelled() => Err(EngineError::Cancelled),
-        };
-        if let Some(held) = held {
-            held.free().await;
+        if dry_run {
+            let plan = Box::pin(self.rebuild_held(component, None, run, report));
+            return abortable(run, None, plan).await;
         }
-        outcome
+        let rebuild = async |held: &mut ComponentLock| {
+            let work = Box::pin(self.rebuild_held(component, Some(held), run, report));
+            abortable(run, Some(held), work).await
+        };
+        self.locked(component, run, rebuild).await
     }
 
     /// Without the lock there is only a plan.

@@ -1,12 +1,13 @@
-//! The rows of runs that Django Admin shows, sent to the app's database.
+//! The records of runs: the metrics, and the rows that Django Admin shows, sent to the app's database.
 
 use crate::base::chain;
 use crate::base::clock::Clock;
 use crate::catalog::mirror::{Mirror, RunRow};
 use crate::domain::component::ComponentName;
+use crate::domain::labels::{Operation, Reason, RunResult};
 use crate::engine::{Engine, EngineError, Run};
-use crate::observe::labels::{Operation, RunResult};
-use serde_json::Value;
+use serde::Serialize;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 /// A run, from its begin to its end. One that is dropped before was stopped.
@@ -17,6 +18,38 @@ pub(super) struct Recording<'a> {
 }
 
 impl Engine {
+    /// Does the work of a run, counts the run in the metrics, and records it in the app's database, which may be another
+    /// one afterwards. A report in which `damage` finds faults is that of a failed run.
+    pub(super) async fn recorded<T: Serialize>(
+        &self,
+        operation: Operation,
+        component: ComponentName,
+        run: &Run,
+        damage: fn(&T) -> Vec<String>,
+        work: impl Future<Output = Result<T, EngineError>>,
+    ) -> Result<T, EngineError> {
+        let began = self.clock.now();
+        let underway = self.observer.begin(component, operation);
+        let recording = self.record(operation, component, run);
+        let outcome = work.await;
+        let damage = outcome.as_ref().map(damage).unwrap_or_default();
+        let (result, reason) = match &outcome {
+            Ok(_) if damage.is_empty() => (RunResult::Success, None),
+            Ok(_) => (RunResult::Failure, Some(Reason::Verify)),
+            Err(EngineError::Cancelled) => (RunResult::Cancelled, None),
+            Err(err) => (RunResult::Failure, Some(err.reason())),
+        };
+        if let Some(reason) = reason {
+            self.observer.failed(component, reason);
+        }
+        underway.end(result, self.clock.now().duration_since(began).unsigned_abs());
+        if let Some(recording) = recording {
+            recording.end(outcome.as_ref().map(|report| (json!(report), damage)));
+        }
+        self.changes.note();
+        outcome
+    }
+
     /// Records that a run begins; `None` without a database for the record.
     pub(super) fn record(
         &self,

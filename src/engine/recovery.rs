@@ -4,7 +4,7 @@ use crate::base::chain;
 use crate::component::Component;
 use crate::domain::component::ComponentName;
 use crate::engine::restore::{recover, tell_unrecovered};
-use crate::engine::{Engine, Run};
+use crate::engine::{ComponentLock, Engine, Run};
 use std::{sync::Arc, time::Duration};
 
 /// The interval of the looks of a living worker: each reads one file.
@@ -25,7 +25,7 @@ impl Engine {
             self.clock.sleep(LOOK_EVERY).await;
             for component in &self.components {
                 if matches!(component.due().await, Ok(None)) {
-                    self.metrics.restore_due(component.name(), false);
+                    self.observer.restore_due(component.name(), false);
                 } else {
                     self.recover_one(component).await;
                 }
@@ -49,19 +49,17 @@ impl Engine {
     }
 
     async fn recover_one(&self, component: &Arc<dyn Component>) {
-        let looking = Run { recovers: true, ..Run::default() };
-        let held = match self.take(component.name(), &looking).await {
-            Ok(held) => held,
-            Err(err) => {
-                tracing::debug!(error = %chain(&err), "not the time to look for what dead runs left");
-                return;
+        let (name, looking) = (component.name(), Run { recovers: true, ..Run::default() });
+        let recovering = async |_: &mut ComponentLock| {
+            if let Err(err) = recover(component).await {
+                tell_unrecovered(&err);
             }
+            // While another run holds the component, classes may be missing because that run restores them.
+            self.observer.restore_due(name, !matches!(component.due().await, Ok(None)));
+            Ok(())
         };
-        if let Err(err) = recover(component).await {
-            tell_unrecovered(&err);
+        if let Err(err) = self.locked(name, &looking, recovering).await {
+            tracing::debug!(error = %chain(&err), "not the time to look for what dead runs left");
         }
-        // While another run holds the component, classes may be missing because that run restores them.
-        self.metrics.restore_due(component.name(), !matches!(component.due().await, Ok(None)));
-        held.free().await;
     }
 }

@@ -4,14 +4,12 @@ use crate::base::chain;
 use crate::component::{Component, ComponentError, Plan, RestoreMode, Staged, Target};
 use crate::domain::component::ComponentName;
 use crate::domain::facts::Facts;
+use crate::domain::labels::Operation;
 use crate::domain::report::{RestorePlan, RestoreReport, SkippedBackup, UndoReport};
 use crate::engine::archive::{Archive, rest_of, unusable};
 use crate::engine::retry_hint::{complete, may_lose_rights, with_retry_hint};
-use crate::engine::watched::watched;
+use crate::engine::watched::{abortable, watched};
 use crate::engine::{ComponentLock, Engine, EngineError, Run};
-use crate::observe::labels::Operation;
-use serde::Serialize;
-use serde_json::json;
 use std::sync::Arc;
 
 /// An order to restore.
@@ -58,24 +56,24 @@ impl Engine {
     /// Then the live data is as it was, except that after a failure in the moment of the swap the next
     /// run on this component tells which of the two it is.
     pub async fn restore(&self, request: &RestoreRequest, run: &Run) -> Result<RestoreReport, EngineError> {
-        self.counted(request.component, Operation::Restore, run, Box::pin(self.restore_alone(request, run)))
-            .await
-    }
-
-    async fn restore_alone(&self, request: &RestoreRequest, run: &Run) -> Result<RestoreReport, EngineError> {
-        let component = self.component(request.component)?;
-        let held = self.lock_and_recover(component, run).await?;
-        if let Some(report) = self.restored_before(component, request, run).await? {
-            tracing::info!("this task has restored already");
-            held.free().await;
-            return Ok(report);
-        }
-        let outcome = self.restore_held(component, request, run, &held).await;
-        if matches!(outcome, Err(EngineError::Cancelled)) {
-            discard_cancelled_copy(component).await;
-        }
-        held.free().await;
-        outcome
+        let name = request.component;
+        let work = async {
+            let component = self.component(name)?;
+            let restore = async |held: &mut ComponentLock| {
+                recover(component).await?;
+                if let Some(report) = self.restored_before(component, request, run).await? {
+                    tracing::info!("this task has restored already");
+                    return Ok(report);
+                }
+                let outcome = self.restore_held(component, request, run, held).await;
+                if matches!(outcome, Err(EngineError::Cancelled)) {
+                    discard_cancelled_copy(component).await;
+                }
+                outcome
+            };
+            self.locked(name, run, restore).await
+        };
+        self.recorded(Operation::Restore, name, run, |_| Vec::new(), Box::pin(work)).await
     }
 
     async fn restore_held(
@@ -101,12 +99,7 @@ impl Engine {
             let staged = staged.map_err(|err| with_retry_hint(err, request, &archive.entry.backup_id))?;
             Ok::<_, EngineError>((archive, staged, warnings))
         };
-        let lost = held.lost();
-        let (archive, staged, warnings) = tokio::select! {
-            staged = staging => staged?,
-            () = lost.cancelled() => return Err(EngineError::LockLost { component: name }),
-            () = run.cancel.cancelled() => return Err(EngineError::Cancelled),
-        };
+        let (archive, staged, warnings) = abortable(run, Some(held), staging).await?;
         let counts = staged.counts().clone();
         let ended = async {
             self.may_swap(&archive, &*staged, run, held).await?;
@@ -166,75 +159,46 @@ impl Engine {
     ///
     /// As [`restore`](Self::restore); [`EngineError::Unfit`] when nothing is kept.
     pub async fn undo(&self, component: ComponentName, run: &Run) -> Result<UndoReport, EngineError> {
-        self.counted(component, Operation::Undo, run, self.undo_alone(component, run)).await
-    }
-
-    async fn undo_alone(&self, name: ComponentName, run: &Run) -> Result<UndoReport, EngineError> {
-        let component = self.component(name)?;
-        let held = self.lock_and_recover(component, run).await?;
-        let outcome = async {
-            let failed = |source| EngineError::Component { component: name, source };
-            let kept = component.undo_point().await.map_err(failed)?;
-            if let Some(report) = self.undone_before(component, kept.as_ref(), run).await? {
-                tracing::info!("this task has done its undo already");
-                return Ok(report);
-            }
-            let Some(kept) = kept else {
-                let elsewhere = component.undo_hint().await.map_err(failed)?;
-                let elsewhere = elsewhere.map_or_else(String::new, |elsewhere| format!("; {elsewhere}"));
-                let what = format!("nothing to undo: no restore of {name} has set anything aside{elsewhere}");
-                return Err(EngineError::Unfit { what });
-            };
-            held.confirm().await?;
-            let note = self.about_to_undo(name, &kept, run).await?;
-            let replaced = watched(name, run, &held, component.undo_by(note, &run.meter)).await;
-            if matches!(&replaced, Err(EngineError::Component { source: ComponentError::Taken { .. }, .. }))
-                && let Some(report) = self.undone_before(component, None, run).await?
-            {
-                tracing::info!("another machine has done the undo of this task meanwhile");
-                return Ok(report);
-            }
-            let replaced = replaced?;
-            tracing::info!(restored = kept.place, kept = replaced.place, "undone");
-            let report = UndoReport::new(name, component.source(), kept.at, replaced.place);
-            Ok(UndoReport { warnings: run.meter.take_warnings(), ..report })
+        let work = async {
+            let found = self.component(component)?;
+            self.locked(component, run, async |held| self.undo_held(found, run, held).await).await
         };
-        let outcome = outcome.await;
-        held.free().await;
-        outcome
+        self.recorded(Operation::Undo, component, run, |_| Vec::new(), Box::pin(work)).await
     }
 
-    /// Takes a component, and recovers it from a run that died on it.
-    pub(super) async fn lock_and_recover(
+    async fn undo_held(
         &self,
         component: &Arc<dyn Component>,
         run: &Run,
-    ) -> Result<ComponentLock, EngineError> {
-        let held = self.lock(component.name(), run).await?;
+        held: &ComponentLock,
+    ) -> Result<UndoReport, EngineError> {
         recover(component).await?;
-        Ok(held)
-    }
-
-    /// Counts a run in the metrics and records it in the app's database, which may be another one afterwards.
-    async fn counted<T: Serialize>(
-        &self,
-        component: ComponentName,
-        operation: Operation,
-        run: &Run,
-        work: impl Future<Output = Result<T, EngineError>>,
-    ) -> Result<T, EngineError> {
-        let began = self.clock.now();
-        let underway = self.metrics.begin(component, operation);
-        let recording = self.record(operation, component, run);
-        let outcome = work.await;
-        let result = self.run_result(component, outcome.as_ref().err());
-        let took = self.clock.now().duration_since(began).unsigned_abs();
-        underway.end(result, took);
-        if let Some(recording) = recording {
-            recording.end(outcome.as_ref().map(|report| (json!(report), Vec::new())));
+        let name = component.name();
+        let failed = |source| EngineError::Component { component: name, source };
+        let kept = component.undo_point().await.map_err(failed)?;
+        if let Some(report) = self.undone_before(component, kept.as_ref(), run).await? {
+            tracing::info!("this task has done its undo already");
+            return Ok(report);
         }
-        self.refresh_metrics().await;
-        outcome
+        let Some(kept) = kept else {
+            let elsewhere = component.undo_hint().await.map_err(failed)?;
+            let elsewhere = elsewhere.map_or_else(String::new, |elsewhere| format!("; {elsewhere}"));
+            let what = format!("nothing to undo: no restore of {name} has set anything aside{elsewhere}");
+            return Err(EngineError::Unfit { what });
+        };
+        held.confirm().await?;
+        let note = self.about_to_undo(name, &kept, run).await?;
+        let replaced = watched(name, run, held, component.undo_by(note, &run.meter)).await;
+        if matches!(&replaced, Err(EngineError::Component { source: ComponentError::Taken { .. }, .. }))
+            && let Some(report) = self.undone_before(component, None, run).await?
+        {
+            tracing::info!("another machine has done the undo of this task meanwhile");
+            return Ok(report);
+        }
+        let replaced = replaced?;
+        tracing::info!(restored = kept.place, kept = replaced.place, "undone");
+        let report = UndoReport::new(name, component.source(), kept.at, replaced.place);
+        Ok(UndoReport { warnings: run.meter.take_warnings(), ..report })
     }
 }
 

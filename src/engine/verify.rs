@@ -4,14 +4,14 @@ use crate::base::chain;
 use crate::catalog::{self, CatalogError, Damaged, Entry, UnreachableStore};
 use crate::component::{Component, RestoreMode};
 use crate::domain::component::ComponentName;
+use crate::domain::labels::Operation;
 use crate::domain::manifest::{Manifest, VerifyLevel};
 use crate::domain::report::{SkippedBackup, Verification, VerifyReport};
 use crate::engine::inspect::{inspect, nothing_yet};
 use crate::engine::last::Drill;
-use crate::engine::restore::discard_cancelled_copy;
+use crate::engine::restore::{discard_cancelled_copy, recover};
+use crate::engine::watched::abortable;
 use crate::engine::{ComponentLock, Engine, EngineError, Run};
-use crate::observe::labels::{Operation, Reason, RunResult};
-use serde_json::json;
 use std::{
     collections::{BTreeSet, VecDeque},
     sync::Arc,
@@ -79,54 +79,26 @@ impl Engine {
         request: &VerifyRequest,
         run: &Run,
     ) -> Result<Vec<Verification>, EngineError> {
-        let began = self.clock.now();
         let drill = request.level == VerifyLevel::Drill;
         let operation = if drill { Operation::Drill } else { Operation::Verify };
-        let underway = self.metrics.begin(component, operation);
-        let recording = self.record(operation, component, run);
-        let outcome = self.verify_alone(component, request, run).await;
-        let result = match &outcome {
-            Ok(found) if found.iter().any(|found| !found.ok) => {
-                self.metrics.failed(component, Reason::Verify);
-                RunResult::Failure
-            }
-            outcome => self.run_result(component, outcome.as_ref().err()),
-        };
-        let took = self.clock.now().duration_since(began).unsigned_abs();
-        underway.end(result, took);
-        if let Some(recording) = recording {
-            let reported = |results: &Vec<_>| {
-                let report = VerifyReport { results: results.clone() };
-                (json!(report), report.damage())
+        let work = async {
+            let reader = self.component(component)?;
+            let verify = async |held: &mut ComponentLock| {
+                // Archives can be read while their source is down; a drill needs it.
+                if drill {
+                    recover(reader).await?;
+                }
+                let outcome = abortable(run, Some(held), self.verify_held(reader, request, run, held)).await;
+                if drill && matches!(outcome, Err(EngineError::Cancelled)) {
+                    discard_cancelled_copy(reader).await;
+                }
+                outcome
             };
-            recording.end(outcome.as_ref().map(reported));
-        }
-        self.refresh_metrics().await;
-        outcome
-    }
-
-    async fn verify_alone(
-        &self,
-        component: ComponentName,
-        request: &VerifyRequest,
-        run: &Run,
-    ) -> Result<Vec<Verification>, EngineError> {
-        let reader = self.component(component)?;
-        // Archives can be read while their source is down; a drill needs it.
-        let drill = request.level == VerifyLevel::Drill;
-        let held =
-            if drill { self.lock_and_recover(reader, run).await? } else { self.lock(component, run).await? };
-        let lost = held.lost();
-        let outcome = tokio::select! {
-            outcome = self.verify_held(reader, request, run, &held) => outcome,
-            () = lost.cancelled() => Err(EngineError::LockLost { component }),
-            () = run.cancel.cancelled() => Err(EngineError::Cancelled),
+            let results = self.locked(component, run, verify).await?;
+            Ok(VerifyReport { results })
         };
-        if drill && matches!(outcome, Err(EngineError::Cancelled)) {
-            discard_cancelled_copy(reader).await;
-        }
-        held.free().await;
-        outcome
+        let report = self.recorded(operation, component, run, VerifyReport::damage, Box::pin(work)).await?;
+        Ok(report.results)
     }
 
     async fn verify_held(
@@ -184,18 +156,23 @@ impl Engine {
         }
         results.sort_by(|one, other| other.backup_id.cmp(&one.backup_id));
         if request.level == VerifyLevel::Drill {
-            let mismatches = results.iter().map(|found| found.problems.len() as u64).sum();
-            self.metrics.drilled(reader.name(), mismatches);
-            let has_stood = |found: &Verification| found.ok && found.level == VerifyLevel::Drill;
-            let now = self.clock.now();
-            let proven = results.iter().any(has_stood).then_some(now);
-            self.remember(reader.name(), |last| {
-                let before = last.drill.and_then(|drill| drill.proven);
-                last.drill = Some(Drill { at: now, mismatches, proven: proven.or(before) });
-            })
-            .await;
+            self.note_drill(reader.name(), &results).await;
         }
         Ok(results)
+    }
+
+    /// Counts and remembers the findings of a drill.
+    async fn note_drill(&self, component: ComponentName, results: &[Verification]) {
+        let mismatches = results.iter().map(|found| found.problems.len() as u64).sum();
+        self.observer.drilled(component, mismatches);
+        let has_stood = |found: &Verification| found.ok && found.level == VerifyLevel::Drill;
+        let now = self.clock.now();
+        let proven = results.iter().any(has_stood).then_some(now);
+        self.remember(component, |last| {
+            let before = last.drill.and_then(|drill| drill.proven);
+            last.drill = Some(Drill { at: now, mismatches, proven: proven.or(before) });
+        })
+        .await;
     }
 
     /// The backups that are meant. The latest is the newest there is, in whatever state: to prove an older one in
@@ -254,7 +231,7 @@ impl Engine {
         let proven = if failed_drill { VerifyLevel::Checksum } else { found.level };
         noted.note(proven, now, &found.destinations);
         if found.ok {
-            self.metrics.proven(component, found.level, now.as_second());
+            self.observer.proven(component, found.level, now.as_second());
         }
         // The findings of hours of reading must survive a broker that is away at this moment.
         held.confirmed(&*self.clock).await?;

@@ -1,9 +1,32 @@
-//! A component at its swap, which for Weaviate takes hours: loss of the lock and cancellation are passed on to it.
+//! Loss of the lock and cancellation in the middle of a run.
 
 use crate::base::chain;
 use crate::component::ComponentError;
 use crate::domain::component::ComponentName;
 use crate::engine::{ComponentLock, EngineError, Run};
+
+/// Does work that may be given up at any point: it ends when the lock is lost or the run is cancelled. Work that only
+/// plans holds no lock.
+///
+/// # Errors
+///
+/// Loss of the lock, cancellation, or the error of the work.
+pub(super) async fn abortable<T>(
+    run: &Run,
+    held: Option<&ComponentLock>,
+    work: impl Future<Output = Result<T, EngineError>>,
+) -> Result<T, EngineError> {
+    let lost = async {
+        let Some(held) = held else { return std::future::pending().await };
+        held.lost().cancelled().await;
+        held.component
+    };
+    tokio::select! {
+        outcome = work => outcome,
+        component = lost => Err(EngineError::LockLost { component }),
+        () = run.cancel.cancelled() => Err(EngineError::Cancelled),
+    }
+}
 
 /// Does work of a component that replaces live data. When the lock is lost or the run is cancelled, the component is
 /// [asked to stop](crate::domain::progress::Meter::stop) and its end waited for: only the component knows where it

@@ -2,9 +2,9 @@
 
 use crate::base::chain;
 use crate::domain::component::ComponentName;
+use crate::domain::labels::Operation;
 use crate::engine::last::Attempt;
 use crate::engine::{Engine, Run};
-use crate::observe::labels::Operation;
 
 impl Engine {
     /// Counts a run that its workers died over as failed, in the metrics, for the alerts after a restart and in the
@@ -16,19 +16,17 @@ impl Engine {
             recording.fail(why);
         }
         if operation == Operation::Backup {
-            self.metrics.backup_began(component, now.as_second());
+            self.observer.backup_began(component, now.as_second());
             self.remember(component, |last| {
                 last.attempt = Some(Attempt { began: now, ended: now, ok: false });
             })
             .await;
         }
-        self.metrics.worker_lost(component, operation);
-        match self.take(component, &Run::default()).await {
-            Ok(held) => held.free().await,
-            Err(err) => {
-                tracing::debug!(%component, error = %chain(&err), "the next run removes what the dead ones left");
-            }
+        self.observer.worker_lost(component, operation);
+        // Whoever takes the component removes what dead runs have left in the destinations.
+        if let Err(err) = self.locked(component, &Run::default(), async |_| Ok(())).await {
+            tracing::debug!(%component, error = %chain(&err), "the next run removes what the dead ones left");
         }
-        self.refresh_metrics().await;
+        self.changes.note();
     }
 }

@@ -116,6 +116,7 @@ fn a_loop_that_stands_still_is_no_longer_alive() {
 
 #[test]
 fn who_looks_at_no_queue_is_not_ready_though_the_broker_answers() {
+    use crate::engine::RunObserver as _;
     let metrics = Metrics::new("test").unwrap();
     let health = Health::new(metrics.clone(), 1_000);
     assert!(health.not_ready(1_000).is_some_and(|why| why.starts_with("not connected")));

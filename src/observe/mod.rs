@@ -1,8 +1,7 @@
-//! Floor 2: observability: metrics, the HTTP endpoint, logs.
+//! Floor 4: observability: metrics, the HTTP endpoint, logs.
 
+mod declared;
 pub mod http;
-pub mod labels;
 mod limited_listener;
-mod metric_factory;
 pub mod metrics;
 pub mod telemetry;

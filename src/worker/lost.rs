@@ -4,8 +4,8 @@ use crate::base::chain;
 use crate::celery::lease::Lease;
 use crate::domain::command::Command;
 use crate::domain::component::ComponentName;
+use crate::domain::labels::Operation;
 use crate::engine::Run;
-use crate::observe::labels::Operation;
 use crate::worker::outcome::Outcome;
 use crate::worker::task::Task;
 

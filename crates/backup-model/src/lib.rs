@@ -8,6 +8,7 @@ pub mod definitions;
 pub mod derived;
 pub mod facts;
 pub mod id;
+pub mod labels;
 pub mod listing;
 pub mod manifest;
 pub mod metadata;

@@ -1,6 +1,6 @@
-//! The state of each destination: the gauges, and the reason why a destination cannot be used, for `/readyz`.
+//! The destinations that cannot be used, and the reasons, for `/readyz`.
 
-use super::{Metrics, as_gauge};
+use super::Metrics;
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -11,35 +11,12 @@ use std::{
 pub(super) struct LastLooks(Arc<Mutex<BTreeMap<String, Result<(), String>>>>);
 
 impl LastLooks {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Result<(), String>>> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Result<(), String>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Metrics {
-    /// Records the check of a destination: usable, or the reason why not, which must hold no secret.
-    pub fn destination(&self, destination: &str, found: Result<(), String>) {
-        self.destination_up.with_label_values(&[destination]).set(i64::from(found.is_ok()));
-        self.last_looks.lock().insert(destination.to_owned(), found);
-    }
-
-    /// Records the free bytes of a destination.
-    pub fn destination_free(&self, destination: &str, free: u64) {
-        self.destination_free.with_label_values(&[destination]).set(as_gauge(free));
-    }
-
-    /// Returns `true` if a destination was usable at its last check, and no operation on a destination has failed
-    /// since.
-    pub fn is_destination_well(&self, destination: &str) -> bool {
-        matches!(self.last_looks.lock().get(destination), Some(Ok(())))
-    }
-
-    /// Records that an operation has failed in some destination: earlier successful checks no longer count. The
-    /// gauges stay until the next check.
-    pub fn doubt_destinations(&self) {
-        self.last_looks.lock().retain(|_, found| found.is_err());
-    }
-
     /// Returns the destinations that cannot be used, each with the reason.
     pub fn closed_destinations(&self) -> Vec<(String, String)> {
         let looks = self.last_looks.lock();
@@ -49,6 +26,7 @@ impl Metrics {
 
 #[test]
 fn a_destination_is_closed_until_a_look_finds_it_well() {
+    use crate::engine::RunObserver as _;
     let metrics = Metrics::new("test").unwrap();
     assert!(
         !metrics.is_destination_well("s3") && metrics.closed_destinations().is_empty(),

@@ -1,23 +1,22 @@
-//! The metrics of runs: those in progress, and the results of those that ended.
+//! The metrics of the engine: runs in progress and ended, the newest backups, and the destinations.
 
 use super::{Metrics, as_gauge};
 use crate::domain::component::ComponentName;
-use crate::observe::labels::{Operation, Reason, RunResult};
+use crate::domain::labels::{Operation, Reason, Refusal, RunResult};
+use crate::domain::manifest::{Manifest, VerifyLevel};
+use crate::engine::{RunInProgress, RunObserver};
 use std::time::Duration;
 
-/// A run in progress. A value that is dropped without [`end`](Self::end) was ended by a panic, and counts as failed.
-#[derive(Debug)]
-#[must_use = "the run has ended as soon as this is dropped"]
-pub struct Underway {
+/// A run in progress.
+struct Underway {
     metrics: Metrics,
     component: ComponentName,
     operation: Operation,
     ended: bool,
 }
 
-impl Underway {
-    /// Records that the run has ended after `took`.
-    pub fn end(mut self, result: RunResult, took: Duration) {
+impl RunInProgress for Underway {
+    fn end(mut self: Box<Self>, result: RunResult, took: Duration) {
         self.ended = true;
         self.metrics.run_ended(self.component, self.operation, result, took);
     }
@@ -39,35 +38,12 @@ impl Drop for Underway {
 }
 
 impl Metrics {
-    /// Records that a run begins.
-    pub fn begin(&self, component: ComponentName, operation: Operation) -> Underway {
-        self.in_progress.with_label_values(&[component.as_str()]).inc();
-        Underway { metrics: self.clone(), component, operation, ended: false }
-    }
-
-    /// Records that a backup begins at `now`, in Unix seconds.
-    pub fn backup_began(&self, component: ComponentName, now: i64) {
-        self.last_attempt.with_label_values(&[component.as_str()]).set(now);
-    }
-
-    /// Records if the leftovers of a failed restore still have to be cleaned up.
-    pub fn restore_due(&self, component: ComponentName, is_due: bool) {
-        self.restore_due.with_label_values(&[component.as_str()]).set(i64::from(is_due));
-    }
-
     /// Records the progress of the current phase, from 0 to 1.
     pub fn progress(&self, component: ComponentName, ratio: f64) {
         self.progress_ratio.with_label_values(&[component.as_str()]).set(ratio);
     }
 
-    /// Records that a run has ended after `took`.
-    pub fn run_ended(
-        &self,
-        component: ComponentName,
-        operation: Operation,
-        result: RunResult,
-        took: Duration,
-    ) {
+    fn run_ended(&self, component: ComponentName, operation: Operation, result: RunResult, took: Duration) {
         let names = &[component.as_str(), operation.label()];
         self.duration.with_label_values(names).observe(took.as_secs_f64());
         self.count_end(component, operation, result);
@@ -80,10 +56,32 @@ impl Metrics {
             self.last_status.with_label_values(&[name]).set(i64::from(result == RunResult::Success));
         }
     }
+}
 
-    /// Records the last backup from a stored result, `began` in Unix seconds. A backup that began later in this
-    /// process is kept.
-    pub fn remembered(&self, component: ComponentName, began: i64, ok: bool) {
+impl RunObserver for Metrics {
+    fn begin(&self, component: ComponentName, operation: Operation) -> Box<dyn RunInProgress> {
+        self.in_progress.with_label_values(&[component.as_str()]).inc();
+        Box::new(Underway { metrics: self.clone(), component, operation, ended: false })
+    }
+
+    fn pruned(&self, component: ComponentName, result: RunResult, took: Duration) {
+        self.run_ended(component, Operation::Prune, result, took);
+    }
+
+    fn failed(&self, component: ComponentName, reason: Reason) {
+        self.failures.with_label_values(&[component.as_str(), reason.label()]).inc();
+    }
+
+    fn worker_lost(&self, component: ComponentName, operation: Operation) {
+        self.failed(component, Reason::WorkerLost);
+        self.count_end(component, operation, RunResult::Failure);
+    }
+
+    fn backup_began(&self, component: ComponentName, now: i64) {
+        self.last_attempt.with_label_values(&[component.as_str()]).set(now);
+    }
+
+    fn remembered(&self, component: ComponentName, began: i64, ok: bool) {
         let name = &[component.as_str()];
         let last = self.last_attempt.with_label_values(name);
         if began >= last.get() {
@@ -92,20 +90,87 @@ impl Metrics {
         }
     }
 
-    /// Counts a failed run by its reason.
-    pub fn failed(&self, component: ComponentName, reason: Reason) {
-        self.failures.with_label_values(&[component.as_str(), reason.label()]).inc();
+    fn backed_up(&self, manifest: &Manifest) {
+        let name = manifest.component.as_str();
+        self.bytes.with_label_values(&[name, "read"]).inc_by(manifest.facts.source_bytes);
+        self.bytes.with_label_values(&[name, "stored"]).inc_by(manifest.size_bytes());
+        self.newest(manifest.component, Some(manifest));
     }
 
-    /// Counts a run that several workers died over as failed. Its duration is unknown, so none is recorded.
-    pub fn worker_lost(&self, component: ComponentName, operation: Operation) {
-        self.failed(component, Reason::WorkerLost);
-        self.count_end(component, operation, RunResult::Failure);
+    fn newest(&self, component: ComponentName, manifest: Option<&Manifest>) {
+        let name = &[component.as_str()];
+        let Some(manifest) = manifest else {
+            // An error means that the gauge did not exist.
+            let _ = self.last_success.remove_label_values(name);
+            let _ = self.last_duration.remove_label_values(name);
+            let _ = self.last_source_bytes.remove_label_values(name);
+            let _ = self.last_stored_bytes.remove_label_values(name);
+            return;
+        };
+        let took = manifest.finished_at.duration_since(manifest.created_at);
+        self.last_success.with_label_values(name).set(manifest.finished_at.as_second());
+        self.last_duration.with_label_values(name).set(took.as_secs_f64());
+        self.last_source_bytes.with_label_values(name).set(as_gauge(manifest.facts.source_bytes));
+        self.last_stored_bytes.with_label_values(name).set(as_gauge(manifest.size_bytes()));
+        if let Some(at) = manifest.verified.at {
+            self.proven(component, manifest.verified.level, at.as_second());
+        }
     }
 
-    /// Records the number of mismatches in the last restore drill.
-    pub fn drilled(&self, component: ComponentName, mismatches: u64) {
+    fn proven(&self, component: ComponentName, level: VerifyLevel, at: i64) {
+        for included in [VerifyLevel::Checksum, VerifyLevel::Decode, VerifyLevel::Drill] {
+            if included <= level {
+                let gauge =
+                    self.verify_last_success.with_label_values(&[component.as_str(), included.as_str()]);
+                gauge.set(gauge.get().max(at));
+            }
+        }
+    }
+
+    fn drilled(&self, component: ComponentName, mismatches: u64) {
         self.drill_mismatches.with_label_values(&[component.as_str()]).set(as_gauge(mismatches));
+    }
+
+    fn restore_due(&self, component: ComponentName, is_due: bool) {
+        self.restore_due.with_label_values(&[component.as_str()]).set(i64::from(is_due));
+    }
+
+    fn deleted(&self, component: ComponentName, destination: &str) {
+        self.retention_deleted.with_label_values(&[component.as_str(), destination]).inc();
+    }
+
+    fn refused(&self, refusal: Refusal) {
+        self.retention_refused.with_label_values(&[refusal.label()]).inc();
+    }
+
+    fn anomaly(&self, component: ComponentName, suspect: bool) {
+        self.anomaly.with_label_values(&[component.as_str()]).set(i64::from(suspect));
+    }
+
+    fn clock_in_doubt(&self, component: ComponentName, in_doubt: bool) {
+        self.clock_in_doubt.with_label_values(&[component.as_str()]).set(i64::from(in_doubt));
+    }
+
+    fn catalogue(&self, component: ComponentName, destination: &str, state: &str, count: usize) {
+        let gauge = self.catalog_backups.with_label_values(&[component.as_str(), destination, state]);
+        gauge.set(as_gauge(count as u64));
+    }
+
+    fn destination(&self, destination: &str, found: Result<(), String>) {
+        self.destination_up.with_label_values(&[destination]).set(i64::from(found.is_ok()));
+        self.last_looks.lock().insert(destination.to_owned(), found);
+    }
+
+    fn destination_free(&self, destination: &str, free: u64) {
+        self.destination_free.with_label_values(&[destination]).set(as_gauge(free));
+    }
+
+    fn doubt_destinations(&self) {
+        self.last_looks.lock().retain(|_, found| found.is_err());
+    }
+
+    fn is_destination_well(&self, destination: &str) -> bool {
+        matches!(self.last_looks.lock().get(destination), Some(Ok(())))
     }
 }
 
