@@ -1,6 +1,7 @@
 //! Floor 0: no I/O beyond reading what it is given, and no imports of ours.
 
 pub mod access;
+pub mod advice;
 pub mod backoff;
 pub mod clock;
 pub mod core_dumps;

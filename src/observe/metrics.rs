@@ -263,11 +263,7 @@ impl Metrics {
             for stage in ["read", "stored"] {
                 self.bytes.with_label_values(&[component, stage]);
             }
-            for destination in ["local", "s3"] {
-                self.retention_deleted.with_label_values(&[component, destination]);
-            }
         }
-        self.request_retries.with_label_values(&["s3"]);
         for task in Command::registered().into_iter().chain([OTHER_TASK]) {
             for state in ["STARTED", "SUCCESS", "FAILURE", "RETRY", "REVOKED"] {
                 self.tasks.with_label_values(&[task, state]);

@@ -1,6 +1,7 @@
 //! The state of each destination: the gauges, and the reason why a destination cannot be used, for `/readyz`.
 
 use super::{Metrics, as_gauge};
+use crate::domain::component::ComponentName;
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -17,6 +18,16 @@ impl LastLooks {
 }
 
 impl Metrics {
+    /// Starts the counters of a destination at 0, those of its requests as well if they are counted.
+    pub fn start_destination(&self, destination: &str, counts_requests: bool) {
+        for component in ComponentName::ALL {
+            self.retention_deleted.with_label_values(&[component.as_str(), destination]);
+        }
+        if counts_requests {
+            self.request_retries.with_label_values(&[destination]);
+        }
+    }
+
     /// Records the check of a destination: usable, or the reason why not, which must hold no secret.
     pub fn destination(&self, destination: &str, found: Result<(), String>) {
         self.destination_up.with_label_values(&[destination]).set(i64::from(found.is_ok()));
