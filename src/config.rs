@@ -5,6 +5,7 @@ mod destinations;
 mod weaviate;
 
 use crate::base::env::{ConfigError, Env, Warning};
+use crate::base::host_name;
 use crate::component::media::{Increments, MediaConfig};
 use crate::component::postgres::PostgresConfig;
 use crate::component::weaviate::WeaviateConfig;
@@ -86,7 +87,7 @@ impl Config {
     }
 
     fn read(env: &mut Env, kinds: &[&'static StoreKind], needs_broker: bool) -> Option<Self> {
-        let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        let host = host_name();
         let only: Option<Vec<ComponentName>> = env.list("BACKUP_COMPONENTS");
         let named = |name| only.as_ref().is_some_and(|only| only.contains(&name));
         let postgres = read_postgres(env, named(ComponentName::Postgres));

@@ -12,6 +12,11 @@ pub mod units;
 
 use std::{error::Error, fmt::Write};
 
+/// The host name of this machine.
+pub fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
 /// An error and its causes on one line, joined by `: `. For the place where the error ends.
 pub fn chain(err: &(dyn Error + 'static)) -> String {
     let mut text = err.to_string();

@@ -7,8 +7,6 @@ pub mod pack;
 mod stored;
 pub mod unpack;
 
-pub use hashing::hex;
-
 use async_trait::async_trait;
 use bytes::Bytes;
 use std::io;
