@@ -13,9 +13,7 @@ use crate::config::Config;
 use crate::domain::component::ComponentName;
 use crate::engine::{Changes, Engine, Locks, StoreFolder};
 use crate::observe::metrics::Metrics;
-use crate::store::Store;
-use crate::store::local::{LocalStore, RootError};
-use crate::store::s3::{Observer, Request, S3OpenError, S3Store};
+use crate::store::{Capabilities, Observer, OpenError, Request, Store, Usage};
 use crate::worker::{Ending, Worker};
 use std::{sync::Arc, time::Duration};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -27,10 +25,6 @@ pub struct App {
     pub engine: Arc<Engine>,
     /// Counts it.
     pub metrics: Metrics,
-    /// The destination as what it is, for what only a folder needs.
-    local: Arc<LocalStore>,
-    /// The bucket, for multipart clean-up; `None` without one.
-    bucket: Option<Arc<S3Store>>,
     /// The configuration that this app was built from.
     pub config: Config,
 }
@@ -38,26 +32,23 @@ pub struct App {
 /// The reason that the app cannot be built from its configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
-    /// The backup folder cannot be used.
-    #[error("open BACKUP_ROOT")]
-    Root(#[from] RootError),
-    /// The certificates for the bucket cannot be used.
-    #[error("open AWS_BACKUP_BUCKET")]
-    Bucket(#[from] S3OpenError),
+    /// A destination cannot be used.
+    #[error(transparent)]
+    Open(#[from] OpenError),
     /// A metric is wrong: a bug.
     #[error("register metrics")]
     Metrics(#[from] prometheus::Error),
 }
 
 impl App {
-    /// Puts the parts together and opens the destination; connects to nothing yet.
+    /// Puts the parts together and opens the destinations; connects to nothing yet.
     ///
     /// # Errors
     ///
-    /// [`BuildError::Root`] when the backup folder cannot be made or read.
+    /// [`BuildError::Open`] when the backup folder cannot be made or read.
     pub async fn build(config: Config) -> Result<Self, BuildError> {
         let app = Self::assemble(config).await?;
-        app.local.ready()?;
+        app.stores().try_for_each(|store| store.ready())?;
         Ok(app)
     }
 
@@ -69,22 +60,22 @@ impl App {
     /// [`BuildError`] of a certificate file that cannot be used.
     pub async fn assemble(config: Config) -> Result<Self, BuildError> {
         let metrics = Metrics::new(env!("CARGO_PKG_VERSION"))?;
-        let local = Arc::new(LocalStore::later(&config.root, config.min_free)?);
-        let bucket = bucket(&config, &metrics).await?;
-        let near: Arc<dyn Store> = Arc::clone(&local) as _;
-        let far = bucket.clone().map(|bucket| bucket as Arc<dyn Store>);
-        let stores: Vec<_> = std::iter::once(near).chain(far).collect();
-        // What lies in the folder is seen also where nothing new goes there.
-        let destinations = stores.iter().skip(usize::from(!config.destinations.local)).cloned().collect();
+        for kind in &config.kinds {
+            metrics.start_destination(kind.name, kind.counts_requests);
+        }
+        let stores = open(&config, Some(&metrics)).await?;
+        // The backups in a destination are seen also where nothing new goes there.
+        let used = config.destinations.iter().map(|destination| destination.usage() != Usage::Reads);
+        let destinations = stores.iter().zip(used).filter(|(_, used)| *used);
+        let destinations = destinations.map(|(store, _)| Arc::clone(store)).collect();
         let clock = Arc::new(SystemClock);
-        let bucket_folder = bucket.clone().and_then(|bucket| bucket_folder_in(bucket, &config));
         let engine = Engine {
-            components: components(&config, bucket_folder),
+            components: components(&config, bucket_folder_in(&stores)),
             left_out: config.left_out(),
             catalog: Catalog::new(stores),
             mirror: mirror(&config),
             destinations,
-            cleanup_local: config.destinations.cleanup_local,
+            cleanup_local: config.cleanup_local(),
             locks: Locks::new(config.root.join(".locks")),
             compression: config.compression,
             encryption: config.encryption.clone(),
@@ -94,7 +85,7 @@ impl App {
             changes: Changes::default(),
             host: config.host.clone(),
         };
-        Ok(Self { engine: Arc::new(engine), metrics, local, bucket, config })
+        Ok(Self { engine: Arc::new(engine), metrics, config })
     }
 }
 
@@ -108,30 +99,35 @@ impl App {
         Worker::new(self.config.worker.clone(), Arc::clone(&self.engine), self.metrics.clone())
     }
 
-    /// Removes the partial files of dead runs from the folder: at the start of a worker, and of each command that
-    /// writes or makes room. Files of live runs, of this process or another, are locked and stay.
+    fn stores(&self) -> impl Iterator<Item = &Arc<dyn Store>> {
+        self.engine.catalog.stores().iter()
+    }
+
+    /// Removes what dead runs have left on this machine: at the start of each command that writes.
     pub async fn sweep(&self) {
-        match self.local.sweep_partial().await {
-            Ok(swept) if swept.files == 0 => {}
-            Ok(swept) => {
-                tracing::info!(
-                    files = swept.files,
-                    bytes = swept.bytes,
-                    "removed the partial files of dead runs"
-                );
-            }
-            Err(err) => tracing::warn!(error = %chain(&err), "cannot remove the partial files of dead runs"),
+        self.sweep_where(|capabilities| capabilities.is_local).await;
+    }
+
+    /// Removes what dead runs have left in every destination: at the start of a worker, and of a command that makes room.
+    pub async fn sweep_all(&self) {
+        self.sweep_where(|_| true).await;
+    }
+
+    async fn sweep_where(&self, is_wanted: impl Fn(Capabilities) -> bool) {
+        let folders: Vec<_> =
+            ComponentName::ALL.iter().filter_map(|component| component.as_str().parse().ok()).collect();
+        for store in self.stores().filter(|store| is_wanted(store.capabilities())) {
+            store.sweep_dead_runs(&folders).await;
         }
     }
 
     /// The start of a worker: removes what dead runs have left, and reads the last
     /// times back from the catalogue, so that a restart neither clears nor fires an alert.
     pub async fn prepare(&self) {
-        self.sweep().await;
         if let Some(mirror) = &self.engine.mirror {
             mirror.make_tables();
         }
-        self.sweep_bucket().await;
+        self.sweep_all().await;
         self.engine.recover().await;
         // Of destinations that cannot be used the looks of every minute tell, which begin at the start as well.
         self.engine.read_destinations(true).await;
@@ -139,22 +135,6 @@ impl App {
 }
 
 impl App {
-    /// Removes what uploads of dead runs have left in the bucket.
-    pub async fn sweep_bucket(&self) {
-        /// Longer than any upload takes: nobody can tell in a bucket whether a process lives.
-        const STALE: Duration = Duration::from_hours(24);
-        let Some(bucket) = &self.bucket else { return };
-        let folders: Vec<_> =
-            ComponentName::ALL.iter().filter_map(|component| component.as_str().parse().ok()).collect();
-        match bucket.sweep_uploads(&folders, STALE).await {
-            Ok(0) => {}
-            Ok(uploads) => tracing::info!(uploads, "removed the uploads of dead runs from the bucket"),
-            Err(err) => {
-                tracing::warn!(error = %chain(&err), "cannot look for uploads of dead runs in the bucket");
-            }
-        }
-    }
-
     /// Waits until metrics and the tables in the app's database are up to date, and what uploads have left that were given
     /// up is removed; for some seconds at most. For the end of the program.
     pub async fn wait_for_background(&self) {
@@ -162,31 +142,34 @@ impl App {
         if let Some(mirror) = &self.engine.mirror {
             mirror.close().await;
         }
-        if let Some(bucket) = &self.bucket {
-            bucket.wait_for_cleanup().await;
+        for store in self.stores() {
+            store.wait_for_cleanup().await;
         }
     }
 }
 
-/// The bucket, whose requests are counted.
-async fn bucket(config: &Config, metrics: &Metrics) -> Result<Option<Arc<S3Store>>, S3OpenError> {
-    let Some(config) = &config.destinations.bucket else { return Ok(None) };
-    let metrics = metrics.clone();
-    let observer: Observer =
-        Arc::new(move |request: Request| metrics.request("s3", request.op, request.result, request.retry));
-    Ok(Some(Arc::new(S3Store::open(config.clone(), Some(observer)).await?)))
+/// The stores of all destinations, the nearest first. Their requests are counted in `metrics`.
+async fn open(config: &Config, metrics: Option<&Metrics>) -> Result<Vec<Arc<dyn Store>>, OpenError> {
+    let mut stores = Vec::new();
+    for destination in &config.destinations {
+        let name = destination.kind().name;
+        let observer = metrics.cloned().map(|metrics| -> Observer {
+            Arc::new(move |Request { op, result, retry }| metrics.request(name, op, result, retry))
+        });
+        stores.push(destination.open(observer).await?);
+    }
+    Ok(stores)
 }
 
-/// The folder in the bucket that Weaviate may write to by itself; `None` without a bucket that can be used.
+/// The folder in a bucket that Weaviate may write to by itself; `None` without a bucket that can be used.
 pub async fn bucket_folder(config: &Config) -> Option<Arc<dyn BucketFolder>> {
-    let bucket = S3Store::open(config.destinations.bucket.clone()?, None).await.ok()?;
-    bucket_folder_in(Arc::new(bucket), config)
+    bucket_folder_in(&open(config, None).await.ok()?)
 }
 
-fn bucket_folder_in(bucket: Arc<S3Store>, config: &Config) -> Option<Arc<dyn BucketFolder>> {
-    let at = config.destinations.bucket.as_ref()?;
-    let place = (at.bucket.clone(), at.prefix.as_ref().map(ToString::to_string));
-    Some(Arc::new(StoreFolder::new(bucket, ComponentName::Weaviate, place)))
+fn bucket_folder_in(stores: &[Arc<dyn Store>]) -> Option<Arc<dyn BucketFolder>> {
+    let folder =
+        stores.iter().find_map(|store| StoreFolder::new(Arc::clone(store), ComponentName::Weaviate))?;
+    Some(Arc::new(folder))
 }
 
 /// The tables in the app's database, when there is one; whether it may be backed up or not.

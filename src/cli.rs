@@ -256,10 +256,10 @@ impl From<EngineError> for Failure {
 }
 
 /// The parts, for commands that only look at backups: they make no folder where there is none, since
-/// that may be a disk that is not mounted. With a bucket there is somewhere else to look.
+/// that may be a disk that is not mounted. With another destination there is somewhere else to look.
 async fn open(config: Config) -> Result<App, Failure> {
     // A folder that may not be looked at is not a missing one: opening it says what is wrong.
-    if config.destinations.bucket.is_some() || config.root.try_exists().unwrap_or(true) {
+    if config.destinations.len() > 1 || config.root.try_exists().unwrap_or(true) {
         return Ok(App::build(config).await?);
     }
     let why = format!("there are no backups: {} (BACKUP_ROOT) does not exist", config.root.display());

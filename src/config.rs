@@ -2,29 +2,29 @@
 
 mod celery;
 mod destinations;
-pub mod env;
 mod weaviate;
 
+use crate::base::env::{ConfigError, Env, Warning};
+use crate::base::host_name;
 use crate::component::media::{Increments, MediaConfig};
 use crate::component::postgres::PostgresConfig;
 use crate::component::weaviate::WeaviateConfig;
-use crate::config::env::{ConfigError, Env, Warning};
 use crate::domain::component::ComponentName;
 use crate::domain::retention::Policy;
 use crate::observe::telemetry::LogFormat;
+use crate::store::{Destination, StoreKind, Usage};
 use crate::stream::crypt::Encryption;
 use crate::stream::pack::Compression;
 use crate::worker::Options;
-pub use destinations::Destinations;
 use secrecy::ExposeSecret;
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
-const GIB: u64 = 1 << 30;
 const NUMBER: &str = "a whole number";
 const MINUTE: Duration = Duration::from_mins(1);
 const HOUR: Duration = Duration::from_hours(1);
@@ -38,8 +38,6 @@ pub struct Config {
     pub host: String,
     /// `BACKUP_ROOT`, absolute.
     pub root: PathBuf,
-    /// `BACKUP_MIN_FREE`, bytes.
-    pub min_free: u64,
     /// `BACKUP_COMPRESSION`.
     pub compression: Compression,
     /// `BACKUP_RETENTION_DAYS` and `BACKUP_KEEP_*`.
@@ -52,8 +50,10 @@ pub struct Config {
     pub media: Option<MediaConfig>,
     /// The vector database, if it is configured.
     pub weaviate: Option<WeaviateConfig>,
-    /// The destinations of backups.
-    pub destinations: Destinations,
+    /// The kinds of stores that there are.
+    pub kinds: Vec<&'static StoreKind>,
+    /// The destinations of backups, the nearest first.
+    pub destinations: Vec<Arc<dyn Destination>>,
     /// The keys that encrypt and open archives.
     pub encryption: Encryption,
     /// The Celery side.
@@ -68,18 +68,26 @@ pub struct Config {
 
 impl Config {
     /// Reads every setting before it complains about any. For a command that needs no broker, a wrong setting of the
-    /// broker and of its tasks is a warning: such a command works on a day when Redis is gone.
+    /// broker and of its tasks is a warning: such a command works on a day when Redis is gone. `kinds` are the kinds of
+    /// stores that a destination may be, the nearest first.
     ///
     /// # Errors
     ///
     /// All problems at once, by name, never with a value.
-    pub fn from_env(mut env: Env, needs_broker: bool) -> Result<(Self, Vec<Warning>), ConfigError> {
-        let config = Self::read(&mut env, needs_broker);
+    pub fn from_env(
+        mut env: Env,
+        kinds: &[&'static StoreKind],
+        needs_broker: bool,
+    ) -> Result<(Self, Vec<Warning>), ConfigError> {
+        for kind in kinds {
+            env.know(kind.settings);
+        }
+        let config = Self::read(&mut env, kinds, needs_broker);
         env.finish(config)
     }
 
-    fn read(env: &mut Env, needs_broker: bool) -> Option<Self> {
-        let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    fn read(env: &mut Env, kinds: &[&'static StoreKind], needs_broker: bool) -> Option<Self> {
+        let host = host_name();
         let only: Option<Vec<ComponentName>> = env.list("BACKUP_COMPONENTS");
         let named = |name| only.as_ref().is_some_and(|only| only.contains(&name));
         let postgres = read_postgres(env, named(ComponentName::Postgres));
@@ -104,15 +112,15 @@ impl Config {
             weekly: env.of_kind("BACKUP_KEEP_WEEKLY", NUMBER, 0),
             monthly: env.of_kind("BACKUP_KEEP_MONTHLY", NUMBER, 0),
         };
-        let (min_free, compression) =
-            (env.bytes("BACKUP_MIN_FREE", GIB), env.or("BACKUP_COMPRESSION", Compression::default()));
+        let compression = env.or("BACKUP_COMPRESSION", Compression::default());
         let worker = read_worker(env, &host, root.as_deref().unwrap_or(Path::new("")), needs_broker);
         let everywhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 9188));
         let metrics_addr =
             env.of_kind("BACKUP_METRICS_ADDR", "an address with a port, such as 0.0.0.0:9188", everywhere);
         let (log_format, log_filter) =
             (env.or("BACKUP_LOG_FORMAT", LogFormat::default()), env.optional("RUST_LOG"));
-        let (destinations, encryption) = destinations::read(env, root.as_deref());
+        let destinations = destinations::read(env, kinds, root.as_deref());
+        let encryption = destinations::read_encryption(env);
         // All is read by now: what is missing here was noted above.
         let (root, mut postgres, worker) = (root?, postgres?, worker?);
         if let Some(postgres) = &mut postgres {
@@ -126,13 +134,13 @@ impl Config {
         Some(Self {
             host,
             root,
-            min_free,
             compression,
             policy,
             only,
             postgres,
             media,
             weaviate,
+            kinds: kinds.to_vec(),
             destinations,
             encryption,
             worker,
@@ -145,6 +153,11 @@ impl Config {
     /// True if `BACKUP_COMPONENTS` lets the component be backed up.
     pub fn wants(&self, name: ComponentName) -> bool {
         self.only.as_ref().is_none_or(|only| only.contains(&name))
+    }
+
+    /// True if `BACKUP_ROOT` keeps a backup only until a copy elsewhere is proven.
+    pub fn cleanup_local(&self) -> bool {
+        self.destinations.iter().any(|destination| destination.usage() == Usage::Stages)
     }
 
     /// Components that have settings but that `BACKUP_COMPONENTS` does not name.
@@ -236,9 +249,10 @@ fn real(path: &Path) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::KINDS;
 
     fn read(vars: &[(&str, &str)]) -> Result<(Config, Vec<Warning>), ConfigError> {
-        Config::from_env(Env::new(vars.iter().copied()), true)
+        Config::from_env(Env::new(vars.iter().copied()), KINDS, true)
     }
 
     #[test]
@@ -306,11 +320,11 @@ mod tests {
         let err = read(&vars).unwrap_err();
         assert_eq!(err.problems.len(), 2, "{err}");
         assert!(err.to_string().contains("begins with none of redis://"), "{err}");
-        let (config, warnings) = Config::from_env(Env::new(vars), false).unwrap();
+        let (config, warnings) = Config::from_env(Env::new(vars), KINDS, false).unwrap();
         assert_eq!(config.policy.last, 3);
         let names: Vec<_> = warnings.iter().map(|warning| &*warning.name).collect();
         assert_eq!(names, ["CELERY_RESULT_BACKEND", "BACKUP_CONCURRENCY"]);
-        Config::from_env(Env::new([("BACKUP_KEEP_LAST", "x")]), false).unwrap_err();
+        Config::from_env(Env::new([("BACKUP_KEEP_LAST", "x")]), KINDS, false).unwrap_err();
     }
 
     #[test]

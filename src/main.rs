@@ -2,10 +2,12 @@
 
 use clap::Parser;
 use rna_backup::{
+    base::env::Env,
     cli::{self, Cli, Exit},
-    config::{Config, env::Env},
+    config::Config,
     core_dumps,
     observe::telemetry,
+    store,
 };
 use std::{
     io::{self, Write},
@@ -28,7 +30,8 @@ fn main() -> ExitCode {
     }
     // The one TLS provider of every client in this process; an error means that it is set already.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let (config, warnings) = match Config::from_env(Env::from_os(std::env::vars_os()), cli.needs_broker()) {
+    let env = Env::from_os(std::env::vars_os());
+    let (config, warnings) = match Config::from_env(env, store::KINDS, cli.needs_broker()) {
         Ok(read) => read,
         Err(err) => {
             let _ = writeln!(io::stderr(), "error: {err}");

@@ -1,6 +1,5 @@
 //! The checks of every dependency before it is needed: one line each, with the remedy.
 
-mod advice;
 mod destinations;
 mod queues;
 mod watch;
@@ -9,7 +8,7 @@ pub use watch::watch;
 
 use crate::app;
 use crate::base::access::{AccessProblem, Need, check_folder};
-use crate::base::chain;
+use crate::base::{advice, chain};
 use crate::celery::CeleryError;
 use crate::celery::client::{Client, ConnectOptions};
 use crate::component::weaviate::BackendSetting;
@@ -50,14 +49,7 @@ impl Check {
 /// Looks at everything that the settings name. Changes nothing, but that the backup folder is made; what it
 /// writes into a destination to try it out is removed.
 pub async fn run(config: &Config) -> Vec<Check> {
-    let bucket = match &config.destinations.bucket {
-        Some(bucket) => Some(destinations::s3(bucket).await),
-        None => None,
-    };
-    // One that does not answer is not asked again.
-    let is_up = bucket.as_ref().is_some_and(|check| check.ok);
-    let mut checks = vec![destinations::local(config, is_up).await];
-    checks.extend(bucket);
+    let mut checks = destinations::all(config).await;
     checks.extend(destinations::encryption(&config.encryption));
     let Options { broker, backend, .. } = &config.worker;
     let answers = redis("broker", broker, "REDIS_URL (or CELERY_BROKER_URL)", true).await;

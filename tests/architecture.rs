@@ -124,6 +124,23 @@ fn the_crate_of_the_protocol_knows_nothing_of_backups() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
+/// The names of destinations, which stores alone know. They are names of Weaviate's backends as well.
+#[test]
+fn nobody_but_the_stores_asks_which_destination_it_is() {
+    let mut wrong = Vec::new();
+    each_source(|file, text| {
+        let code = text.split("#[cfg(test)]").next().unwrap_or_default().split("#[test]").next();
+        let code = code.unwrap_or_default();
+        let is_named = [r#""local"#, r#""s3""#].iter().any(|name| code.contains(name));
+        let may =
+            ["store", "component/weaviate", "domain/anomaly.rs"].iter().any(|room| file.starts_with(room));
+        if is_named && !may {
+            wrong.push(file.display().to_string());
+        }
+    });
+    assert!(wrong.is_empty(), "ask the store what it can do: {wrong:#?}");
+}
+
 #[test]
 fn files_stay_short_enough_to_read() {
     let mut long = Vec::new();

@@ -9,17 +9,19 @@ use jiff::Timestamp;
 use redis::AsyncCommands;
 use rna_backup::{
     app::App,
+    base::env::Env,
     celery::publish::Outgoing,
     component::{
         media::{Media, MediaConfig},
         process::Program,
     },
-    config::{Config, env::Env},
+    config::Config,
     domain::{
         command::task,
         signature::{self, Order},
     },
     observe::http::Health,
+    store::KINDS,
     worker::Ending,
 };
 use rustix::process::Signal;
@@ -196,7 +198,7 @@ async fn a_bug_in_a_backup_fails_its_task_and_the_worker_goes_on() {
     let lab = Lab::new();
     let settings = lab.program(&[]);
     let settings = settings.get_envs().filter_map(|(name, value)| Some((name.to_owned(), value?.to_owned())));
-    let (config, _) = Config::from_env(Env::from_os(settings), true).unwrap();
+    let (config, _) = Config::from_env(Env::from_os(settings), KINDS, true).unwrap();
     let mut app = App::build(config).await.unwrap();
     let real = Arc::new(Media::new(MediaConfig::full(lab.media())));
     let engine = Arc::get_mut(&mut app.engine).expect("nobody has it yet");

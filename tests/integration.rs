@@ -85,6 +85,7 @@ mod schemas;
 mod secrets;
 mod store_contract;
 mod store_damage;
+mod store_kind;
 mod store_local;
 mod store_matrix;
 mod store_s3;

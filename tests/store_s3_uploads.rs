@@ -9,8 +9,7 @@ use crate::support::lab::eventually;
 use crate::support::s3::{Bucket, S3Server};
 use crate::support::s3_proxy::{Asked, BadLine, Line};
 use rna_backup::base::chain;
-use rna_backup::store::s3::Request;
-use rna_backup::store::{S3Config, S3Store, Store as _, StoreError};
+use rna_backup::store::{Request, S3Config, S3Store, Store as _, StoreError};
 use std::{
     collections::HashSet,
     sync::{Arc, Mutex},

@@ -48,9 +48,8 @@ pub async fn filled_in_bucket(start: Start) -> (WeaviateServer, Arc<StoreFolder>
 pub async fn bucket_folder(config: &S3Config) -> StoreFolder {
     let mut config = config.clone();
     config.prefix = Some("lab".parse().unwrap());
-    let place = (config.bucket.clone(), Some("lab".to_owned()));
     let store = S3Store::open(config, None).await.unwrap();
-    StoreFolder::new(Arc::new(store), ComponentName::Weaviate, place)
+    StoreFolder::new(Arc::new(store), ComponentName::Weaviate).unwrap()
 }
 
 /// The keys of what Weaviate has written, in order.

@@ -15,7 +15,6 @@ use reqwest::Method;
 use rna_backup::base::chain;
 use rna_backup::component::weaviate::{BackendSetting, Weaviate, WeaviateConfig};
 use rna_backup::component::{Component as _, ComponentError, Target};
-use rna_backup::stream::hex;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::{fs, process::Command};
@@ -101,7 +100,7 @@ async fn an_old_archive_that_is_whole_but_for_a_vector_index_is_named_by_verify(
     edit(manifest, |manifest| {
         let object = &mut manifest["objects"][0];
         object["bytes"] = json!(archive.len());
-        object["sha256"] = json!(hex(&Sha256::digest(&archive)));
+        object["sha256"] = json!(hex::encode(Sha256::digest(&archive)));
     });
     let (code, out, err) = lab.run(&["verify", "weaviate"]);
     assert!(code == 4 && out.contains(&words), "{code} {out} {err}");

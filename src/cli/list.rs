@@ -31,8 +31,6 @@ pub(super) async fn run(config: Config, args: ListArgs) -> Result<Exit, Failure>
     }
     if listing.backups.is_empty() {
         let of = args.component.map_or(String::new(), |component| format!("{component} "));
-        // The folder's path shows a person with a forgotten setting that this is the wrong place.
-        let root = app.config.root.display();
         let unreachable =
             app.engine.catalog.list(args.component).await.map_err(EngineError::from)?.unreachable;
         if !unreachable.is_empty() {
@@ -43,9 +41,9 @@ pub(super) async fn run(config: Config, args: ListArgs) -> Result<Exit, Failure>
             );
             return Err(Failure::new(Exit::Failed, words));
         }
-        let bucket = app.config.destinations.bucket.as_ref();
-        let bucket = bucket.map_or(String::new(), |bucket| format!(" nor in bucket {}", bucket.bucket));
-        output::note(format_args!("there are no {of}backups in {root} (BACKUP_ROOT){bucket}"));
+        // The folder's path shows a person with a forgotten setting that this is the wrong place.
+        let places: Vec<_> = app.config.destinations.iter().map(|destination| destination.place()).collect();
+        output::note(format_args!("there are no {of}backups in {}", places.join(" nor in ")));
         return Ok(Exit::Done);
     }
     let entries = app.engine.catalog.list(args.component).await.map_err(EngineError::from)?.entries;

@@ -42,8 +42,7 @@ pub(super) async fn run(config: Config, args: PruneArgs) -> Result<Exit, Failure
         trust_clock: args.trust_clock,
     };
     if !args.dry_run {
-        app.sweep().await;
-        app.sweep_bucket().await;
+        app.sweep_all().await;
     }
     let report = settled(&app, app.engine.prune(request, &Run::default())).await?;
     let is_silent = report.deleted.is_empty() && report.kept.is_empty() && !report.problems.is_empty();

@@ -44,7 +44,9 @@ pub(super) async fn run(config: Config, args: ShowArgs) -> Result<Exit, Failure>
     if let Some(flag) = entry.manifest().and_then(Manifest::flag) {
         output::note(format_args!("warning: a restore of `latest` passes over {}: {flag}", entry.backup_id));
     }
-    let commands = by_hand::how_to_open(&entry, &bases);
+    let commands = by_hand::how_to_open(&entry, &bases, |copy| {
+        app.engine.catalog.store(&copy.destination)?.fetch_command(&copy.key)
+    });
     if args.json.json {
         let shown = json!({"backup": entry.listed(), "manifest": entry.manifest(), "open_with": commands});
         return Ok(output::json(&shown));

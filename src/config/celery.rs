@@ -1,16 +1,15 @@
 //! The Celery side.
 
 use super::{DAY, HOUR, MINUTE, NUMBER};
+use crate::base::env::Env;
 use crate::celery::client::ConnectOptions;
 use crate::celery::keys::Priorities;
-use crate::config::env::Env;
 use crate::worker::{Options, SOFTWARE, VERSION};
 use secrecy::ExposeSecret;
 use std::{path::Path, time::Duration};
 
 pub(super) fn read_worker(env: &mut Env, host: &str, root: &Path) -> Option<Options> {
-    const LOCAL: &str = "redis://localhost:6379";
-    let common = env.secret("REDIS_URL").unwrap_or_else(|| LOCAL.into());
+    let common = env.secret("REDIS_URL").unwrap_or_else(|| "redis://localhost:6379".into());
     let master: Option<String> = env.optional("BACKUP_SENTINEL_MASTER");
     let mut connect = |name: &str| {
         let (from, url) = env.secret(name).map_or(("REDIS_URL", common.clone()), |url| (name, url));

@@ -1,7 +1,7 @@
 //! The vector database.
 
+use crate::base::env::Env;
 use crate::component::weaviate::{Address, BackendSetting, Tls, WeaviateConfig};
-use crate::config::env::Env;
 use secrecy::ExposeSecret;
 use std::{path::Path, path::PathBuf, time::Duration};
 

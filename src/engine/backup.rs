@@ -10,7 +10,7 @@ use crate::domain::labels::{Operation, Reason};
 use crate::domain::listing::BackupState;
 use crate::domain::manifest::{Manifest, Verified, VerifyLevel};
 use crate::domain::report::BackupReport;
-use crate::engine::copies::{LOCAL, location_in, noted, stored_object};
+use crate::engine::copies::{location_in, noted, stored_object};
 use crate::engine::last::Attempt;
 use crate::engine::pipeline::{self, Filled};
 use crate::engine::restore::{recover, tell_unrecovered};
@@ -279,8 +279,8 @@ impl Engine {
 
     fn report(&self, manifest: &Manifest, pruned: Vec<BackupId>) -> BackupReport {
         let path = self.locations(manifest).next().unwrap_or_default();
-        let s3 = self.catalog.stores().iter().find(|store| store.destination() != LOCAL);
-        let s3_uri = s3.and_then(|store| location_in(store, manifest));
+        let far = self.catalog.stores().iter().find(|store| !store.capabilities().is_local);
+        let s3_uri = far.and_then(|store| location_in(store, manifest));
         BackupReport { s3_uri, ..BackupReport::new(manifest, path, pruned) }
     }
 }

@@ -3,7 +3,7 @@
 use crate::base::chain;
 use crate::component::{BucketFolder, ComponentError};
 use crate::domain::component::ComponentName;
-use crate::store::{ObjectKey, Store, StoreError};
+use crate::store::{ObjectKey, ServerSide, Store, StoreError};
 use async_trait::async_trait;
 use std::sync::Arc;
 use tokio::io::AsyncRead;
@@ -13,14 +13,14 @@ use tokio::io::AsyncRead;
 pub struct StoreFolder {
     store: Arc<dyn Store>,
     folder: ComponentName,
-    bucket: String,
-    prefix: Option<String>,
+    place: ServerSide,
 }
 
 impl StoreFolder {
-    /// The folder `folder` in `store`; `at` is the name of the bucket, and the prefix of its keys if there is one.
-    pub fn new(store: Arc<dyn Store>, folder: ComponentName, at: (String, Option<String>)) -> Self {
-        Self { store, folder, bucket: at.0, prefix: at.1 }
+    /// The folder `folder` in `store`; `None` where no server can write to it.
+    pub fn new(store: Arc<dyn Store>, folder: ComponentName) -> Option<Self> {
+        let place = store.server_side()?;
+        Some(Self { store, folder, place })
     }
 
     fn key(&self, path: &str) -> Result<ObjectKey, ComponentError> {
@@ -43,12 +43,12 @@ fn failed(what: String, err: StoreError) -> ComponentError {
 #[async_trait]
 impl BucketFolder for StoreFolder {
     fn bucket(&self) -> &str {
-        &self.bucket
+        &self.place.bucket
     }
 
     fn prefix(&self) -> String {
-        match &self.prefix {
-            Some(prefix) => format!("{}/{}", prefix.trim_matches('/'), self.folder),
+        match &self.place.prefix {
+            Some(prefix) => format!("{prefix}/{}", self.folder),
             None => self.folder.to_string(),
         }
     }

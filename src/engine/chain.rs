@@ -7,10 +7,9 @@ use crate::domain::id::BackupId;
 use crate::domain::listing::BackupState;
 use crate::domain::progress::Meter;
 use crate::engine::archive::{Archive, rest_of, unusable};
-use crate::engine::copies::LOCAL;
 use crate::engine::uploads::read_all;
 use crate::engine::{Engine, EngineError};
-use crate::store::Body;
+use crate::store::{Body, Store};
 use crate::stream::crypt::Recipients;
 use crate::stream::unpack::{HashingReader, Unpacked};
 use jiff::Timestamp;
@@ -161,11 +160,11 @@ impl Engine {
         at: Timestamp,
         listing: &Listing,
     ) -> IncrementalBase {
-        let is_staying = |destination: &&str| {
-            !(self.cleanup_local && self.destinations.len() > 1 && *destination == LOCAL)
+        let is_staying = |store: &&Arc<dyn Store>| {
+            !(self.cleanup_local && self.destinations.len() > 1 && store.capabilities().is_local)
         };
         let places: Vec<_> =
-            self.destinations.iter().map(|store| store.destination()).filter(is_staying).collect();
+            self.destinations.iter().filter(is_staying).map(|store| store.destination()).collect();
         let is_there = |entry: &Entry, place: &str| {
             let mut copies = entry.copies.iter();
             copies.any(|copy| copy.destination == place && copy.state == BackupState::Ok)

@@ -110,7 +110,7 @@ impl Engine {
     /// True if a copy in that store counts only when it was read back. A copy far away is read back when it is to be
     /// the only one: otherwise the hash of each part, which its store has compared by then, is enough.
     pub(super) fn is_proven_by_reading(&self, store: &Arc<dyn Store>) -> bool {
-        store.destination() == LOCAL || self.cleanup_local || self.destinations.len() == 1
+        !store.capabilities().proves_parts || self.cleanup_local || self.destinations.len() == 1
     }
 
     /// Notes a further copy in a manifest that exists.
@@ -158,9 +158,13 @@ impl Engine {
         mut manifest: Manifest,
         held: &mut ComponentLock,
     ) -> Result<Manifest, EngineError> {
+        let mut stores = self.catalog.stores().iter().filter(|store| store.capabilities().is_local);
+        let Some(near) = stores.next().map(|store| store.destination()).filter(|_| self.cleanup_local) else {
+            return Ok(manifest);
+        };
         let (local, others): (Vec<_>, Vec<_>) =
-            manifest.objects.iter().cloned().partition(|object| object.destination == LOCAL);
-        if !self.cleanup_local || local.is_empty() || others.is_empty() {
+            manifest.objects.iter().cloned().partition(|object| object.destination == near);
+        if local.is_empty() || others.is_empty() {
             return Ok(manifest);
         }
         if let Err(err) = held.confirm().await {
@@ -168,8 +172,8 @@ impl Engine {
             return Ok(manifest);
         }
         let entry = self.find(manifest.backup_id.as_str(), Some(manifest.component)).await?;
-        held.note(Some(&noted([(LOCAL, &local[0].key)]))).await?;
-        self.catalog.delete_copies(&entry, vec![LOCAL]).await?;
+        held.note(Some(&noted([(near, &local[0].key)]))).await?;
+        self.catalog.delete_copies(&entry, vec![near]).await?;
         held.note(None).await?;
         tracing::info!(backup_id = %manifest.backup_id, "the local copy is removed, the other one is proven");
         manifest.objects = others;
@@ -233,9 +237,6 @@ impl Engine {
         Ok(still)
     }
 }
-
-/// The destination that is a folder on this machine.
-pub(super) const LOCAL: &str = "local";
 
 /// The form in which copies are noted in the lock file: one line for each.
 pub(super) fn noted<'a, K: Display>(copies: impl IntoIterator<Item = (&'a str, K)>) -> String {

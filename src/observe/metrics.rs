@@ -60,8 +60,7 @@ metrics! {
     /// How far the present phase has come, 0 to 1
     progress_ratio: GaugeVec = "progress_ratio" ["component"];
     /// Backups deleted by retention
-    retention_deleted: IntCounterVec = "retention_deleted_total" ["component", "destination"]
-        zero [components(), vec!["local", "s3"]];
+    retention_deleted: IntCounterVec = "retention_deleted_total" ["component", "destination"];
     /// What retention could not or would not delete
     retention_refused: IntCounterVec = "retention_refused_total" ["reason"]
         zero [Refusal::ALL.map(Refusal::label).to_vec()];
@@ -80,8 +79,7 @@ metrics! {
     /// Requests to a destination that is far away
     requests: IntCounterVec = "storage_requests_total" ["destination", "op", "result"];
     /// Requests that were sent again
-    request_retries: IntCounterVec = "storage_retries_total" ["destination"]
-        zero [vec!["s3"]];
+    request_retries: IntCounterVec = "storage_retries_total" ["destination"];
     /// Tasks by the state that was stored
     tasks: IntCounterVec = "tasks_total" ["task", "state"]
         zero [tasks(), vec!["STARTED", "SUCCESS", "FAILURE", "RETRY", "REVOKED"]];

@@ -3,8 +3,9 @@
 
 use crate::app::App;
 use crate::preflight::{Check, destinations, redis, source, weaviate_folder};
+use crate::store::Destination;
 use futures_util::future::join_all;
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use tokio::time::{MissedTickBehavior, interval};
 
 const EVERY: Duration = Duration::from_mins(1);
@@ -33,12 +34,12 @@ async fn stores(app: &App, reading: bool) -> Vec<Check> {
     let engine = &app.engine;
     let closed =
         if reading { engine.read_destinations(true).await } else { engine.look_at_destinations().await };
-    let check = |destination: &'static str| {
-        let closed = closed.iter().find(|closed| closed.destination == destination);
-        let well = || Check::new(destinations::name(destination), Ok(String::new()), "");
-        closed.map_or_else(well, |closed| destinations::closed(&app.config, destination, &closed.source))
+    let check = |destination: &Arc<dyn Destination>| {
+        let closed = closed.iter().find(|closed| closed.destination == destination.kind().name);
+        let found = closed.map_or(Ok(String::new()), |closed| Err(destination.explain(&closed.source)));
+        destinations::check(destination, found)
     };
-    engine.catalog.stores().iter().map(|store| check(store.destination())).collect()
+    app.config.destinations.iter().map(check).collect()
 }
 
 /// Servers and folders that backups are made from, and Redis.

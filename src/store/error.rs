@@ -2,9 +2,9 @@
 
 use crate::base::units::ByteSize;
 use crate::store::key::ObjectKey;
-use std::io;
+use std::{error::Error, io};
 
-type Source = Box<dyn std::error::Error + Send + Sync>;
+type Source = Box<dyn Error + Send + Sync>;
 
 /// An error of a store.
 ///
@@ -104,6 +104,11 @@ impl StoreError {
         matches!(self, Self::Denied { .. } | Self::Locked { .. })
     }
 
+    /// The error of a store that an error stands for.
+    pub fn within<'a>(err: &'a (dyn Error + 'static)) -> Option<&'a Self> {
+        std::iter::successors(Some(err), |&err| err.source()).find_map(|err| err.downcast_ref())
+    }
+
     /// Sorts a file system error: the one place where an `io::ErrorKind` is read. A caller that knows the free space
     /// fills it in.
     pub(crate) fn from_io(op: &'static str, key: &ObjectKey, source: io::Error) -> Self {
@@ -128,7 +133,6 @@ impl StoreError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::error::Error as _;
 
     #[test]
     fn display_leaves_the_cause_to_the_chain() {

@@ -6,12 +6,16 @@
 //! symbolic link is followed below the root, and names that begin with a dot are no objects.
 
 mod folder;
+mod kind;
 mod partial;
 mod read;
 mod upload;
 
 use crate::base::access::{self, Need, explained};
-use crate::store::{AccessCheck, Body, ObjectKey, ObjectMeta, Store, StoreError, Upload};
+use crate::base::chain;
+use crate::store::{
+    AccessCheck, Body, Capabilities, ObjectKey, ObjectMeta, OpenError, Store, StoreError, Upload,
+};
 use async_trait::async_trait;
 use bytes::Bytes;
 use folder::Folder;
@@ -27,6 +31,7 @@ use std::{
 };
 use upload::LocalUpload;
 
+pub use kind::KIND;
 pub use partial::Swept;
 
 /// A destination on a local or mounted file system. Clones are the same store.
@@ -59,7 +64,7 @@ impl LocalStore {
     /// [`RootError`] when it is not a folder, or cannot be made or read.
     pub fn open(root: impl AsRef<Path>, keep_free: u64) -> Result<Self, RootError> {
         let store = Self::later(root, keep_free)?;
-        store.ready()?;
+        store.try_open()?;
         Ok(store)
     }
 
@@ -76,12 +81,7 @@ impl LocalStore {
         Ok(Self { root: absolute.into(), real_root: Arc::default(), keep_free })
     }
 
-    /// Opens the folder unless that is done, and makes it when it is missing.
-    ///
-    /// # Errors
-    ///
-    /// [`RootError`] when it is not a folder, or cannot be made or read.
-    pub fn ready(&self) -> Result<(), RootError> {
+    fn try_open(&self) -> Result<(), RootError> {
         let failed = |err| RootError { root: self.root.to_path_buf(), source: explained(&self.root, err) };
         self.folder().map(drop).map_err(failed)
     }
@@ -210,7 +210,15 @@ fn visible(op: &'static str, key: &ObjectKey) -> Result<(), StoreError> {
 #[async_trait]
 impl Store for LocalStore {
     fn destination(&self) -> &'static str {
-        "local"
+        KIND.name
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { is_local: true, ..Capabilities::default() }
+    }
+
+    fn ready(&self) -> Result<(), OpenError> {
+        Ok(self.try_open()?)
     }
 
     fn location(&self, key: &ObjectKey) -> String {
@@ -303,6 +311,17 @@ impl Store for LocalStore {
     /// Removes every partial file that no process is writing: none has the name of its object.
     async fn abort_uploads(&self, _key: &ObjectKey) -> Result<(), StoreError> {
         self.sweep_partial().await.map(drop)
+    }
+
+    /// Removes the partial files of dead runs. Files of live runs, of this process or another, are locked and stay.
+    async fn sweep_dead_runs(&self, _folders: &[ObjectKey]) {
+        match self.sweep_partial().await {
+            Ok(Swept { files: 0, .. }) => {}
+            Ok(Swept { files, bytes }) => {
+                tracing::info!(files, bytes, "removed the partial files of dead runs");
+            }
+            Err(err) => tracing::warn!(error = %chain(&err), "cannot remove the partial files of dead runs"),
+        }
     }
 
     async fn delete(&self, key: &ObjectKey) -> Result<(), StoreError> {

@@ -2,6 +2,7 @@
 
 pub mod error;
 pub mod key;
+pub mod kind;
 pub mod local;
 pub mod s3;
 
@@ -13,6 +14,7 @@ use tokio::io::AsyncRead;
 
 pub use error::StoreError;
 pub use key::ObjectKey;
+pub use kind::{Destination, Diagnosis, KINDS, Observer, OpenError, ReadSettings, Request, StoreKind, Usage};
 pub use local::LocalStore;
 pub use s3::{S3Config, S3Store};
 
@@ -44,11 +46,56 @@ pub enum AccessCheck {
     Write,
 }
 
+/// The abilities of a store beyond keeping objects. The defaults suit a server of which nothing is known.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Capabilities {
+    /// True if the store itself has compared every byte that it takes with a hash, so that a copy need not be read back.
+    pub proves_parts: bool,
+    /// True if the store lies on this machine: old backups of the app may lie in it, and what it keeps may be removed
+    /// once there is a copy elsewhere.
+    pub is_local: bool,
+}
+
+/// A folder in a store to which servers can write by themselves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerSide {
+    /// The name of the bucket.
+    pub bucket: String,
+    /// The prefix of all keys.
+    pub prefix: Option<ObjectKey>,
+}
+
 /// A destination: a folder or a bucket.
 #[async_trait]
 pub trait Store: Send + Sync + fmt::Debug {
-    /// `local` or `s3`: the metric label and the word in listings.
+    /// The name of the destination: the metric label and the word in listings.
     fn destination(&self) -> &'static str;
+
+    /// The abilities of the store.
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::default()
+    }
+
+    /// The words of the shell command that writes an object to standard output; `None` where the
+    /// [`location`](Self::location) is a path.
+    fn fetch_command(&self, key: &ObjectKey) -> Option<Vec<String>> {
+        let _ = key;
+        None
+    }
+
+    /// The place of the store for servers that write to it by themselves; `None` where they cannot.
+    fn server_side(&self) -> Option<ServerSide> {
+        None
+    }
+
+    /// Opens now what the first call would open, and makes a folder that is missing.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`] when the destination cannot be opened.
+    fn ready(&self) -> Result<(), OpenError> {
+        Ok(())
+    }
 
     /// The path or URL of an object, for people.
     fn location(&self, key: &ObjectKey) -> String;
@@ -122,6 +169,15 @@ pub trait Store: Send + Sync + fmt::Debug {
         let _ = key; // most stores know by themselves who lives
         Ok(())
     }
+
+    /// Removes what uploads of dead runs to these folders have left, as far as that can be told, and logs it.
+    async fn sweep_dead_runs(&self, folders: &[ObjectKey]) {
+        let _ = folders; // most stores leave nothing
+    }
+
+    /// Waits until unfinished uploads are removed, for some seconds at most. For the end of the program, which would end
+    /// the background work as well.
+    async fn wait_for_cleanup(&self) {}
 
     /// Deletes many objects, as many at once as the store can, and returns those of which the store has not said that
     /// they are gone, each with the reason: after [`StoreError::Unavailable`] the object may be there or not, and may not

@@ -13,6 +13,7 @@ mod bucket;
 mod config;
 mod connect;
 mod fault;
+mod kind;
 mod list;
 mod part;
 mod probe;
@@ -21,7 +22,10 @@ mod sweep;
 mod upload;
 mod upload_notes;
 
-use crate::store::{AccessCheck, Body, ObjectKey, ObjectMeta, Store, StoreError, Upload};
+use crate::base::chain;
+use crate::store::{
+    AccessCheck, Body, Capabilities, ObjectKey, ObjectMeta, Observer, ServerSide, Store, StoreError, Upload,
+};
 use async_trait::async_trait;
 use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use bucket::Bucket;
@@ -37,12 +41,13 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 use tokio_util::task::TaskTracker;
 use upload::S3Upload;
 
-pub use bucket::{Observer, Request};
 pub use config::{InvalidSse, Keys, MAX_PARTS, S3Config, Sse};
+pub use kind::KIND;
 pub use probe::Probe;
 
 /// A destination in a bucket. Clones are the same store.
@@ -90,14 +95,6 @@ impl S3Store {
             tasks: TaskTracker::new(),
         };
         Ok(Self { inner: Arc::new(inner) })
-    }
-
-    /// Waits until unfinished uploads are removed, for as long as a server may do nothing at most. For the end of
-    /// the program, which would end the background work as well.
-    pub async fn wait_for_cleanup(&self) {
-        self.inner.tasks.close();
-        let _ = tokio::time::timeout(self.bucket().config.patience, self.inner.tasks.wait()).await;
-        self.inner.tasks.reopen();
     }
 
     fn bucket(&self) -> &Bucket {
@@ -176,7 +173,20 @@ fn visible(op: &'static str, key: &ObjectKey) -> Result<(), StoreError> {
 #[async_trait]
 impl Store for S3Store {
     fn destination(&self) -> &'static str {
-        "s3"
+        KIND.name
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { proves_parts: true, ..Capabilities::default() }
+    }
+
+    fn fetch_command(&self, key: &ObjectKey) -> Option<Vec<String>> {
+        Some(["aws", "s3", "cp", &self.location(key), "-"].map(str::to_owned).into())
+    }
+
+    fn server_side(&self) -> Option<ServerSide> {
+        let config = &self.bucket().config;
+        Some(ServerSide { bucket: config.bucket.clone(), prefix: config.prefix.clone() })
     }
 
     fn location(&self, key: &ObjectKey) -> String {
@@ -235,6 +245,25 @@ impl Store for S3Store {
             },
         };
         given_up.map_err(|fault| self.bucket().error(fault, "give up uploads of", key))
+    }
+
+    async fn sweep_dead_runs(&self, folders: &[ObjectKey]) {
+        /// Longer than any upload takes: nobody can tell in a bucket whether a process lives.
+        const STALE: Duration = Duration::from_hours(24);
+        match self.sweep_uploads(folders, STALE).await {
+            Ok(0) => {}
+            Ok(uploads) => tracing::info!(uploads, "removed the uploads of dead runs from the bucket"),
+            Err(err) => {
+                tracing::warn!(error = %chain(&err), "cannot look for uploads of dead runs in the bucket");
+            }
+        }
+    }
+
+    /// Waits for as long as a server may do nothing at most.
+    async fn wait_for_cleanup(&self) {
+        self.inner.tasks.close();
+        let _ = tokio::time::timeout(self.bucket().config.patience, self.inner.tasks.wait()).await;
+        self.inner.tasks.reopen();
     }
 
     async fn delete(&self, key: &ObjectKey) -> Result<(), StoreError> {

@@ -94,7 +94,7 @@ def book(pages):
 def names(pages, code):
     """Things of this project that the documents name."""
     makefile = (ROOT / "Makefile").read_text()
-    known = set(re.findall(r'(?:open|secret)\("([A-Z0-9_]+)"\)', (ROOT / "src/config/env/known.rs").read_text()))
+    known = set(re.findall(r'(?:open|secret)\("([A-Z0-9_]+)"\)', code))
     compose = set(re.findall(r"\$\{([A-Z0-9_]+)", (ROOT / "compose.yaml").read_text()))
     metrics = set(re.findall(r"^\| `(rna_backup_\w+)`", (DOCS / "metrics.md").read_text(), re.M))
     tasks = set(re.findall(r'const \w+: &str = "(api\.backup\.\w+\.\w+)"', code))

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::stream;
-use rna_backup::store::{AccessCheck, Body, ObjectKey, ObjectMeta, Store, StoreError, Upload};
+use rna_backup::store::{AccessCheck, Body, Capabilities, ObjectKey, ObjectMeta, Store, StoreError, Upload};
 use std::{
     io,
     ops::Range,
@@ -174,6 +174,13 @@ fn is_manifest(key: &ObjectKey) -> bool {
 impl Store for Faulty {
     fn destination(&self) -> &'static str {
         self.destination
+    }
+    /// Under another name, those of a bucket.
+    fn capabilities(&self) -> Capabilities {
+        if self.destination == self.real.destination() {
+            return self.real.capabilities();
+        }
+        Capabilities { proves_parts: true, ..Capabilities::default() }
     }
     fn location(&self, key: &ObjectKey) -> String {
         self.real.location(key)

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use bytes::Bytes;
 use jiff::Timestamp;
-use rna_backup::store::{AccessCheck, Body, ObjectKey, ObjectMeta, Store, StoreError, Upload};
+use rna_backup::store::{AccessCheck, Body, Capabilities, ObjectKey, ObjectMeta, Store, StoreError, Upload};
 use std::{
     collections::BTreeMap,
     io,
@@ -37,6 +37,9 @@ impl Memory {
 impl Store for Memory {
     fn destination(&self) -> &'static str {
         "local"
+    }
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { is_local: true, ..Capabilities::default() }
     }
     fn location(&self, key: &ObjectKey) -> String {
         format!("memory:{key}")

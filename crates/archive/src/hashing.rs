@@ -2,10 +2,7 @@
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
-use std::{
-    fmt,
-    io::{self, Write},
-};
+use std::io::{self, Write};
 use tokio::{
     sync::{mpsc, oneshot},
     task,
@@ -72,16 +69,7 @@ fn hash(mut pieces: mpsc::Receiver<Bytes>) -> Hashes {
         sha256.update(&piece);
         xxh3.update(&piece);
     }
-    Hashes { sha256: hex(&sha256.finalize()), xxh3: xxh3.digest128() }
-}
-
-/// Lower-case hex.
-pub fn hex(bytes: &[u8]) -> String {
-    use fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
-        write!(text, "{byte:02x}").expect("a string takes everything");
-        text
-    })
+    Hashes { sha256: hex::encode(sha256.finalize()), xxh3: xxh3.digest128() }
 }
 
 impl Write for HashingWriter {

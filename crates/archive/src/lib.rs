@@ -10,7 +10,6 @@ pub mod tar;
 pub mod unpack;
 
 pub use error::ArchiveError;
-pub use hashing::hex;
 
 use async_trait::async_trait;
 use bytes::Bytes;

@@ -1,7 +1,6 @@
 //! The way from an archive back to a component's bytes, with damage told apart from a failing store.
 
 use crate::compression::Compression;
-use crate::hashing::hex;
 use async_compression::tokio::bufread::{GzipDecoder, ZstdDecoder};
 use sha2::{Digest, Sha256};
 use std::{
@@ -130,7 +129,7 @@ impl<R> HashingReader<R> {
 
     /// Returns the number of bytes that passed, and their SHA-256 in lower-case hex.
     pub fn finish(self) -> (u64, String) {
-        (self.bytes, hex(&self.hash.finalize()))
+        (self.bytes, hex::encode(self.hash.finalize()))
     }
 }
 

@@ -5,7 +5,7 @@ use crate::id::BackupId;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use std::{fmt::Write, time::Duration};
+use std::time::Duration;
 
 /// The time for which a task whose result nobody has stored may be delivered again, where the visibility timeout of its
 /// broker is the usual hour or less: a message comes back after that timeout.
@@ -110,10 +110,7 @@ fn key(task: &str) -> String {
     if task.len() <= LONGEST {
         return task.to_owned();
     }
-    Sha256::digest(task).iter().fold("sha256:".to_owned(), |mut hex, byte| {
-        let _ = write!(hex, "{byte:02x}");
-        hex
-    })
+    format!("sha256:{}", hex::encode(Sha256::digest(task)))
 }
 
 #[test]

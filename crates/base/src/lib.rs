@@ -1,13 +1,20 @@
 //! What every crate of rna-backup stands on: units, the clock, durable writes, access to folders, retries.
 
 pub mod access;
+pub mod advice;
 pub mod backoff;
 pub mod clock;
 pub mod durable;
+pub mod env;
 pub mod lock;
 pub mod units;
 
 use std::{error::Error, fmt::Write};
+
+/// The host name of this machine.
+pub fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
 
 /// An error and its causes on one line, joined by `: `. For the place where the error ends.
 pub fn chain(err: &(dyn Error + 'static)) -> String {

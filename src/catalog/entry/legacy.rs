@@ -21,7 +21,7 @@ pub(in crate::catalog) fn sort(
     let mut orphans = Vec::new();
     for (key, bytes) in objects {
         let Some(id) = document::id_in(&folder, key).filter(|id| !known.contains(id)) else { continue };
-        if let Some(key) = old_key(component, &folder, key, &id).filter(|_| store.destination() == "local") {
+        if let Some(key) = old_key(component, &folder, key, &id).filter(|_| store.capabilities().is_local) {
             old.entry(key).or_insert((id, 0)).1 += bytes;
         } else if document::is_archive_of(&id, key) {
             orphans.push(copy(store, key.clone(), *bytes));

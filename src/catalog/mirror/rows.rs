@@ -8,7 +8,6 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
-use std::fmt::Write as _;
 
 /// Longer errors are cut: characters.
 const LONGEST_ERROR: usize = 8000;
@@ -126,10 +125,7 @@ pub(super) fn backup(entry: &Entry, utf8: bool) -> (String, String) {
         manifest,
     };
     let row = print(&row, utf8);
-    let digest = Sha256::digest(&row).iter().fold(String::new(), |mut hex, byte| {
-        let _ = write!(hex, "{byte:02x}");
-        hex
-    });
+    let digest = hex::encode(Sha256::digest(&row));
     (row, digest)
 }
 

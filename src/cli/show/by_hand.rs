@@ -1,6 +1,6 @@
 //! The commands that open and restore a backup with plain tools alone.
 
-use crate::catalog::Entry;
+use crate::catalog::{Entry, StoredCopy};
 use crate::domain::component::ComponentName;
 use crate::domain::listing::BackupState;
 use crate::domain::rights::{Rights, RoleInUse};
@@ -9,30 +9,36 @@ use crate::stream::crypt::Recipients;
 /// The shell commands that bring an unpacked export of Weaviate back; `docs/restore.md` has the same lines.
 const IMPORT: &str = include_str!("import.sh");
 
+/// The words of the command that writes a copy to standard output, where its location is no path.
+type FetchCommand = Option<Vec<String>>;
+
 /// The commands for one backup; none when there is nothing to open.
-pub(super) fn how_to_open(entry: &Entry, bases: &[Entry]) -> Vec<String> {
-    fn there(entry: &Entry) -> Option<&str> {
-        let copy = entry.copies.iter().find(|copy| copy.state != BackupState::Missing);
-        copy.map(|copy| copy.location.as_str())
-    }
-    let Some(own) = there(entry) else { return Vec::new() };
+pub(super) fn how_to_open(
+    entry: &Entry,
+    bases: &[Entry],
+    fetch: impl Fn(&StoredCopy) -> FetchCommand,
+) -> Vec<String> {
+    let there = |entry: &Entry| {
+        let copy = entry.copies.iter().find(|copy| copy.state != BackupState::Missing)?;
+        Some((copy.location.clone(), read(&copy.location, fetch(copy))))
+    };
+    let Some((location, own)) = there(entry) else { return Vec::new() };
     if bases.is_empty() {
         let facts = entry.manifest().map(|manifest| &manifest.facts);
         let way = facts.and_then(|facts| facts.backend.as_deref());
         return match (entry.component(), way) {
-            (ComponentName::Weaviate, Some(way)) => of_weaviate(way, own),
-            (ComponentName::Postgres, _) => of_postgres(facts.and_then(|facts| facts.rights.as_ref()), own),
-            (ComponentName::Media | ComponentName::Weaviate, _) => commands(own, tar_options(entry)),
+            (ComponentName::Weaviate, Some(way)) => of_weaviate(way, &own),
+            (ComponentName::Postgres, _) => of_postgres(facts.and_then(|facts| facts.rights.as_ref()), &own),
+            (ComponentName::Media | ComponentName::Weaviate, _) => {
+                commands(&location, &own, tar_options(entry))
+            }
         };
     }
     let Some(bases) = bases.iter().map(there).collect::<Option<Vec<_>>>() else { return Vec::new() };
     // By the lists of names in incremental archives, GNU tar removes files that are gone since the archive before.
     let options = tar_options(entry);
-    let unpack = |location| {
-        let read = read(location);
-        format!("{read} | tar -xp{options} --listed-incremental=/dev/null -C restored")
-    };
-    let steps = bases.into_iter().chain([own]).map(unpack);
+    let unpack = |read| format!("{read} | tar -xp{options} --listed-incremental=/dev/null -C restored");
+    let steps = bases.into_iter().map(|(_, read)| read).chain([own]).map(unpack);
     std::iter::once("mkdir restored".to_owned()).chain(steps).collect()
 }
 
@@ -43,13 +49,12 @@ fn tar_options(entry: &Entry) -> &'static str {
     if has_some { " --acls --xattrs --xattrs-include='*'" } else { "" }
 }
 
-fn commands(location: &str, options: &str) -> Vec<String> {
+fn commands(location: &str, read: &str, options: &str) -> Vec<String> {
     let folder = !location.rsplit('/').next().unwrap_or(location).contains('.');
     if folder {
         // A folder is a backup that Weaviate wrote for the app's old tasks, which Weaviate alone can read.
         return vec![format!("ls -R {}", quoted(location))];
     }
-    let read = read(location);
     vec![
         format!("{read} | tar -tv"),
         "mkdir restored".to_owned(),
@@ -58,8 +63,7 @@ fn commands(location: &str, options: &str) -> Vec<String> {
 }
 
 /// The commands for a backup of PostgreSQL. Owners and privileges come back where the roles are there.
-fn of_postgres(rights: Option<&Rights>, location: &str) -> Vec<String> {
-    let read = read(location);
+fn of_postgres(rights: Option<&Rights>, read: &str) -> Vec<String> {
     let make = |statement: String| {
         format!("psql --dbname=postgres --command={} || true   # it may be there", quoted(&statement))
     };
@@ -75,8 +79,7 @@ fn of_postgres(rights: Option<&Rights>, location: &str) -> Vec<String> {
 }
 
 /// The commands for a backup of Weaviate: how it comes back depends on the way that made it.
-fn of_weaviate(way: &str, location: &str) -> Vec<String> {
-    let read = read(location);
+fn of_weaviate(way: &str, read: &str) -> Vec<String> {
     if way == "export" {
         let import = IMPORT.trim_end().lines().map(str::to_owned);
         return [
@@ -104,14 +107,11 @@ fn of_weaviate(way: &str, location: &str) -> Vec<String> {
 }
 
 /// The pipeline that writes the content of an archive to standard output.
-fn read(location: &str) -> String {
-    let path = quoted(location);
-    let mut steps = Vec::new();
+fn read(location: &str, fetch: FetchCommand) -> String {
+    let fetch = fetch.map(|words| words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" "));
+    let from = if fetch.is_some() { String::new() } else { format!(" {}", quoted(location)) };
+    let mut steps: Vec<_> = fetch.into_iter().collect();
     let mut name = location;
-    if location.starts_with("s3://") {
-        steps.push(format!("aws s3 cp {path} -"));
-    }
-    let from = if steps.is_empty() { format!(" {path}") } else { String::new() };
     if let Some(inner) = location.strip_suffix(Recipients::EXTENSION) {
         steps.push(format!("age -d -i KEYFILE{from}"));
         name = inner;
@@ -134,7 +134,7 @@ fn quoted(path: &str) -> String {
 
 #[test]
 fn the_commands_survive_odd_paths() {
-    let listing = |path| commands(path, "").remove(0);
+    let listing = |path| commands(path, &read(path, None), "").remove(0);
     assert_eq!(
         listing("/var/lab's backups/media_backup_20261122_040000.tar.zst"),
         r"zstd -dc '/var/lab'\''s backups/media_backup_20261122_040000.tar.zst' | tar -tv"
@@ -147,10 +147,9 @@ fn the_commands_survive_odd_paths() {
         listing("/b/media_backup_20261122_040000.tar.zst.age"),
         "age -d -i KEYFILE /b/media_backup_20261122_040000.tar.zst.age | zstd -dc | tar -tv"
     );
-    assert_eq!(
-        listing("s3://lab/media/media_backup_20261122_040000.tar.zst.age"),
-        "aws s3 cp s3://lab/media/media_backup_20261122_040000.tar.zst.age - | age -d -i KEYFILE | zstd -dc | tar -tv"
-    );
-    let old = commands("/var/lab.d/weaviate/weaviate_backup_20240101_030000", "");
+    let far = "s3://lab/media/media_backup_20261122_040000.tar.zst.age";
+    let fetch = ["fetch", far, "into it"].map(str::to_owned).into();
+    assert_eq!(read(far, Some(fetch)), format!("fetch {far} 'into it' | age -d -i KEYFILE | zstd -dc"));
+    let old = commands("/var/lab.d/weaviate/weaviate_backup_20240101_030000", "", "");
     assert_eq!(old, ["ls -R /var/lab.d/weaviate/weaviate_backup_20240101_030000"]);
 }

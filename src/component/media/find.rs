@@ -1,5 +1,6 @@
 //! The areas of a media folder: found, and locked by whoever works with them.
 
+use crate::base::host_name;
 use crate::base::lock::FileLock;
 use crate::component::ComponentError;
 use crate::component::media::{
@@ -13,7 +14,6 @@ use rustix::{
     fs::{AtFlags, FileType, Mode, OFlags, fstat, openat, statat, unlinkat},
     io::Errno,
     process::geteuid,
-    system::uname,
 };
 use std::{
     ffi::CStr,
@@ -179,7 +179,7 @@ impl StagingArea {
 
 /// Writes into a mark who has locked it, for the error of others. Without these words the lock holds all the same.
 pub(super) fn write_holder(mut mark: &File) {
-    let words = format!("process {} on {}", std::process::id(), uname().nodename().to_string_lossy());
+    let words = format!("process {} on {}", std::process::id(), host_name());
     let _ = mark
         .set_len(0)
         .and_then(|()| rustix::fs::seek(mark, rustix::fs::SeekFrom::Start(0)).map_err(Into::into));

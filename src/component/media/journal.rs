@@ -71,7 +71,7 @@ impl Journal {
             let text = format!("{mode} {} {uid} {gid} {} {seconds} {nanos}", known.0, known.1);
             bytes.extend_from_slice(text.as_bytes());
             for (name, value) in extended {
-                bytes.extend_from_slice(format!(" {}={}", hex(name), hex(value)).as_bytes());
+                bytes.extend_from_slice(format!(" {}={}", hex::encode(name), hex::encode(value)).as_bytes());
             }
             bytes.push(0);
         }
@@ -101,7 +101,8 @@ impl Journal {
             let [mode, owned, uid, gid, dated, seconds, nanos] = *numbers(field)? else { return None };
             for attribute in extended.split(|byte| *byte == b' ').skip(1) {
                 let equals = memchr::memchr(b'=', attribute)?;
-                root.extended.insert(unhex(&attribute[..equals])?, unhex(&attribute[equals + 1..])?);
+                let decode = |digits: &[u8]| hex::decode(digits).ok();
+                root.extended.insert(decode(&attribute[..equals])?, decode(&attribute[equals + 1..])?);
             }
             root.mode = mode.try_into().ok()?;
             root.owner = if owned == 1 { Some((uid.try_into().ok()?, gid.try_into().ok()?)) } else { None };
@@ -120,19 +121,6 @@ impl Journal {
         }
         Some(journal)
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        write!(text, "{byte:02x}").expect("a string takes everything");
-        text
-    })
-}
-
-fn unhex(text: &[u8]) -> Option<Vec<u8>> {
-    let (pairs, []) = text.as_chunks::<2>() else { return None };
-    pairs.iter().map(|pair| u8::from_str_radix(str::from_utf8(pair).ok()?, 16).ok()).collect()
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! The lock of a database: an advisory lock on the server, which keeps two runs from restoring one database at once, on
 //! whatever machines they are, and a recovery from clearing away what a living run works with.
 
-use crate::base::chain;
+use crate::base::{chain, host_name};
 use crate::component::ComponentError;
 use crate::component::postgres::{
     admin::{Admin, fault},
@@ -9,7 +9,6 @@ use crate::component::postgres::{
     mark::literal,
 };
 use deadpool_postgres::tokio_postgres::{Error, error::SqlState};
-use rustix::system::uname;
 use std::{
     fmt,
     time::{Duration, Instant},
@@ -146,5 +145,5 @@ async fn taken(admin: &Admin, database: &str) -> ComponentError {
 
 /// The name of this process in the server's list of sessions; the server cuts it after 63 bytes.
 fn own_name() -> String {
-    format!("rna-backup, process {} on {}", std::process::id(), uname().nodename().to_string_lossy())
+    format!("rna-backup, process {} on {}", std::process::id(), host_name())
 }

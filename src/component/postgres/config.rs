@@ -1,5 +1,6 @@
 //! The configuration of the database: its address, credentials and TLS.
 
+use percent_encoding::percent_decode_str;
 use secrecy::SecretString;
 use std::{ffi::OsStr, fmt, os::unix::ffi::OsStrExt, path::PathBuf, str::FromStr, time::Duration};
 
@@ -193,15 +194,9 @@ fn split_port(place: &str) -> Result<(&str, &str), InvalidSetting> {
 }
 
 fn decode(text: &str) -> Result<String, InvalidSetting> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut parts = text.split('%');
-    bytes.extend_from_slice(parts.next().unwrap_or_default().as_bytes());
-    for part in parts {
-        let hex = part.get(..2).filter(|hex| hex.bytes().all(|b| b.is_ascii_hexdigit())).ok_or(BAD_ESCAPE)?;
-        bytes.push(u8::from_str_radix(hex, 16).map_err(|_| BAD_ESCAPE)?);
-        bytes.extend_from_slice(&part.as_bytes()[2..]);
-    }
-    String::from_utf8(bytes).map_err(|_| BAD_ESCAPE)
+    let is_escape = |rest: &str| rest.len() > 1 && rest.bytes().take(2).all(|b| b.is_ascii_hexdigit());
+    let decoded = percent_decode_str(text).decode_utf8().map_err(|_| BAD_ESCAPE)?;
+    if text.split('%').skip(1).all(is_escape) { Ok(decoded.into_owned()) } else { Err(BAD_ESCAPE) }
 }
 
 #[cfg(test)]

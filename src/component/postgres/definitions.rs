@@ -3,7 +3,6 @@
 use crate::component::ComponentError;
 use crate::component::postgres::{connect::sort, version_filter::of_version};
 use crate::domain::definitions::Definitions;
-use crate::stream::hex;
 use deadpool_postgres::GenericClient;
 use futures_util::TryStreamExt as _;
 use sha2::{Digest, Sha256};
@@ -56,7 +55,7 @@ pub async fn read(
     while let Some(row) = rows.try_next().await.map_err(failed)? {
         let (kind, name, text): (String, String, String) = (row.get(0), row.get(1), row.get(2));
         let line = format!("{name}\t{text}\n");
-        let fingerprint = hex(&Sha256::digest(&line)[..4]);
+        let fingerprint = hex::encode(&Sha256::digest(&line)[..4]);
         if known.get(kind.as_str()).is_some_and(|known| !known.contains(fingerprint.as_str())) {
             let strangers = found.strangers.entry(kind.clone()).or_default();
             if strangers.len() < NAMED {
@@ -72,7 +71,7 @@ pub async fn read(
     }
     for (kind, (hash, fingerprints)) in kinds {
         let noted = found.definitions.kinds.entry(kind).or_default();
-        noted.sha256 = hex(&hash.finalize());
+        noted.sha256 = hex::encode(hash.finalize());
         if fingerprints.len() <= Definitions::FINGERPRINTS_KEPT {
             noted.fingerprints = fingerprints.into_iter().collect();
         }

@@ -9,7 +9,6 @@ use crate::component::postgres::{
     restore_target::RestoreTarget,
 };
 use crate::domain::{facts::Facts, properties::Properties};
-use crate::stream::hex;
 use deadpool_postgres::tokio_postgres::GenericClient;
 use sha2::{Digest, Sha256};
 
@@ -51,7 +50,7 @@ pub async fn read(client: &impl GenericClient, database: &str) -> Result<Propert
         }
     }
     if rest.0 > 0 {
-        let value = format!("{} more, SHA-256 {}", rest.0, hex(&rest.1.finalize()));
+        let value = format!("{} more, SHA-256 {}", rest.0, hex::encode(rest.1.finalize()));
         found.0.insert("other settings".to_owned(), value);
     }
     Ok(found)
@@ -63,7 +62,7 @@ fn shortened(value: String) -> String {
         return value;
     }
     let beginning = &value[..value.floor_char_boundary(Properties::VALUE_KEPT)];
-    format!("{beginning}… ({} bytes, SHA-256 {})", value.len(), hex(&Sha256::digest(&value)))
+    format!("{beginning}… ({} bytes, SHA-256 {})", value.len(), hex::encode(Sha256::digest(&value)))
 }
 
 /// The differences of the properties of a restored database.

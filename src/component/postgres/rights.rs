@@ -7,7 +7,6 @@ use crate::component::postgres::{
     mark::ident,
 };
 use crate::domain::rights::{Rights, RoleInUse};
-use crate::stream::hex;
 use deadpool_postgres::{ClientWrapper, GenericClient};
 use futures_util::TryStreamExt as _;
 use sha2::{Digest, Sha256};
@@ -89,7 +88,7 @@ pub async fn read(client: &impl GenericClient) -> Result<Rights, ComponentError>
     rights.lacks_public = lacks_public;
     rights.extensions = extensions::owned(client).await?;
     for (kind, hash) in hashes {
-        rights.kinds.entry(kind).or_default().sha256 = hex(&hash.finalize());
+        rights.kinds.entry(kind).or_default().sha256 = hex::encode(hash.finalize());
     }
     rights.roles = roles(client, owners).await?;
     Ok(rights)

@@ -1,6 +1,6 @@
 //! The right of this machine to replace classes, for as long as its mark is the last one (`mark`).
 
-use crate::base::chain;
+use crate::base::{chain, host_name};
 use crate::component::ComponentError;
 use crate::component::weaviate::Weaviate;
 use crate::component::weaviate::index::BackupBackend;
@@ -57,7 +57,7 @@ impl Weaviate {
             number: last + 1,
             run: Uuid::new_v4().simple().to_string(),
             journal: journal_id,
-            host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+            host: host_name(),
             folder: self.config.state.display().to_string(),
             since: Timestamp::now(),
             replacing: classes.union(&journal.notes.due()).cloned().collect(),

@@ -264,7 +264,7 @@ async fn read_file(
     loop {
         let read = file.read(&mut buffer).await.map_err(unread)?;
         if read == 0 {
-            return Ok((bytes, crate::stream::hex(&hash.finalize())));
+            return Ok((bytes, hex::encode(hash.finalize())));
         }
         bytes += read as u64;
         hash.update(&buffer[..read]);

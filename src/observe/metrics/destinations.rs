@@ -1,6 +1,7 @@
 //! The destinations that cannot be used, and the reasons, for `/readyz`.
 
 use super::Metrics;
+use crate::domain::component::ComponentName;
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -17,6 +18,16 @@ impl LastLooks {
 }
 
 impl Metrics {
+    /// Starts the counters of a destination at 0, those of its requests as well if they are counted.
+    pub fn start_destination(&self, destination: &str, counts_requests: bool) {
+        for component in ComponentName::ALL {
+            self.retention_deleted.with_label_values(&[component.as_str(), destination]);
+        }
+        if counts_requests {
+            self.request_retries.with_label_values(&[destination]);
+        }
+    }
+
     /// Returns the destinations that cannot be used, each with the reason.
     pub fn closed_destinations(&self) -> Vec<(String, String)> {
         let looks = self.last_looks.lock();

@@ -9,7 +9,7 @@ use crate::store::s3::{
     fault::{Fault, FaultKind},
     part::{ActivityTimer, Part},
 };
-use crate::store::{ObjectKey, StoreError};
+use crate::store::{ObjectKey, Observer, Request, StoreError};
 use aws_runtime::auth::PayloadSigningOverride;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::http::HttpResponse;
@@ -54,20 +54,6 @@ const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
 /// No server needs longer to take a connection.
 const CONNECT: Duration = Duration::from_secs(10);
-
-/// A request that was answered, or was not.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Request {
-    /// The operation: `put`, `get`, `head`, `list`, `delete`, `upload_part` and the like.
-    pub op: &'static str,
-    /// `ok`, `refused` (the server said no) or `failed` (the network, or a server in trouble).
-    pub result: &'static str,
-    /// True if the request was one more attempt.
-    pub retry: bool,
-}
-
-/// The function that is called after every request.
-pub type Observer = Arc<dyn Fn(Request) + Send + Sync>;
 
 /// One bucket.
 pub(super) struct Bucket {

@@ -5,7 +5,6 @@ use http_body::{Body, Frame, SizeHint};
 use sha2::{Digest as _, Sha256};
 use std::{
     convert::Infallible,
-    fmt::Write as _,
     mem,
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
@@ -109,13 +108,6 @@ impl Gathered {
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
-}
-
 /// The time of the last progress of a request. Clones share the time.
 #[derive(Debug, Clone)]
 pub(super) struct ActivityTimer(Arc<Mutex<Instant>>);
@@ -159,7 +151,7 @@ impl Part {
         let chunks = self.hashed.then(|| self.chunks.clone())?;
         let hash = move || {
             let hash = chunks.iter().fold(Sha256::new(), Sha256::chain_update);
-            hex(&hash.finalize())
+            hex::encode(hash.finalize())
         };
         tokio::task::spawn_blocking(hash).await.ok()
     }
@@ -236,7 +228,7 @@ mod tests {
         }
         let part = gathered.take();
         assert_eq!((part.bytes, gathered.bytes()), (whole.len() as u64, 0));
-        assert_eq!(part.sha256().await, Some(hex(&Sha256::digest(&whole))));
+        assert_eq!(part.sha256().await, Some(hex::encode(Sha256::digest(&whole))));
         assert!(part.chunks.len() <= 5, "small chunks are gathered into one");
         for _ in 0..2 {
             let mut body = part.body(&ActivityTimer::new());

@@ -1,6 +1,7 @@
 //! The address of a Redis server and the login.
 
 use super::super::CeleryError;
+use percent_encoding::percent_decode_str;
 use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
 use redis::{
     ClientTlsConfig, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisConnectionInfo, TlsCertificates,
@@ -218,15 +219,8 @@ fn query<'a>(url: &'a Url, name: &str) -> Option<Cow<'a, str>> {
 
 /// Percent-decodes one part of a URL; a `+` stays a `+`, as in Python's `unquote`.
 fn decoded(text: &str) -> Result<String, CeleryError> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let [first, tail @ ..] = rest {
-        let hex = tail.first_chunk::<2>().and_then(|pair| std::str::from_utf8(pair).ok());
-        let byte = hex.filter(|_| *first == b'%').and_then(|hex| u8::from_str_radix(hex, 16).ok());
-        bytes.push(byte.unwrap_or(*first));
-        rest = &tail[if byte.is_some() { 2 } else { 0 }..];
-    }
-    String::from_utf8(bytes).map_err(|_| wrong("redis url: a percent-encoded part is not utf-8"))
+    let decoded = percent_decode_str(text).decode_utf8().map(Cow::into_owned);
+    decoded.map_err(|_| wrong("redis url: a percent-encoded part is not utf-8"))
 }
 
 fn database(text: &str) -> Result<i64, CeleryError> {

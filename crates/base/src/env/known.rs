@@ -1,4 +1,4 @@
-//! Every setting there is, so that a misspelled one can be told from one that is read later.
+//! The settings that every build knows, so that a misspelled one can be told from one that is read later.
 
 /// One setting: an environment variable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -9,18 +9,20 @@ pub struct Setting {
     pub secret: bool,
 }
 
-const fn open(name: &'static str) -> Setting {
+/// A setting that anybody may see.
+pub const fn open(name: &'static str) -> Setting {
     Setting { name, secret: false }
 }
 
-const fn secret(name: &'static str) -> Setting {
+/// A setting that nobody may see.
+pub const fn secret(name: &'static str) -> Setting {
     Setting { name, secret: true }
 }
 
 /// Settings of the compose file, which stand in the same file: nothing reads them here, and they are right.
 pub const OF_COMPOSE: &[&str] = &["BACKUP_IMAGE", "BACKUP_USER", "BACKUP_VOLUME"];
 
-/// The settings of the public contract, whether anything reads them yet or not.
+/// The settings of the public contract but those of destinations, which each kind of store has itself.
 ///
 /// URLs are secrets, for they hold passwords.
 pub const KNOWN: &[Setting] = &[
@@ -69,11 +71,9 @@ pub const KNOWN: &[Setting] = &[
     // Media.
     open("MEDIA_ROOT"),
     open("BACKUP_MEDIA_FULL_EVERY"),
-    // Backups: components, destinations, retention, compression and encryption.
+    // Backups: components, retention, compression and encryption.
     open("BACKUP_COMPONENTS"),
     open("BACKUP_ROOT"),
-    open("BACKUP_LOCAL"),
-    open("BACKUP_CLEANUP_LOCAL"),
     open("BACKUP_RETENTION_DAYS"),
     open("BACKUP_KEEP_LAST"),
     open("BACKUP_KEEP_WEEKLY"),
@@ -81,19 +81,6 @@ pub const KNOWN: &[Setting] = &[
     open("BACKUP_COMPRESSION"),
     open("BACKUP_AGE_RECIPIENTS"),
     open("BACKUP_AGE_IDENTITY_FILE"),
-    open("BACKUP_MIN_FREE"),
-    // S3.
-    open("AWS_BACKUP_BUCKET"),
-    secret("AWS_ACCESS_KEY_ID"),
-    secret("AWS_SECRET_ACCESS_KEY"),
-    secret("AWS_SESSION_TOKEN"),
-    open("AWS_S3_ENDPOINT"),
-    open("AWS_REGION"),
-    open("BACKUP_S3_PREFIX"),
-    open("BACKUP_S3_SSE"),
-    open("BACKUP_S3_STORAGE_CLASS"),
-    open("BACKUP_S3_MAX_PARTS"),
-    open("AWS_CA_BUNDLE"),
     // The program itself.
     secret("BACKUP_RESTORE_KEY"),
     open("BACKUP_METRICS_ADDR"),
@@ -102,20 +89,20 @@ pub const KNOWN: &[Setting] = &[
 ];
 
 /// The setting called `name`.
-pub(super) fn find(name: &str) -> Option<&'static Setting> {
-    KNOWN.iter().find(|setting| setting.name == name)
+pub(super) fn find<'a>(known: &'a [Setting], name: &str) -> Option<&'a Setting> {
+    known.iter().find(|setting| setting.name == name)
 }
 
 /// True if `name` is a setting, or the file of a secret one.
-pub(super) fn is_known(name: &str) -> bool {
-    let file = || name.strip_suffix("_FILE").and_then(find).is_some_and(|setting| setting.secret);
-    find(name).is_some() || file()
+pub(super) fn is_known(known: &[Setting], name: &str) -> bool {
+    let of_file = || find(known, name.strip_suffix("_FILE")?).filter(|setting| setting.secret);
+    find(known, name).or_else(of_file).is_some()
 }
 
 /// The known name that is most like `name`, when one is similar at all.
-pub(super) fn nearest(name: &str) -> Option<&'static str> {
+pub(super) fn nearest(known: &[Setting], name: &str) -> Option<&'static str> {
     /// The least likeness, from 0 to 1 as strsim counts it: two slips in a name of twelve letters still match.
     const ALIKE: f64 = 0.8;
-    let alike = KNOWN.iter().map(|s| (strsim::normalized_damerau_levenshtein(name, s.name), s.name));
+    let alike = known.iter().map(|s| (strsim::normalized_damerau_levenshtein(name, s.name), s.name));
     alike.filter(|(how, _)| *how >= ALIKE).max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, known)| known)
 }

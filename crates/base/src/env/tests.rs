@@ -2,7 +2,9 @@ use super::*;
 use std::{fs, num::NonZeroUsize, os::unix::ffi::OsStringExt as _};
 
 fn env<const N: usize>(vars: [(&str, &str); N]) -> Env {
-    Env::new(vars)
+    let mut env = Env::new(vars);
+    env.know(&[open("BACKUP_LOCAL"), open("BACKUP_MIN_FREE")]);
+    env
 }
 
 fn names(err: &ConfigError) -> Vec<&str> {

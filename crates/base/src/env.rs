@@ -2,8 +2,8 @@
 
 mod known;
 
-use crate::base::access;
-use crate::base::units::{ByteSize, Span};
+use crate::access;
+use crate::units::{ByteSize, Span};
 use secrecy::{ExposeSecret as _, SecretString};
 use std::{
     collections::BTreeMap,
@@ -16,7 +16,8 @@ use std::{
     time::Duration,
 };
 
-pub use known::{KNOWN, Setting};
+use known::{KNOWN, OF_COMPOSE};
+pub use known::{Setting, open, secret};
 
 /// Reads settings and remembers every problem with them.
 ///
@@ -26,6 +27,9 @@ pub use known::{KNOWN, Setting};
 /// default where a value is wrong, so that reading goes on and all problems come out together.
 pub struct Env {
     vars: BTreeMap<String, String>,
+    /// The variables of which the value is not UTF-8.
+    not_utf8: Vec<String>,
+    known: Vec<Setting>,
     problems: Vec<Problem>,
     warnings: Vec<Warning>,
 }
@@ -87,37 +91,28 @@ impl fmt::Debug for Env {
 impl Env {
     /// Takes the variables as they are.
     pub fn new<K: Into<String>, V: Into<String>>(vars: impl IntoIterator<Item = (K, V)>) -> Self {
-        let vars: BTreeMap<String, String> =
-            vars.into_iter().map(|(name, value)| (name.into(), value.into())).collect();
-        let mut env = Self { vars, problems: Vec::new(), warnings: Vec::new() };
-        let unknown = env.vars.keys().filter(|name| {
-            name.starts_with("BACKUP_")
-                && !known::is_known(name)
-                && !known::OF_COMPOSE.contains(&name.as_str())
-        });
-        env.warnings = unknown.map(|name| Warning { name: name.clone(), why: unknown_name(name) }).collect();
-        let quoted = env.vars.iter().filter(|(name, value)| known::is_known(name) && is_quoted(value));
-        let quoted = quoted.map(|(name, _)| Warning { name: name.clone(), why: QUOTED.to_owned() });
-        env.warnings.extend(quoted.collect::<Vec<_>>());
-        env
+        let vars = vars.into_iter().map(|(name, value)| (name.into(), value.into())).collect();
+        let known = KNOWN.to_vec();
+        Self { vars, not_utf8: Vec::new(), known, problems: Vec::new(), warnings: Vec::new() }
     }
 
     /// Takes the variables of a process. Those that are not UTF-8 are left out, unless they are
     /// settings: then that is a problem.
     pub fn from_os(vars: impl IntoIterator<Item = (OsString, OsString)>) -> Self {
-        let (mut good, mut bad) = (Vec::new(), Vec::new());
+        let (mut good, mut not_utf8) = (Vec::new(), Vec::new());
         for (name, value) in vars {
             match (name.into_string(), value.into_string()) {
                 (Ok(name), Ok(value)) => good.push((name, value)),
-                (Ok(name), Err(_)) if known::is_known(&name) => bad.push(name),
-                _ => {}
+                (Ok(name), Err(_)) => not_utf8.push(name),
+                (Err(_), _) => {}
             }
         }
-        let mut env = Self::new(good);
-        for name in bad {
-            env.note(&name, "is not UTF-8");
-        }
-        env
+        Self { not_utf8, ..Self::new(good) }
+    }
+
+    /// Adds settings that only a part of the program knows. Nobody asks for them before.
+    pub fn know(&mut self, settings: &[Setting]) {
+        self.known.extend_from_slice(settings);
     }
 
     /// The value of `name`; `None` both when it is unset and when it is wrong, which is noted.
@@ -175,7 +170,7 @@ impl Env {
     /// A secret, from `name` or from the file that `<name>_FILE` names, whose last newline does not
     /// count. Both at once is a problem, and so is a file that cannot be read or is empty.
     pub fn secret(&mut self, name: &str) -> Option<SecretString> {
-        debug_assert!(known::find(name).is_some_and(|s| s.secret), "{name} is not in KNOWN as a secret");
+        debug_assert!(self.is_secret(name), "{name} is not known as a secret");
         let file = format!("{name}_FILE");
         let value = self.vars.get(name).filter(|text| !text.is_empty());
         let path = self.vars.get(&file).map(|path| path.trim()).filter(|path| !path.is_empty());
@@ -198,8 +193,7 @@ impl Env {
 
     /// True if `name` has a value, right or wrong. Of a secret, the file counts as well.
     pub fn is_set(&self, name: &str) -> bool {
-        let file = || known::find(name).is_some_and(|s| s.secret) && self.has(&format!("{name}_FILE"));
-        self.has(name) || file()
+        self.has(name) || self.is_secret(name) && self.has(&format!("{name}_FILE"))
     }
 
     /// Notes a problem with `name`: for what a reader finds out after the parsing. A text that
@@ -247,7 +241,11 @@ impl Env {
     /// # Panics
     ///
     /// Without a value *and* without a problem: whoever built it forgot to note one.
-    pub fn finish<T>(self, value: Option<T>) -> Result<(T, Vec<Warning>), ConfigError> {
+    pub fn finish<T>(mut self, value: Option<T>) -> Result<(T, Vec<Warning>), ConfigError> {
+        let not_utf8 = self.not_utf8.iter().filter(|name| self.is_known(name));
+        let not_utf8 = not_utf8.map(|name| Problem { name: name.clone(), why: "is not UTF-8".to_owned() });
+        self.problems = not_utf8.chain(self.problems.iter().cloned()).collect();
+        self.warnings = [self.suspicions(), self.warnings].concat();
         match value {
             Some(value) if self.problems.is_empty() => Ok((value, self.warnings)),
             _ => {
@@ -257,8 +255,34 @@ impl Env {
         }
     }
 
+    /// Names like ours that are no setting, and settings in quotation marks.
+    fn suspicions(&self) -> Vec<Warning> {
+        let is_unknown =
+            |name: &str| name.starts_with("BACKUP_") && !self.is_known(name) && !OF_COMPOSE.contains(&name);
+        let unknown = self.vars.keys().filter(|name| is_unknown(name));
+        let unknown = unknown.map(|name| Warning { name: name.clone(), why: self.unknown_name(name) });
+        let quoted = self.vars.iter().filter(|(name, value)| self.is_known(name) && is_quoted(value));
+        let quoted = quoted.map(|(name, _)| Warning { name: name.clone(), why: QUOTED.to_owned() });
+        unknown.chain(quoted).collect()
+    }
+
+    fn unknown_name(&self, name: &str) -> String {
+        let nearest = known::nearest(&self.known, name);
+        nearest.map_or("is not a known setting".to_owned(), |known| {
+            format!("is not a known setting: did you mean {known}?")
+        })
+    }
+
+    fn is_known(&self, name: &str) -> bool {
+        known::is_known(&self.known, name)
+    }
+
+    fn is_secret(&self, name: &str) -> bool {
+        known::find(&self.known, name).is_some_and(|setting| setting.secret)
+    }
+
     fn value(&self, name: &str) -> Option<&str> {
-        debug_assert!(known::find(name).is_some(), "{name} is not in KNOWN");
+        debug_assert!(self.is_known(name), "{name} is not a known setting");
         self.vars.get(name).map(|text| text.trim()).filter(|text| !text.is_empty())
     }
 
@@ -277,12 +301,6 @@ fn without(value: &str, why: &impl fmt::Display) -> String {
     const TELLS: usize = 4;
     let why = why.to_string();
     if value.len() >= TELLS && why.contains(value) { "is not valid".to_owned() } else { why }
-}
-
-fn unknown_name(name: &str) -> String {
-    known::nearest(name).map_or("is not a known setting".to_owned(), |known| {
-        format!("is not a known setting: did you mean {known}?")
-    })
 }
 
 /// The warning about a value in quotation marks, without the value.

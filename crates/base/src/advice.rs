@@ -1,6 +1,6 @@
 //! Words of advice for faults that many dependencies share: names that no network knows, and refused passwords.
 
-use crate::base::access::is_in_container;
+use crate::access::is_in_container;
 
 /// The words with which the system's resolver begins its error about an unknown name.
 const UNRESOLVED: &str = "failed to lookup address information";
@@ -9,7 +9,7 @@ const UNRESOLVED: &str = "failed to lookup address information";
 /// address or the list of addresses that was tried, `setting` the setting that holds it.
 ///
 /// A bare name is that of a service in a compose file, which is known on the networks of that service alone.
-pub(super) fn unknown_host(why: &str, places: &str, setting: &str) -> Option<String> {
+pub fn unknown_host(why: &str, places: &str, setting: &str) -> Option<String> {
     if !why.contains(UNRESOLVED) {
         return None;
     }
@@ -37,7 +37,7 @@ fn hosts(places: &str) -> impl Iterator<Item = &str> {
 
 /// A reason for a refused password that nobody sees: compose has taken a part of it for a variable. `setting` is the
 /// name of the secret.
-pub(super) fn with_dollar(fix: &str, setting: &str) -> String {
+pub fn with_dollar(fix: &str, setting: &str) -> String {
     format!(
         "{fix}; compose reads a `$` in an env file as a variable: write the value in single quotes, or give it by \
          {setting}_FILE"
