@@ -5,10 +5,8 @@ use crate::base::clock::SystemClock;
 use crate::catalog::Catalog;
 use crate::catalog::mirror::{self, Mirror};
 use crate::celery::CeleryError;
-use crate::component::media::Media;
-use crate::component::postgres::{self, Excluded, Postgres, PostgresConfig};
-use crate::component::weaviate::Weaviate;
-use crate::component::{BucketFolder, Component};
+use crate::component::postgres::{self, Excluded, PostgresConfig};
+use crate::component::{BucketFolder, Component, Parts};
 use crate::config::Config;
 use crate::domain::component::ComponentName;
 use crate::engine::{Engine, Locks, StoreFolder};
@@ -144,7 +142,7 @@ impl App {
         const STALE: Duration = Duration::from_hours(24);
         let Some(bucket) = &self.bucket else { return };
         let folders: Vec<_> =
-            ComponentName::ALL.iter().filter_map(|component| component.as_str().parse().ok()).collect();
+            ComponentName::all().filter_map(|component| component.as_str().parse().ok()).collect();
         match bucket.sweep_uploads(&folders, STALE).await {
             Ok(0) => {}
             Ok(uploads) => tracing::info!(uploads, "removed the uploads of dead runs from the bucket"),
@@ -184,14 +182,14 @@ pub async fn bucket_folder(config: &Config) -> Option<Arc<dyn BucketFolder>> {
 fn bucket_folder_in(bucket: Arc<S3Store>, config: &Config) -> Option<Arc<dyn BucketFolder>> {
     let at = config.destinations.bucket.as_ref()?;
     let place = (at.bucket.clone(), at.prefix.as_ref().map(ToString::to_string));
-    Some(Arc::new(StoreFolder::new(bucket, ComponentName::Weaviate, place)))
+    Some(Arc::new(StoreFolder::new(bucket, ComponentName::WEAVIATE, place)))
 }
 
 /// The tables in the app's database, when there is one; whether it may be backed up or not.
 fn mirror(config: &Config) -> Option<Mirror> {
     /// The timeout of a connection for the tables. No run waits for the tables, but the end of the program does.
     const CONNECT: Duration = Duration::from_secs(3);
-    let postgres = config.postgres.clone()?;
+    let postgres = config.settings::<PostgresConfig>()?.clone();
     let postgres = PostgresConfig { connect_timeout: postgres.connect_timeout.min(CONNECT), ..postgres };
     match postgres::pool(&postgres) {
         Ok(pool) => Some(Mirror::new(pool)),
@@ -213,19 +211,11 @@ fn mirrored() -> Vec<Excluded> {
     mirror::TABLES.into_iter().map(excluded).collect()
 }
 
-/// The components that are configured and that `BACKUP_COMPONENTS` names: a fourth one is a row here.
-pub fn components(config: &Config, bucket_folder: Option<Arc<dyn BucketFolder>>) -> Vec<Arc<dyn Component>> {
-    let mut found: Vec<Arc<dyn Component>> = Vec::new();
-    if let Some(postgres) = config.postgres.clone().filter(|_| config.wants(ComponentName::Postgres)) {
-        found.push(Arc::new(Postgres::new(postgres, mirrored())));
-    }
-    if let Some(weaviate) = config.weaviate.clone().filter(|_| config.wants(ComponentName::Weaviate)) {
-        found.push(Arc::new(Weaviate::new(weaviate, bucket_folder)));
-    }
-    if let Some(media) = config.media.clone().filter(|_| config.wants(ComponentName::Media)) {
-        found.push(Arc::new(Media::new(media)));
-    }
-    found
+/// The components that are configured and that `BACKUP_COMPONENTS` names.
+pub fn components(config: &Config, bucket_folder: Option<Arc<dyn BucketFolder>>) -> Vec<Component> {
+    let parts = Parts { bucket_folder, catalog_tables: mirrored() };
+    let wanted = config.components.iter().filter(|settings| config.wants(settings.name()));
+    wanted.map(|settings| settings.build(&parts)).collect()
 }
 
 /// The signals by which a program is asked to end: SIGTERM (an orchestrator), SIGINT (a terminal), SIGQUIT (at once).

@@ -50,7 +50,7 @@ pub async fn bucket_folder(config: &S3Config) -> StoreFolder {
     config.prefix = Some("lab".parse().unwrap());
     let place = (config.bucket.clone(), Some("lab".to_owned()));
     let store = S3Store::open(config, None).await.unwrap();
-    StoreFolder::new(Arc::new(store), ComponentName::Weaviate, place)
+    StoreFolder::new(Arc::new(store), ComponentName::WEAVIATE, place)
 }
 
 /// The keys of what Weaviate has written, in order.

@@ -11,7 +11,6 @@ use crate::domain::report::{CheckedCopy, Verification};
 use crate::engine::uploads::read_all;
 use crate::engine::{Engine, EngineError, Run};
 use crate::store::StoreError;
-use std::sync::Arc;
 
 /// The report of a backup before the first look at it.
 pub(super) fn nothing_yet(backup_id: BackupId, level: VerifyLevel) -> Verification {
@@ -60,12 +59,13 @@ fn stays_marked(entry: &Entry, checked: &CheckedCopy, level: VerifyLevel) -> Opt
 /// the backup is whole.
 pub(super) async fn inspect(
     engine: &Engine,
-    reader: &Arc<dyn Component>,
+    reader: &Component,
     entry: &Entry,
     level: VerifyLevel,
     run: &Run,
 ) -> Result<(Verification, Option<(String, EngineError)>), EngineError> {
-    let (level, why) = match reader.drill_unsupported() {
+    let (level, why) = match reader.restorable.as_ref().and_then(|restorable| restorable.drill_unsupported())
+    {
         Some(why) if level == VerifyLevel::Drill => (VerifyLevel::Decode, Some(why)),
         _ => (level, None),
     };
@@ -130,7 +130,7 @@ pub(super) async fn inspect(
 /// Reads one copy once, from its first byte to its last. Tells also why its contents could not be looked at.
 async fn check(
     engine: &Engine,
-    reader: &Arc<dyn Component>,
+    reader: &Component,
     entry: &Entry,
     copy: &StoredCopy,
     level: VerifyLevel,

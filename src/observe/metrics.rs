@@ -250,7 +250,7 @@ impl Metrics {
         for refusal in Refusal::ALL {
             self.retention_refused.with_label_values(&[refusal.label()]);
         }
-        for component in ComponentName::ALL.map(ComponentName::as_str) {
+        for component in ComponentName::all().map(ComponentName::as_str) {
             self.in_progress.with_label_values(&[component]).set(0);
             for reason in Reason::ALL {
                 self.failures.with_label_values(&[component, reason.label()]);
