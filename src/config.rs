@@ -4,7 +4,7 @@ mod celery;
 mod destinations;
 
 use crate::base::env::{ConfigError, Env, Warning};
-use crate::component::{REGISTRY, Settings, SettingsContext};
+use crate::component::{Registration, Settings, SettingsContext};
 use crate::domain::component::ComponentName;
 use crate::domain::retention::Policy;
 use crate::observe::telemetry::LogFormat;
@@ -76,7 +76,7 @@ impl Config {
         let root = env.or("BACKUP_ROOT", PathBuf::from("./backups"));
         let root = std::path::absolute(&root).map_err(|err| env.note("BACKUP_ROOT", err)).ok();
         let mut components = Vec::new();
-        for registration in &REGISTRY {
+        for registration in Registration::all() {
             let named = only.as_ref().is_some_and(|only| only.contains(&registration.name));
             let context = SettingsContext { root: root.as_deref().unwrap_or(Path::new("")), named };
             components.extend((registration.read)(env, &context));

@@ -33,8 +33,7 @@ pub use registry::{Parts, Registration, Settings, SettingsContext};
 pub use stage::{CompletedSwap, Plan, RestoreMode, RestoreOrder, Staged, Steps, Target, UndoPoint};
 
 /// Every component, in the order of [`ComponentName::all`]: another component is another row.
-pub static REGISTRY: [Registration; 3] =
-    [postgres::REGISTRATION, weaviate::REGISTRATION, media::REGISTRATION];
+static REGISTRY: [Registration; 3] = [postgres::REGISTRATION, weaviate::REGISTRATION, media::REGISTRATION];
 
 /// The bytes of an archive, decompressed, on their way back into a component.
 pub type Feed<'a> = &'a mut (dyn AsyncRead + Send + Unpin);

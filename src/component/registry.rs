@@ -3,7 +3,12 @@
 use crate::base::env::Env;
 use crate::component::{BucketFolder, Component, REGISTRY, postgres::Excluded};
 use crate::domain::{component::ComponentName, facts::Facts};
-use std::{any::Any, fmt, path::Path, sync::Arc};
+use std::{
+    any::Any,
+    fmt,
+    path::Path,
+    sync::{Arc, OnceLock},
+};
 
 /// The functions of a component whose source need not be there.
 #[derive(Debug)]
@@ -19,10 +24,23 @@ pub struct Registration {
     pub variables: fn(facts: Option<&Facts>) -> Option<String>,
 }
 
+/// The component that another program has added.
+static ADDED: OnceLock<Registration> = OnceLock::new();
+
 impl Registration {
+    /// The registration of every component.
+    pub fn all() -> impl Iterator<Item = &'static Self> {
+        REGISTRY.iter().chain(ADDED.get())
+    }
+
     /// The registration of a component.
     pub fn of(name: ComponentName) -> &'static Self {
-        REGISTRY.iter().find(|registration| registration.name == name).expect("every component is registered")
+        Self::all().find(|registration| registration.name == name).expect("every component is registered")
+    }
+
+    /// Adds a component that another program brings, after its [kind](crate::domain::component::kinds::add).
+    pub fn add(self) {
+        assert!(ADDED.set(self).is_ok(), "a program brings one component");
     }
 }
 

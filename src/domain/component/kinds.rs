@@ -1,5 +1,7 @@
 //! The kinds of components: one row each, with everything outside a component's own folder that differs by component.
 
+use std::sync::OnceLock;
+
 /// The names and rules that belong to one component.
 #[derive(Debug)]
 pub struct ComponentKind {
@@ -63,8 +65,22 @@ pub enum LegacyBackup {
     Folder,
 }
 
-/// Every kind, in the order in which a full backup dispatches them: another component is another row.
-pub(super) static KINDS: [ComponentKind; 3] = [POSTGRES, WEAVIATE, MEDIA];
+/// The kinds of this program's components, in the order in which a full backup dispatches them: another component is
+/// another row.
+static KINDS: [ComponentKind; 3] = [POSTGRES, WEAVIATE, MEDIA];
+
+/// The kind that another program has added.
+static ADDED: OnceLock<&'static ComponentKind> = OnceLock::new();
+
+/// Every kind.
+pub(super) fn all() -> impl Iterator<Item = &'static ComponentKind> {
+    KINDS.iter().chain(ADDED.get().copied())
+}
+
+/// Adds the kind of a component that another program brings: once, before anything else of this library is used.
+pub fn add(kind: &'static ComponentKind) {
+    assert!(ADDED.set(kind).is_ok(), "a program brings one component");
+}
 
 /// The app's PostgreSQL database.
 pub const POSTGRES: ComponentKind = ComponentKind {
