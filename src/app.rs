@@ -5,10 +5,8 @@ use crate::base::clock::SystemClock;
 use crate::catalog::Catalog;
 use crate::catalog::mirror::{self, Mirror};
 use crate::celery::CeleryError;
-use crate::component::media::Media;
-use crate::component::postgres::{self, Excluded, Postgres, PostgresConfig};
-use crate::component::weaviate::Weaviate;
-use crate::component::{BucketFolder, Component};
+use crate::component::postgres::{self, Excluded, PostgresConfig};
+use crate::component::{BucketFolder, Component, Parts};
 use crate::config::Config;
 use crate::domain::component::ComponentName;
 use crate::engine::{Changes, Engine, Locks, StoreFolder};
@@ -115,7 +113,7 @@ impl App {
 
     async fn sweep_where(&self, is_wanted: impl Fn(Capabilities) -> bool) {
         let folders: Vec<_> =
-            ComponentName::ALL.iter().filter_map(|component| component.as_str().parse().ok()).collect();
+            ComponentName::all().filter_map(|component| component.as_str().parse().ok()).collect();
         for store in self.stores().filter(|store| is_wanted(store.capabilities())) {
             store.sweep_dead_runs(&folders).await;
         }
@@ -168,7 +166,7 @@ pub async fn bucket_folder(config: &Config) -> Option<Arc<dyn BucketFolder>> {
 
 fn bucket_folder_in(stores: &[Arc<dyn Store>]) -> Option<Arc<dyn BucketFolder>> {
     let folder =
-        stores.iter().find_map(|store| StoreFolder::new(Arc::clone(store), ComponentName::Weaviate))?;
+        stores.iter().find_map(|store| StoreFolder::new(Arc::clone(store), ComponentName::WEAVIATE))?;
     Some(Arc::new(folder))
 }
 
@@ -176,7 +174,7 @@ fn bucket_folder_in(stores: &[Arc<dyn Store>]) -> Option<Arc<dyn BucketFolder>> 
 fn mirror(config: &Config) -> Option<Mirror> {
     /// The timeout of a connection for the tables. No run waits for the tables, but the end of the program does.
     const CONNECT: Duration = Duration::from_secs(3);
-    let postgres = config.postgres.clone()?;
+    let postgres = config.settings::<PostgresConfig>()?.clone();
     let postgres = PostgresConfig { connect_timeout: postgres.connect_timeout.min(CONNECT), ..postgres };
     match postgres::pool(&postgres) {
         Ok(pool) => Some(Mirror::new(pool)),
@@ -198,19 +196,11 @@ fn mirrored() -> Vec<Excluded> {
     mirror::TABLES.into_iter().map(excluded).collect()
 }
 
-/// The components that are configured and that `BACKUP_COMPONENTS` names: a fourth one is a row here.
-pub fn components(config: &Config, bucket_folder: Option<Arc<dyn BucketFolder>>) -> Vec<Arc<dyn Component>> {
-    let mut found: Vec<Arc<dyn Component>> = Vec::new();
-    if let Some(postgres) = config.postgres.clone().filter(|_| config.wants(ComponentName::Postgres)) {
-        found.push(Arc::new(Postgres::new(postgres, mirrored())));
-    }
-    if let Some(weaviate) = config.weaviate.clone().filter(|_| config.wants(ComponentName::Weaviate)) {
-        found.push(Arc::new(Weaviate::new(weaviate, bucket_folder)));
-    }
-    if let Some(media) = config.media.clone().filter(|_| config.wants(ComponentName::Media)) {
-        found.push(Arc::new(Media::new(media)));
-    }
-    found
+/// The components that are configured and that `BACKUP_COMPONENTS` names.
+pub fn components(config: &Config, bucket_folder: Option<Arc<dyn BucketFolder>>) -> Vec<Component> {
+    let parts = Parts { bucket_folder, catalog_tables: mirrored() };
+    let wanted = config.components.iter().filter(|settings| config.wants(settings.name()));
+    wanted.map(|settings| settings.build(&parts)).collect()
 }
 
 /// The signals by which a program is asked to end: SIGTERM (an orchestrator), SIGINT (a terminal), SIGQUIT (at once).

@@ -2,13 +2,10 @@
 
 mod celery;
 mod destinations;
-mod weaviate;
 
 use crate::base::env::{ConfigError, Env, Warning};
 use crate::base::host_name;
-use crate::component::media::{Increments, MediaConfig};
-use crate::component::postgres::PostgresConfig;
-use crate::component::weaviate::WeaviateConfig;
+use crate::component::{Registration, Settings, SettingsContext};
 use crate::domain::component::ComponentName;
 use crate::domain::retention::Policy;
 use crate::observe::telemetry::LogFormat;
@@ -16,9 +13,9 @@ use crate::store::{Destination, StoreKind, Usage};
 use crate::stream::crypt::Encryption;
 use crate::stream::pack::Compression;
 use crate::worker::Options;
-use secrecy::ExposeSecret;
 
 use std::{
+    any::Any,
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     sync::Arc,
@@ -29,7 +26,6 @@ const NUMBER: &str = "a whole number";
 const MINUTE: Duration = Duration::from_mins(1);
 const HOUR: Duration = Duration::from_hours(1);
 const DAY: Duration = Duration::from_hours(24);
-const WEEK: Duration = Duration::from_hours(7 * 24);
 
 /// The settings of the program.
 #[derive(Debug, Clone)]
@@ -44,12 +40,8 @@ pub struct Config {
     pub policy: Policy,
     /// `BACKUP_COMPONENTS`; `None`: all that are configured.
     pub only: Option<Vec<ComponentName>>,
-    /// The app's database, if it is configured.
-    pub postgres: Option<PostgresConfig>,
-    /// The media folder, if it is configured.
-    pub media: Option<MediaConfig>,
-    /// The vector database, if it is configured.
-    pub weaviate: Option<WeaviateConfig>,
+    /// The settings of each component that is configured.
+    pub components: Vec<Arc<dyn Settings>>,
     /// The kinds of stores that there are.
     pub kinds: Vec<&'static StoreKind>,
     /// The destinations of backups, the nearest first.
@@ -89,23 +81,14 @@ impl Config {
     fn read(env: &mut Env, kinds: &[&'static StoreKind], needs_broker: bool) -> Option<Self> {
         let host = host_name();
         let only: Option<Vec<ComponentName>> = env.list("BACKUP_COMPONENTS");
-        let named = |name| only.as_ref().is_some_and(|only| only.contains(&name));
-        let postgres = read_postgres(env, named(ComponentName::Postgres));
-        let mut media = env.optional::<PathBuf>("MEDIA_ROOT").map(MediaConfig::full);
-        let full_every = env.duration("BACKUP_MEDIA_FULL_EVERY", WEEK);
-        for (name, setting) in
-            [(ComponentName::Media, "MEDIA_ROOT"), (ComponentName::Weaviate, "WEAVIATE_URL")]
-        {
-            if named(name) && !env.is_set(setting) {
-                env.note(name.setting(), format_args!("is required, because BACKUP_COMPONENTS names {name}"));
-            }
-        }
         let root = env.or("BACKUP_ROOT", PathBuf::from("./backups"));
         let root = std::path::absolute(&root).map_err(|err| env.note("BACKUP_ROOT", err)).ok();
-        if let (Some(root), Some(media)) = (&root, &media) {
-            keep_apart(env, root, &media.root);
+        let mut components = Vec::new();
+        for registration in Registration::all() {
+            let named = only.as_ref().is_some_and(|only| only.contains(&registration.name));
+            let context = SettingsContext { root: root.as_deref().unwrap_or(Path::new("")), named };
+            components.extend((registration.read)(env, &context));
         }
-        let weaviate = weaviate::read(env, root.as_deref().unwrap_or(Path::new("")));
         let policy = Policy {
             days: env.of_kind("BACKUP_RETENTION_DAYS", "a whole number of days", 7),
             last: env.of_kind("BACKUP_KEEP_LAST", NUMBER, 1),
@@ -122,24 +105,14 @@ impl Config {
         let destinations = destinations::read(env, kinds, root.as_deref());
         let encryption = destinations::read_encryption(env);
         // All is read by now: what is missing here was noted above.
-        let (root, mut postgres, worker) = (root?, postgres?, worker?);
-        if let Some(postgres) = &mut postgres {
-            postgres.scratch = Some(root.clone());
-        }
-        if let Some(media) = &mut media {
-            let state = root.join(".media");
-            media.drills = Some(state.join("drills"));
-            media.increments = (!full_every.is_zero()).then_some(Increments { full_every, state });
-        }
+        let (root, worker) = (root?, worker?);
         Some(Self {
             host,
             root,
             compression,
             policy,
             only,
-            postgres,
-            media,
-            weaviate,
+            components,
             kinds: kinds.to_vec(),
             destinations,
             encryption,
@@ -162,12 +135,12 @@ impl Config {
 
     /// Components that have settings but that `BACKUP_COMPONENTS` does not name.
     pub fn left_out(&self) -> Vec<ComponentName> {
-        let configured = |name: &ComponentName| match name {
-            ComponentName::Postgres => self.postgres.is_some(),
-            ComponentName::Media => self.media.is_some(),
-            ComponentName::Weaviate => self.weaviate.is_some(),
-        };
-        ComponentName::ALL.into_iter().filter(|name| configured(name) && !self.wants(*name)).collect()
+        self.components.iter().map(|settings| settings.name()).filter(|name| !self.wants(*name)).collect()
+    }
+
+    /// The settings of one type, if that component is configured.
+    pub fn settings<T: Settings>(&self) -> Option<&T> {
+        self.components.iter().find_map(|settings| (&**settings as &dyn Any).downcast_ref())
     }
 }
 
@@ -180,75 +153,10 @@ fn read_worker(env: &mut Env, host: &str, root: &Path, needs_broker: bool) -> Op
     read.or_else(|| celery::read_worker(&mut Env::new([("", ""); 0]), host, root))
 }
 
-/// `None` outside: wrong; `None` inside: not configured.
-#[expect(clippy::option_option, reason = "wrong and absent are not the same")]
-fn read_postgres(env: &mut Env, named: bool) -> Option<Option<PostgresConfig>> {
-    let parts = ["POSTGRES_DB", "POSTGRES_USER", "POSTGRES_PASSWORD", "POSTGRES_HOST"];
-    let url = env.secret("DATABASE_URL");
-    let configured = named || env.is_set("DATABASE_URL") || parts.iter().any(|name| env.is_set(name));
-    let mut config = match &url {
-        Some(url) => match PostgresConfig::from_url(url.expose_secret()) {
-            Ok(config) => Some(config),
-            Err(err) => {
-                env.note("DATABASE_URL", err);
-                None
-            }
-        },
-        None => Some(PostgresConfig {
-            host: env.or("POSTGRES_HOST", "localhost".to_owned()),
-            port: env.of_kind("POSTGRES_PORT", "a port number", 5432),
-            user: env.or("POSTGRES_USER", "postgres".to_owned()),
-            password: env.secret("POSTGRES_PASSWORD"),
-            database: env.or("POSTGRES_DB", "rna_db".to_owned()),
-            ..PostgresConfig::default()
-        }),
-    };
-    let (sslmode, sslrootcert) = (env.optional("POSTGRES_SSLMODE"), env.optional("POSTGRES_SSLROOTCERT"));
-    let bin_dir = env.optional("BACKUP_PG_BIN_DIR");
-    let jobs = env.of_kind("BACKUP_PG_JOBS", NUMBER, PostgresConfig::default().jobs);
-    if jobs == 0 {
-        env.note("BACKUP_PG_JOBS", "must be at least 1");
-    }
-    if let Some(config) = &mut config {
-        config.jobs = jobs;
-        config.sslmode = sslmode.unwrap_or(config.sslmode);
-        config.sslrootcert = sslrootcert.or(config.sslrootcert.take());
-        config.bin_dir = bin_dir;
-    }
-    if configured { config.map(Some) } else { Some(None) }
-}
-
-/// Archives inside the media folder would be backed up again and again, and media among the
-/// archives would look like backups.
-fn keep_apart(env: &mut Env, root: &Path, media: &Path) {
-    let (root, media) = (real(root), real(media));
-    if root.starts_with(&media) {
-        env.note(
-            "BACKUP_ROOT",
-            "lies inside MEDIA_ROOT, so every backup would hold all earlier ones: move it out",
-        );
-    }
-    let ours = ComponentName::ALL.map(ComponentName::as_str).into_iter().chain(["manifests"]);
-    if ours.into_iter().any(|folder| media.starts_with(root.join(folder))) {
-        env.note("MEDIA_ROOT", "is a folder in which BACKUP_ROOT keeps backups: choose another BACKUP_ROOT");
-    }
-}
-
-/// The path without links and `..`, as far as it exists.
-fn real(path: &Path) -> PathBuf {
-    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    let there = path.ancestors().find_map(|part| Some((part, part.canonicalize().ok()?)));
-    match there.as_ref().map(|(part, real)| (path.strip_prefix(part), real)) {
-        // Joining nothing would add a slash.
-        Some((Ok(rest), real)) if rest != Path::new("") => real.join(rest),
-        Some((_, real)) => real.clone(),
-        None => path,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::component::{postgres::PostgresConfig, weaviate::WeaviateConfig};
     use crate::store::KINDS;
 
     fn read(vars: &[(&str, &str)]) -> Result<(Config, Vec<Warning>), ConfigError> {
@@ -258,7 +166,7 @@ mod tests {
     #[test]
     fn without_any_setting_the_defaults_of_the_contract_hold() {
         let (config, warnings) = read(&[]).unwrap();
-        assert!(config.postgres.is_none() && config.media.is_none() && config.weaviate.is_none());
+        assert!(config.components.is_empty());
         assert_eq!(config.worker.queues, ["backups"]);
         assert_eq!(config.worker.node, format!("backup@{}", config.host));
         assert_eq!((config.worker.max_retries, config.worker.retry_delay), (3, 5 * MINUTE));
@@ -279,8 +187,8 @@ mod tests {
             ("WEAVIATE_URL", "http://weaviate:8080"),
         ])
         .unwrap();
-        assert_eq!(config.postgres.as_ref().unwrap().database, "lab");
-        assert_eq!(config.weaviate.as_ref().unwrap().server.to_string(), "weaviate:8080");
+        assert_eq!(config.settings::<PostgresConfig>().unwrap().database, "lab");
+        assert_eq!(config.settings::<WeaviateConfig>().unwrap().server.to_string(), "weaviate:8080");
         let shown = format!("{config:?}");
         assert!(!shown.contains("s3cret") && !shown.contains(":pw@"), "{shown}");
     }
@@ -300,7 +208,7 @@ mod tests {
         let (config, _) =
             read(&[url, ("WEAVIATE_TLS_ENABLED", "True"), ("WEAVIATE_API_KEY", "hunter2")]).unwrap();
         assert!(!format!("{config:?}").contains("hunter2"));
-        assert_eq!(config.weaviate.unwrap().timeout, 6 * HOUR);
+        assert_eq!(config.settings::<WeaviateConfig>().unwrap().timeout, 6 * HOUR);
     }
 
     #[test]

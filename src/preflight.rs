@@ -11,7 +11,6 @@ use crate::base::access::{AccessProblem, Need, check_folder};
 use crate::base::{advice, chain};
 use crate::celery::CeleryError;
 use crate::celery::client::{Client, ConnectOptions};
-use crate::component::weaviate::BackendSetting;
 use crate::component::{Component, ComponentError};
 use crate::config::Config;
 use crate::domain::component::ComponentName;
@@ -63,16 +62,15 @@ pub async fn run(config: &Config) -> Vec<Check> {
     }
     let components = app::components(config, app::bucket_folder(config).await);
     for component in &components {
-        checks.push(source(config, component.as_ref(), component.check()).await);
+        checks.push(source(component, component.source.check()).await);
     }
-    checks.extend(weaviate_folder(config));
+    checks.extend(components.iter().filter_map(server_folder));
     if components.is_empty() {
         let nothing = Err("no component is configured, so nothing would be backed up".to_owned());
-        checks.push(Check::new(
-            "components",
-            nothing,
-            "set DATABASE_URL (or POSTGRES_DB), WEAVIATE_URL or MEDIA_ROOT",
-        ));
+        let settings: Vec<_> = ComponentName::all().map(|name| name.kind().setting).collect();
+        let (last, others) = settings.split_last().expect("there are components");
+        let fix = format!("set {} or {last}", others.join(", "));
+        checks.push(Check::new("components", nothing, &fix));
     }
     checks
 }
@@ -125,8 +123,7 @@ async fn redis(name: &str, options: &ConnectOptions, setting: &str, is_thorough:
 
 /// The source of a component, its server or folder, by what `found` brings: of a thorough look, or of a light one.
 async fn source<T: Into<SourceSummary>>(
-    config: &Config,
-    component: &dyn Component,
+    component: &Component,
     found: impl Future<Output = Result<T, ComponentError>>,
 ) -> Check {
     let name = component.name();
@@ -136,8 +133,10 @@ async fn source<T: Into<SourceSummary>>(
             (Ok(words), String::new())
         }
         Ok(Err(err)) => match AccessProblem::within(&err) {
-            Some(problem) => (Err(format!("{}: {}", name.setting(), problem.found)), problem.fix.clone()),
-            None => (Err(chain(&err)), remedy(config, name, &err)),
+            Some(problem) => {
+                (Err(format!("{}: {}", name.kind().setting, problem.found)), problem.fix.clone())
+            }
+            None => (Err(chain(&err)), remedy(component, &err)),
         },
         Err(late) => (Err(late), start(name)),
     };
@@ -159,56 +158,31 @@ impl From<()> for SourceSummary {
     }
 }
 
-/// Returns the setting that holds the address of a source, and the kind of the source.
-const fn address_setting(name: ComponentName) -> (&'static str, &'static str) {
-    match name {
-        ComponentName::Postgres => ("DATABASE_URL (or POSTGRES_HOST, POSTGRES_PORT)", "PostgreSQL"),
-        ComponentName::Weaviate => ("WEAVIATE_URL", "Weaviate"),
-        ComponentName::Media => ("MEDIA_ROOT", "the folder's file system"),
-    }
-}
-
 fn start(name: ComponentName) -> String {
-    let (setting, kind) = address_setting(name);
-    format!("start {kind}, or correct {setting}")
+    let kind = name.kind();
+    format!("start {}, or correct {}", kind.server, kind.address_setting)
 }
 
 /// Returns the remedy for a source that cannot be read.
-fn remedy(config: &Config, name: ComponentName, err: &ComponentError) -> String {
-    let (setting, _) = address_setting(name);
-    match err {
-        ComponentError::Denied { .. } if name == ComponentName::Weaviate => advice::with_dollar(
-            "correct WEAVIATE_API_KEY, or leave it empty where the server knows no keys",
-            "WEAVIATE_API_KEY",
-        ),
-        ComponentError::Denied { .. } => advice::with_dollar(
-            "correct user and password in DATABASE_URL (or POSTGRES_USER, POSTGRES_PASSWORD)",
-            "POSTGRES_PASSWORD",
-        ),
-        ComponentError::Unavailable { .. } => {
-            let place = match name {
-                ComponentName::Postgres => config.postgres.as_ref().map(ToString::to_string),
-                ComponentName::Weaviate => {
-                    config.weaviate.as_ref().map(|weaviate| weaviate.server.to_string())
-                }
-                ComponentName::Media => None,
-            };
-            let unknown = advice::unknown_host(&chain(err), &place.unwrap_or_default(), setting);
+fn remedy(component: &Component, err: &ComponentError) -> String {
+    let (name, kind) = (component.name(), component.name().kind());
+    match (err, kind.credentials) {
+        (ComponentError::Denied { .. }, Some((fix, secret))) => advice::with_dollar(fix, secret),
+        (ComponentError::Unavailable { .. }, _) => {
+            let host = component.source.host().unwrap_or_default();
+            let unknown = advice::unknown_host(&chain(err), &host, kind.address_setting);
             unknown.unwrap_or_else(|| start(name))
         }
-        _ => format!("correct {}, or what it points to", name.setting()),
+        _ => format!("correct {}, or what it points to", kind.setting),
     }
 }
 
-/// The folder that Weaviate writes to, where it is to be used for certain.
-fn weaviate_folder(config: &Config) -> Option<Check> {
-    let weaviate = config.weaviate.as_ref().filter(|_| config.wants(ComponentName::Weaviate))?;
-    let folder = weaviate.dir.as_ref().filter(|_| weaviate.backend == BackendSetting::Filesystem)?;
-    let name = "weaviate folder";
+/// The folder that a component's own server writes to, where it is to be used for certain.
+fn server_folder(component: &Component) -> Option<Check> {
+    let (setting, folder) = component.server_side.as_ref()?.folder()?;
+    let name = format!("{} folder", component.name());
     Some(match check_folder(folder, Need::Write) {
-        Ok(()) => Check::new(name, Ok(format!("{} can be written", folder.display())), ""),
-        Err(problem) => {
-            Check::new(name, Err(format!("BACKUP_WEAVIATE_DIR: {}", problem.found)), &problem.fix)
-        }
+        Ok(()) => Check::new(&name, Ok(format!("{} can be written", folder.display())), ""),
+        Err(problem) => Check::new(&name, Err(format!("{setting}: {}", problem.found)), &problem.fix),
     })
 }

@@ -77,8 +77,8 @@ fn what_falls_by_more_than_half_is_named_and_nothing_else_is() {
 
 #[test]
 fn a_backup_is_suspect_until_it_is_accepted() {
-    let before = manifest(ComponentName::Media, 1, &["local"]);
-    let mut now = manifest(ComponentName::Media, 2, &["local"]);
+    let before = manifest(ComponentName::MEDIA, 1, &["local"]);
+    let mut now = manifest(ComponentName::MEDIA, 2, &["local"]);
     assert!(!now.is_suspect());
     now.anomaly = Anomaly::between(&before, &Facts::default());
     assert_eq!(now.anomaly.as_ref().unwrap().against, before.backup_id);

@@ -5,7 +5,7 @@ use crate::support::catalog::{Lab, at, manifest, named};
 use crate::support::s3::S3Server;
 use rna_backup::catalog::{Catalog, CatalogError, Origin, manifest_key};
 use rna_backup::domain::{
-    component::ComponentName::{Media, Postgres, Weaviate},
+    component::ComponentName,
     listing::BackupState,
     manifest::{Manifest, VerifyLevel},
     retention::VerificationStatus,
@@ -18,11 +18,15 @@ use std::{
 };
 use tempfile::tempdir;
 
+const MEDIA: ComponentName = ComponentName::MEDIA;
+const POSTGRES: ComponentName = ComponentName::POSTGRES;
+const WEAVIATE: ComponentName = ComponentName::WEAVIATE;
+
 #[tokio::test]
 async fn a_backup_is_there_when_its_manifest_is() {
     let lab = Lab::new();
     assert_eq!(lab.ids(None).await, [""; 0]);
-    let manifest = manifest(Media, 1, &["local"]);
+    let manifest = manifest(MEDIA, 1, &["local"]);
     upload(lab.store.as_ref(), &key(&manifest.objects[0].key), &content(1000)).await.unwrap();
     let listing = lab.catalog.list(None).await.unwrap();
     assert!(listing.entries.is_empty());
@@ -46,7 +50,7 @@ async fn a_backup_is_there_when_its_manifest_is() {
 #[tokio::test]
 async fn a_listing_is_newest_first_and_of_the_component_that_was_asked_for() {
     let lab = Lab::new();
-    for (component, hour) in [(Media, 3), (Postgres, 5), (Media, 9), (Postgres, 1)] {
+    for (component, hour) in [(MEDIA, 3), (POSTGRES, 5), (MEDIA, 9), (POSTGRES, 1)] {
         lab.backup(component, hour).await;
     }
     assert_eq!(
@@ -58,14 +62,14 @@ async fn a_listing_is_newest_first_and_of_the_component_that_was_asked_for() {
             "pg_backup_20261122_010000"
         ]
     );
-    assert_eq!(lab.ids(Some(Postgres)).await, ["pg_backup_20261122_050000", "pg_backup_20261122_010000"]);
-    assert_eq!(lab.ids(Some(Weaviate)).await, [""; 0]);
+    assert_eq!(lab.ids(Some(POSTGRES)).await, ["pg_backup_20261122_050000", "pg_backup_20261122_010000"]);
+    assert_eq!(lab.ids(Some(WEAVIATE)).await, [""; 0]);
 }
 
 #[tokio::test]
 async fn the_listing_has_the_keys_of_the_contract() {
     let lab = Lab::new();
-    lab.backup(Postgres, 2).await;
+    lab.backup(POSTGRES, 2).await;
     let entry = lab.catalog.find(None, "latest").await.unwrap();
     let path = lab.path("postgres/pg_backup_20261122_020000.dump.zst").display().to_string();
     assert_eq!(
@@ -91,7 +95,7 @@ async fn the_listing_has_the_keys_of_the_contract() {
 async fn an_archive_that_is_gone_or_cut_is_seen() {
     let lab = Lab::new();
     for hour in [1, 2, 3] {
-        lab.backup(Media, hour).await;
+        lab.backup(MEDIA, hour).await;
     }
     fs::remove_file(lab.path("media/media_backup_20261122_030000.tar.zst")).unwrap();
     fs::write(lab.path("media/media_backup_20261122_020000.tar.zst"), "short").unwrap();
@@ -107,7 +111,7 @@ async fn an_archive_that_is_gone_or_cut_is_seen() {
         ]
     );
     let good = "media_backup_20261122_010000";
-    assert_eq!(lab.find(Some(Media), "latest").await.unwrap(), good);
+    assert_eq!(lab.find(Some(MEDIA), "latest").await.unwrap(), good);
     assert_eq!(lab.find(None, "media_backup_20261122_030000").await.unwrap(), "media_backup_20261122_030000");
     assert!(entries[0].candidate("s3").is_none());
 }
@@ -115,8 +119,8 @@ async fn an_archive_that_is_gone_or_cut_is_seen() {
 #[tokio::test]
 async fn a_task_finds_the_manifest_that_it_wrote() {
     let lab = Lab::new();
-    let made = lab.backup(Media, 1).await;
-    lab.backup(Media, 2).await;
+    let made = lab.backup(MEDIA, 1).await;
+    lab.backup(MEDIA, 2).await;
     let by_task = async |task_id: &str| lab.catalog.list(None).await.unwrap().by_task(task_id).cloned();
     assert_eq!(by_task("task-media-1").await, Some(made.clone()));
     assert_eq!(by_task("task-media-9").await, None);
@@ -132,14 +136,14 @@ async fn a_manifest_is_read_once_until_it_changes() {
     let counted = Arc::new(named(lab.dir.path(), "local"));
     let catalog = Catalog::new(vec![counted.clone()]);
     for hour in 0..20 {
-        lab.backup(Media, hour).await;
+        lab.backup(MEDIA, hour).await;
     }
-    for component in [None, Some(Media), None] {
+    for component in [None, Some(MEDIA), None] {
         assert!(catalog.list(component).await.unwrap().by_task("task-media-3").is_some());
     }
     assert_eq!(counted.opened.load(Ordering::Relaxed), 20);
     // Written by another process, so that only its length and time tell.
-    let other = Manifest { pinned: true, ..manifest(Media, 3, &["local"]) };
+    let other = Manifest { pinned: true, ..manifest(MEDIA, 3, &["local"]) };
     lab.catalog.write(&other).await.unwrap();
     assert_eq!(catalog.list(None).await.unwrap().by_task("task-media-3"), Some(&other));
     assert_eq!(counted.opened.load(Ordering::Relaxed), 21);
@@ -152,7 +156,7 @@ async fn a_manifest_that_keeps_its_length_and_its_time_is_read_again_when_others
         listing.by_task("task-media-1").unwrap().label.clone().unwrap()
     };
     let lab = Lab::new();
-    let made = lab.backup(Media, 1).await;
+    let made = lab.backup(MEDIA, 1).await;
     assert_eq!(label(&lab.catalog).await, "before the move");
     let path = lab.path(manifest_key(&made.backup_id).as_str());
     let (text, at) = (fs::read_to_string(&path).unwrap(), fs::metadata(&path).unwrap().modified().unwrap());
@@ -188,18 +192,18 @@ async fn an_id_is_free_when_nothing_has_its_name() {
         async |name, component| lab.catalog.list(component).await.unwrap().next_id(name, at(1)).to_string();
     let mut ids = std::collections::BTreeSet::new();
     for _ in 0..3 {
-        let id = of(Media, Some(Media)).await;
+        let id = of(MEDIA, Some(MEDIA)).await;
         assert!(id.starts_with("media_backup_20261122_010000_1") && id.len() == 39, "{id}");
         lab.plant(&format!("media/{id}.tar.zst"), "an orphan");
         assert!(ids.insert(id));
     }
-    assert!(of(Postgres, None).await.starts_with("pg_backup_20261122_010000_1"));
+    assert!(of(POSTGRES, None).await.starts_with("pg_backup_20261122_010000_1"));
 }
 
 #[tokio::test]
 async fn damaged_manifests_are_reported_and_hide_nothing_else() {
     let lab = Lab::new();
-    lab.backup(Media, 1).await;
+    lab.backup(MEDIA, 1).await;
     let good = fs::read_to_string(lab.path("manifests/media/media_backup_20261122_010000.json")).unwrap();
     let put = |hour: &str, text: &str| {
         lab.plant(&format!("manifests/media/media_backup_20261122_{hour}0000.json"), text);
@@ -247,7 +251,7 @@ async fn foreign_files_are_neither_listed_nor_touched() {
         listing.entries.is_empty() && listing.damaged.is_empty() && listing.orphans.is_empty(),
         "{listing:#?}"
     );
-    lab.backup(Media, 1).await;
+    lab.backup(MEDIA, 1).await;
     let entry = lab.catalog.find(None, "media").await.unwrap();
     lab.catalog.delete_copies(&entry, vec!["local"]).await.unwrap();
     assert!(foreign.iter().all(|name| lab.path(name).exists()));
@@ -264,7 +268,7 @@ async fn files_of_the_old_tasks_are_listed_and_never_deleted() {
     let seen: Vec<_> = entries.iter().map(|e| (e.component(), e.copies[0].bytes, e.state())).collect();
     assert_eq!(
         seen,
-        [(Media, 7, BackupState::Ok), (Weaviate, 4, BackupState::Ok), (Postgres, 5, BackupState::Ok)]
+        [(MEDIA, 7, BackupState::Ok), (WEAVIATE, 4, BackupState::Ok), (POSTGRES, 5, BackupState::Ok)]
     );
     for (reference, file) in [
         ("pg_backup_20250523_020000.sql", "postgres/pg_backup_20250523_020000.sql"),
@@ -286,7 +290,7 @@ async fn files_of_the_old_tasks_are_listed_and_never_deleted() {
 #[tokio::test]
 async fn a_manifest_of_a_newer_format_is_listed_but_not_touched() {
     let lab = Lab::new();
-    let mut newer = serde_json::to_value(lab.backup(Media, 1).await).unwrap();
+    let mut newer = serde_json::to_value(lab.backup(MEDIA, 1).await).unwrap();
     newer["format"] = 99.into();
     newer["facts"] = "something else altogether".into();
     let file = "manifests/media/media_backup_20261122_010000.json";
@@ -305,7 +309,7 @@ async fn a_manifest_of_a_newer_format_is_listed_but_not_touched() {
 #[tokio::test]
 async fn a_field_that_a_newer_program_added_does_no_harm() {
     let lab = Lab::new();
-    let mut added = serde_json::to_value(lab.backup(Media, 1).await).unwrap();
+    let mut added = serde_json::to_value(lab.backup(MEDIA, 1).await).unwrap();
     added["colour"] = "green".into();
     fs::write(lab.path("manifests/media/media_backup_20261122_010000.json"), added.to_string()).unwrap();
     assert!(lab.catalog.find(None, "media").await.unwrap().is_verified());
@@ -317,7 +321,7 @@ async fn several_destinations_are_one_catalogue() {
     let local: Arc<dyn Store> = Arc::new(named(near.path(), "local"));
     let s3: Arc<dyn Store> = Arc::new(named(far.path(), "s3"));
     let catalog = Catalog::new(vec![local.clone(), s3.clone()]);
-    let (both, far_only) = (manifest(Media, 1, &["local", "s3"]), manifest(Media, 2, &["s3"]));
+    let (both, far_only) = (manifest(MEDIA, 1, &["local", "s3"]), manifest(MEDIA, 2, &["s3"]));
     for (store, manifest) in [(&local, &both), (&s3, &both), (&s3, &far_only)] {
         upload(store.as_ref(), &key(&manifest.objects[0].key), &content(1000)).await.unwrap();
     }

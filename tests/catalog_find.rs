@@ -3,24 +3,27 @@
 use crate::support::catalog::{Lab, manifest};
 use rna_backup::catalog::CatalogError;
 use rna_backup::domain::{
-    component::ComponentName::{Media, Postgres},
+    component::ComponentName,
     manifest::{Verified, VerifyLevel},
 };
 use std::os::unix::fs::symlink;
+
+const MEDIA: ComponentName = ComponentName::MEDIA;
+const POSTGRES: ComponentName = ComponentName::POSTGRES;
 
 #[tokio::test]
 async fn the_latest_is_verified_if_any_is() {
     let lab = Lab::new();
     lab.plant("media/media_backup_20270101_000000.tar.gz", "old");
     assert_eq!(lab.find(None, "latest").await.unwrap(), "media_backup_20270101_000000");
-    let mut unproven = manifest(Media, 5, &["local"]);
+    let mut unproven = manifest(MEDIA, 5, &["local"]);
     unproven.verified = Verified { level: VerifyLevel::Checksum, at: None };
     lab.finish(&unproven).await;
     assert_eq!(lab.find(None, "latest").await.unwrap(), "media_backup_20261122_050000");
-    lab.backup(Media, 2).await;
-    lab.backup(Media, 1).await;
+    lab.backup(MEDIA, 2).await;
+    lab.backup(MEDIA, 1).await;
     assert_eq!(lab.find(None, "media").await.unwrap(), "media_backup_20261122_020000");
-    assert!(matches!(lab.find(Some(Postgres), "latest").await, Err(CatalogError::NotFound { .. })));
+    assert!(matches!(lab.find(Some(POSTGRES), "latest").await, Err(CatalogError::NotFound { .. })));
 }
 
 #[tokio::test]
@@ -36,7 +39,7 @@ async fn where_no_backup_is_whole_that_is_said_and_not_that_there_is_none() {
             "there are 2, and each is damaged or its archive is gone (media_backup_20261122_020000: its archive is",
         ),
     ] {
-        let manifest = lab.backup(Media, hour).await;
+        let manifest = lab.backup(MEDIA, hour).await;
         std::fs::remove_file(lab.path(&manifest.objects[0].key)).unwrap();
         let err = lab.find(None, "media").await.unwrap_err();
         assert!(matches!(err, CatalogError::NotFound { .. }) && err.to_string().contains(words), "{err}");
@@ -47,9 +50,9 @@ async fn where_no_backup_is_whole_that_is_said_and_not_that_there_is_none() {
 #[tokio::test]
 async fn a_backup_is_found_by_all_its_names() {
     let lab = Lab::new();
-    lab.backup(Media, 1).await;
-    lab.backup(Postgres, 1).await;
-    lab.backup(Postgres, 2).await;
+    lab.backup(MEDIA, 1).await;
+    lab.backup(POSTGRES, 1).await;
+    lab.backup(POSTGRES, 2).await;
     let path = lab.path("postgres/pg_backup_20261122_010000.dump.zst");
     for name in [
         "pg_backup_20261122_010000",
@@ -57,10 +60,10 @@ async fn a_backup_is_found_by_all_its_names() {
         "postgres/pg_backup_20261122_010000.dump.zst",
         path.to_str().unwrap(),
     ] {
-        for component in [None, Some(Postgres)] {
+        for component in [None, Some(POSTGRES)] {
             assert_eq!(lab.find(component, name).await.unwrap(), "pg_backup_20261122_010000", "{name}");
         }
-        let err = lab.find(Some(Media), name).await.unwrap_err();
+        let err = lab.find(Some(MEDIA), name).await.unwrap_err();
         assert!(err.to_string().contains("is a backup of postgres, not of media"), "{err}");
     }
     assert_eq!(lab.find(None, "postgres").await.unwrap(), "pg_backup_20261122_020000");
@@ -69,7 +72,7 @@ async fn a_backup_is_found_by_all_its_names() {
 #[tokio::test]
 async fn what_leads_elsewhere_is_refused_and_what_is_not_there_is_not_found() {
     let lab = Lab::new();
-    lab.backup(Media, 1).await;
+    lab.backup(MEDIA, 1).await;
     lab.plant("media/notes.txt", "x");
     symlink("/etc/passwd", lab.path("media/media_backup_20261122_020000.tar.zst")).unwrap();
     symlink("/etc", lab.path("media/etc")).unwrap();

@@ -259,7 +259,7 @@ async fn two_workers_make_the_tables_at_once() {
 
 pub fn entries(count: i64) -> Vec<Entry> {
     let entry = |hour| {
-        let manifest = catalog::manifest(ComponentName::Media, hour, &["local"]);
+        let manifest = catalog::manifest(ComponentName::MEDIA, hour, &["local"]);
         let object = &manifest.objects[0];
         let copy = StoredCopy {
             destination: object.destination.clone(),
@@ -322,7 +322,7 @@ async fn old_runs_go() {
             run_id: format!("{hour}/media"),
             task_id: None,
             operation: "backup",
-            component: ComponentName::Media,
+            component: ComponentName::MEDIA,
             state: "success",
             started_at: jiff::Timestamp::now() - jiff::SignedDuration::from_hours(hour),
             finished_at: None,

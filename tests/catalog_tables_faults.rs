@@ -97,7 +97,7 @@ async fn what_a_destination_has_that_is_away_stays_in_the_table() {
     let server = PostgresServer::shared();
     let database = Database(server, server.database("away", ""));
     let lab = catalog::Lab::new();
-    lab.backup(ComponentName::Media, 1).await;
+    lab.backup(ComponentName::MEDIA, 1).await;
     let show = async |listing: Listing| {
         let mirror = Mirror::new(postgres::pool(&server.config(&database.1)).unwrap());
         mirror.make_tables();

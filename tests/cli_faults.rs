@@ -185,7 +185,7 @@ async fn told_to_wait_it_begins_when_the_other_has_ended() {
     let lab = Lab::new();
     let owner = LockOwner { pid: 7, host: "lab".into(), task_id: None, recovers: false, loose: None };
     let locks = Locks::new(lab.backups().join(".locks"));
-    let held = locks.take(ComponentName::Media, &owner, None, &SystemClock).await.unwrap();
+    let held = locks.take(ComponentName::MEDIA, &owner, None, &SystemClock).await.unwrap();
     let log = lab.path("log");
     let mut waiting = lab.program(&["backup", "media", "--wait"]);
     let mut waiting = waiting.stdout(Stdio::null()).stderr(File::create(&log).unwrap()).spawn().unwrap();

@@ -31,7 +31,7 @@ use std::{
 };
 use tempfile::TempDir;
 
-const MEDIA: ComponentName = ComponentName::Media;
+const MEDIA: ComponentName = ComponentName::MEDIA;
 
 /// A media folder and two destinations, the far one under the name of a bucket.
 pub struct Bench(TempDir);
@@ -74,7 +74,7 @@ impl Bench {
 /// An engine of real parts that backs up a media folder.
 pub fn engine(media: &Path, locks: &Path, stores: Vec<Arc<dyn Store>>) -> Engine {
     Engine {
-        components: vec![Arc::new(Media::new(MediaConfig::full(media.to_owned())))],
+        components: vec![Media::new(MediaConfig::full(media.to_owned())).into()],
         left_out: Vec::new(),
         catalog: Catalog::new(stores.clone()),
         mirror: None,

@@ -44,7 +44,7 @@ impl Bench {
 
     /// An engine of real parts, with faults in front of its store and behind its source.
     fn faulty(&self, faults: Faults, source: Option<SourceFault>) -> Engine {
-        self.over(Arc::new(self.source(source)), faults)
+        self.over(self.source(source), faults)
     }
 
     fn source(&self, fault: Option<SourceFault>) -> FaultySource {
@@ -52,11 +52,11 @@ impl Bench {
         FaultySource::new(Arc::new(media), fault)
     }
 
-    fn over(&self, media: Arc<dyn Component>, faults: Faults) -> Engine {
+    fn over(&self, media: FaultySource, faults: Faults) -> Engine {
         let real = Arc::new(LocalStore::open(self.root(), 0).unwrap());
         let store: Arc<dyn Store> = Arc::new(Faulty::new(real, faults));
         Engine {
-            components: vec![media],
+            components: vec![Component::of(Arc::new(media))],
             left_out: Vec::new(),
             catalog: Catalog::new(vec![Arc::clone(&store)]),
             mirror: None,
@@ -83,7 +83,7 @@ impl Bench {
 }
 
 fn order() -> Backup {
-    Backup { component: ComponentName::Media, label: None, pin: false, set_id: None }
+    Backup { component: ComponentName::MEDIA, label: None, pin: false, set_id: None }
 }
 
 #[tokio::test]
@@ -127,7 +127,7 @@ async fn a_backup_that_is_stopped_leaves_nothing_and_frees_its_component() {
         has_read.notified().await;
         run.cancel.cancel();
     };
-    let engine = bench.over(Arc::new(source), GOOD);
+    let engine = bench.over(source, GOOD);
     let order = order();
     let (outcome, ()) = tokio::join!(engine.backup(&order, &run), stop);
     assert!(matches!(outcome, Err(EngineError::Cancelled)), "{outcome:?}");

@@ -45,10 +45,9 @@ impl Host {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("media")).unwrap();
         fs::write(dir.path().join("media/gel.txt"), "lane 1: RNA\n".repeat(900)).unwrap();
-        let real: Arc<dyn Component> = Arc::new(Media::new(MediaConfig::full(dir.path().join("media"))));
+        let real = Arc::new(Media::new(MediaConfig::full(dir.path().join("media"))));
         let media = FaultySource::new(real, Some(SourceFault::Waits));
         let (has_read, open) = (Arc::clone(&media.has_read), Arc::clone(&media.open));
-        let media: Arc<dyn Component> = Arc::new(media);
         let root = dir.path().join("backups");
         let store: Arc<dyn Store> = Arc::new(LocalStore::open(&root, 0).unwrap());
         // Each is on a machine of its own, so only its record tells whether it is alive.
@@ -58,7 +57,7 @@ impl Host {
         let locks = Locks::new(root.join(".locks"));
         locks.join(Arc::new(RedisFleet::new(leases.locks().clone())));
         let engine = Engine {
-            components: vec![media],
+            components: vec![Component::of(Arc::new(media))],
             left_out: Vec::new(),
             catalog: Catalog::new(vec![Arc::clone(&store)]),
             mirror: None,
@@ -87,7 +86,7 @@ impl Host {
     fn back_up(&self, task: &str) -> (Run, JoinHandle<Result<BackupReport, EngineError>>) {
         let run = Run { task_id: Some(task.to_owned()), wait: true, ..Run::default() };
         let (engine, with) = (Arc::clone(&self.engine), run.clone());
-        let order = Backup { component: ComponentName::Media, label: None, pin: false, set_id: None };
+        let order = Backup { component: ComponentName::MEDIA, label: None, pin: false, set_id: None };
         (run, tokio::spawn(async move { engine.backup(&order, &with).await }))
     }
 
@@ -141,7 +140,7 @@ async fn a_run_waits_for_the_other_host_and_says_for_whom() {
     let (second, waiting) = b.back_up("t2");
     let expected = "waiting: media is busy: backup@host1 (task t1) works on it";
     assert_eq!(waiting_for(&second).await, expected);
-    let shown = second.meter.snapshot(ComponentName::Media);
+    let shown = second.meter.snapshot(ComponentName::MEDIA);
     assert_eq!(shown.description, format!("media: {expected}"));
     assert_eq!(b.left(), (0, 0));
 
@@ -149,9 +148,9 @@ async fn a_run_waits_for_the_other_host_and_says_for_whom() {
     let folder = b.dir.path().join("backups/.locks");
     let owner = owner_on_host2();
     let of_folder = Locks::new(folder);
-    drop(of_folder.take(ComponentName::Media, &owner, None, &SystemClock).await.unwrap());
+    drop(of_folder.take(ComponentName::MEDIA, &owner, None, &SystemClock).await.unwrap());
     // And who does not want to wait is told the same.
-    let only = PruneRequest { component: Some(ComponentName::Media), ..PruneRequest::default() };
+    let only = PruneRequest { component: Some(ComponentName::MEDIA), ..PruneRequest::default() };
     let busy = b.engine.prune(only, &Run::default()).await.unwrap_err();
     assert_eq!(busy.to_string(), "media is busy: backup@host1 (task t1) works on it");
 
@@ -247,7 +246,7 @@ async fn without_an_answer_a_run_waits_and_whoever_does_not_wait_is_told() {
     lab.redis.stop();
     let (run, waiting) = a.back_up("t1");
     assert_eq!(waiting_for(&run).await, "waiting: the broker does not tell whether media is free");
-    let only = PruneRequest { component: Some(ComponentName::Media), ..PruneRequest::default() };
+    let only = PruneRequest { component: Some(ComponentName::MEDIA), ..PruneRequest::default() };
     let error = a.engine.prune(only, &Run::default()).await.unwrap_err();
     assert!(matches!(error, EngineError::Fleet { .. }) && error.is_transient(), "{error:?}");
     lab.redis.start_again();
@@ -267,7 +266,7 @@ async fn two_hosts_that_share_one_folder_never_wait_for_each_other() {
     let others = tokio::spawn(async move {
         for _ in 0..6 {
             let meter = rna_backup::domain::progress::Meter::default();
-            let held = locks.take(ComponentName::Media, &owner, Some(&meter), &SystemClock).await;
+            let held = locks.take(ComponentName::MEDIA, &owner, Some(&meter), &SystemClock).await;
             held.unwrap().free().await;
         }
     });

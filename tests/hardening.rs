@@ -12,6 +12,7 @@ use rna_backup::{
     base::env::Env,
     celery::publish::Outgoing,
     component::{
+        Component,
         media::{Media, MediaConfig},
         process::Program,
     },
@@ -202,7 +203,8 @@ async fn a_bug_in_a_backup_fails_its_task_and_the_worker_goes_on() {
     let mut app = App::build(config).await.unwrap();
     let real = Arc::new(Media::new(MediaConfig::full(lab.media())));
     let engine = Arc::get_mut(&mut app.engine).expect("nobody has it yet");
-    engine.components = vec![Arc::new(FaultySource::new(real.clone(), Some(SourceFault::Panics)))];
+    engine.components =
+        vec![Component::of(Arc::new(FaultySource::new(real.clone(), Some(SourceFault::Panics))))];
     let metrics = app.metrics.clone();
     let health = Health::new(metrics.clone(), 0);
     let stop = CancellationToken::new();

@@ -12,6 +12,7 @@
 )]
 
 mod anomaly;
+mod another_component;
 mod architecture;
 mod catalog;
 mod catalog_find;

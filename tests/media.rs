@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use rna_backup::{
     component::{
-        Component, ComponentError,
+        ComponentError, Source,
         media::{Media, MediaConfig},
     },
     domain::{
@@ -69,7 +69,7 @@ impl<F: FnOnce() + Send> Output for Collect<F> {
 
 pub async fn tar_of(root: &Path, first: impl FnOnce() + Send) -> (Vec<u8>, Facts) {
     let mut out = Collect { tar: Vec::new(), kinds: Vec::new(), first: Some(first) };
-    let facts = media(root).backup(&mut out, &Meter::default()).await.unwrap();
+    let facts = media(root).back_up(None, &mut out, &Meter::default()).await.unwrap();
     (out.tar, facts)
 }
 
@@ -109,7 +109,7 @@ async fn a_tree_of_everything_comes_back_by_plain_tar() {
     let mut packer = Packer::start(Compression::default(), None, sink);
     let (meter, media) = (Meter::default(), media(dir.path()));
     let pack = async {
-        let facts = media.backup(&mut packer, &meter).await.unwrap();
+        let facts = media.back_up(None, &mut packer, &meter).await.unwrap();
         (facts, packer.finish().await.unwrap())
     };
     let collect = async {
@@ -173,7 +173,7 @@ async fn long_runs_of_compressed_files_are_announced() {
         write(&format!("thumb{n}.webp"), 20_000);
     }
     let mut out = Collect { tar: Vec::new(), kinds: Vec::new(), first: Some(|| ()) };
-    media(dir.path()).backup(&mut out, &Meter::default()).await.unwrap();
+    media(dir.path()).back_up(None, &mut out, &Meter::default()).await.unwrap();
     assert_eq!(out.kinds, [Incompressible, Compressible, Incompressible]);
 }
 
@@ -324,7 +324,7 @@ fn what_may_not_be_read_fails_the_backup_and_is_named() {
         let mut out = Collect { tar: Vec::new(), kinds: Vec::new(), first: Some(|| ()) };
         runtime.block_on(async {
             media(&root).check().await.unwrap();
-            media(&root).backup(&mut out, &Meter::default()).await.unwrap_err()
+            media(&root).back_up(None, &mut out, &Meter::default()).await.unwrap_err()
         })
     })
     .join()
@@ -371,7 +371,7 @@ fn a_dropped_backup_stops_reading() {
         let (begun, wait) = tokio::sync::oneshot::channel();
         let (media, meter, mut out) = (media(dir.path()), Meter::default(), Discard(Some(begun)));
         tokio::select! {
-            _ = media.backup(&mut out, &meter) => unreachable!("it has no end"),
+            _ = media.back_up(None, &mut out, &meter) => unreachable!("it has no end"),
             _ = wait => {}
         }
     });
@@ -392,7 +392,7 @@ async fn progress_learns_the_total_while_it_packs() {
     };
     let (media, mut out) = (media(dir.path()), Discard(None));
     tokio::select! {
-        _ = media.backup(&mut out, &meter) => unreachable!("nobody lives to see the end of this one"),
+        _ = media.back_up(None, &mut out, &meter) => unreachable!("nobody lives to see the end of this one"),
         () = known => {}
     }
     assert_eq!((meter.read().1, &*meter.read().2), ((1 << 40) + 1000, "pack"));

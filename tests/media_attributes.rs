@@ -4,7 +4,7 @@ use crate::media::{decode, media, tar_of};
 use crate::media_restore::{areas, look, old_tree, same, stage};
 use crate::support::{disk::Tmpfs, tree};
 use rna_backup::{
-    component::{Component, ComponentError, Staged, Target},
+    component::{ComponentError, Restorable, RestoreOrder, Staged, Target, Undo},
     domain::{
         facts::{AttributeCounts, Facts},
         progress::Meter,
@@ -52,7 +52,8 @@ fn by_gnu_tar(tar: &[u8]) -> TempDir {
 /// Stages a copy, and returns where it lies and what was said.
 async fn staged(root: &Path, tar: &[u8], facts: Option<&Facts>) -> (Box<dyn Staged>, PathBuf, Vec<String>) {
     let meter = Meter::default();
-    let staged = media(root).stage(&mut &*tar, &Target::Scratch, facts, &meter).await.unwrap();
+    let staged =
+        media(root).stage(&mut &*tar, &RestoreOrder::new(&Target::Scratch, facts), &meter).await.unwrap();
     let tree = areas(root)[0].join("tree");
     (staged, tree, meter.take_warnings())
 }
@@ -83,7 +84,7 @@ async fn attributes_come_back_by_ours_and_by_gnu_tar() {
     let copy = stage(&media, &tar, &Target::Live, Some(&facts)).await.unwrap();
     copy.swap().await.unwrap().unwrap();
     same(&look(&root), &look(&source));
-    media.undo(&Meter::default()).await.unwrap();
+    media.undo(None, &Meter::default()).await.unwrap();
     same(&look(&root), &before);
 }
 
@@ -252,7 +253,7 @@ async fn a_media_folder_that_must_stay_gets_the_attributes_of_the_archive_and_un
     let media = media(root);
     stage(&media, &tar, &Target::Live, Some(&facts)).await.unwrap().swap().await.unwrap().unwrap();
     same(&look(root), &look(&source));
-    media.undo(&Meter::default()).await.unwrap();
+    media.undo(None, &Meter::default()).await.unwrap();
     same(&look(root), &before);
 }
 

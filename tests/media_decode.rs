@@ -5,7 +5,7 @@ use crate::support::tree;
 use async_tar::{EntryType, Header};
 use bytes::Bytes;
 use rna_backup::{
-    component::{Component, ComponentError},
+    component::{ComponentError, Source},
     domain::progress::Meter,
 };
 use std::{

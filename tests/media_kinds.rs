@@ -3,7 +3,7 @@
 use crate::media::{media, tar_of};
 use crate::support::tree;
 use rna_backup::component::{
-    Component, Target,
+    Restorable, RestoreOrder, Target,
     media::kinds::{KINDS, RestoreSupport, table},
 };
 use std::{collections::BTreeSet, fs, path::Path};
@@ -45,7 +45,10 @@ async fn what_the_list_says_of_counts_is_what_a_manifest_holds() {
     let root = dir.path().join("media");
     fs::create_dir(&root).unwrap();
     let meter = rna_backup::domain::progress::Meter::default();
-    let copy = media(&root).stage(&mut &*tar, &Target::Live, Some(&facts), &meter).await.unwrap();
+    let copy = media(&root)
+        .stage(&mut &*tar, &RestoreOrder::new(&Target::Live, Some(&facts)), &meter)
+        .await
+        .unwrap();
     assert_eq!((copy.counts(), copy.expected(&facts.counts)), (&facts.counts, facts.counts.clone()));
     copy.discard().await.unwrap();
 }

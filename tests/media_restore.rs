@@ -4,7 +4,7 @@ use crate::media::{media, tar_of};
 use crate::support::disk::Tmpfs;
 use crate::support::tree::{self, Seen};
 use rna_backup::{
-    component::{Component, ComponentError, Staged, Target, media::Media},
+    component::{ComponentError, Restorable, RestoreOrder, Staged, Target, Undo, media::Media},
     domain::{facts::Facts, progress::Meter},
 };
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
@@ -58,7 +58,7 @@ pub async fn stage(
     target: &Target,
     facts: Option<&Facts>,
 ) -> Result<Box<dyn Staged>, ComponentError> {
-    media.stage(&mut &*tar, target, facts, &Meter::default()).await
+    media.stage(&mut &*tar, &RestoreOrder::new(target, facts), &Meter::default()).await
 }
 
 pub async fn restore(media: &Media, tar: &[u8], facts: Option<&Facts>) {
@@ -131,16 +131,16 @@ impl Lab {
         let second = media.undo_point().await.unwrap().unwrap();
         fs::remove_dir_all(Path::new(&second.place).parent().unwrap()).unwrap();
         tree::touch(root, 1_200_000_000, 42);
-        let undone = media.undo(&Meter::default()).await.unwrap();
+        let undone = media.undo(None, &Meter::default()).await.unwrap();
         same(&look(root), &self.old);
         same(&look(Path::new(&undone.place)), &self.new);
-        media.undo(&Meter::default()).await.unwrap();
+        media.undo(None, &Meter::default()).await.unwrap();
         same(&look(root), &self.new);
-        media.undo(&Meter::default()).await.unwrap();
+        media.undo(None, &Meter::default()).await.unwrap();
         media.delete_undo_data().await.unwrap();
         assert_eq!(areas(root), [""; 0].map(PathBuf::from));
         assert_eq!(media.undo_point().await.unwrap(), None);
-        let err = media.undo(&Meter::default()).await.unwrap_err();
+        let err = media.undo(None, &Meter::default()).await.unwrap_err();
         assert!(matches!(err, ComponentError::Unusable { .. }), "{err:?}");
         tree::touch(root, 1_000_000_000, 7);
         same(&look(root), &self.old);
@@ -181,7 +181,7 @@ async fn a_folder_behind_a_symbolic_link_is_exchanged_and_the_link_stays() {
     restore(&media(&link), &lab.tar, Some(&lab.facts)).await;
     same(&look(&root), &lab.new);
     assert_eq!(fs::read_link(&link).unwrap(), Path::new("live/media"));
-    media(&link).undo(&Meter::default()).await.unwrap();
+    media(&link).undo(None, &Meter::default()).await.unwrap();
     same(&look(&root), &lab.old);
 }
 
@@ -218,7 +218,7 @@ async fn another_folder_is_filled_if_it_is_empty_or_not_there() {
     for (name, make) in [("absent", false), ("empty", true)] {
         let folder = lab.dir.path().join("other").join(name);
         fs::create_dir_all(if make { &folder } else { folder.parent().unwrap() }).unwrap();
-        let target = Target::Folder(folder.clone());
+        let target = Target::custom("into", [&folder]);
         let staged = stage(&media, &lab.tar, &target, Some(&lab.facts)).await.unwrap();
         assert_eq!(staged.swap().await.unwrap(), None);
         same(&look(&folder), &lab.new);
@@ -230,7 +230,7 @@ async fn another_folder_is_filled_if_it_is_empty_or_not_there() {
             assert!(matches!(refused, ComponentError::Unusable { .. }), "{refused:?}");
         }
     }
-    let err = media.plan(&Target::Database("x".to_owned()), None).await.unwrap_err();
+    let err = media.plan(&Target::custom("database", ["x"]), None).await.unwrap_err();
     assert!(matches!(err, ComponentError::Unusable { .. }), "{err:?}");
     same(&look(&root), &lab.old);
 }
@@ -264,7 +264,7 @@ async fn the_old_tasks_archives_come_back_without_their_top_folder() {
             seen.modified.1 = look(&root)[name].modified.1;
         }
         same(&look(&root), &expected);
-        media(&root).undo(&Meter::default()).await.unwrap();
+        media(&root).undo(None, &Meter::default()).await.unwrap();
         assert_eq!(fs::read(root.join("live")).unwrap(), b"live");
     }
 }
@@ -369,7 +369,7 @@ fn without_rights_what_can_come_back_does_and_is_exchanged_where_it_can_be() {
                 let inside =
                     media.undo_point().await.unwrap().unwrap().place.starts_with(root.to_str().unwrap());
                 assert_eq!(inside, mode == 0o555, "what cannot lie beside the folder lies in it");
-                media.undo(&Meter::default()).await.unwrap();
+                media.undo(None, &Meter::default()).await.unwrap();
                 assert_eq!(look(&root)["old".as_ref() as &OsStr].owner, (1234, 1234));
                 media.delete_undo_data().await.unwrap();
                 assert_eq!(areas(&root).len(), 0);

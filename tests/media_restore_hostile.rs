@@ -5,7 +5,7 @@ use crate::media_restore::{areas, look, old_tree, same, stage};
 use crate::support::{disk::Tmpfs, tree};
 use async_tar::{EntryType, Header};
 use rna_backup::{
-    component::{Component, ComponentError, Target},
+    component::{ComponentError, Restorable, RestoreOrder, Source, Target},
     domain::{
         facts::{Counts, Facts, FileCounts},
         progress::Meter,
@@ -271,7 +271,7 @@ async fn compressed(root: &Path) -> (Vec<u8>, Facts) {
     let mut packer = Packer::start(Compression::default(), None, sink);
     let (media, meter) = (media(root), Meter::default());
     let pack = async {
-        let facts = media.backup(&mut packer, &meter).await.unwrap();
+        let facts = media.back_up(None, &mut packer, &meter).await.unwrap();
         packer.finish().await.unwrap();
         facts
     };
@@ -291,7 +291,9 @@ async fn refused_frame(archive: &[u8], facts: &Facts) -> ComponentError {
     let (_dir, root) = live();
     let before = look(&root);
     let mut feed = unpack(Compression::default(), archive);
-    let err = media(&root).stage(&mut feed, &Target::Live, Some(facts), &Meter::default()).await;
+    let err = media(&root)
+        .stage(&mut feed, &RestoreOrder::new(&Target::Live, Some(facts)), &Meter::default())
+        .await;
     assert_eq!(areas(&root).len(), 0);
     same(&look(&root), &before);
     err.expect_err("refused")
@@ -329,8 +331,9 @@ async fn a_stage_that_nobody_waits_for_leaves_nothing() {
                 tokio::task::yield_now().await;
             }
         });
+        let order = RestoreOrder::new(&target, None);
         tokio::select! {
-            _ = media.stage(&mut feed, &target, None, &meter) => unreachable!("it has no end"),
+            _ = media.stage(&mut feed, &order, &meter) => unreachable!("it has no end"),
             () = begun => {}
         }
     }

@@ -3,7 +3,7 @@
 use crate::media::{media, tar_of};
 use crate::media_restore::{Tree, areas, look, old_tree, same, stage};
 use crate::support::{chance, disk::Tmpfs, tree};
-use rna_backup::component::{Component, Target};
+use rna_backup::component::{Restorable, Target, Undo};
 use rna_backup::domain::progress::Meter;
 use std::{
     collections::BTreeMap,
@@ -45,7 +45,7 @@ async fn live_dangerously(dir: &Path) {
     if dir.join("to and fro").exists() {
         println!("\nready");
         loop {
-            media.undo(&Meter::default()).await.unwrap();
+            media.undo(None, &Meter::default()).await.unwrap();
         }
     }
     let (a, b) = (tar_of(&dir.join("a"), || ()).await, tar_of(&dir.join("b"), || ()).await);
@@ -121,7 +121,7 @@ async fn kill_at_many_instants(test: &str, dir: &Path, root: &Path, is_mount_poi
         if let Some(kept) = media.undo_point().await.unwrap() {
             let kept = look(Path::new(&kept.place));
             assert!(kept == trees[0] || kept == trees[1], "kill {kill}: neither of the two is kept");
-            media.undo(&Meter::default()).await.unwrap();
+            media.undo(None, &Meter::default()).await.unwrap();
             same(&look(root), &kept);
         } else {
             assert!(kill < KILLS / 2, "kill {kill}: what was kept is lost");

@@ -2,7 +2,7 @@
 
 use crate::media::media;
 use crate::media_restore::{Lab, areas, restore};
-use rna_backup::component::Component;
+use rna_backup::component::{Restorable, Undo};
 use rna_backup::domain::progress::Meter;
 use std::{
     path::Path,
@@ -48,7 +48,7 @@ async fn what_is_kept_is_the_newest_beside_a_thread_that_starts_children_all_the
     let _children = Children::start();
     for round in 0..ROUNDS {
         let newest = media.undo_point().await.unwrap().unwrap();
-        let undone = media.undo(&Meter::default()).await.unwrap();
+        let undone = media.undo(None, &Meter::default()).await.unwrap();
         assert_eq!(media.undo_point().await.unwrap().unwrap(), undone, "round {round}");
         assert!(!Path::new(&newest.place).exists(), "round {round}: an older state was put back");
         assert_eq!(media.recover().await.unwrap(), [""; 0]);

@@ -6,7 +6,7 @@ use crate::media_restore::{Tree, areas, look, old_tree, restore, same, stage};
 use crate::postgres::MemoryOutput;
 use crate::support::{disk::Tmpfs, lab::eventually, tree};
 use rna_backup::{
-    component::{Component, ComponentError, Target},
+    component::{ComponentError, Restorable, Source, Target, Undo},
     domain::{facts::Facts, progress::Meter},
 };
 use rustix::{
@@ -85,9 +85,9 @@ async fn media_that_come_from_an_image_are_exchanged_entry_by_entry_and_back() {
     same(&look(&root), &new);
     assert!(kept.place.starts_with(root.to_str().unwrap()), "{kept:?}");
     assert_eq!(media.recover().await.unwrap(), [""; 0]);
-    media.undo(&Meter::default()).await.unwrap();
+    media.undo(None, &Meter::default()).await.unwrap();
     same(&look(&root), &old);
-    media.undo(&Meter::default()).await.unwrap();
+    media.undo(None, &Meter::default()).await.unwrap();
     same(&look(&root), &new);
     media.delete_undo_data().await.unwrap();
     assert_eq!(areas(&root), [""; 0].map(PathBuf::from));
@@ -112,7 +112,7 @@ async fn folders_of_an_image_at_the_top_of_the_media_are_refused_before_anything
 
     // A drill, and a restore to another folder, exchange nothing of the image.
     stage(&media, &tar, &Target::Scratch, Some(&facts)).await.unwrap().discard().await.unwrap();
-    let into = Target::Folder(layers.path.join("into"));
+    let into = Target::custom("into", [layers.path.join("into")]);
     stage(&media, &tar, &into, Some(&facts)).await.unwrap().swap().await.unwrap();
     same(&look(&layers.path.join("into")), &new);
     same(&tree::look(&root), &old);
@@ -155,7 +155,7 @@ async fn what_a_dead_restore_left_beside_a_folder_goes_with_the_next_one_to_it()
     let (tar, facts, new, dir) = nasty().await;
     let place = tempdir().unwrap();
     let (media, folder) = (media(dir.path()), place.path().join("look"));
-    let target = Target::Folder(folder.clone());
+    let target = Target::custom("into", [&folder]);
     let try_to_stage = async || stage(&media, &tar, &target, Some(&facts)).await;
     let stage = async || try_to_stage().await.unwrap();
     // A process that dies lets go of its lock, as a value does that is dropped; another one lives.
@@ -183,7 +183,7 @@ async fn what_a_dead_restore_left_beside_a_folder_goes_with_the_next_one_to_it()
 async fn a_restore_to_a_mount_point_that_died_half_way_is_finished_by_the_next_one() {
     let Some(disk) = Tmpfs::mount("64m") else { return println!("{NOT_ALLOWED}") };
     let (tar, facts, mut new, dir) = nasty().await;
-    let (media, target) = (media(dir.path()), Target::Folder(disk.path().to_owned()));
+    let (media, target) = (media(dir.path()), Target::custom("into", [disk.path()]));
     drop(stage(&media, &tar, &target, Some(&facts)).await.unwrap());
     let area = areas(disk.path()).remove(0);
     let mut journal = b"rna-backup media swap 1\x00457 1 0 0 0 0 0\x00493 1 0 0 0 0 0\0".to_vec();
@@ -228,7 +228,7 @@ async fn media_behind_a_link_are_found_when_a_swap_in_two_steps_died_between_the
     let done = media.recover().await.unwrap();
     assert!(done.len() == 1 && done[0].starts_with("finished an exchange"), "{done:?}");
     same(&look(&root), &new);
-    media.undo(&Meter::default()).await.unwrap();
+    media.undo(None, &Meter::default()).await.unwrap();
     same(&look(&root), &old);
 }
 
@@ -336,7 +336,7 @@ fn in_a_folder_of_somebody_else_the_media_are_exchanged_and_the_folder_stays_his
             let media = media(&path);
             restore(&media, &tar, Some(&facts)).await;
             assert!(path.join("new").exists() && !path.join("old").exists());
-            media.undo(&Meter::default()).await.unwrap();
+            media.undo(None, &Meter::default()).await.unwrap();
             assert!(path.join("old").exists() && !path.join("new").exists());
             media.delete_undo_data().await.unwrap();
             assert_eq!(areas(&path), [""; 0].map(PathBuf::from));
@@ -358,7 +358,7 @@ async fn what_lies_too_deep_to_be_restored_is_no_backup() {
     tar_of(dir.path(), || ()).await;
     fs::create_dir_all(folder.join("b")).unwrap();
     let mut out = MemoryOutput::default();
-    let err = media(dir.path()).backup(&mut out, &Meter::default()).await.unwrap_err();
+    let err = media(dir.path()).back_up(None, &mut out, &Meter::default()).await.unwrap_err();
     assert!(err.to_string().contains("a/a/a"), "{err}");
     assert!(err.source().unwrap().to_string().contains("512 folders"), "{err:?}");
 }
@@ -381,10 +381,10 @@ async fn what_cannot_be_changed_is_set_aside_brought_back_and_removed_in_the_end
     let media = media(&root);
     for _ in 0..2 {
         restore(&media, &tar, Some(&facts)).await;
-        media.undo(&Meter::default()).await.unwrap();
+        media.undo(None, &Meter::default()).await.unwrap();
         assert_eq!(fs::read(&file).unwrap(), b"immutable");
         assert!(fs::write(&file, "changed").is_err());
-        media.undo(&Meter::default()).await.unwrap();
+        media.undo(None, &Meter::default()).await.unwrap();
         media.delete_undo_data().await.unwrap();
         assert_eq!(areas(&root), [""; 0].map(PathBuf::from));
         assert!(chattr("+i", &file) && chattr("+a", &folder));

@@ -4,7 +4,7 @@ use crate::media::{decode, media, tar_of};
 use crate::media_restore::{areas, look, same, stage};
 use crate::support::{lab::Lab, tree};
 use rna_backup::{
-    component::{Component, Staged, Target},
+    component::{Restorable, RestoreOrder, Staged, Target},
     domain::{facts::Facts, progress::Meter},
 };
 use std::{
@@ -75,7 +75,8 @@ fn same_with_holes(found: &Path, expected: &Path) {
 
 async fn staged(root: &Path, tar: &[u8], facts: Option<&Facts>) -> (Box<dyn Staged>, PathBuf) {
     let meter = Meter::default();
-    let staged = media(root).stage(&mut &*tar, &Target::Scratch, facts, &meter).await.unwrap();
+    let staged =
+        media(root).stage(&mut &*tar, &RestoreOrder::new(&Target::Scratch, facts), &meter).await.unwrap();
     assert_eq!(meter.take_warnings(), [""; 0]);
     (staged, areas(root)[0].join("tree"))
 }
@@ -265,7 +266,8 @@ async fn a_hole_where_a_file_system_has_none_is_a_warning() {
     let tar =
         [entry(b'5', "./", b""), entry(b'x', "x", &pax), entry(b'0', "a", &[7; 512]), vec![0; 1024]].concat();
     let meter = Meter::default();
-    let copy = media(&root).stage(&mut &*tar, &Target::Scratch, None, &meter).await.unwrap();
+    let copy =
+        media(&root).stage(&mut &*tar, &RestoreOrder::new(&Target::Scratch, None), &meter).await.unwrap();
     let warnings = meter.take_warnings();
     assert_eq!(
         warnings,

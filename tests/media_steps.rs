@@ -8,7 +8,7 @@ use crate::support::{
     lab::Lab,
     tree,
 };
-use rna_backup::component::{Component, ComponentError, Target};
+use rna_backup::component::{ComponentError, Restorable, RestoreOrder, Source, Target};
 use rna_backup::domain::{facts::Facts, progress::Meter};
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 use serde_json::{Value, json};
@@ -156,7 +156,8 @@ async fn bits_that_the_kernel_clears_without_a_word_are_a_warning_and_no_differe
     let (tar, facts) = tar_of(&source, || ()).await;
     without(CapabilitySet::FSETID, async move || {
         let (media, meter) = (media(&root), Meter::default());
-        let copy = media.stage(&mut &*tar, &Target::Live, Some(&facts), &meter).await.unwrap();
+        let copy =
+            media.stage(&mut &*tar, &RestoreOrder::new(&Target::Live, Some(&facts)), &meter).await.unwrap();
         let warnings = meter.take_warnings();
         let bits = "1 files and folders came back without a setuid, setgid or sticky bit.";
         assert_eq!(warnings, [bits]);
@@ -177,7 +178,10 @@ async fn times_that_a_file_system_cannot_hold_are_a_warning_and_no_difference() 
     let root = disk.path().join("media");
     fs::create_dir(&root).unwrap();
     let meter = Meter::default();
-    let copy = media(&root).stage(&mut &*tar, &Target::Live, Some(&facts), &meter).await.unwrap();
+    let copy = media(&root)
+        .stage(&mut &*tar, &RestoreOrder::new(&Target::Live, Some(&facts)), &meter)
+        .await
+        .unwrap();
     let time = "1 files and folders have another time: the file system cannot hold theirs.";
     assert_eq!(meter.take_warnings(), [time]);
     assert_eq!(copy.expected(&facts.counts).differences(copy.counts()), [""; 0]);

@@ -56,7 +56,7 @@ fn what_cannot_be_pinned_is_said_and_nothing_is_written() {
 async fn media(lab: &Lab) -> ComponentLock {
     let owner = LockOwner { pid: 7, host: "lab".into(), task_id: None, recovers: false, loose: None };
     let locks = Locks::new(lab.backups().join(".locks"));
-    locks.take(ComponentName::Media, &owner, None, &SystemClock).await.unwrap()
+    locks.take(ComponentName::MEDIA, &owner, None, &SystemClock).await.unwrap()
 }
 
 #[tokio::test]

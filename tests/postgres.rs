@@ -4,7 +4,7 @@ use crate::support::postgres::{PASSWORD, PostgresServer};
 use async_trait::async_trait;
 use bytes::Bytes;
 use rna_backup::component::postgres::{Excluded, Postgres, PostgresConfig};
-use rna_backup::component::{Component, ComponentError};
+use rna_backup::component::{ComponentError, Source};
 use rna_backup::domain::facts::{Counts, Facts};
 use rna_backup::domain::progress::Meter;
 use rna_backup::stream::{Content, Output};
@@ -55,7 +55,7 @@ impl Output for Gated {
 
 pub async fn backup(config: PostgresConfig) -> Result<(Vec<u8>, Facts), ComponentError> {
     let mut out = MemoryOutput::default();
-    let facts = Postgres::new(config, Vec::new()).backup(&mut out, &Meter::default()).await?;
+    let facts = Postgres::new(config, Vec::new()).back_up(None, &mut out, &Meter::default()).await?;
     Ok((out.0, facts))
 }
 
@@ -268,7 +268,7 @@ async fn excluded_tables_and_those_of_extensions_are_left_out_on_both_sides() {
     let exclude = vec![excluded("Mir\"ror.$*"), excluded("mirror"), excluded("absent")];
     let postgres = Postgres::new(server.config(&database), exclude);
     let mut out = MemoryOutput::default();
-    let facts = postgres.backup(&mut out, &Meter::default()).await.unwrap();
+    let facts = postgres.back_up(None, &mut out, &Meter::default()).await.unwrap();
     let tables: Vec<_> = facts.counts.tables.iter().map(|t| &*t.table).collect();
     assert_eq!(tables, ["extension_settings", "kept", "mirror"]);
     assert_eq!(facts.counts, decode(&out.0).await.unwrap());

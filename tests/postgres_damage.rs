@@ -3,7 +3,7 @@
 use crate::postgres::{backup, decode};
 use crate::support::postgres::PostgresServer;
 use rna_backup::component::postgres::{Postgres, PostgresConfig};
-use rna_backup::component::{Component, ComponentError};
+use rna_backup::component::{ComponentError, Source};
 use rna_backup::domain::progress::Meter;
 use std::io;
 

@@ -6,13 +6,16 @@ use crate::postgres_rights::{as_role, restore};
 use crate::support::postgres::PostgresServer;
 use rna_backup::base::chain;
 use rna_backup::component::postgres::PostgresConfig;
-use rna_backup::component::{Component, Target};
+use rna_backup::component::{Restorable, RestoreOrder, Target, Undo};
 use rna_backup::domain::{facts::Facts, progress::Meter};
 
 /// The differences and the warnings of a restore.
 async fn restored(config: &PostgresConfig, archive: &[u8], facts: &Facts) -> (Vec<String>, Vec<String>) {
     let (meter, mut feed) = (Meter::default(), archive);
-    let staged = component(config).stage(&mut feed, &Target::Live, Some(facts), &meter).await.unwrap();
+    let staged = component(config)
+        .stage(&mut feed, &RestoreOrder::new(&Target::Live, Some(facts)), &meter)
+        .await
+        .unwrap();
     let differences = staged.differences(&mut &*archive, &Meter::default()).await.unwrap();
     staged.swap().await.unwrap();
     component(config).delete_undo_data().await.unwrap();
@@ -159,7 +162,7 @@ async fn what_hangs_on_the_database(server: &PostgresServer) {
     let config = with_own_clients(server, &name);
     let (archive, facts) = backup(config.clone()).await.unwrap();
     server.psql(&name, "UPDATE pg_subscription SET subenabled = true");
-    for target in [Target::Live, Target::Database(name.clone())] {
+    for target in [Target::Live, Target::custom("database", [name.clone()])] {
         let err = chain(&component(&config).plan(&target, Some(&facts)).await.unwrap_err());
         assert!(
             err.contains("is an active subscriber") && err.contains("ALTER SUBSCRIPTION news DISABLE"),

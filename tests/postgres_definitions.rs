@@ -4,7 +4,7 @@ use crate::postgres::backup;
 use crate::postgres_restore::{component, drill, with_own_clients};
 use crate::support::{lab::Lab, postgres::PostgresServer};
 use rna_backup::component::postgres::kinds::KINDS;
-use rna_backup::component::{Component, Target};
+use rna_backup::component::{Restorable, RestoreOrder, Target, Undo};
 use rna_backup::domain::progress::Meter;
 use serde_json::json;
 use std::{collections::BTreeSet, fs};
@@ -48,7 +48,10 @@ async fn a_change_is_named(server: &PostgresServer, name: &str) {
     }
     // A difference keeps no rows from coming back: the result names it.
     let (meter, mut feed) = (Meter::default(), &*archive);
-    let staged = component(&config).stage(&mut feed, &Target::Live, Some(&facts), &meter).await.unwrap();
+    let staged = component(&config)
+        .stage(&mut feed, &RestoreOrder::new(&Target::Live, Some(&facts)), &meter)
+        .await
+        .unwrap();
     staged.swap().await.unwrap();
     let warnings = meter.take_warnings();
     let words = "Not as in the backup: policy definitions are not as they were: public.other.po.";

@@ -8,7 +8,7 @@ use crate::support::{
 };
 use rna_backup::base::chain;
 use rna_backup::component::postgres::PostgresConfig;
-use rna_backup::component::{Component, ComponentError, Staged, Target};
+use rna_backup::component::{ComponentError, Restorable, RestoreOrder, Staged, Target, Undo};
 use rna_backup::domain::facts::Facts;
 use rna_backup::domain::progress::Meter;
 
@@ -42,7 +42,9 @@ async fn stage(
 ) -> Result<(Box<dyn Staged>, Vec<String>), ComponentError> {
     let (meter, mut feed) = (Meter::default(), archive);
     let without: Vec<_> = without.iter().map(|name| (*name).to_owned()).collect();
-    let staged = component(config).stage_without(&mut feed, target, &without, Some(facts), &meter).await?;
+    let staged = component(config)
+        .stage(&mut feed, &RestoreOrder { target, without: &without, facts: Some(facts) }, &meter)
+        .await?;
     Ok((staged, meter.take_warnings()))
 }
 

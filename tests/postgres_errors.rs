@@ -5,7 +5,7 @@ use crate::support::postgres::{PASSWORD, PostgresServer};
 use async_trait::async_trait;
 use bytes::Bytes;
 use rna_backup::component::postgres::{Postgres, PostgresConfig};
-use rna_backup::component::{Component, ComponentError};
+use rna_backup::component::{ComponentError, Source};
 use rna_backup::domain::progress::Meter;
 use rna_backup::stream::{Content, Output};
 use std::{
@@ -201,7 +201,7 @@ async fn a_killed_pg_dump_is_a_failure_that_may_pass() {
         assert!(Command::new("kill").args(["-9", pid.trim()]).status().unwrap().success());
         open.send(()).await.unwrap();
     };
-    let (result, ()) = tokio::join!(postgres.backup(&mut out, &meter), kill);
+    let (result, ()) = tokio::join!(postgres.back_up(None, &mut out, &meter), kill);
     let err = result.unwrap_err();
     assert!(matches!(&err, ComponentError::Failed { status, .. } if status.contains("SIGKILL")), "{err:?}");
     assert!(err.is_transient());
@@ -219,7 +219,7 @@ async fn a_server_shut_down_during_a_dump_is_a_passing_fault() {
         server.control(&["-m", "fast", "stop"]);
         open.send(()).await.unwrap();
     };
-    let (result, ()) = tokio::join!(postgres.backup(&mut out, &meter), stop);
+    let (result, ()) = tokio::join!(postgres.back_up(None, &mut out, &meter), stop);
     let err = result.unwrap_err();
     assert!(err.is_transient(), "{err:?}");
     let err = postgres.check().await.unwrap_err();
@@ -238,7 +238,7 @@ async fn a_dropped_backup_leaves_no_child_and_no_session() {
         let postgres = Postgres::new(config, Vec::new());
         let meter = Meter::default();
         tokio::select! {
-            _ = postgres.backup(&mut out, &meter) => panic!("the gate is closed"),
+            _ = postgres.back_up(None, &mut out, &meter) => panic!("the gate is closed"),
             reached = at_gate => reached.unwrap(),
         }
         let pid = fs::read_to_string(client.path().join("pid")).unwrap();
@@ -334,7 +334,7 @@ impl Output for Full {
 async fn an_output_that_refuses_is_the_error() {
     let server = PostgresServer::shared();
     let postgres = Postgres::new(large(server, "refused"), Vec::new());
-    let err = postgres.backup(&mut Full, &Meter::default()).await.unwrap_err();
+    let err = postgres.back_up(None, &mut Full, &Meter::default()).await.unwrap_err();
     assert!(
         matches!(&err, ComponentError::Output(err) if err.kind() == io::ErrorKind::StorageFull),
         "{err:?}"
@@ -346,7 +346,7 @@ async fn progress_counts_the_bytes_of_the_dump() {
     let server = PostgresServer::shared();
     let postgres = Postgres::new(large(server, "measured"), Vec::new());
     let (mut out, meter) = (MemoryOutput::default(), Meter::default());
-    postgres.backup(&mut out, &meter).await.unwrap();
+    postgres.back_up(None, &mut out, &meter).await.unwrap();
     let (done, expected, phase) = meter.read();
     assert_eq!((done, &*phase), (out.0.len() as u64, "dump"));
     assert!(expected > done / 2 && expected < done * 2, "{done} of {expected}");

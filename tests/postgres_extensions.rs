@@ -7,7 +7,7 @@ use crate::postgres_restore::{component, drill, with_own_clients};
 use crate::support::postgres::PostgresServer;
 use rna_backup::base::chain;
 use rna_backup::component::postgres::PostgresConfig;
-use rna_backup::component::{Component, Target};
+use rna_backup::component::{Restorable, Target};
 use rna_backup::domain::facts::Facts;
 use std::{fs, path::PathBuf};
 

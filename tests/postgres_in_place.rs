@@ -6,12 +6,13 @@ use crate::postgres_restore::{component, stage};
 use crate::support::postgres::PostgresServer;
 use rna_backup::base::chain;
 use rna_backup::component::postgres::PostgresConfig;
-use rna_backup::component::{Component, ComponentError, Target};
+use rna_backup::component::{ComponentError, Restorable, RestoreOrder, Target};
 use rna_backup::domain::{facts::Facts, progress::Meter};
 
 /// The refusal of a dry run, or nothing.
 async fn refusal(config: &PostgresConfig, archive: &[u8], facts: &Facts) -> String {
-    let previewed = component(config).preview(&mut &*archive, &Target::Live, &[], Some(facts)).await;
+    let previewed =
+        component(config).preview(&mut &*archive, &RestoreOrder::new(&Target::Live, Some(facts))).await;
     previewed.err().as_ref().map_or_else(String::new, |err| chain(err))
 }
 
@@ -191,7 +192,8 @@ async fn default_privileges_do_not_widen_rights(server: &PostgresServer) {
     server.psql("generous", &format!("GRANT CREATE ON SCHEMA public TO PUBLIC; {take}; {functions}"));
     let meter = Meter::default();
     let lab = component(&config);
-    let staged = lab.stage_without(&mut &*archive, &Target::Live, &[], Some(&facts), &meter).await.unwrap();
+    let staged =
+        lab.stage(&mut &*archive, &RestoreOrder::new(&Target::Live, Some(&facts)), &meter).await.unwrap();
     staged.swap().await.unwrap();
     let warnings = meter.take_warnings().join("; ");
     assert!(
@@ -302,7 +304,10 @@ async fn extensions_of_other_owners_are_named(server: &PostgresServer) {
     assert!(plan.advice.iter().any(|said| said.starts_with(words)), "{plan:?}");
     server.psql("inext", "DELETE FROM t");
     let meter = Meter::default();
-    let staged = component(&config).stage(&mut &*archive, &Target::Live, Some(&facts), &meter).await.unwrap();
+    let staged = component(&config)
+        .stage(&mut &*archive, &RestoreOrder::new(&Target::Live, Some(&facts)), &meter)
+        .await
+        .unwrap();
     staged.swap().await.unwrap();
     let warnings = meter.take_warnings();
     assert!(warnings.len() == 1 && warnings[0].starts_with(words), "{warnings:?}");

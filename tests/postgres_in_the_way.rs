@@ -5,7 +5,7 @@ use crate::postgres_restore::{component, stage, with_own_clients};
 use crate::support::postgres::{PASSWORD, PostgresServer};
 use rna_backup::base::chain;
 use rna_backup::component::postgres::PostgresConfig;
-use rna_backup::component::{Component, ComponentError, Target};
+use rna_backup::component::{ComponentError, Restorable, RestoreOrder, Source, Target};
 use rna_backup::domain::progress::Meter;
 use std::{fs, net::TcpListener, os::unix::process::CommandExt, path::Path, process::Command};
 
@@ -28,8 +28,9 @@ async fn what_came_later_is_named(server: &PostgresServer) {
          CREATE FUNCTION of_a(a) RETURNS int LANGUAGE sql AS 'SELECT 1'; INSERT INTO a VALUES (1)",
     );
     let (archive, facts) = backup(config.clone()).await.unwrap();
-    let preview =
-        || async { component(&config).preview(&mut &*archive, &Target::Live, &[], Some(&facts)).await };
+    let preview = || async {
+        component(&config).preview(&mut &*archive, &RestoreOrder::new(&Target::Live, Some(&facts))).await
+    };
     preview().await.unwrap();
     assert!(component(&config).plan(&Target::Live, Some(&facts)).await.unwrap().looks_into_archive);
     server.psql(
@@ -182,7 +183,11 @@ async fn an_extension_that_can_only_be_in_one_database_is_known_beforehand_and_k
     staged.discard().await.unwrap();
     let meter = Meter::default();
     let staged = component(&config)
-        .stage_without(&mut &*archive, &Target::Live, &plan.refuses, Some(&facts), &meter)
+        .stage(
+            &mut &*archive,
+            &RestoreOrder { target: &Target::Live, without: &plan.refuses, facts: Some(&facts) },
+            &meter,
+        )
         .await
         .unwrap();
     staged.swap().await.unwrap();

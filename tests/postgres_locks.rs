@@ -6,7 +6,7 @@ use crate::support::{lab::Lab, postgres::PostgresServer};
 use bytes::Bytes;
 use rna_backup::base::chain;
 use rna_backup::component::postgres::Postgres;
-use rna_backup::component::{Component, Target};
+use rna_backup::component::{Source, Target, Undo};
 use rna_backup::domain::progress::Meter;
 use rna_backup::stream::{Content, Output};
 use std::{io, process::Stdio, time::Duration};
@@ -99,7 +99,7 @@ async fn a_lock_is_named(server: &PostgresServer) {
     let meter = Meter::default();
     let (config, shown) = (with_own_clients(server, &name), meter.clone());
     let run = tokio::spawn(async move {
-        Postgres::new(config, Vec::new()).backup(&mut Nowhere, &meter).await.unwrap();
+        Postgres::new(config, Vec::new()).back_up(None, &mut Nowhere, &meter).await.unwrap();
     });
     let phase = until_phase(&shown, "waiting: ").await;
     assert!(
@@ -181,7 +181,9 @@ async fn a_table_that_is_emptied_while_a_dump_of_many_begins_is_not_taken_for_em
     let meter = Meter::default();
     let (config, shown) = (with_own_clients(&server, &name), meter.clone());
     let run =
-        tokio::spawn(async move { Postgres::new(config, Vec::new()).backup(&mut Nowhere, &meter).await });
+        tokio::spawn(
+            async move { Postgres::new(config, Vec::new()).back_up(None, &mut Nowhere, &meter).await },
+        );
     until_phase(&shown, "a lock on public.parent").await;
     server.psql(&name, "SET lock_timeout = '5s'; TRUNCATE rows");
     holder.end().await;

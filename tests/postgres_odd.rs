@@ -7,7 +7,7 @@ use crate::postgres_rights::{as_role, dumped};
 use crate::support::{lab::eventually, postgres::PostgresServer};
 use rna_backup::base::chain;
 use rna_backup::component::postgres::PostgresConfig;
-use rna_backup::component::{Component, ComponentError, Target};
+use rna_backup::component::{ComponentError, Restorable, RestoreOrder, Source, Target, Undo};
 use rna_backup::domain::{facts::Facts, progress::Meter};
 
 /// A drill that is expected to fail.
@@ -23,7 +23,13 @@ pub async fn restore_without(
 ) -> Result<(), ComponentError> {
     let names: Vec<_> = without.iter().map(|&name| name.to_owned()).collect();
     let (postgres, meter) = (component(config), Meter::default());
-    let staged = postgres.stage_without(&mut archive, &Target::Live, &names, Some(facts), &meter).await?;
+    let staged = postgres
+        .stage(
+            &mut archive,
+            &RestoreOrder { target: &Target::Live, without: &names, facts: Some(facts) },
+            &meter,
+        )
+        .await?;
     staged.swap().await?;
     postgres.delete_undo_data().await
 }
@@ -207,7 +213,9 @@ async fn a_dry_run_of_a_restore_in_place_goes_on_without_what_the_restore_is_tol
     );
     let (archive, facts) = backup(config.clone()).await.unwrap();
     let preview = async |without: &[String]| {
-        component(&config).preview(&mut &*archive, &Target::Live, without, Some(&facts)).await
+        component(&config)
+            .preview(&mut &*archive, &RestoreOrder { target: &Target::Live, without, facts: Some(&facts) })
+            .await
     };
     let said = chain(&preview(&[]).await.unwrap_err());
     assert!(said.contains("publication news belongs to postgres"), "{said}");

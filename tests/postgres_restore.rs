@@ -3,7 +3,7 @@
 use crate::postgres::{FINGERPRINT, NASTY, backup};
 use crate::support::postgres::PostgresServer;
 use rna_backup::component::postgres::{Postgres, PostgresConfig};
-use rna_backup::component::{Component, ComponentError, Staged, Target};
+use rna_backup::component::{ComponentError, Restorable, RestoreOrder, Staged, Target, Undo};
 use rna_backup::domain::facts::Facts;
 use rna_backup::domain::progress::Meter;
 use tempfile::TempDir;
@@ -34,13 +34,16 @@ pub async fn stage(
     target: &Target,
     facts: Option<&Facts>,
 ) -> Result<Box<dyn Staged>, ComponentError> {
-    component(config).stage(&mut archive, target, facts, &Meter::default()).await
+    component(config).stage(&mut archive, &RestoreOrder::new(target, facts), &Meter::default()).await
 }
 
 /// The differences and the warnings of a drill.
 pub async fn drill(config: &PostgresConfig, archive: &[u8], facts: &Facts) -> (Vec<String>, Vec<String>) {
     let (meter, mut feed) = (Meter::default(), archive);
-    let staged = component(config).stage(&mut feed, &Target::Scratch, Some(facts), &meter).await.unwrap();
+    let staged = component(config)
+        .stage(&mut feed, &RestoreOrder::new(&Target::Scratch, Some(facts)), &meter)
+        .await
+        .unwrap();
     let differences = staged.differences(&mut &*archive, &Meter::default()).await.unwrap();
     staged.discard().await.unwrap();
     (differences, meter.take_warnings())
@@ -118,16 +121,16 @@ pub async fn everything_comes_back(server: &PostgresServer, locale: &str, more: 
     assert_eq!(lab.undo_point().await.unwrap(), Some(kept.clone()));
     assert!(kept.place.starts_with(&format!("{name}_before_2")), "{kept:?}");
 
-    let again = lab.undo(&Meter::default()).await.unwrap();
+    let again = lab.undo(None, &Meter::default()).await.unwrap();
     assert_eq!(see(), changed, "undo brings back exactly what was there");
     assert_eq!(lab.undo_point().await.unwrap(), Some(again));
-    lab.undo(&Meter::default()).await.unwrap();
+    lab.undo(None, &Meter::default()).await.unwrap();
     assert_eq!(see(), old);
     assert_eq!(databases(server, &name).len(), 2);
     assert_eq!(lab.recover().await.unwrap(), [""; 0], "there is nothing to put right");
     lab.delete_undo_data().await.unwrap();
     assert_eq!((lab.undo_point().await.unwrap(), databases(server, &name)), (None, vec![name.clone()]));
-    let nothing = lab.undo(&Meter::default()).await.unwrap_err();
+    let nothing = lab.undo(None, &Meter::default()).await.unwrap_err();
     assert!(matches!(nothing, ComponentError::Unusable { .. }), "{nothing:?}");
     assert_eq!(see(), old);
 }
@@ -152,7 +155,7 @@ async fn any_name_can_be_given_and_only_that_database_is_touched() {
     let (config, archive, facts) = small(server, "given").await;
     for name in ["given  \"else\" =x", "GIVEN 'ö' \\ %s", &"gé".repeat(21)] {
         for kept in [false, true] {
-            let target = Target::Database(name.into());
+            let target = Target::custom("database", [name]);
             let staged = stage(&config, &archive, &target, Some(&facts)).await.unwrap();
             assert_eq!(staged.swap().await.unwrap().is_some(), kept, "{name}");
             assert_eq!(rows(server, name), "3000");
@@ -164,10 +167,10 @@ async fn any_name_can_be_given_and_only_that_database_is_touched() {
     }
     assert_eq!(rows(server, "given"), "5");
     for name in ["", "template1", &"x".repeat(64)] {
-        let err = component(&config).plan(&Target::Database(name.into()), None).await.unwrap_err();
+        let err = component(&config).plan(&Target::custom("database", [name]), None).await.unwrap_err();
         assert!(matches!(err, ComponentError::Unusable { .. }), "{err:?}");
     }
-    let err = component(&config).plan(&Target::Folder("/tmp/x".into()), None).await.unwrap_err();
+    let err = component(&config).plan(&Target::custom("into", ["/tmp/x"]), None).await.unwrap_err();
     assert!(err.to_string().contains("name a database"), "{err}");
 }
 
@@ -262,7 +265,7 @@ async fn without_the_right_to_create_databases_it_is_one_transaction_in_place() 
     assert_eq!((&*plan.method, &*plan.downtime), ("in place in one transaction", "while the restore runs"));
     assert!(plan.warnings[0].contains("there is no undo"), "{plan:?}");
     assert!(plan.free_bytes.unwrap() > 0 && plan.needs_bytes == Some(facts.source_bytes), "{plan:?}");
-    for target in [Target::Scratch, Target::Database("in_place_other".into())] {
+    for target in [Target::Scratch, Target::custom("database", ["in_place_other"])] {
         let err = lab.plan(&target, None).await.unwrap_err();
         assert!(err.to_string().contains("CREATEDB"), "{err}");
     }
@@ -303,7 +306,7 @@ async fn a_creator_of_databases_who_is_no_superuser_swaps_too() {
     let see = "SELECT current_setting('work_mem'), shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = current_database()";
     assert_eq!((rows(server, &name), server.psql(&name, see)), ("3000".into(), "9MB|mine".into()));
     let lab = component(&config);
-    lab.undo(&Meter::default()).await.unwrap();
+    lab.undo(None, &Meter::default()).await.unwrap();
     assert_eq!((rows(server, &name), server.psql(&name, see)), ("0".into(), "9MB|mine".into()));
     lab.delete_undo_data().await.unwrap();
     assert_eq!(databases(server, &name), [name]);

@@ -4,7 +4,7 @@ use crate::postgres::backup;
 use crate::postgres_restore::{component, databases, in_parallel, small, stage};
 use crate::support::postgres::{PASSWORD, PostgresServer};
 use rna_backup::component::postgres::PostgresConfig;
-use rna_backup::component::{Component, ComponentError, Target};
+use rna_backup::component::{ComponentError, Restorable, RestoreOrder, Target, Undo};
 use rna_backup::domain::progress::Meter;
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs;
@@ -112,7 +112,8 @@ async fn a_killed_pg_restore_is_a_failure_that_may_pass_and_leaves_nothing() {
         loading(server, "killed restorer").await;
         kill_process(restorer("killed restorer").unwrap(), Signal::KILL).unwrap();
     };
-    let (staged, ()) = tokio::join!(lab.stage(&mut feed, &Target::Live, Some(&facts), &meter), kill);
+    let order = RestoreOrder::new(&Target::Live, Some(&facts));
+    let (staged, ()) = tokio::join!(lab.stage(&mut feed, &order, &meter), kill);
     let err = staged.unwrap_err();
     assert!(matches!(err, ComponentError::Failed { transient: true, .. }), "{err:?}");
     assert_eq!(
@@ -128,8 +129,9 @@ async fn a_dropped_restore_ends_its_child_and_recover_removes_the_copy() {
     let (mut feed, _open) = halfway(&archive).await;
     let lab = component(&config);
     let meter = Meter::default();
+    let order = RestoreOrder::new(&Target::Live, Some(&facts));
     tokio::select! {
-        staged = lab.stage(&mut feed, &Target::Live, Some(&facts), &meter) => panic!("{staged:?}"),
+        staged = lab.stage(&mut feed, &order, &meter) => panic!("{staged:?}"),
         () = loading(server, "abandoned") => {}
     }
     while restorer("abandoned").is_some() {}
@@ -316,7 +318,7 @@ async fn what_is_kept_of_another_database_takes_no_name_when_the_live_one_is_mis
     let (config, archive, facts) = small(server, "vanished").await;
     server.database("bystander", "");
     server.psql("bystander", "CREATE TABLE mine (id int)");
-    let target = Target::Database("bystander".into());
+    let target = Target::custom("database", ["bystander"]);
     for target in [&target, &Target::Live] {
         stage(&config, &archive, target, Some(&facts)).await.unwrap().swap().await.unwrap().unwrap();
     }

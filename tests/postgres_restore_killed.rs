@@ -5,7 +5,7 @@ use crate::postgres_restore::{component, databases, stage};
 use crate::support::chance::Chance;
 use crate::support::lab::Lab;
 use crate::support::postgres::PostgresServer;
-use rna_backup::component::{Component, Target, postgres::PostgresConfig};
+use rna_backup::component::{Restorable, Target, Undo, postgres::PostgresConfig};
 use rna_backup::domain::progress::Meter;
 use rustix::process::{Pid, Signal, kill_process};
 use std::{
@@ -108,7 +108,7 @@ impl Scene {
         assert_eq!(app.undo_point().await.unwrap().is_some(), is_new);
         assert_eq!(databases(&self.server, "app").len(), 1 + usize::from(is_new));
         if is_new {
-            app.undo(&Meter::default()).await.unwrap();
+            app.undo(None, &Meter::default()).await.unwrap();
             assert!(self.server.psql("app", FINGERPRINT) == self.old, "not what was there");
             app.delete_undo_data().await.unwrap();
         }
@@ -268,7 +268,7 @@ async fn a_server_that_is_killed_at_any_instant_of_a_swap_has_the_old_or_the_new
     assert!(scene.begin().wait().unwrap().success());
     let undo = |scene: &Scene| {
         let app = component(&scene.config);
-        tokio::spawn(async move { app.undo(&Meter::default()).await })
+        tokio::spawn(async move { app.undo(None, &Meter::default()).await })
     };
     for _ in 0..2 {
         let begun = Instant::now();

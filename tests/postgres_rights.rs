@@ -6,7 +6,7 @@ use crate::support::lab::Lab;
 use crate::support::postgres::{PASSWORD, PostgresServer};
 use rna_backup::base::chain;
 use rna_backup::component::postgres::PostgresConfig;
-use rna_backup::component::{Component, ComponentError, Target};
+use rna_backup::component::{ComponentError, Restorable, RestoreOrder, Target, Undo};
 use rna_backup::domain::command::task;
 use rna_backup::domain::facts::Facts;
 use rna_backup::domain::progress::Meter;
@@ -303,7 +303,10 @@ async fn a_setting_is_a_warning(server: &PostgresServer) {
     let advice = component(&config).plan(&Target::Live, Some(&facts)).await.unwrap().advice.join(" ");
     assert!(advice.contains(statement), "{advice}");
     let meter = Meter::default();
-    let staged = component(&config).stage(&mut &*archive, &Target::Live, Some(&facts), &meter).await.unwrap();
+    let staged = component(&config)
+        .stage(&mut &*archive, &RestoreOrder::new(&Target::Live, Some(&facts)), &meter)
+        .await
+        .unwrap();
     staged.swap().await.unwrap();
     let said = meter.take_warnings().join(" ");
     assert!(said.contains(statement), "{said}");

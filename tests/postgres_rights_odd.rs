@@ -8,7 +8,7 @@ use crate::support::lab::Lab;
 use crate::support::postgres::PostgresServer;
 use rna_backup::base::chain;
 use rna_backup::component::postgres::PostgresConfig;
-use rna_backup::component::{Component, Plan, Target};
+use rna_backup::component::{Plan, Restorable, RestoreOrder, Source, Target, Undo};
 use rna_backup::domain::facts::Facts;
 use rna_backup::domain::progress::Meter;
 
@@ -24,7 +24,8 @@ async fn walk(
     target: &Target,
 ) -> (Vec<String>, Vec<String>) {
     let (meter, mut feed) = (Meter::default(), archive);
-    let staged = component(config).stage(&mut feed, target, Some(facts), &meter).await.unwrap();
+    let staged =
+        component(config).stage(&mut feed, &RestoreOrder::new(target, Some(facts)), &meter).await.unwrap();
     let differences = staged.differences(&mut &*archive, &Meter::default()).await.unwrap();
     if *target == Target::Scratch {
         staged.discard().await.unwrap();

@@ -7,14 +7,15 @@ use crate::postgres_rights::as_role;
 use crate::support::postgres::PostgresServer;
 use rna_backup::base::chain;
 use rna_backup::component::postgres::PostgresConfig;
-use rna_backup::component::{Component, Target};
+use rna_backup::component::{Restorable, RestoreOrder, Target, Undo};
 use rna_backup::domain::facts::Facts;
 use rna_backup::domain::progress::Meter;
 
 /// Restores over the live database, and tells the warnings.
 async fn restore(config: &PostgresConfig, archive: &[u8], facts: &Facts) -> Result<Vec<String>, String> {
     let (meter, mut feed) = (Meter::default(), archive);
-    let staged = component(config).stage(&mut feed, &Target::Live, Some(facts), &meter).await;
+    let staged =
+        component(config).stage(&mut feed, &RestoreOrder::new(&Target::Live, Some(facts)), &meter).await;
     let staged = staged.map_err(|err| chain(&err).clone())?;
     staged.swap().await.map_err(|err| chain(&err).clone())?;
     component(config).delete_undo_data().await.unwrap();

@@ -3,7 +3,7 @@
 use crate::postgres::Gated;
 use crate::support::postgres::PostgresServer;
 use rna_backup::component::postgres::{Postgres, PostgresConfig, SslMode};
-use rna_backup::component::{Component, ComponentError};
+use rna_backup::component::{ComponentError, Source};
 use rna_backup::domain::progress::Meter;
 use std::{fs, path::PathBuf};
 use tempfile::TempDir;
@@ -70,7 +70,7 @@ async fn sessions(server: &PostgresServer, config: PostgresConfig) -> Result<Str
         seen
     };
     let dump = async {
-        let result = postgres.backup(&mut out, &meter).await;
+        let result = postgres.back_up(None, &mut out, &meter).await;
         drop(out);
         result
     };

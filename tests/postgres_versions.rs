@@ -7,7 +7,7 @@ use crate::postgres_restore::{
 use crate::support::lab::Lab;
 use crate::support::postgres::{PASSWORD, PostgresServer};
 use rna_backup::component::postgres::PostgresConfig;
-use rna_backup::component::{Component, ComponentError, Target};
+use rna_backup::component::{ComponentError, Restorable, Target, Undo};
 use rna_backup::domain::facts::Facts;
 use rna_backup::domain::progress::Meter;
 use std::{path::Path, sync::LazyLock};
@@ -62,7 +62,7 @@ async fn comes_back(
         staged.swap().await.unwrap().unwrap();
         assert!(server.psql(name, FINGERPRINT) == wanted, "{jobs} jobs");
         let lab = component(&config);
-        lab.undo(&Meter::default()).await.unwrap();
+        lab.undo(None, &Meter::default()).await.unwrap();
         assert_eq!(server.psql(name, "SELECT count(*) FROM spoilt"), "0");
         lab.delete_undo_data().await.unwrap();
         server.psql(name, "DROP TABLE spoilt");

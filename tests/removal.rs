@@ -16,7 +16,7 @@ use rna_backup::{
 use std::{fs, sync::Arc};
 use tempfile::TempDir;
 
-const MEDIA: ComponentName = ComponentName::Media;
+const MEDIA: ComponentName = ComponentName::MEDIA;
 
 /// Two destinations in memory.
 struct Bench {

@@ -6,11 +6,11 @@ use crate::support::lab::{Lab, eventually};
 use rna_backup::{
     base::chain,
     component::{ComponentError, postgres::pool},
-    domain::{
-        component::ComponentName::{Media as MEDIA, Postgres as POSTGRES},
-        progress::Meter,
-    },
+    domain::{component::ComponentName, progress::Meter},
 };
+
+const MEDIA: ComponentName = ComponentName::MEDIA;
+const POSTGRES: ComponentName = ComponentName::POSTGRES;
 
 /// Asserts that another run, which the error names, keeps this one from its work.
 #[track_caller]
@@ -31,9 +31,10 @@ async fn nobody_takes_the_copy_of_a_restore_away_that_another_process_has_under_
         shared.write(name, "again");
         let staged = a.stage(name, &backup).await.unwrap();
         let other = b.component(name);
-        is_taken(other.recover().await);
-        is_taken(other.undo(&Meter::default()).await);
-        is_taken(other.delete_undo_data().await);
+        let (restorable, undo) = (other.restorable().unwrap(), other.undo().unwrap());
+        is_taken(restorable.recover().await);
+        is_taken(undo.undo(None, &Meter::default()).await);
+        is_taken(undo.delete_undo_data().await);
         is_taken(b.stage(name, &backup).await);
         let err = b.restore(name, "another").await.unwrap_err();
         assert!(err.is_transient(), "{}", chain(&err));
@@ -42,12 +43,12 @@ async fn nobody_takes_the_copy_of_a_restore_away_that_another_process_has_under_
         assert_eq!(shared.beside(name), 2);
         staged.swap().await.unwrap().unwrap();
         assert_eq!(shared.live(name), [""; 0]);
-        let undone = b.component(name).undo(&Meter::default()).await;
+        let undone = undo.undo(None, &Meter::default()).await;
         undone.unwrap();
         assert_eq!(shared.live(name), ["again"]);
         // One that died is put right.
         drop(a.stage(name, &backup).await.unwrap());
-        assert_eq!(other.recover().await.unwrap().len(), 1);
+        assert_eq!(restorable.recover().await.unwrap().len(), 1);
     }
 }
 
@@ -86,7 +87,7 @@ async fn a_run_that_has_lost_its_lock_stops_before_its_swap() {
     let err = staged.swap().await.unwrap_err();
     assert!(chain(&err).contains("is lost") && err.is_transient(), "{}", chain(&err));
     assert_eq!(shared.live(POSTGRES), ["spoiled"]);
-    assert_eq!(b.component(POSTGRES).recover().await.unwrap().len(), 1);
+    assert_eq!(b.component(POSTGRES).restorable().unwrap().recover().await.unwrap().len(), 1);
 
     // Another machine has taken it since, and is as far: of the two, one swaps.
     let staged = a.stage(POSTGRES, &backup).await.unwrap();
@@ -135,6 +136,10 @@ async fn a_swap_that_loses_its_lock_half_way_leaves_the_rest_to_whoever_has_it()
     assert!(chain(&err).contains("is lost"), "{}", chain(&err));
     assert!(!is_open(), "nothing is put back over somebody else's work");
     waits.batch_execute("SELECT pg_advisory_unlock_all()").await.unwrap();
-    assert_eq!(b.component(POSTGRES).recover().await.unwrap().len(), 2, "it is opened, and the copy removed");
+    assert_eq!(
+        b.component(POSTGRES).restorable().unwrap().recover().await.unwrap().len(),
+        2,
+        "it is opened, and the copy removed"
+    );
     assert_eq!(shared.live(POSTGRES), ["spoiled"]);
 }

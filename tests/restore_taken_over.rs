@@ -8,12 +8,12 @@ use crate::support::{
     lab::{Lab, eventually},
     s3::S3Server,
 };
-use rna_backup::domain::{
-    command::task,
-    component::ComponentName::{Media as MEDIA, Postgres as POSTGRES},
-};
+use rna_backup::domain::{command::task, component::ComponentName};
 use rna_backup::store::S3Config;
 use serde_json::{Value, json};
+
+const MEDIA: ComponentName = ComponentName::MEDIA;
+const POSTGRES: ComponentName = ComponentName::POSTGRES;
 
 /// Two machines with a `BACKUP_ROOT` each, one Redis and one bucket.
 pub struct Machines {

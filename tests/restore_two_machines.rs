@@ -8,13 +8,13 @@ use rna_backup::{
     base::{chain, clock::SystemClock},
     catalog::Catalog,
     component::{
-        Component, ComponentError, Staged, Target,
+        Component, ComponentError, RestoreOrder, Staged, Target,
         media::{Media, MediaConfig},
         postgres::Postgres,
     },
     domain::{
         command::Backup,
-        component::ComponentName::{self, Media as MEDIA, Postgres as POSTGRES},
+        component::ComponentName,
         progress::Meter,
         report::{BackupReport, RestoreReport},
         retention::Policy,
@@ -26,6 +26,9 @@ use rna_backup::{
 };
 use std::{fs, path::PathBuf, sync::Arc};
 use tempfile::TempDir;
+
+const MEDIA: ComponentName = ComponentName::MEDIA;
+const POSTGRES: ComponentName = ComponentName::POSTGRES;
 
 /// The things that two machines share: a database, a media folder, a place for backups.
 pub struct Shared {
@@ -50,9 +53,9 @@ impl Shared {
         self.dir.path().join("live/media")
     }
 
-    fn components(&self) -> Vec<Arc<dyn Component>> {
+    fn components(&self) -> Vec<Component> {
         let postgres = Postgres::new(self.server.config(&self.database), Vec::new());
-        vec![Arc::new(postgres), Arc::new(Media::new(MediaConfig::full(self.media())))]
+        vec![postgres.into(), Media::new(MediaConfig::full(self.media())).into()]
     }
 
     /// Another machine.
@@ -159,7 +162,7 @@ impl Machine {
         self.0.restore(&request, &by(task)).await
     }
 
-    pub fn component(&self, name: ComponentName) -> &Arc<dyn Component> {
+    pub fn component(&self, name: ComponentName) -> &Component {
         self.0.components.iter().find(|component| component.name() == name).unwrap()
     }
 
@@ -171,7 +174,8 @@ impl Machine {
     ) -> Result<Box<dyn Staged>, ComponentError> {
         let archive = fs::read(&backup.path).unwrap();
         let mut plain = rna_backup::stream::unpack::unpack(Compression::default(), &*archive);
-        self.component(name).stage(&mut plain, &Target::Live, None, &Meter::default()).await
+        let order = RestoreOrder::new(&Target::Live, None);
+        self.component(name).restorable()?.stage(&mut plain, &order, &Meter::default()).await
     }
 }
 
@@ -254,7 +258,7 @@ async fn a_restore_into_nothing_is_not_done_again_either_and_leaves_no_trace_onc
         let again = b.restore(component, "restore").await.unwrap();
         assert_eq!(shared.live(component), ["since"], "{component} was restored twice");
         assert_eq!((again.backup_id, again.kept), (first.backup_id, None));
-        assert!(b.component(component).undo_point().await.unwrap().is_none());
+        assert!(b.component(component).undo().unwrap().undo_point().await.unwrap().is_none());
         a.0.result_stored(component, "restore").await;
         a.back_up(component).await;
         assert_eq!(shared.beside(component), 0);
@@ -279,9 +283,10 @@ async fn a_task_that_two_machines_have_at_once_is_done_by_one() {
             assert_eq!(shared.beside(component), 1, "{one:?} {two:?}");
             a.0.undo(component, &by(&format!("undo {task}"))).await.unwrap();
             assert_eq!(shared.live(component), ["spoiled"]);
-            a.component(component).result_stored(&task).await.unwrap();
-            a.component(component).result_stored(&format!("undo {task}")).await.unwrap();
-            a.component(component).delete_undo_data().await.unwrap();
+            let undo = a.component(component).undo().unwrap();
+            undo.result_stored(&task).await.unwrap();
+            undo.result_stored(&format!("undo {task}")).await.unwrap();
+            undo.delete_undo_data().await.unwrap();
         }
     }
 }

@@ -20,7 +20,7 @@ fn hours(n: i64) -> SignedDuration {
 }
 
 fn made(at: Timestamp, verification: VerificationStatus) -> Candidate {
-    let id = BackupId::new(ComponentName::Media, at, 1);
+    let id = BackupId::new(ComponentName::MEDIA, at, 1);
     Candidate { created: id.created(), id, verification, pinned: false }
 }
 
@@ -178,7 +178,7 @@ const ROWS: &[(&str, Policy, Backups, Backups)] = &[
 
 #[test]
 fn what_staying_backups_build_on_stays_and_what_that_builds_on() {
-    let id = |hour: i64| BackupId::new(ComponentName::Media, now() + hours(hour), 1);
+    let id = |hour: i64| BackupId::new(ComponentName::MEDIA, now() + hours(hour), 1);
     let (first, second, third, other) = (id(1), id(2), id(3), id(4));
     let (on_first, on_second) = ([first.clone()], [second.clone()]);
     let builds_on = |id: &BackupId| match id {
@@ -220,7 +220,7 @@ fn components_are_planned_apart() {
         id: BackupId::new(component, at, 1),
         ..made(at, VerificationStatus::Verified)
     };
-    let plan = Policy::default().plan(&ComponentName::ALL.map(of), now());
+    let plan = Policy::default().plan(&ComponentName::all().map(of).collect::<Vec<_>>(), now());
     assert_eq!(plan.delete, []);
     assert!(plan.keep.iter().all(|(_, why)| *why == KeepReason::NewestVerified(1)));
 }

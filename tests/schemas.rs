@@ -71,7 +71,7 @@ fn the_examples_of_restores_are_real() {
 
 #[test]
 fn a_real_manifest_is_valid_whatever_is_in_it() {
-    let mut full = manifest(ComponentName::Postgres, 3, &["local", "s3"]);
+    let mut full = manifest(ComponentName::POSTGRES, 3, &["local", "s3"]);
     full.facts.counts.tables =
         vec![TableRows { schema: "a.b".into(), table: "é \"x\"".into(), rows: u64::MAX }];
     full.facts.counts.files = Some(FileCounts::default());
@@ -114,7 +114,7 @@ fn a_real_manifest_is_valid_whatever_is_in_it() {
     full.facts.rights = Some(rights);
     full.facts.properties = Some(Properties([("connection limit".to_owned(), "5".to_owned())].into()));
     (0..30).for_each(|n| full.facts.warn(format!("file {n} vanished")));
-    for component in ComponentName::ALL {
+    for component in ComponentName::all() {
         let plain = manifest(component, 1, &["local"]);
         validates("manifest", &serde_json::to_value(plain).unwrap());
     }
@@ -123,7 +123,7 @@ fn a_real_manifest_is_valid_whatever_is_in_it() {
 
 #[test]
 fn a_schema_refuses_what_is_no_manifest() {
-    let good = serde_json::to_value(manifest(ComponentName::Media, 1, &["local"])).unwrap();
+    let good = serde_json::to_value(manifest(ComponentName::MEDIA, 1, &["local"])).unwrap();
     for field in schema("manifest")["required"].as_array().unwrap() {
         let mut bad = good.clone();
         bad.as_object_mut().unwrap().remove(field.as_str().unwrap());

@@ -13,7 +13,7 @@ use rna_backup::{
 };
 use std::fs;
 
-const MEDIA: ComponentName = ComponentName::Media;
+const MEDIA: ComponentName = ComponentName::MEDIA;
 
 /// What is read is not what was written.
 const DAMAGE: [Faults; 3] =

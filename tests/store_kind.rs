@@ -109,7 +109,7 @@ async fn a_further_kind_of_store_is_one_file_and_one_line() {
 
     let whole = tree::look(&media);
     fs::write(media.join("gel.txt"), "gone").unwrap();
-    let media_of = ComponentName::Media;
+    let media_of = ComponentName::MEDIA;
     let request =
         VerifyRequest { component: Some(media_of), backup: "latest".to_owned(), level: VerifyLevel::Drill };
     assert_eq!(engine.verify(media_of, &request, &run).await.unwrap()[0].backup_id, first.backup_id);

@@ -297,7 +297,7 @@ async fn a_component_that_another_run_has_is_busy_or_waited_for() {
     lab.json(&["backup", "media"]);
     let owner = LockOwner { pid: 7, host: "lab".into(), task_id: None, recovers: false, loose: None };
     let locks = Locks::new(lab.backups().join(".locks"));
-    let held = locks.take(ComponentName::Media, &owner, None, &SystemClock).await.unwrap();
+    let held = locks.take(ComponentName::MEDIA, &owner, None, &SystemClock).await.unwrap();
     let (code, _, err) = lab.run(&["verify", "media"]);
     assert_eq!(code, 5, "{err}");
     assert!(err.contains("process 7 on lab works on it") && err.contains("--wait"), "{err}");

@@ -43,7 +43,7 @@ impl Twice {
         fs::write(path("media/gel.txt"), noise(5000)).unwrap();
         let mut twice = Self { near: path("near"), far: path("far"), id: String::new(), dir };
         let engine = twice.engine(twice.far(GOOD));
-        let order = Backup { component: ComponentName::Media, label: None, pin: false, set_id: None };
+        let order = Backup { component: ComponentName::MEDIA, label: None, pin: false, set_id: None };
         let report = engine.backup(&order, &Run::default()).await.unwrap();
         let mut manifest: Manifest = engine.find("latest", None).await.unwrap().manifest().unwrap().clone();
         let mut copy = manifest.objects[0].clone();
@@ -78,7 +78,7 @@ impl Twice {
         level: VerifyLevel,
     ) -> Result<Vec<Verification>, EngineError> {
         let request = VerifyRequest { component: None, backup: backup.to_owned(), level };
-        self.engine(self.far(faults)).verify(ComponentName::Media, &request, &Run::default()).await
+        self.engine(self.far(faults)).verify(ComponentName::MEDIA, &request, &Run::default()).await
     }
 
     async fn entry(&self) -> Entry {
@@ -154,7 +154,7 @@ async fn a_drill_goes_on_to_the_second_copy_where_the_first_is_damaged() {
         let far = twice.far(GOOD);
         let request = VerifyRequest { component: None, backup: twice.id.clone(), level: VerifyLevel::Drill };
         let engine = twice.engine(Arc::clone(&far));
-        let found = engine.verify(ComponentName::Media, &request, &Run::default()).await.unwrap();
+        let found = engine.verify(ComponentName::MEDIA, &request, &Run::default()).await.unwrap();
         assert_eq!(found[0].ok, !damaged, "{found:?}");
         assert!(found[0].problems.iter().all(|problem| problem.starts_with("local: ")), "{found:?}");
         opened.push(far.opened.load(Relaxed));
@@ -164,7 +164,7 @@ async fn a_drill_goes_on_to_the_second_copy_where_the_first_is_damaged() {
 
 #[test]
 fn what_was_found_by_looking_farther_is_not_taken_back_by_looking_less_far() {
-    let mut manifest = manifest(ComponentName::Media, 1, &["local"]);
+    let mut manifest = manifest(ComponentName::MEDIA, 1, &["local"]);
     let now = Timestamp::now();
     let mut copy = CheckedCopy {
         destination: "local".to_owned(),

@@ -10,7 +10,7 @@ use futures_util::future::join_all;
 use reqwest::Method;
 use rna_backup::base::chain;
 use rna_backup::component::weaviate::{BackendSetting, Weaviate, WeaviateConfig};
-use rna_backup::component::{Component, ComponentError, Target};
+use rna_backup::component::{ComponentError, Restorable, RestoreOrder, Source, Target, Undo};
 use rna_backup::domain::facts::{Counts, Facts};
 use rna_backup::domain::progress::Meter;
 use serde_json::json;
@@ -28,7 +28,7 @@ pub fn weaviate(config: WeaviateConfig) -> Weaviate {
 
 pub async fn backup(weaviate: &Weaviate) -> Result<(Vec<u8>, Facts), ComponentError> {
     let mut out = MemoryOutput::default();
-    let facts = weaviate.backup(&mut out, &Meter::default()).await?;
+    let facts = weaviate.back_up(None, &mut out, &Meter::default()).await?;
     Ok((out.0, facts))
 }
 
@@ -41,7 +41,7 @@ pub async fn restore(
     archive: &[u8],
     target: &Target,
 ) -> Result<Option<String>, ComponentError> {
-    let staged = weaviate.stage(&mut &*archive, target, None, &Meter::default()).await?;
+    let staged = weaviate.stage(&mut &*archive, &RestoreOrder::new(target, None), &Meter::default()).await?;
     Ok(staged.swap().await?.map(|kept| kept.place))
 }
 
@@ -76,9 +76,9 @@ async fn round_trip(server: &WeaviateServer, weaviate: &Weaviate) -> Facts {
     assert!(found == before);
 
     assert_eq!(weaviate.undo_point().await.unwrap().unwrap().place, kept);
-    weaviate.undo(&Meter::default()).await.unwrap();
+    weaviate.undo(None, &Meter::default()).await.unwrap();
     assert!(server.contents().await == spoiled);
-    weaviate.undo(&Meter::default()).await.unwrap();
+    weaviate.undo(None, &Meter::default()).await.unwrap();
     let mut found = server.contents().await;
     found.remove("Later");
     assert!(found == before);
@@ -173,7 +173,7 @@ async fn some_classes_alone_are_restored_and_unknown_ones_refused() {
         let (archive, _) = backup(&weaviate).await.unwrap();
         server.spoil().await;
         let spoiled = server.contents().await;
-        let only = |class: &str| Target::Classes(vec![class.to_owned()]);
+        let only = |class: &str| Target::custom("include", [class]);
         let err = restore(&weaviate, &archive, &only("Dokument")).await.unwrap_err();
         assert!(chain(&err).contains("but has Document, Protocol, Sample"), "{err}");
         assert!(server.contents().await == spoiled);
@@ -181,7 +181,7 @@ async fn some_classes_alone_are_restored_and_unknown_ones_refused() {
         let found = server.contents().await;
         assert!(found["Protocol"] == before["Protocol"]);
         assert!(found["Document"] == spoiled["Document"]);
-        weaviate.undo(&Meter::default()).await.unwrap();
+        weaviate.undo(None, &Meter::default()).await.unwrap();
         assert!(server.contents().await == spoiled);
     })
     .await;
@@ -196,7 +196,7 @@ async fn into_an_empty_server_nothing_is_set_aside() {
         let weaviate = weaviate(fresh.config());
         assert_eq!(restore(&weaviate, &archive, &Target::Live).await.unwrap(), None);
         assert!(fresh.contents().await == server.contents().await);
-        assert!(weaviate.undo(&Meter::default()).await.is_err());
+        assert!(weaviate.undo(None, &Meter::default()).await.is_err());
         assert_eq!(left(&fresh), [""; 0]);
     })
     .await;
@@ -214,7 +214,10 @@ async fn a_drill_restores_on_a_second_server_and_leaves_nothing_there() {
         let (archive, facts) = backup(&weaviate).await.unwrap();
         let before = server.contents().await;
 
-        let staged = weaviate.stage(&mut &*archive, &Target::Scratch, None, &Meter::default()).await.unwrap();
+        let staged = weaviate
+            .stage(&mut &*archive, &RestoreOrder::new(&Target::Scratch, None), &Meter::default())
+            .await
+            .unwrap();
         assert_eq!(staged.counts(), &facts.counts);
         assert!(second.contents().await == before);
         staged.discard().await.unwrap();
@@ -222,8 +225,10 @@ async fn a_drill_restores_on_a_second_server_and_leaves_nothing_there() {
 
         // Nothing that anybody may need there is touched.
         second.make(json!({"class": "Sample", "properties": []})).await;
-        let err =
-            weaviate.stage(&mut &*archive, &Target::Scratch, None, &Meter::default()).await.unwrap_err();
+        let err = weaviate
+            .stage(&mut &*archive, &RestoreOrder::new(&Target::Scratch, None), &Meter::default())
+            .await
+            .unwrap_err();
         assert!(chain(&err).contains("has a class Sample already"), "{err}");
         assert_eq!(second.classes().await.len(), 1);
         assert!(server.contents().await == before);

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use reqwest::Method;
 use rna_backup::base::chain;
 use rna_backup::component::weaviate::{BackendSetting, Weaviate, WeaviateConfig};
-use rna_backup::component::{BucketFolder, Component, ComponentError, Target};
+use rna_backup::component::{BucketFolder, ComponentError, Restorable, Source, Target, Undo};
 use rna_backup::domain::progress::Meter;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
@@ -63,7 +63,7 @@ async fn fresh_objects_are_backed_up_and_brought_back_by_a_server_without_graphq
         let spoiled = server.contents().await;
         restore(&weaviate, &archive, &Target::Live).await.unwrap();
         assert!(server.contents().await == before, "{version} {backend:?}");
-        weaviate.undo(&Meter::default()).await.unwrap();
+        weaviate.undo(None, &Meter::default()).await.unwrap();
         assert!(server.contents().await == spoiled, "{version} {backend:?}");
     }
 }
@@ -195,7 +195,7 @@ async fn nothing_that_a_starting_server_says_is_believed() {
         assert_eq!(facts.counts.classes["Document"], 300);
         let is_known = |warning: &&String| warning.contains("an export brings objects back");
         assert_eq!(facts.warnings.iter().find(|warning| !is_known(warning)), None);
-        restore(&weaviate, &archive, &Target::Classes(vec!["Protocol".to_owned()])).await.unwrap();
+        restore(&weaviate, &archive, &Target::custom("include", ["Protocol"])).await.unwrap();
         let mut found = server.contents().await;
         assert!(found["Protocol"] == before["Protocol"], "{backend:?}");
         found.retain(|class, _| class != "Protocol");
@@ -232,7 +232,7 @@ async fn a_server_in_trouble_is_asked_again_while_classes_are_missing() {
         second,
         ..server.config()
     };
-    let only = Target::Classes(vec!["Document".to_owned(), "Protocol".to_owned()]);
+    let only = Target::custom("include", ["Document", "Protocol"]);
     restore(&Weaviate::new(config, None), &archive, &only).await.unwrap();
     let found = server.contents().await;
     for class in ["Document", "Protocol"] {

@@ -11,7 +11,7 @@ use crate::weaviate_export::{exporter, rewrite};
 use crate::weaviate_faults::{BOTH, deletes_a_class, over, spoiled};
 use reqwest::Method;
 use rna_backup::base::chain;
-use rna_backup::component::{Component as _, ComponentError, Target};
+use rna_backup::component::{ComponentError, Restorable, Source, Target, Undo};
 use rna_backup::domain::progress::Meter;
 use serde_json::json;
 use std::fs;
@@ -31,7 +31,7 @@ async fn an_export_that_does_not_say_whose_objects_are_is_refused_before_anythin
         for err in [
             decode(&weaviate, &archive).await.unwrap_err(),
             restore(&weaviate, &archive, &Target::Live).await.unwrap_err(),
-            restore(&weaviate, &archive, &Target::Classes(vec!["Sample".to_owned()])).await.unwrap_err(),
+            restore(&weaviate, &archive, &Target::custom("include", ["Sample"])).await.unwrap_err(),
         ] {
             let text = chain(&err);
             assert!(matches!(err, ComponentError::Corrupt { .. }), "{text}");
@@ -42,7 +42,7 @@ async fn an_export_that_does_not_say_whose_objects_are_is_refused_before_anythin
         }
         assert!(server.contents().await == before);
         // The classes without tenants can be had as ever.
-        let rest = Target::Classes(vec!["Document".to_owned(), "Protocol".to_owned()]);
+        let rest = Target::custom("include", ["Document", "Protocol"]);
         restore(&weaviate, &archive, &rest).await.unwrap().expect("something was there");
         assert_eq!(server.objects("Document", None).await.len() as u64, facts.counts.classes["Document"]);
     })
@@ -82,7 +82,10 @@ async fn an_undo_leaves_a_class_that_was_not_there_before_where_others_refer_to_
             restore(&component, &archive, &Target::Live).await.unwrap();
             let restored = server.contents().await;
             let meter = Meter::default();
-            component.undo(&meter).await.unwrap_or_else(|err| panic!("{version} {modules}: {}", chain(&err)));
+            component
+                .undo(None, &meter)
+                .await
+                .unwrap_or_else(|err| panic!("{version} {modules}: {}", chain(&err)));
             let is_export = modules.is_empty();
             let said = meter.take_warnings().join(" ");
             assert_eq!(
@@ -94,7 +97,7 @@ async fn an_undo_leaves_a_class_that_was_not_there_before_where_others_refer_to_
             assert_eq!(found.contains_key("Author"), is_export, "{version}");
             assert!(found["Paper"] == restored["Paper"], "{version} {modules}");
             assert_eq!(component.due().await.unwrap(), None, "{version} {modules}");
-            component.undo(&Meter::default()).await.unwrap();
+            component.undo(None, &Meter::default()).await.unwrap();
             assert!(server.contents().await == restored, "{version} {modules}");
         }
     })
@@ -115,7 +118,7 @@ async fn a_class_whose_target_is_gone_is_not_deleted_alone_and_comes_back_with_i
         let words = "a restore would not begin: restore weaviate: class Paper refers to class Author, which is not there";
         assert!(checked.contains(words), "{version}: {checked}");
 
-        let paper = Target::Classes(vec!["Paper".to_owned()]);
+        let paper = Target::custom("include", ["Paper"]);
         let err = chain(&restore(&component, &archive, &paper).await.unwrap_err());
         let words =
             "class Paper refers to class Author, which is not there: restore that class too, or make it";
@@ -151,7 +154,7 @@ async fn vectors_of_both_kinds_come_back_in_place_and_are_taken_back_and_brought
     restore(&weaviate, &archive, &Target::Live).await.unwrap().expect("something was there");
     assert!(server.contents().await == before);
     for wanted in [&spoiled, &before] {
-        weaviate.undo(&Meter::default()).await.unwrap();
+        weaviate.undo(None, &Meter::default()).await.unwrap();
         assert!(server.contents().await == *wanted);
     }
 }

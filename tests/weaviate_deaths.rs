@@ -14,7 +14,7 @@ use crate::weaviate_faults::{LONG_SECOND, all_have_ended, deletes_a_class, these
 use crate::weaviate_jobs::{bucket_folder, in_bucket};
 use rna_backup::base::chain;
 use rna_backup::component::weaviate::{BackendSetting, Weaviate, WeaviateConfig};
-use rna_backup::component::{BucketFolder, Component, ComponentError, Target};
+use rna_backup::component::{BucketFolder, ComponentError, Restorable, Target, Undo};
 use rna_backup::domain::progress::Meter;
 use rna_backup::engine::StoreFolder;
 use serde_json::Value;
@@ -272,7 +272,7 @@ async fn run(work: Work, component: &Weaviate, archive: &[u8]) -> Result<(), Com
             Ok(())
         }
         Work::Restore => restore(component, archive, &Target::Live).await.map(drop),
-        Work::Undo => component.undo(&Meter::default()).await.map(drop),
+        Work::Undo => component.undo(None, &Meter::default()).await.map(drop),
         Work::PutBack => component.recover().await.map(drop),
     }
 }

@@ -11,7 +11,7 @@ use async_tar::Header;
 use reqwest::Method;
 use rna_backup::base::chain;
 use rna_backup::component::weaviate::{BackendSetting, Weaviate, WeaviateConfig};
-use rna_backup::component::{Component as _, Target};
+use rna_backup::component::{Restorable, Target};
 use serde_json::{Value, json};
 use std::{
     fs,
@@ -231,8 +231,7 @@ async fn vectors_of_both_kinds_and_aliases_come_back_and_a_class_that_cannot_is_
     assert!(!facts.warnings.iter().any(|warning| warning.contains("refers to")), "{:?}", facts.warnings);
     server.wipe().await;
 
-    let err =
-        chain(&restore(&weaviate, &archive, &Target::Classes(vec!["Paper".to_owned()])).await.unwrap_err());
+    let err = chain(&restore(&weaviate, &archive, &Target::custom("include", ["Paper"])).await.unwrap_err());
     assert!(err.contains("class Paper refers to class Author, which is not there"), "{err}");
     assert!(server.classes().await.is_empty());
     server.make(json!({"class": "Other", "vectorizer": "none", "properties": []})).await;

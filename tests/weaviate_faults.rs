@@ -8,7 +8,7 @@ use crate::weaviate::{backup, each, left, restore, weaviate};
 use reqwest::Method;
 use rna_backup::base::chain;
 use rna_backup::component::weaviate::{Weaviate, WeaviateConfig};
-use rna_backup::component::{Component, ComponentError, Target};
+use rna_backup::component::{ComponentError, Restorable, Target};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use std::{collections::BTreeMap, fmt::Write as _, fs, time::Duration};
@@ -266,7 +266,7 @@ async fn an_order_whose_answer_is_lost_is_found_again() {
         let protocols = server.objects("Protocol", None).await;
         server.spoil().await;
         let (line, weaviate) = over(&server, first(1, to("POST", RESTORE), Line::LoseAnswer)).await;
-        restore(&weaviate, &archive, &Target::Classes(vec!["Protocol".to_owned()])).await.unwrap();
+        restore(&weaviate, &archive, &Target::custom("include", ["Protocol"])).await.unwrap();
         assert!(line.count(to("POST", RESTORE)) >= 1, "{version}");
         assert!(server.objects("Protocol", None).await == protocols, "{version}");
     })

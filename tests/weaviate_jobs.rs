@@ -49,7 +49,7 @@ pub async fn bucket_folder(config: &S3Config) -> StoreFolder {
     let mut config = config.clone();
     config.prefix = Some("lab".parse().unwrap());
     let store = S3Store::open(config, None).await.unwrap();
-    StoreFolder::new(Arc::new(store), ComponentName::Weaviate).unwrap()
+    StoreFolder::new(Arc::new(store), ComponentName::WEAVIATE).unwrap()
 }
 
 /// The keys of what Weaviate has written, in order.

@@ -14,7 +14,7 @@ use async_tar::Header;
 use reqwest::Method;
 use rna_backup::base::chain;
 use rna_backup::component::weaviate::{BackendSetting, Weaviate, WeaviateConfig};
-use rna_backup::component::{Component as _, ComponentError, Target};
+use rna_backup::component::{ComponentError, Restorable, Target};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::{fs, process::Command};

@@ -12,7 +12,7 @@ use crate::weaviate_undo::ends_with;
 use reqwest::Method;
 use rna_backup::base::chain;
 use rna_backup::component::weaviate::{BackendSetting, Weaviate, WeaviateConfig};
-use rna_backup::component::{BucketFolder, Component as _, Target};
+use rna_backup::component::{BucketFolder, Restorable, RestoreOrder, Target, Undo};
 use rna_backup::domain::progress::Meter;
 use rna_backup::domain::{command::Backup, component::ComponentName};
 use rna_backup::engine::{Engine, EngineError, RestoreRequest, Run};
@@ -104,10 +104,10 @@ async fn a_machine_that_comes_back_leaves_alone_what_another_has_restored_meanwh
         assert_eq!(facts.warnings.iter().filter(|warning| warning.contains(MARK)).count(), 0, "{facts:?}");
         // What it had restored itself it can take back, and is told who came after it.
         let meter = Meter::default();
-        a.undo(&meter).await.unwrap();
+        a.undo(None, &meter).await.unwrap();
         let said = meter.take_warnings().concat();
         assert!(said.contains("Classes Document were restored by") && said.contains(b_root), "{what}: {said}");
-        a.undo(&Meter::default()).await.unwrap();
+        a.undo(None, &Meter::default()).await.unwrap();
         for weaviate in [&a, &a, &b, &a] {
             weaviate.recover().await.unwrap();
             weaviate.delete_undo_data().await.unwrap();
@@ -133,8 +133,13 @@ async fn a_class_that_a_dead_machine_has_deleted_and_the_next_does_not_restore_i
             let spoiled = server.contents().await;
             dies(&server, backend, None, &archive, "Protocol").await;
             let meter = Meter::default();
-            let only = Target::Classes(vec!["Sample".to_owned()]);
-            b.stage(&mut &*archive, &only, None, &meter).await.unwrap().swap().await.unwrap();
+            let only = Target::custom("include", ["Sample"]);
+            b.stage(&mut &*archive, &RestoreOrder::new(&only, None), &meter)
+                .await
+                .unwrap()
+                .swap()
+                .await
+                .unwrap();
             let said = meter.take_warnings().concat();
             assert!(said.contains("classes Protocol are missing"), "{version}: {said}");
             assert!(said.contains(&root(&server, "a").display().to_string()), "{version}: {said}");
@@ -274,7 +279,7 @@ async fn a_restore_that_is_told_to_stop_rolls_nothing_back_and_notes_what_is_due
             BadLine::before(&server.address(), takes_long("Protocol", began.clone(), is_over.clone())).await;
         let a = Weaviate::new(config(&server, &line.url(), "a", backend), None);
         let meter = Meter::default();
-        let staged = a.stage(&mut &*archive, &Target::Live, None, &meter).await.unwrap();
+        let staged = a.stage(&mut &*archive, &RestoreOrder::new(&Target::Live, None), &meter).await.unwrap();
         let stops = async {
             began.notified().await;
             meter.stop();
@@ -342,8 +347,8 @@ async fn a_restore_that_is_cancelled_while_it_replaces_classes_ends_at_once_and_
             let store: Arc<dyn Store> = Arc::new(LocalStore::open(bench.path("near"), 0).unwrap());
             let a = Weaviate::new(config(&server, &line.url(), "a", backend), None);
             let engine = crate::copies::engine(&bench.path("media"), &bench.path("near/.locks"), vec![store]);
-            let engine = Engine { components: vec![Arc::new(a)], ..engine };
-            let component = ComponentName::Weaviate;
+            let engine = Engine { components: vec![a.into()], ..engine };
+            let component = ComponentName::WEAVIATE;
             let order = Backup { component, label: None, pin: false, set_id: None };
             let reference = engine.backup(&order, &Run::default()).await.unwrap().backup_id.to_string();
             server.spoil().await;

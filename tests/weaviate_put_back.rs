@@ -11,7 +11,7 @@ use crate::weaviate_faults::{RESTORE, all_have_ended, deletes_a_class, over, spo
 use crate::weaviate_restores::{Contents, nothing_is_lost};
 use reqwest::Method;
 use rna_backup::component::weaviate::WeaviateConfig;
-use rna_backup::component::{Component, Target};
+use rna_backup::component::{Restorable, Source, Target, Undo};
 use rna_backup::domain::progress::Meter;
 use serde_json::{Value, json};
 use std::{fs, path::Path, time::Duration};
@@ -136,7 +136,7 @@ async fn what_came_long_after_a_restore_died_is_set_aside_before_it_is_taken_bac
         nothing_is_lost(&server, &before, &backed_up).await;
         // As after a backup of the very run that has put back.
         next.delete_undo_data().await.unwrap();
-        next.undo(&Meter::default()).await.unwrap();
+        next.undo(None, &Meter::default()).await.unwrap();
         assert!(server.contents().await["Document"] == since["Document"]);
     })
     .await;
@@ -201,7 +201,7 @@ async fn a_restore_brings_a_class_that_is_still_due_and_undo_what_it_was_before_
         restore(&next, &archive, &Target::Live).await.unwrap();
         let found = server.contents().await;
         assert!(backed_up.iter().all(|(class, contents)| found[class] == *contents), "{version} {modules}");
-        next.undo(&Meter::default()).await.unwrap();
+        next.undo(None, &Meter::default()).await.unwrap();
         assert!(server.contents().await == before, "{version} {modules}");
     })
     .await;

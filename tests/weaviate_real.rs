@@ -4,7 +4,7 @@ use crate::support::weaviate_server::Start;
 use crate::support::weaviate_start::versions;
 use crate::weaviate::{backup, decode, restore};
 use rna_backup::component::weaviate::{BackendSetting, Weaviate, WeaviateConfig};
-use rna_backup::component::{Component, Target};
+use rna_backup::component::{Target, Undo};
 use rna_backup::domain::progress::Meter;
 
 #[tokio::test]
@@ -26,7 +26,7 @@ async fn classes_of_every_kind_come_back_from_each_way_on_each_version() {
             let mut found = server.contents().await;
             assert_eq!(found.remove("Later"), Some(spoiled["Later"].clone()));
             assert!(found == before, "{version} {backend:?}");
-            weaviate.undo(&Meter::default()).await.unwrap();
+            weaviate.undo(None, &Meter::default()).await.unwrap();
             assert!(server.contents().await == spoiled, "{version} {backend:?}");
         }
     }

@@ -10,7 +10,7 @@ use crate::weaviate_faults::{BOTH, deletes_a_class, filled, spoiled};
 use crate::weaviate_jobs::filled_in_bucket;
 use rna_backup::base::chain;
 use rna_backup::component::weaviate::{BackendSetting, Weaviate, WeaviateConfig};
-use rna_backup::component::{BucketFolder, Component, Target};
+use rna_backup::component::{BucketFolder, Restorable, RestoreOrder, Target, Undo};
 use rna_backup::domain::progress::Meter;
 use rna_backup::engine::StoreFolder;
 use serde_json::{Value, json};
@@ -247,7 +247,7 @@ async fn a_class_that_is_whole_is_not_put_back_where_the_disk_of_the_notes_is_fu
         assert!(said.contains("classes Document, Protocol, Sample are restored, which `undo` takes back"), "{said}");
         assert!(server.contents().await == backed_up, "{version}: {said}");
         assert_eq!(component.due().await.unwrap(), None, "{version}");
-        component.undo(&Meter::default()).await.unwrap();
+        component.undo(None, &Meter::default()).await.unwrap();
         assert!(server.contents().await == before, "{version}");
     })
     .await;
@@ -288,7 +288,8 @@ async fn what_is_written_after_the_copy_and_before_the_deletion_comes_back_by_un
         .await;
         let meter = Meter::default();
         let component = with_bucket_folder(&server, &line.url(), backend, bucket_folder.clone());
-        let staged = component.stage(&mut &*archive, &Target::Live, None, &meter).await.unwrap();
+        let staged =
+            component.stage(&mut &*archive, &RestoreOrder::new(&Target::Live, None), &meter).await.unwrap();
         staged.swap().await.unwrap();
         let said = meter.take_warnings().join(" ");
         let words = "Somebody writes to Weaviate: class Sample had 60 objects when it was copied and 61 when";
@@ -299,7 +300,7 @@ async fn what_is_written_after_the_copy_and_before_the_deletion_comes_back_by_un
         assert!(!said.contains("class Document had"), "{version} {backend:?}: {said}");
         assert_eq!(server.objects("Sample", Some("wet")).await.len(), 30, "{version} {backend:?}");
         with_bucket_folder(&server, &server.url(), backend, bucket_folder)
-            .undo(&Meter::default())
+            .undo(None, &Meter::default())
             .await
             .unwrap();
         let back = server.objects("Sample", Some("wet")).await;

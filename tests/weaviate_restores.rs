@@ -11,7 +11,7 @@ use crate::weaviate_faults::{
 use reqwest::Method;
 use rna_backup::base::chain;
 use rna_backup::component::weaviate::{BackendSetting, Weaviate, WeaviateConfig};
-use rna_backup::component::{Component, ComponentError, Target};
+use rna_backup::component::{ComponentError, Restorable, RestoreOrder, Source, Target, Undo};
 use rna_backup::domain::{facts::Facts, progress::Meter};
 use serde_json::{Value, json};
 use std::{
@@ -152,7 +152,7 @@ async fn a_server_that_is_killed_just_after_it_has_made_the_class_has_restored_t
     let config =
         WeaviateConfig { server: line.url().parse().unwrap(), second: LONG_SECOND, ..server.config() };
     let component = Weaviate::new(config, None);
-    let target = Target::Classes(vec!["Protocol".to_owned()]);
+    let target = Target::custom("include", ["Protocol"]);
     let killing = async {
         // The server itself looks only after two seconds, and notes until then that it is at work.
         assert!(eventually(async || line.count(to("POST", RESTORE)) > 0).await);
@@ -250,7 +250,9 @@ async fn a_backup_or_a_drill_that_dies_leaves_nothing_after_the_next_start() {
     assert!(cleared.await, "{:?}", left(&server));
 
     let drill = async {
-        let staged = weaviate.stage(&mut &*archive, &Target::Scratch, None, &Meter::default()).await;
+        let staged = weaviate
+            .stage(&mut &*archive, &RestoreOrder::new(&Target::Scratch, None), &Meter::default())
+            .await;
         panic!("{staged:?}")
     };
     tokio::select! {

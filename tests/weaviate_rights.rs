@@ -6,7 +6,7 @@ use crate::weaviate::{backup, restore};
 use reqwest::Method;
 use rna_backup::base::chain;
 use rna_backup::component::weaviate::{BackendSetting, Weaviate, WeaviateConfig};
-use rna_backup::component::{Component, ComponentError, Target};
+use rna_backup::component::{ComponentError, Restorable, RestoreOrder, Source, Target, Undo};
 use rna_backup::domain::progress::Meter;
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -138,7 +138,7 @@ async fn a_key_for_one_class_restores_that_class_and_learns_of_hidden_ones() {
         let on_classes = of.map(|verb| collections(&format!("{verb}_collections"), class));
         on_classes.into_iter().chain(of.map(|verb| data(&format!("{verb}_data"), class))).collect::<Vec<_>>()
     };
-    let only = |class: &str| Target::Classes(vec![class.to_owned()]);
+    let only = |class: &str| Target::custom("include", [class]);
     let ours = [rights("Protocol_rna_trial_*"), rights("RnaBackupMark_*")].concat();
     let as_spoiled = server.contents().await;
     let line = telling_no_roles(&server).await;
@@ -287,12 +287,12 @@ async fn users_roles_and_aliases_come_back_where_that_is_asked_for() {
     restore(&native, &archive, &Target::Live).await.unwrap();
     assert_eq!((there().await.0, there().await.1), (404, 404), "nobody asked for them");
     alias("Document").await;
-    let plan = native.plan(&Target::LiveWithAccess, Some(&facts)).await.unwrap();
+    let plan = native.plan(&Target::custom("with-access", [""; 0]), Some(&facts)).await.unwrap();
     assert!(plan.warnings.concat().contains("the key of WEAVIATE_API_KEY must be one of them"), "{plan:?}");
-    restore(&native, &archive, &Target::LiveWithAccess).await.unwrap();
+    restore(&native, &archive, &Target::custom("with-access", [""; 0])).await.unwrap();
     assert_eq!(there().await, (200, 200, "Protocol".to_owned()));
     assert!(server.contents().await == before);
-    native.undo(&Meter::default()).await.unwrap();
+    native.undo(None, &Meter::default()).await.unwrap();
     assert!(server.contents().await == before);
 }
 
@@ -309,8 +309,14 @@ async fn an_alias_that_is_that_of_another_class_now_stays_so_and_is_told() {
     server.ask(Method::PUT, "/v1/aliases/People", Some(json!({"class": "Paper"}))).await;
     server.ask(Method::DELETE, "/v1/schema/Author", None).await;
     let meter = Meter::default();
-    let author = Target::Classes(vec!["Author".to_owned()]);
-    weaviate.stage(&mut &*archive, &author, None, &meter).await.unwrap().swap().await.unwrap();
+    let author = Target::custom("include", ["Author"]);
+    weaviate
+        .stage(&mut &*archive, &RestoreOrder::new(&author, None), &meter)
+        .await
+        .unwrap()
+        .swap()
+        .await
+        .unwrap();
     let said = meter.take_warnings();
     assert_eq!(said, ["Alias People was that of class Author, is that of Paper now, and stays so."]);
 }
@@ -327,10 +333,13 @@ async fn users_and_roles_that_a_backup_does_not_hold_are_refused_before_anything
         let before = server.contents().await;
         let weaviate = Weaviate::new(WeaviateConfig { backend, ..server.config() }, None);
         let (archive, facts) = backup(&weaviate).await.unwrap();
-        let err = chain(&restore(&weaviate, &archive, &Target::LiveWithAccess).await.unwrap_err());
+        let err =
+            chain(&restore(&weaviate, &archive, &Target::custom("with-access", [""; 0])).await.unwrap_err());
         assert!(err.contains(words), "{err}");
         if !words.contains("the server that made it") {
-            let err = chain(&weaviate.plan(&Target::LiveWithAccess, Some(&facts)).await.unwrap_err());
+            let err = chain(
+                &weaviate.plan(&Target::custom("with-access", [""; 0]), Some(&facts)).await.unwrap_err(),
+            );
             assert!(err.contains(words), "{err}");
         }
         assert!(server.contents().await == before);

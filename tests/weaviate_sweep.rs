@@ -7,7 +7,7 @@ use crate::weaviate_jobs::{bucket_folder, in_bucket};
 use crate::weaviate_machines::{config, dies, marks};
 use reqwest::Method;
 use rna_backup::component::weaviate::{BackendSetting, Weaviate, WeaviateConfig};
-use rna_backup::component::{BucketFolder, Component as _, Target};
+use rna_backup::component::{BucketFolder, Restorable, ServerSide, Target, Undo};
 use rna_backup::domain::progress::Meter;
 use serde_json::json;
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
@@ -51,7 +51,7 @@ async fn retention_on_another_machine_leaves_the_copies_that_a_restore_or_an_und
         // After a restore that succeeds, its copies are what `undo` brings back.
         restore(&a, &archive, &Target::Live).await.unwrap();
         assert_eq!(swept("b").await, [""; 0], "{version}");
-        a.undo(&Meter::default()).await.unwrap();
+        a.undo(None, &Meter::default()).await.unwrap();
         let found = server.contents().await;
         assert!(
             found["Protocol"] == spoiled["Protocol"] && found["Sample"] == spoiled["Sample"],

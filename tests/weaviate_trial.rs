@@ -10,7 +10,7 @@ use crate::weaviate_faults::{deletes_a_class, filled, is_of_a_trial};
 use reqwest::Method;
 use rna_backup::base::chain;
 use rna_backup::component::weaviate::{BackendSetting, Weaviate, WeaviateConfig};
-use rna_backup::component::{Component as _, ComponentError, Target};
+use rna_backup::component::{ComponentError, Restorable, RestoreOrder, Target};
 use rna_backup::domain::progress::Meter;
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use serde_json::json;
@@ -267,7 +267,8 @@ async fn objects_that_no_search_by_vector_finds_are_told_after_a_restore_and_dam
         let (archive, facts) = backup(&direct).await.unwrap();
         let restored = async |component: &Weaviate, target: &Target| {
             let meter = Meter::default();
-            let staged = component.stage(&mut &*archive, target, Some(&facts), &meter).await?;
+            let staged =
+                component.stage(&mut &*archive, &RestoreOrder::new(target, Some(&facts)), &meter).await?;
             if *target == Target::Scratch {
                 staged.discard().await?;
             } else {
@@ -275,7 +276,7 @@ async fn objects_that_no_search_by_vector_finds_are_told_after_a_restore_and_dam
             }
             Ok::<_, ComponentError>(meter.take_warnings().join(" "))
         };
-        let document = Target::Classes(vec!["Document".to_owned()]);
+        let document = Target::custom("include", ["Document"]);
         for target in [Target::Scratch, document.clone()] {
             assert_eq!(restored(&direct, &target).await.unwrap(), "", "{backend:?}");
         }

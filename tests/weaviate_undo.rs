@@ -10,7 +10,7 @@ use crate::weaviate_faults::deletes_a_class;
 use reqwest::Method;
 use rna_backup::base::chain;
 use rna_backup::component::weaviate::{BackendSetting, Weaviate, WeaviateConfig};
-use rna_backup::component::{Component as _, Target};
+use rna_backup::component::{Restorable, Target, Undo};
 use rna_backup::domain::progress::Meter;
 use serde_json::json;
 use std::{process::Stdio, sync::Arc};
@@ -66,7 +66,7 @@ async fn an_undo_that_dies_in_the_middle_is_gone_on_with_by_the_next_undo() {
             let dying = component(&server, &line.url(), backend);
             let meter = Meter::default();
             tokio::select! {
-                ended = dying.undo(&meter) => panic!("it ended: {ended:?}"),
+                ended = dying.undo(None, &meter) => panic!("it ended: {ended:?}"),
                 () = died.notified() => {}
             }
             line.is_idle().await;
@@ -78,9 +78,9 @@ async fn an_undo_that_dies_in_the_middle_is_gone_on_with_by_the_next_undo() {
                 "{version}"
             );
             // As after a backup of the very run that has put back.
-            direct.undo(&Meter::default()).await.unwrap();
+            direct.undo(None, &Meter::default()).await.unwrap();
             assert!(server.contents().await == before, "{version}: it is as before the restore");
-            direct.undo(&Meter::default()).await.unwrap();
+            direct.undo(None, &Meter::default()).await.unwrap();
             assert!(
                 server.contents().await == restored,
                 "{version}: what was restored comes back as a whole"
@@ -160,7 +160,7 @@ async fn a_tenant_that_the_backup_holds_nothing_of_is_not_emptied() {
             let err = chain(&restore(&weaviate, &archive, &Target::Live).await.unwrap_err());
             assert!(err.contains("holds nothing of dry, which has 30 objects now"), "{version}: {err}");
             assert_eq!(server.objects("Sample", Some("dry")).await.len(), 30);
-            let rest = Target::Classes(vec!["Document".to_owned(), "Protocol".to_owned()]);
+            let rest = Target::custom("include", ["Document", "Protocol"]);
             restore(&weaviate, &archive, &rest).await.unwrap();
         },
     )

@@ -12,7 +12,7 @@ use crate::weaviate_jobs::{bucket_folder, in_bucket};
 use jiff::{SignedDuration, Timestamp};
 use reqwest::Client;
 use rna_backup::component::weaviate::{BackendSetting, Weaviate, WeaviateConfig};
-use rna_backup::component::{BucketFolder, Component as _, Target};
+use rna_backup::component::{BucketFolder, Restorable, Target, Undo};
 use rna_backup::domain::progress::Meter;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -113,7 +113,7 @@ async fn a_backup_of_other_objects_than_were_counted_comes_back_and_no_class_is_
         assert_eq!(line.count(deletes_a_class), 3, "{version}");
         // The copy of what was there is of other objects than were counted, too.
         let (line, component) = over(Box::new(|_: &Asked| Line::Good)).await;
-        component.undo(&Meter::default()).await.unwrap();
+        component.undo(None, &Meter::default()).await.unwrap();
         assert_eq!(there().await, (249, 81), "{version}");
         assert_eq!(line.count(deletes_a_class), 3, "{version}");
         assert_eq!(component.recover().await.unwrap(), [""; 0], "{version}");
@@ -145,7 +145,7 @@ async fn objects_that_expire_between_a_backup_and_its_restore_are_missed_by_nobo
         let left = server.contents().await;
         restore(&component, &archive, &Target::Live).await.unwrap();
         assert!(lasting().await && server.contents().await == left, "{backend:?}");
-        component.undo(&Meter::default()).await.unwrap();
+        component.undo(None, &Meter::default()).await.unwrap();
         assert!(server.contents().await == left, "{backend:?}");
     })
     .await;

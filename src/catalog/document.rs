@@ -24,12 +24,12 @@ pub fn manifest_key(id: &BackupId) -> ObjectKey {
 /// `.zst`, names its compression and encryption.
 pub fn archive_key(id: &BackupId, suffix: &str) -> ObjectKey {
     let component = id.component();
-    key(&format!("{component}/{id}.{}{suffix}", component.extension()))
+    key(&format!("{component}/{id}.{}{suffix}", component.kind().extension))
 }
 
 /// The folders of a destination that runs write to: archives, manifests, and on a disk the locks.
 pub fn folders() -> Vec<ObjectKey> {
-    let of_each = ComponentName::ALL.into_iter().flat_map(|name| [archives_of(name), manifests_of(name)]);
+    let of_each = ComponentName::all().flat_map(|name| [archives_of(name), manifests_of(name)]);
     of_each.chain([manifests(), key(".locks")]).collect()
 }
 
@@ -59,7 +59,7 @@ pub(super) fn id_in(folder: &ObjectKey, key: &ObjectKey) -> Option<BackupId> {
 /// True if this program gives an archive of that backup such a key.
 pub(super) fn is_archive_of(id: &BackupId, key: &ObjectKey) -> bool {
     let component = id.component();
-    let file = format!("{component}/{id}.{}", component.extension());
+    let file = format!("{component}/{id}.{}", component.kind().extension);
     key.as_str().strip_prefix(&file).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
         && !key.as_str()[file.len()..].contains('/')
 }

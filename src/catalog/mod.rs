@@ -26,7 +26,6 @@ use latest::Purpose;
 use reference::ResolvedReference;
 use std::{
     collections::{BTreeMap, BTreeSet},
-    slice,
     sync::Arc,
 };
 use unreachable_log::UnreachableLog;
@@ -88,8 +87,8 @@ impl Catalog {
     ///
     /// [`CatalogError::Store`] when no store can be listed.
     pub async fn list(&self, component: Option<ComponentName>) -> Result<Listing, CatalogError> {
-        let names = component.as_ref().map_or(&ComponentName::ALL[..], slice::from_ref);
-        let mut listing = self.list_all(names).await?;
+        let names: Vec<_> = component.map_or_else(|| ComponentName::all().collect(), |one| vec![one]);
+        let mut listing = self.list_all(&names).await?;
         entry::judge_chains(&mut listing.entries);
         let newest_first = |entry: &Entry| {
             // A manifest that was made from an archive knows the second alone; the id tells the order within it.

@@ -61,7 +61,7 @@ impl ResolvedReference {
         match self {
             Self::Latest(component) => *component,
             Self::Id(id) => Some(id.component()),
-            Self::File(name) => ComponentName::ALL.into_iter().find(|c| name.starts_with(c.file_prefix())),
+            Self::File(name) => ComponentName::all().find(|c| name.starts_with(c.kind().file_prefix)),
             Self::Object(_, key) => key.as_str().split('/').next()?.parse().ok(),
         }
     }

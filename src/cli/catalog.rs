@@ -49,7 +49,7 @@ pub(super) async fn run(config: Config, command: CatalogCommand) -> Result<Exit,
 async fn rebuild(app: &App, args: &RebuildArgs) -> Result<RebuildReport, Failure> {
     let run = Run { cancel: stop_on_signal(), wait: args.wait, ..Run::default() };
     let mut report = RebuildReport::default();
-    for component in ComponentName::ALL {
+    for component in ComponentName::all() {
         let work = app.engine.rebuild(component, args.dry_run, &run, &mut report);
         Box::pin(with_bar(component, &run.meter, work)).await?;
     }

@@ -83,20 +83,21 @@ pub(super) struct UndoArgs {
 pub(super) async fn run(config: Config, args: RestoreArgs) -> Result<Exit, Failure> {
     let app = open(config).await?;
     let target = match (&args.database, &args.into) {
-        (Some(name), _) => Target::Database(name.clone()),
+        (Some(name), _) => Target::custom("database", [name]),
         (None, Some(folder)) => {
             let absolute = std::path::absolute(folder);
-            Target::Folder(absolute.map_err(|err| Failure::new(Exit::Usage, format!("--into: {err}")))?)
+            let absolute = absolute.map_err(|err| Failure::new(Exit::Usage, format!("--into: {err}")))?;
+            Target::custom("into", [absolute])
         }
-        (None, None) if !args.include.is_empty() => Target::Classes(args.include.clone()),
-        (None, None) if args.with_access => Target::LiveWithAccess,
+        (None, None) if !args.include.is_empty() => Target::custom("include", &args.include),
+        (None, None) if args.with_access => Target::custom("with-access", [""; 0]),
         (None, None) => Target::Live,
     };
     let (component, reference, without) = (args.component, args.backup.clone(), args.without.clone());
     let without_rights = args.without_rights;
     let given = [("--without-rights", without_rights), ("--without", !without.is_empty())];
     if let Some((option, _)) = given.into_iter().find(|(_, is_given)| *is_given)
-        && component != ComponentName::Postgres
+        && !component.kind().restores_in_part
     {
         let why = format!("{option} is of postgres alone: leave it out for {component}");
         return Err(Failure::new(Exit::Usage, why));

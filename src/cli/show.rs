@@ -5,6 +5,7 @@ mod by_hand;
 use crate::base::units::ByteSize;
 use crate::catalog::{Entry, Origin};
 use crate::cli::{Exit, Failure, JsonFlag, open, output};
+use crate::component::Registration;
 use crate::config::Config;
 use crate::domain::component::ComponentName;
 use crate::domain::listing::BackupState;
@@ -62,18 +63,8 @@ pub(super) async fn run(config: Config, args: ShowArgs) -> Result<Exit, Failure>
         lines.push("to look into it and to unpack it, without rna-backup:".to_owned());
         lines.extend(commands.iter().map(|command| format!("  {command}")));
     }
-    match entry.component() {
-        ComponentName::Postgres => {
-            lines.push("where the server is, and as whom: PGHOST, PGPORT, PGUSER and PGPASSWORD".to_owned());
-        }
-        ComponentName::Weaviate => {
-            let way = entry.manifest().and_then(|manifest| manifest.facts.backend.as_deref());
-            let folder = ", and BACKUP_FILESYSTEM_PATH for the folder of that setting of Weaviate's";
-            let folder = if way == Some("filesystem") { folder } else { "" };
-            lines.push(format!("where the server is: WEAVIATE_URL{folder}"));
-        }
-        ComponentName::Media => {}
-    }
+    let facts = entry.manifest().map(|manifest| &manifest.facts);
+    lines.extend((Registration::of(entry.component()).variables)(facts));
     Ok(output::print(lines.join("\n")))
 }
 

@@ -5,29 +5,58 @@
 //! touched, and whatever goes wrong leaves it as it was.
 
 use crate::component::{ComponentError, Feed};
-use crate::domain::facts::Counts;
+use crate::domain::command::TargetOption;
+use crate::domain::component::ComponentName;
+use crate::domain::facts::{Counts, Facts};
 use crate::domain::progress::Meter;
 use crate::domain::task_note::TaskNote;
 use async_trait::async_trait;
 use jiff::Timestamp;
-use std::{fmt, path::PathBuf};
+use std::{ffi::OsString, fmt};
 
-/// The target of a staged copy: the live data, a database, a folder, or nothing.
+/// The target of a staged copy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target {
-    /// The live data is replaced by the copy, and kept for [`undo`](super::Component::undo).
+    /// The live data is replaced by the copy, and kept for [`undo`](super::Undo::undo).
     Live,
-    /// As [`Live`](Self::Live), and users, roles and aliases of Weaviate as well take the place of those that there
-    /// are.
-    LiveWithAccess,
     /// The copy is compared and thrown away: a drill.
     Scratch,
-    /// A database of this name instead of the live one; its own old data is kept likewise.
-    Database(String),
-    /// A folder of its own, which must be empty or not there.
-    Folder(PathBuf),
-    /// The live classes of these names alone are replaced.
-    Classes(Vec<String>),
+    /// A target that the component makes of an option: another place, or a part of the live data.
+    Custom(TargetOption),
+}
+
+impl Target {
+    /// The target that an option names.
+    pub fn custom(option: &'static str, values: impl IntoIterator<Item: Into<OsString>>) -> Self {
+        Self::Custom(TargetOption::new(option, values))
+    }
+}
+
+/// The order to restore one archive.
+#[derive(Debug, Clone, Copy)]
+pub struct RestoreOrder<'a> {
+    /// The target of the copy.
+    pub target: &'a Target,
+    /// Names of objects that may be missing afterwards, if they cannot be made.
+    pub without: &'a [String],
+    /// The facts of the backup's manifest; the app's old files have none.
+    pub facts: Option<&'a Facts>,
+}
+
+impl<'a> RestoreOrder<'a> {
+    /// The order to restore every object.
+    pub const fn new(target: &'a Target, facts: Option<&'a Facts>) -> Self {
+        Self { target, without: &[], facts }
+    }
+
+    /// Refuses to go without some objects, for a component that makes all or nothing.
+    pub(super) fn refuse_without(&self, component: ComponentName) -> Result<(), ComponentError> {
+        if self.without.is_empty() {
+            return Ok(());
+        }
+        let what = format!("{component} is not restored without some objects of it: leave --without out");
+        Err(ComponentError::Unusable { what, source: None })
+    }
 }
 
 /// The modes of a restore. Each mode takes some of the steps of one list.
@@ -96,6 +125,8 @@ pub struct Plan {
     pub warnings: Vec<String>,
     /// Advice for the time before the restore, in whole sentences: such advice is of no use in a result.
     pub advice: Vec<String>,
+    /// True if the copy takes no live data's place.
+    pub is_elsewhere: bool,
     /// The owners and privileges that the restore would not bring back, in a whole sentence. Rights that are lost open
     /// data to others, so such a restore of live data wants to be told so first.
     pub lost_rights: Option<String>,
@@ -103,7 +134,7 @@ pub struct Plan {
     pub refuses: Vec<String>,
     /// Steps of the mode that could not be taken here, in words: the server does not answer such a question.
     pub not_tried: Vec<&'static str>,
-    /// True if the archive itself tells more: [`Component::preview`](super::Component::preview).
+    /// True if the archive itself tells more: [`Restorable::preview`](super::Restorable::preview).
     pub looks_into_archive: bool,
 }
 
@@ -129,7 +160,7 @@ pub struct CompletedSwap {
 }
 
 /// A whole copy beside the live data. Dropping it leaves a copy that the next
-/// [`recover`](super::Component::recover) removes.
+/// [`recover`](super::Restorable::recover) removes.
 #[async_trait]
 pub trait Staged: Send + Sync + fmt::Debug {
     /// The contents of the copy, counted in the copy itself.

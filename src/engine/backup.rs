@@ -62,7 +62,7 @@ impl Engine {
 
     async fn backup_held(
         &self,
-        component: &Arc<dyn Component>,
+        component: &Component,
         order: &Backup,
         run: &Run,
         held: &mut ComponentLock,
@@ -98,7 +98,7 @@ impl Engine {
     /// warning, and no reason for the backup to fail.
     async fn prune_superseded(
         &self,
-        component: &Arc<dyn Component>,
+        component: &Component,
         manifest: &Manifest,
         held: &mut ComponentLock,
     ) -> Vec<BackupId> {
@@ -120,7 +120,7 @@ impl Engine {
 
     async fn make(
         &self,
-        component: &Arc<dyn Component>,
+        component: &Component,
         order: &Backup,
         before: Listing,
         run: &Run,
@@ -153,11 +153,14 @@ impl Engine {
                 return Err(err);
             }
         };
-        let archive = ProvenArchive { backup_id, source: component.source(), created_at, key, filled };
+        let archive =
+            ProvenArchive { backup_id, source: component.source.address(), created_at, key, filled };
         let mut manifest = self.describe(order, run, &archive);
         manifest.anomaly = baseline.and_then(|before| Anomaly::between(before.manifest()?, &manifest.facts));
         let failed = self.commit(uploads, &archive, &mut manifest, run, held).await?;
-        if let Err(err) = component.backup_committed(&archive.backup_id).await {
+        if let Some(incremental) = &component.incremental
+            && let Err(err) = incremental.backup_committed(&archive.backup_id).await
+        {
             tracing::warn!(error = %chain(&err), "the next backup builds on none of this one");
         }
         if let Some(anomaly) = &manifest.anomaly {

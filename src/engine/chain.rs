@@ -49,7 +49,7 @@ impl Opened<'_> {
     /// # Errors
     ///
     /// As [`Archive::unpacked`].
-    pub(super) async fn feed(&mut self, component: &Arc<dyn Component>) -> Result<Unpacked<'_>, EngineError> {
+    pub(super) async fn feed(&mut self, component: &Component) -> Result<Unpacked<'_>, EngineError> {
         let newest = self.archive.unpacked(&mut self.own).await?;
         if self.bases.is_empty() {
             return Ok(newest);
@@ -58,7 +58,8 @@ impl Opened<'_> {
         for (base, reader) in self.archive.bases.iter().zip(&mut self.bases) {
             bases.push((base.entry.backup_id.clone(), base.unpacked(reader).await?));
         }
-        component.join(newest, bases).map_err(|source| unusable(component.name(), source))
+        let incremental = component.incremental().map_err(|source| unusable(component.name(), source))?;
+        Ok(incremental.join(newest, bases))
     }
 
     /// Counts the contents of the archive, and returns the differences from the manifest.
@@ -66,13 +67,10 @@ impl Opened<'_> {
     /// # Errors
     ///
     /// As [`feed`](Self::feed), and the error of the component.
-    pub(super) async fn decode(
-        &mut self,
-        component: &Arc<dyn Component>,
-    ) -> Result<Vec<String>, EngineError> {
+    pub(super) async fn decode(&mut self, component: &Component) -> Result<Vec<String>, EngineError> {
         let facts = self.archive.facts();
         let mut feed = self.feed(component).await?;
-        let counts = component.decode(&mut feed, &Meter::default()).await;
+        let counts = component.source.decode(&mut feed, &Meter::default()).await;
         let counts = counts.map_err(|source| unusable(component.name(), source))?;
         rest_of(&mut feed).await?;
         Ok(facts.map_or(Vec::new(), |facts| facts.counts.differences(&counts)))

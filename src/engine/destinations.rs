@@ -187,7 +187,7 @@ impl Engine {
     /// Sets the metrics of the newest backups, and of the remembered outcomes of the last runs.
     async fn show(&self, listing: &Listing) {
         let (entries, now) = (&listing.entries, self.clock.now());
-        for name in ComponentName::ALL {
+        for name in ComponentName::all() {
             let all = || entries.iter().filter(move |entry| entry.component() == name);
             // A time that a clock ahead has noted would hide all to come.
             for verified in all().filter_map(Entry::manifest).map(|manifest| &manifest.verified) {
@@ -208,7 +208,7 @@ impl Engine {
     }
 
     fn count_copies(&self, destination: &str, entries: &[Entry]) {
-        for name in ComponentName::ALL {
+        for name in ComponentName::all() {
             let states: Vec<_> = entries
                 .iter()
                 .filter(|entry| entry.component() == name)

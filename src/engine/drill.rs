@@ -7,7 +7,6 @@ use crate::domain::facts::Facts;
 use crate::engine::archive::Archive;
 use crate::engine::restore::{discard, plan, stage};
 use crate::engine::{Engine, EngineError, Run};
-use std::sync::Arc;
 
 impl Engine {
     /// Restores one copy of a backup into scratch, and tells where it differs from its manifest and its
@@ -18,7 +17,7 @@ impl Engine {
     /// When the drill could not be tried: no room, no right to, no server. Then nothing is known of the backup.
     pub(super) async fn drill(
         &self,
-        component: &Arc<dyn Component>,
+        component: &Component,
         entry: &Entry,
         copy: &StoredCopy,
         run: &Run,
@@ -38,7 +37,7 @@ impl Engine {
 
 /// Compares a copy with the counts of the backup's manifest, and with the contents of the archive.
 async fn compare(
-    component: &Arc<dyn Component>,
+    component: &Component,
     archive: &Archive,
     staged: &dyn Staged,
     run: &Run,

@@ -13,7 +13,7 @@ use std::io;
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
     /// The component has no settings.
-    #[error("{component} is not configured: set {}", .component.setting())]
+    #[error("{component} is not configured: set {}", .component.kind().setting)]
     NotConfigured {
         /// The component.
         component: ComponentName,

@@ -11,7 +11,6 @@ use crate::domain::report::{CheckedCopy, Verification};
 use crate::engine::uploads::read_all;
 use crate::engine::{Engine, EngineError, Run};
 use crate::store::StoreError;
-use std::sync::Arc;
 
 /// The report of a backup before the first look at it.
 pub(super) fn nothing_yet(backup_id: BackupId, level: VerifyLevel) -> Verification {
@@ -57,8 +56,9 @@ fn stays_marked(entry: &Entry, checked: &CheckedCopy, level: VerifyLevel) -> Opt
 }
 
 /// The report of a backup before any copy of it is read: with a problem if there is nothing to compare copies with.
-fn begun(reader: &Arc<dyn Component>, entry: &Entry, level: VerifyLevel) -> Verification {
-    let (level, why) = match reader.drill_unsupported() {
+fn begun(reader: &Component, entry: &Entry, level: VerifyLevel) -> Verification {
+    let (level, why) = match reader.restorable.as_ref().and_then(|restorable| restorable.drill_unsupported())
+    {
         Some(why) if level == VerifyLevel::Drill => (VerifyLevel::Decode, Some(why)),
         _ => (level, None),
     };
@@ -81,7 +81,7 @@ fn begun(reader: &Arc<dyn Component>, entry: &Entry, level: VerifyLevel) -> Veri
 /// the backup is whole.
 pub(super) async fn inspect(
     engine: &Engine,
-    reader: &Arc<dyn Component>,
+    reader: &Component,
     entry: &Entry,
     level: VerifyLevel,
     run: &Run,
@@ -140,7 +140,7 @@ pub(super) async fn inspect(
 /// Reads one copy once, from its first byte to its last. Tells also why its contents could not be looked at.
 async fn check(
     engine: &Engine,
-    reader: &Arc<dyn Component>,
+    reader: &Component,
     entry: &Entry,
     copy: &StoredCopy,
     level: VerifyLevel,

@@ -290,7 +290,7 @@ impl Locks {
         owner: &LockOwner,
     ) -> io::Result<Result<ComponentLock, Option<LockOwner>>> {
         self.make_dir()?;
-        for name in ComponentName::ALL {
+        for name in ComponentName::all() {
             self.make_room(name);
         }
         let mut file = OpenOptions::new()

@@ -59,7 +59,7 @@ use tokio_util::sync::CancellationToken;
 #[derive(Debug)]
 pub struct Engine {
     /// The configured components.
-    pub components: Vec<Arc<dyn Component>>,
+    pub components: Vec<Component>,
     /// Components that have settings but that `BACKUP_COMPONENTS` does not name.
     pub left_out: Vec<ComponentName>,
     /// The stores of archives and manifests, the nearest first; all of them are in the catalogue too.
@@ -110,10 +110,10 @@ impl Engine {
     /// The configured components, in the order of a full backup.
     pub fn configured(&self) -> Vec<ComponentName> {
         let has = |name: &ComponentName| self.components.iter().any(|component| component.name() == *name);
-        ComponentName::ALL.into_iter().filter(has).collect()
+        ComponentName::all().filter(has).collect()
     }
 
-    fn component(&self, name: ComponentName) -> Result<&Arc<dyn Component>, EngineError> {
+    fn component(&self, name: ComponentName) -> Result<&Component, EngineError> {
         let found = self.components.iter().find(|component| component.name() == name);
         match found {
             Some(component) => Ok(component),

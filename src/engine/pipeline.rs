@@ -11,7 +11,7 @@ use crate::stream::crypt::{Identities, Recipients, decrypt};
 use crate::stream::pack::{Compression, Packed, Packer};
 use crate::stream::unpack::{unpack, unpack_buffered};
 use bytes::Bytes;
-use std::{io, sync::Arc};
+use std::io;
 use tokio::{io::AsyncRead, sync::mpsc};
 use tokio_util::{io::StreamReader, task::AbortOnDropHandle};
 
@@ -39,7 +39,7 @@ pub(super) struct Filled {
 /// The error of the stage that failed first; the others are stopped, children killed. Then the stored bytes are
 /// worthless.
 pub(super) async fn fill(
-    component: &Arc<dyn Component>,
+    component: &Component,
     base: &IncrementalBase,
     (compression, recipients): (Compression, Option<&Recipients>),
     uploads: &mut ArchiveUploads,
@@ -51,8 +51,11 @@ pub(super) async fn fill(
     let (to_decoder, stored_chunks) = mpsc::channel::<Bytes>(UNDER_WAY);
     let produce = async move {
         let mut packer = Packer::start(compression, recipients, to_store);
-        let facts =
-            component.increment(base, &mut packer, meter).await.map_err(|err| component_error(name, err))?;
+        let facts = component
+            .source
+            .back_up(Some(base), &mut packer, meter)
+            .await
+            .map_err(|err| component_error(name, err))?;
         let packed =
             packer.finish().await.map_err(|source| EngineError::Stream { what: "compress", source })?;
         Ok((facts, packed))
@@ -68,7 +71,7 @@ pub(super) async fn fill(
         Ok(())
     };
     // The decoder is a task of its own, so that it runs beside the other stages and not in turn with them.
-    let decoding = tokio::spawn(decode(Arc::clone(component), compression, witness, stored_chunks));
+    let decoding = tokio::spawn(decode(component.clone(), compression, witness, stored_chunks));
     let decoding = AbortOnDropHandle::new(decoding);
     let prove = async {
         let stopped = |err| EngineError::Stream { what: "decode", source: io::Error::other(err) };
@@ -79,7 +82,7 @@ pub(super) async fn fill(
 }
 
 async fn decode(
-    component: Arc<dyn Component>,
+    component: Component,
     compression: Compression,
     witness: Option<Identities>,
     mut chunks: mpsc::Receiver<Bytes>,
@@ -100,8 +103,11 @@ async fn decode(
         None => unpack_buffered(compression, archive),
     };
     let unseen = Meter::default(); // the source's bytes are what people watch
-    let counts =
-        component.decode(&mut feed, &unseen).await.map_err(|err| component_error(component.name(), err))?;
+    let counts = component
+        .source
+        .decode(&mut feed, &unseen)
+        .await
+        .map_err(|err| component_error(component.name(), err))?;
     to_end(&mut feed).await.map_err(unread)?; // a decoder may stop at its own end of archive
     Ok(counts)
 }

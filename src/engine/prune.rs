@@ -42,7 +42,7 @@ impl Engine {
     pub async fn prune(&self, request: PruneRequest, run: &Run) -> Result<PruneReport, EngineError> {
         let mut report =
             PruneReport { status: "success".to_owned(), dry_run: request.dry_run, ..PruneReport::default() };
-        for name in ComponentName::ALL {
+        for name in ComponentName::all() {
             if request.component.is_none_or(|only| only == name) {
                 self.prune_component(name, request, run, &mut report).await?;
             }
@@ -146,13 +146,15 @@ impl Engine {
 
     /// Removes the files that the component's own server keeps of deleted backups, where all living ones are known.
     async fn sweep(&self, name: ComponentName, listing: &Listing) -> Result<(), EngineError> {
-        let Ok(component) = self.component(name) else { return Ok(()) };
+        let Some(server_side) = self.component(name).ok().and_then(|found| found.server_side.as_ref()) else {
+            return Ok(());
+        };
         if !listing.unreachable.is_empty() || !listing.damaged.is_empty() || !listing.orphans.is_empty() {
             return Ok(());
         }
         let manifests = listing.entries.iter().filter_map(Entry::manifest);
         let living: Vec<_> = manifests.map(|manifest| &manifest.facts).collect();
-        let done = component.sweep(&living).await;
+        let done = server_side.sweep(&living).await;
         let done = done.map_err(|source| EngineError::Component { component: name, source })?;
         for line in done {
             tracing::info!("{line}");

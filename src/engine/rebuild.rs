@@ -162,12 +162,12 @@ impl Engine {
     /// Reads a copy to its end, and writes its manifest by what was read.
     async fn describe_orphan(
         &self,
-        reader: &Arc<dyn Component>,
+        reader: &Component,
         id: &BackupId,
         copy: &StoredCopy,
         run: &Run,
     ) -> Result<Manifest, EngineError> {
-        let mut manifest = self.draft(id, reader.source(), copy);
+        let mut manifest = self.draft(id, reader.source.address(), copy);
         let origin = Origin::Manifest(Arc::new(manifest.clone()));
         let (backup_id, created_at) = (id.clone(), id.created());
         let entry = Entry { backup_id, created_at, origin, copies: vec![copy.clone()] };
@@ -177,14 +177,14 @@ impl Engine {
         let mut stored = archive.metered_reader(&run.meter).await?;
         let unpacked = Meter::default();
         let mut feed = archive.unpacked(&mut stored).await?;
-        let counts = reader.decode(&mut feed, &unpacked).await;
+        let counts = reader.source.decode(&mut feed, &unpacked).await;
         let counts = counts.map_err(|source| unusable(reader.name(), source))?;
         rest_of(&mut feed).await?;
         drop(feed);
         read_all(&mut stored, &Meter::default()).await?;
         let (bytes, sha256) = stored.finish();
         let mut stored = archive.reader().await?;
-        let said = reader.describe(&mut archive.unpacked(&mut stored).await?).await;
+        let said = reader.source.describe(&mut archive.unpacked(&mut stored).await?).await;
         let said = said.map_err(|source| unusable(reader.name(), source))?;
         let Facts { warnings, warning_count, .. } = manifest.facts;
         manifest.facts = Facts { warnings, warning_count, ..said };

@@ -1,11 +1,11 @@
 //! The recovery of what dead runs left half done: at the start of a worker, and while it lives.
 
 use crate::base::chain;
-use crate::component::Component;
+use crate::component::{Component, ComponentError};
 use crate::domain::component::ComponentName;
 use crate::engine::restore::{recover, tell_unrecovered};
 use crate::engine::{ComponentLock, Engine, Run};
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 /// The interval of the looks of a living worker: each reads one file.
 const LOOK_EVERY: Duration = Duration::from_secs(15);
@@ -24,7 +24,7 @@ impl Engine {
         loop {
             self.clock.sleep(LOOK_EVERY).await;
             for component in &self.components {
-                if matches!(component.due().await, Ok(None)) {
+                if matches!(due_of(component).await, Ok(None)) {
                     self.observer.restore_due(component.name(), false);
                 } else {
                     self.recover_one(component).await;
@@ -40,7 +40,7 @@ impl Engine {
             if only.is_some_and(|only| only != component.name()) {
                 continue;
             }
-            match component.due().await {
+            match due_of(component).await {
                 Ok(found) => due.extend(found.map(|what| format!("{}: {what}", component.name()))),
                 Err(err) => due.push(format!("{}: {}", component.name(), chain(&err))),
             }
@@ -48,18 +48,26 @@ impl Engine {
         due
     }
 
-    async fn recover_one(&self, component: &Arc<dyn Component>) {
+    async fn recover_one(&self, component: &Component) {
         let (name, looking) = (component.name(), Run { recovers: true, ..Run::default() });
         let recovering = async |_: &mut ComponentLock| {
             if let Err(err) = recover(component).await {
                 tell_unrecovered(&err);
             }
             // While another run holds the component, classes may be missing because that run restores them.
-            self.observer.restore_due(name, !matches!(component.due().await, Ok(None)));
+            self.observer.restore_due(name, !matches!(due_of(component).await, Ok(None)));
             Ok(())
         };
         if let Err(err) = self.locked(name, &looking, recovering).await {
             tracing::debug!(error = %chain(&err), "not the time to look for what dead runs left");
         }
+    }
+}
+
+/// The work that restores of a component have left for its recovery.
+async fn due_of(component: &Component) -> Result<Option<String>, ComponentError> {
+    match &component.restorable {
+        Some(restorable) => restorable.due().await,
+        None => Ok(None),
     }
 }

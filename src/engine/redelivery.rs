@@ -1,6 +1,6 @@
 //! Tasks that are delivered again after a crash: what they have restored or undone already is not done twice.
 //!
-//! The proof lies with the data, where every machine sees it ([`Component::completed_by`]). The records in the folder of the
+//! The proof lies with the data, where every machine sees it ([`crate::component::Undo::completed_by`]). The records in the folder of the
 //! locks keep the whole report; they are a proof only for data without such notes, of components that have no place for
 //! them and of earlier versions of this program.
 
@@ -13,14 +13,13 @@ use crate::domain::task_note::TaskNote;
 use crate::engine::restore_records::{LastUndo, Record};
 use crate::engine::watched::watched;
 use crate::engine::{ComponentLock, Engine, EngineError, RestoreRequest, Run};
-use std::sync::Arc;
 
 impl Engine {
     /// Returns the report of an earlier delivery of this very task, if it swapped: a swap is never done twice, or
     /// `undo` would lead to the wrong place.
     pub(super) async fn restored_before(
         &self,
-        component: &Arc<dyn Component>,
+        component: &Component,
         request: &RestoreRequest,
         run: &Run,
     ) -> Result<Option<RestoreReport>, EngineError> {
@@ -55,12 +54,8 @@ impl Engine {
     }
 
     /// The report of a restore of which nothing but its backup is known. The backup may be gone by now.
-    async fn report_of(
-        &self,
-        component: &Arc<dyn Component>,
-        reference: &str,
-    ) -> Result<RestoreReport, EngineError> {
-        let (name, source) = (component.name(), component.source());
+    async fn report_of(&self, component: &Component, reference: &str) -> Result<RestoreReport, EngineError> {
+        let (name, source) = (component.name(), component.source.address());
         let (archives, _) = match (self.archives_to_restore(name, reference).await, reference.parse()) {
             // The restore is done, whatever has become of its backup since.
             (Err(_), Ok(id)) => return Ok(RestoreReport::new(name, &id, "", &source)),
@@ -76,7 +71,7 @@ impl Engine {
     /// place of the old data, and the record.
     pub(super) async fn swap(
         &self,
-        component: &Arc<dyn Component>,
+        component: &Component,
         mut staged: Box<dyn Staged>,
         backup: &BackupId,
         run: &Run,
@@ -109,7 +104,7 @@ impl Engine {
     /// Writes down that the swap of this task begins.
     async fn about_to_swap(
         &self,
-        component: &Arc<dyn Component>,
+        component: &Component,
         backup: &BackupId,
         run: &Run,
     ) -> Result<Option<Record>, EngineError> {
@@ -125,11 +120,11 @@ impl Engine {
     /// Returns the report of an earlier delivery of this very task, if it undid the restore. `kept` is what is kept now.
     pub(super) async fn undone_before(
         &self,
-        component: &Arc<dyn Component>,
+        component: &Component,
         kept: Option<&UndoPoint>,
         run: &Run,
     ) -> Result<Option<UndoReport>, EngineError> {
-        let (name, source) = (component.name(), component.source());
+        let (name, source) = (component.name(), component.source.address());
         let Some(task) = run.task_id.as_deref() else { return Ok(None) };
         let nothing = || "nothing".to_owned();
         if let Some(CompletedSwap { note: TaskNote { undone: Some(at), .. }, kept }) =
@@ -161,16 +156,16 @@ impl Engine {
 
     /// Notes that the result of a task is stored: the proof of its work is not needed any more.
     pub async fn result_stored(&self, component: ComponentName, task: &str) {
-        let Ok(found) = self.component(component) else { return };
-        if let Err(err) = found.result_stored(task).await {
+        let Some(undo) = self.component(component).ok().and_then(|found| found.undo.as_ref()) else { return };
+        if let Err(err) = undo.result_stored(task).await {
             tracing::debug!(%component, task, error = %chain(&err), "the proof of this task's work stays for a day");
         }
     }
 
     /// Removes what restores have set aside. A record that has nothing else to tell whether its task has swapped is settled
     /// before, since afterwards nobody could tell.
-    pub(super) async fn delete_undo_data(&self, component: &Arc<dyn Component>) -> Result<(), EngineError> {
-        let name = component.name();
+    pub(super) async fn delete_undo_data(&self, component: &Component) -> Result<(), EngineError> {
+        let (name, Some(undo)) = (component.name(), &component.undo) else { return Ok(()) };
         if let Some(record) = self.locks.restored(name).await.filter(|record| record.report.is_none()) {
             let done =
                 completed_by(component, &record.task_id).await?.filter(|done| done.note.backup.is_some());
@@ -186,19 +181,13 @@ impl Engine {
         // A swap that has not been done by now is still to come after the removal.
         let kept = undo_point(component).await?.map(|kept| kept.place);
         self.locks.forget_unfinished(name, kept.as_deref()).await?;
-        component
-            .delete_undo_data()
-            .await
-            .map_err(|source| EngineError::Component { component: name, source })
+        undo.delete_undo_data().await.map_err(|source| failed(component, source))
     }
 }
 
 /// The place of what the task of a record has set aside, if it has swapped; of data without notes, where other data is kept
 /// than before.
-async fn set_aside_since(
-    component: &Arc<dyn Component>,
-    record: &Record,
-) -> Result<Option<String>, EngineError> {
+async fn set_aside_since(component: &Component, record: &Record) -> Result<Option<String>, EngineError> {
     if record.done.is_some() {
         return Ok(record.done.clone());
     }
@@ -207,17 +196,18 @@ async fn set_aside_since(
     Ok(undo_point(component).await?.filter(is_its).map(|kept| kept.place))
 }
 
-async fn undo_point(component: &Arc<dyn Component>) -> Result<Option<UndoPoint>, EngineError> {
-    component.undo_point().await.map_err(|source| failed(component, source))
+/// The data that the last restore of a component set aside.
+pub(super) async fn undo_point(component: &Component) -> Result<Option<UndoPoint>, EngineError> {
+    let Some(undo) = &component.undo else { return Ok(None) };
+    undo.undo_point().await.map_err(|source| failed(component, source))
 }
 
-async fn completed_by(
-    component: &Arc<dyn Component>,
-    task: &str,
-) -> Result<Option<CompletedSwap>, EngineError> {
-    component.completed_by(task).await.map_err(|source| failed(component, source))
+async fn completed_by(component: &Component, task: &str) -> Result<Option<CompletedSwap>, EngineError> {
+    let Some(undo) = &component.undo else { return Ok(None) };
+    undo.completed_by(task).await.map_err(|source| failed(component, source))
 }
 
-fn failed(component: &Arc<dyn Component>, source: ComponentError) -> EngineError {
+/// The error of a component.
+pub(super) fn failed(component: &Component, source: ComponentError) -> EngineError {
     EngineError::Component { component: component.name(), source }
 }

@@ -1,16 +1,16 @@
 //! Restore: prove the archive, stage it beside the live data, compare, swap. And undo.
 
 use crate::base::chain;
-use crate::component::{Component, ComponentError, Plan, RestoreMode, Staged, Target};
+use crate::component::{Component, ComponentError, Plan, RestoreMode, RestoreOrder, Staged, Target};
 use crate::domain::component::ComponentName;
 use crate::domain::facts::Facts;
 use crate::domain::labels::Operation;
 use crate::domain::report::{RestorePlan, RestoreReport, SkippedBackup, UndoReport};
 use crate::engine::archive::{Archive, rest_of, unusable};
+use crate::engine::redelivery::{failed, undo_point};
 use crate::engine::retry_hint::{complete, may_lose_rights, with_retry_hint};
 use crate::engine::watched::{abortable, watched};
 use crate::engine::{ComponentLock, Engine, EngineError, Run};
-use std::sync::Arc;
 
 /// An order to restore.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,7 +41,11 @@ impl Engine {
         self.find_bases(&mut archive).await?;
         let mut plan = plan(component, &request.target, &archive).await?;
         complete(&mut plan, component, request, &archive).await?;
-        let described = described(request, &archive, plan, component.skipped_steps(RestoreMode::DryRun));
+        let skipped = component
+            .restorable()
+            .map_err(|source| failed(component, source))?
+            .skipped_steps(RestoreMode::DryRun);
+        let described = described(request, &archive, plan, skipped);
         Ok(RestorePlan { passed_over, ..described })
     }
 
@@ -78,7 +82,7 @@ impl Engine {
 
     async fn restore_held(
         &self,
-        component: &Arc<dyn Component>,
+        component: &Component,
         request: &RestoreRequest,
         run: &Run,
         held: &ComponentLock,
@@ -125,7 +129,12 @@ impl Engine {
                 run.meter.take_warnings(),
             ]
             .concat(),
-            ..RestoreReport::new(name, &archive.entry.backup_id, &archive.copy.location, &component.source())
+            ..RestoreReport::new(
+                name,
+                &archive.entry.backup_id,
+                &archive.copy.location,
+                &component.source.address(),
+            )
         };
         self.note_done(name, record, &report).await;
         Ok(report)
@@ -168,27 +177,28 @@ impl Engine {
 
     async fn undo_held(
         &self,
-        component: &Arc<dyn Component>,
+        component: &Component,
         run: &Run,
         held: &ComponentLock,
     ) -> Result<UndoReport, EngineError> {
         recover(component).await?;
         let name = component.name();
-        let failed = |source| EngineError::Component { component: name, source };
-        let kept = component.undo_point().await.map_err(failed)?;
+        let undo = component.undo().map_err(|source| failed(component, source))?;
+        let kept = undo_point(component).await?;
         if let Some(report) = self.undone_before(component, kept.as_ref(), run).await? {
             tracing::info!("this task has done its undo already");
             return Ok(report);
         }
         let Some(kept) = kept else {
-            let elsewhere = component.undo_hint().await.map_err(failed)?;
+            let hint = undo.undo_hint().await;
+            let elsewhere = hint.map_err(|source| failed(component, source))?;
             let elsewhere = elsewhere.map_or_else(String::new, |elsewhere| format!("; {elsewhere}"));
             let what = format!("nothing to undo: no restore of {name} has set anything aside{elsewhere}");
             return Err(EngineError::Unfit { what });
         };
         held.confirm().await?;
         let note = self.about_to_undo(name, &kept, run).await?;
-        let replaced = watched(name, run, held, component.undo_by(note, &run.meter)).await;
+        let replaced = watched(name, run, held, undo.undo(note, &run.meter)).await;
         if matches!(&replaced, Err(EngineError::Component { source: ComponentError::Taken { .. }, .. }))
             && let Some(report) = self.undone_before(component, None, run).await?
         {
@@ -197,13 +207,13 @@ impl Engine {
         }
         let replaced = replaced?;
         tracing::info!(restored = kept.place, kept = replaced.place, "undone");
-        let report = UndoReport::new(name, component.source(), kept.at, replaced.place);
+        let report = UndoReport::new(name, component.source.address(), kept.at, replaced.place);
         Ok(UndoReport { warnings: run.meter.take_warnings(), ..report })
     }
 }
 
 /// Removes the copy of a run that was told to stop, which may be as large as the live data.
-pub(super) async fn discard_cancelled_copy(component: &Arc<dyn Component>) {
+pub(super) async fn discard_cancelled_copy(component: &Component) {
     if let Err(err) = recover(component).await {
         tracing::warn!(error = %chain(&err), "something of the copy is left, the next run removes it");
     }
@@ -219,25 +229,24 @@ pub(super) fn tell_unrecovered(err: &EngineError) {
 }
 
 /// Finishes or rolls back the work of a dead run.
-pub(super) async fn recover(component: &Arc<dyn Component>) -> Result<(), EngineError> {
-    let name = component.name();
-    let done = component.recover().await;
-    for line in done.map_err(|source| EngineError::Component { component: name, source })? {
-        tracing::warn!(component = %name, "{line}");
+pub(super) async fn recover(component: &Component) -> Result<(), EngineError> {
+    let Some(restorable) = &component.restorable else { return Ok(()) };
+    for line in restorable.recover().await.map_err(|source| failed(component, source))? {
+        tracing::warn!(component = %component.name(), "{line}");
     }
     Ok(())
 }
 
 /// The component's plan of a restore; an error if there is no room for the copy.
 pub(super) async fn plan(
-    component: &Arc<dyn Component>,
+    component: &Component,
     target: &Target,
     archive: &Archive,
 ) -> Result<Plan, EngineError> {
     archive.keys()?;
     let name = component.name();
-    let plan = component.plan(target, archive.facts()).await;
-    let mut plan = plan.map_err(|source| EngineError::Component { component: name, source })?;
+    let plan = async { component.restorable()?.plan(target, archive.facts()).await }.await;
+    let mut plan = plan.map_err(|source| failed(component, source))?;
     if let (Some(needs), Some(free)) = (plan.needs_bytes, plan.free_bytes)
         && needs > free
     {
@@ -262,19 +271,19 @@ pub(super) async fn plan(
 
 /// Makes the copy, of bytes that are those of the manifest.
 pub(super) async fn stage(
-    component: &Arc<dyn Component>,
+    component: &Component,
     target: &Target,
     without: &[String],
     archive: &Archive,
     run: &Run,
 ) -> Result<Box<dyn Staged>, EngineError> {
-    let name = component.name();
     run.meter.begin("restore", archive.facts().map_or(0, Facts::stored_bytes));
     let mut opened = archive.opened(archive.reader().await?).await?;
     let (staged, rest) = {
         let mut feed = opened.feed(component).await?;
-        let staged = component.stage_without(&mut feed, target, without, archive.facts(), &run.meter).await;
-        let staged = staged.map_err(|source| unusable(name, source))?;
+        let order = RestoreOrder { target, without, facts: archive.facts() };
+        let staged = async { component.restorable()?.stage(&mut feed, &order, &run.meter).await }.await;
+        let staged = staged.map_err(|source| unusable(component.name(), source))?;
         (staged, rest_of(&mut feed).await)
     };
     let whole = match rest {

@@ -146,7 +146,7 @@ async fn read<T: DeserializeOwned + Send + 'static>(record: PathBuf) -> Option<T
 #[tokio::test]
 async fn a_swap_that_is_still_to_come_is_forgotten_and_one_that_is_done_is_not() {
     let dir = tempfile::tempdir().unwrap();
-    let (locks, media) = (Locks::new(dir.path().to_owned()), ComponentName::Media);
+    let (locks, media) = (Locks::new(dir.path().to_owned()), ComponentName::MEDIA);
     locks.forget_unfinished(media, None).await.unwrap();
     let record = Record { kept_before: Some("x".to_owned()), ..Record::of("a") };
     locks.note_restored(media, &record).await.unwrap();
@@ -166,7 +166,7 @@ async fn a_swap_that_is_still_to_come_is_forgotten_and_one_that_is_done_is_not()
 async fn a_record_is_read_back_by_its_own_task_alone() {
     let dir = tempfile::tempdir().unwrap();
     let locks = Locks::new(dir.path().to_owned());
-    let media = ComponentName::Media;
+    let media = ComponentName::MEDIA;
     assert_eq!(locks.restored_by(media, "a").await, None);
     let record = Record::of("a");
     locks.note_restored(media, &record).await.unwrap();

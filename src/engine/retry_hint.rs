@@ -1,12 +1,11 @@
 //! The way on where a restore would lose something: objects that a server refuses, owners and privileges. A restore goes
 //! on without them when it is told so.
 
-use crate::component::{Component, ComponentError, Plan, Target};
+use crate::component::{Component, ComponentError, Plan, RestoreOrder, Target};
 use crate::domain::id::BackupId;
 use crate::engine::archive::{Archive, unusable};
 use crate::engine::{EngineError, RestoreRequest};
 use serde_json::json;
-use std::sync::Arc;
 
 /// Completes a plan with what the archive itself tells, and with the lines of a restore that goes on all the same.
 ///
@@ -15,14 +14,16 @@ use std::sync::Arc;
 /// The error that the restore would fail with before it began.
 pub(super) async fn complete(
     plan: &mut Plan,
-    component: &Arc<dyn Component>,
+    component: &Component,
     request: &RestoreRequest,
     archive: &Archive,
 ) -> Result<(), EngineError> {
     if plan.looks_into_archive {
         let mut opened = archive.opened(archive.reader().await?).await?;
         let mut feed = opened.feed(component).await?;
-        let preview = component.preview(&mut feed, &request.target, &request.without, archive.facts()).await;
+        let RestoreRequest { target, without, .. } = request;
+        let order = RestoreOrder { target, without, facts: archive.facts() };
+        let preview = async { component.restorable()?.preview(&mut feed, &order).await }.await;
         preview.map_err(|source| unusable(request.component, source))?;
     }
     plan.refuses.retain(|name| !request.without.contains(name));
@@ -47,9 +48,8 @@ const CONSENT: &str = "If that is what you want, restore with --without-rights, 
 
 /// Refuses a restore of live data that loses owners and privileges, unless the order allows it.
 pub(super) fn may_lose_rights(request: &RestoreRequest, plan: &Plan) -> Result<(), EngineError> {
-    let replaces_live = !matches!(request.target, Target::Database(_) | Target::Folder(_));
     match &plan.lost_rights {
-        Some(lost) if replaces_live && !request.without_rights => {
+        Some(lost) if !plan.is_elsewhere && !request.without_rights => {
             Err(EngineError::Unfit { what: format!("nothing was changed: {lost} {CONSENT}") })
         }
         _ => Ok(()),
@@ -74,11 +74,14 @@ pub(super) fn with_retry_hint(err: EngineError, request: &RestoreRequest, id: &B
 /// The command line of a restore without some objects.
 fn retry_command(request: &RestoreRequest, id: &BackupId, names: &[String], loses_rights: bool) -> String {
     let quoted = |text: &str| format!("'{}'", text.replace('\'', r"'\''"));
-    let database = match &request.target {
-        Target::Database(name) => format!(" --database {}", quoted(name)),
-        _ => String::new(),
+    let target = match &request.target {
+        Target::Custom(option) if option.values.is_empty() => format!(" --{}", option.name),
+        Target::Custom(option) => {
+            option.texts().map(|text| format!(" --{} {}", option.name, quoted(&text))).collect()
+        }
+        Target::Live | Target::Scratch => String::new(),
     };
     let rights = if loses_rights { " --without-rights" } else { "" };
     let without: Vec<_> = names.iter().map(|name| format!(" --without {}", quoted(name))).collect();
-    format!("rna-backup restore {} {id}{database}{rights}{}", request.component, without.concat())
+    format!("rna-backup restore {} {id}{target}{rights}{}", request.component, without.concat())
 }

@@ -12,10 +12,7 @@ use crate::engine::last::Drill;
 use crate::engine::restore::{discard_cancelled_copy, recover};
 use crate::engine::watched::abortable;
 use crate::engine::{ComponentLock, Engine, EngineError, Run};
-use std::{
-    collections::{BTreeSet, VecDeque},
-    sync::Arc,
-};
+use std::collections::{BTreeSet, VecDeque};
 
 /// An order to verify.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -103,7 +100,7 @@ impl Engine {
 
     async fn verify_held(
         &self,
-        reader: &Arc<dyn Component>,
+        reader: &Component,
         request: &VerifyRequest,
         run: &Run,
         held: &ComponentLock,
@@ -119,8 +116,9 @@ impl Engine {
             found.warnings.extend(run.meter.take_warnings());
             found.warnings.extend(passed_over.drain(..).map(|passed_over| passed_over.to_string()));
             if found.level == VerifyLevel::Drill {
-                found.not_tried =
-                    reader.skipped_steps(RestoreMode::Drill).into_iter().map(str::to_owned).collect();
+                let skipped =
+                    reader.restorable.as_ref().map(|restorable| restorable.skipped_steps(RestoreMode::Drill));
+                found.not_tried = skipped.into_iter().flatten().map(str::to_owned).collect();
             }
             let is_damaged = !found.problems.is_empty();
             if found.ok {

@@ -106,7 +106,7 @@ metrics! {
 }
 
 fn components() -> Vec<&'static str> {
-    ComponentName::ALL.map(ComponentName::as_str).to_vec()
+    ComponentName::all().map(ComponentName::as_str).collect()
 }
 
 fn tasks() -> Vec<&'static str> {

@@ -44,7 +44,7 @@ async fn next_bytes(config: &Config, destinations: &VecDeque<&Arc<dyn Destinatio
     }
     let catalog = Catalog::new(stores);
     let entries = in_time(Box::pin(catalog.list(None))).await.ok()?.ok()?.entries;
-    let last = |component: &Arc<dyn crate::component::Component>| {
+    let last = |component: &crate::component::Component| {
         let name = component.name();
         let mut of_this = entries.iter().filter(|entry| entry.component() == name);
         of_this.find(|entry| entry.state() == BackupState::Ok)?.manifest().map(Manifest::size_bytes)

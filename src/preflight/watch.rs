@@ -2,7 +2,7 @@
 //! over them at night, and logged until they are mended.
 
 use crate::app::App;
-use crate::preflight::{Check, destinations, redis, source, weaviate_folder};
+use crate::preflight::{Check, destinations, redis, server_folder, source};
 use crate::store::Destination;
 use futures_util::future::join_all;
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
@@ -44,9 +44,8 @@ async fn stores(app: &App, reading: bool) -> Vec<Check> {
 
 /// Servers and folders that backups are made from, and Redis.
 async fn others(app: &App) -> Vec<Check> {
-    let (config, worker) = (&app.config, &app.config.worker);
-    let looks = app.engine.components.iter();
-    let looks = looks.map(|component| source(config, component.as_ref(), component.ping()));
+    let (components, worker) = (&app.engine.components, &app.config.worker);
+    let looks = components.iter().map(|component| source(component, component.source.ping()));
     let broker = async {
         // The worker knows by itself whether the broker answers; a look finds the reason.
         if app.metrics.is_broker_connected() {
@@ -62,7 +61,7 @@ async fn others(app: &App) -> Vec<Check> {
     };
     let (mut checks, broker, backend) = tokio::join!(join_all(looks), broker, backend);
     checks.push(broker);
-    checks.extend(backend.into_iter().chain(weaviate_folder(config)));
+    checks.extend(backend.into_iter().chain(components.iter().filter_map(server_folder)));
     checks
 }
 

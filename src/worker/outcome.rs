@@ -203,7 +203,7 @@ mod tests {
 
     #[test]
     fn a_passing_fault_is_tried_again_and_a_lasting_one_is_not() {
-        let component = ComponentName::Media;
+        let component = ComponentName::MEDIA;
         let unread = EngineError::Component {
             component,
             source: ComponentError::Read {

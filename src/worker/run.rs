@@ -200,12 +200,7 @@ impl Task<'_> {
             component: order.component,
             reference: order.backup.clone(),
             without: order.without.clone(),
-            target: match (&order.database, &order.classes) {
-                (Some(database), _) => Target::Database(database.clone()),
-                (None, Some(classes)) => Target::Classes(classes.clone()),
-                (None, None) if order.with_access => Target::LiveWithAccess,
-                (None, None) => Target::Live,
-            },
+            target: order.option.clone().map_or(Target::Live, Target::Custom),
             without_rights: order.without_rights,
         };
         let reporter = self.reporter(order.component);

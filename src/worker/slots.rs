@@ -17,7 +17,7 @@ struct SlotState {
     size: Mutex<usize>,
     /// The number of slots to remove as soon as their tasks end.
     surplus: AtomicUsize,
-    components: [(ComponentName, Arc<Semaphore>); 3],
+    components: Vec<(ComponentName, Arc<Semaphore>)>,
     /// The number of tasks in hand that wait for a component, without a slot.
     waiting: AtomicUsize,
     freed: Box<dyn Fn() + Send + Sync>,
@@ -52,7 +52,7 @@ impl Slots {
             all: Arc::new(Semaphore::new(concurrency)),
             size: Mutex::new(concurrency),
             surplus: AtomicUsize::new(0),
-            components: ComponentName::ALL.map(one),
+            components: ComponentName::all().map(one).collect(),
             waiting: AtomicUsize::new(0),
             freed: Box::new(freed),
         }))
@@ -172,9 +172,9 @@ mod tests {
     #[tokio::test]
     async fn a_component_is_one_tasks_until_it_ends() {
         let slots = Slots::new(1, || {});
-        let occupied = slots.try_occupy(ComponentName::Media).unwrap();
-        assert!(slots.is_busy(ComponentName::Media) && !slots.is_busy(ComponentName::Postgres));
-        let waiting = slots.occupy(ComponentName::Media);
+        let occupied = slots.try_occupy(ComponentName::MEDIA).unwrap();
+        assert!(slots.is_busy(ComponentName::MEDIA) && !slots.is_busy(ComponentName::POSTGRES));
+        let waiting = slots.occupy(ComponentName::MEDIA);
         tokio::pin!(waiting);
         assert!(futures_util::poll!(&mut waiting).is_pending());
         drop(occupied);

@@ -149,8 +149,8 @@ def words(code):
     for line in rights.replace("///", "").split("\n"):
         if line.strip() not in security:
             yield f"docs/security.md: right {line.strip()!r} of a worker in Redis is missing"
-    if (ROOT / "src/cli/show/import.sh").read_text() not in restore:
-        yield "docs/restore.md: the commands of src/cli/show/import.sh are missing"
+    if (ROOT / "src/component/weaviate/import.sh").read_text() not in restore:
+        yield "docs/restore.md: the commands of src/component/weaviate/import.sh are missing"
 
 
 def reads(language, block):

@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use rna_backup::{
-    component::{Component, ComponentError, Feed},
+    component::{ComponentError, Feed, IncrementalBase, Source},
     domain::{
         component::ComponentName,
         facts::{Counts, Facts},
@@ -29,7 +29,7 @@ pub enum SourceFault {
 /// A real component with a fault behind it.
 #[derive(Debug)]
 pub struct FaultySource {
-    real: Arc<dyn Component>,
+    real: Arc<dyn Source>,
     fault: Option<SourceFault>,
     /// Told when everything was read from the source.
     pub has_read: Arc<Notify>,
@@ -38,24 +38,38 @@ pub struct FaultySource {
 }
 
 impl FaultySource {
-    pub fn new(real: Arc<dyn Component>, fault: Option<SourceFault>) -> Self {
+    pub fn new(real: Arc<dyn Source>, fault: Option<SourceFault>) -> Self {
         Self { real, fault, has_read: Arc::default(), open: Arc::default() }
     }
 }
 
 #[async_trait]
-impl Component for FaultySource {
+impl Source for FaultySource {
     fn name(&self) -> ComponentName {
         self.real.name()
     }
-    fn source(&self) -> String {
-        self.real.source()
+    fn address(&self) -> String {
+        self.real.address()
+    }
+    fn host(&self) -> Option<String> {
+        self.real.host()
     }
     async fn check(&self) -> Result<String, ComponentError> {
         self.real.check().await
     }
-    async fn backup(&self, out: &mut dyn Output, meter: &Meter) -> Result<Facts, ComponentError> {
-        let facts = self.real.backup(out, meter).await?;
+    async fn ping(&self) -> Result<(), ComponentError> {
+        self.real.ping().await
+    }
+    async fn describe(&self, feed: Feed<'_>) -> Result<Facts, ComponentError> {
+        self.real.describe(feed).await
+    }
+    async fn back_up(
+        &self,
+        base: Option<&IncrementalBase>,
+        out: &mut dyn Output,
+        meter: &Meter,
+    ) -> Result<Facts, ComponentError> {
+        let facts = self.real.back_up(base, out, meter).await?;
         self.has_read.notify_one();
         match self.fault {
             Some(SourceFault::AtItsEnd) => {

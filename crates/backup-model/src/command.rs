@@ -3,19 +3,23 @@
 mod arguments;
 
 use crate::component::ComponentName;
+use crate::component::kinds::RestoreParameter;
 use arguments::Arguments;
 use serde_json::{Map, Value};
+use std::ffi::OsString;
 
 /// The app's names of the tasks; everything else about them follows in [`Command::parse`].
 pub mod task {
+    use crate::component::kinds;
+
     /// Every task of the app that begins so is ours to answer, if only by `NotRegistered`.
     pub const OUR_PREFIX: &str = "api.backup.";
     /// Backs up PostgreSQL.
-    pub const BACKUP_POSTGRES: &str = "api.backup.tasks.backup_postgres_database";
+    pub const BACKUP_POSTGRES: &str = kinds::POSTGRES.backup_task;
     /// Backs up Weaviate.
-    pub const BACKUP_WEAVIATE: &str = "api.backup.tasks.backup_weaviate_database";
+    pub const BACKUP_WEAVIATE: &str = kinds::WEAVIATE.backup_task;
     /// Backs up the media folder.
-    pub const BACKUP_MEDIA: &str = "api.backup.tasks.backup_media_files";
+    pub const BACKUP_MEDIA: &str = kinds::MEDIA.backup_task;
     /// Dispatches the three.
     pub const FULL_BACKUP: &str = "api.backup.tasks.run_full_backup";
     /// Verifies backups.
@@ -31,13 +35,13 @@ pub mod task {
     /// Celery's own task, for a sign of life.
     pub const PING: &str = "celery.ping";
     /// Restores PostgreSQL.
-    pub const RESTORE_POSTGRES: &str = "api.backup.restore.restore_postgres_from_backup";
+    pub const RESTORE_POSTGRES: &str = kinds::POSTGRES.restore_task;
     /// Restores the media folder.
-    pub const RESTORE_MEDIA: &str = "api.backup.restore.restore_media_files";
+    pub const RESTORE_MEDIA: &str = kinds::MEDIA.restore_task;
     /// Takes a restore back.
     pub const UNDO: &str = "api.backup.tasks.undo_restore";
     /// Restores Weaviate.
-    pub const RESTORE_WEAVIATE: &str = "api.backup.restore.restore_weaviate_from_backup";
+    pub const RESTORE_WEAVIATE: &str = kinds::WEAVIATE.restore_task;
 }
 
 /// One thing to do.
@@ -109,14 +113,10 @@ pub struct Restore {
     pub component: ComponentName,
     /// The backup: an id, a file name, `latest`, a path inside a destination.
     pub backup: String,
-    /// Into a database of this name instead of the live one.
-    pub database: Option<String>,
+    /// The option that names another target than all of the live data.
+    pub option: Option<TargetOption>,
     /// Names of PostgreSQL objects that may be missing afterwards, if they cannot be made.
     pub without: Vec<String>,
-    /// The Weaviate classes that are restored; `None`: all.
-    pub classes: Option<Vec<String>>,
-    /// True if Weaviate's users, roles and aliases are restored as well.
-    pub with_access: bool,
     /// True if PostgreSQL may lose owners and privileges.
     pub without_rights: bool,
 }
@@ -124,15 +124,28 @@ pub struct Restore {
 impl Restore {
     /// The order to restore all that is in the backup, in the place of the live data.
     pub const fn new(component: ComponentName, backup: String) -> Self {
-        Self {
-            component,
-            backup,
-            database: None,
-            without: Vec::new(),
-            without_rights: false,
-            classes: None,
-            with_access: false,
-        }
+        Self { component, backup, option: None, without: Vec::new(), without_rights: false }
+    }
+}
+
+/// An option of a restore that its component alone understands, such as one that names another database.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TargetOption {
+    /// The name, as on the command line.
+    pub name: &'static str,
+    /// The values; none where the option has none.
+    pub values: Vec<OsString>,
+}
+
+impl TargetOption {
+    /// The option of this name.
+    pub fn new(name: &'static str, values: impl IntoIterator<Item: Into<OsString>>) -> Self {
+        Self { name, values: values.into_iter().map(Into::into).collect() }
+    }
+
+    /// The values as texts.
+    pub fn texts(&self) -> impl Iterator<Item = String> {
+        self.values.iter().map(|value| value.to_string_lossy().into_owned())
     }
 }
 
@@ -154,12 +167,8 @@ impl Backup {
     pub const LABEL_CHARS: usize = 64;
 
     /// The Celery task that orders the backup.
-    pub const fn task(component: ComponentName) -> &'static str {
-        match component {
-            ComponentName::Postgres => task::BACKUP_POSTGRES,
-            ComponentName::Weaviate => task::BACKUP_WEAVIATE,
-            ComponentName::Media => task::BACKUP_MEDIA,
-        }
+    pub fn task(component: ComponentName) -> &'static str {
+        component.kind().backup_task
     }
 }
 
@@ -212,7 +221,7 @@ impl Command {
             Self::Undo { component } | Self::Verify { component: Some(component), .. } => Some(*component),
             Self::Verify { component: None, backup, .. } | Self::Amend { backup, .. } => {
                 let name = backup.rsplit('/').next().unwrap_or(backup);
-                ComponentName::ALL.into_iter().find(|component| name.starts_with(component.file_prefix()))
+                ComponentName::all().find(|component| name.starts_with(component.kind().file_prefix))
             }
             Self::FullBackup { .. } | Self::CleanUp { .. } | Self::List { .. } | Self::Ping => None,
         }
@@ -220,28 +229,24 @@ impl Command {
 
     /// The component that this task would occupy, by its name alone.
     pub fn occupies(task_name: &str) -> Option<ComponentName> {
-        match task_name {
-            task::RESTORE_POSTGRES => Some(ComponentName::Postgres),
-            task::RESTORE_WEAVIATE => Some(ComponentName::Weaviate),
-            task::RESTORE_MEDIA => Some(ComponentName::Media),
-            name => Self::backs_up(name),
-        }
+        Self::backs_up(task_name).or_else(|| Self::restores(task_name))
     }
 
     fn backs_up(task_name: &str) -> Option<ComponentName> {
-        ComponentName::ALL.into_iter().find(|component| Backup::task(*component) == task_name)
+        ComponentName::all().find(|component| component.kind().backup_task == task_name)
+    }
+
+    fn restores(task_name: &str) -> Option<ComponentName> {
+        ComponentName::all().find(|component| component.kind().restore_task == task_name)
     }
 
     /// The names of all tasks that do something here, sorted.
     pub fn registered() -> Vec<&'static str> {
-        use task::{
-            ACCEPT, BACKUP_MEDIA, BACKUP_POSTGRES, BACKUP_WEAVIATE, CLEANUP, FULL_BACKUP, LIST, PIN, PING,
-        };
-        use task::{RESTORE_MEDIA, RESTORE_POSTGRES, RESTORE_WEAVIATE, UNDO, VERIFY};
-        let backups = [BACKUP_MEDIA, BACKUP_POSTGRES, BACKUP_WEAVIATE, FULL_BACKUP, VERIFY];
-        let restores = [RESTORE_MEDIA, RESTORE_POSTGRES, RESTORE_WEAVIATE, UNDO];
-        let others = [ACCEPT, CLEANUP, LIST, PIN, PING];
-        let mut names = [&backups[..], &restores, &others].concat();
+        use task::{ACCEPT, CLEANUP, FULL_BACKUP, LIST, PIN, PING, UNDO, VERIFY};
+        let of_one = ComponentName::all().map(ComponentName::kind);
+        let of_one = of_one.flat_map(|kind| [kind.backup_task, kind.restore_task]);
+        let mut names: Vec<_> =
+            of_one.chain([FULL_BACKUP, VERIFY, UNDO, ACCEPT, CLEANUP, LIST, PIN, PING]).collect();
         names.sort_unstable();
         names
     }
@@ -261,6 +266,9 @@ impl Command {
                 pin: given.flag("pin", false)?,
                 set_id: given.text("set_id")?,
             }));
+        }
+        if let Some(component) = Self::restores(name) {
+            return Self::parse_restore(component, bind);
         }
         match name {
             task::FULL_BACKUP => {
@@ -292,40 +300,6 @@ impl Command {
             }
             task::LIST => Ok(Self::List { component: bind(&["component"])?.component("component")? }),
             task::PING => bind(&[]).map(|_| Self::Ping),
-            _ => Self::parse_restore(name, bind),
-        }
-    }
-
-    /// Parses the tasks that overwrite live data.
-    fn parse_restore(
-        name: &str,
-        bind: impl Fn(&[&str]) -> Result<Arguments, InvalidCommand>,
-    ) -> Result<Self, InvalidCommand> {
-        match name {
-            task::RESTORE_POSTGRES => {
-                let mut given = bind(&["backup_path", "database_name", "without", "without_rights"])?;
-                let (backup, database) = (given.required("backup_path")?, given.text("database_name")?);
-                let without = given.names("without")?.unwrap_or_default();
-                let without_rights = given.flag("without_rights", false)?;
-                let restore = Restore::new(ComponentName::Postgres, backup);
-                Ok(Self::Restore(Restore { database, without, without_rights, ..restore }))
-            }
-            task::RESTORE_WEAVIATE => {
-                let mut given = bind(&["backup_name", "backup_path", "include", "with_access"])?;
-                let (named, path) = (given.required("backup_name")?, given.text("backup_path")?);
-                let (classes, with_access) = (given.names("include")?, given.flag("with_access", false)?);
-                if classes.is_some() && with_access {
-                    let function = &given.function;
-                    let why = format!("{function}() takes 'include' or 'with_access', not both");
-                    return Err(InvalidCommand::Value(why));
-                }
-                let restore = Restore::new(ComponentName::Weaviate, path.unwrap_or(named));
-                Ok(Self::Restore(Restore { classes, with_access, ..restore }))
-            }
-            task::RESTORE_MEDIA => {
-                let backup = bind(&["backup_path"])?.required("backup_path")?;
-                Ok(Self::Restore(Restore::new(ComponentName::Media, backup)))
-            }
             task::UNDO => {
                 let mut given = bind(&["component"])?;
                 let named = given.required("component")?;
@@ -336,6 +310,52 @@ impl Command {
             }
             _ => Err(InvalidCommand::NotRegistered(name.to_owned())),
         }
+    }
+
+    /// Parses a task that overwrites live data.
+    fn parse_restore(
+        component: ComponentName,
+        bind: impl Fn(&[&str]) -> Result<Arguments, InvalidCommand>,
+    ) -> Result<Self, InvalidCommand> {
+        let parameters = component.kind().restore_parameters;
+        let names: Vec<_> = parameters.iter().map(|(name, _)| *name).collect();
+        let mut given = bind(&names)?;
+        let (mut order, mut options) = (Restore::new(component, String::new()), Vec::new());
+        for (name, parameter) in parameters {
+            let option = match parameter {
+                RestoreParameter::Backup => {
+                    order.backup = given.required(name)?;
+                    None
+                }
+                RestoreParameter::BackupPath => {
+                    order.backup = given.text(name)?.unwrap_or(order.backup);
+                    None
+                }
+                RestoreParameter::Without => {
+                    order.without = given.names(name)?.unwrap_or_default();
+                    None
+                }
+                RestoreParameter::WithoutRights => {
+                    order.without_rights = given.flag(name, false)?;
+                    None
+                }
+                RestoreParameter::Text(option) => {
+                    given.text(name)?.map(|text| TargetOption::new(option, [text]))
+                }
+                RestoreParameter::Names(option) => {
+                    given.names(name)?.map(|names| TargetOption::new(option, names))
+                }
+                RestoreParameter::Flag(option) => {
+                    given.flag(name, false)?.then(|| TargetOption::new(option, [""; 0]))
+                }
+            };
+            options.extend(option.map(|option| (name, option)));
+        }
+        if let [(one, _), (other, _), ..] = &*options {
+            let why = format!("{}() takes '{one}' or '{other}', not both", given.function);
+            return Err(InvalidCommand::Value(why));
+        }
+        Ok(Self::Restore(Restore { option: options.pop().map(|(_, option)| option), ..order }))
     }
 }
 

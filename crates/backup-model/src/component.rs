@@ -1,59 +1,42 @@
 //! The components that can be backed up, and everything that follows from their names alone.
 
-use serde::{Deserialize, Serialize};
-use std::{fmt, str::FromStr};
+pub mod kinds;
 
-/// One of the things that the lab's app keeps its data in.
+use kinds::ComponentKind;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
+use std::{fmt, str::FromStr, sync::LazyLock};
+
+/// One of the things that the lab's app keeps its data in: a handle to its [`ComponentKind`].
 ///
 /// The name is the metric label, the folder in every store and the key in every result.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ComponentName {
-    /// The app's PostgreSQL database.
-    Postgres,
-    /// The vector database.
-    Weaviate,
-    /// The media folder.
-    Media,
-}
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ComponentName(usize);
+
+/// The names of all components.
+static NAMES: LazyLock<Vec<&str>> =
+    LazyLock::new(|| ComponentName::all().map(ComponentName::as_str).collect());
 
 impl ComponentName {
+    /// The app's PostgreSQL database.
+    pub const POSTGRES: Self = Self(0);
+    /// The vector database.
+    pub const WEAVIATE: Self = Self(1);
+    /// The media folder.
+    pub const MEDIA: Self = Self(2);
+
     /// Every component, in the order in which a full backup dispatches them.
-    pub const ALL: [Self; 3] = [Self::Postgres, Self::Weaviate, Self::Media];
+    pub fn all() -> impl Iterator<Item = Self> {
+        (0..kinds::all().count()).map(Self)
+    }
+
+    /// The names and rules of the component.
+    pub fn kind(self) -> &'static ComponentKind {
+        kinds::all().nth(self.0).expect("every handle has a kind")
+    }
 
     /// The name in stores, metrics, results and on the command line.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Postgres => "postgres",
-            Self::Weaviate => "weaviate",
-            Self::Media => "media",
-        }
-    }
-
-    /// The prefix of the names of the component's backups, as the app's old files had it.
-    pub const fn file_prefix(self) -> &'static str {
-        match self {
-            Self::Postgres => "pg_backup_",
-            Self::Weaviate => "weaviate_backup_",
-            Self::Media => "media_backup_",
-        }
-    }
-
-    /// The extension of an archive before compression adds its own.
-    pub const fn extension(self) -> &'static str {
-        match self {
-            Self::Postgres => "dump",
-            Self::Weaviate | Self::Media => "tar",
-        }
-    }
-
-    /// The setting that makes this component a configured one.
-    pub const fn setting(self) -> &'static str {
-        match self {
-            Self::Postgres => "DATABASE_URL (or POSTGRES_DB)",
-            Self::Weaviate => "WEAVIATE_URL",
-            Self::Media => "MEDIA_ROOT",
-        }
+    pub fn as_str(self) -> &'static str {
+        self.kind().name
     }
 }
 
@@ -63,15 +46,44 @@ impl fmt::Display for ComponentName {
     }
 }
 
+impl fmt::Debug for ComponentName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
 impl FromStr for ComponentName {
     type Err = UnknownComponent;
 
     fn from_str(text: &str) -> Result<Self, UnknownComponent> {
-        Self::ALL.into_iter().find(|name| name.as_str() == text).ok_or(UnknownComponent)
+        Self::all().find(|name| name.as_str() == text).ok_or(UnknownComponent)
+    }
+}
+
+impl Serialize for ComponentName {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+impl<'de> Deserialize<'de> for ComponentName {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(|UnknownComponent| D::Error::unknown_variant(&text, &NAMES))
     }
 }
 
 /// The text names no component.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("is not one of postgres, weaviate, media")]
+#[error("is not one of {}", NAMES.join(", "))]
 pub struct UnknownComponent;
+
+#[test]
+fn each_handle_leads_to_its_kind() {
+    let names =
+        [ComponentName::POSTGRES, ComponentName::WEAVIATE, ComponentName::MEDIA].map(ComponentName::as_str);
+    assert_eq!(
+        (names, &*UnknownComponent.to_string()),
+        (["postgres", "weaviate", "media"], "is not one of postgres, weaviate, media")
+    );
+}

@@ -33,7 +33,7 @@ impl BackupId {
     /// The id of a backup of `component` begun at `at`; `turn` is the number, which 1 leaves out.
     pub fn new(component: ComponentName, at: Timestamp, turn: u32) -> Self {
         let stamp = at.to_zoned(TimeZone::UTC).strftime("%Y%m%d_%H%M%S").to_string();
-        let prefix = component.file_prefix();
+        let prefix = component.kind().file_prefix;
         Self(if turn > 1 { format!("{prefix}{stamp}_{turn}") } else { format!("{prefix}{stamp}") })
     }
 
@@ -69,8 +69,8 @@ impl PartialOrd for BackupId {
 }
 
 fn parse(text: &str) -> Option<(ComponentName, Timestamp, u32)> {
-    let component = ComponentName::ALL.into_iter().find(|c| text.starts_with(c.file_prefix()))?;
-    let rest = &text[component.file_prefix().len()..];
+    let component = ComponentName::all().find(|c| text.starts_with(c.kind().file_prefix))?;
+    let rest = &text[component.kind().file_prefix.len()..];
     let (stamp, turn) = (rest.get(..15)?, rest.get(15..)?);
     let turn = if turn.is_empty() {
         1
@@ -126,19 +126,19 @@ mod tests {
     #[test]
     fn an_id_says_what_and_when() {
         let at: Timestamp = "2026-11-22T02:00:00.9Z".parse().unwrap();
-        let id = BackupId::new(ComponentName::Postgres, at, 2);
+        let id = BackupId::new(ComponentName::POSTGRES, at, 2);
         assert_eq!(id.as_str(), "pg_backup_20261122_020000_2");
         assert_eq!(id.as_str().parse(), Ok(id.clone()));
         assert_eq!(
             (id.component(), id.created()),
-            (ComponentName::Postgres, "2026-11-22T02:00:00Z".parse().unwrap())
+            (ComponentName::POSTGRES, "2026-11-22T02:00:00Z".parse().unwrap())
         );
     }
 
     #[test]
     fn ids_of_the_same_moment_differ_and_sort_by_time() {
         let at = |at: &str| at.parse::<Timestamp>().unwrap();
-        let unique = |time| BackupId::unique(ComponentName::Media, at(time));
+        let unique = |time| BackupId::unique(ComponentName::MEDIA, at(time));
         let (early, late) = (unique("2026-11-22T02:00:00.004Z"), unique("2026-11-22T02:00:00.999Z"));
         assert_ne!(early, unique("2026-11-22T02:00:00.004Z"));
         for id in [&early, &late] {
@@ -147,7 +147,7 @@ mod tests {
         }
         assert_eq!(early.created(), at("2026-11-22T02:00:00.004Z"));
         assert_eq!(late.created(), at("2026-11-22T02:00:00.999Z"));
-        let counted = [1, 2, 10].map(|turn| BackupId::new(ComponentName::Media, early.created(), turn));
+        let counted = [1, 2, 10].map(|turn| BackupId::new(ComponentName::MEDIA, early.created(), turn));
         let mut sorted = [&late, &early, &counted[2], &counted[1], &counted[0]];
         sorted.sort();
         assert_eq!(sorted, [&counted[0], &counted[1], &counted[2], &early, &late]);

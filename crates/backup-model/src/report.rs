@@ -73,9 +73,9 @@ impl BackupReport {
     /// The report of a backup that exists, from its manifest alone: a repeated delivery of its
     /// task gets the same answer as the first. `path` is where its archive lies.
     pub fn new(manifest: &Manifest, path: String, pruned: Vec<BackupId>) -> Self {
-        let source = |component| (manifest.component == component).then(|| manifest.source.clone());
-        let of_weaviate =
-            |text: &str| (manifest.component == ComponentName::Weaviate).then(|| text.to_owned());
+        let kind = manifest.component.kind();
+        let address = |key| (kind.address_key == Some(key)).then(|| manifest.source.clone());
+        let repeated = |text: &str| kind.repeats_id.then(|| text.to_owned());
         let duration = manifest.finished_at.duration_since(manifest.created_at);
         Self {
             status: "success".to_owned(),
@@ -83,12 +83,12 @@ impl BackupReport {
             backup_id: manifest.backup_id.clone(),
             backup_file: path.rsplit('/').next().unwrap_or_default().to_owned(),
             timestamp: file_stamp(manifest.created_at),
-            backup_name: of_weaviate(manifest.backup_id.as_str()),
+            backup_name: repeated(manifest.backup_id.as_str()),
             backend: manifest.facts.backend.clone(),
-            location: of_weaviate(&path),
+            location: repeated(&path),
             path,
-            database: source(ComponentName::Postgres),
-            media_dir: source(ComponentName::Media),
+            database: address("database"),
+            media_dir: address("media_dir"),
             set_id: manifest.set_id.clone(),
             label: manifest.label.clone(),
             size_bytes: manifest.size_bytes(),
@@ -355,16 +355,17 @@ pub struct RestoreReport {
 impl RestoreReport {
     /// The report of a restore of `component` from the archive at `path` into `source`.
     pub fn new(component: ComponentName, backup_id: &BackupId, path: &str, source: &str) -> Self {
-        let into = |name| (component == name).then(|| source.to_owned());
+        let kind = component.kind();
+        let address = |key| (kind.address_key == Some(key)).then(|| source.to_owned());
         Self {
             status: "success".to_owned(),
             component,
             backup_id: backup_id.clone(),
             backup_file: path.rsplit('/').next().unwrap_or_default().to_owned(),
             path: path.to_owned(),
-            database: into(ComponentName::Postgres),
-            media_dir: into(ComponentName::Media),
-            backup_name: (component == ComponentName::Weaviate).then(|| backup_id.to_string()),
+            database: address("database"),
+            media_dir: address("media_dir"),
+            backup_name: kind.repeats_id.then(|| backup_id.to_string()),
             counts: Counts::default(),
             kept: None,
             duration_seconds: 0.0,

@@ -4,7 +4,11 @@ use crate::catalog::{
     document,
     entry::{Entry, Origin, StoredCopy},
 };
-use crate::domain::{component::ComponentName, id::BackupId, listing::BackupState};
+use crate::domain::{
+    component::{ComponentName, kinds::LegacyBackup},
+    id::BackupId,
+    listing::BackupState,
+};
 use crate::store::{ObjectKey, ObjectMeta, Store};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -55,8 +59,7 @@ fn copy(store: &dyn Store, key: ObjectKey, bytes: u64) -> StoredCopy {
     StoredCopy { destination, key, location, bytes, state: BackupState::Ok }
 }
 
-/// The key of the old backup that the object belongs to: the file itself, or of Weaviate, whose
-/// server wrote a folder, that folder.
+/// The key of the old backup that the object belongs to: the file itself, or the folder that a server wrote.
 fn old_key(
     component: ComponentName,
     folder: &ObjectKey,
@@ -65,9 +68,8 @@ fn old_key(
 ) -> Option<ObjectKey> {
     let whole = folder.join(id.as_str()).ok()?;
     let rest = key.as_str().strip_prefix(whole.as_str())?;
-    match component {
-        ComponentName::Postgres => (rest == ".sql").then(|| key.clone()),
-        ComponentName::Media => (rest == ".tar.gz").then(|| key.clone()),
-        ComponentName::Weaviate => rest.starts_with('/').then_some(whole),
+    match component.kind().legacy? {
+        LegacyBackup::File(extension) => (rest == extension).then(|| key.clone()),
+        LegacyBackup::Folder => rest.starts_with('/').then_some(whole),
     }
 }

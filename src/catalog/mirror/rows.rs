@@ -52,7 +52,7 @@ impl RunRow {
 
     /// True if the run may put another database into the place of the one with the tables.
     pub(super) fn is_overwriting(&self) -> bool {
-        self.component == ComponentName::Postgres && ["restore", "undo"].contains(&self.operation)
+        self.component.kind().holds_catalog && ["restore", "undo"].contains(&self.operation)
     }
 
     /// The row as JSON.

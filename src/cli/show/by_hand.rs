@@ -1,13 +1,9 @@
 //! The commands that open and restore a backup with plain tools alone.
 
 use crate::catalog::{Entry, StoredCopy};
-use crate::domain::component::ComponentName;
+use crate::component::Registration;
 use crate::domain::listing::BackupState;
-use crate::domain::rights::{Rights, RoleInUse};
 use crate::stream::crypt::Recipients;
-
-/// The shell commands that bring an unpacked export of Weaviate back; `docs/restore.md` has the same lines.
-const IMPORT: &str = include_str!("import.sh");
 
 /// The words of the command that writes a copy to standard output, where its location is no path.
 type FetchCommand = Option<Vec<String>>;
@@ -25,14 +21,8 @@ pub(super) fn how_to_open(
     let Some((location, own)) = there(entry) else { return Vec::new() };
     if bases.is_empty() {
         let facts = entry.manifest().map(|manifest| &manifest.facts);
-        let way = facts.and_then(|facts| facts.backend.as_deref());
-        return match (entry.component(), way) {
-            (ComponentName::Weaviate, Some(way)) => of_weaviate(way, &own),
-            (ComponentName::Postgres, _) => of_postgres(facts.and_then(|facts| facts.rights.as_ref()), &own),
-            (ComponentName::Media | ComponentName::Weaviate, _) => {
-                commands(&location, &own, tar_options(entry))
-            }
-        };
+        let own_commands = (Registration::of(entry.component()).by_hand)(&own, facts);
+        return own_commands.unwrap_or_else(|| commands(&location, &own, tar_options(entry)));
     }
     let Some(bases) = bases.iter().map(there).collect::<Option<Vec<_>>>() else { return Vec::new() };
     // By the lists of names in incremental archives, GNU tar removes files that are gone since the archive before.
@@ -60,50 +50,6 @@ fn commands(location: &str, read: &str, options: &str) -> Vec<String> {
         "mkdir restored".to_owned(),
         format!("{read} | tar -xp{options} -C restored"),
     ]
-}
-
-/// The commands for a backup of PostgreSQL. Owners and privileges come back where the roles are there.
-fn of_postgres(rights: Option<&Rights>, read: &str) -> Vec<String> {
-    let make = |statement: String| {
-        format!("psql --dbname=postgres --command={} || true   # it may be there", quoted(&statement))
-    };
-    let roles = rights.map(|rights| RoleInUse::create_statements(&rights.roles)).unwrap_or_default();
-    let roles = roles.into_iter().map(make);
-    let unpack = [
-        format!("{read} | pg_restore --list"),
-        "createdb restored".to_owned(),
-        "# As a superuser. Anybody else adds --no-owner --no-privileges, and owns all of it then.".to_owned(),
-        format!("{read} | pg_restore --dbname=restored"),
-    ];
-    roles.chain(unpack).collect()
-}
-
-/// The commands for a backup of Weaviate: how it comes back depends on the way that made it.
-fn of_weaviate(way: &str, read: &str) -> Vec<String> {
-    if way == "export" {
-        let import = IMPORT.trim_end().lines().map(str::to_owned);
-        return [
-            "# None of the classes may be there.".to_owned(),
-            "export WEAVIATE_URL".to_owned(),
-            format!("{read} | tar -x"),
-        ]
-        .into_iter()
-        .chain(import)
-        .collect();
-    }
-    let restore = format!("\"$WEAVIATE_URL/v1/backups/{way}/$ID/restore\"");
-    let mut lines = vec![
-        format!("{read} | tar -xO weaviate.json | jq '.classes | keys'   # none of them may be there"),
-        format!("ID=$({read} | tar -xO weaviate.json | jq -r .id)"),
-    ];
-    if way == "filesystem" {
-        let folder = "\"$BACKUP_FILESYSTEM_PATH/$ID\"";
-        lines.push(format!("mkdir {folder}"));
-        lines.push(format!("{read} | tar -x --exclude=weaviate.json -C {folder}"));
-    }
-    lines.push(format!("curl -X POST {restore} -H 'Content-Type: application/json' -d '{{}}'"));
-    lines.push(format!("curl {restore}   # until it says SUCCESS"));
-    lines
 }
 
 /// The pipeline that writes the content of an archive to standard output.

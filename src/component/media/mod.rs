@@ -55,10 +55,12 @@ mod path;
 mod plan;
 mod remove;
 mod restore;
+mod settings;
 mod snapshot;
 mod staging_area;
 mod steps;
 mod swap;
+mod target;
 mod task_notes;
 mod undo;
 mod unpack;
@@ -66,8 +68,8 @@ mod unreadable;
 
 use crate::base::access;
 use crate::component::{
-    CompletedSwap, Component, ComponentError, Feed, IncrementalBase, Plan, RestoreMode, Staged, Target,
-    UndoPoint,
+    CompletedSwap, Component, ComponentError, Feed, Incremental, IncrementalBase, Plan, Restorable,
+    RestoreMode, RestoreOrder, Source, Staged, Target, Undo, UndoPoint,
 };
 use crate::domain::{
     component::ComponentName,
@@ -83,7 +85,6 @@ use folder::{Folder, open_root};
 use increment::Increment;
 use std::{
     collections::BTreeSet,
-    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -91,34 +92,11 @@ use std::{
     time::Duration,
 };
 use steps::{RestorePaths, STEPS};
+use target::MediaTarget;
 use tokio::{sync::mpsc, task};
 
-/// The media folder, and the folders beside the backups.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct MediaConfig {
-    /// `MEDIA_ROOT`. It may itself be a symbolic link; none below it is followed.
-    pub root: PathBuf,
-    /// The terms of incremental backups; `None`: every one is full.
-    pub increments: Option<Increments>,
-    /// The folder for drills where nothing can be written beside the media; made when it is needed.
-    pub drills: Option<PathBuf>,
-}
-
-/// The terms of incremental backups.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Increments {
-    /// Time between full backups.
-    pub full_every: Duration,
-    /// The folder for what the last backup saw, of our own; made when it is needed.
-    pub state: PathBuf,
-}
-
-impl MediaConfig {
-    /// A folder of which every backup is full.
-    pub const fn full(root: PathBuf) -> Self {
-        Self { root, increments: None, drills: None }
-    }
-}
+pub(in crate::component) use settings::REGISTRATION;
+pub use settings::{Increments, MediaConfig};
 
 /// The app's media folder.
 #[derive(Debug)]
@@ -242,14 +220,30 @@ impl Visit for Needed {
     }
 }
 
+impl From<Media> for Component {
+    fn from(media: Media) -> Self {
+        let media = Arc::new(media);
+        Self {
+            incremental: Some(media.clone()),
+            restorable: Some(media.clone()),
+            undo: Some(media.clone()),
+            ..Self::of(media)
+        }
+    }
+}
+
 #[async_trait]
-impl Component for Media {
+impl Source for Media {
     fn name(&self) -> ComponentName {
-        ComponentName::Media
+        ComponentName::MEDIA
     }
 
-    fn source(&self) -> String {
+    fn address(&self) -> String {
         self.config.root.display().to_string()
+    }
+
+    fn host(&self) -> Option<String> {
+        None
     }
 
     async fn check(&self) -> Result<String, ComponentError> {
@@ -265,37 +259,18 @@ impl Component for Media {
         found.await?.map_err(unusable)
     }
 
-    async fn backup(&self, out: &mut dyn Output, meter: &Meter) -> Result<Facts, ComponentError> {
-        self.pack(Increment::default(), out, meter).await
-    }
-
-    async fn increment(
+    async fn back_up(
         &self,
-        base: &IncrementalBase,
+        base: Option<&IncrementalBase>,
         out: &mut dyn Output,
         meter: &Meter,
     ) -> Result<Facts, ComponentError> {
-        let Some(allowed) = self.config.increments.clone() else { return self.backup(out, meter).await };
-        let (root, base) = (self.config.root.clone(), base.clone());
+        let (Some(base), Some(allowed)) = (base.cloned(), self.config.increments.clone()) else {
+            return self.pack(Increment::default(), out, meter).await;
+        };
+        let root = self.config.root.clone();
         let increment = task::spawn_blocking(move || Increment::begin(&allowed, &root, &base));
         self.pack(increment.await?, out, meter).await
-    }
-
-    async fn backup_committed(&self, id: &BackupId) -> Result<(), ComponentError> {
-        let (Some(Increments { state, .. }), id) = (self.config.increments.clone(), id.clone()) else {
-            return Ok(());
-        };
-        let keep = move || snapshot::keep(&state, &id).map_err(|err| access::explained(&state, err));
-        let kept = task::spawn_blocking(keep).await?;
-        kept.map_err(|source| ComponentError::Read { what: "keep what the backup saw".to_owned(), source })
-    }
-
-    fn join<'a>(
-        &self,
-        newest: Unpacked<'a>,
-        bases: Vec<(BackupId, Unpacked<'a>)>,
-    ) -> Result<Unpacked<'a>, ComponentError> {
-        Ok(Box::new(tar::join(newest, bases)))
     }
 
     async fn describe(&self, feed: Feed<'_>) -> Result<Facts, ComponentError> {
@@ -307,9 +282,28 @@ impl Component for Media {
     async fn decode(&self, feed: Feed<'_>, meter: &Meter) -> Result<Counts, ComponentError> {
         Ok(tar::decode(feed, meter).await?)
     }
+}
 
+#[async_trait]
+impl Incremental for Media {
+    async fn backup_committed(&self, id: &BackupId) -> Result<(), ComponentError> {
+        let (Some(Increments { state, .. }), id) = (self.config.increments.clone(), id.clone()) else {
+            return Ok(());
+        };
+        let keep = move || snapshot::keep(&state, &id).map_err(|err| access::explained(&state, err));
+        let kept = task::spawn_blocking(keep).await?;
+        kept.map_err(|source| ComponentError::Read { what: "keep what the backup saw".to_owned(), source })
+    }
+
+    fn join<'a>(&self, newest: Unpacked<'a>, bases: Vec<(BackupId, Unpacked<'a>)>) -> Unpacked<'a> {
+        Box::new(tar::join(newest, bases))
+    }
+}
+
+#[async_trait]
+impl Restorable for Media {
     async fn plan(&self, target: &Target, facts: Option<&Facts>) -> Result<Plan, ComponentError> {
-        let (paths, target, facts) = (self.paths(), target.clone(), facts.cloned());
+        let (paths, target, facts) = (self.paths(), MediaTarget::try_from(target)?, facts.cloned());
         restore::blocking(move || plan::plan(&paths, &target, facts.as_ref())).await
     }
 
@@ -320,18 +314,21 @@ impl Component for Media {
     async fn stage(
         &self,
         feed: Feed<'_>,
-        target: &Target,
-        facts: Option<&Facts>,
+        order: &RestoreOrder<'_>,
         meter: &Meter,
     ) -> Result<Box<dyn Staged>, ComponentError> {
-        restore::stage(feed, self.paths(), target.clone(), facts, meter).await
+        order.refuse_without(self.name())?;
+        restore::stage(feed, self.paths(), MediaTarget::try_from(order.target)?, order.facts, meter).await
     }
 
     async fn recover(&self) -> Result<Vec<String>, ComponentError> {
         let RestorePaths { root, drills } = self.paths();
         restore::blocking(move || restore::recover(&root, drills.as_deref())).await
     }
+}
 
+#[async_trait]
+impl Undo for Media {
     async fn undo_point(&self) -> Result<Option<UndoPoint>, ComponentError> {
         let root = self.config.root.clone();
         restore::blocking(move || undo::undo_point(&root)).await
@@ -347,11 +344,7 @@ impl Component for Media {
         restore::blocking(move || undo::result_stored(&root, &task)).await
     }
 
-    async fn undo(&self, meter: &Meter) -> Result<UndoPoint, ComponentError> {
-        self.undo_by(None, meter).await
-    }
-
-    async fn undo_by(&self, note: Option<TaskNote>, _: &Meter) -> Result<UndoPoint, ComponentError> {
+    async fn undo(&self, note: Option<TaskNote>, _: &Meter) -> Result<UndoPoint, ComponentError> {
         let root = self.config.root.clone();
         restore::blocking(move || undo::undo(&root, note)).await
     }

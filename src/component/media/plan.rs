@@ -6,10 +6,11 @@ use crate::component::media::{
     layers::is_layered,
     staging_area::StagingRoot,
     steps::{Prepared, RestorePaths, prepare, staging_root_of},
+    target::MediaTarget,
 };
 use crate::component::{
     ComponentError,
-    stage::{Plan, RestoreMode, Target},
+    stage::{Plan, RestoreMode},
 };
 use crate::domain::facts::{AttributeCounts, Facts, FileCounts};
 use crate::stream::tar::AttributeKind;
@@ -21,13 +22,13 @@ use rustix::{
 /// The plan of a restore, blocking. An area is made to try the file system, and removed.
 pub(super) fn plan(
     paths: &RestorePaths,
-    target: &Target,
+    target: &MediaTarget,
     facts: Option<&Facts>,
 ) -> Result<Plan, ComponentError> {
-    let mode = if *target == Target::Scratch { RestoreMode::Drill } else { RestoreMode::DryRun };
+    let mode = if *target == MediaTarget::Scratch { RestoreMode::Drill } else { RestoreMode::DryRun };
     // Before there is an area: a run of another process that finds one in use does not begin.
     let live = match target {
-        Target::Scratch => Ok(None),
+        MediaTarget::Scratch => Ok(None),
         target => staging_root_of(&paths.root, target)
             .and_then(|staging| staging.live()?.map(|live| count(&live)).transpose()),
     };
@@ -37,30 +38,36 @@ pub(super) fn plan(
     described.and_then(|plan| removed.map(|()| plan))
 }
 
-fn describe(prepared: &Prepared, live: Option<FileCounts>, target: &Target, facts: Option<&Facts>) -> Plan {
+fn describe(
+    prepared: &Prepared,
+    live: Option<FileCounts>,
+    target: &MediaTarget,
+    facts: Option<&Facts>,
+) -> Plan {
     let (staging, capabilities) = (&prepared.area.staging, prepared.capabilities);
     let place = staging.live_path().display().to_string();
     let promised = promise(facts);
     let mut plan = Plan {
         replaces: match (target, live) {
-            (Target::Scratch, _) => format!("nothing: a copy beside {place}, thrown away"),
+            (MediaTarget::Scratch, _) => format!("nothing: a copy beside {place}, thrown away"),
             (_, None) => format!("nothing: folder {place} is not there yet"),
             (_, Some(live)) => {
                 format!("folder {place} ({} files, {} bytes)", live.files + live.hard_links, live.bytes)
             }
         },
         method: match target {
-            Target::Scratch => "copy, count, throw away",
+            MediaTarget::Scratch => "copy, count, throw away",
             _ => prepared.method(),
         }
         .to_owned(),
         needs_bytes: facts.and_then(needed),
         free_bytes: prepared.free,
         downtime: match target {
-            Target::Scratch => "none",
+            MediaTarget::Scratch => "none",
             _ => prepared.downtime(),
         }
         .to_owned(),
+        is_elsewhere: matches!(target, MediaTarget::Folder(_)),
         ..Plan::default()
     };
     plan.warnings.extend(capabilities.losses(promised).into_iter().map(|loss| format!("{place}: {loss}")));
@@ -78,17 +85,17 @@ fn describe(prepared: &Prepared, live: Option<FileCounts>, target: &Target, fact
         plan.warnings
             .push("The backup has no manifest: its contents cannot be compared with anything.".to_owned());
     }
-    if *target == Target::Live && live.is_some() && is_layered(&staging.folder) {
+    if *target == MediaTarget::Live && live.is_some() && is_layered(&staging.folder) {
         plan.warnings.push(format!(
             "{place} is on a file system of layers: folders that come from an image cannot be replaced, mount a volume there."
         ));
     }
     plan.advice.extend(losses(staging, facts.and_then(|facts| facts.counts.attributes)));
     match &staging.live {
-        None if *target != Target::Scratch => plan.warnings.push(format!(
+        None if *target != MediaTarget::Scratch => plan.warnings.push(format!(
             "{place} is a mount point, or its parent folder is closed to us: its entries are exchanged one by one."
         )),
-        Some(_) if live.is_some() && *target == Target::Live => plan.warnings.push(format!(
+        Some(_) if live.is_some() && *target == MediaTarget::Live => plan.warnings.push(format!(
             "Who has mounted {place} elsewhere, as containers do, sees the old files until it is mounted again."
         )),
         _ => {}

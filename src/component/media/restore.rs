@@ -12,11 +12,12 @@ use crate::component::media::{
     staging_area::{SPARE, StagingArea, StagingRoot, TREE, rename_new},
     steps::{Prepared, RestorePaths, STEPS, Step, nothing_mounted_at, prepare},
     swap,
+    target::MediaTarget,
     unpack::{Limits, Unpacking, open_folder},
 };
 use crate::component::{
     ComponentError, Feed,
-    stage::{RestoreMode, Staged, Target, UndoPoint},
+    stage::{RestoreMode, Staged, UndoPoint},
 };
 use crate::domain::{
     facts::{Counts, Facts, FileCounts},
@@ -43,7 +44,7 @@ pub(super) async fn blocking<T: Send + 'static>(
 pub(super) async fn stage(
     feed: Feed<'_>,
     paths: RestorePaths,
-    target: Target,
+    target: MediaTarget,
     facts: Option<&Facts>,
     meter: &Meter,
 ) -> Result<Box<dyn Staged>, ComponentError> {
@@ -54,17 +55,17 @@ pub(super) async fn stage(
 
 fn unpack(
     paths: &RestorePaths,
-    target: Target,
+    target: MediaTarget,
     promised: Option<FileCounts>,
     needed: Option<u64>,
     feed: BlockingFeed,
     meter: &Meter,
 ) -> Result<Copy, ComponentError> {
-    if let Target::Folder(folder) = &target {
+    if let MediaTarget::Folder(folder) = &target {
         // Nobody looks there but who restores to it once more.
         remove_empty_areas(folder)?;
     }
-    let mode = if target == Target::Scratch { RestoreMode::Drill } else { RestoreMode::Restore };
+    let mode = if target == MediaTarget::Scratch { RestoreMode::Drill } else { RestoreMode::Restore };
     let Prepared { area, capabilities, free } = prepare(mode, paths, &target, promised)?;
     if let (RestoreMode::Restore, Err(err)) = (mode, area.is_alone(live_of(paths, &target))) {
         area.remove_after(&err);
@@ -93,8 +94,8 @@ fn unpack(
 }
 
 /// The folder that a restore replaces.
-fn live_of<'a>(paths: &'a RestorePaths, target: &'a Target) -> &'a Path {
-    if let Target::Folder(folder) = target { folder } else { &paths.root }
+fn live_of<'a>(paths: &'a RestorePaths, target: &'a MediaTarget) -> &'a Path {
+    if let MediaTarget::Folder(folder) = target { folder } else { &paths.root }
 }
 
 /// The attributes of the folder that the copy is to replace: those of the copy unless the archive knows others.
@@ -215,7 +216,7 @@ struct Contents {
 #[derive(Debug)]
 struct Copy {
     area: StagingArea,
-    target: Target,
+    target: MediaTarget,
     contents: Contents,
     /// The task that orders the swap.
     note: Option<TaskNote>,
@@ -250,11 +251,11 @@ impl Staged for Copy {
     }
 
     async fn swap(self: Box<Self>) -> Result<Option<UndoPoint>, ComponentError> {
-        if self.target == Target::Scratch {
+        if self.target == MediaTarget::Scratch {
             return Err(unusable("a copy for a drill cannot take the place of the media".to_owned()));
         }
         blocking(move || match self.target {
-            Target::Live => exchange(self.area, false, self.note),
+            MediaTarget::Live => exchange(self.area, false, self.note),
             _ => exchange(self.area, true, None),
         })
         .await
@@ -271,7 +272,7 @@ pub(super) fn exchange(
     was_empty: bool,
     note: Option<TaskNote>,
 ) -> Result<Option<UndoPoint>, ComponentError> {
-    let may_move = if was_empty { Ok(()) } else { nothing_mounted_at(&area.staging, &Target::Live) };
+    let may_move = if was_empty { Ok(()) } else { nothing_mounted_at(&area.staging, &MediaTarget::Live) };
     let noted = may_move.and_then(|()| area.begin(note));
     let swapped = noted.and_then(|()| swap::swap(&mut area));
     let kept = match swapped {

@@ -8,10 +8,11 @@ use crate::component::media::{
     fs_capabilities::FsCapabilities,
     mounts::mounted_below,
     staging_area::{StagingArea, StagingRoot, is_area},
+    target::MediaTarget,
 };
 use crate::component::{
     ComponentError,
-    stage::{RestoreMode, Steps, Target},
+    stage::{RestoreMode, Steps},
 };
 use crate::domain::facts::FileCounts;
 use rustix::{
@@ -99,7 +100,7 @@ pub(super) struct Prepared {
 pub(super) fn prepare(
     mode: RestoreMode,
     paths: &RestorePaths,
-    target: &Target,
+    target: &MediaTarget,
     promised: Option<FileCounts>,
 ) -> Result<Prepared, ComponentError> {
     let mut preparation = Preparation::Begins;
@@ -127,7 +128,7 @@ impl Preparation {
         self,
         step: Step,
         paths: &RestorePaths,
-        target: &Target,
+        target: &MediaTarget,
         promised: Option<FileCounts>,
     ) -> Result<Self, ComponentError> {
         Ok(match (self, step) {
@@ -206,7 +207,7 @@ impl Prepared {
 
 /// A sentence about the way in which the media would be restored, for `check`.
 pub(super) fn describe_restore(paths: &RestorePaths) -> String {
-    let prepared = match prepare(RestoreMode::Check, paths, &Target::Live, None) {
+    let prepared = match prepare(RestoreMode::Check, paths, &MediaTarget::Live, None) {
         Ok(prepared) => prepared,
         Err(err) => return format!("a restore would not begin: {}", crate::base::chain(&err)),
     };
@@ -220,23 +221,14 @@ pub(super) fn describe_restore(paths: &RestorePaths) -> String {
 }
 
 /// The folder that a copy is for, and the place of its areas.
-pub(super) fn staging_root_of(root: &Path, target: &Target) -> Result<StagingRoot, ComponentError> {
+pub(super) fn staging_root_of(root: &Path, target: &MediaTarget) -> Result<StagingRoot, ComponentError> {
     let folder = match target {
-        Target::Live | Target::Scratch => root,
-        Target::Folder(path) => path,
-        Target::Database(name) => {
-            return Err(unusable(format!("restore media to database {name}: they are files")));
-        }
-        Target::Classes(_) => return Err(unusable("restore classes of media: they are files".to_owned())),
-        Target::LiveWithAccess => {
-            return Err(unusable(
-                "restore users and roles of media: owner and mode of its files are restored".to_owned(),
-            ));
-        }
+        MediaTarget::Live | MediaTarget::Scratch => root,
+        MediaTarget::Folder(path) => path,
     };
     let staging = StagingRoot::of(folder)?;
     // One that died while it filled the folder is finished first.
-    if let (Target::Folder(folder), Some(live)) = (target, staging.live()?)
+    if let (MediaTarget::Folder(folder), Some(live)) = (target, staging.live()?)
         && count(&live)? != FileCounts::default()
         && !StagingArea::all(folder)?.iter().any(StagingArea::is_swapping)
     {
@@ -253,10 +245,10 @@ pub(super) fn staging_root_of(root: &Path, target: &Target) -> Result<StagingRoo
 /// beside the media.
 fn area_of(
     staging: StagingRoot,
-    target: &Target,
+    target: &MediaTarget,
     drills: Option<&Path>,
 ) -> Result<StagingArea, ComponentError> {
-    if *target != Target::Scratch {
+    if *target != MediaTarget::Scratch {
         return StagingArea::to_swap(staging);
     }
     match (StagingArea::create(staging), drills) {
@@ -277,8 +269,8 @@ fn area_of(
 /// # Errors
 ///
 /// [`ComponentError::Unusable`] with the mount point. Another folder than that of the media is empty, and holds none.
-pub(super) fn nothing_mounted_at(staging: &StagingRoot, target: &Target) -> Result<(), ComponentError> {
-    if *target != Target::Live {
+pub(super) fn nothing_mounted_at(staging: &StagingRoot, target: &MediaTarget) -> Result<(), ComponentError> {
+    if *target != MediaTarget::Live {
         return Ok(());
     }
     let folder = staging.live_path();

@@ -51,7 +51,7 @@ impl Copy {
     ///
     /// # Errors
     ///
-    /// As [`crate::component::Component::stage_without`].
+    /// As [`crate::component::Restorable::stage`].
     pub async fn make(
         mut target: RestoreTarget,
         lock: AdvisoryLock,

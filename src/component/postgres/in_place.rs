@@ -57,7 +57,7 @@ impl InPlace {
     ///
     /// # Errors
     ///
-    /// As [`crate::component::Component::stage`].
+    /// As [`crate::component::Restorable::stage`].
     pub async fn prepare(
         target: RestoreTarget,
         lock: AdvisoryLock,

@@ -3,6 +3,7 @@
 mod admin;
 mod advisory_lock;
 mod blockers;
+mod by_hand;
 mod clients;
 mod comparison;
 mod config;
@@ -36,6 +37,7 @@ mod rights;
 mod rows;
 mod server_messages;
 mod sessions;
+mod settings;
 mod single_database_extensions;
 mod snapshot;
 mod steps;
@@ -50,7 +52,8 @@ mod views;
 
 use crate::component::process::Program;
 use crate::component::{
-    CompletedSwap, Component, ComponentError, Feed, Plan, RestoreMode, Staged, Target, UndoPoint,
+    CompletedSwap, Component, ComponentError, Feed, IncrementalBase, Plan, Restorable, RestoreMode,
+    RestoreOrder, Source, Staged, Target, Undo, UndoPoint,
 };
 use crate::domain::{
     component::ComponentName,
@@ -67,13 +70,14 @@ use copy::Copy;
 use deadpool_postgres::{ClientWrapper, Object, Pool};
 use in_place::InPlace;
 use language::Language;
-use restore_target::RestoreTarget;
+use restore_target::{RestoreTarget, name_of};
 use snapshot::{Server, Snapshot};
-use std::{ffi::OsString, fmt, os::unix::ffi::OsStringExt, time::Duration};
+use std::{ffi::OsString, fmt, os::unix::ffi::OsStringExt, sync::Arc, time::Duration};
 use tokio::sync::OnceCell;
 
 pub use config::{InvalidSetting, PostgresConfig, SslMode};
 pub use connect::pool;
+pub(in crate::component) use settings::REGISTRATION;
 pub use snapshot::Excluded;
 
 /// One database of a PostgreSQL server, 12 or newer.
@@ -222,14 +226,25 @@ impl Postgres {
     }
 }
 
+impl From<Postgres> for Component {
+    fn from(postgres: Postgres) -> Self {
+        let postgres = Arc::new(postgres);
+        Self { restorable: Some(postgres.clone()), undo: Some(postgres.clone()), ..Self::of(postgres) }
+    }
+}
+
 #[async_trait]
-impl Component for Postgres {
+impl Source for Postgres {
     fn name(&self) -> ComponentName {
-        ComponentName::Postgres
+        ComponentName::POSTGRES
     }
 
-    fn source(&self) -> String {
+    fn address(&self) -> String {
         self.config.database.clone()
+    }
+
+    fn host(&self) -> Option<String> {
+        Some(self.config.to_string())
     }
 
     async fn check(&self) -> Result<String, ComponentError> {
@@ -253,7 +268,12 @@ impl Component for Postgres {
         self.connect().await.map(|connection| drop(Object::take(connection)))
     }
 
-    async fn backup(&self, out: &mut dyn Output, meter: &Meter) -> Result<Facts, ComponentError> {
+    async fn back_up(
+        &self,
+        _: Option<&IncrementalBase>,
+        out: &mut dyn Output,
+        meter: &Meter,
+    ) -> Result<Facts, ComponentError> {
         Box::pin(lock_waits::show_during(&self.config, meter, Box::pin(self.dump_whole(out, meter)))).await
     }
 
@@ -261,20 +281,22 @@ impl Component for Postgres {
         decode::decode(&self.config, feed, meter).await
     }
 
+    async fn describe(&self, _: Feed<'_>) -> Result<Facts, ComponentError> {
+        Ok(Facts::default())
+    }
+}
+
+#[async_trait]
+impl Restorable for Postgres {
     async fn plan(&self, target: &Target, facts: Option<&Facts>) -> Result<Plan, ComponentError> {
         let mode = if *target == Target::Scratch { RestoreMode::Drill } else { RestoreMode::DryRun };
         RestoreTarget::find(&self.config, target, facts, mode).await?.plan(&self.config, facts).await
     }
 
-    async fn preview(
-        &self,
-        feed: Feed<'_>,
-        target: &Target,
-        without: &[String],
-        facts: Option<&Facts>,
-    ) -> Result<(), ComponentError> {
-        let target = RestoreTarget::find(&self.config, target, facts, RestoreMode::DryRun).await?;
-        InPlace::preview(&target, &self.config, without, feed).await
+    async fn preview(&self, feed: Feed<'_>, order: &RestoreOrder<'_>) -> Result<(), ComponentError> {
+        let target =
+            RestoreTarget::find(&self.config, order.target, order.facts, RestoreMode::DryRun).await?;
+        InPlace::preview(&target, &self.config, order.without, feed).await
     }
 
     fn skipped_steps(&self, mode: RestoreMode) -> Vec<&'static str> {
@@ -284,24 +306,12 @@ impl Component for Postgres {
     async fn stage(
         &self,
         feed: Feed<'_>,
-        target: &Target,
-        facts: Option<&Facts>,
+        order: &RestoreOrder<'_>,
         meter: &Meter,
     ) -> Result<Box<dyn Staged>, ComponentError> {
-        self.stage_without(feed, target, &[], facts, meter).await
-    }
-
-    async fn stage_without(
-        &self,
-        feed: Feed<'_>,
-        target: &Target,
-        without: &[String],
-        facts: Option<&Facts>,
-        meter: &Meter,
-    ) -> Result<Box<dyn Staged>, ComponentError> {
+        let RestoreOrder { target, without, facts } = *order;
         let mode = if *target == Target::Scratch { RestoreMode::Drill } else { RestoreMode::Restore };
-        let live = if let Target::Database(name) = target { name } else { &self.config.database };
-        let lock = AdvisoryLock::take(&self.config, live).await?;
+        let lock = AdvisoryLock::take(&self.config, &name_of(&self.config, target)?).await?;
         let target = RestoreTarget::find(&self.config, target, facts, mode).await?;
         let mut order =
             Order { without: without.to_vec(), exclude: self.exclude.clone(), facts: facts.cloned() };
@@ -324,7 +334,10 @@ impl Component for Postgres {
     async fn recover(&self) -> Result<Vec<String>, ComponentError> {
         undo::recover(&self.config).await
     }
+}
 
+#[async_trait]
+impl Undo for Postgres {
     async fn undo_point(&self) -> Result<Option<UndoPoint>, ComponentError> {
         undo::undo_point(&self.config).await
     }
@@ -337,11 +350,7 @@ impl Component for Postgres {
         undo::result_stored(&self.config, task).await
     }
 
-    async fn undo(&self, meter: &Meter) -> Result<UndoPoint, ComponentError> {
-        self.undo_by(None, meter).await
-    }
-
-    async fn undo_by(&self, note: Option<TaskNote>, _: &Meter) -> Result<UndoPoint, ComponentError> {
+    async fn undo(&self, note: Option<TaskNote>, _: &Meter) -> Result<UndoPoint, ComponentError> {
         undo::undo(&self.config, note).await
     }
 

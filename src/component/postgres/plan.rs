@@ -82,6 +82,7 @@ impl RestoreTarget {
             refuses: refuses.into_iter().collect(),
             not_tried: Vec::new(),
             looks_into_archive: !self.swaps,
+            is_elsewhere: self.is_elsewhere,
         })
     }
 

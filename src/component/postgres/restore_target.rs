@@ -30,6 +30,8 @@ pub struct RestoreTarget {
     pub owner: String,
     /// True if the copy is compared and thrown away.
     pub drill: bool,
+    /// True if another database than the live one is named.
+    pub is_elsewhere: bool,
     /// True if a copy can be made beside the database; if not, the contents are replaced in place.
     pub swaps: bool,
     /// The statements that would let the role make a copy.
@@ -68,7 +70,7 @@ impl RestoreTarget {
         facts: Option<&Facts>,
         mode: RestoreMode,
     ) -> Result<Self, ComponentError> {
-        let name = name_of(config, target)?;
+        let name = &name_of(config, target)?;
         let admin = Admin::beside(config, name).await?;
         let server = Server::ask(&admin.client).await?;
         let rights = facts.and_then(|facts| facts.rights.as_ref());
@@ -104,6 +106,7 @@ impl RestoreTarget {
             like,
             owner,
             drill,
+            is_elsewhere: matches!(target, Target::Custom(_)),
             swaps,
             wants,
             rights,
@@ -240,24 +243,14 @@ pub fn in_place_folder(config: &PostgresConfig) -> PathBuf {
     config.scratch.clone().unwrap_or_else(std::env::temp_dir)
 }
 
-/// The name of the database that is restored.
-fn name_of<'a>(config: &'a PostgresConfig, target: &'a Target) -> Result<&'a String, ComponentError> {
-    match target {
-        Target::Live | Target::Scratch => Ok(&config.database),
-        Target::Database(name) => checked(name),
-        Target::Folder(folder) => Err(unusable(format!(
-            "a database cannot be restored into the folder {}: name a database",
-            folder.display()
-        ))),
-        Target::Classes(_) => Err(unusable("a database has no classes".to_owned())),
-        Target::LiveWithAccess => {
-            Err(unusable("the roles of PostgreSQL are not in backups of a database".to_owned()))
-        }
+/// The name of the database that is restored: with the option `database` another one than the live one.
+pub fn name_of(config: &PostgresConfig, target: &Target) -> Result<String, ComponentError> {
+    let Target::Custom(option) = target else { return Ok(config.database.clone()) };
+    if option.name != "database" {
+        return Err(unusable(format!("a database is not restored by --{}: name a database", option.name)));
     }
-}
-
-/// A name that a database can have and that is not the server's own.
-fn checked(name: &String) -> Result<&String, ComponentError> {
+    // A name that a database can have and that is not the server's own.
+    let name: String = option.texts().collect();
     let own = ["template0", "template1"].contains(&name.as_str());
     if name.is_empty() || name.len() > LONGEST_NAME || name.contains('\0') || own {
         return Err(unusable(format!(

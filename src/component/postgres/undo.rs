@@ -20,14 +20,14 @@ fn is_noted(mark: &Mark) -> bool {
     matches!(mark.role, Role::Kept | Role::Restored)
 }
 
-/// As [`crate::component::Component::undo_point`].
+/// As [`crate::component::Undo::undo_point`].
 pub async fn undo_point(config: &PostgresConfig) -> Result<Option<UndoPoint>, ComponentError> {
     let admin = Admin::beside(config, &config.database).await?;
     let newest = newest(&admin, &config.database).await?;
     Ok(newest.map(|mark| UndoPoint { place: mark.name, at: mark.at, task_notes: mark.task_notes }))
 }
 
-/// As [`crate::component::Component::completed_by`].
+/// As [`crate::component::Undo::completed_by`].
 pub async fn completed_by(
     config: &PostgresConfig,
     task: &str,
@@ -40,7 +40,7 @@ pub async fn completed_by(
     }))
 }
 
-/// As [`crate::component::Component::result_stored`].
+/// As [`crate::component::Undo::result_stored`].
 pub async fn result_stored(config: &PostgresConfig, task: &str) -> Result<(), ComponentError> {
     let lock = AdvisoryLock::take(config, &config.database).await?;
     let admin = Admin::beside(config, &config.database).await?;
@@ -61,7 +61,7 @@ async fn note(admin: &Admin, mark: &Mark, lock: &AdvisoryLock) -> Result<(), Com
     noted.map_err(|err| fault(format!("comment on database {}", mark.name), err))
 }
 
-/// As [`crate::component::Component::undo_by`]. Where nothing was live any more, what it tells is the name
+/// As [`crate::component::Undo::undo`]. Where nothing was live any more, what it tells is the name
 /// that the old one has again.
 pub async fn undo(config: &PostgresConfig, note: Option<TaskNote>) -> Result<UndoPoint, ComponentError> {
     let lock = AdvisoryLock::take(config, &config.database).await?;
@@ -97,7 +97,7 @@ async fn put_back(
     Ok(kept.unwrap_or_else(|| UndoPoint { place: target, at: Timestamp::now(), task_notes: None }))
 }
 
-/// As [`crate::component::Component::delete_undo_data`]. What was set aside after a database that stays does so too: an undo leads to
+/// As [`crate::component::Undo::delete_undo_data`]. What was set aside after a database that stays does so too: an undo leads to
 /// the newest.
 pub async fn delete_undo_data(config: &PostgresConfig) -> Result<(), ComponentError> {
     let lock = AdvisoryLock::take(config, &config.database).await?;
@@ -124,7 +124,7 @@ pub async fn delete_undo_data(config: &PostgresConfig) -> Result<(), ComponentEr
     Ok(())
 }
 
-/// As [`crate::component::Component::recover`].
+/// As [`crate::component::Restorable::recover`].
 pub async fn recover(config: &PostgresConfig) -> Result<Vec<String>, ComponentError> {
     // The holder of the lock is the only run at work: copies and closed databases that are there are of dead runs.
     let lock = AdvisoryLock::take(config, &config.database).await?;

@@ -1,7 +1,7 @@
 //! The check of a server before a backup or a restore is wanted.
 
 use crate::base::chain;
-use crate::component::stage::{RestoreMode, Target};
+use crate::component::stage::RestoreMode;
 use crate::component::weaviate::Weaviate;
 use crate::component::weaviate::class::{self, Class, Classes};
 use crate::component::weaviate::count::CountRange;
@@ -11,7 +11,8 @@ use crate::component::weaviate::journal::Journal;
 use crate::component::weaviate::requirements::Requirements;
 use crate::component::weaviate::server::Server;
 use crate::component::weaviate::steps::CheckContext;
-use crate::component::{Component as _, ComponentError};
+use crate::component::weaviate::target::ClassTarget;
+use crate::component::{ComponentError, Restorable as _};
 use serde_json::Value;
 use std::collections::BTreeMap;
 
@@ -105,7 +106,7 @@ impl Weaviate {
         }
         let context = CheckContext {
             weaviate: self,
-            target: &Target::Live,
+            target: &ClassTarget::Live,
             server,
             requirements: &Requirements::of_live(backend, &live),
             bring: Some(&live.keys().cloned().collect()),

@@ -1,7 +1,6 @@
 //! Copies of classes beside a restore: made before anything is deleted, kept for `undo`, removed when nobody needs them.
 
 use crate::base::chain;
-use crate::component::ComponentError;
 use crate::component::weaviate::Weaviate;
 use crate::component::weaviate::class::Classes;
 use crate::component::weaviate::count::CountRange;
@@ -10,14 +9,22 @@ use crate::component::weaviate::folder::is_closed;
 use crate::component::weaviate::index::{BackupBackend, Index, corrupt};
 use crate::component::weaviate::job::new_id;
 use crate::component::weaviate::journal::Journal;
-use crate::component::weaviate::notes::{Notes, OrphanBackup, Snapshot};
+use crate::component::weaviate::notes::{Notes, OrphanBackup, PreviousClasses, Snapshot};
 use crate::component::weaviate::server::Server;
 use crate::component::weaviate::sink::FileSink;
 use crate::component::weaviate::source::{Source, SourceLocation};
 use crate::component::weaviate::tree::{Described, Tree};
+use crate::component::{ComponentError, UndoPoint};
 use crate::domain::progress::Meter;
 use jiff::Timestamp;
 use std::collections::BTreeSet;
+
+/// The copies that a restore has set aside, for people.
+pub(super) fn kept_as(journal: &Journal, kept: &PreviousClasses) -> UndoPoint {
+    let copies: BTreeSet<&Snapshot> = kept.before.values().flatten().collect();
+    let places: Vec<_> = copies.into_iter().map(|copy| place_of(journal, copy)).collect();
+    UndoPoint { place: places.join(", "), at: kept.at(), task_notes: None }
+}
 
 impl Weaviate {
     /// Copies classes, so that they can be put back. `backend` is that of the backup which is about to be restored:

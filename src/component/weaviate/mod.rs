@@ -15,6 +15,7 @@ mod access;
 mod announced_backups;
 mod answer;
 mod backend;
+mod by_hand;
 mod check;
 mod chunk;
 mod claim;
@@ -54,11 +55,13 @@ mod rights;
 mod schema;
 mod segment;
 mod server;
+mod settings;
 mod sink;
 mod snapshot;
 mod source;
 mod steps;
 mod sweep;
+mod target;
 mod task_notes;
 mod tree;
 mod trial;
@@ -69,8 +72,8 @@ mod watch;
 use crate::base::chain;
 use crate::component::media::{Media, MediaConfig};
 use crate::component::{
-    BucketFolder, CompletedSwap, Component, ComponentError, Feed, Plan, RestoreMode, Staged, Target,
-    UndoPoint,
+    BucketFolder, CompletedSwap, Component, ComponentError, Feed, IncrementalBase, Plan, Restorable,
+    RestoreMode, RestoreOrder, Source, Staged, Target, Undo, UndoPoint,
 };
 use crate::domain::{
     component::ComponentName,
@@ -85,12 +88,14 @@ use files::Files;
 use folder::is_closed;
 use index::{BackupBackend, END, Index};
 use journal::Journal;
-use notes::{Notes, Snapshot};
+use notes::Notes;
 use server::Server;
 use std::{collections::BTreeSet, sync::Arc};
+use target::ClassTarget;
 use tree::Tree;
 
 pub use config::{Address, BackendSetting, InvalidAddress, Tls, WeaviateConfig};
+pub(in crate::component) use settings::REGISTRATION;
 
 /// The app's vector database.
 #[derive(Debug, Clone)]
@@ -136,7 +141,8 @@ impl Weaviate {
                 journal.note(|notes| notes.orphans.retain(|orphan| orphan.id != index.id)).await?;
             }
             Files::Folder(folder) => {
-                let packed = Media::new(MediaConfig::full(folder.of(&index.id))).backup(out, meter).await?;
+                let packed =
+                    Media::new(MediaConfig::full(folder.of(&index.id))).back_up(None, out, meter).await?;
                 if packed.warning_count > 0 {
                     // Nothing may change there by now.
                     let what = format!("pack Weaviate's backup: {}", packed.warnings.join("; "));
@@ -154,25 +160,34 @@ impl Weaviate {
     }
 }
 
-/// The copies that a restore has set aside, for people.
-fn kept_as(journal: &Journal, kept: &notes::PreviousClasses) -> UndoPoint {
-    let copies: BTreeSet<&Snapshot> = kept.before.values().flatten().collect();
-    let places: Vec<_> = copies.into_iter().map(|copy| copies::place_of(journal, copy)).collect();
-    UndoPoint { place: places.join(", "), at: kept.at(), task_notes: None }
-}
-
 /// The reason why no drill can be held, and what to do.
 const NO_DRILL: &str = "weaviate is restored for real only on a second server: set BACKUP_WEAVIATE_DRILL_URL to \
                         one with nothing on it";
 
+impl From<Weaviate> for Component {
+    fn from(weaviate: Weaviate) -> Self {
+        let weaviate = Arc::new(weaviate);
+        Self {
+            restorable: Some(weaviate.clone()),
+            undo: Some(weaviate.clone()),
+            server_side: Some(weaviate.clone()),
+            ..Self::of(weaviate)
+        }
+    }
+}
+
 #[async_trait]
-impl Component for Weaviate {
+impl Source for Weaviate {
     fn name(&self) -> ComponentName {
-        ComponentName::Weaviate
+        ComponentName::WEAVIATE
     }
 
-    fn source(&self) -> String {
+    fn address(&self) -> String {
         self.config.server.to_string()
+    }
+
+    fn host(&self) -> Option<String> {
+        Some(self.address())
     }
 
     async fn check(&self) -> Result<String, ComponentError> {
@@ -183,7 +198,12 @@ impl Component for Weaviate {
         self.found().await.map(drop)
     }
 
-    async fn backup(&self, out: &mut dyn Output, meter: &Meter) -> Result<Facts, ComponentError> {
+    async fn back_up(
+        &self,
+        _: Option<&IncrementalBase>,
+        out: &mut dyn Output,
+        meter: &Meter,
+    ) -> Result<Facts, ComponentError> {
         meter.begin("connect", 0);
         let server = self.connect().await?;
         let (backend, mut warning) = self.choose_backend(&server).await?;
@@ -264,13 +284,16 @@ impl Component for Weaviate {
         facts.versions.insert("weaviate".to_owned(), index.server_version);
         Ok(facts)
     }
+}
 
+#[async_trait]
+impl Restorable for Weaviate {
     fn drill_unsupported(&self) -> Option<&'static str> {
         self.config.drill.is_none().then_some(NO_DRILL)
     }
 
     async fn plan(&self, target: &Target, facts: Option<&Facts>) -> Result<Plan, ComponentError> {
-        self.planned(target, facts).await
+        self.planned(&ClassTarget::try_from(target)?, facts).await
     }
 
     fn skipped_steps(&self, mode: RestoreMode) -> Vec<&'static str> {
@@ -280,11 +303,11 @@ impl Component for Weaviate {
     async fn stage(
         &self,
         feed: Feed<'_>,
-        target: &Target,
-        _: Option<&Facts>,
+        order: &RestoreOrder<'_>,
         meter: &Meter,
     ) -> Result<Box<dyn Staged>, ComponentError> {
-        Ok(Box::new(self.staged(feed, target, meter).await?))
+        order.refuse_without(self.name())?;
+        Ok(Box::new(self.staged(feed, &ClassTarget::try_from(order.target)?, meter).await?))
     }
 
     async fn recover(&self) -> Result<Vec<String>, ComponentError> {
@@ -339,21 +362,20 @@ impl Component for Weaviate {
         let due: Vec<_> = own.into_iter().chain(others).collect();
         Ok((!due.is_empty()).then(|| due.join("; ")))
     }
+}
 
+#[async_trait]
+impl Undo for Weaviate {
     async fn undo_point(&self) -> Result<Option<UndoPoint>, ComponentError> {
         let journal = Journal::open(&self.config.state).await?;
-        Ok(journal.notes.kept.as_ref().map(|kept| kept_as(&journal, kept)))
+        Ok(journal.notes.kept.as_ref().map(|kept| copies::kept_as(&journal, kept)))
     }
 
     async fn undo_hint(&self) -> Result<Option<String>, ComponentError> {
         self.kept_of_others().await
     }
 
-    async fn undo(&self, meter: &Meter) -> Result<UndoPoint, ComponentError> {
-        self.undone(None, meter).await
-    }
-
-    async fn undo_by(&self, note: Option<TaskNote>, meter: &Meter) -> Result<UndoPoint, ComponentError> {
+    async fn undo(&self, note: Option<TaskNote>, meter: &Meter) -> Result<UndoPoint, ComponentError> {
         self.undone(note, meter).await
     }
 
@@ -374,9 +396,5 @@ impl Component for Weaviate {
         self.note_and_drop(&server, &mut journal, Notes::drop_old_copies).await?;
         self.refresh_mark_or_warn(&server, &mut journal).await;
         Ok(())
-    }
-
-    async fn sweep(&self, living: &[&Facts]) -> Result<Vec<String>, ComponentError> {
-        self.swept(living).await
     }
 }

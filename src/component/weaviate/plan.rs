@@ -2,7 +2,7 @@
 
 use crate::component::ComponentError;
 use crate::component::scratch::free_bytes;
-use crate::component::stage::{Plan, RestoreMode, Target};
+use crate::component::stage::{Plan, RestoreMode};
 use crate::component::weaviate::Weaviate;
 use crate::component::weaviate::class::Classes;
 use crate::component::weaviate::export::not_kept;
@@ -12,6 +12,7 @@ use crate::component::weaviate::replace::names;
 use crate::component::weaviate::requirements::Requirements;
 use crate::component::weaviate::restore::chosen;
 use crate::component::weaviate::steps::CheckContext;
+use crate::component::weaviate::target::ClassTarget;
 use crate::domain::facts::Facts;
 use std::collections::BTreeSet;
 
@@ -19,7 +20,7 @@ impl Weaviate {
     /// The plan of a restore.
     pub(super) async fn planned(
         &self,
-        target: &Target,
+        target: &ClassTarget,
         facts: Option<&Facts>,
     ) -> Result<Plan, ComponentError> {
         let server = self.target_server(target).await?;
@@ -30,7 +31,7 @@ impl Weaviate {
         let wanted = all.as_ref().map(|all| chosen(target, all)).transpose()?;
         // Classes are asked for by name, so that one which the key may not see is not taken for one that is not there.
         let going = server.classes(wanted.as_ref()).await?;
-        let mode = if *target == Target::Scratch { RestoreMode::Drill } else { RestoreMode::DryRun };
+        let mode = if *target == ClassTarget::Scratch { RestoreMode::Drill } else { RestoreMode::DryRun };
         let context = CheckContext {
             weaviate: self,
             target,
@@ -42,11 +43,11 @@ impl Weaviate {
         };
         let not_tried = context.ask_all_of(mode, &counts.unwrap_or_default()).await?;
         let due = Journal::open(&self.config.state).await?.notes.still_due();
-        let due = due.filter(|_| *target != Target::Scratch);
+        let due = due.filter(|_| *target != ClassTarget::Scratch);
         let (needs_bytes, free_bytes) = self.room(requirements.backend, facts, &going);
         let mut plan = Plan {
             replaces: match target {
-                Target::Scratch => format!("nothing: classes on {}, deleted again", server.client.address()),
+                ClassTarget::Scratch => format!("nothing: classes on {}, deleted again", server.client.address()),
                 _ => replaced(&going, wanted.iter().flatten()),
             },
             method: "a safety backup of those classes; then class by class: delete, restore, count; a class that fails \
@@ -55,7 +56,7 @@ impl Weaviate {
             needs_bytes,
             free_bytes,
             downtime: match target {
-                Target::Scratch => "none",
+                ClassTarget::Scratch => "none",
                 _ => "each class is missing while it is restored",
             }
             .to_owned(),
@@ -66,14 +67,15 @@ impl Weaviate {
             refuses: Vec::new(),
             not_tried,
             looks_into_archive: false,
+            is_elsewhere: false,
         };
-        if *target == Target::LiveWithAccess {
+        if *target == ClassTarget::LiveWithAccess {
             plan.warnings.push(ACCESS.to_owned());
         }
         if let Some(made_by) = requirements.made_by {
             plan.versions.push(format!("backup made by weaviate {made_by}"));
         }
-        if let (Target::Live | Target::LiveWithAccess, Some(wanted)) = (target, &wanted) {
+        if let (ClassTarget::Live | ClassTarget::LiveWithAccess, Some(wanted)) = (target, &wanted) {
             let there = server.definitions().await.map_err(|fault| fault.of("read Weaviate's schema"))?;
             plan.warnings.extend(staying(there.into_keys().collect(), wanted));
             plan.advice.push(WRITERS.to_owned());

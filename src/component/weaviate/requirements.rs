@@ -1,9 +1,9 @@
 //! The requirements of a backup: version, nodes and modules that a server must have to restore it.
 
 use crate::component::ComponentError;
-use crate::component::stage::Target;
 use crate::component::weaviate::class::{self, Class, Classes};
 use crate::component::weaviate::index::{BackupBackend, Index, corrupt};
+use crate::component::weaviate::target::ClassTarget;
 use crate::component::weaviate::version::Version;
 use crate::domain::facts::Facts;
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,7 +29,7 @@ pub(super) struct Requirements {
 impl Requirements {
     /// The requirements as far as a manifest tells them. A manifest names the modules of all classes together, so only a
     /// restore of all classes requires them.
-    pub(super) fn of_manifest(facts: &Facts, target: &Target) -> Result<Self, ComponentError> {
+    pub(super) fn of_manifest(facts: &Facts, target: &ClassTarget) -> Result<Self, ComponentError> {
         let backend = [BackupBackend::Filesystem, BackupBackend::S3, BackupBackend::Export];
         let of_classes = facts
             .versions
@@ -37,7 +37,7 @@ impl Requirements {
             .filter_map(|name| name.strip_prefix(MODULE))
             .filter(|name| !is_for_backups(name));
         let modules = match target {
-            Target::Classes(_) => BTreeMap::new(),
+            ClassTarget::Classes(_) => BTreeMap::new(),
             _ => of_classes.map(|name| (name.to_owned(), "one of the classes".to_owned())).collect(),
         };
         Ok(Self {
@@ -53,9 +53,9 @@ impl Requirements {
     }
 
     /// The requirements of the classes that `target` names.
-    pub(super) fn of_archive(index: &Index, target: &Target) -> Result<Self, ComponentError> {
+    pub(super) fn of_archive(index: &Index, target: &ClassTarget) -> Result<Self, ComponentError> {
         let is_meant = |name: &String| match target {
-            Target::Classes(wanted) => wanted.contains(name),
+            ClassTarget::Classes(wanted) => wanted.contains(name),
             _ => true,
         };
         Ok(Self {

@@ -4,9 +4,10 @@ use crate::base::chain;
 use crate::component::media::{Media, MediaConfig};
 use crate::component::scratch::Scratch;
 use crate::component::stage::{RestoreMode, Staged, Target, UndoPoint};
+use crate::component::weaviate::Weaviate;
 use crate::component::weaviate::claim::marks_of_the_dead;
 use crate::component::weaviate::class::Classes;
-use crate::component::weaviate::copies::described;
+use crate::component::weaviate::copies::{described, kept_as};
 use crate::component::weaviate::count::CountRange;
 use crate::component::weaviate::decode::{decode, decode_only};
 use crate::component::weaviate::files::Files;
@@ -20,8 +21,8 @@ use crate::component::weaviate::requirements::Requirements;
 use crate::component::weaviate::server::{Access, Server};
 use crate::component::weaviate::source::{Source, SourceLocation, prove};
 use crate::component::weaviate::steps::CheckContext;
-use crate::component::weaviate::{Weaviate, kept_as};
-use crate::component::{Component, ComponentError, Feed};
+use crate::component::weaviate::target::ClassTarget;
+use crate::component::{ComponentError, Feed, Restorable as _, RestoreOrder};
 use crate::domain::{facts::Counts, progress::Meter, task_note::TaskNote};
 use async_trait::async_trait;
 use std::collections::BTreeSet;
@@ -29,15 +30,10 @@ use uuid::Uuid;
 
 impl Weaviate {
     /// The server that a restore goes to.
-    pub(super) async fn target_server(&self, target: &Target) -> Result<Server, ComponentError> {
+    pub(super) async fn target_server(&self, target: &ClassTarget) -> Result<Server, ComponentError> {
         match target {
-            Target::Live | Target::LiveWithAccess | Target::Classes(_) => self.connect().await,
-            Target::Scratch => self.connect_drill().await,
-            Target::Database(_) | Target::Folder(_) => Err(ComponentError::Unusable {
-                what: "restore weaviate: it goes into its own server, name classes by --include for a part of it"
-                    .to_owned(),
-                source: None,
-            }),
+            ClassTarget::Live | ClassTarget::LiveWithAccess | ClassTarget::Classes(_) => self.connect().await,
+            ClassTarget::Scratch => self.connect_drill().await,
         }
     }
 
@@ -45,7 +41,7 @@ impl Weaviate {
     pub(super) async fn staged(
         &self,
         feed: Feed<'_>,
-        target: &Target,
+        target: &ClassTarget,
         meter: &Meter,
     ) -> Result<Copy, ComponentError> {
         let index = Index::take(feed).await?;
@@ -55,7 +51,7 @@ impl Weaviate {
         let bring = chosen(target, &all)?;
         let live = server.classes(Some(&bring)).await?;
         let requirements = Requirements::of_archive(&index, target)?;
-        let mode = if *target == Target::Scratch { RestoreMode::Drill } else { RestoreMode::Restore };
+        let mode = if *target == ClassTarget::Scratch { RestoreMode::Drill } else { RestoreMode::Restore };
         let (weaviate, live, asked) = (self, &live, Some(&index));
         let context = CheckContext {
             weaviate,
@@ -74,7 +70,7 @@ impl Weaviate {
         }
         let (source, counts) = self.unpack(&server, (index, &bring), feed, &mut journal, meter).await?;
         let (weaviate, meter) = (self.clone(), meter.clone());
-        let access = *target == Target::LiveWithAccess;
+        let access = *target == ClassTarget::LiveWithAccess;
         let mut copy =
             Copy { weaviate, server, source, bring, counts, drill: false, access, note: None, meter };
         if access && let Err(err) = copy.holds_access().await {
@@ -153,7 +149,8 @@ impl Weaviate {
         let place = if release == FolderRelease::Taken { &aside } else { id };
         let media = Media::new(MediaConfig::full(folder.of(place)));
         // Owners of these files say nothing of the classes.
-        let staged = media.stage(feed, &Target::Folder(folder.of(place)), None, &meter.muted()).await?;
+        let target = Target::custom("into", [folder.of(place)]);
+        let staged = media.stage(feed, &RestoreOrder::new(&target, None), &meter.muted()).await?;
         staged.swap().await?;
         folder.share(place).await?;
         let tree = files.tree(place).await?;
@@ -177,8 +174,11 @@ impl Weaviate {
 }
 
 /// The classes that are meant.
-pub(super) fn chosen(target: &Target, all: &BTreeSet<String>) -> Result<BTreeSet<String>, ComponentError> {
-    let Target::Classes(wanted) = target else { return Ok(all.clone()) };
+pub(super) fn chosen(
+    target: &ClassTarget,
+    all: &BTreeSet<String>,
+) -> Result<BTreeSet<String>, ComponentError> {
+    let ClassTarget::Classes(wanted) = target else { return Ok(all.clone()) };
     if let Some(name) = wanted.iter().find(|name| !all.contains(*name)) {
         let what = format!("restore class {name}: the backup does not have it, but has {}", names(all));
         return Err(ComponentError::Unusable { what, source: None });

@@ -28,7 +28,7 @@ impl Weaviate {
     ///
     /// # Errors
     ///
-    /// When it failed, or is not whole. What is left of it is removed by the next [recovery](crate::component::Component::recover).
+    /// When it failed, or is not whole. What is left of it is removed by the next [recovery](crate::component::Restorable::recover).
     pub(super) async fn native(
         &self,
         server: &Server,

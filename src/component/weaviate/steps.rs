@@ -2,7 +2,7 @@
 //! run and drill name the steps that they do not take. The steps that do something stand in `restore` and `replace`.
 
 use crate::component::ComponentError;
-use crate::component::stage::{RestoreMode, Steps, Target};
+use crate::component::stage::{RestoreMode, Steps};
 use crate::component::weaviate::Weaviate;
 use crate::component::weaviate::class::Classes;
 use crate::component::weaviate::files::Files;
@@ -12,6 +12,7 @@ use crate::component::weaviate::requirements::Requirements;
 use crate::component::weaviate::restore::counted;
 use crate::component::weaviate::rights::Replaced;
 use crate::component::weaviate::server::Server;
+use crate::component::weaviate::target::ClassTarget;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A step of a restore.
@@ -73,7 +74,7 @@ pub(super) const STEPS: Steps<Step> = Steps(&[
 #[derive(Debug)]
 pub(super) struct CheckContext<'a> {
     pub(super) weaviate: &'a Weaviate,
-    pub(super) target: &'a Target,
+    pub(super) target: &'a ClassTarget,
     pub(super) server: &'a Server,
     pub(super) requirements: &'a Requirements,
     /// The classes that are to come; `None` where nobody has noted them.
@@ -95,7 +96,9 @@ impl CheckContext<'_> {
         let Self { weaviate, target, server, requirements, bring, live, index } = *self;
         match step {
             Step::Version => refusals::of_version(server, requirements),
-            Step::Access if *target == Target::LiveWithAccess => refusals::of_access(server, requirements),
+            Step::Access if *target == ClassTarget::LiveWithAccess => {
+                refusals::of_access(server, requirements)
+            }
             Step::Folder => match requirements.backend.filter(|backend| *backend != BackupBackend::Export) {
                 Some(backend) => match weaviate.files(server, backend)? {
                     Files::Folder(folder) => folder.probe().await,

@@ -1,20 +1,23 @@
 //! Backups in the bucket that no manifest names, removed when they are nobody's.
 
+use crate::component::weaviate::config::BackendSetting;
 use crate::component::weaviate::copies::described;
 use crate::component::weaviate::files::{Files, is_ours};
 use crate::component::weaviate::job::origin_of;
 use crate::component::weaviate::journal::Journal;
 use crate::component::weaviate::leftovers::is_older;
 use crate::component::weaviate::replace::names;
-use crate::component::{BucketFolder, ComponentError, weaviate::Weaviate};
+use crate::component::{BucketFolder, ComponentError, ServerSide, weaviate::Weaviate};
 use crate::domain::facts::Facts;
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use async_trait::async_trait;
+use std::{collections::BTreeSet, path::Path, sync::Arc, time::Duration};
 
 /// The time for which a backup of an earlier version, whose id names no machine, is left though no manifest here names
 /// it: another machine may have the manifest in a folder of its own, or need the backup as a copy of classes.
 const STRANGE: Duration = Duration::from_hours(30 * 24);
 
-impl Weaviate {
+#[async_trait]
+impl ServerSide for Weaviate {
     /// Removes the backups of ours in the bucket that neither a manifest, nor a journal of this machine, nor a mark of
     /// any machine names: those of this machine once they cannot be under way any more, those of earlier versions after
     /// [`STRANGE`] and only if the server has every class of theirs, so that none is the only copy of a deleted class.
@@ -23,7 +26,7 @@ impl Weaviate {
     /// # Errors
     ///
     /// When the bucket or the marks cannot be read; then nothing more is removed.
-    pub(super) async fn swept(&self, living: &[&Facts]) -> Result<Vec<String>, ComponentError> {
+    async fn sweep(&self, living: &[&Facts]) -> Result<Vec<String>, ComponentError> {
         let Some(bucket_folder) = &self.bucket_folder else { return Ok(Vec::new()) };
         let mut journals = vec![Journal::open(&self.config.state).await?];
         journals.extend(Journal::others(&self.config.state).await?.into_iter().map(|(_, journal)| journal));
@@ -70,6 +73,12 @@ impl Weaviate {
             done.push(format!("removed backup {id} of Weaviate from the bucket: no manifest names it"));
         }
         Ok(done)
+    }
+
+    fn folder(&self) -> Option<(&'static str, &Path)> {
+        let folder =
+            self.config.dir.as_deref().filter(|_| self.config.backend == BackendSetting::Filesystem)?;
+        Some(("BACKUP_WEAVIATE_DIR", folder))
     }
 }
 

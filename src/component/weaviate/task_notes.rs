@@ -2,10 +2,11 @@
 //! task again knows that its work is done.
 
 use crate::base::chain;
+use crate::component::weaviate::Weaviate;
 use crate::component::weaviate::claim::ReplacementClaim;
+use crate::component::weaviate::copies::kept_as;
 use crate::component::weaviate::journal::Journal;
 use crate::component::weaviate::mark::ReplacementMark;
-use crate::component::weaviate::{Weaviate, kept_as};
 use crate::component::{CompletedSwap, ComponentError};
 use crate::domain::task_note::{self, TaskNote};
 use jiff::Timestamp;

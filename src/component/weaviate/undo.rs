@@ -1,12 +1,13 @@
 //! The undo of a restore: the classes as they were before.
 
+use crate::component::weaviate::Weaviate;
 use crate::component::weaviate::class;
+use crate::component::weaviate::copies::kept_as;
 use crate::component::weaviate::index::BackupBackend;
 use crate::component::weaviate::journal::Journal;
 use crate::component::weaviate::notes::Snapshot;
 use crate::component::weaviate::replace::Purpose;
 use crate::component::weaviate::source::Bring;
-use crate::component::weaviate::{Weaviate, kept_as};
 use crate::component::{ComponentError, UndoPoint};
 use crate::domain::{progress::Meter, task_note::TaskNote};
 use jiff::Timestamp;

@@ -10,7 +10,7 @@ fn owner(task_id: &str) -> LockOwner {
 
 async fn take(locks: &Locks, task_id: &str, wait: bool) -> Result<ComponentLock, EngineError> {
     let meter = Meter::default();
-    locks.take(ComponentName::Media, &owner(task_id), wait.then_some(&meter), &SystemClock).await
+    locks.take(ComponentName::MEDIA, &owner(task_id), wait.then_some(&meter), &SystemClock).await
 }
 
 #[tokio::test]
@@ -61,11 +61,11 @@ async fn a_command_waits_for_a_worker_that_looks_what_dead_runs_left() {
     let dir = tempfile::tempdir().unwrap();
     let locks = Locks::new(dir.path().join(".locks"));
     let look = LockOwner { recovers: true, task_id: None, ..owner("") };
-    let held = locks.take(ComponentName::Media, &look, None, &SystemClock).await.unwrap();
+    let held = locks.take(ComponentName::MEDIA, &look, None, &SystemClock).await.unwrap();
     let ends = freeing(held);
-    let held = locks.take(ComponentName::Media, &owner("a"), None, &ends).await;
+    let held = locks.take(ComponentName::MEDIA, &owner("a"), None, &ends).await;
     let ends = freeing(held.unwrap());
-    locks.take(ComponentName::Media, &owner("b"), None, &ends).await.unwrap_err();
+    locks.take(ComponentName::MEDIA, &owner("b"), None, &ends).await.unwrap_err();
 }
 
 #[tokio::test]
@@ -73,9 +73,9 @@ async fn a_look_that_does_not_end_is_said_after_a_minute() {
     let dir = tempfile::tempdir().unwrap();
     let locks = Locks::new(dir.path().join(".locks"));
     let look = LockOwner { recovers: true, task_id: None, ..owner("") };
-    let _held = locks.take(ComponentName::Media, &look, None, &SystemClock).await.unwrap();
+    let _held = locks.take(ComponentName::MEDIA, &look, None, &SystemClock).await.unwrap();
     let never = Ends(Box::new(|| ()));
-    let busy = locks.take(ComponentName::Media, &owner("a"), None, &never).await.unwrap_err();
+    let busy = locks.take(ComponentName::MEDIA, &owner("a"), None, &never).await.unwrap_err();
     assert_eq!(
         busy.to_string(),
         "media is busy: process 1 on lab, putting right what a dead run left, works on it"
@@ -110,10 +110,10 @@ async fn a_look_at_the_holder_stops_no_run_that_does_not_wait() {
     let mut held = take(&locks, "a", false).await.unwrap();
     held.note(Some("media/x.tar.zst")).await.unwrap();
     drop(held); // as far as the file goes, a SIGKILL: the words of the dead stay
-    let probe = File::open(locks.path(ComponentName::Media)).unwrap();
+    let probe = File::open(locks.path(ComponentName::MEDIA)).unwrap();
     flock(&probe, FlockOperation::NonBlockingLockShared).unwrap();
     let held = locks
-        .take(ComponentName::Media, &owner("b"), None, &Ends(Box::new(move || release(&probe))))
+        .take(ComponentName::MEDIA, &owner("b"), None, &Ends(Box::new(move || release(&probe))))
         .await
         .unwrap();
     assert_eq!(held.left_behind(), Some("media/x.tar.zst"));
@@ -124,7 +124,7 @@ async fn a_disk_that_hangs_stops_no_thread_of_the_runtime() {
     let dir = tempfile::tempdir().unwrap();
     let locks = Locks::new(dir.path().to_owned());
     // A pipe is opened for reading once somebody opens it for writing.
-    let pipe = locks.path(ComponentName::Media);
+    let pipe = locks.path(ComponentName::MEDIA);
     let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
     rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, mode, 0).unwrap();
     let (alive, heard) = std::sync::mpsc::channel();
@@ -133,7 +133,7 @@ async fn a_disk_that_hangs_stops_no_thread_of_the_runtime() {
         OpenOptions::new().write(true).open(pipe).unwrap();
         was_alive
     });
-    let look = tokio::spawn(async move { locks.in_the_way(ComponentName::Media).await });
+    let look = tokio::spawn(async move { locks.in_the_way(ComponentName::MEDIA).await });
     tokio::task::yield_now().await;
     alive.send(()).unwrap();
     assert_eq!(look.await.unwrap(), None);

@@ -20,7 +20,7 @@ impl LastLooks {
 impl Metrics {
     /// Starts the counters of a destination at 0, those of its requests as well if they are counted.
     pub fn start_destination(&self, destination: &str, counts_requests: bool) {
-        for component in ComponentName::ALL {
+        for component in ComponentName::all() {
             self.retention_deleted.with_label_values(&[component.as_str(), destination]);
         }
         if counts_requests {

@@ -178,7 +178,7 @@ impl RunObserver for Metrics {
 mod tests {
     use super::*;
 
-    const BACKUP: (ComponentName, Operation) = (ComponentName::Media, Operation::Backup);
+    const BACKUP: (ComponentName, Operation) = (ComponentName::MEDIA, Operation::Backup);
 
     fn holds(metrics: &Metrics, line: &str) {
         let text = metrics.render().unwrap();

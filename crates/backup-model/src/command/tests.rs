@@ -8,7 +8,7 @@ fn parse(name: &str, args: &Value, kwargs: &Value) -> Result<Command, InvalidCom
 #[test]
 fn arguments_bind_by_place_and_by_name() {
     let wanted = Command::Backup(Backup {
-        component: ComponentName::Media,
+        component: ComponentName::MEDIA,
         label: Some("before upgrade".into()),
         pin: true,
         set_id: None,
@@ -79,9 +79,9 @@ fn every_promised_task_is_known_and_others_of_our_part_are_not_registered() {
 fn a_restore_of_weaviate_takes_a_name_or_a_path_and_a_part_of_the_classes() {
     let name = task::RESTORE_WEAVIATE;
     let restore = |backup: &str, classes: Option<&[&str]>| {
-        let classes = classes.map(|classes| classes.iter().map(|class| (*class).to_owned()).collect());
-        let all = Restore::new(ComponentName::Weaviate, backup.to_owned());
-        Ok(Command::Restore(Restore { classes, ..all }))
+        let option = classes.map(|classes| TargetOption::new("include", classes));
+        let all = Restore::new(ComponentName::WEAVIATE, backup.to_owned());
+        Ok(Command::Restore(Restore { option, ..all }))
     };
     for (args, kwargs, wanted) in [
         (json!(["latest"]), json!({}), restore("latest", None)),
@@ -91,11 +91,12 @@ fn a_restore_of_weaviate_takes_a_name_or_a_path_and_a_part_of_the_classes() {
     ] {
         assert_eq!(parse(name, &args, &kwargs), wanted, "{args} {kwargs}");
     }
-    let told = Restore::new(ComponentName::Postgres, "x".to_owned());
+    let told = Restore::new(ComponentName::POSTGRES, "x".to_owned());
     let told = Ok(Command::Restore(Restore { without_rights: true, ..told }));
     assert_eq!(parse(task::RESTORE_POSTGRES, &json!(["x"]), &json!({"without_rights": true})), told);
-    let all = Restore::new(ComponentName::Weaviate, "x".to_owned());
-    let with_access = Ok(Command::Restore(Restore { with_access: true, ..all }));
+    let all = Restore::new(ComponentName::WEAVIATE, "x".to_owned());
+    let option = Some(TargetOption::new("with-access", [""; 0]));
+    let with_access = Ok(Command::Restore(Restore { option, ..all }));
     assert_eq!(parse(name, &json!(["x"]), &json!({"with_access": true})), with_access);
     let both = parse(name, &json!(["x"]), &json!({"include": ["Document"], "with_access": true}));
     assert!(matches!(both, Err(InvalidCommand::Value(_))), "{both:?}");
@@ -109,7 +110,7 @@ fn a_restore_of_weaviate_takes_a_name_or_a_path_and_a_part_of_the_classes() {
 fn a_restore_of_postgres_may_go_on_without_some_objects() {
     let name = task::RESTORE_POSTGRES;
     let without = vec!["public.words".to_owned()];
-    let wanted = Restore { without, ..Restore::new(ComponentName::Postgres, "x".to_owned()) };
+    let wanted = Restore { without, ..Restore::new(ComponentName::POSTGRES, "x".to_owned()) };
     for (args, kwargs) in [
         (json!(["x"]), json!({"without": ["public.words"]})),
         (json!(["x", null, ["public.words"]]), json!({})),
@@ -127,7 +128,7 @@ fn a_verification_is_of_the_latest_of_all_and_no_drill_unless_said() {
     let verify = |component, backup: &str, drill| Command::Verify { component, backup: backup.into(), drill };
     for (args, kwargs, wanted) in [
         (json!([]), json!({}), verify(None, "latest", false)),
-        (json!(["media"]), json!({"drill": true}), verify(Some(ComponentName::Media), "latest", true)),
+        (json!(["media"]), json!({"drill": true}), verify(Some(ComponentName::MEDIA), "latest", true)),
         (json!(["all", "all", true]), json!({}), verify(None, "all", true)),
     ] {
         assert_eq!(parse(task::VERIFY, &args, &kwargs), Ok(wanted));
@@ -170,7 +171,7 @@ fn cleanup_takes_a_component_a_number_of_days_and_a_dry_run() {
     assert_eq!(
         parse(task::CLEANUP, &json!(["postgres", 0]), &json!({"dry_run": true})),
         Ok(Command::CleanUp {
-            component: Some(ComponentName::Postgres),
+            component: Some(ComponentName::POSTGRES),
             retention_days: Some(0),
             dry_run: true
         })

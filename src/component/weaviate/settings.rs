@@ -1,13 +1,33 @@
-//! The vector database.
+//! The settings of the vector database.
 
 use crate::base::env::Env;
-use crate::component::weaviate::{Address, BackendSetting, Tls, WeaviateConfig};
+use crate::component::Component;
+use crate::component::registry::{Parts, Registration, Settings, SettingsContext};
+use crate::component::weaviate::{Address, BackendSetting, Tls, Weaviate, WeaviateConfig, by_hand};
+use crate::domain::component::ComponentName;
 use secrecy::ExposeSecret;
-use std::{path::Path, path::PathBuf, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
-/// Reads the settings of Weaviate; `None`: not configured, or wrong, which is noted.
-pub(super) fn read(env: &mut Env, root: &Path) -> Option<WeaviateConfig> {
+pub(in crate::component) const REGISTRATION: Registration = Registration {
+    name: ComponentName::WEAVIATE,
+    read: |env, context| read(env, context).map(|config| Arc::new(config) as _),
+    by_hand: |read, facts| Some(by_hand::commands(read, facts?.backend.as_deref()?)),
+    variables: |facts| Some(by_hand::variables(facts)),
+};
+
+impl Settings for WeaviateConfig {
+    fn name(&self) -> ComponentName {
+        ComponentName::WEAVIATE
+    }
+
+    fn build(&self, parts: &Parts) -> Component {
+        Weaviate::new(self.clone(), parts.bucket_folder.clone()).into()
+    }
+}
+
+fn read(env: &mut Env, context: &SettingsContext<'_>) -> Option<WeaviateConfig> {
     const HOURS: u64 = 6;
+    context.require(env, ComponentName::WEAVIATE);
     let (server, drill) = (address(env, "WEAVIATE_URL"), address(env, "BACKUP_WEAVIATE_DRILL_URL"));
     let api_key = env.secret("WEAVIATE_API_KEY");
     let by_tls = env.flag("WEAVIATE_TLS_ENABLED", false);
@@ -21,7 +41,7 @@ pub(super) fn read(env: &mut Env, root: &Path) -> Option<WeaviateConfig> {
     let with_tls = |address: Address| if by_tls { address.with_tls() } else { address };
     let server = with_tls(server?);
     Some(WeaviateConfig {
-        state: root.join(".weaviate").join(server.to_string()),
+        state: context.root.join(".weaviate").join(server.to_string()),
         server,
         api_key,
         tls,
