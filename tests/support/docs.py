@@ -97,7 +97,7 @@ def names(pages, code):
     known = set(re.findall(r'(?:open|secret)\("([A-Z0-9_]+)"\)', code))
     compose = set(re.findall(r"\$\{([A-Z0-9_]+)", (ROOT / "compose.yaml").read_text()))
     metrics = set(re.findall(r"^\| `(rna_backup_\w+)`", (DOCS / "metrics.md").read_text(), re.M))
-    tasks = set(re.findall(r'const \w+: &str = "(api\.backup\.\w+\.\w+)"', code))
+    tasks = set(re.findall(r'(?:const \w+: &str =|\w+_task:) "(api\.backup\.\w+\.\w+)"', code))
     for page in pages:
         if page.name == "CHANGELOG.md":
             continue
