@@ -205,7 +205,7 @@ async fn in_a_process_of_its_own_it_is_backed_up_verified_restored_and_thinned_o
     let (root, file) = (folder.join("notes"), folder.join("notes.txt"));
     fs::write(&file, "lane 1: RNA\n").unwrap();
     let env = Env::new([("BACKUP_ROOT", root.to_str().unwrap()), ("BACKUP_COMPONENTS", "notes")]);
-    let (config, _) = Config::from_env(env, false).unwrap();
+    let (config, _) = Config::from_env(env, rna_backup::store::KINDS, false).unwrap();
     let app = App::build(config).await.unwrap();
     let (engine, component, run) = (&app.engine, name(), Run::default());
     let check = preflight::run(&app.config).await.into_iter().find(|check| check.name == "notes").unwrap();

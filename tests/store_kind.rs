@@ -129,7 +129,6 @@ async fn a_further_kind_of_store_is_one_file_and_one_line() {
     assert_eq!(pruned.deleted, [first.backup_id], "{pruned:?}");
     let listed = engine.listing(None).await.unwrap().backups;
     assert_eq!((listed.len(), &listed[0].backup_id), (1, &second.backup_id));
-    engine.refresh_metrics().await;
     app.wait_for_background().await;
     let metrics = app.metrics.render().unwrap();
     for line in [
