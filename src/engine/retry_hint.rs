@@ -77,7 +77,9 @@ fn retry_command(request: &RestoreRequest, id: &BackupId, names: &[String], lose
     let target = match &request.target {
         Target::Custom(option) if option.values.is_empty() => format!(" --{}", option.name),
         Target::Custom(option) => {
-            option.texts().map(|text| format!(" --{} {}", option.name, quoted(&text))).collect()
+            let given: Vec<_> =
+                option.texts().map(|text| format!(" --{} {}", option.name, quoted(&text))).collect();
+            given.concat()
         }
         Target::Live | Target::Scratch => String::new(),
     };

@@ -54,7 +54,7 @@ impl Engine {
         match request.component {
             Some(component) => Ok(vec![component]),
             None if [EVERY, LATEST].contains(&request.backup.as_str()) => {
-                Ok(self.components.iter().map(|component| component.name()).collect())
+                Ok(self.components.iter().map(Component::name).collect())
             }
             None => Ok(vec![self.catalog.find(None, &request.backup).await?.component()]),
         }
