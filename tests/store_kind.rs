@@ -104,7 +104,7 @@ async fn a_further_kind_of_store_is_one_file_and_one_line() {
     app.sweep_all().await;
     let (engine, run) = (&app.engine, Run::default());
     let first = back_up(engine, &run).await.unwrap();
-    assert!(first.path.starts_with("memory:media/"), "{first:?}");
+    assert!(first.path.starts_with("memory://media/"), "{first:?}");
     assert_eq!((OBJECTS.keys().len(), files(&root.join("media")).len()), (2, 0));
 
     let whole = tree::look(&media);

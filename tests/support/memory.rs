@@ -42,10 +42,10 @@ impl Store for Memory {
         Capabilities { is_local: true, ..Capabilities::default() }
     }
     fn location(&self, key: &ObjectKey) -> String {
-        format!("memory:{key}")
+        format!("memory://{key}")
     }
     fn key_at(&self, location: &str) -> Option<ObjectKey> {
-        location.strip_prefix("memory:")?.parse().ok()
+        location.strip_prefix("memory://")?.parse().ok()
     }
     async fn begin(&self, key: &ObjectKey, _: Option<u64>) -> Result<Box<dyn Upload>, StoreError> {
         Ok(Box::new(MemoryUpload { store: self.clone(), key: key.clone(), bytes: Vec::new() }))
