@@ -30,6 +30,7 @@ COPY crates/archive/Cargo.toml crates/archive/
 COPY crates/backup-model/Cargo.toml crates/backup-model/
 COPY crates/base/Cargo.toml crates/base/
 COPY crates/celery-redis/Cargo.toml crates/celery-redis/
+COPY crates/stores/Cargo.toml crates/stores/
 COPY crates/test-support/Cargo.toml crates/test-support/
 RUN mkdir -p src tests crates/celery-redis/tests \
     && echo 'fn main() {}' >src/main.rs \

@@ -11,11 +11,12 @@
 //! | 4 | [`observe`] | metrics, health, logs |
 //! | 3 | [`engine`] | backup, retention, locks: knows components and stores, not Celery |
 //! | 2 | [`component`] | what can be backed up: PostgreSQL, Weaviate, media |
-//! | 2 | [`store`], [`catalog`] | where archives lie, and which backups exist |
+//! | 2 | [`catalog`] | which backups exist |
 //! | 1 | [`celery`] | the crate `celery-redis`: Celery's protocol on Redis; knows nothing of backups |
 //! | 1 | [`domain`] | the crate `rna-backup-model`, pure: commands, manifests, retention, reports |
 //! | 1 | [`stream`] | the crate `rna-backup-archive`: compress, encrypt, hash, count, the tar format, and back |
-//! | 0 | [`base`] | the crate `rna-backup-base`: units, clock, durable writes |
+//! | 1 | [`store`] | the crate `rna-backup-stores`: the destinations, where archives lie |
+//! | 0 | [`base`] | the crate `rna-backup-base`: how settings are read, units, clock, durable writes |
 //!
 //! Above them stand [`config`] (what can be set), [`app`] (which puts the parts together) and
 //! [`cli`] (the other front door beside the worker).
@@ -36,6 +37,7 @@ pub use celery_redis as celery;
 pub use rna_backup_archive as stream;
 pub use rna_backup_base as base;
 pub use rna_backup_model as domain;
+pub use rna_backup_stores as store;
 
 pub mod app;
 pub mod catalog;
@@ -46,5 +48,4 @@ pub mod core_dumps;
 pub mod engine;
 pub mod observe;
 pub mod preflight;
-pub mod store;
 pub mod worker;

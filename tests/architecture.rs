@@ -7,7 +7,6 @@ use std::{
 
 /// Module and what it may name after `crate::`, from the ground up.
 const FLOORS: &[(&str, &[&str])] = &[
-    ("store", &["base"]),
     ("component", &["base", "domain", "stream"]),
     ("catalog", &["base", "domain", "store"]),
     ("engine", &["base", "domain", "stream", "store", "component", "catalog"]),
@@ -132,7 +131,7 @@ fn nobody_but_the_stores_asks_which_destination_it_is() {
         let code = text.split("#[cfg(test)]").next().unwrap_or_default().split("#[test]").next();
         let code = code.unwrap_or_default();
         let is_named = [r#""local""#, r#""s3""#].iter().any(|name| code.contains(name));
-        let may = file.starts_with("store") || file.starts_with("component/weaviate");
+        let may = file.starts_with("stores") || file.starts_with("component/weaviate");
         if is_named && !may && !file.ends_with("anomaly.rs") {
             wrong.push(file.display().to_string());
         }
@@ -154,7 +153,7 @@ fn files_stay_short_enough_to_read() {
 /// The files that may make something durable themselves: the routine of all journals, marks and notes, the lock files,
 /// which are written in place, and the store in a folder, whose archives are too long for that routine. Everybody else
 /// calls the routine, away from the threads of the runtime.
-const DURABLE: &[&str] = &["base/src/durable.rs", "engine/locks/file.rs", "store/local"];
+const DURABLE: &[&str] = &["base/src/durable.rs", "engine/locks/file.rs", "stores/src/local"];
 
 /// Files that move something without having to make it durable at once.
 const MOVERS: &[&str] = &["component/weaviate/journal.rs", "component/weaviate/folder.rs"];

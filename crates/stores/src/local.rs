@@ -11,15 +11,13 @@ mod partial;
 mod read;
 mod upload;
 
-use crate::base::access::{self, Need, explained};
-use crate::base::chain;
-use crate::store::{
-    AccessCheck, Body, Capabilities, ObjectKey, ObjectMeta, OpenError, Store, StoreError, Upload,
-};
+use crate::{AccessCheck, Body, Capabilities, ObjectKey, ObjectMeta, OpenError, Store, StoreError, Upload};
 use async_trait::async_trait;
 use bytes::Bytes;
 use folder::Folder;
 use partial::Partial;
+use rna_backup_base::access::{self, Need, explained};
+use rna_backup_base::chain;
 use std::{
     fmt,
     fs::{self, File},

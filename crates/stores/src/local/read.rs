@@ -1,6 +1,6 @@
 //! Reading a file ahead of its decoder.
 
-use crate::store::Body;
+use crate::Body;
 use bytes::Bytes;
 use rustix::buffer::spare_capacity;
 use std::{fs::File, io, ops::Range, sync::Arc};

@@ -1,9 +1,9 @@
 //! The kinds of stores, and destinations as their settings describe them. A further kind is a file and a line here.
 
-use crate::base::env::{Env, Setting};
-use crate::store::{ObjectKey, Store, local, s3};
+use crate::{ObjectKey, Store, local, s3};
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
+use rna_backup_base::env::{Env, Setting};
 use std::{error::Error, fmt, path::Path, sync::Arc, time::Duration};
 
 /// Every kind of store, the nearest first.

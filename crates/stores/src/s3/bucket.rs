@@ -1,15 +1,14 @@
 //! One bucket and the way to it: every request goes through here, is watched, sorted, counted and, when a retry may
 //! help, sent again.
 
-use crate::base::backoff::Backoff;
-use crate::store::s3::{
+use crate::s3::{
     S3OpenError,
     config::S3Config,
     connect::http_client,
     fault::{Fault, FaultKind},
     part::{ActivityTimer, Part},
 };
-use crate::store::{ObjectKey, Observer, Request, StoreError};
+use crate::{ObjectKey, Observer, Request, StoreError};
 use aws_runtime::auth::PayloadSigningOverride;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::http::HttpResponse;
@@ -25,6 +24,7 @@ use aws_sdk_s3::config::{
 use aws_sdk_s3::error::{BoxError, ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::primitives::{ByteStream, DateTime, DateTimeFormat, SdkBody};
 use jiff::Timestamp;
+use rna_backup_base::backoff::Backoff;
 use secrecy::ExposeSecret as _;
 use std::{
     error::Error,

@@ -1,9 +1,9 @@
 //! The faults of S3 servers and of the network, sorted.
 
-use crate::base::chain;
-use crate::store::{ObjectKey, StoreError};
+use crate::{ObjectKey, StoreError};
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{ConnectorError, ProvideErrorMetadata, SdkError};
+use rna_backup_base::chain;
 use std::{error::Error, fmt, time::Duration};
 
 /// The longest message of a server that is repeated, in characters.

@@ -1,9 +1,9 @@
 //! Folders by descriptor: every step down is one `openat` that follows no link, so no link that
 //! somebody plants meanwhile leads out of the root.
 
-use crate::base::durable::sync_folder;
-use crate::store::{ObjectKey, ObjectMeta};
+use crate::{ObjectKey, ObjectMeta};
 use jiff::Timestamp;
+use rna_backup_base::durable::sync_folder;
 use rustix::fs::{AtFlags, CWD, Dir, FileType, FlockOperation, Mode, OFlags, RenameFlags, Stat};
 use rustix::io::Errno;
 use std::{fs::File, io, os::fd::OwnedFd, path::Path};

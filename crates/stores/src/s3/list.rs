@@ -1,7 +1,7 @@
 //! Listing folders, and deleting many objects at once.
 
-use crate::store::s3::{S3Store, bucket::Bucket, fault::Fault, is_hidden};
-use crate::store::{ObjectKey, ObjectMeta, StoreError};
+use crate::s3::{S3Store, bucket::Bucket, fault::Fault, is_hidden};
+use crate::{ObjectKey, ObjectMeta, StoreError};
 use aws_sdk_s3::config::interceptors::BeforeTransmitInterceptorContextMut;
 use aws_sdk_s3::config::{ConfigBag, Intercept, RuntimeComponents};
 use aws_sdk_s3::error::BoxError;
@@ -30,7 +30,7 @@ pub(super) fn meta(
 }
 
 impl S3Store {
-    /// See [`Store::list`](crate::store::Store::list).
+    /// See [`Store::list`](crate::Store::list).
     pub(super) async fn list_folder(&self, prefix: &ObjectKey) -> Result<Vec<ObjectMeta>, StoreError> {
         let mut found = Vec::new();
         if is_hidden(prefix) {
@@ -56,7 +56,7 @@ impl S3Store {
         }
     }
 
-    /// See [`Store::delete_all`](crate::store::Store::delete_all): a thousand at a time.
+    /// See [`Store::delete_all`](crate::Store::delete_all): a thousand at a time.
     pub(super) async fn delete_batches(&self, keys: &[ObjectKey]) -> Vec<(ObjectKey, StoreError)> {
         let mut left = Vec::new();
         for batch in keys.chunks(BATCH) {
@@ -186,7 +186,7 @@ impl Intercept for BodyMd5 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::s3::fault::FaultKind;
+    use crate::s3::fault::FaultKind;
     use aws_sdk_s3::types::{DeletedObject, Error};
 
     #[test]

@@ -1,6 +1,6 @@
 //! Trying out a bucket with a marker object before it is needed.
 
-use crate::store::s3::{
+use crate::s3::{
     S3Store,
     bucket::Bucket,
     fault::{Fault, FaultKind},
@@ -9,7 +9,7 @@ use crate::store::s3::{
     read,
     upload::S3Upload,
 };
-use crate::store::{ObjectKey, StoreError, Upload as _};
+use crate::{ObjectKey, StoreError, Upload as _};
 use bytes::Bytes;
 use std::sync::atomic::Ordering;
 use tokio::io::AsyncReadExt as _;

@@ -1,7 +1,7 @@
 //! Partial files: files that are being written, and those that dead runs have left.
 
-use crate::base::lock::FileLock;
-use crate::store::local::folder::Folder;
+use crate::local::folder::Folder;
+use rna_backup_base::lock::FileLock;
 use rustix::fs::{Advice, FlockOperation};
 use rustix::io::Errno;
 use std::{fs::File, io, os::unix::fs::MetadataExt as _, sync::Arc};

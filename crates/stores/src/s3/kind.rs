@@ -1,11 +1,11 @@
 //! The bucket as a destination: its settings, and what is wrong with it.
 
-use crate::base::env::{self, Env};
-use crate::base::{advice, chain};
-use crate::store::s3::{Keys, MAX_PARTS, Probe, S3Config, S3OpenError, S3Store};
-use crate::store::{Destination, Diagnosis, ObjectKey, Observer, OpenError, Store, StoreError, StoreKind};
+use crate::s3::{Keys, MAX_PARTS, Probe, S3Config, S3OpenError, S3Store};
+use crate::{Destination, Diagnosis, ObjectKey, Observer, OpenError, Store, StoreError, StoreKind};
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
+use rna_backup_base::env::{self, Env};
+use rna_backup_base::{advice, chain};
 use std::{error::Error, path::Path, sync::Arc, time::Duration};
 
 /// The kind of stores that are buckets.

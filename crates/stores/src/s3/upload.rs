@@ -1,6 +1,6 @@
 //! Writing one object: parts go up while the next is gathered, and appear as one when they are completed.
 
-use crate::store::s3::{
+use crate::s3::{
     S3Store,
     bucket::Bucket,
     config::Sse,
@@ -10,7 +10,7 @@ use crate::store::s3::{
     read,
     upload_notes::UploadNote,
 };
-use crate::store::{Body, ObjectKey, StoreError, Upload};
+use crate::{Body, ObjectKey, StoreError, Upload};
 use async_trait::async_trait;
 use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart, ServerSideEncryption, StorageClass};

@@ -1,10 +1,10 @@
 //! Uploads in parts that nobody will end: they cost like objects and no listing shows them.
 
-use crate::store::s3::{
+use crate::s3::{
     S3Store,
     fault::{Fault, FaultKind},
 };
-use crate::store::{ObjectKey, StoreError};
+use crate::{ObjectKey, StoreError};
 use jiff::Timestamp;
 use std::time::Duration;
 

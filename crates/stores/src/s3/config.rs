@@ -1,6 +1,6 @@
 //! The settings of the bucket: its address, its credentials, and the storage of its objects.
 
-use crate::store::ObjectKey;
+use crate::ObjectKey;
 use secrecy::SecretString;
 use std::{fmt, path::PathBuf, str::FromStr, time::Duration};
 

@@ -22,8 +22,7 @@ mod sweep;
 mod upload;
 mod upload_notes;
 
-use crate::base::chain;
-use crate::store::{
+use crate::{
     AccessCheck, Body, Capabilities, ObjectKey, ObjectMeta, Observer, ServerSide, Store, StoreError, Upload,
 };
 use async_trait::async_trait;
@@ -32,6 +31,7 @@ use bucket::Bucket;
 use bytes::Bytes;
 use fault::{Fault, FaultKind};
 use part::{Part, PartPlan};
+use rna_backup_base::chain;
 use std::{
     collections::{HashMap, HashSet},
     fmt,

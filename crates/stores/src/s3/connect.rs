@@ -1,9 +1,9 @@
 //! The HTTP client of a bucket: the authorities that are trusted, and the proxy on the way.
 
-use crate::base::access::explained;
-use crate::store::s3::{S3OpenError, config::S3Config};
+use crate::s3::{S3OpenError, config::S3Config};
 use aws_sdk_s3::config::{RuntimeComponents, SharedHttpClient};
 use aws_smithy_http_client::{Builder, Connector, proxy::ProxyConfig, tls};
+use rna_backup_base::access::explained;
 use rustls::RootCertStore;
 use rustls::pki_types::{CertificateDer, pem::PemObject as _};
 use std::error::Error;

@@ -1,7 +1,7 @@
 //! The errors of stores, sorted by the remedy that a caller has.
 
-use crate::base::units::ByteSize;
-use crate::store::key::ObjectKey;
+use crate::key::ObjectKey;
+use rna_backup_base::units::ByteSize;
 use std::{error::Error, io};
 
 type Source = Box<dyn Error + Send + Sync>;

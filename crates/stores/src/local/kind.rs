@@ -1,15 +1,15 @@
 //! The folder `BACKUP_ROOT` as a destination: its settings, and what is wrong with it.
 
-use crate::base::access::AccessProblem;
-use crate::base::chain;
-use crate::base::env::{self, Env};
-use crate::base::units::ByteSize;
-use crate::store::local::{LocalStore, RootError};
-use crate::store::{
+use crate::local::{LocalStore, RootError};
+use crate::{
     AccessCheck, Destination, Diagnosis, ObjectKey, Observer, OpenError, Store, StoreError, StoreKind, Usage,
 };
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
+use rna_backup_base::access::AccessProblem;
+use rna_backup_base::chain;
+use rna_backup_base::env::{self, Env};
+use rna_backup_base::units::ByteSize;
 use std::{
     error::Error,
     path::{Path, PathBuf},

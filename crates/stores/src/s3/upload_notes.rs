@@ -1,10 +1,10 @@
 //! Notes on this machine about its open uploads in parts: those of a process that died are given up by their ids, where
 //! a store does not list them.
 
-use crate::base::chain;
-use crate::base::durable::{self, blocking};
-use crate::base::lock::FileLock;
-use crate::store::s3::{S3Store, fault::Fault};
+use crate::s3::{S3Store, fault::Fault};
+use rna_backup_base::chain;
+use rna_backup_base::durable::{self, blocking};
+use rna_backup_base::lock::FileLock;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use std::{

@@ -1,14 +1,14 @@
 //! Reading an object range by range, each fetched whole before it is handed on: however slowly the
 //! reader goes, no server waits for it (Ceph ends answers after 65 s), and what is cut is resumed where it was.
 
-use crate::base::chain;
-use crate::store::s3::{
+use crate::s3::{
     S3Store,
     fault::{Fault, FaultKind},
 };
-use crate::store::{Body, ObjectKey, StoreError};
+use crate::{Body, ObjectKey, StoreError};
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
 use bytes::Bytes;
+use rna_backup_base::chain;
 use std::{io, ops::Range, time::Duration};
 use tokio::sync::mpsc;
 use tokio_util::io::StreamReader;

@@ -1,7 +1,7 @@
 //! Writing one object: bytes are gathered, and written by another thread while more come in.
 
-use crate::store::local::{LocalStore, partial::Partial, read};
-use crate::store::{Body, ObjectKey, StoreError, Upload};
+use crate::local::{LocalStore, partial::Partial, read};
+use crate::{Body, ObjectKey, StoreError, Upload};
 use async_trait::async_trait;
 use bytes::Bytes;
 use std::{
