@@ -124,13 +124,11 @@ impl Destination for S3Config {
         let store = Box::pin(S3Store::open(self.clone(), None)).await;
         let store = store.map_err(|err| Diagnosis::new(chain(&err), "correct AWS_CA_BUNDLE"))?;
         let probe = Box::pin(store.probe()); // the SDK's futures are large
-        match tokio::time::timeout(patience, probe).await {
-            Ok(found) => Ok(describe(self, found.map_err(|err| self.explain(&err))?)),
-            Err(_) => {
-                let late = format!("{}: no answer within {} s", self.place(), patience.as_secs());
-                Err(Diagnosis::new(late, REACH))
-            }
-        }
+        let Ok(found) = tokio::time::timeout(patience, probe).await else {
+            let late = format!("{}: no answer within {} s", self.place(), patience.as_secs());
+            return Err(Diagnosis::new(late, REACH));
+        };
+        Ok(describe(self, found.map_err(|err| self.explain(&err))?))
     }
 
     fn explain(&self, err: &(dyn Error + 'static)) -> Diagnosis {
