@@ -11,7 +11,7 @@ use crate::component::weaviate::Weaviate;
 use crate::component::{BucketFolder, Component};
 use crate::config::Config;
 use crate::domain::component::ComponentName;
-use crate::engine::{Engine, Locks, StoreFolder};
+use crate::engine::{Changes, Engine, Locks, StoreFolder};
 use crate::observe::metrics::Metrics;
 use crate::store::Store;
 use crate::store::local::{LocalStore, RootError};
@@ -91,6 +91,7 @@ impl App {
             policy: config.policy,
             clock,
             observer: Arc::new(metrics.clone()),
+            changes: Changes::default(),
             host: config.host.clone(),
         };
         Ok(Self { engine: Arc::new(engine), metrics, local, bucket, config })
@@ -154,9 +155,10 @@ impl App {
         }
     }
 
-    /// Waits until the tables in the app's database are up to date, and what uploads have left that were given
+    /// Waits until metrics and the tables in the app's database are up to date, and what uploads have left that were given
     /// up is removed; for some seconds at most. For the end of the program.
     pub async fn wait_for_background(&self) {
+        self.engine.refresh().await;
         if let Some(mirror) = &self.engine.mirror {
             mirror.close().await;
         }

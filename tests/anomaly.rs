@@ -243,8 +243,8 @@ async fn a_task_says_so_in_its_result_the_log_and_the_metrics() {
     let result = order().await;
     validates("result-backup", &result);
     assert!(result["anomaly"]["what"][0].is_string(), "{result}");
+    worker.shows(r#"rna_backup_anomaly{component="media"} 1"#).await;
     let metrics = worker.http("/metrics").await.unwrap().1;
-    assert!(metrics.contains(r#"rna_backup_anomaly{component="media"} 1"#), "{metrics}");
     assert!(metrics.contains(r#"rna_backup_retention_refused_total{reason="anomaly"} 1"#), "{metrics}");
     let log = worker.log();
     assert!(

@@ -19,7 +19,7 @@ use rna_backup::{
         report::BackupReport,
         retention::Policy,
     },
-    engine::{Engine, EngineError, Locks, PruneRequest, RestoreRequest, Run, VerifyRequest},
+    engine::{Changes, Engine, EngineError, Locks, PruneRequest, RestoreRequest, Run, VerifyRequest},
     observe::metrics::Metrics,
     store::{Store, local::LocalStore},
     stream::pack::Compression,
@@ -86,6 +86,7 @@ pub fn engine(media: &Path, locks: &Path, stores: Vec<Arc<dyn Store>>) -> Engine
         policy: Policy::default(),
         clock: Arc::new(SystemClock),
         observer: Arc::new(Metrics::new("test").unwrap()),
+        changes: Changes::default(),
         host: "lab".to_owned(),
     }
 }
@@ -328,7 +329,7 @@ async fn retention_deletes_nothing_by_a_clock_that_has_jumped_until_it_was_right
             assert_eq!(held.count(), 3, "{report:?}");
         }
     }
-    jumped.refresh_metrics().await;
+    jumped.read_destinations(false).await;
     let metrics = metrics.render().unwrap();
     assert!(metrics.contains(r#"rna_backup_clock_in_doubt{component="media"} 1"#), "{metrics}");
     assert!(metrics.contains(r#"rna_backup_retention_refused_total{reason="clock"} 2"#), "{metrics}");
@@ -343,12 +344,12 @@ async fn retention_deletes_nothing_by_a_clock_that_has_jumped_until_it_was_right
     made.push(back_up(&on(33), &Run::default()).await.unwrap().backup_id);
     assert_eq!(listed(33).await, made[3..]);
     let (right, metrics) = counted(on(33));
-    right.refresh_metrics().await;
+    right.read_destinations(false).await;
     let metrics = metrics.render().unwrap();
     assert!(metrics.contains(r#"rna_backup_clock_in_doubt{component="media"} 0"#), "{metrics}");
     // The metric of the last verification leaves out a time that a clock ahead has noted.
     let (early, metrics) = counted(on(30));
-    early.refresh_metrics().await;
+    early.read_destinations(false).await;
     let metrics = metrics.render().unwrap();
     assert!(metrics.contains(r#"rna_backup_clock_in_doubt{component="media"} 1"#), "{metrics}");
     let verified = "rna_backup_verify_last_success_timestamp_seconds{component=\"media\",level=\"decode\"} ";

@@ -13,7 +13,7 @@ use rna_backup::{
         media::{Media, MediaConfig},
     },
     domain::{command::Backup, component::ComponentName, retention::Policy},
-    engine::{Engine, EngineError, Locks, PruneRequest, Run},
+    engine::{Changes, Engine, EngineError, Locks, PruneRequest, Run},
     observe::metrics::Metrics,
     store::{Store, StoreError, local::LocalStore},
     stream::pack::Compression,
@@ -68,6 +68,7 @@ impl Bench {
             policy: Policy::default(),
             clock: Arc::new(SystemClock),
             observer: Arc::new(Metrics::new("test").unwrap()),
+            changes: Changes::default(),
             host: "lab".to_owned(),
         }
     }

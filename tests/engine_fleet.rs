@@ -16,7 +16,7 @@ use rna_backup::{
         media::{Media, MediaConfig},
     },
     domain::{command::Backup, component::ComponentName, report::BackupReport, retention::Policy},
-    engine::{Engine, EngineError, Locks, PruneRequest, Run},
+    engine::{Changes, Engine, EngineError, Locks, PruneRequest, Run},
     observe::metrics::Metrics,
     store::{Store, local::LocalStore},
     stream::pack::Compression,
@@ -70,6 +70,7 @@ impl Host {
             policy: Policy { days: 0, last: 1, weekly: 0, monthly: 0 },
             clock: Arc::new(SystemClock),
             observer: Arc::new(Metrics::new("test").unwrap()),
+            changes: Changes::default(),
             host: name.to_owned(),
         };
         let keeper = LeaseKeeper::new(leases.clone(), Duration::from_hours(1)).with_patience(Duration::ZERO);

@@ -199,6 +199,9 @@ async fn a_restart_neither_clears_nor_makes_what_alerts_look_at() {
     fs::rename(lab.media(), lab.path("unmounted")).unwrap();
     assert_eq!(order(task::BACKUP_MEDIA, json!({})).await["status"], "FAILURE");
     worker.ready().await;
+    worker
+        .shows(r#"rna_backup_catalog_backups{component="media",destination="local",state="verified"} 1"#)
+        .await;
     let lasting = async |worker: &Worker| {
         let (_, scrape) = worker.http("/metrics").await.unwrap();
         let lasting = ["_last_", "_anomaly", "_mismatches", "_catalog_", "_destination_up"];

@@ -19,7 +19,7 @@ use rna_backup::{
         report::{BackupReport, RestoreReport},
         retention::Policy,
     },
-    engine::{Engine, EngineError, Locks, RestoreRequest, Run},
+    engine::{Changes, Engine, EngineError, Locks, RestoreRequest, Run},
     observe::metrics::Metrics,
     store::{Store, local::LocalStore},
     stream::{crypt::Encryption, pack::Compression},
@@ -71,6 +71,7 @@ impl Shared {
             policy: Policy { days: 30, last: 9, weekly: 0, monthly: 0 },
             clock: Arc::new(SystemClock),
             observer: Arc::new(Metrics::new("test").unwrap()),
+            changes: Changes::default(),
             host: name.to_owned(),
         })
     }

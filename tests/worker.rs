@@ -46,12 +46,14 @@ async fn a_media_backup_is_stored_proven_and_answered() {
     assert!(unfinished(&lab.backups()).is_empty());
     lab.settled().await;
 
+    worker
+        .shows(r#"rna_backup_catalog_backups{component="media",destination="local",state="verified"} 1"#)
+        .await;
     let (_, metrics) = worker.http("/metrics").await.unwrap();
     for line in [
         r#"rna_backup_runs_total{component="media",operation="backup",result="success"} 1"#,
         r#"rna_backup_last_status{component="media"} 1"#,
         r#"rna_backup_tasks_total{state="SUCCESS",task="api.backup.tasks.backup_media_files"} 1"#,
-        r#"rna_backup_catalog_backups{component="media",destination="local",state="verified"} 1"#,
     ] {
         assert!(metrics.contains(line), "{line} is not in\n{metrics}");
     }

@@ -56,6 +56,7 @@ pub(super) async fn run(mut config: Config, args: &WorkerArgs) -> Result<Exit, F
     tokio::select! {
         () = work => {}
         () = preflight::watch(&app) => unreachable!("it goes on for ever"),
+        () = app.engine.keep_fresh() => unreachable!("it goes on for ever"),
         () = app.engine.keep_recovering() => unreachable!("it goes on for ever"),
     }
     endpoint.abort();

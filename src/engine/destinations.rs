@@ -9,7 +9,15 @@ use crate::domain::manifest::Manifest;
 use crate::engine::Engine;
 use crate::store::{AccessCheck, Store, StoreError};
 use jiff::Timestamp;
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+use tokio::sync::{Mutex, Notify};
 
 /// No light look at one destination takes longer. A bucket that lets connections hang would hold up the others.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -22,6 +30,23 @@ pub struct Unusable {
     pub destination: &'static str,
     /// The error; several destinations may share one.
     pub source: Arc<CatalogError>,
+}
+
+/// The changes that runs make in the destinations. No result waits until metrics and tables show them: a task of the
+/// worker sees to that, and the end of the program.
+#[derive(Debug, Default)]
+pub struct Changes {
+    made: AtomicU64,
+    shown: Mutex<u64>,
+    arrived: Notify,
+}
+
+impl Changes {
+    /// Notes that a run has ended, which may have changed something.
+    pub(super) fn note(&self) {
+        self.made.fetch_add(1, Ordering::Relaxed);
+        self.arrived.notify_one();
+    }
 }
 
 impl Unusable {
@@ -96,11 +121,26 @@ impl Engine {
         unusable
     }
 
-    /// As [`read_destinations`](Self::read_destinations), for callers that do not report the faults: they are logged.
-    pub async fn refresh_metrics(&self) {
+    /// Brings metrics and tables up to date after each change, until the future is dropped.
+    pub async fn keep_fresh(&self) {
+        loop {
+            self.changes.arrived.notified().await;
+            self.refresh().await;
+        }
+    }
+
+    /// As [`read_destinations`](Self::read_destinations), if something has changed since the last time; for callers that
+    /// do not report the faults: they are logged.
+    pub async fn refresh(&self) {
+        let mut shown = self.changes.shown.lock().await;
+        let made = self.changes.made.load(Ordering::Relaxed);
+        if *shown == made {
+            return;
+        }
         for unusable in self.read_destinations(false).await {
             tracing::warn!(error = %chain(&unusable), "a destination cannot be used");
         }
+        *shown = made;
     }
 
     /// The reason of each destination when none can be read: the catalogue tells of the last alone.

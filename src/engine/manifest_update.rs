@@ -57,7 +57,7 @@ impl Engine {
         writable(&found)?;
         let update = async |held: &mut ComponentLock| Ok(self.update_held(&found, held, change).await);
         let outcome = self.locked(found.component(), run, update).await?;
-        self.refresh_metrics().await;
+        self.changes.note();
         outcome
     }
 

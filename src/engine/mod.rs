@@ -34,7 +34,7 @@ mod watched;
 mod worker_lost;
 
 pub use bucket_folder::StoreFolder;
-pub use destinations::Unusable;
+pub use destinations::{Changes, Unusable};
 pub use error::EngineError;
 pub use fleet::{Fleet, FleetError, FleetHold, FleetTake, LockState};
 pub use locks::{ComponentLock, LockOwner, Locks};
@@ -82,6 +82,8 @@ pub struct Engine {
     pub clock: Arc<dyn Clock>,
     /// The observer of the runs: the metrics.
     pub observer: Arc<dyn RunObserver>,
+    /// The changes in the destinations that metrics and tables do not show yet.
+    pub changes: Changes,
     /// Host name, for manifests and locks.
     pub host: String,
 }

@@ -48,7 +48,7 @@ impl Engine {
             }
         }
         if !request.dry_run {
-            self.refresh_metrics().await;
+            self.changes.note();
         }
         Ok(report)
     }

@@ -46,7 +46,7 @@ impl Engine {
         if let Some(recording) = recording {
             recording.end(outcome.as_ref().map(|report| (json!(report), damage)));
         }
-        self.refresh_metrics().await;
+        self.changes.note();
         outcome
     }
 

@@ -27,6 +27,6 @@ impl Engine {
         if let Err(err) = self.locked(component, &Run::default(), async |_| Ok(())).await {
             tracing::debug!(%component, error = %chain(&err), "the next run removes what the dead ones left");
         }
-        self.refresh_metrics().await;
+        self.changes.note();
     }
 }

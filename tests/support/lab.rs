@@ -315,6 +315,13 @@ impl Worker {
         Some((answer.status().as_u16(), answer.text().await.ok()?))
     }
 
+    /// Waits until its metrics have this line.
+    pub async fn shows(&self, line: &str) {
+        let shown =
+            eventually(async || self.http("/metrics").await.is_some_and(|(_, text)| text.contains(line)));
+        assert!(shown.await, "{line} is not in the metrics:\n{}", self.log());
+    }
+
     /// Waits until it is connected to its broker and looks for tasks, whatever its destinations are like.
     pub async fn ready(&self) {
         let ready = eventually(async || {
