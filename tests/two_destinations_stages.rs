@@ -257,6 +257,8 @@ async fn a_backup_lists_the_bucket_once_before_and_twice_after_it() {
     let proxy = BadLine::to(&mut config, |_| Line::Good).await;
     let (engine, _) = bench.engine(&config).await;
     back_up(&engine, &task("a")).await.unwrap();
+    engine.refresh().await;
+    engine.refresh().await;
     let asked = proxy.asked();
     let lists = |asked: &[Asked]| {
         let prefix = |asked: &Asked| {
