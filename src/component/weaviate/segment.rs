@@ -144,14 +144,7 @@ impl Segment {
                     self.value(ParseState::ValueHead, Self::VALUE_HEAD)?
                 }
             }
-            ParseState::ValueHead => {
-                let ([1], _, uuid) = (*take(bytes)?, take::<9>(bytes)?, take(bytes)?) else { return None };
-                self.object.uuid = Some(*uuid);
-                let (_, dimensions) = (take::<16>(bytes)?, u16::from_le_bytes(*take(bytes)?));
-                self.object.vectors.plain = dimensions > 0;
-                self.skip(u64::from(dimensions) * 4)?;
-                self.value(ParseState::ClassLength, 2)?
-            }
+            ParseState::ValueHead => self.value_head(bytes)?,
             ParseState::ClassLength => {
                 self.skip(u16::from_le_bytes(*take(bytes)?).into())?;
                 self.value(ParseState::TextLength { behind: 2 }, 4)?
@@ -185,6 +178,16 @@ impl Segment {
             ParseState::Key { left } => key(left - 1),
             ParseState::Over => return None,
         })
+    }
+
+    /// Reads the beginning of a value.
+    fn value_head(&mut self, bytes: &mut &[u8]) -> Option<(ParseState, usize)> {
+        let ([1], _, uuid) = (*take(bytes)?, take::<9>(bytes)?, take(bytes)?) else { return None };
+        self.object.uuid = Some(*uuid);
+        let (_, dimensions) = (take::<16>(bytes)?, u16::from_le_bytes(*take(bytes)?));
+        self.object.vectors.plain = dimensions > 0;
+        self.skip(u64::from(dimensions) * 4)?;
+        self.value(ParseState::ClassLength, 2)
     }
 
     /// Goes to a step within the value, which must have so many bytes more.

@@ -18,6 +18,10 @@ pub struct BlockingFeed(mpsc::Receiver<Piece>);
 
 /// Runs blocking work on a stream. One thread does it all: each step through the runtime would cost more
 /// than making or reading a small file. It ends with an error when nobody waits for it any more.
+///
+/// # Errors
+///
+/// That of the work; [`ArchiveError::Read`] when the work panicked.
 pub async fn run_blocking<T, E>(
     feed: Feed<'_>,
     work: impl FnOnce(BlockingFeed) -> Result<T, E> + Send + 'static,
@@ -44,6 +48,10 @@ where
 
 impl BlockingFeed {
     /// Shows every entry to a visitor, to the end of the stream, and counts them; blocking.
+    ///
+    /// # Errors
+    ///
+    /// As [`walk`].
     pub fn walk<V: Visit>(self, meter: &Meter, visitor: &mut V) -> Result<Counts, V::Error> {
         let Self(mut queue) = self;
         let pieces = stream::poll_fn(move |context| match queue.poll_recv(context) {

@@ -102,11 +102,19 @@ impl<'a> Entry<'a> {
     }
 
     /// The bits of its mode that permissions have.
+    ///
+    /// # Errors
+    ///
+    /// [`ArchiveError::Corrupt`] when the archive says something else than a number.
     pub fn mode(&self) -> Result<u32, ArchiveError> {
         Ok(self.header.mode().map_err(damaged)? & 0o7777)
     }
 
     /// The entry's user and group.
+    ///
+    /// # Errors
+    ///
+    /// [`ArchiveError::Corrupt`] when the archive says something else than a number.
     pub fn owner(&self) -> Result<(u32, u32), ArchiveError> {
         let id = |recorded: Option<u64>, header: std::io::Result<u64>| {
             let id = recorded.map_or(header, Ok).map_err(damaged)?;
@@ -116,6 +124,10 @@ impl<'a> Entry<'a> {
     }
 
     /// The entry's extended attributes, ACLs among them. A hard link has none of its own, whatever stands before it.
+    ///
+    /// # Errors
+    ///
+    /// [`ArchiveError::Corrupt`] when a name or a value is longer than any system takes.
     pub fn extended(&self) -> Result<ExtendedAttributes, ArchiveError> {
         match &self.prefix.records {
             Some(records) if self.kind() != EntryType::Link => attribute::read(records),
@@ -124,6 +136,10 @@ impl<'a> Entry<'a> {
     }
 
     /// The entry's time of modification, in seconds and nanoseconds.
+    ///
+    /// # Errors
+    ///
+    /// [`ArchiveError::Corrupt`] when the archive says something else than a number.
     pub fn modified(&self) -> Result<(i64, i64), ArchiveError> {
         match self.records.modified {
             Some(time) => Ok(time),

@@ -80,12 +80,20 @@ impl Visit for NoVisitor {
 /// The reader of `async-tar` would do, but it clears 32 KiB of memory for every header, which for small
 /// files is most of the work. Memory is bounded whatever the stream says: names may take 1 MiB an entry, and PAX
 /// records 4 MiB.
+///
+/// # Errors
+///
+/// [`ArchiveError::Corrupt`] when the stream is damaged or cut short, [`ArchiveError::Read`] when it cannot be read.
 pub async fn decode(feed: Feed<'_>, meter: &Meter) -> Result<Counts, ArchiveError> {
     walk(feed, meter, &mut NoVisitor).await
 }
 
 /// Shows every entry of a tar stream to `visitor`, to the end of the stream, and counts them. Attributes and metadata
 /// are not counted where some files lie in other archives.
+///
+/// # Errors
+///
+/// As [`decode`], and those of the visitor.
 pub async fn walk<V: Visit>(feed: Feed<'_>, meter: &Meter, visitor: &mut V) -> Result<Counts, V::Error> {
     let mut members = Members::new(feed, meter);
     let (mut counts, mut attributes) = (FileCounts::default(), Some(AttributeCounts::default()));

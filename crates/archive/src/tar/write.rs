@@ -96,6 +96,10 @@ impl TarWriter {
     }
 
     /// Writes the head of an entry; `size` bytes of content and [`pad`](Self::pad) must follow.
+    ///
+    /// # Errors
+    ///
+    /// [`ConsumerGone`] when nobody takes the stream any more.
     pub fn entry(
         &mut self,
         kind: EntryType,
@@ -145,6 +149,10 @@ impl TarWriter {
 
     /// Writes the head of a file of `size` bytes of which these parts are no holes; they and [`pad`](Self::pad) must
     /// follow.
+    ///
+    /// # Errors
+    ///
+    /// [`ConsumerGone`] when nobody takes the stream any more.
     pub fn sparse(
         &mut self,
         path: &[u8],
@@ -162,6 +170,10 @@ impl TarWriter {
     }
 
     /// Notes a file whose content lies in an earlier archive.
+    ///
+    /// # Errors
+    ///
+    /// [`ConsumerGone`] when nobody takes the stream any more.
     pub fn reference(&mut self, reference: &Reference<'_>) -> Result<(), ConsumerGone> {
         reference.write(&mut self.references);
         self.ends_in_references = true;
@@ -221,6 +233,10 @@ impl TarWriter {
     }
 
     /// The chunk under way, with free capacity to write contents into.
+    ///
+    /// # Errors
+    ///
+    /// [`ConsumerGone`] when nobody takes the stream any more.
     pub fn room(&mut self) -> Result<&mut Vec<u8>, ConsumerGone> {
         if self.chunk.capacity() - self.chunk.len() < Self::ROOM {
             self.send(Vec::with_capacity(Self::CHUNK))?;
@@ -234,6 +250,10 @@ impl TarWriter {
     }
 
     /// Writes `count` bytes of zeros.
+    ///
+    /// # Errors
+    ///
+    /// [`ConsumerGone`] when nobody takes the stream any more.
     pub fn zeros(&mut self, mut count: u64) -> Result<(), ConsumerGone> {
         while count > 0 {
             let chunk = self.room()?;
@@ -246,11 +266,19 @@ impl TarWriter {
     }
 
     /// Fills the last block of an entry of `size` bytes.
+    ///
+    /// # Errors
+    ///
+    /// [`ConsumerGone`] when nobody takes the stream any more.
     pub fn pad(&mut self, size: u64) -> Result<(), ConsumerGone> {
         self.zeros(size.next_multiple_of(BLOCK as u64) - size)
     }
 
     /// Writes the end of the archive, two blocks of zeros, and hands over the last chunk.
+    ///
+    /// # Errors
+    ///
+    /// [`ConsumerGone`] when nobody takes the stream any more.
     pub fn finish(mut self) -> Result<(), ConsumerGone> {
         self.put_references()?;
         self.zeros(2 * BLOCK as u64)?;
