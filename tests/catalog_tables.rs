@@ -304,6 +304,9 @@ async fn of_ten_thousand_backups_only_those_are_written_that_have_changed() {
     let mirror = Mirror::new(pool());
     mirror.make_tables();
     mirror.show(Listing { entries: all.clone(), ..Listing::default() });
+    // The end of a program waits for some seconds only, and ten thousand rows may take a busy machine longer.
+    let is_pinned = format!("SELECT pinned FROM rna_backup_backup WHERE backup_id = '{}'", all[8].backup_id);
+    assert!(eventually(async || database.sql(&is_pinned) == "t").await);
     mirror.close().await;
     let changed = "SELECT b.backup_id, pinned FROM rna_backup_backup b JOIN before USING (backup_id) WHERE b.xmin::text <> was";
     assert_eq!(database.sql(changed), format!("{}|t", all[8].backup_id));
