@@ -20,7 +20,7 @@ const STRANGE: Duration = Duration::from_hours(30 * 24);
 impl ServerSide for Weaviate {
     /// Removes the backups of ours in the bucket that neither a manifest, nor a journal of this machine, nor a mark of
     /// any machine names: those of this machine once they cannot be under way any more, those of earlier versions after
-    /// [`STRANGE`] and only if the server has every class of theirs, so that none is the only copy of a deleted class.
+    /// 30 days and only if the server has every class of theirs, so that none is the only copy of a deleted class.
     /// The backups of other machines are left to these machines.
     ///
     /// # Errors

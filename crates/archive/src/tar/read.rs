@@ -46,7 +46,7 @@ pub trait Visit {
     ///
     /// # Errors
     ///
-    /// The walk ends with them. Who wants the content cannot go on: [`join`](mod@super::join) first.
+    /// The walk ends with them. Who wants the content cannot go on: [`join`](fn@super::join) first.
     fn reference(&mut self, reference: &Reference<'_>) -> Result<(), Self::Error> {
         Err(damaged(format!("{reference} lies in another archive, which is not here")).into())
     }
