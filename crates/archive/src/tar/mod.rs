@@ -7,6 +7,7 @@ mod attribute;
 mod blocking;
 mod dumpdir;
 mod entry;
+mod fields;
 mod join;
 mod members;
 mod pax;
