@@ -1,13 +1,10 @@
-//! The kinds of stores, and destinations as their settings describe them. A further kind is a file and a line here.
+//! The description of a kind of store, and destinations as their settings describe them.
 
-use crate::{ObjectKey, Store, local, s3};
+use crate::{ObjectKey, Store};
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
 use rna_backup_base::env::{Env, Setting};
 use std::{error::Error, fmt, path::Path, sync::Arc, time::Duration};
-
-/// Every kind of store, the nearest first.
-pub static KINDS: &[&StoreKind] = &[&local::KIND, &s3::KIND];
 
 /// A kind of store: the facts about it that no setting changes.
 #[derive(Debug)]

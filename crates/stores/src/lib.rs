@@ -14,9 +14,12 @@ use tokio::io::AsyncRead;
 
 pub use error::StoreError;
 pub use key::ObjectKey;
-pub use kind::{Destination, Diagnosis, KINDS, Observer, OpenError, ReadSettings, Request, StoreKind, Usage};
+pub use kind::{Destination, Diagnosis, Observer, OpenError, ReadSettings, Request, StoreKind, Usage};
 pub use local::LocalStore;
 pub use s3::{S3Config, S3Store};
+
+/// Every kind of store, the nearest first: a further kind is a file, and a line here.
+pub static KINDS: &[&StoreKind] = &[&local::KIND, &s3::KIND];
 
 /// A stream of the bytes of one object.
 pub type Body = Box<dyn AsyncRead + Send + Unpin>;
