@@ -26,7 +26,7 @@ use std::{fs, process::Command};
 async fn without_index(server: &WeaviateServer) -> (&'static str, &'static str) {
     const SCRIPT: &str = r#"
         set -e -o pipefail
-        # Not by `tar --delete`: now and then that takes the next member along.
+        # Not by `tar --delete`, after which a neighbour of the log was missing now and then.
         mkdir "$0.files"
         gzip -dc "$0" | tar -x -C "$0.files"
         (cd "$0.files" && rm -- "$@")
