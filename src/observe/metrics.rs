@@ -32,7 +32,7 @@ metrics! {
     last_attempt: IntGaugeVec = "last_attempt_timestamp_seconds" ["component"];
     /// 1 if the last backup succeeded, else 0; absent before the first
     last_status: IntGaugeVec = "last_status" ["component"];
-    /// How long the newest backup took, proof included
+    /// Duration of the newest backup, proof included
     last_duration: GaugeVec = "last_duration_seconds" ["component"];
     /// Bytes the newest backup read from its source
     last_source_bytes: IntGaugeVec = "last_source_bytes" ["component"];
@@ -42,7 +42,7 @@ metrics! {
     verify_last_success: IntGaugeVec = "verify_last_success_timestamp_seconds" ["component", "level"];
     /// Things that were not restored as they were, in the last drill
     drill_mismatches: IntGaugeVec = "drill_mismatches" ["component"];
-    /// How long runs took
+    /// Duration of runs
     duration: HistogramVec = "duration_seconds" ["component", "operation"] buckets RUN_BUCKETS;
     /// Runs that ended
     runs: IntCounterVec = "runs_total" ["component", "operation", "result"]
@@ -57,11 +57,11 @@ metrics! {
     /// Runs that work on the component or wait for it
     in_progress: IntGaugeVec = "in_progress" ["component"]
         zero [components()];
-    /// How far the present phase has come, 0 to 1
+    /// Progress of the present phase, 0 to 1
     progress_ratio: GaugeVec = "progress_ratio" ["component"];
     /// Backups deleted by retention
     retention_deleted: IntCounterVec = "retention_deleted_total" ["component", "destination"];
-    /// What retention could not or would not delete
+    /// Backups that retention could not or would not delete
     retention_refused: IntCounterVec = "retention_refused_total" ["reason"]
         zero [Refusal::ALL.map(Refusal::label).to_vec()];
     /// 1 while the newest backup is suspiciously small

@@ -189,7 +189,7 @@ impl Drop for PostgresServer {
 /// that Ctrl-C on a terminal reaches us alone.
 fn supervise(bin: &Path, port: u16) -> Option<PostgresServer> {
     const SCRIPT: &str = r#"
-        dir=$(mktemp -d "${TMPDIR:-/tmp}/rna-pg-XXXXXX") && cd "$dir" || exit
+        dir=$(mktemp -d --suffix=-rna-pg) && cd "$dir" || exit
         printf %s "$PASSWORD" > password
         initdb -D data -U postgres --pwfile=password --no-sync --no-instructions -E UTF8 --locale=C.UTF-8 \
             --auth-local=trust --auth-host=scram-sha-256 > log 2>&1 &&

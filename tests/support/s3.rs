@@ -164,7 +164,7 @@ const VERSITY: Make = Make {
 /// that Ctrl-C on a terminal reaches us alone.
 fn supervise(make: &Make, [port, metrics]: [u16; 2]) -> Option<S3Server> {
     const SCRIPT: &str = r#"
-        dir=$(mktemp -d "${TMPDIR:-/tmp}/rna-s3-XXXXXX") && cd "$dir" || exit
+        dir=$(mktemp -d --suffix=-rna-s3) && cd "$dir" || exit
         bash -c "$RUN" > log 2>&1 < /dev/null &
         until 2> /dev/null : < "/dev/tcp/127.0.0.1/$PORT"; do # it says nowhere when it listens
             kill -0 $! 2> /dev/null || { cat log >&2; cd /; rm -rf "$dir"; exit 1; }

@@ -6,7 +6,7 @@ use kinds::ComponentKind;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 use std::{fmt, str::FromStr, sync::LazyLock};
 
-/// One of the things that the lab's app keeps its data in: a handle to its [`ComponentKind`].
+/// A store of the app's data that is backed up and restored by itself: a handle to a [`ComponentKind`].
 ///
 /// The name is the metric label, the folder in every store and the key in every result.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

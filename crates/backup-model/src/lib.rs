@@ -1,4 +1,4 @@
-//! Floor 1, pure: what the program knows, without any I/O.
+//! The model of a backup, pure: ids, commands, manifests, reports and retention, without any I/O.
 
 pub mod anomaly;
 pub mod clock_doubt;

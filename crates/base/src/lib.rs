@@ -1,4 +1,4 @@
-//! What every crate of rna-backup stands on: units, the clock, durable writes, access to folders, retries.
+//! The ground floor of rna-backup: reading of settings, units, the clock, durable writes, access to folders, retries.
 
 pub mod access;
 pub mod advice;

@@ -21,7 +21,7 @@ pub struct BlockingFeed(mpsc::Receiver<Piece>);
 ///
 /// # Errors
 ///
-/// That of the work; [`ArchiveError::Read`] when the work panicked.
+/// The error of the work; [`ArchiveError::Read`] when the work panicked.
 pub async fn run_blocking<T, E>(
     feed: Feed<'_>,
     work: impl FnOnce(BlockingFeed) -> Result<T, E> + Send + 'static,
