@@ -61,7 +61,7 @@ impl App {
         for kind in &config.kinds {
             metrics.start_destination(kind.name, kind.counts_requests);
         }
-        let stores = open(&config, Some(&metrics)).await?;
+        let stores = open(&config, &metrics).await?;
         // The backups in a destination are seen also where nothing new goes there.
         let used = config.destinations.iter().map(|destination| destination.usage() != Usage::Reads);
         let destinations = stores.iter().zip(used).filter(|(_, used)| *used);
@@ -101,7 +101,7 @@ impl App {
         self.engine.catalog.stores().iter()
     }
 
-    /// Removes what dead runs have left on this machine: at the start of each command that writes.
+    /// Removes what dead runs have left on this machine: at the start of a backup by hand.
     pub async fn sweep(&self) {
         self.sweep_where(|capabilities| capabilities.is_local).await;
     }
@@ -136,7 +136,13 @@ impl App {
     /// Waits until metrics and the tables in the app's database are up to date, and what uploads have left that were given
     /// up is removed; for some seconds at most. For the end of the program.
     pub async fn wait_for_background(&self) {
-        self.engine.refresh().await;
+        /// Longer than a destination that works needs, and no longer than a person waits for one that hangs.
+        const LONGEST: Duration = Duration::from_secs(15);
+        if tokio::time::timeout(LONGEST, self.engine.refresh()).await.is_err() {
+            tracing::warn!(
+                "the destinations do not answer, the tables of the catalogue are not up to date before the next run"
+            );
+        }
         if let Some(mirror) = &self.engine.mirror {
             mirror.close().await;
         }
@@ -147,21 +153,26 @@ impl App {
 }
 
 /// The stores of all destinations, the nearest first. Their requests are counted in `metrics`.
-async fn open(config: &Config, metrics: Option<&Metrics>) -> Result<Vec<Arc<dyn Store>>, OpenError> {
+async fn open(config: &Config, metrics: &Metrics) -> Result<Vec<Arc<dyn Store>>, OpenError> {
     let mut stores = Vec::new();
     for destination in &config.destinations {
         let name = destination.kind().name;
-        let observer = metrics.cloned().map(|metrics| -> Observer {
-            Arc::new(move |Request { op, result, retry }| metrics.request(name, op, result, retry))
-        });
-        stores.push(destination.open(observer).await?);
+        let metrics = metrics.clone();
+        let observer: Observer =
+            Arc::new(move |Request { op, result, retry }| metrics.request(name, op, result, retry));
+        stores.push(destination.open(Some(observer)).await?);
     }
     Ok(stores)
 }
 
 /// The folder in a bucket that Weaviate may write to by itself; `None` without a bucket that can be used.
 pub async fn bucket_folder(config: &Config) -> Option<Arc<dyn BucketFolder>> {
-    bucket_folder_in(&open(config, None).await.ok()?)
+    let mut stores = Vec::new();
+    for destination in &config.destinations {
+        // One that cannot be opened has its own line in `check`, and is no reason to overlook another.
+        stores.extend(destination.open(None).await.ok());
+    }
+    bucket_folder_in(&stores)
 }
 
 fn bucket_folder_in(stores: &[Arc<dyn Store>]) -> Option<Arc<dyn BucketFolder>> {

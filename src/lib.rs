@@ -3,7 +3,8 @@
 //!
 //! # The house
 //!
-//! A module imports from lower floors only. The compiler holds that for the crates, `tests/architecture.rs` for the modules.
+//! A module imports only from rows below its own. The compiler holds that for the crates, `tests/architecture.rs` for the
+//! modules.
 //!
 //! | floor | module | what lives there |
 //! | --- | --- | --- |
@@ -13,8 +14,8 @@
 //! | 2 | [`component`] | what can be backed up: PostgreSQL, Weaviate, media |
 //! | 2 | [`catalog`] | which backups exist |
 //! | 1 | [`celery`] | the crate `celery-redis`: Celery's protocol on Redis; knows nothing of backups |
-//! | 1 | [`domain`] | the crate `rna-backup-model`, pure: commands, manifests, retention, reports |
 //! | 1 | [`stream`] | the crate `rna-backup-archive`: compress, encrypt, hash, count, the tar format, and back |
+//! | 1 | [`domain`] | the crate `rna-backup-model`, pure: commands, manifests, retention, reports |
 //! | 1 | [`store`] | the crate `rna-backup-stores`: the destinations, where archives lie |
 //! | 0 | [`base`] | the crate `rna-backup-base`: how settings are read, units, clock, durable writes |
 //!
@@ -30,7 +31,7 @@
 //!
 //! # One backup
 //!
-//! `component.backup(out)` → [`stream::pack`] → `store.begin(key)`, and beside it the same bytes decoded
+//! `source.back_up(base, out, meter)` → [`stream::pack`] → `store.begin(key)`, and beside it the same bytes decoded
 //! and counted → read back and hashed → commit → manifest, last. **A backup exists when its manifest does.**
 
 pub use celery_redis as celery;

@@ -10,6 +10,7 @@ use crate::{
     },
 };
 use async_trait::async_trait;
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use rna_backup::{
     app::App,
@@ -101,7 +102,9 @@ async fn a_further_kind_of_store_is_one_file_and_one_line() {
     assert!(found.contains(&(MEMORY.check, true, "memory lab is there")), "{found:?}");
 
     let app = App::build(config).await.unwrap();
+    OBJECTS.put(&"media/dead.partial".parse().unwrap(), Bytes::from_static(b"half")).await.unwrap();
     app.sweep_all().await;
+    assert_eq!(OBJECTS.keys(), [""; 0], "a dead run had left something");
     let (engine, run) = (&app.engine, Run::default());
     let first = back_up(engine, &run).await.unwrap();
     assert!(first.path.starts_with("memory://media/"), "{first:?}");

@@ -125,7 +125,7 @@ pub struct Plan {
     pub warnings: Vec<String>,
     /// Advice for the time before the restore, in whole sentences: such advice is of no use in a result.
     pub advice: Vec<String>,
-    /// True if the copy takes no live data's place.
+    /// True if an option names another place than that of the live data; false also for a drill.
     pub is_elsewhere: bool,
     /// The owners and privileges that the restore would not bring back, in a whole sentence. Rights that are lost open
     /// data to others, so such a restore of live data wants to be told so first.

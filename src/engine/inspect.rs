@@ -57,8 +57,11 @@ fn stays_marked(entry: &Entry, checked: &CheckedCopy, level: VerifyLevel) -> Opt
 
 /// The report of a backup before any copy of it is read: with a problem if there is nothing to compare copies with.
 fn begun(reader: &Component, entry: &Entry, level: VerifyLevel) -> Verification {
-    let (level, why) = match reader.restorable.as_ref().and_then(|restorable| restorable.drill_unsupported())
-    {
+    let why = match &reader.restorable {
+        Some(restorable) => restorable.drill_unsupported(),
+        None => Some("this version cannot restore it"),
+    };
+    let (level, why) = match why {
         Some(why) if level == VerifyLevel::Drill => (VerifyLevel::Decode, Some(why)),
         _ => (level, None),
     };

@@ -55,8 +55,8 @@ impl Engine {
     ) -> Result<Entry, EngineError> {
         let found = self.find(reference, component).await?;
         writable(&found)?;
-        let update = async |held: &mut ComponentLock| Ok(self.update_held(&found, held, change).await);
-        let outcome = self.locked(found.component(), run, update).await?;
+        let update = async |held: &mut ComponentLock| self.update_held(&found, held, change).await;
+        let outcome = self.locked(found.component(), run, update).await;
         self.changes.note();
         outcome
     }

@@ -94,7 +94,8 @@ def book(pages):
 def names(pages, code):
     """Things of this project that the documents name."""
     makefile = (ROOT / "Makefile").read_text()
-    known = set(re.findall(r'(?:open|secret)\("([A-Z0-9_]+)"\)', code))
+    declared = [ROOT / "crates/base/src/env/known.rs", *sorted((ROOT / "crates/stores/src").rglob("kind.rs"))]
+    known = set(re.findall(r'(?:open|secret)\("([A-Z0-9_]+)"\)', "".join(path.read_text() for path in declared)))
     compose = set(re.findall(r"\$\{([A-Z0-9_]+)", (ROOT / "compose.yaml").read_text()))
     metrics = set(re.findall(r"^\| `(rna_backup_\w+)`", (DOCS / "metrics.md").read_text(), re.M))
     tasks = set(re.findall(r'(?:const \w+: &str =|\w+_task:) "(api\.backup\.\w+\.\w+)"', code))

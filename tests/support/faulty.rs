@@ -3,7 +3,9 @@
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::stream;
-use rna_backup::store::{AccessCheck, Body, Capabilities, ObjectKey, ObjectMeta, Store, StoreError, Upload};
+use rna_backup::store::{
+    AccessCheck, Body, Capabilities, ObjectKey, ObjectMeta, OpenError, ServerSide, Store, StoreError, Upload,
+};
 use std::{
     io,
     ops::Range,
@@ -182,6 +184,15 @@ impl Store for Faulty {
         }
         Capabilities { proves_parts: true, ..Capabilities::default() }
     }
+    fn fetch_command(&self, key: &ObjectKey) -> Option<Vec<String>> {
+        self.real.fetch_command(key)
+    }
+    fn server_side(&self) -> Option<ServerSide> {
+        self.real.server_side()
+    }
+    fn ready(&self) -> Result<(), OpenError> {
+        self.real.ready()
+    }
     fn location(&self, key: &ObjectKey) -> String {
         self.real.location(key)
     }
@@ -224,6 +235,12 @@ impl Store for Faulty {
     }
     async fn free_bytes(&self) -> Result<Option<u64>, StoreError> {
         self.real.free_bytes().await
+    }
+    async fn sweep_dead_runs(&self, folders: &[ObjectKey]) {
+        self.real.sweep_dead_runs(folders).await;
+    }
+    async fn wait_for_cleanup(&self) {
+        self.real.wait_for_cleanup().await;
     }
 }
 

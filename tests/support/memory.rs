@@ -41,6 +41,9 @@ impl Store for Memory {
     fn capabilities(&self) -> Capabilities {
         Capabilities { is_local: true, ..Capabilities::default() }
     }
+    fn fetch_command(&self, _: &ObjectKey) -> Option<Vec<String>> {
+        None
+    }
     fn location(&self, key: &ObjectKey) -> String {
         format!("memory://{key}")
     }
@@ -82,6 +85,9 @@ impl Store for Memory {
     async fn delete(&self, key: &ObjectKey) -> Result<(), StoreError> {
         self.objects().remove(key);
         Ok(())
+    }
+    async fn sweep_dead_runs(&self, _: &[ObjectKey]) {
+        self.objects().retain(|key, _| !key.as_str().ends_with(".partial"));
     }
     async fn check_access(&self, _: &[ObjectKey], _: AccessCheck) -> Result<(), StoreError> {
         Ok(())

@@ -115,9 +115,9 @@ pub struct Restore {
     pub backup: String,
     /// The option that names another target than all of the live data.
     pub option: Option<TargetOption>,
-    /// Names of PostgreSQL objects that may be missing afterwards, if they cannot be made.
+    /// Names of objects that may be missing afterwards, if they cannot be made.
     pub without: Vec<String>,
-    /// True if PostgreSQL may lose owners and privileges.
+    /// True if owners and privileges may be lost.
     pub without_rights: bool,
 }
 

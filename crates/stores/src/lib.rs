@@ -1,4 +1,4 @@
-//! Floor 2: destinations of archives and manifests. They know nothing of components.
+//! The destinations of archives and manifests. They know nothing of components.
 
 pub mod error;
 pub mod key;
@@ -81,10 +81,7 @@ pub trait Store: Send + Sync + fmt::Debug {
 
     /// The words of the shell command that writes an object to standard output; `None` where the
     /// [`location`](Self::location) is a path.
-    fn fetch_command(&self, key: &ObjectKey) -> Option<Vec<String>> {
-        let _ = key;
-        None
-    }
+    fn fetch_command(&self, key: &ObjectKey) -> Option<Vec<String>>;
 
     /// The place of the store for servers that write to it by themselves; `None` where they cannot.
     fn server_side(&self) -> Option<ServerSide> {

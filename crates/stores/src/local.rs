@@ -215,6 +215,10 @@ impl Store for LocalStore {
         Capabilities { is_local: true, ..Capabilities::default() }
     }
 
+    fn fetch_command(&self, _: &ObjectKey) -> Option<Vec<String>> {
+        None
+    }
+
     fn ready(&self) -> Result<(), OpenError> {
         Ok(self.try_open()?)
     }

@@ -25,8 +25,10 @@ impl TryFrom<&Target> for MediaTarget {
                 Ok(Self::Folder(option.values.iter().collect()))
             }
             Target::Custom(option) => {
-                let what =
-                    format!("restore media by --{}: they are files, name a folder by --into", option.name);
+                let what = format!(
+                    "restore media by --{}: they are files, with owner and mode; leave it out, or name a folder by --into",
+                    option.name
+                );
                 Err(unusable(what))
             }
         }

@@ -247,7 +247,11 @@ pub fn in_place_folder(config: &PostgresConfig) -> PathBuf {
 pub fn name_of(config: &PostgresConfig, target: &Target) -> Result<String, ComponentError> {
     let Target::Custom(option) = target else { return Ok(config.database.clone()) };
     if option.name != "database" {
-        return Err(unusable(format!("a database is not restored by --{}: name a database", option.name)));
+        return Err(unusable(format!(
+            "a database is not restored by --{}, and its backups hold no users: leave it out, or name a database by \
+             --database",
+            option.name
+        )));
     }
     // A name that a database can have and that is not the server's own.
     let name: String = option.texts().collect();

@@ -6,11 +6,8 @@
 //! from a proxy in front of it.
 
 use crate::component::ComponentError;
-use crate::component::weaviate::field_filter::FieldFilter;
-use crate::component::weaviate::ndjson::append;
 use reqwest::StatusCode;
 use serde_json::Value;
-use std::io;
 
 /// The reason why a request did not bring what was asked for.
 #[derive(Debug, thiserror::Error)]
@@ -99,66 +96,6 @@ impl Fault {
             fault if fault.passes() => ComponentError::Unavailable { what, source: Some(fault.into()) },
             fault => ComponentError::Unusable { what, source: Some(fault.into()) },
         }
-    }
-}
-
-/// The part of an answer that is read.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Expected {
-    /// An answer with more bytes is an error.
-    pub(super) longest: usize,
-    /// The fields that are kept of the objects of a list, in an answer of success; everything if `None`.
-    pub(super) fields: Option<&'static [&'static str]>,
-}
-
-impl Expected {
-    /// A whole text.
-    pub(super) const fn text(longest: usize) -> Self {
-        Self { longest, fields: None }
-    }
-
-    /// The body of an answer with this status, of which nothing has come yet.
-    pub(super) fn body_of(self, status: StatusCode) -> AnswerBody {
-        let fields = self.fields.filter(|_| status.is_success());
-        AnswerBody {
-            longest: self.longest,
-            length: 0,
-            text: Vec::new(),
-            filter: fields.map(FieldFilter::of_list),
-        }
-    }
-}
-
-/// The body of an answer while it comes.
-#[derive(Debug)]
-pub(super) struct AnswerBody {
-    longest: usize,
-    length: usize,
-    text: Vec<u8>,
-    filter: Option<FieldFilter>,
-}
-
-impl AnswerBody {
-    /// Takes the next bytes.
-    ///
-    /// # Errors
-    ///
-    /// When the body is longer than what is expected.
-    pub(super) fn take(&mut self, bytes: &[u8]) -> Result<(), Fault> {
-        self.length += bytes.len();
-        if self.length > self.longest {
-            return Err(Fault::Unavailable(io::Error::from(io::ErrorKind::FileTooLarge).into()));
-        }
-        match &mut self.filter {
-            Some(filter) => filter.take(bytes),
-            None => append(&mut self.text, bytes, self.longest),
-        }
-        Ok(())
-    }
-
-    /// The text that was kept.
-    pub(super) fn into_text(self) -> Vec<u8> {
-        self.filter.map_or(self.text, FieldFilter::into_kept)
     }
 }
 

@@ -2,7 +2,8 @@
 
 use crate::base::{backoff::Backoff, chain};
 use crate::component::ComponentError;
-use crate::component::weaviate::answer::{Answer, ClassNotLoaded, Expected, NotReady};
+use crate::component::weaviate::answer::{Answer, ClassNotLoaded, NotReady};
+use crate::component::weaviate::body::Expected;
 use crate::component::weaviate::config::{Address, Tls, WeaviateConfig};
 use bytes::Bytes;
 use reqwest::{Certificate, Identity, Method, StatusCode, header::CONTENT_TYPE};

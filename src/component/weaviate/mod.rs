@@ -2,8 +2,7 @@
 //!
 //! - **filesystem**: the server writes a backup into its folder, which we see too. It is checked, packed like
 //!   any other archive, and removed from there; a restore puts it back there first.
-//! - **s3**: the server writes it into the bucket, where it stays. Our archive is an index of it: every file
-//!   with its hash.
+//! - **s3**: the server writes a backup into the bucket, where it stays. Our archive is its index, with hashes.
 //! - **export**: we read every object through the API. Indexes are built anew by a restore.
 //!
 //! Each class is of one moment, all of them together are not. Weaviate can neither overwrite nor rename a
@@ -15,6 +14,7 @@ mod access;
 mod announced_backups;
 mod answer;
 mod backend;
+mod body;
 mod by_hand;
 mod check;
 mod chunk;

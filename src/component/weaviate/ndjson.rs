@@ -14,16 +14,6 @@ use zstd::stream::{raw::Decoder, write::Encoder, zio::Writer};
 /// No part is longer: it ends with the object that makes it long, and no server takes one of this length.
 pub(super) const LONGEST_PART: usize = 256 << 20;
 
-/// Appends to a buffer that may become as long as `longest`. A long one gets all its room at once: to double it again and
-/// again leaves as much memory behind as it has, and room that is not written to is none.
-pub(super) fn append(buffer: &mut Vec<u8>, bytes: &[u8], longest: usize) {
-    const LONG: usize = 8 << 20;
-    if buffer.len() > LONG && buffer.capacity() - buffer.len() < bytes.len() {
-        buffer.reserve_exact(bytes.len().max(longest.saturating_sub(buffer.len())));
-    }
-    buffer.extend_from_slice(bytes);
-}
-
 /// Takes the bytes of one part, counts the objects in it, and proves of each what a restore needs.
 pub(super) struct Lines<'a>(Writer<Counting<'a>, Decoder<'static>>);
 
@@ -114,7 +104,8 @@ struct ExportedObject<'a> {
 }
 
 impl Counting<'_> {
-    /// A longer line is not held: of its fields, those that are looked at.
+    /// A longer line is not held: the fields that are looked at are kept, and of the others nothing but brackets and the ends of
+    /// strings is proven.
     const LONG: usize = 1 << 20;
 
     /// Appends to the line under way.

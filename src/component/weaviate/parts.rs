@@ -1,8 +1,9 @@
 //! The parts of an export, read one after the other, line by line.
 
 use crate::component::ComponentError;
+use crate::component::weaviate::body::append;
 use crate::component::weaviate::index::corrupt;
-use crate::component::weaviate::ndjson::{LONGEST_PART, append};
+use crate::component::weaviate::ndjson::LONGEST_PART;
 use async_compression::tokio::bufread::ZstdDecoder;
 use async_tar::Header;
 use memchr::memchr;
